@@ -1,0 +1,99 @@
+"""How a run can end badly: the problem, its fix, and whose turn it is (the exit code).
+
+Exceptions are drawn as a tree under `TennerError`. Each carries every problem found, not the
+first one, so that a user mends them all before the next start.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Literal
+
+Level = Literal["error", "warning", "note"]
+
+
+class ExitCode(IntEnum):
+    """What the process ends with; scripts and hosts read it to know whose turn it is."""
+
+    DELIVERED = 0
+    SETTINGS = 2
+    DATASET = 3
+    MACHINE = 4
+    TRAINING = 5
+    NOT_DELIVERED = 6
+    BUDGET = 7
+    STOPPED = 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, in the user's words, and what to do about it.
+
+    `level` is `error` where the run cannot go on, `warning` where it can but money or quality is
+    at stake, `note` where something was mended or is merely worth knowing.
+    """
+
+    text: str
+    fix: str = ""
+    level: Level = "error"
+
+    def __str__(self) -> str:
+        return f"{self.text}\n  fix: {self.fix}" if self.fix else self.text
+
+
+class TennerError(Exception):
+    """A run that cannot go on. `problems` holds all of them; `exit_code` says whose turn it is."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.TRAINING
+
+    def __init__(self, text: str = "", *, fix: str = "", problems: Sequence[Problem] = ()) -> None:
+        own = (Problem(text=text, fix=fix),) if text else ()
+        self.problems: tuple[Problem, ...] = own + tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class SettingsError(TennerError):
+    """The request is wrong: a key, a value, a path, a credential."""
+
+    exit_code = ExitCode.SETTINGS
+
+
+class DatasetError(TennerError):
+    """The images or captions are wrong."""
+
+    exit_code = ExitCode.DATASET
+
+
+class MachineError(TennerError):
+    """This machine cannot do the job; another one can."""
+
+    exit_code = ExitCode.MACHINE
+
+
+class TrainingError(TennerError):
+    """Training failed; the last finite checkpoint, if any, is delivered."""
+
+    exit_code = ExitCode.TRAINING
+
+
+class DeliveryError(TennerError):
+    """Trained, but not delivered: the files are kept."""
+
+    exit_code = ExitCode.NOT_DELIVERED
+
+
+class BudgetReached(TennerError):
+    """The budget or the deadline was reached; the best state is saved and delivered."""
+
+    exit_code = ExitCode.BUDGET
+
+
+class Stopped(TennerError):
+    """A signal ended the run; its state is saved."""
+
+    exit_code = ExitCode.STOPPED
+
+
+def errors_in(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems that forbid going on."""
+    return tuple(problem for problem in problems if problem.level == "error")

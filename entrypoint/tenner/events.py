@@ -1,0 +1,124 @@
+"""What happened, one JSON line each: the words between an engine, the log and the screen.
+
+Only the standard library is used here: engines import this module in environments that hold
+nothing else of tenner's dependencies. Times are seconds, steps are optimizer steps counted from 1
+over all lives of a run, epochs count from 1.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+FailureKind = Literal["oom", "nan", "no_data", "base_model", "host", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a run. `event` names the kind in its JSON form."""
+
+    event: ClassVar[str] = "event"
+
+    def to_json(self) -> str:
+        return json.dumps({"event": self.event, **asdict(self)}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase(Event):
+    """A part of the work begins or advances: loading, caching, training, sampling, delivering."""
+
+    event: ClassVar[str] = "phase"
+    name: str
+    detail: str = ""
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """One optimizer step. `loss` is the step's mean; `loss_avg` the running mean of an epoch."""
+
+    event: ClassVar[str] = "step"
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    loss: float
+    loss_avg: float
+    lr: dict[str, float] = field(default_factory=dict[str, float])
+    images_per_second: float = 0.0
+    seconds_per_step: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd(Event):
+    event: ClassVar[str] = "epoch"
+    epoch: int
+    num_epochs: int
+    loss_avg: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Event):
+    """LoRA weights were written, whole, at `path`. `final` marks the end of the training."""
+
+    event: ClassVar[str] = "checkpoint"
+    path: str
+    step: int
+    epoch: int
+    final: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSaved(Event):
+    """All that is needed to go on from `step` was written, whole, at `path`."""
+
+    event: ClassVar[str] = "state"
+    path: str
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    event: ClassVar[str] = "warning"
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    event: ClassVar[str] = "failed"
+    kind: FailureKind
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Event):
+    """The engine finished: the final weights are at `path`, after `step` steps."""
+
+    event: ClassVar[str] = "done"
+    path: str
+    step: int
+
+
+_KINDS: dict[str, type[Event]] = {
+    kind.event: kind
+    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Warned, Failed, Done)
+}
+
+
+def parse_event(line: str) -> Event | None:
+    """The event in `line`, or None where the line is anything else (a log line, a cut line).
+
+    Unknown fields are passed over, so that an older program reads a newer engine's lines.
+    """
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        found: Any = json.loads(line)
+        kind = _KINDS[found["event"]]
+        known = {each.name for each in fields(kind)}
+        return kind(**{name: value for name, value in found.items() if name in known})
+    except (ValueError, KeyError, TypeError):
+        return None

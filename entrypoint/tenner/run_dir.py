@@ -1,0 +1,123 @@
+"""Where every file of a run is, and how files are written so that none is ever half there."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of one run: `<output_dir>/<output_name>/`."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.toml"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "dataset.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def engine_log(self) -> Path:
+        return self.path / "engine.log"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def delivered(self) -> Path:
+        return self.path / "delivered.json"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "STOP"
+
+    def create(self) -> "RunDir":
+        """Make the directory and its rooms; existing ones are kept as they are."""
+        for folder in (self.path, self.checkpoints, self.state, self.samples):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` so that `path` holds the old file or the new one, never a part.
+
+    The new file has the permissions that a plain `open` would give it. Raises OSError.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in `path` survive a power cut, where the file system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # Windows cannot open a directory
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems refuse fsync on a directory
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -2,9 +2,9 @@
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 
@@ -80,20 +80,19 @@ class RunDir:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` so that `path` holds the old file or the new one, never a part.
 
-    The new file has the permissions that a plain `open` would give it. Raises OSError.
+    The folder is made where it is missing. Raises OSError.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as out:
+        with temporary.open("xb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
@@ -115,9 +114,3 @@ def sync_directory(path: Path) -> None:
         pass  # some network file systems refuse fsync on a directory
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -1,0 +1,300 @@
+"""What a user can ask for. The text under a key is its documentation everywhere.
+
+Keys are sd-scripts' option names wherever it has one, and mean what they mean there; the defaults
+are those of the guide that most people start from. `None` means that the plan decides, and says
+what it decided and why.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tenner.settings.values import (
+    Arguments,
+    BatchSize,
+    Count,
+    Lines,
+    Number,
+    Numbers,
+    Places,
+    Rate,
+    Rates,
+    Scalar,
+    Share,
+    Size,
+    StepsOrRatio,
+    Switch,
+    Whole,
+    WholeNumbers,
+)
+
+_STRICT = ConfigDict(
+    extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False
+)
+
+
+class BaseModelSettings(BaseModel):
+    """The base model"""
+
+    model_config = _STRICT
+
+    base_model: str = "sd15"
+    """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
+    diffusers layout, a `.safetensors` checkpoint, `hf://user/repo` or `https://…`."""
+    vae: str | None = None
+    """Another VAE, as a folder or a `.safetensors` file."""
+    v2: Switch | None = None
+    """The base is Stable Diffusion 2.x. Read from the weights; say it only to have it checked."""
+    v_parameterization: Switch | None = None
+    """The base predicts v. Read from its scheduler; needed for a single file that predicts v."""
+    zero_terminal_snr: Switch | None = None
+    """The noise schedule ends in pure noise. Read from the base's scheduler."""
+    clip_skip: Count | None = None
+    """Take the text encoder's output this many layers from its end."""
+    max_token_length: Literal[75, 150, 225] = 75
+    """Longest caption in tokens; longer ones are cut."""
+
+
+class DatasetSettings(BaseModel):
+    """The dataset"""
+
+    model_config = _STRICT
+
+    dataset: str = "./training_data"
+    """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
+    Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
+    reg_data_dir: str | None = None
+    """Regularisation images: others of the same class, so that the class is not forgotten."""
+    trigger: str | None = None
+    """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
+    add_trigger: Switch = False
+    """Put the trigger in front of captions that lack it."""
+    num_repeats: Count = 1
+    """Times each image is seen in an epoch, for folders that do not say it in their name."""
+    caption_extension: str | None = None
+    """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
+    resolution: Size | None = None
+    """Training size in pixels, `512` or `width,height`. Default: what the base was made for."""
+    enable_bucket: Switch = True
+    """Sort images into buckets of like aspect ratio instead of cropping all to one shape."""
+    min_bucket_reso: Count = 256
+    """Shortest side of a bucket in pixels."""
+    max_bucket_reso: Count = 1024
+    """Longest side of a bucket in pixels."""
+    bucket_reso_steps: Count | None = None
+    """Bucket sides are multiples of this many pixels (64; 32 for SDXL in sd-scripts)."""
+    bucket_no_upscale: Switch = False
+    """Never enlarge a small image to fill a bucket."""
+    random_crop: Switch = False
+    """Crop at a random place instead of the centre."""
+    flip_aug: Switch = False
+    """Mirror images at random. Not for faces or text."""
+    shuffle_caption: Switch = False
+    """Shuffle the comma-separated tags of a caption at each step."""
+    keep_tokens: Whole = Field(0, ge=0)
+    """The first N tags stay in place when tags are shuffled or dropped."""
+    caption_separator: str = ","
+    """What separates tags."""
+    caption_dropout_rate: Share = 0.0
+    """Share of steps that see an empty caption."""
+    caption_dropout_every_n_epochs: Whole = Field(0, ge=0)
+    """Every N epochs all captions are empty; 0 for never."""
+    caption_tag_dropout_rate: Share = 0.0
+    """Chance of each tag to be left out at a step."""
+    alpha_color: str = "white"
+    """Colour that shows through transparent pixels."""
+
+
+class NetworkSettings(BaseModel):
+    """The LoRA"""
+
+    model_config = _STRICT
+
+    network_dim: Count = 32
+    """Rank. 16 to 32 is enough for most; 64 or 128 holds finer detail and overfits sooner."""
+    network_alpha: Rate = 16.0
+    """The LoRA is scaled by alpha / dim."""
+    conv_dim: Count | None = None
+    """Rank for the 3×3 convolutions too (LoRA-C3Lier). Default: they are left alone."""
+    conv_alpha: Rate | None = None
+    """Alpha of the convolutions."""
+    network_module: Literal["networks.lora"] = "networks.lora"
+    """Kind of network, by sd-scripts' name."""
+    network_args: Arguments = ()
+    """More arguments for the network, as `key=value`."""
+    network_dropout: Share | None = None
+    """Share of a LoRA's inner values dropped at each step."""
+    network_weights: str | None = None
+    """A LoRA file to start from."""
+    network_train_unet_only: Switch = False
+    """Leave the text encoder alone: less memory, and captions are encoded once."""
+    network_train_text_encoder_only: Switch = False
+    """Leave the U-Net alone."""
+
+
+class TrainingSettings(BaseModel):
+    """The training"""
+
+    model_config = _STRICT
+
+    engine: Literal["auto", "sd-scripts", "diffusers"] = "auto"
+    """What trains: kohya's sd-scripts, or the built-in trainer. `auto` takes sd-scripts where it
+    is installed."""
+    max_train_epochs: Count | None = None
+    """How many times the whole dataset is seen; 10 unless max_train_steps is set."""
+    max_train_steps: Count | None = None
+    """Optimizer steps, instead of epochs."""
+    batch_size: BatchSize = "auto"
+    """Images per step: `auto` sizes it for the card, `max` fills the card, a number is your word.
+    `train_batch_size` is the same key."""
+    gradient_accumulation_steps: Count = 1
+    """Steps whose gradients are added up before the weights move."""
+    gradient_checkpointing: Switch | None = None
+    """Recompute activations instead of keeping them: less memory, about a third more time."""
+    learning_rate: Rate = 1e-4
+    """Learning rate. If results are weak, try 2e-4 or 3e-4."""
+    unet_lr: Rate | None = None
+    """Learning rate of the U-Net; default learning_rate."""
+    text_encoder_lr: Rates | None = None
+    """Learning rate of the text encoders; two for SDXL's two. Default: half of learning_rate."""
+    lr_scheduler: Literal[
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+    ] = "cosine_with_restarts"
+    """How the learning rate changes over the run."""
+    lr_warmup_steps: StepsOrRatio | None = None
+    """Steps, or share of all steps, over which the rate rises from zero. Default: 100, at most a
+    tenth of the run."""
+    lr_scheduler_num_cycles: Count = 1
+    """Restarts of cosine_with_restarts."""
+    lr_scheduler_power: Number = 1.0
+    """Power of polynomial."""
+    optimizer_type: str = "AdamW8bit"
+    """AdamW8bit, AdamW, Lion, Prodigy, Adafactor, SGD and, in sd-scripts, all that it knows."""
+    optimizer_args: Arguments = ()
+    """More arguments for the optimizer, as `key=value`."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are clipped to this norm; 0 for never."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Precision of the computation. Default: bf16 where the card has it, else fp16; no on a CPU."""
+    seed: Whole = Field(42, ge=0)
+    """Same seed, same images, same weights."""
+    min_snr_gamma: Rate | None = None
+    """Weigh steps by min-SNR with this gamma (5 is usual): steadier learning."""
+    noise_offset: Rate | None = None
+    """Shift the noise per channel: darker darks, brighter brights."""
+    ip_noise_gamma: Rate | None = None
+    """Input perturbation noise."""
+    prior_loss_weight: Rate = 1.0
+    """Weight of regularisation images."""
+    attention: Literal["auto", "xformers", "sdpa"] = "auto"
+    """Attention by xformers or by torch itself."""
+    torch_compile: Switch = False
+    """Compile the U-Net's blocks: slow start, faster steps; pays on long runs."""
+    max_data_loader_n_workers: Whole | None = Field(None, ge=0)
+    """Processes that load images."""
+    num_processes: Count = 1
+    """GPUs to use, one process each."""
+
+
+class OutputSettings(BaseModel):
+    """Output, checkpoints and delivery"""
+
+    model_config = _STRICT
+
+    output_dir: str = "./output"
+    """Where runs are kept: each in `<output_dir>/<output_name>/`."""
+    output_name: str = "my_lora"
+    """Name of the run and of its files."""
+    save_every_n_epochs: Count | None = None
+    """Keep a checkpoint every N epochs; 2 unless save_every_n_steps is set."""
+    save_every_n_steps: Count | None = None
+    """Keep a checkpoint every N steps."""
+    save_precision: Literal["fp16", "bf16", "float"] = "fp16"
+    """Number format of the LoRA file."""
+    save_model_as: Literal["safetensors"] = "safetensors"
+    """File format. Pickles are not written: they can run code on whoever loads them."""
+    training_comment: str | None = None
+    """A line kept in the file's metadata."""
+    destinations: Places = ()
+    """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
+    folder `delivered` in the run's own directory."""
+
+
+class SampleSettings(BaseModel):
+    """Samples"""
+
+    model_config = _STRICT
+
+    sample_prompts: Lines = ()
+    """Prompts to draw with the trained LoRA. Default: built from the trigger and your captions."""
+    sample_negative_prompt: str = ""
+    """What samples should not show."""
+    sample_strengths: Numbers = (0.5, 0.7, 0.8, 1.0)
+    """LoRA strengths in the grid; 0 is always drawn beside them."""
+    sample_seeds: WholeNumbers = (1, 2, 3, 4, 5)
+    """Seeds in the grid."""
+    sample_steps: Count = 25
+    """Denoising steps of a sample."""
+    sample_guidance: Rate = 7.0
+    """Guidance scale of a sample."""
+    sample_at_epochs: WholeNumbers = ()
+    """Draw a grid after these epochs too."""
+    no_samples: Switch = False
+    """Draw nothing."""
+
+
+class LimitSettings(BaseModel):
+    """Budget and end"""
+
+    model_config = _STRICT
+
+    max_cost_usd: Rate = 10.0
+    """Most that the run may cost, where the price of the machine is known."""
+    price_per_hour: Rate | None = None
+    """What the machine costs, in dollars."""
+    max_hours: Rate | None = None
+    """Longest that the run may take."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to train. A CPU is only used when asked for, or for the built-in tiny base."""
+
+
+class Settings(
+    LimitSettings,
+    SampleSettings,
+    OutputSettings,
+    TrainingSettings,
+    NetworkSettings,
+    DatasetSettings,
+    BaseModelSettings,
+):
+    """All settings of a run."""
+
+    model_config = _STRICT
+
+    engine_options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    """Any further option of sd-scripts, by its own name; checked against its parser."""
+
+
+SECTIONS: tuple[type[BaseModel], ...] = (
+    BaseModelSettings,
+    DatasetSettings,
+    NetworkSettings,
+    TrainingSettings,
+    OutputSettings,
+    SampleSettings,
+    LimitSettings,
+)
+
+ALIASES: dict[str, str] = {
+    "pretrained_model_name_or_path": "base_model",
+    "train_data_dir": "dataset",
+    "train_batch_size": "batch_size",
+    "conv_lora_dim": "conv_dim",
+    "conv_lora_alpha": "conv_alpha",
+}
+"""Other names of the same key: sd-scripts' own."""

@@ -1,0 +1,58 @@
+"""Which key a name means: a setting, another name of it, or an option of sd-scripts."""
+
+from functools import cache
+
+from rapidfuzz import fuzz, process
+
+from tenner.settings.model import ALIASES, Settings
+
+MEANT = {
+    "epochs": "max_train_epochs",
+    "num_epochs": "max_train_epochs",
+    "steps": "max_train_steps",
+    "max_steps": "max_train_steps",
+    "lr": "learning_rate",
+    "rank": "network_dim",
+    "dim": "network_dim",
+    "alpha": "network_alpha",
+    "model": "base_model",
+    "data": "dataset",
+    "output": "output_dir",
+    "name": "output_name",
+    "optimizer": "optimizer_type",
+    "scheduler": "lr_scheduler",
+    "precision": "mixed_precision",
+    "instance_prompt": "trigger",
+    "trigger_word": "trigger",
+    "budget": "max_cost_usd",
+    "price": "price_per_hour",
+    "workers": "max_data_loader_n_workers",
+    "destination": "destinations",
+    "hub_model_id": "destinations",
+    "huggingface_repo_id": "destinations",
+}
+"""Names that other trainers use, for did-you-mean only."""
+
+
+def canonical(name: str) -> str:
+    """The key that `name` is another name of; hyphens count as underscores."""
+    plain = name.replace("-", "_")
+    return ALIASES.get(plain, plain)
+
+
+@cache
+def setting_names() -> tuple[str, ...]:
+    """All keys that tenner itself names."""
+    return tuple(name for name in Settings.model_fields if name != "engine_options")
+
+
+def nearest(name: str, known: tuple[str, ...]) -> str | None:
+    """The known name that `name` most likely means, or None where nothing is near.
+
+    The cut-off of 70 (of 100) keeps one or two typing slips in names of usual length.
+    """
+    meant = MEANT.get(name.lower())
+    if meant in known:
+        return meant
+    found = process.extractOne(name.lower(), known, scorer=fuzz.ratio, score_cutoff=70)
+    return found[0] if found else None

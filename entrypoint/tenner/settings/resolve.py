@@ -1,0 +1,220 @@
+"""Which value of each key holds, who said it, and everything that is wrong, at once.
+
+Doors in order of strength: flags, environment, TOML file, preset, defaults.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from tenner.errors import Problem, SettingsError, errors_in
+from tenner.settings.conflicts import conflicts
+from tenner.settings.doors import (
+    PROGRAM_VARIABLES,
+    Layer,
+    env_layer,
+    flags_layer,
+    preset_layer,
+    toml_layer,
+)
+from tenner.settings.model import Settings
+from tenner.settings.names import canonical, nearest, setting_names
+
+DEFAULT_CONFIG = Path("training_config.toml")
+"""Read from the working directory when no other file is named, as the guide calls it."""
+
+Refusal = Callable[[str, Any], tuple[Any, Problem | None] | None]
+"""An engine's judgement of an option: its value and what is wrong; None if it knows no such one."""
+
+_ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for, and who said it."""
+
+    settings: Settings
+    said_at: Mapping[str, str] = field(default_factory=dict[str, str])
+    notices: tuple[Problem, ...] = ()
+    datasets: Mapping[str, Any] | None = None
+    """An sd-scripts dataset configuration, where one was given."""
+
+    def source(self, key: str) -> str:
+        """Where the value of `key` comes from: a file and line, a variable, a flag, `default`."""
+        return self.said_at.get(key, "default")
+
+
+def load_request(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    config: Path | None = None,
+    preset: str | None = None,
+    engine_option: Refusal | None = None,
+    engine_option_names: Sequence[str] = (),
+) -> Request:
+    """Settings from all doors. Raises SettingsError with every problem of every door."""
+    layers = [flags_layer(flags), env_layer(environ)]
+    config = config or _named(environ, "TENNER_CONFIG") or _existing(DEFAULT_CONFIG)
+    layers += [toml_layer(config)] if config else []
+    preset = preset or environ.get("TENNER_PRESET")
+    layers += [preset_layer(preset)] if preset else []
+    return resolve(
+        layers, engine_option=engine_option, engine_option_names=tuple(engine_option_names)
+    )
+
+
+def resolve(
+    layers: Sequence[Layer],
+    *,
+    engine_option: Refusal | None = None,
+    engine_option_names: tuple[str, ...] = (),
+) -> Request:
+    """The strongest value of each key. Raises SettingsError with every problem found."""
+    problems = [problem for layer in layers for problem in layer.problems]
+    merged: dict[str, Any] = {}
+    said_at: dict[str, str] = {}
+    for layer in reversed(layers):
+        values, where, wrong = _canonical_layer(layer)
+        problems += wrong
+        merged.update(values)
+        said_at.update(where)
+    settings_values, engine_values, unknown = _sort_out(
+        merged, said_at, engine_option, engine_option_names
+    )
+    problems += unknown
+    settings, invalid = _validated(settings_values, said_at)
+    problems += invalid
+    settings = settings.model_copy(update={"engine_options": engine_values})
+    problems += conflicts(settings, said_at)
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
+    return Request(
+        settings=settings,
+        said_at=said_at,
+        notices=tuple(problems),
+        datasets=next((each.datasets for each in layers if each.datasets is not None), None),
+    )
+
+
+def _named(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]) if environ.get(name) else None
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _canonical_layer(layer: Layer) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
+    """One door's values under the keys' own names; two names of one key must agree."""
+    values: dict[str, Any] = {}
+    said_at: dict[str, str] = {}
+    problems: list[Problem] = []
+    for name, value in layer.values.items():
+        key, value = _as_setting(canonical(name), value)
+        if key is None:
+            continue
+        where = layer.said_at[name]
+        if key in values and str(values[key]) != str(value):
+            text = f"{key} is given twice and differs: {said_at[key]} and {where}"
+            problems.append(Problem(text=text, fix="keep one of them"))
+        values[key], said_at[key] = value, where
+    return values, said_at, problems
+
+
+def _as_setting(key: str, value: Any) -> tuple[str | None, Any]:
+    """sd-scripts' switches that are one choice here; a switch that is off says nothing."""
+    on = str(value).strip().lower() in ("true", "1", "yes", "on")
+    if key in _ATTENTION:
+        return ("attention", _ATTENTION[key]) if on else (None, None)
+    return key, value
+
+
+def _sort_out(
+    merged: Mapping[str, Any],
+    said_at: Mapping[str, str],
+    engine_option: Refusal | None,
+    engine_option_names: tuple[str, ...],
+) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
+    """Settings, options of an engine, and names that nobody knows."""
+    settings_values: dict[str, Any] = {}
+    engine_values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in merged.items():
+        if key in setting_names():
+            settings_values[key] = value
+            continue
+        judged = engine_option(key, value) if engine_option else None
+        if judged is None:
+            problems.append(_unknown(key, said_at[key], engine_option_names))
+            continue
+        engine_values[key], problem = judged
+        if problem:
+            text = f"{problem.text} (from {said_at[key]})"
+            problems.append(Problem(text=text, fix=problem.fix, level=problem.level))
+    return settings_values, engine_values, problems
+
+
+def _unknown(key: str, where: str, engine_option_names: tuple[str, ...]) -> Problem:
+    program = tuple(name.removeprefix("TENNER_").lower() for name in PROGRAM_VARIABLES)
+    known = setting_names() + engine_option_names + (program if where.startswith("TENNER_") else ())
+    meant = nearest(key, known)
+    if where.startswith("TENNER_"):
+        text, guess = f"unknown variable {where}", f"TENNER_{meant.upper()}" if meant else None
+    else:
+        text, guess = f"unknown key '{key}' ({where})", f"'{meant}'" if meant else None
+    if guess:
+        return Problem(text=f"{text}, did you mean {guess}?", fix=f"use {guess}, or remove it")
+    return Problem(text=text, fix="remove it; `tenner train --help` lists all keys")
+
+
+def _validated(
+    values: Mapping[str, Any], said_at: Mapping[str, str]
+) -> tuple[Settings, list[Problem]]:
+    """The settings, without the keys that are wrong, so that the others are judged too."""
+    found: dict[str, Problem] = {}
+    try:
+        return Settings.model_validate(values), []
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            key = str(detail["loc"][0])
+            found.setdefault(key, _invalid(key, values.get(key), said_at.get(key, ""), detail))
+    rest = {key: value for key, value in values.items() if key not in found}
+    return Settings.model_validate(rest), list(found.values())
+
+
+def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
+    wanted, fix = _wanted(key, value, detail)
+    return Problem(text=f"{key} = {_shown(value)} ({where}): {wanted}", fix=fix)
+
+
+def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
+    """What was wanted, and what to write instead."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "value_error":
+        reason = str(context.get("error", detail["msg"]))
+        return reason, f"correct {key}"
+    if kind == "literal_error":
+        choices = tuple(re.findall(r"'([^']*)'", str(context["expected"])))
+        choices = choices or tuple(re.findall(r"\w+", str(context["expected"]).replace("or", " ")))
+        meant = nearest(re.sub(r"[^a-z0-9]", "", str(value).lower()), choices)
+        return f"want one of {', '.join(choices)}", (
+            f'did you mean "{meant}"?' if meant else f'for example "{choices[0]}"'
+        )
+    bounds = {"greater_than_equal": "at least", "less_than_equal": "at most"}
+    if kind in bounds:
+        limit = context.get("ge", context.get("le"))
+        return f"want {bounds[kind]} {limit}", f"set {key} to {bounds[kind]} {limit}"
+    kinds = {"int": "a whole number", "float": "a number", "string": "text", "tuple": "a list"}
+    wanted = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")
+    return f"want {wanted}", f"write {key} as {wanted}"
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,314 @@
+"""Which base weights a run trains on: found, of which family, and whole.
+
+Everything is read from small files and file headers: no weights are loaded and nothing of torch
+is imported, so that a wrong base is told in milliseconds. Families are read from the tensors
+themselves, never from a file's name.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tenner.errors import Problem, SettingsError
+
+Family = Literal["sd1", "sd2", "sdxl"]
+Layout = Literal["diffusers", "checkpoint"]
+Prediction = Literal["epsilon", "v_prediction"]
+
+FAMILY_NAMES: dict[Family, str] = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownBase:
+    """A base that has a short name. Licences are those of the model's own page."""
+
+    name: str
+    hub_id: str
+    family: Family
+    licence: str
+    other_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+KNOWN_BASES = (
+    KnownBase(
+        name="sd15",
+        hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        family="sd1",
+        licence="creativeml-openrail-m",
+        other_names=("sd1.5", "sd-1.5", "runwayml/stable-diffusion-v1-5"),
+        files=(
+            "v1-5-pruned.safetensors",
+            "v1-5-pruned-emaonly.safetensors",
+            "v1-5-pruned.ckpt",
+            "v1-5-pruned-emaonly.ckpt",
+        ),
+    ),
+    KnownBase(
+        name="sdxl",
+        hub_id="stabilityai/stable-diffusion-xl-base-1.0",
+        family="sdxl",
+        licence="openrail++",
+        other_names=("sdxl1.0", "sdxl-base"),
+        files=("sd_xl_base_1.0.safetensors", "sd_xl_base_1.0_0.9vae.safetensors"),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Base weights that are there, whole, and of a family that can be trained.
+
+    `resolution` is the side in pixels that the base was made for. `prediction` is None where a
+    single file does not tell.
+    """
+
+    name: str
+    path: Path
+    family: Family
+    layout: Layout
+    prediction: Prediction | None
+    zero_terminal_snr: bool
+    resolution: int
+    num_bytes: int
+    licence: str = ""
+    hub_id: str = ""
+    notices: tuple[Problem, ...] = ()
+
+    @property
+    def is_tiny(self) -> bool:
+        """Small enough that a CPU trains it in minutes: under 100 MB (SD 1.5 in fp16 has 2 GB)."""
+        return self.num_bytes < 100_000_000
+
+
+def known_base(name: str) -> KnownBase | None:
+    """The known base that `name` means: its short name, an older name, a hub id, a file's name."""
+    plain = name.strip().removeprefix("hf://").rstrip("/").lower()
+    for base in KNOWN_BASES:
+        if plain in (base.name, base.hub_id.lower(), *base.other_names):
+            return base
+        if Path(plain.replace("\\", "/")).name in base.files:
+            return base
+    return None
+
+
+def find_local_base(asked: str, *, models_dir: Path, tiny_dir: Path) -> Base | None:
+    """The base that `asked` names, where it is on this machine; None where it must be fetched.
+
+    Looks at the path itself first, then at the baked models. Raises SettingsError where something
+    is there and cannot be trained on.
+    """
+    if asked == "tiny":
+        return inspect_base(tiny_dir, name="tiny")
+    path = Path(asked).expanduser()
+    if path.exists():
+        return inspect_base(path, name=asked)
+    known = known_base(asked)
+    if known is None:
+        return None
+    for place in (models_dir / known.name, models_dir / f"{known.name}.safetensors"):
+        if place.exists():
+            base = inspect_base(place, name=known.name)
+            return _with_facts(base, known, asked=asked)
+    return None
+
+
+def not_found(asked: str, models_dir: Path) -> SettingsError:
+    """Why the base cannot be had from this machine."""
+    baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
+    here = f"here are: {', '.join([*baked, 'tiny'])}"
+    if known_base(asked):
+        known = cast(KnownBase, known_base(asked))
+        fix = f"set base_model = 'hf://{known.hub_id}', or the path of a .safetensors file ({here})"
+        return SettingsError(f"the base model {asked} is not on this machine", fix=fix)
+    return SettingsError(f"there is no base model at {asked}", fix=f"check the path; {here}")
+
+
+def inspect_base(path: Path, *, name: str) -> Base:
+    """What the base at `path` is. Raises SettingsError with what is wrong with it."""
+    return _inspect_folder(path, name) if path.is_dir() else _inspect_checkpoint(path, name)
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """Tensor names with `dtype`, `shape` and `data_offsets`, and `__metadata__`.
+
+    Raises SettingsError where the file is something else, or cut.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        raw = file.read(length) if 2 <= length <= min(size, 100_000_000) else b""
+        file.seek(0)
+        beginning = file.read(512)
+    if not raw.startswith(b"{"):
+        raise _not_safetensors(path, beginning)
+    try:
+        header = cast("dict[str, Any]", json.loads(raw))
+    except ValueError:
+        raise _cut(path, size, None) from None
+    ends = [each["data_offsets"][1] for key, each in header.items() if key != "__metadata__"]
+    wanted = 8 + length + max(ends, default=0)
+    if size < wanted:
+        raise _cut(path, size, wanted)
+    return header
+
+
+def _cut(path: Path, size: int, wanted: int | None) -> SettingsError:
+    of = f" of {wanted / 1e6:,.1f}" if wanted else ""
+    text = f"{path} is cut: {size / 1e6:,.1f}{of} MB are there"
+    return SettingsError(text, fix="download it again")
+
+
+def _not_safetensors(path: Path, beginning: bytes) -> SettingsError:
+    head = beginning.lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        what, fix = (
+            "a web page",
+            "download the file itself: its link has /resolve/ in it, not /blob/",
+        )
+    elif head.startswith(b"version https://git-lfs"):
+        what, fix = "a git-lfs pointer, not the weights", "run `git lfs pull`, or download the file"
+    elif beginning[:2] == b"PK" or beginning[:1] == b"\x80":
+        what = "a pickle (.ckpt, .bin), which can run code"
+        fix = "take the .safetensors file of this model, or convert it"
+    elif not beginning:
+        what, fix = "empty", "download it again"
+    else:
+        what, fix = "no safetensors file", "take the .safetensors file of the model"
+    return SettingsError(f"{path} is {what}", fix=fix)
+
+
+def _inspect_checkpoint(path: Path, name: str) -> Base:
+    header = read_safetensors_header(path)
+    family = family_of_tensors({key: each.get("shape", []) for key, each in header.items()}, path)
+    marked = "v_pred" in header  # the marker that v-prediction SDXL checkpoints carry
+    unknown_in_single_file: Prediction | None = None if family == "sd2" else "epsilon"
+    return Base(
+        name=name,
+        path=path,
+        family=family,
+        layout="checkpoint",
+        prediction="v_prediction" if marked else unknown_in_single_file,
+        zero_terminal_snr="ztsnr" in header,
+        resolution={"sd1": 512, "sd2": 768, "sdxl": 1024}[family],
+        num_bytes=path.stat().st_size,
+    )
+
+
+def family_of_tensors(shapes: Mapping[str, list[int]], path: Path) -> Family:
+    """The family of a single-file checkpoint, by its tensors' names and shapes.
+
+    Raises SettingsError for files that are no Stable Diffusion base: a LoRA, a VAE, an inpainting
+    or refiner model, another architecture.
+    """
+    refused = _refused(shapes)
+    if refused:
+        raise SettingsError(f"{path} is {refused[0]}", fix=refused[1])
+
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in shapes)
+
+    if has("conditioner.embedders.1.model.") and has("model.diffusion_model."):
+        return "sdxl"
+    if has("cond_stage_model.model.") and has("model.diffusion_model."):
+        return "sd2"
+    if has("cond_stage_model.transformer.") and has("model.diffusion_model."):
+        return "sd1"
+    raise SettingsError(
+        f"{path} is not a Stable Diffusion checkpoint that tenner knows",
+        fix="take a full checkpoint (U-Net, text encoder and VAE in one file) of SD 1.x, 2.x, SDXL",
+    )
+
+
+def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, key) for key in shapes)
+
+    channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [0, 4])[1]
+    if has(r"lora_unet_|lora_te|unet\..*lora"):
+        return "a LoRA, not a base", "name it as network_weights to go on from it"
+    if has(r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks)\."):
+        return "a Flux, SD 3 or other transformer model", "tenner trains SD 1.x, SD 2.x and SDXL"
+    if channels in (8, 9):
+        return "an inpainting or editing model", "train on the plain model it was made from"
+    if has(r"conditioner\.embedders\.0\.model\.") and not has(r"conditioner\.embedders\.1\."):
+        return "the SDXL refiner", "train on the SDXL base"
+    if has(r"(first_stage_model|encoder|decoder)\.") and not has(r"model\.diffusion_model\."):
+        return "a VAE alone", "name it as vae, and a full model as base_model"
+    return None
+
+
+def _inspect_folder(path: Path, name: str) -> Base:
+    parts = ("unet", "vae", "text_encoder")
+    problems = [
+        Problem(text=f"{path} has no {part}/config.json", fix="take the model's whole folder")
+        for part in parts
+        if not (path / part / "config.json").is_file()
+    ]
+    problems = problems or [
+        problem for part in parts if (problem := _weights_problem(path / part)) is not None
+    ]
+    if problems:
+        raise SettingsError(f"{path} is no whole model in diffusers layout", problems=problems)
+    unet = _json(path / "unet" / "config.json")
+    if unet.get("in_channels", 4) != 4:
+        fix = "train on the plain model it was made from"
+        raise SettingsError(f"{path} is an inpainting or editing model", fix=fix)
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    scheduler = _json(scheduler_file) if scheduler_file.is_file() else {}
+    vae = _json(path / "vae" / "config.json")
+    factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+    return Base(
+        name=name,
+        path=path,
+        family=_family_of_folder(path, unet),
+        layout="diffusers",
+        prediction=scheduler.get("prediction_type", "epsilon"),
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+        resolution=int(unet.get("sample_size") or 64) * factor,
+        num_bytes=sum(each.stat().st_size for each in path.rglob("*.safetensors")),
+    )
+
+
+def _family_of_folder(path: Path, unet: Mapping[str, Any]) -> Family:
+    if (path / "text_encoder_2").is_dir() or unet.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    return "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
+
+
+def _weights_problem(folder: Path) -> Problem | None:
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        old = any(folder.glob("*.bin"))
+        what = "only weights as a pickle (.bin), which can run code" if old else "no weights"
+        return Problem(text=f"{folder} has {what}", fix="take the .safetensors files of the model")
+    for file in found:
+        try:
+            read_safetensors_header(file)
+        except SettingsError as error:
+            return error.problems[0]
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise SettingsError(f"{path} is not JSON", fix="download it again") from None
+
+
+def _with_facts(base: Base, known: KnownBase, *, asked: str) -> Base:
+    notices = base.notices
+    if asked not in (known.name, known.hub_id):
+        text = f"'{asked}' is not here; the baked {known.name} ({known.hub_id}) is taken for it"
+        notices = (*notices, Problem(text=text, level="note"))
+    return replace(base, licence=known.licence, hub_id=known.hub_id, notices=notices)

@@ -1,0 +1,19 @@
+"""The trainers. An engine is a pure pair: a plan in its words, and its output lines as events."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenner.events import Event
+
+ReadLine = Callable[[str], Event | None]
+"""What one line of an engine's output says; None where it is only a line of the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program to start. `env` is what is added to the (cleaned) environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: Path | None = None

@@ -1,0 +1,54 @@
+"""The run's own record: every event with its time, one JSON line each, in `events.jsonl`."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tenner.events import Event
+
+
+class EventLog:
+    """Appends events. A line cut by a kill is closed at the next start, and readers skip it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        if self._file.tell() and not _ends_with_newline(path):
+            self._file.write(b"\n")
+
+    def append(self, event: Event) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        line |= json.loads(event.to_json())
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_event_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """All whole lines of the log at `path`, oldest first, as they were written."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"

@@ -1,0 +1,76 @@
+"""The check before money is spent: can we write, read back and delete at every destination?"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tenner.delivery.destination import Destination
+from tenner.delivery.manifest import MANIFEST_NAME, read_manifest
+from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.store import Store, open_store
+from tenner.errors import Level, Problem
+from tenner.secrets import Secrets
+
+DEFAULT_CHECK_SECONDS = 60.0
+
+
+def check_destinations(
+    destinations: Sequence[Destination],
+    *,
+    secrets: Secrets,
+    job: str = "",
+    env: Mapping[str, str] | None = None,
+    total_limit_seconds: float = DEFAULT_CHECK_SECONDS,
+) -> tuple[Problem, ...]:
+    """Prove write access everywhere, side by side; all problems by value, none raised.
+
+    What is wrong with an optional destination is a warning. A complete set of another `job` that
+    lies there already is a warning too: its files of the same names would be replaced.
+    """
+    surroundings = os.environ if env is None else env
+    deadline = Deadline(total_limit_seconds)
+
+    def check(destination: Destination) -> tuple[Problem, ...]:
+        try:
+            store = open_store(destination, secrets=secrets, env=surroundings)
+            found = store.probe(deadline)
+            return found or _other_set(store, job, deadline)
+        except Refused as refused:
+            return (refused.problem,)
+        except Passing as trouble:
+            text = f"cannot reach {destination}: {trouble}"
+            return (Problem(text=text, fix="check the address and the network of this machine"),)
+
+    with ThreadPoolExecutor(max(1, len(destinations))) as pool:
+        answers = list(pool.map(check, destinations))
+    return tuple(
+        Problem(
+            text=secrets.redact(problem.text),
+            fix=secrets.redact(problem.fix),
+            level=_level(problem, destination),
+        )
+        for destination, problems in zip(destinations, answers, strict=True)
+        for problem in problems
+    )
+
+
+def _level(problem: Problem, destination: Destination) -> Level:
+    if problem.level == "error" and not destination.required:
+        return "warning"
+    return problem.level
+
+
+def _other_set(store: Store, job: str, deadline: Deadline) -> tuple[Problem, ...]:
+    """Whether another run's complete set lies where this one will go."""
+    content = store.read(MANIFEST_NAME, deadline)
+    there = read_manifest(content) if content else None
+    if there is None or not job or there.job == job:
+        return ()
+    return (
+        Problem(
+            text=f"{store.destination} already holds the complete set of another run "
+            f"({there.job or 'without a name'}, {len(there.files)} files)",
+            fix="its files of the same names will be replaced; use another folder to keep both",
+            level="warning",
+        ),
+    )

@@ -1,0 +1,210 @@
+"""The delivery: every file to every destination, verified, the manifest last.
+
+Destinations are served side by side; one that fails does not stop another. What is there already
+(by size and content) is not sent again, so a second delivery sends only what is missing. A run is
+delivered when every required destination holds the whole set.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tenner.delivery.destination import Destination
+from tenner.delivery.manifest import (
+    MANIFEST_NAME,
+    DeliveredFile,
+    Manifest,
+    SealedFile,
+    make_manifest,
+    read_manifest,
+    seal,
+)
+from tenner.delivery.progress import Progress
+from tenner.delivery.retry import Deadline, Passing, Refused, retrying
+from tenner.delivery.store import OnBytes, Store, open_store
+from tenner.errors import DeliveryError, Problem
+from tenner.events import Event
+from tenner.secrets import Secrets
+
+DEFAULT_LIMIT_SECONDS = 1800.0
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredTo:
+    """What one destination holds now. `put` was sent, `kept` was there already; both verified."""
+
+    destination: str
+    put: tuple[str, ...]
+    kept: tuple[str, ...]
+    bytes_put: int
+    seconds: float
+    links: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A verified delivery. `problems` are those of optional destinations."""
+
+    at: tuple[DeliveredTo, ...]
+    manifest: Manifest
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `delivered.json` holds it: no local path."""
+        return {
+            "at": [asdict(each) | {"links": dict(each.links)} for each in self.at],
+            "files": [
+                {"name": each.name, "size": each.size, "sha256": each.sha256}
+                for each in self.manifest.files
+            ],
+            "problems": [str(problem) for problem in self.problems],
+        }
+
+
+def deliver(
+    files: Sequence[DeliveredFile],
+    destinations: Sequence[Destination],
+    *,
+    secrets: Secrets,
+    on_event: OnEvent | None = None,
+    total_limit_seconds: float = DEFAULT_LIMIT_SECONDS,
+    job: str = "",
+    env: Mapping[str, str] | None = None,
+    deadline: Deadline | None = None,
+) -> Delivered:
+    """Deliver `files` and their manifest to all destinations, and verify every one.
+
+    `deadline` (for a caller that may cancel) replaces `total_limit_seconds`. Raises DeliveryError
+    with the problems of every destination that failed; the local files are never touched.
+    """
+    manifest = make_manifest(files, job=job)
+    deadline = deadline or Deadline(total_limit_seconds)
+    surroundings = os.environ if env is None else env
+    progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
+    with TemporaryDirectory(prefix="tenner-manifest-") as folder:
+        last = _sealed_manifest(manifest, Path(folder))
+
+        def serve(destination: Destination) -> DeliveredTo | Problem:
+            try:
+                store = open_store(destination, secrets=secrets, env=surroundings)
+                return deliver_to(store, manifest.files, last, deadline, progress)
+            except Refused as refused:
+                return refused.problem
+            except Passing as trouble:
+                return Problem(
+                    text=f"not delivered to {destination}: {trouble}",
+                    fix="the files are kept; deliver again when the other side answers",
+                )
+
+        with ThreadPoolExecutor(max(1, len(destinations))) as pool:
+            results = list(pool.map(serve, destinations))
+    return _sum_up(destinations, results, manifest, secrets)
+
+
+def deliver_to(
+    store: Store,
+    files: Sequence[SealedFile],
+    last: SealedFile,
+    deadline: Deadline,
+    progress: Progress,
+) -> DeliveredTo:
+    """Bring one destination to hold `files`, and then `last`. Raises Passing or Refused."""
+    start = time.monotonic()
+    place = str(store.destination)
+    told = progress.retry_teller(place)
+    every = (*files, last)
+    missing = retrying(deadline, lambda: missing_in(store, every, deadline), on_retry=told)
+    if not store.whole_sets and retrying(
+        deadline, lambda: _withdraw_manifest(store, missing, deadline), on_retry=told
+    ):
+        missing = (*(file for file in missing if file != last), last)
+    kept = tuple(file for file in every if file not in missing)
+    progress.kept(place, sum(file.size for file in kept))
+    on_bytes = progress.counter(place)
+    sets = [missing] if store.whole_sets else [[f for f in missing if f != last], [last]]
+    for files_in_set in sets:
+        if any(file in missing for file in files_in_set):
+            _put_verified(store, files_in_set, deadline, on_bytes, told)
+    shown = [*files] if store.destination.link_seconds or store.destination.kind != "s3" else []
+    return DeliveredTo(
+        destination=place,
+        put=tuple(file.name for file in missing),
+        kept=tuple(file.name for file in kept),
+        bytes_put=sum(file.size for file in missing),
+        seconds=round(time.monotonic() - start, 3),
+        links=tuple((file.name, store.link(file.name)) for file in shown),
+    )
+
+
+def missing_in(
+    store: Store, files: Sequence[SealedFile], deadline: Deadline
+) -> tuple[SealedFile, ...]:
+    """The files that the store does not hold with the right content."""
+    return tuple(file for file in files if not store.holds(file, deadline))
+
+
+def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+    """Delete a manifest that would call a set complete while its files are being replaced."""
+    content = store.read(MANIFEST_NAME, deadline) if missing else None
+    there = read_manifest(content) if content else None
+    names = {entry.name for entry in there.files} if there else set[str]()
+    if content is None or not any(file.name in names for file in missing):
+        return False
+    store.delete([MANIFEST_NAME], deadline)
+    return True
+
+
+def _put_verified(
+    store: Store,
+    files: Sequence[SealedFile],
+    deadline: Deadline,
+    on_bytes: OnBytes,
+    told: Callable[[str], None],
+) -> None:
+    """Send what is missing until the store holds all of it."""
+    missing = tuple(files)
+
+    def once() -> None:
+        nonlocal missing
+        if missing:
+            deadline.check()
+            store.put(missing, deadline, on_bytes)
+        missing = missing_in(store, missing, deadline)
+        if missing:
+            names = ", ".join(file.name for file in missing[:3])
+            raise Passing(
+                f"{names}: what {store.destination} holds is not what was sent (size or hash)"
+            )
+
+    retrying(deadline, once, on_retry=told)
+
+
+def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
+    path = folder / MANIFEST_NAME
+    path.write_text(manifest.to_json(), encoding="utf-8")
+    return seal(DeliveredFile(path=path, name=MANIFEST_NAME))
+
+
+def _sum_up(
+    destinations: Sequence[Destination],
+    results: Sequence[DeliveredTo | Problem],
+    manifest: Manifest,
+    secrets: Secrets,
+) -> Delivered:
+    """Put the ends of all destinations together. Raises DeliveryError for required ones."""
+    required: list[Problem] = []
+    optional: list[Problem] = []
+    for destination, result in zip(destinations, results, strict=True):
+        if isinstance(result, Problem):
+            problem = Problem(text=secrets.redact(result.text), fix=secrets.redact(result.fix))
+            (required if destination.required else optional).append(problem)
+    if required:
+        raise DeliveryError(problems=(*required, *optional))
+    at = tuple(result for result in results if isinstance(result, DeliveredTo))
+    return Delivered(at=at, manifest=manifest, problems=tuple(optional))

@@ -1,0 +1,65 @@
+"""How far a delivery is, as events: bytes that have arrived, and what is being tried again."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from tenner.delivery.manifest import SealedFile
+from tenner.events import Event, Phase, Warned
+from tenner.secrets import Secrets
+
+_EVERY_SECONDS = 1.0
+
+
+class Progress:
+    """Counts the bytes of all destinations together; safe to call from many threads."""
+
+    def __init__(
+        self,
+        files: Sequence[SealedFile],
+        num_destinations: int,
+        *,
+        secrets: Secrets,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self._total = sum(file.size for file in files) * num_destinations
+        self._done: dict[str, int] = {}
+        self._secrets = secrets
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._told_at = 0.0
+
+    def kept(self, place: str, num_bytes: int) -> None:
+        """Bytes that were there already."""
+        self._add(place, num_bytes)
+
+    def counter(self, place: str) -> Callable[[int], None]:
+        """A function that is told of bytes arriving at `place`."""
+        return lambda num_bytes: self._add(place, num_bytes)
+
+    def retry_teller(self, place: str) -> Callable[[str], None]:
+        """A function that says each trouble once: a trouble that stays is not repeated."""
+        told: set[str] = set()
+
+        def tell(trouble: str) -> None:
+            if trouble not in told:
+                told.add(trouble)
+                self._emit(Warned(text=self._secrets.redact(f"{place}: {trouble}; trying again")))
+
+        return tell
+
+    def _add(self, place: str, num_bytes: int) -> None:
+        with self._lock:
+            self._done[place] = self._done.get(place, 0) + num_bytes
+            # A file sent twice is counted twice; the bar must not pass its end for it.
+            done, now = min(sum(self._done.values()), self._total), time.monotonic()
+            due = now - self._told_at >= _EVERY_SECONDS or done == self._total
+            if due:
+                self._told_at = now
+        if due:
+            self._emit(Phase(name="delivering", detail=place, done=done, total=self._total))
+
+    def _emit(self, event: Event) -> None:
+        if self._on_event:
+            with self._lock:
+                self._on_event(event)

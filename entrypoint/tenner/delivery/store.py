@@ -1,0 +1,79 @@
+"""What every kind of destination can do, so that delivering is written once.
+
+A store moves bytes to and from one destination and says what lies there. It believes nothing that
+it did not see: `holds` is True only where the remote size and content agree with the sealed file.
+Its methods raise `Passing` and `Refused` (see `retry`), never a library's own errors.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tenner.delivery.destination import Destination
+from tenner.delivery.manifest import SealedFile
+from tenner.delivery.retry import Deadline
+from tenner.errors import Problem
+from tenner.secrets import Secrets
+
+OnBytes = Callable[[int], None]
+"""Told of every piece of a file that has arrived, in bytes."""
+
+
+class Store(Protocol):
+    """One destination, opened. Names are relative to it, with `/`."""
+
+    destination: Destination
+    whole_sets: bool
+    """True where many files arrive in one act (a commit), so that no half set is ever seen."""
+
+    def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
+        """Write, read back and delete something small; all problems by value."""
+        ...
+
+    def holds(self, file: SealedFile, deadline: Deadline) -> bool:
+        """Whether the remote file has this size and content."""
+        ...
+
+    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
+        """Send the files, replacing what has their names. Not yet verified."""
+        ...
+
+    def read(self, name: str, deadline: Deadline) -> bytes | None:
+        """A small file's content, or None where there is none."""
+        ...
+
+    def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
+        """Bring one file to `target`, whole or not at all."""
+        ...
+
+    def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
+        """The names of all files in the folder `under` (empty: everywhere), sorted."""
+        ...
+
+    def delete(self, names: Sequence[str], deadline: Deadline) -> None:
+        """Remove files; ones that are not there are passed over."""
+        ...
+
+    def link(self, name: str) -> str:
+        """Where a person opens the file, or an empty text."""
+        ...
+
+
+def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> Store:
+    """The store of a destination. Its client library is imported here and not before.
+
+    Raises Refused where the library is not installed or its settings are wrong.
+    """
+    match destination.kind:
+        case "folder":
+            from tenner.delivery.folder import FolderStore
+
+            return FolderStore(destination)
+        case "s3":
+            from tenner.delivery.s3 import open_s3
+
+            return open_s3(destination, secrets=secrets, env=env)
+        case "hub":
+            from tenner.delivery.hub import open_hub
+
+            return open_hub(destination, secrets=secrets, env=env)

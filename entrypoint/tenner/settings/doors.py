@@ -109,15 +109,19 @@ def _flat(tables: Mapping[str, Any], *, name: str, path: Path | None) -> Layer:
         elif key in values:
             problems.append(
                 Problem(
-                    text=f"{name}: {key} is set in {sections[key]} and in {section or 'the top'}",
+                    text=f"{name}: {key} is set in {sections[key]} and in {_place(section)}",
                     fix="keep one of them",
                 )
             )
         else:
-            values[key], sections[key] = value, f"[{section}]" if section else "the top"
+            values[key], sections[key] = value, _place(section)
             number = line_of(path, key) if path else None
             said_at[key] = f"{name} line {number}" if number else name
     return Layer(values=values, said_at=said_at, problems=tuple(problems))
+
+
+def _place(section: str) -> str:
+    return f"[{section}]" if section else "the part above all sections"
 
 
 def _entries(tables: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

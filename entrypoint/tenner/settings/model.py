@@ -69,8 +69,8 @@ class DatasetSettings(BaseModel):
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
     add_trigger: Switch = False
     """Put the trigger in front of captions that lack it."""
-    num_repeats: Count = 1
-    """Times each image is seen in an epoch, for folders that do not say it in their name."""
+    num_repeats: Count | None = None
+    """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
     resolution: Size | None = None
@@ -276,7 +276,7 @@ class Settings(
 
     model_config = _STRICT
 
-    engine_options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    engine_options: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Any further option of sd-scripts, by its own name; checked against its parser."""
 
 

@@ -4,17 +4,19 @@ Doors in order of strength: flags, environment, TOML file, preset, defaults.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem, SettingsError, errors_in
 from tenner.settings.conflicts import conflicts
 from tenner.settings.doors import (
+    PREFIX,
     PROGRAM_VARIABLES,
     Layer,
     env_layer,
@@ -27,9 +29,6 @@ from tenner.settings.names import canonical, nearest, setting_names
 
 DEFAULT_CONFIG = Path("training_config.toml")
 """Read from the working directory when no other file is named, as the guide calls it."""
-
-Refusal = Callable[[str, Any], tuple[Any, Problem | None] | None]
-"""An engine's judgement of an option: its value and what is wrong; None if it knows no such one."""
 
 _ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
 
@@ -55,8 +54,6 @@ def load_request(
     *,
     config: Path | None = None,
     preset: str | None = None,
-    engine_option: Refusal | None = None,
-    engine_option_names: Sequence[str] = (),
 ) -> Request:
     """Settings from all doors. Raises SettingsError with every problem of every door."""
     layers = [flags_layer(flags), env_layer(environ)]
@@ -64,17 +61,10 @@ def load_request(
     layers += [toml_layer(config)] if config else []
     preset = preset or environ.get("TENNER_PRESET")
     layers += [preset_layer(preset)] if preset else []
-    return resolve(
-        layers, engine_option=engine_option, engine_option_names=tuple(engine_option_names)
-    )
+    return resolve(layers)
 
 
-def resolve(
-    layers: Sequence[Layer],
-    *,
-    engine_option: Refusal | None = None,
-    engine_option_names: tuple[str, ...] = (),
-) -> Request:
+def resolve(layers: Sequence[Layer]) -> Request:
     """The strongest value of each key. Raises SettingsError with every problem found."""
     problems = [problem for layer in layers for problem in layer.problems]
     merged: dict[str, Any] = {}
@@ -84,9 +74,7 @@ def resolve(
         problems += wrong
         merged.update(values)
         said_at.update(where)
-    settings_values, engine_values, unknown = _sort_out(
-        merged, said_at, engine_option, engine_option_names
-    )
+    settings_values, engine_values, unknown = _sort_out(merged, said_at)
     problems += unknown
     settings, invalid = _validated(settings_values, said_at)
     problems += invalid
@@ -136,38 +124,38 @@ def _as_setting(key: str, value: Any) -> tuple[str | None, Any]:
 
 
 def _sort_out(
-    merged: Mapping[str, Any],
-    said_at: Mapping[str, str],
-    engine_option: Refusal | None,
-    engine_option_names: tuple[str, ...],
+    merged: Mapping[str, Any], said_at: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
-    """Settings, options of an engine, and names that nobody knows."""
-    settings_values: dict[str, Any] = {}
+    """Settings, options of sd-scripts, and names that nobody knows."""
+    settings_values = {key: merged[key] for key in merged if key in setting_names()}
     engine_values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for key, value in merged.items():
-        if key in setting_names():
-            settings_values[key] = value
+    for key in (key for key in merged if key not in settings_values):
+        if key not in facts.options():
+            problems.append(_unknown(key, said_at[key]))
             continue
-        judged = engine_option(key, value) if engine_option else None
-        if judged is None:
-            problems.append(_unknown(key, said_at[key], engine_option_names))
-            continue
-        engine_values[key], problem = judged
-        if problem:
-            text = f"{problem.text} (from {said_at[key]})"
-            problems.append(Problem(text=text, fix=problem.fix, level=problem.level))
+        checked = facts.check({key: merged[key]})
+        engine_values.update(checked.values)
+        problems += [
+            replace(
+                each,
+                text=f"{each.text} ({said_at[key]})",
+                fix=each.fix or f"correct or remove {key}",
+            )
+            for each in checked.problems
+        ]
     return settings_values, engine_values, problems
 
 
-def _unknown(key: str, where: str, engine_option_names: tuple[str, ...]) -> Problem:
-    program = tuple(name.removeprefix("TENNER_").lower() for name in PROGRAM_VARIABLES)
-    known = setting_names() + engine_option_names + (program if where.startswith("TENNER_") else ())
-    meant = nearest(key, known)
-    if where.startswith("TENNER_"):
-        text, guess = f"unknown variable {where}", f"TENNER_{meant.upper()}" if meant else None
+def _unknown(key: str, where: str) -> Problem:
+    """A name that nobody knows, with the known one that it most likely means."""
+    variable = where.startswith(PREFIX)
+    program = [name.removeprefix(PREFIX).lower() for name in PROGRAM_VARIABLES] if variable else []
+    meant = nearest(key, (*setting_names(), *program, *facts.options()))
+    if variable:
+        text, guess = f"unknown variable {where}", f"{PREFIX}{meant.upper()}" if meant else ""
     else:
-        text, guess = f"unknown key '{key}' ({where})", f"'{meant}'" if meant else None
+        text, guess = f"unknown key '{key}' ({where})", f"'{meant}'" if meant else ""
     if guess:
         return Problem(text=f"{text}, did you mean {guess}?", fix=f"use {guess}, or remove it")
     return Problem(text=text, fix="remove it; `tenner train --help` lists all keys")

@@ -208,7 +208,7 @@ def test_any_option_of_sd_scripts_is_checked_by_its_own_facts(tmp_path: Path) ->
     ("toml", "says"),
     [
         (
-            "cache_text_encoder_outputs = true\nshuffle_caption = true\nnetwork_train_unet_only = 1",
+            "cache_text_encoder_outputs = 1\nshuffle_caption = 1\nnetwork_train_unet_only = 1",
             "shuffle_caption",
         ),
         ("cache_text_encoder_outputs = true", "needs a text encoder that does not change"),

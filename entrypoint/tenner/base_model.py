@@ -258,7 +258,8 @@ def _inspect_folder(path: Path, name: str) -> Base:
         problem for part in parts if (problem := _weights_problem(path / part)) is not None
     ]
     if problems:
-        raise SettingsError(f"{path} is no whole model in diffusers layout", problems=problems)
+        fix = "take the whole folder of the model, with its .safetensors files"
+        raise SettingsError(f"{path} is no whole model", fix=fix, problems=problems)
     unet = _json(path / "unet" / "config.json")
     if unet.get("in_channels", 4) != 4:
         fix = "train on the plain model it was made from"

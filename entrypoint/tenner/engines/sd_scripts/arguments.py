@@ -1,0 +1,193 @@
+"""A plan's options as arguments of sd-scripts: its own names, its own string forms.
+
+Arguments are checked by its parser, which its config file is not. Every option is reachable: those
+that a plan decides, and any other that passed `facts.check`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tenner.engines.sd_scripts.facts import Value, options, read_value
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where sd-scripts reads and writes.
+
+    `train_data_dir` holds folders named `10_concept`; `tokenizers` holds `openai_clip-vit-…`.
+    """
+
+    base_model: Path
+    train_data_dir: Path
+    output_dir: Path
+    output_name: str
+    logging_dir: Path
+    reg_data_dir: Path | None = None
+    tokenizers: Path | None = None
+    vae: Path | None = None
+    sample_prompts: Path | None = None
+
+    def options(self) -> dict[str, Value]:
+        """The options that say these paths."""
+        found: dict[str, Path | str | None] = {
+            "pretrained_model_name_or_path": self.base_model,
+            "train_data_dir": self.train_data_dir,
+            "reg_data_dir": self.reg_data_dir,
+            "output_dir": self.output_dir,
+            "output_name": self.output_name,
+            "logging_dir": self.logging_dir,
+            "tokenizer_cache_dir": self.tokenizers,
+            "vae": self.vae,
+            "sample_prompts": self.sample_prompts,
+        }
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def translate(wanted: Mapping[str, object], *, family: Family) -> dict[str, Value]:
+    """tenner's keys, each decided, as options of sd-scripts.
+
+    Keys that sd-scripts does not know and that need no other form (destinations, budget, samples,
+    paths) are passed over; options that it does know are kept. Raises ValueError where a value is
+    not of the option's type, which is a bug of the caller: users' values are checked before.
+    """
+    found = {
+        key: value for key, value in wanted.items() if value is not None and _is_passed_on(key)
+    }
+    if wanted.get("batch_size") is not None:
+        found["train_batch_size"] = wanted["batch_size"]
+    if found.get("max_token_length") == 75:  # its own default, which it does not take as a word
+        del found["max_token_length"]
+    found |= _attention(wanted) | _network_args(wanted) | _caches(wanted, family=family)
+    found |= _workers(found)
+    found |= _warmup_for_processes(found, int(str(wanted.get("num_processes") or 1)))
+    if family == "sd2":
+        found["v2"] = True
+    else:
+        found.pop("v2", None)
+    if family == "sdxl":
+        found = {"no_half_vae": True} | found  # SDXL's own VAE overflows in fp16
+        found.pop("clip_skip", None)  # has no effect there
+    else:
+        found = {key: value for key, value in found.items() if not options()[key].sdxl_only}
+    decided = {**_DEFAULTS, **found}
+    return {key: read_value(options()[key], value) for key, value in decided.items()}
+
+
+def arguments(values: Mapping[str, Value]) -> tuple[str, ...]:
+    """`values` as arguments. Switches that are off are left out.
+
+    Raises KeyError for an unknown option and ValueError for a value it cannot have.
+    """
+    found: list[str] = []
+    for name, value in values.items():
+        option = options()[name]
+        checked = read_value(option, value)
+        if option.kind == "switch":
+            found += [f"--{name}"] if checked else []
+        elif isinstance(checked, tuple):
+            found += _many(name, checked)
+        else:
+            found.append(f"--{name}={_text(checked)}")
+    return tuple(found)
+
+
+def _many(name: str, values: Sequence[Value]) -> list[str]:
+    texts = [_text(value) for value in values]
+    for text in texts:
+        if text.startswith("-") and not re.fullmatch(r"-\d+|-\d*\.\d+", text):
+            raise ValueError(f"{name}: {text} would be taken for an option")
+    return [f"--{name}", *texts] if texts else []
+
+
+def _text(value: Value) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _is_passed_on(key: str) -> bool:
+    return key in options() and key not in _DECIDED_ELSEWHERE
+
+
+def _attention(wanted: Mapping[str, object]) -> dict[str, Value]:
+    chosen = wanted.get("attention")
+    if chosen not in ("xformers", "sdpa"):
+        return {}
+    return {"xformers": chosen == "xformers", "sdpa": chosen == "sdpa"}
+
+
+def _network_args(wanted: Mapping[str, object]) -> dict[str, Value]:
+    """Ranks of the 3×3 convolutions go by the network's own arguments."""
+    given = wanted.get("network_args")
+    args = [str(each) for each in given] if isinstance(given, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    named = {each.partition("=")[0] for each in args}
+    for key in ("conv_dim", "conv_alpha"):
+        if wanted.get(key) is not None and key not in named:
+            args.append(f"{key}={wanted[key]}")  # noqa: PERF401 clearer than a comprehension
+    return {"network_args": tuple(args)} if args else {}
+
+
+def _caches(wanted: Mapping[str, object], *, family: Family) -> dict[str, Value]:
+    """Encode once what does not change from step to step."""
+    found: dict[str, Value] = {}
+    if not (wanted.get("random_crop") or wanted.get("color_aug")):
+        found["cache_latents"] = wanted.get("cache_latents") is not False
+    changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate")
+    changing += ("token_warmup_step", "caption_dropout_every_n_epochs", "enable_wildcard")
+    said = wanted.get("cache_text_encoder_outputs")
+    if family == "sdxl" and wanted.get("network_train_unet_only") and said is None:
+        found["cache_text_encoder_outputs"] = not any(wanted.get(key) for key in changing)
+    return found
+
+
+def _workers(found: Mapping[str, object]) -> dict[str, Value]:
+    """Cached latents are handed over in the process itself: faster than by a worker, and nothing
+    goes through /dev/shm, which is 64 MB in a container. Workers that there are stay alive between
+    epochs; without any, sd-scripts dies on being asked for that."""
+    said = found.get("max_data_loader_n_workers")
+    workers = int(str(said)) if said is not None else (0 if found.get("cache_latents") else 2)
+    return {
+        "max_data_loader_n_workers": workers,
+        "persistent_data_loader_workers": workers > 0,
+    }
+
+
+def _warmup_for_processes(found: Mapping[str, object], num_processes: int) -> dict[str, Value]:
+    """accelerate moves the scheduler once for each process at every step, and sd-scripts scales
+    only the run's length by that: whole warm-up steps would pass that many times too fast."""
+    if num_processes == 1:
+        return {}
+    scaled: dict[str, Value] = {}
+    for key in ("lr_warmup_steps", "lr_decay_steps"):
+        steps = found.get(key)
+        if isinstance(steps, int | float) and steps >= 1:
+            scaled[key] = int(steps) * num_processes
+    return scaled
+
+
+_DECIDED_ELSEWHERE = frozenset(
+    (
+        "pretrained_model_name_or_path",
+        "train_data_dir",
+        "reg_data_dir",
+        "output_dir",
+        "output_name",
+        "logging_dir",
+        "tokenizer_cache_dir",
+        "vae",
+        "sample_prompts",
+        "max_train_epochs",
+        "max_train_steps",
+    )
+)
+"""Said by `Paths` and by the life of the run: epochs would overrule a life's number of steps."""
+
+_DEFAULTS: Mapping[str, object] = {
+    "network_module": "networks.lora",
+    "caption_extension": ".txt",  # sd-scripts' own default is .caption
+    "save_model_as": "safetensors",
+}
+"""What a run needs and sd-scripts' defaults lack."""

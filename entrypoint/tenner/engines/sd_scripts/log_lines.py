@@ -1,0 +1,350 @@
+"""sd-scripts' output as tenner's events: which lines say what, and when a thing is really done.
+
+A reader is stateful, for three reasons: messages wrap; a bar first shows a new step with the old
+loss; and `saving …` is printed before the file is whole, so a checkpoint is only told once a later
+line shows that the trainer went on. One line gives at most one event; further ones wait for the
+next line.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from tenner.engines.sd_scripts.failures import failure_of_exception, known_failure
+from tenner.engines.sd_scripts.log_text import Bar, Continuation, Record, english, pieces
+from tenner.engines.sd_scripts.resume import Life
+from tenner.events import (
+    Checkpoint,
+    Done,
+    EpochEnd,
+    Event,
+    Failed,
+    Phase,
+    StateSaved,
+    Step,
+    Warned,
+)
+
+LearningRates = Callable[[int], Mapping[str, float]]
+
+NAN_STEPS = 20
+"""Steps without a finite loss after which a run counts as dead. sd-scripts shows a running mean,
+which stays NaN after one NaN; in fp16 its gradient scaler may have skipped that step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a life of a run writes, and how its numbers read."""
+
+    life: Life
+    output_dir: str
+    output_name: str
+    images_per_step: int = 1
+    gradient_accumulation_steps: int = 1
+    learning_rates: LearningRates | None = None
+
+
+class LogReader:
+    """Reads the lines of one life in order. A carriage return must end a line too."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._events: deque[Event] = deque()
+        self._record: Record | None = None
+        self._steps = _StepBar(output)
+        self._saving: Checkpoint | None = None
+        self._saving_state: StateSaved | None = None
+        self._final: Checkpoint | None = None
+        self._caching = ""
+        self._cached_tenths = -1
+        self._batches_per_epoch = 0
+        self._epoch_ended = 0
+        self._in_traceback = False
+        self._failed = False
+        self._told: set[str] = set()
+
+    def read(self, line: str) -> Event | None:
+        """What `line` says. Blank lines and lines of no meaning give None."""
+        for piece in pieces(line):
+            if isinstance(piece, Continuation) and self._record:
+                text = f"{self._record.text} {piece.text}".strip()
+                self._record = Record(level=self._record.level, text=text)
+                continue
+            self._close_record()
+            if isinstance(piece, Bar):
+                self._bar(piece)
+            elif isinstance(piece, Record):
+                self._went_on()
+                self._open_record(piece)
+            else:
+                self._plain(piece.text)
+        return self._events.popleft() if self._events else None
+
+    # Bars
+
+    def _bar(self, bar: Bar) -> None:
+        if bar.title != "steps":
+            self._cache_bar(bar)
+            return
+        if self._steps.is_new(bar):
+            self._went_on()
+        elif self._final and not self._saving:
+            self._events.append(Done(path=self._final.path, step=self._final.step))
+            self._final = None
+        for event in self._steps.read(bar):
+            self._tell(event)
+
+    def _cache_bar(self, bar: Bar) -> None:
+        tenths = bar.done * 10 // bar.total if bar.total else 0
+        if self._caching and not bar.title and tenths > self._cached_tenths:
+            self._cached_tenths = tenths
+            self._events.append(Phase(name=self._caching, done=bar.done, total=bar.total))
+
+    # Log records
+
+    def _open_record(self, record: Record) -> None:
+        if record.level in ("ERROR", "CRITICAL") and (failed := known_failure(record.text)):
+            self._fail(failed)
+            return
+        text = record.text
+        if text.startswith("saving state at epoch "):
+            step = self._output.life.step_at_epoch_end(int(text.split()[4]))
+            self._state_begins(f"-{int(text.split()[4]):06d}-state", step)
+        elif text.startswith("saving state at step "):
+            step = self._output.life.absolute_step(int(text.split()[4]))
+            self._state_begins(f"-step{int(text.split()[4]):08d}-state", step)
+        elif text.startswith("saving last state"):
+            self._state_begins("-state", self._output.life.num_steps)
+        elif text.startswith("Random states saved in") and self._saving_state:
+            self._events.append(self._saving_state)
+            self._saving_state = None
+        for start, name in _PHASES.items():
+            if text.startswith(start):
+                self._phase(name)
+        self._record = record
+
+    def _close_record(self) -> None:
+        """Tell a warning once all its lines are there."""
+        record, self._record = self._record, None
+        if record is None or record.level not in ("WARNING", "ERROR", "CRITICAL"):
+            return
+        text = english(record.text)
+        if not text or text.startswith(_NO_NEWS) or set(text) == {"="}:
+            return
+        fix = next((fix for start, fix in _FIXES.items() if start in text), "")
+        self._tell(Warned(text=text, fix=fix))
+
+    def _phase(self, name: str) -> None:
+        self._caching = name if name.startswith("cache") else ""
+        self._cached_tenths = -1
+        if not (name == "dataset" and "dataset" in self._told):
+            self._told.add(name)
+            self._events.append(Phase(name=name))
+
+    # Printed lines
+
+    def _plain(self, text: str) -> None:
+        if text.startswith("Traceback (most recent call last)"):
+            self._in_traceback = True
+            self._saving = self._saving_state = None
+            return
+        failed = known_failure(text)
+        if failed is None and self._in_traceback:
+            failed = failure_of_exception(text)
+        if failed is None and ": error: " in text and text.split(":")[0].endswith(".py"):
+            failed = Failed(
+                kind="other", text=text, fix="report this: an option was passed wrongly"
+            )
+        if failed:
+            self._in_traceback = False
+            self._fail(failed)
+            return
+        if self._in_traceback:
+            return
+        self._went_on()
+        self._said(text)
+
+    def _said(self, text: str) -> None:
+        if text.startswith("saving checkpoint: "):
+            self._checkpoint_begins(text.removeprefix("saving checkpoint: "))
+        elif text.startswith("epoch ") and "/" in text:
+            self._epoch_begins()
+        elif text.startswith("NaN found in latents"):
+            fix = "set no_half_vae = true; if it stays, an image is broken"
+            self._tell(Warned(text="NaN in the latents of an image, replaced with zeros", fix=fix))
+        elif text.startswith("running training"):
+            self._phase("train")
+        elif text.startswith("num batches per epoch"):
+            self._batches_per_epoch = int(text.rsplit(":", 1)[1])
+        elif text.startswith("total optimization steps"):
+            self._compare_epoch()
+
+    def _compare_epoch(self) -> None:
+        accumulation = self._output.gradient_accumulation_steps
+        steps = math.ceil(self._batches_per_epoch / accumulation)
+        planned = self._output.life.steps_per_epoch
+        if steps != planned:
+            text = f"an epoch has {steps} steps in sd-scripts, and {planned} in the plan"
+            self._tell(Warned(text=text, fix="the run still ends at the planned step"))
+
+    def _epoch_begins(self) -> None:
+        if self._steps.shown:
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        life, step = self._output.life, self._steps.step
+        epoch = life.absolute_epoch(step)
+        whole = step % life.steps_per_epoch == 0 or step >= life.num_steps
+        if whole and epoch > self._epoch_ended:
+            self._epoch_ended = epoch
+            average = self._steps.loss_average
+            ended = EpochEnd(epoch=epoch, num_epochs=life.num_epochs, loss_avg=average)
+            self._events.append(ended)
+
+    # Files
+
+    def _checkpoint_begins(self, path: str) -> None:
+        life = self._output.life
+        stem = PurePosixPath(path.replace("\\", "/")).stem
+        number = stem.removeprefix(self._output.output_name).removeprefix("-")
+        if number.startswith("step"):
+            step = life.absolute_step(int(number.removeprefix("step")))
+        else:
+            step = life.step_at_epoch_end(int(number)) if number else life.num_steps
+        if not number:
+            self._end_epoch()
+        epoch = life.absolute_epoch(step)
+        self._saving = Checkpoint(path=path, step=step, epoch=epoch, final=not number)
+
+    def _state_begins(self, ending: str, step: int) -> None:
+        path = f"{self._output.output_dir.rstrip('/')}/{self._output.output_name}{ending}"
+        epoch = self._output.life.absolute_epoch(step)
+        self._saving_state = StateSaved(path=path, step=step, epoch=epoch)
+
+    def _went_on(self) -> None:
+        """The trainer does something else: what it was saving is whole."""
+        if self._saving:
+            self._events.append(self._saving)
+            self._final = self._saving if self._saving.final else None
+            self._saving = None
+
+    # Telling
+
+    def _tell(self, event: Event) -> None:
+        """Warnings are told once each."""
+        if isinstance(event, Failed):
+            self._fail(event)
+        elif not isinstance(event, Warned) or event.text not in self._told:
+            if isinstance(event, Warned):
+                self._told.add(event.text)
+            self._events.append(event)
+
+    def _fail(self, failed: Failed) -> None:
+        """The first known cause stands; what breaks after it is its consequence."""
+        if not self._failed:
+            self._failed = failed.kind != "other"
+            self._events.append(failed)
+
+
+class _StepBar:
+    """The bar of steps: which step it shows, and whether its loss is that step's yet.
+
+    tqdm is told of a step first and of its loss after that, so the first line of a step may carry
+    the loss of the step before. When gradients are accumulated the loss moves between steps too.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.shown = 0
+        self.loss_average = 0.0
+        self._told = 0
+        self._lines = 0
+        self._last_text = ""
+        self._nan_steps = 0
+        self._waiting: Bar | None = None
+
+    @property
+    def step(self) -> int:
+        """The absolute step shown."""
+        return self._output.life.absolute_step(self.shown)
+
+    def is_new(self, bar: Bar) -> bool:
+        return bar.done > self.shown
+
+    def read(self, bar: Bar) -> list[Event]:
+        text, events = bar.values.get("avr_loss", ""), list[Event]()
+        if self.is_new(bar):
+            if self._waiting:  # shown once only: its loss happened to read like the one before
+                events += self._step(self._waiting)
+            self.shown, self._lines = bar.done, 0
+        if text and bar.done > self._told:
+            self._lines += 1
+            self._waiting = bar
+            if text != self._last_text or self._lines > 1:
+                events += self._step(bar)
+        self._last_text = text or self._last_text
+        return events
+
+    def _step(self, bar: Bar) -> list[Event]:
+        self._told, self._waiting = bar.done, None
+        loss = float(bar.values["avr_loss"])
+        if not math.isfinite(loss):
+            return self._not_finite(bar)
+        self.loss_average, self._nan_steps = loss, 0
+        life = self._output.life
+        step = life.absolute_step(bar.done)
+        rates = self._output.learning_rates
+        speed = self._output.images_per_step / bar.seconds_each if bar.seconds_each else 0.0
+        return [
+            Step(
+                step=step,
+                num_steps=life.num_steps,
+                epoch=life.absolute_epoch(step),
+                num_epochs=life.num_epochs,
+                loss=loss,
+                loss_avg=loss,
+                lr=dict(rates(step)) if rates else {},
+                images_per_second=round(speed, 3),
+                seconds_per_step=round(bar.seconds_each, 4),
+            )
+        ]
+
+    def _not_finite(self, bar: Bar) -> list[Event]:
+        self._nan_steps += 1
+        step = self._output.life.absolute_step(bar.done)
+        fix = "a lower learning_rate, or mixed_precision = bf16 (or no) instead of fp16"
+        if self._nan_steps == 1:
+            return [Warned(text=f"the loss is not a number from step {step} on", fix=fix)]
+        if self._nan_steps == NAN_STEPS:
+            text = f"the loss was not a number for {NAN_STEPS} steps, up to step {step}"
+            return [Failed(kind="nan", text=text, fix=fix)]
+        return []
+
+
+_PHASES = {
+    "prepare images": "dataset",
+    "loading model for process": "load",
+    "caching latents...": "cache_latents",
+    "caching Text Encoder outputs": "cache_text",
+    "generating sample images": "sample",
+}
+"""Starts of messages that begin a phase, and its name."""
+
+_NO_NEWS = (
+    "no regularization images",
+    "epoch is not incremented",
+    "ignoring the following options because config file",
+    "steps from the state is ignored because initial_step is specified",
+    "recommend option",
+)
+"""Warnings that say what is normal here."""
+
+_FIXES = {
+    "No caption file found": "write a caption for each image, or name the folder 10_concept",
+    "ignore subset with image_dir": "put images in it, or take the folder away",
+    "learning rate is too low": "set learning_rate = 1: this optimizer finds the rate itself",
+    "zero_terminal_snr is enabled": "set v_parameterization = true, or leave zero_terminal_snr out",
+    "No prompt file": "check sample_prompts",
+}

@@ -60,7 +60,6 @@ class LogReader:
         self._caching = ""
         self._cached_tenths = -1
         self._batches_per_epoch = 0
-        self._epoch_ended = 0
         self._in_traceback = False
         self._failed = False
         self._told: set[str] = set()
@@ -95,6 +94,8 @@ class LogReader:
             self._final = None
         for event in self._steps.read(bar):
             self._tell(event)
+            if isinstance(event, Step):
+                self._end_epoch(event.step, event.loss_avg)
 
     def _cache_bar(self, bar: Bar) -> None:
         tenths = bar.done * 10 // bar.total if bar.total else 0
@@ -169,8 +170,6 @@ class LogReader:
     def _said(self, text: str) -> None:
         if text.startswith("saving checkpoint: "):
             self._checkpoint_begins(text.removeprefix("saving checkpoint: "))
-        elif text.startswith("epoch ") and "/" in text:
-            self._epoch_begins()
         elif text.startswith("NaN found in latents"):
             fix = "set no_half_vae = true; if it stays, an image is broken"
             self._tell(Warned(text="NaN in the latents of an image, replaced with zeros", fix=fix))
@@ -189,18 +188,11 @@ class LogReader:
             text = f"an epoch has {steps} steps in sd-scripts, and {planned} in the plan"
             self._tell(Warned(text=text, fix="the run still ends at the planned step"))
 
-    def _epoch_begins(self) -> None:
-        if self._steps.shown:
-            self._end_epoch()
-
-    def _end_epoch(self) -> None:
-        life, step = self._output.life, self._steps.step
-        epoch = life.absolute_epoch(step)
-        whole = step % life.steps_per_epoch == 0 or step >= life.num_steps
-        if whole and epoch > self._epoch_ended:
-            self._epoch_ended = epoch
-            average = self._steps.loss_average
-            ended = EpochEnd(epoch=epoch, num_epochs=life.num_epochs, loss_avg=average)
+    def _end_epoch(self, step: int, loss_average: float) -> None:
+        life = self._output.life
+        if step % life.steps_per_epoch == 0 or step >= life.num_steps:
+            epoch = life.absolute_epoch(step)
+            ended = EpochEnd(epoch=epoch, num_epochs=life.num_epochs, loss_avg=loss_average)
             self._events.append(ended)
 
     # Files
@@ -213,8 +205,6 @@ class LogReader:
             step = life.absolute_step(int(number.removeprefix("step")))
         else:
             step = life.step_at_epoch_end(int(number)) if number else life.num_steps
-        if not number:
-            self._end_epoch()
         epoch = life.absolute_epoch(step)
         self._saving = Checkpoint(path=path, step=step, epoch=epoch, final=not number)
 
@@ -258,17 +248,11 @@ class _StepBar:
     def __init__(self, output: Output) -> None:
         self._output = output
         self.shown = 0
-        self.loss_average = 0.0
         self._told = 0
         self._lines = 0
         self._last_text = ""
         self._nan_steps = 0
         self._waiting: Bar | None = None
-
-    @property
-    def step(self) -> int:
-        """The absolute step shown."""
-        return self._output.life.absolute_step(self.shown)
 
     def is_new(self, bar: Bar) -> bool:
         return bar.done > self.shown
@@ -292,7 +276,7 @@ class _StepBar:
         loss = float(bar.values["avr_loss"])
         if not math.isfinite(loss):
             return self._not_finite(bar)
-        self.loss_average, self._nan_steps = loss, 0
+        self._nan_steps = 0
         life = self._output.life
         step = life.absolute_step(bar.done)
         rates = self._output.learning_rates

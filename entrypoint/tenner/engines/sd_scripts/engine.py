@@ -1,0 +1,138 @@
+"""A run as a command: sd-scripts' trainer in one process, or one for each card.
+
+`accelerate launch` only sets variables and imports torch once more (about five seconds), so one
+process is started as `python train_network.py`; several cards need it, with every setting said, so
+that no machine's own accelerate configuration has a say. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.engines import Command
+from tenner.engines.sd_scripts.arguments import Family, Paths, arguments, translate
+from tenner.engines.sd_scripts.facts import Value
+from tenner.engines.sd_scripts.find import Trainer
+from tenner.engines.sd_scripts.log_lines import LearningRates
+from tenner.engines.sd_scripts.resume import Life, keep_states
+from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
+
+THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
+LOG_WIDTH = 240
+"""Columns of the log: wide enough that hardly a message wraps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run for sd-scripts. `options` are tenner's or sd-scripts' names, each decided.
+
+    `num_steps` are optimizer steps of the whole run; `cpus` what this process may use.
+    """
+
+    trainer: Trainer
+    family: Family
+    paths: Paths
+    options: Mapping[str, object]
+    num_steps: int
+    steps_per_epoch: int
+    num_processes: int = 1
+    on_cpu: bool = False
+    cpus: float = 4.0
+
+    def life(self, first_step: int = 0) -> Life:
+        """The life that starts after `first_step` steps."""
+        return Life(
+            first_step=first_step,
+            num_steps=self.num_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            num_processes=self.num_processes,
+        )
+
+
+def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
+    """The program of one life, which goes on from `state`."""
+    words = arguments(sd_options(job, life, state=state))
+    name = "sdxl_train_network.py" if job.family == "sdxl" else "train_network.py"
+    script = str(job.trainer.directory / name)
+    python = str(job.trainer.python)
+    threads = threads_per_process(job)
+    if job.num_processes == 1:
+        return Command(argv=(python, script, *words), env=_environment(job, threads))
+    launch = (
+        *("-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_machines", "1", "--num_processes", str(job.num_processes)),
+        *("--mixed_precision", str(job.options.get("mixed_precision") or "no")),
+        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
+    )
+    return Command(argv=(python, *launch, script, *words), env=_environment(job, threads))
+
+
+def sd_options(job: Job, life: Life, *, state: Path | None = None) -> dict[str, Value]:
+    """All options of one life by sd-scripts' names."""
+    wanted = {**job.options, "num_processes": job.num_processes}
+    found = translate(wanted, family=job.family)
+    if job.num_processes > 1:
+        found = {"ddp_timeout": 30, **found}  # minutes; others wait while one card caches or saves
+    schedule = _schedule(job)
+    return {
+        **found,
+        **keep_states(found),
+        **job.paths.options(),
+        **life.options(schedule, state=str(state) if state else None),
+    }
+
+
+def learning_rates(job: Job) -> LearningRates | None:
+    """The learning rates of each absolute step, where the schedule is one that is known.
+
+    Optimizers that find the rate themselves (Prodigy, D-Adaptation) multiply it by their own.
+    """
+    schedule = _schedule(job)
+    if schedule is None:
+        return None
+    base = _base_rates(job.options)
+
+    def at(step: int) -> Mapping[str, float]:
+        factor = schedule.factor(max(0, step - 1))
+        return {name: rate * factor for name, rate in base.items()}
+
+    return at
+
+
+def threads_per_process(job: Job) -> int:
+    """CPU threads of each process: the guide's four, no more than there are; all on a CPU."""
+    share = max(1, int(job.cpus) // job.num_processes)
+    return share if job.on_cpu else min(THREADS_PER_PROCESS, share)
+
+
+def _schedule(job: Job) -> Schedule | None:
+    return schedule_of(job.options, num_steps=job.num_steps)
+
+
+def _base_rates(options: Mapping[str, object]) -> dict[str, float]:
+    default = float(str(options.get("learning_rate") or 0))
+    unet = options.get("unet_lr")
+    encoder = options.get("text_encoder_lr")
+    first = encoder[0] if isinstance(encoder, list | tuple) and encoder else encoder  # pyright: ignore[reportUnknownVariableType]
+    rates = dict[str, float]()
+    if not options.get("network_train_text_encoder_only"):
+        rates["unet"] = default if unet is None else float(str(unet))
+    if not options.get("network_train_unet_only"):
+        rates["text_encoder"] = default if first is None else float(str(first))  # pyright: ignore[reportUnknownArgumentType]
+    return rates
+
+
+def _environment(job: Job, threads: int) -> dict[str, str]:
+    found = {
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+        "COLUMNS": str(LOG_WIDTH),
+        "TQDM_NCOLS": "100",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
+    if job.on_cpu:
+        found["ACCELERATE_USE_CPU"] = "true"
+    return found

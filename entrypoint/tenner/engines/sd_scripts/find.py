@@ -1,0 +1,125 @@
+"""Whether sd-scripts can be used here, and if not, why not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.engines.sd_scripts.facts import pinned_commit
+from tenner.errors import Problem
+
+DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
+PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
+
+MODULES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "cv2", "toml")
+"""What its trainers import first; most of a minute passes before a missing one is told by them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """sd-scripts' folder, the Python that runs it, and the commit where it is known."""
+
+    directory: Path
+    python: Path
+    commit: str | None = None
+
+    @property
+    def notices(self) -> tuple[Problem, ...]:
+        """What is worth knowing about it."""
+        if self.commit in (None, pinned_commit()):
+            return ()
+        text = f"sd-scripts is at commit {self.commit}; tenner knows {pinned_commit()}"
+        fix = "options may have changed: check out the known commit"
+        return (Problem(text=text, fix=fix, level="warning"),)
+
+
+def find(environ: Mapping[str, str]) -> Trainer | Problem:
+    """The trainer that the environment names, or why there is none.
+
+    `SD_SCRIPTS_DIR` names its folder; `TENNER_TRAINER_PYTHON` a Python that holds torch and its
+    requirements (default: this one). That Python is asked which modules it finds, without
+    importing them (a tenth of a second; importing torch and diffusers takes ten).
+    """
+    named = environ.get(DIRECTORY_VARIABLE)
+    if not named:
+        return _absent(f"{DIRECTORY_VARIABLE} is not set", "name the folder of sd-scripts in it")
+    directory = Path(named).expanduser().absolute()
+    missing = [name for name in SCRIPTS if not (directory / name).is_file()]
+    if missing:
+        text = f"{DIRECTORY_VARIABLE} = {directory} holds no {missing[0]}"
+        return _absent(text, "name the folder that sd-scripts was cloned to")
+    python = Path(environ.get(PYTHON_VARIABLE) or sys.executable).expanduser()
+    if not os.access(python, os.X_OK) or python.is_dir():
+        text = f"{PYTHON_VARIABLE} = {python} is no program"
+        return _absent(text, "name the Python of sd-scripts' environment, such as venv/bin/python")
+    problem = _modules_problem(python)
+    return problem or Trainer(directory=directory, python=python, commit=_commit(directory))
+
+
+def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | None:
+    """Import the trainer for real, and say what broke. For `doctor`: it takes ten seconds."""
+    code = "import train_network, sdxl_train_network"
+    try:
+        done = subprocess.run(
+            [trainer.python, "-c", code],
+            cwd=trainer.directory,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _absent("importing sd-scripts takes more than three minutes", "see its disk and CPU")
+    if done.returncode == 0:
+        return None
+    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
+    return _absent(f"sd-scripts does not import: {last}", "install its requirements as pinned")
+
+
+def _modules_problem(python: Path) -> Problem | None:
+    code = (
+        "import sys, importlib.util as u;"
+        "print(' '.join(n for n in sys.argv[1:] if not u.find_spec(n)))"
+    )
+    fix = f"install sd-scripts' requirements there, or name another Python in {PYTHON_VARIABLE}"
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *MODULES],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _absent(f"{python} does not start: {error}", fix)
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines()
+        return _absent(f"{python} does not work: {words[-1] if words else 'no word'}", fix)
+    missing = done.stdout.split()
+    return _absent(f"{python} lacks {', '.join(missing)}", fix) if missing else None
+
+
+def _commit(directory: Path) -> str | None:
+    """The commit that a clone is at, read from git's own files; None outside a clone."""
+    head = _read(directory / ".git" / "HEAD")
+    if head.startswith("ref: "):
+        head = _read(directory / ".git" / head.removeprefix("ref: "))
+    return head if len(head) == 40 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _absent(text: str, fix: str) -> Problem:
+    return Problem(text=text, fix=fix, level="note")
+
+
+SCRIPTS = ("train_network.py", "sdxl_train_network.py")

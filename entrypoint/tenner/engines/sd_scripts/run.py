@@ -1,0 +1,110 @@
+"""One run with sd-scripts, life after life: its commands, its events, its files in their place."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tenner.engines import Command
+from tenner.engines.sd_scripts.engine import Job, command, learning_rates
+from tenner.engines.sd_scripts.files import (
+    adopt_checkpoint,
+    adopt_state,
+    state_problem,
+    state_step,
+)
+from tenner.engines.sd_scripts.log_lines import LogReader, Output
+from tenner.engines.sd_scripts.resume import checkpoint_name
+from tenner.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
+from tenner.run_dir import RunDir
+
+BROKEN_STATE_EXIT = 24
+"""What the command of a life ends with where its state is broken; the trainer itself ends with 1
+for everything."""
+
+
+@dataclass(kw_only=True)
+class SdScriptsRun:
+    """`command` starts a life from a state (None: from the beginning); `read` follows it."""
+
+    job: Job
+    place: RunDir
+    _reader: LogReader | None = None
+    _life_dir: Path | None = None
+    _final: Path | None = None
+    _last_state: StateSaved | None = None
+
+    def command(self, state: Path | None) -> Command:
+        """The program of the life that goes on from `state`.
+
+        Where the state is broken, a program that says so and ends with `BROKEN_STATE_EXIT`.
+        """
+        problem = state_problem(state) if state else None
+        if state and problem:
+            words = f"the state {state.name} is broken: {problem}"
+            code = f"import sys; print(sys.argv[1]); raise SystemExit({BROKEN_STATE_EXIT})"
+            return Command(argv=(sys.executable, "-c", code, words))
+        first_step = state_step(state) if state else 0
+        life = self.job.life(first_step)
+        self._life_dir = self.place.path / "sd-scripts" / f"from-step-{first_step:08d}"
+        self._life_dir.mkdir(parents=True, exist_ok=True)
+        paths = replace(self.job.paths, output_dir=self._life_dir)
+        job = replace(self.job, paths=paths)
+        self._reader = LogReader(self._output(job, first_step))
+        return command(job, life, state=state)
+
+    def read(self, line: str) -> Event | None:
+        """What a line says; files that it shows to be whole are put in their place first."""
+        event = self._reader.read(line) if self._reader else None
+        try:
+            match event:
+                case StateSaved():
+                    return self._keep_state(event)
+                case Checkpoint():
+                    return self._keep_checkpoint(event)
+                case Done():
+                    return replace(event, path=str(self._final or event.path))
+                case Phase(name="sample"):
+                    return replace(event, detail=str(self._samples()))
+                case _:
+                    return event
+        except OSError as error:
+            text = f"{error.filename} could not be kept: {error.strerror}"
+            return Warned(text=text, fix="free disk space; the trainer goes on")
+
+    def _output(self, job: Job, first_step: int) -> Output:
+        accumulation = int(str(job.options.get("gradient_accumulation_steps") or 1))
+        batch = job.options.get("batch_size") or job.options.get("train_batch_size") or 1
+        return Output(
+            life=job.life(first_step),
+            output_dir=str(job.paths.output_dir),
+            output_name=job.paths.output_name,
+            images_per_step=int(str(batch)) * accumulation * job.num_processes,
+            gradient_accumulation_steps=accumulation,
+            learning_rates=learning_rates(job),
+        )
+
+    def _keep_state(self, event: StateSaved) -> StateSaved | None:
+        """The state at the end waits for the final weights: without them it is no way to go on."""
+        if event.step >= self.job.num_steps and self._final is None:
+            self._last_state = event
+            return None
+        states = self.place.state
+        kept = adopt_state(Path(event.path), states, step=event.step, epoch=event.epoch)
+        return replace(event, path=str(kept))
+
+    def _keep_checkpoint(self, event: Checkpoint) -> Checkpoint:
+        name = checkpoint_name(
+            self.job.paths.output_name,
+            step=event.step,
+            life=self.job.life(),
+            by_epoch=bool(self.job.options.get("save_every_n_epochs")),
+        )
+        kept = adopt_checkpoint(Path(event.path), self.place.checkpoints / name)
+        if event.final:
+            self._final = kept
+            if self._last_state:
+                self._keep_state(self._last_state)
+        return replace(event, path=str(kept))
+
+    def _samples(self) -> Path:
+        return (self._life_dir or self.place.path) / "sample"

@@ -1,0 +1,127 @@
+"""A plan's options in sd-scripts' words."""
+
+from pathlib import Path
+
+import pytest
+
+from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
+
+GUIDE = {
+    "resolution": (512, 512),
+    "batch_size": 2,
+    "enable_bucket": True,
+    "min_bucket_reso": 256,
+    "max_bucket_reso": 1024,
+    "max_train_epochs": 10,
+    "learning_rate": 1e-4,
+    "unet_lr": 1e-4,
+    "text_encoder_lr": (5e-5,),
+    "lr_scheduler": "cosine_with_restarts",
+    "lr_warmup_steps": 100,
+    "network_dim": 32,
+    "network_alpha": 16.0,
+    "optimizer_type": "AdamW8bit",
+    "mixed_precision": "fp16",
+    "save_every_n_epochs": 2,
+    "save_model_as": "safetensors",
+    "max_token_length": 75,
+    "attention": "xformers",
+    "destinations": ("file:///out",),
+    "max_cost_usd": 10.0,
+}
+
+
+def test_the_guides_settings_lose_nothing_on_the_way() -> None:
+    words = arguments(translate(GUIDE, family="sd1"))
+    for word in (
+        "--resolution=512,512",
+        "--train_batch_size=2",
+        "--network_module=networks.lora",
+        "--caption_extension=.txt",
+        "--learning_rate=0.0001",
+        "--lr_warmup_steps=100",
+        "--network_alpha=16.0",
+        "--xformers",
+        "--cache_latents",
+    ):
+        assert word in words
+    at = words.index("--text_encoder_lr")
+    assert words[at + 1] == "5e-05"
+    told = " ".join(words)
+    assert "max_token_length" not in told  # 75 is its default, and no choice of its parser
+    assert "max_train_epochs" not in told  # epochs would overrule the life's own steps
+    assert "destinations" not in told
+    assert "sdpa" not in told
+
+
+def test_sdxl_gets_a_vae_in_full_precision_and_its_own_caches() -> None:
+    wanted = {**GUIDE, "network_train_unet_only": True, "clip_skip": 2}
+    words = arguments(translate(wanted, family="sdxl"))
+    assert "--no_half_vae" in words
+    assert "--cache_text_encoder_outputs" in words
+    assert not any("clip_skip" in word for word in words)
+    assert "--no_half_vae" not in arguments(
+        translate({**wanted, "no_half_vae": False}, family="sdxl")
+    )
+
+
+@pytest.mark.parametrize("changing", ["shuffle_caption", "caption_dropout_rate"])
+def test_captions_that_change_are_not_encoded_once(changing: str) -> None:
+    wanted = {**GUIDE, "network_train_unet_only": True, changing: True}
+    if changing == "caption_dropout_rate":
+        wanted[changing] = 0.1
+    assert "--cache_text_encoder_outputs" not in arguments(translate(wanted, family="sdxl"))
+
+
+def test_images_that_change_are_not_encoded_once() -> None:
+    words = arguments(translate({**GUIDE, "random_crop": True}, family="sd1"))
+    assert "--cache_latents" not in words
+    assert "--max_data_loader_n_workers=2" in words
+    assert "--persistent_data_loader_workers" in words
+
+
+def test_cached_latents_need_no_loader_processes() -> None:
+    words = arguments(translate(GUIDE, family="sd1"))
+    assert "--max_data_loader_n_workers=0" in words
+    assert "--persistent_data_loader_workers" not in words
+
+
+def test_sd2_is_said_and_sdxl_options_are_kept_from_the_other_trainer() -> None:
+    wanted = {**GUIDE, "v_parameterization": True, "cache_text_encoder_outputs": True}
+    words = arguments(translate(wanted, family="sd2"))
+    assert "--v2" in words
+    assert "--v_parameterization" in words
+    assert "--cache_text_encoder_outputs" not in words
+
+
+def test_ranks_of_convolutions_go_by_the_networks_own_arguments() -> None:
+    wanted = {**GUIDE, "conv_dim": 8, "conv_alpha": 4.0, "network_args": ("loraplus_lr_ratio=4",)}
+    found = translate(wanted, family="sd1")["network_args"]
+    assert found == ("loraplus_lr_ratio=4", "conv_dim=8", "conv_alpha=4.0")
+
+
+def test_whole_warm_up_steps_are_those_of_the_run_on_several_cards() -> None:
+    two = translate({**GUIDE, "num_processes": 2}, family="sd1")
+    assert two["lr_warmup_steps"] == 200
+    share = translate({**GUIDE, "num_processes": 2, "lr_warmup_steps": 0.1}, family="sd1")
+    assert share["lr_warmup_steps"] == 0.1
+
+
+def test_a_value_that_would_be_taken_for_an_option_is_refused() -> None:
+    with pytest.raises(ValueError, match="taken for an option"):
+        arguments({"network_args": ("--resume=x",)})
+    assert arguments({"caption_prefix": "--x"}) == ("--caption_prefix=--x",)
+
+
+def test_paths_are_said_whole() -> None:
+    paths = Paths(
+        base_model=Path("/models/a b.safetensors"),
+        train_data_dir=Path("/data"),
+        output_dir=Path("/out"),
+        output_name="my lora",
+        logging_dir=Path("/logs"),
+    )
+    words = arguments(paths.options())
+    assert "--pretrained_model_name_or_path=/models/a b.safetensors" in words
+    assert "--output_name=my lora" in words
+    assert not any("reg_data_dir" in word for word in words)

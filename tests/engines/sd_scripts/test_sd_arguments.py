@@ -125,3 +125,15 @@ def test_paths_are_said_whole() -> None:
     assert "--pretrained_model_name_or_path=/models/a b.safetensors" in words
     assert "--output_name=my lora" in words
     assert not any("reg_data_dir" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        {"lr_scheduler": "constant"},
+        {"optimizer_type": "Adafactor"},
+        {"lr_scheduler_type": "CosineAnnealingLR"},
+    ],
+)
+def test_schedules_that_refuse_warm_up_are_given_none(without: dict[str, object]) -> None:
+    assert translate({**GUIDE, **without}, family="sd1")["lr_warmup_steps"] == 0

@@ -64,6 +64,8 @@ def translate(wanted: Mapping[str, object], *, family: Family) -> dict[str, Valu
         del found["max_token_length"]
     found |= _attention(wanted) | _network_args(wanted) | _caches(wanted, family=family)
     found |= _workers(found)
+    if takes_no_warmup(found):
+        found["lr_warmup_steps"] = 0
     found |= _warmup_for_processes(found, int(str(wanted.get("num_processes") or 1)))
     if family == "sd2":
         found["v2"] = True
@@ -106,6 +108,19 @@ def _many(name: str, values: Sequence[Value]) -> list[str]:
 
 def _text(value: Value) -> str:
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def takes_no_warmup(values: Mapping[str, object]) -> bool:
+    """Whether sd-scripts stops with an error when this schedule is given warm-up steps."""
+    optimizer = str(values.get("optimizer_type") or "").lower()
+    if optimizer.endswith("schedulefree"):
+        return False  # its scheduler is a dummy that looks at nothing
+    given = values.get("optimizer_args")
+    words: Sequence[object] = list(given) if isinstance(given, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
+    if optimizer == "adafactor" and "relative_step=False" not in words:
+        return True  # brings a scheduler of its own
+    name = str(values.get("lr_scheduler") or "constant")
+    return bool(values.get("lr_scheduler_type")) or name in ("constant", "piecewise_constant")
 
 
 def _is_passed_on(key: str) -> bool:

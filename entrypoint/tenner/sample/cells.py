@@ -1,0 +1,193 @@
+"""Which pictures show whether a LoRA is any good.
+
+The guide asks for strengths from 0.5 to 1.0 over at least five seeds, the trigger at other places
+of the prompt, and the concept in and out of the negative prompt. Strength 0 (the base alone) and
+the prompt without its trigger stand beside them, since a LoRA is judged by what it changes and by
+what it leaves alone.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tenner.sample.job import Cell
+
+GUIDE_STRENGTHS = (0.5, 0.7, 0.8, 1.0)
+GUIDE_SEEDS = (1, 2, 3, 4, 5)
+FULL = 1.0
+USUAL = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt as the trigger is meant to be used in it, and the same without the trigger.
+
+    `plain` is what the prompt says when the concept is not asked for; it is made by taking the
+    trigger out where the user did not say it.
+    """
+
+    text: str
+    plain: str
+    negative: str = ""
+
+    @classmethod
+    def of(
+        cls, text: str, trigger: str, *, plain: str | None = None, negative: str = ""
+    ) -> "Prompt":
+        """`text` with the trigger in it: put first where the user left it out."""
+        full = text if contains(text, trigger) else join_words((trigger, text))
+        return cls(
+            text=full,
+            plain=without_trigger(full, trigger) if plain is None else plain,
+            negative=negative,
+        )
+
+
+def guide_cells(
+    prompts: Sequence[str | Prompt],
+    trigger: str,
+    strengths: Sequence[float] = GUIDE_STRENGTHS,
+    seeds: Sequence[int] = GUIDE_SEEDS,
+    *,
+    negative: str = "",
+) -> tuple[Cell, ...]:
+    """The pictures the guide asks for, group after group, in the order they are shown.
+
+    Every prompt gets strength 0 and all `strengths` over all `seeds`; the first prompt gets the
+    three further groups too (without the trigger, trigger elsewhere, concept in the negative
+    prompt). Without a trigger there is only the first kind. No cell stands twice.
+    """
+    full = [
+        each if isinstance(each, Prompt) else Prompt.of(each, trigger, negative=negative)
+        for each in prompts
+    ]
+    cells = [cell for prompt in full for cell in strength_cells(prompt, strengths, seeds)]
+    if full and trigger:
+        cells += plain_cells(full[0], seeds)
+        cells += place_cells(full[0], trigger, seeds)
+        cells += negative_cells(full[0], trigger, seeds)
+    return tuple(cells)
+
+
+def strength_cells(
+    prompt: Prompt, strengths: Sequence[float], seeds: Sequence[int]
+) -> Iterable[Cell]:
+    """Strength columns, seed rows; strength 0 is put first."""
+    for seed in seeds:
+        for strength in (0.0, *(each for each in strengths if each != 0.0)):
+            yield Cell(
+                prompt=prompt.text,
+                negative_prompt=prompt.negative,
+                strength=strength,
+                seed=seed,
+                group=prompt.text,
+                row=seed_label(seed),
+                column=strength_label(strength),
+            )
+
+
+def plain_cells(prompt: Prompt, seeds: Sequence[int]) -> Iterable[Cell]:
+    """The prompt without its trigger, base beside full strength: does the LoRA leak?"""
+    for seed in seeds:
+        for strength in (0.0, USUAL, FULL):
+            yield Cell(
+                prompt=prompt.plain,
+                negative_prompt=prompt.negative,
+                strength=strength,
+                seed=seed,
+                group="without the trigger",
+                row=seed_label(seed),
+                column=strength_label(strength),
+            )
+
+
+def place_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
+    """The trigger first, in the middle and last, at the usual strength."""
+    places = trigger_places(prompt.plain, trigger)
+    for seed in seeds:
+        for place, text in places:
+            yield Cell(
+                prompt=text,
+                negative_prompt=prompt.negative,
+                strength=USUAL,
+                seed=seed,
+                group="trigger at other places",
+                row=seed_label(seed),
+                column=place,
+            )
+
+
+def negative_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
+    """The concept asked for, and asked away, at the usual strength."""
+    away = join_words((trigger, prompt.negative))
+    columns = (
+        ("in the prompt", prompt.text, prompt.negative),
+        ("in neither", prompt.plain, prompt.negative),
+        ("in the negative prompt", prompt.plain, away),
+    )
+    for seed in seeds:
+        for column, text, negative in columns:
+            yield Cell(
+                prompt=text,
+                negative_prompt=negative,
+                strength=USUAL,
+                seed=seed,
+                group="concept in the negative prompt",
+                row=seed_label(seed),
+                column=column,
+            )
+
+
+def strength_label(strength: float) -> str:
+    """`0 (base)`, `0.5`, `1.0`."""
+    return "0 (base)" if strength == 0 else f"{strength:.2f}".rstrip("0").ljust(3, "0")
+
+
+def seed_label(seed: int) -> str:
+    return f"seed {seed}"
+
+
+def trigger_places(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
+    """The prompt with the trigger at its start, between two of its parts, and at its end.
+
+    Parts are what commas divide; a prompt without commas is divided at the word nearest to its
+    middle. An empty prompt has one place only.
+    """
+    parts = [part.strip() for part in plain.split(",") if part.strip()]
+    joiner = ", "
+    if len(parts) == 1 and len(parts[0].split()) > 1:
+        parts, joiner = parts[0].split(), " "
+    if not parts:
+        return (("alone", trigger),)
+    middle = (len(parts) + 1) // 2
+    placed = {
+        "at the start": [trigger, *parts],
+        "in the middle": [*parts[:middle], trigger, *parts[middle:]],
+        "at the end": [*parts, trigger],
+    }
+    if middle == len(parts):
+        del placed["in the middle"]
+    return tuple((place, joiner.join(words)) for place, words in placed.items())
+
+
+def contains(text: str, trigger: str) -> bool:
+    """Whether the trigger stands in `text` as whole words, in any case."""
+    return not trigger or re.search(_whole(trigger), text, re.IGNORECASE) is not None
+
+
+def without_trigger(text: str, trigger: str) -> str:
+    """`text` with the trigger taken out, and the commas and blanks around it mended."""
+    if not trigger:
+        return text
+    bare = re.sub(_whole(trigger), " ", text, flags=re.IGNORECASE)
+    parts = (re.sub(r"\s+", " ", part).strip() for part in bare.split(","))
+    return join_words(parts)
+
+
+def join_words(parts: Iterable[str]) -> str:
+    """`a, b`, passing over empty parts."""
+    return ", ".join(part for part in parts if part)
+
+
+def _whole(trigger: str) -> str:
+    return rf"(?<!\w){re.escape(trigger.strip())}(?!\w)"

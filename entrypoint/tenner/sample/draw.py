@@ -1,0 +1,233 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+"""`python -m tenner.sample.draw JOB.json`: draws the pictures of a job, one event a line.
+
+The LoRA is loaded once and its strength turned; each picture has a generator of its own on the
+CPU, so that a seed means the same noise at every strength, in every batch and on every card.
+A picture that is there already with the same `parameters` text is kept, so a job that was cut
+short goes on. Ends with exit 0 and a `done` event naming `samples.json`, or with exit 1 and
+`failed`.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tenner.events import Done, Event, Failed, Phase, Warned
+from tenner.run_dir import write_atomically
+from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
+from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
+from tenner.sample.png_text import LoraTag, parameters
+
+SECONDS_BETWEEN_EVENTS = 1.0
+
+
+def emit(event: Event) -> None:
+    print(event.to_json(), flush=True)
+
+
+class Progress:
+    """Says how many pictures are done, at most once a second between pictures."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done, self._last = name, total, 0, 0.0
+
+    def say(self, detail: str = "") -> None:
+        self._last = time.monotonic()
+        emit(Phase(name=self.name, detail=detail, done=self.done, total=self.total))
+
+    def step(self, detail: str) -> None:
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_EVENTS:
+            self.say(detail)
+
+    def finished(self, count: int, detail: str) -> None:
+        self.done += count
+        self.say(detail)
+
+
+def draw(job: SampleJob) -> Path:
+    """Draw what is missing of the job's cells and write `samples.json`; its path is returned.
+
+    Raises LoadError, and torch's out-of-memory error where even one picture does not fit.
+    """
+    out_dir = Path(job.out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    tag = lora_tag(Path(job.lora)) if job.lora else None
+    progress = Progress(job.phase, len(unique_pictures(job.cells)))
+    progress.say("loading the model")
+    pipe = load_pipeline(job)
+    if job.lora and (complaint := load_lora(pipe, Path(job.lora))):
+        emit(Warned(text=complaint, fix="the samples show only what diffusers could load"))
+    artist = Artist(pipe=pipe, job=job, tag=tag, progress=progress)
+    artist.draw_all()
+    listing = Samples(
+        samples=tuple(
+            Sample(cell=cell, file=file_name(cell, job), width=job.width, height=job.height)
+            for cell in job.cells
+        ),
+        lora=Path(job.lora).name if job.lora else None,
+        settings={
+            "sampler": type(pipe.scheduler).__name__,
+            "steps": job.steps,
+            "guidance_scale": job.guidance_scale,
+        },
+    )
+    write_atomically(out_dir / SAMPLES_FILE, listing.to_json())
+    return out_dir / SAMPLES_FILE
+
+
+Picture = tuple[float, str, str, int]  # strength, prompt, negative prompt, seed
+
+
+def unique_pictures(cells: Sequence[Cell]) -> dict[Picture, Cell]:
+    """The cells without those that show a picture another cell shows too, by strength."""
+    found: dict[Picture, Cell] = {}
+    for cell in sorted(cells, key=lambda each: each.strength):
+        found.setdefault((cell.strength, cell.prompt, cell.negative_prompt, cell.seed), cell)
+    return found
+
+
+def file_name(cell: Cell, job: SampleJob) -> str:
+    """A name that tells the cell: its place in the job's unique pictures, strength and seed."""
+    order = {key: place for place, key in enumerate(unique_pictures(job.cells), start=1)}
+    place = order[cell.strength, cell.prompt, cell.negative_prompt, cell.seed]
+    return f"{place:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
+
+
+class Artist:
+    """A loaded pipeline that draws cells in batches of one strength."""
+
+    def __init__(
+        self, *, pipe: Any, job: SampleJob, tag: LoraTag | None, progress: Progress
+    ) -> None:
+        self.pipe, self.job, self.tag, self.progress = pipe, job, tag, progress
+        self.batch_size = max(1, job.batch_size)
+        self.files = {cell: file_name(cell, job) for cell in job.cells}
+
+    def draw_all(self) -> None:
+        missing: list[Cell] = []
+        for cell in unique_pictures(self.job.cells).values():
+            if self.is_drawn(cell):
+                self.progress.done += 1
+            else:
+                missing.append(cell)
+        for strength, cells in groupby(missing, key=lambda cell: cell.strength):
+            if self.tag:
+                set_strength(self.pipe, strength)
+            self.draw_strength(list(cells))
+
+    def draw_strength(self, cells: list[Cell]) -> None:
+        """Draw cells of one strength; a batch that does not fit in memory is halved for good."""
+        while cells:
+            batch, rest = cells[: self.batch_size], cells[self.batch_size :]
+            try:
+                images = self.images(batch)
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.batch_size = len(batch) // 2
+                torch.cuda.empty_cache()
+                continue
+            for cell, image in zip(batch, images, strict=True):
+                self.save(cell, image)
+            self.progress.finished(len(batch), f"strength {batch[0].strength:g}")
+            cells = rest
+
+    def images(self, cells: list[Cell]) -> list[Image.Image]:
+        job = self.job
+
+        def tell(_pipe: Any, step: int, _time: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            self.progress.step(f"strength {cells[0].strength:g}, step {step + 1} of {job.steps}")
+            return kept
+
+        known: dict[str, Any] = {}
+        if job.clip_skip and job.clip_skip > 1 and job.family != "sdxl":
+            known["clip_skip"] = job.clip_skip - 1  # sd-scripts counts from 1, diffusers from 0
+        found = self.pipe(
+            prompt=[cell.prompt for cell in cells],
+            negative_prompt=[cell.negative_prompt for cell in cells],
+            width=job.width,
+            height=job.height,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance_scale,
+            guidance_rescale=job.guidance_rescale,
+            generator=[torch.Generator("cpu").manual_seed(cell.seed) for cell in cells],
+            callback_on_step_end=tell,
+            **known,
+        )
+        return found.images
+
+    def save(self, cell: Cell, image: Image.Image) -> None:
+        """Write the picture with its `parameters`, whole or not at all."""
+        if all(low == high for low, high in bands(image)):
+            emit(
+                Warned(
+                    text=f"the picture at strength {cell.strength:g}, seed {cell.seed} is one "
+                    "flat colour",
+                    fix="draw the samples in float32 or bfloat16: float16 may have overflowed",
+                )
+            )
+        words = PngInfo()
+        words.add_text("parameters", self.words(cell))
+        path = Path(self.job.out_dir) / self.files[cell]
+        part = path.with_suffix(".part")
+        image.save(part, "PNG", pnginfo=words)
+        part.replace(path)
+
+    def is_drawn(self, cell: Cell) -> bool:
+        try:
+            with Image.open(Path(self.job.out_dir) / self.files[cell]) as image:
+                image.load()
+                return image.info.get("parameters") == self.words(cell)
+        except OSError:
+            return False
+
+    def words(self, cell: Cell) -> str:
+        sampler = type(self.pipe.scheduler).__name__
+        return parameters(cell, self.job, sampler=sampler, lora=self.tag)
+
+
+def bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """Lowest and highest value of each colour band."""
+    for band in image.split():
+        low, high = band.getextrema()
+        yield int(low), int(high)  # pyright: ignore[reportArgumentType]
+
+
+def main(argv: Sequence[str]) -> int:
+    if len(argv) != 1:
+        print("usage: python -m tenner.sample.draw JOB.json", file=sys.stderr)
+        return 2
+    try:
+        job = SampleJob.from_json(Path(argv[0]).read_text(encoding="utf-8"))
+        if job.num_threads:
+            torch.set_num_threads(job.num_threads)
+        path = draw(job)
+    except LoadError as error:
+        emit(Failed(kind="base_model", text=str(error)))
+        return 1
+    except torch.cuda.OutOfMemoryError as error:
+        fix = "draw smaller pictures, or draw on the CPU"
+        emit(Failed(kind="oom", text=f"one picture does not fit in memory: {error}", fix=fix))
+        return 1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        emit(Failed(kind="other", text=f"the samples could not be drawn: {error}"))
+        return 1
+    emit(Done(path=str(path), step=len(job.cells)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""What the sampling process is told: one JSON file, read by `python -m tenner.sample.draw`.
+
+Only the standard library is used: the file is written by tenner and read in the trainer's
+environment, which holds nothing else of tenner's dependencies.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture of a grid. `strength` 0 is the base model itself, without the LoRA.
+
+    `group`, `row` and `column` are the words under which the grid shows it.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    strength: float = 1.0
+    seed: int = 0
+    group: str = ""
+    row: str = ""
+    column: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob:
+    """Everything the sampling process needs.
+
+    `base` is a folder in diffusers layout or a single `.safetensors`; for the latter
+    `tokenizers` is the folder that holds the CLIP tokenizers. `lora` may be missing when the
+    base alone is drawn. `sampler` is one of sd-scripts' `sample_sampler` names; None takes the
+    scheduler of the base. `batch_size` is a wish: it is halved where memory does not suffice.
+    `guidance_rescale` is phi of arXiv 2305.08891, section 3.4; v-prediction bases with zero
+    terminal SNR want about 0.7 at high guidance.
+    """
+
+    base: str
+    family: Family
+    cells: tuple[Cell, ...]
+    out_dir: str
+    lora: str | None = None
+    tokenizers: str | None = None
+    v_parameterization: bool = False
+    zero_terminal_snr: bool = False
+    width: int = 512
+    height: int = 512
+    steps: int = 25
+    guidance_scale: float = 7.0
+    guidance_rescale: float = 0.0
+    sampler: str | None = None
+    clip_skip: int | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    batch_size: int = 4
+    num_threads: int | None = None
+    phase: str = "sampling"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SampleJob":
+        """Raises ValueError, TypeError or KeyError on anything that is not a job."""
+        found: dict[str, Any] = json.loads(text)
+        found["cells"] = tuple(Cell(**cell) for cell in found["cells"])
+        return cls(**found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A picture that was drawn: its cell and its file, relative to the folder of `samples.json`."""
+
+    cell: Cell
+    file: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What `samples.json` holds: the pictures of one job, in the order of its cells."""
+
+    samples: tuple[Sample, ...]
+    lora: str | None = None
+    step: int | None = None
+    epoch: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Samples":
+        found: dict[str, Any] = json.loads(text)
+        known = {each.name for each in fields(cls)}
+        samples = tuple(
+            Sample(**{**sample, "cell": Cell(**sample["cell"])}) for sample in found.pop("samples")
+        )
+        return cls(samples=samples, **{key: value for key, value in found.items() if key in known})
+
+    @classmethod
+    def read(cls, path: Path) -> "Samples":
+        """Read `samples.json`. Raises OSError, or ValueError where it is not one."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} does not list samples: {error}") from error
+
+
+SAMPLES_FILE = "samples.json"

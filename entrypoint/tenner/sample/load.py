@@ -1,0 +1,168 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownParameterType=false
+"""A base model and a LoRA as a diffusers pipeline, with nothing fetched from anywhere.
+
+The LoRA goes through diffusers' own `load_lora_weights`: what is drawn here is at the same time
+the proof that other programs can load the file.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import safe_open
+
+from tenner.sample.job import SampleJob
+from tenner.sample.png_text import LoraTag
+
+ADAPTER = "tenner"
+
+# sd-scripts' `sample_sampler` -> diffusers' scheduler and what to set in its configuration
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "k_lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "k_euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "k_euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "k_dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "k_dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
+}
+
+# Folder names of the CLIP tokenizers, as sd-scripts' `--tokenizer_cache_dir` names them
+CLIP_L = "openai_clip-vit-large-patch14"
+CLIP_G = "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"
+
+
+class LoadError(Exception):
+    """The base or the LoRA cannot be loaded; the text says which and why."""
+
+
+def load_pipeline(job: SampleJob) -> Any:
+    """The pipeline of the job's base, on its device, in its dtype, silent.
+
+    Raises LoadError.
+    """
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    kind = "StableDiffusionXLPipeline" if job.family == "sdxl" else "StableDiffusionPipeline"
+    try:
+        pipe = _from_pretrained(getattr(diffusers, kind), job, dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise LoadError(
+            f"the base model {Path(job.base).name} cannot be loaded: {error}"
+        ) from error
+    pipe.scheduler = scheduler_for(pipe.scheduler, job)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.enable_slicing()
+    return pipe.to(job.device)
+
+
+def _from_pretrained(kind: Any, job: SampleJob, dtype: torch.dtype) -> Any:
+    known: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    if job.family != "sdxl":
+        known |= {"safety_checker": None, "requires_safety_checker": False}
+    if Path(job.base).is_dir():
+        return kind.from_pretrained(job.base, **known)
+    raise ValueError("single files are not read yet")
+
+
+def scheduler_for(found: Any, job: SampleJob) -> Any:
+    """The scheduler the job asks for, with the noise schedule and prediction type of the base.
+
+    Zero terminal SNR needs the last timestep, so spacing becomes `trailing` (arXiv 2305.08891).
+    """
+    name, changes = SCHEDULERS[job.sampler] if job.sampler else (type(found).__name__, {})
+    wanted = dict(changes)
+    if job.v_parameterization:
+        wanted["prediction_type"] = "v_prediction"
+    if job.zero_terminal_snr or found.config.get("rescale_betas_zero_snr"):
+        wanted |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return getattr(diffusers, name).from_config(found.config, **wanted)
+
+
+class _Kept(logging.Handler):
+    """Remembers what a library warned about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def load_lora(pipe: Any, path: Path) -> str | None:
+    """Load the LoRA as anyone with diffusers would; return a complaint, or None where all fits.
+
+    Raises LoadError where diffusers refuses the file. A complaint means that it took only a part:
+    the number of modules in the file and in the pipeline differ.
+    """
+    kept = _Kept()
+    loggers = [logging.getLogger(name) for name in ("diffusers", "peft")]
+    for each in loggers:
+        each.addHandler(kept)
+    try:
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise LoadError(f"diffusers cannot load {path.name}: {error}") from error
+    finally:
+        for each in loggers:
+            each.removeHandler(kept)
+    in_file, loaded = count_modules(path), count_loaded(pipe)
+    if in_file == loaded:
+        return None
+    words = f"diffusers loaded {loaded} of the {in_file} LoRA modules in {path.name}"
+    return "; ".join([words, *kept.texts])
+
+
+def count_modules(path: Path) -> int:
+    """How many modules the LoRA file changes."""
+    with safe_open(str(path), framework="pt") as file:
+        return sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in file.keys())
+
+
+def count_loaded(pipe: Any) -> int:
+    """How many modules of the pipeline carry the LoRA."""
+    parts = (getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2"))
+    return sum(
+        1
+        for part in parts
+        if part is not None
+        for module in part.modules()
+        if ADAPTER in getattr(module, "lora_A", {})
+    )
+
+
+def set_strength(pipe: Any, strength: float) -> None:
+    """Make the LoRA count `strength` times; 0 switches it off, so that the base itself draws."""
+    if strength == 0:
+        pipe.disable_lora()
+    else:
+        pipe.enable_lora()
+        pipe.set_adapters([ADAPTER], adapter_weights=[strength])
+
+
+def lora_tag(path: Path) -> LoraTag:
+    """Name and short hash of a LoRA file: the hash of all that follows the safetensors header.
+
+    A1111 and Civitai know a LoRA by the first 12 digits of this hash, since it stays the same
+    when only the metadata change.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return LoraTag(name=path.stem, short_hash=digest.hexdigest()[:12])

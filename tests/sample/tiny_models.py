@@ -1,0 +1,175 @@
+"""Tiny random Stable Diffusion models and LoRAs with real structure, made in seconds."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+WIDTH = 32
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """A byte-level CLIP tokenizer: every letter is a token of its own."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(rest))]
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    vocabulary = {word: place for place, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    settings: dict[str, Any] = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def text_config(hidden: int, projection: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=projection,
+        bos_token_id=376,
+        eos_token_id=377,
+        pad_token_id=377,
+    )
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=WIDTH,
+    )
+
+
+def unet(cross: int, **more: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=WIDTH // 2,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=cross,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        **more,
+    )
+
+
+def make_sd1(folder: Path) -> Path:
+    """v-prediction with zero terminal SNR, as small bases want it."""
+    torch.manual_seed(0)
+    words = folder.with_name(f"{folder.name}-tokenizer")
+    StableDiffusionPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(32, 32)),
+        tokenizer=tokenizer(words),
+        unet=unet(32),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    shutil.copytree(words, folder / "tokenizer", dirs_exist_ok=True)
+    return folder
+
+
+def make_sdxl(folder: Path) -> Path:
+    torch.manual_seed(0)
+    files = folder.with_name(f"{folder.name}-tokenizer")
+    words = tokenizer(files)
+    StableDiffusionXLPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(32, 32)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(32, 24)),
+        tokenizer=words,
+        tokenizer_2=words,
+        unet=unet(
+            64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+            use_linear_projection=True,
+        ),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+    ).save_pretrained(folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        # transformers 5 no longer writes the files that older ones read
+        shutil.copytree(files, folder / name, dirs_exist_ok=True)
+    return folder
+
+
+def make_lora(base: Path, path: Path, *, dim: int = 4, size: float = 0.3) -> int:
+    """A random LoRA under kohya's names: all that `networks.lora` changes in SD 1.x.
+
+    Its alpha is half its dim. Returns how many modules it changes.
+    """
+    torch.manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    for key, (rows, columns, conv) in lora_modules(base).items():
+        tail = (1, 1) if conv else ()
+        tensors[f"{key}.lora_down.weight"] = torch.randn(dim, columns, *tail) * size
+        tensors[f"{key}.lora_up.weight"] = torch.randn(rows, dim, *tail) * size
+        tensors[f"{key}.alpha"] = torch.tensor(dim / 2)
+    save_file(tensors, path)
+    return len(tensors) // 3
+
+
+def lora_modules(base: Path) -> dict[str, tuple[int, int, bool]]:
+    """kohya's names -> (out, in, whether it is a 1x1 convolution)."""
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
+    encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder")
+    found: dict[str, tuple[int, int, bool]] = {}
+    for name, module in unet.named_modules():
+        inside = ".attentions." in name
+        if inside and isinstance(module, torch.nn.Linear):
+            found[f"lora_unet_{name}"] = (module.out_features, module.in_features, False)
+        if inside and isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
+            found[f"lora_unet_{name}"] = (module.out_channels, module.in_channels, True)
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.Linear) and "encoder.layers" in name:
+            name = name.removeprefix("text_model.")  # older transformers have this level
+            key = f"lora_te_text_model.{name}"
+            found[key] = (module.out_features, module.in_features, False)
+    return {name.replace(".", "_"): shape for name, shape in found.items()}

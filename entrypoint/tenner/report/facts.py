@@ -1,0 +1,205 @@
+"""What the page is told: plain values, gathered by the pipeline. Nothing here reads a file.
+
+Texts from captions, prompts and file names are taken as they are; the page escapes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tenner.sample.job import Samples
+
+State = Literal["training", "trained", "delivered", "not_delivered", "stopped", "budget", "failed"]
+Language = Literal["auto", "en", "ar"]
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingFact:
+    """A setting and the door it came through (default, preset, a file, env, a flag)."""
+
+    name: str
+    value: str
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceFact:
+    """Something tenner decided, and why."""
+
+    name: str
+    value: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCurve:
+    """The loss of every step seen; `steps` rise. NaN stands where the loss was not finite.
+
+    `learning_rates` holds a series for each part that is trained, as long as `steps`, or nothing.
+    `epoch_ends` are the steps after which an epoch was over.
+    """
+
+    steps: Sequence[int] = ()
+    losses: Sequence[float] = ()
+    learning_rates: Mapping[str, Sequence[float]] = field(
+        default_factory=dict[str, Sequence[float]]
+    )
+    epoch_ends: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.steps), len(self.losses), *map(len, self.learning_rates.values())}
+        if len(lengths) > 1:
+            raise ValueError("steps, losses and learning rates differ in length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleImage:
+    """One drawn picture: where it lies and what it was drawn from."""
+
+    path: Path
+    group: str = ""
+    row: str = ""
+    column: str = ""
+    prompt: str = ""
+    negative_prompt: str = ""
+    strength: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSet:
+    """The pictures drawn at one time: of an epoch, or of the finished LoRA (`final`)."""
+
+    images: tuple[SampleImage, ...]
+    epoch: int | None = None
+    step: int | None = None
+    final: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        samples: Samples,
+        folder: Path,
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        final: bool = True,
+    ) -> "SampleSet":
+        """The pictures that `samples.json` in `folder` lists."""
+        images = tuple(
+            SampleImage(
+                path=folder / each.file,
+                group=each.cell.group,
+                row=each.cell.row,
+                column=each.cell.column,
+                prompt=each.cell.prompt,
+                negative_prompt=each.cell.negative_prompt,
+                strength=each.cell.strength,
+                seed=each.cell.seed,
+            )
+            for each in samples.samples
+        )
+        return cls(images=images, epoch=epoch, step=step, final=final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetImage:
+    path: Path
+    name: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What was trained on. `images` may hold fewer than `num_images`: the page says so."""
+
+    num_images: int
+    num_captions: int
+    images: tuple[DatasetImage, ...] = ()
+    facts: tuple[Pair, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    text: str
+    fix: str = ""
+    level: Level = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFact:
+    """A file of the run. `where` is the destination it was verified at, if any."""
+
+    name: str
+    size_bytes: int
+    sha256: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingFact:
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostFacts:
+    """Dollars. `price_source` says who named the price."""
+
+    spent_usd: float | None = None
+    expected_usd: float | None = None
+    price_per_hour: float | None = None
+    max_cost_usd: float | None = None
+    price_source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptFact:
+    """A distance of drawn pictures to held-out pictures of the concept; smaller is nearer."""
+
+    name: str
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """Everything on the page. What is empty or None is left out."""
+
+    name: str
+    state: State
+    state_detail: str = ""
+    language: Language = "auto"
+    written_at: str = ""
+    version: str = ""
+    trigger: str = ""
+    family: Literal["sd1", "sd2", "sdxl"] = "sd1"
+    base_name: str = ""
+    base_licence: str = ""
+    engine: str = ""
+    lora_file: str = ""
+    step: int = 0
+    num_steps: int = 0
+    epoch: int = 0
+    num_epochs: int = 0
+    eta_seconds: float | None = None
+    images_per_second: float | None = None
+    curve: LossCurve = field(default_factory=LossCurve)
+    sample_sets: tuple[SampleSet, ...] = ()
+    concept: tuple[ConceptFact, ...] = ()
+    concept_definition: str = ""
+    dataset: DatasetFacts | None = None
+    settings: tuple[SettingFact, ...] = ()
+    choices: tuple[ChoiceFact, ...] = ()
+    machine: tuple[Pair, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    files: tuple[FileFact, ...] = ()
+    timings: tuple[TimingFact, ...] = ()
+    cost: CostFacts | None = None

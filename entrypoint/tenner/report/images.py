@@ -1,0 +1,75 @@
+"""Makes pictures small enough to live inside the page.
+
+Pictures of up to `PIXEL_ART` pixels stay PNG and are enlarged by the browser with hard edges;
+larger ones become WebP. All pictures of a page share `BUDGET_BYTES`: where they do not fit, all
+are made smaller together, so that they stay comparable.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+BUDGET_BYTES = 1_900_000  # before base64, which adds a third: the page stays under 3 MB
+PIXEL_ART = 96
+MAX_PIXELS = 16_384 * 16_384
+# (longest side, WebP quality), best first
+SIZES = ((448, 82), (384, 80), (320, 76), (256, 72), (192, 66), (128, 60), (96, 50))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inlined:
+    """A picture as a data URI, with the size it is stored at."""
+
+    uri: str
+    width: int
+    height: int
+    hard_pixels: bool
+
+
+def inline_all(paths: Sequence[Path], *, budget_bytes: int = BUDGET_BYTES) -> dict[Path, Inlined]:
+    """Every readable picture of `paths`, once; unreadable ones are left out."""
+    opened = {path: image for path in dict.fromkeys(paths) if (image := _open(path))}
+    counts = {path: paths.count(path) for path in opened}
+    found: dict[Path, tuple[bytes, str, Image.Image]] = {}
+    for side, quality in SIZES:
+        found = {path: _encode(image, side, quality) for path, image in opened.items()}
+        if sum(len(data) * counts[path] for path, (data, _, _) in found.items()) <= budget_bytes:
+            break
+    return {
+        path: Inlined(
+            uri=f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
+            width=image.width,
+            height=image.height,
+            hard_pixels=max(image.size) <= PIXEL_ART,
+        )
+        for path, (data, kind, image) in found.items()
+    }
+
+
+def _open(path: Path) -> Image.Image | None:
+    """The picture upright, in RGB, no larger than the page can use; None where it is none."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.draft("RGB", (SIZES[0][0], SIZES[0][0]))
+            upright = ImageOps.exif_transpose(image)
+            upright.thumbnail((2 * SIZES[0][0], 2 * SIZES[0][0]), Image.Resampling.LANCZOS)
+            return upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _encode(image: Image.Image, side: int, quality: int) -> tuple[bytes, str, Image.Image]:
+    out = io.BytesIO()
+    if max(image.size) <= PIXEL_ART:
+        image.save(out, "PNG", optimize=True)
+        return out.getvalue(), "image/png", image
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.save(out, "WEBP", quality=quality, method=4)
+    return out.getvalue(), "image/webp", small

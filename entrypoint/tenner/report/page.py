@@ -1,0 +1,194 @@
+"""Writes the one page of a run: everything inside it, nothing fetched, nothing run but our own.
+
+Both languages are in the page; which one shows is the setting's or the browser's choice. The
+content security policy names the page's own style and script by their hashes, so a script that
+came in through a caption would not run even if it were not escaped.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from tenner.report.curve import CurveReading, read_curve
+from tenner.report.facts import ReportFacts, SampleImage, SampleSet
+from tenner.report.images import inline_all
+from tenner.report.plot import plot_curve
+from tenner.run_dir import write_atomically
+
+LANGUAGES = ("en", "ar")
+MAX_DATASET_IMAGES = 60
+
+
+def write_report(facts: ReportFacts, path: Path) -> Path:
+    """Write the page at `path`, whole or not at all. Raises OSError."""
+    write_atomically(path, render_report(facts))
+    return path
+
+
+def render_report(facts: ReportFacts) -> str:
+    """The page as HTML. Pictures that cannot be read are shown as such."""
+    style, script = _own("page.css"), _own("page.js")
+    reading = read_curve(facts.curve.steps, facts.curve.losses)
+    return _template().render(
+        facts=facts,
+        language="en" if facts.language == "auto" else facts.language,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        plot=plot_curve(facts.curve),
+        reading=reading,
+        groups=[_laid_out(each) for each in facts.sample_sets],
+        pictures=inline_all(_pictures(facts)),
+        dataset_images=facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
+        next_steps=next_steps(facts, reading),
+        advice=ADVICE.get(reading.reading, ()),
+    )
+
+
+# what the guide says to do about each shape of curve, in the words of words.json
+ADVICE: Mapping[str, tuple[str, ...]] = {
+    "settled": ("advice_epochs",),
+    "falling": ("advice_longer",),
+    "fell": ("advice_epochs",),
+    "flat": ("advice_rate", "advice_captions"),
+    "rising": ("advice_earlier", "advice_dim", "advice_variety"),
+    "nan": ("advice_nan",),
+    "noisy": ("advice_look",),
+}
+
+
+def next_steps(facts: ReportFacts, reading: CurveReading) -> tuple[str, ...]:
+    """Keys of what to do now, the most pressing first."""
+    steps: list[str] = []
+    if facts.state == "not_delivered":
+        steps.append("next_deliver")
+    if facts.state in {"stopped", "budget", "failed"}:
+        steps.append("next_resume")
+    if facts.sample_sets:
+        steps += ["next_strength", "next_compare"]
+    steps += [each for each in ADVICE.get(reading.reading, ()) if each != "advice_epochs"]
+    steps.append("next_rights")
+    return tuple(dict.fromkeys(steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """A group of pictures as a table: seeds down, strengths across."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[SampleImage | None, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Laid:
+    drawn: SampleSet
+    tables: tuple[_Table, ...]
+
+
+def _laid_out(drawn: SampleSet) -> _Laid:
+    names = dict.fromkeys(image.group for image in drawn.images)
+    return _Laid(drawn=drawn, tables=tuple(_table(name, drawn) for name in names))
+
+
+def _table(name: str, drawn: SampleSet) -> _Table:
+    own = [image for image in drawn.images if image.group == name]
+    at = {(image.row, image.column): image for image in own}
+    columns = tuple(dict.fromkeys(image.column for image in own))
+    rows = dict.fromkeys(image.row for image in own)
+    return _Table(
+        name=name,
+        columns=columns,
+        rows=tuple((row, tuple(at.get((row, column)) for column in columns)) for row in rows),
+    )
+
+
+def _pictures(facts: ReportFacts) -> list[Path]:
+    drawn = [image.path for each in facts.sample_sets for image in each.images]
+    shown = facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else ()
+    return [*drawn, *(image.path for image in shown)]
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src {_hash_source(style)}; script-src {_hash_source(script)}"
+    )
+
+
+def _hash_source(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
+
+
+def words(key: str, **values: object) -> Markup:
+    """A text in both languages, one of which the page shows. Values are escaped."""
+    told = _words()[key]
+    spans = (
+        Markup('<span class="t" lang="{}">{}</span>').format(
+            language, Markup(told[language]).format(**values)
+        )
+        for language in LANGUAGES
+    )
+    return Markup("").join(spans)
+
+
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    return json.loads(_own("words.json"))
+
+
+def known_word(key: str) -> bool:
+    return key in _words()
+
+
+def _own(name: str) -> str:
+    return files("tenner.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FunctionLoader(_own),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "size": size_words,
+        "duration": duration_words,
+        "usd": lambda value: f"${value:,.2f}",
+        "literal": lambda text: json.dumps(text, ensure_ascii=False),
+        "number": lambda value: f"{value:,}",
+    }
+    environment.globals |= {"t": words, "known_word": known_word}
+    return environment.get_template("page.html")
+
+
+def size_words(num_bytes: int) -> str:
+    """`812 B`, `9.5 MB`: decimal units, as shops and file managers say them."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def duration_words(seconds: float) -> str:
+    """`12 s`, `3 min 20 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,45 @@
+"""What text a picture is shown with this time: shuffled, thinned, dropped, or as written."""
+
+from tenner.engines.diffusers.draws import python_draw
+from tenner.engines.diffusers.job import TrainJob
+
+
+def captions_vary(job: TrainJob) -> bool:
+    """Whether a caption can differ from one showing to the next (dropping it whole aside)."""
+    return job.shuffle_caption or job.caption_tag_dropout_rate > 0
+
+
+def draw_caption(job: TrainJob, caption: str, *, epoch: int, position: int) -> str:
+    """The text for one showing; `epoch` counts from 0, `position` names the showing in the run.
+
+    As in sd-scripts only the first line counts, `keep_tokens` tags at the start stay in place,
+    and a caption is dropped whole either by chance or in every n-th epoch.
+    """
+    draw = python_draw(job.seed, "caption", position)
+    dropped = draw.random() < job.caption_dropout_rate
+    every = job.caption_dropout_every_n_epochs
+    if dropped or (every > 0 and (epoch + 1) % every == 0):
+        return ""
+    line = caption.split("\n", 1)[0]
+    if not captions_vary(job):
+        return line
+    before, tags, after = _parts(job, line)
+    if job.shuffle_caption:
+        draw.shuffle(tags)
+    kept = [tag for tag in tags if draw.random() >= job.caption_tag_dropout_rate]
+    return ", ".join([*before, *kept, *after])
+
+
+def _parts(job: TrainJob, line: str) -> tuple[list[str], list[str], list[str]]:
+    """Tags that stay at the start, tags that may move or go, tags that stay at the end."""
+    separator = job.keep_tokens_separator
+    if separator and separator in line:
+        first, rest = line.split(separator, 1)
+        middle, _, last = rest.partition(separator)
+        return _tags(job, first), _tags(job, middle), _tags(job, last)
+    tags = [tag.strip() for tag in line.strip().split(job.caption_separator)]
+    return tags[: job.keep_tokens], tags[job.keep_tokens :], []
+
+
+def _tags(job: TrainJob, text: str) -> list[str]:
+    return [tag.strip() for tag in text.split(job.caption_separator) if tag.strip()]

@@ -1,0 +1,166 @@
+"""Which size an image is trained at: kohya's aspect-ratio buckets, as a function of numbers.
+
+An image is resized so that it covers its bucket, then cropped to it around the centre. The same
+sizes come out as in sd-scripts (`library/model_util.make_bucket_resolutions` and
+`library/train_util.BucketManager`), whichever engine trains. All sizes are (width, height) in
+pixels.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketPlace:
+    """Where one image goes: resize to `resized`, then cut `bucket` out of it at `crop`.
+
+    `crop` is (left, top) of the centred cut. `bucket` never exceeds `resized`.
+    """
+
+    bucket: Size
+    resized: Size
+    crop: Size
+
+    @property
+    def cropped_share(self) -> float:
+        """The share of the resized picture that the cut throws away, 0 to 1."""
+        kept = self.bucket[0] * self.bucket[1]
+        return 1.0 - kept / (self.resized[0] * self.resized[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """The buckets of one training resolution.
+
+    `sizes` is sorted; with `no_upscale` it is empty, for each image then makes its own bucket.
+    """
+
+    resolution: Size
+    steps: int
+    no_upscale: bool
+    sizes: tuple[Size, ...]
+
+    def assign(self, width: int, height: int) -> BucketPlace:
+        """The place of an image of `width` x `height` pixels, upright.
+
+        Raises ValueError where the image is smaller than one step and may not be enlarged.
+        """
+        bucket, resized = (
+            self._own_size(width, height) if self.no_upscale else self._nearest(width, height)
+        )
+        if min(bucket) < 1:
+            raise ValueError(
+                f"{width}x{height} is smaller than one bucket step of {self.steps} pixels"
+            )
+        crop = ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
+        return BucketPlace(bucket=bucket, resized=resized, crop=crop)
+
+    def _nearest(self, width: int, height: int) -> tuple[Size, Size]:
+        """The bucket of the nearest aspect ratio, and the size that covers it."""
+        aspect = width / height
+        bucket = (width, height)
+        if bucket not in self.sizes:
+            bucket = min(self.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
+        wider = aspect > bucket[0] / bucket[1]
+        scale = bucket[1] / height if wider else bucket[0] / width
+        return bucket, (int(width * scale + 0.5), int(height * scale + 0.5))
+
+    def _own_size(self, width: int, height: int) -> tuple[Size, Size]:
+        """The image's own size, shrunk to the area where it is larger, cut to whole steps."""
+        resized = (width, height)
+        if width * height > self.resolution[0] * self.resolution[1]:
+            resized = self._shrunk(width / height)
+        return (self._floor(resized[0]), self._floor(resized[1])), resized
+
+    def _shrunk(self, aspect: float) -> Size:
+        """The size of the training area at `aspect`, with the side in whole steps that keeps
+        the aspect ratio better."""
+        width = math.sqrt(self.resolution[0] * self.resolution[1] * aspect)
+        height = self.resolution[0] * self.resolution[1] / width
+        stepped_width = self._round(width)
+        stepped_height = self._round(height)
+        height_of_it = self._round(stepped_width / aspect)
+        if min(stepped_width, stepped_height, height_of_it) < 1:
+            raise ValueError(f"no bucket is as narrow as an aspect ratio of {aspect:.3g}")
+        by_width = stepped_width / height_of_it
+        by_height = self._round(stepped_height * aspect) / stepped_height
+        if abs(by_width - aspect) < abs(by_height - aspect):
+            return stepped_width, int(stepped_width / aspect + 0.5)
+        return int(stepped_height * aspect + 0.5), stepped_height
+
+    def _floor(self, side: int) -> int:
+        return side - side % self.steps
+
+    def _round(self, side: float) -> int:
+        return self._floor(int(side + 0.5))
+
+
+def make_buckets(
+    *,
+    resolution: Size,
+    enable_bucket: bool,
+    min_bucket_reso: int = 256,
+    max_bucket_reso: int = 1024,
+    bucket_reso_steps: int = 64,
+    bucket_no_upscale: bool = False,
+) -> Buckets:
+    """The buckets for a training resolution; without `enable_bucket` there is one, its own size.
+
+    `min_bucket_reso` is rounded down and `max_bucket_reso` up to whole steps. Raises ValueError,
+    in words for the user, where the three contradict each other.
+    """
+    if not enable_bucket:
+        return Buckets(resolution=resolution, steps=1, no_upscale=False, sizes=(resolution,))
+    if bucket_reso_steps < 1:
+        raise ValueError(f"bucket_reso_steps is {bucket_reso_steps}; it must be 1 or more")
+    smallest = min_bucket_reso - min_bucket_reso % bucket_reso_steps
+    largest = max_bucket_reso + -max_bucket_reso % bucket_reso_steps
+    if min(resolution) < smallest:
+        raise ValueError(f"min_bucket_reso {smallest} is above the resolution {min(resolution)}")
+    if max(resolution) > largest:
+        raise ValueError(f"max_bucket_reso {largest} is below the resolution {max(resolution)}")
+    sizes: tuple[Size, ...] = ()
+    if not bucket_no_upscale:
+        sizes = _sizes(resolution, max(smallest, bucket_reso_steps), largest, bucket_reso_steps)
+        if not sizes:
+            raise ValueError(
+                f"no bucket of {bucket_reso_steps}-pixel steps fits a resolution of "
+                f"{resolution[0]}x{resolution[1]}"
+            )
+    return Buckets(
+        resolution=resolution, steps=bucket_reso_steps, no_upscale=bucket_no_upscale, sizes=sizes
+    )
+
+
+def _sizes(resolution: Size, smallest: int, largest: int, steps: int) -> tuple[Size, ...]:
+    area = resolution[0] * resolution[1]
+    square = int(math.sqrt(area) // steps) * steps
+    found = {(square, square)} if square else set[Size]()
+    for width in range(smallest, largest + 1, steps):
+        height = min(largest, area // width // steps * steps)
+        if height >= smallest:
+            found |= {(width, height), (height, width)}
+    return tuple(sorted(found))
+
+
+def batches_per_epoch(images_by_bucket: Mapping[Size, int], batch_size: int) -> int:
+    """How many batches an epoch has: a batch never mixes buckets, the last of each may be short.
+
+    `images_by_bucket` counts images with their repeats.
+    """
+    return sum(math.ceil(count / batch_size) for count in images_by_bucket.values())
+
+
+def sdxl_crop(bucket: Size, original: Size) -> tuple[int, int]:
+    """(left, top) as sd-scripts tells it to SDXL's size conditioning.
+
+    It is the margin of the picture fitted *into* the bucket, not the cut of the picture that
+    covers it: SDXL was fine-tuned by sd-scripts with these numbers, so they are kept.
+    """
+    aspect = original[0] / original[1]
+    if bucket[0] / bucket[1] > aspect:
+        return int((bucket[0] - bucket[1] * aspect) // 2), 0
+    return 0, int((bucket[1] - bucket[0] / aspect) // 2)

@@ -1,0 +1,277 @@
+"""One image file, decoded in full: its facts, or why it cannot be used; and its clean copy.
+
+Runs in worker processes. Only formats that are pictures are opened (never EPS, which would start
+Ghostscript), with bounds on bytes and pixels, so that no file takes the machine with it.
+"""
+
+import hashlib
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageCms
+
+from tenner.dataset import measure
+from tenner.dataset.facts import ImageFacts, Unreadable
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
+           "JPEG2000", "HEIF")  # fmt: skip
+TRAINER_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
+MAX_BYTES = 512 * 1024**2
+MAX_PIXELS = 1024**3 // 4 // 3
+"""Pillow's own bound for what may be a decompression bomb: 89 million pixels."""
+BIG_PIXELS = 24_000_000
+"""Above this, one image at a time: eight bytes a pixel in several workers is a gigabyte."""
+MIN_SIDE = 8
+"""The VAE makes one latent of 8x8 pixels; a smaller file is a tracking pixel, not a picture."""
+ORIENTATION = 0x0112
+
+warnings.simplefilter("ignore")  # a worker's stderr is nobody's; what matters is in the facts
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+class TooBig(Exception):
+    """The image needs the machine for itself: ask again with `alone`."""
+
+
+def register_heif() -> bool:
+    """Let Pillow read HEIC where pillow-heif is installed."""
+    try:
+        import pillow_heif  # pyright: ignore
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()  # pyright: ignore
+    return True
+
+
+HEIF_IS_READ = register_heif()
+
+
+def inspect(
+    path: Path, *, training_area: int, alone: bool, thumb: Path | None = None, thumb_side: int = 256
+) -> ImageFacts | Unreadable:
+    """Read and decode one file whole. Raises TooBig unless `alone`."""
+    try:
+        data = _read(path)
+        image = _open(data, alone=alone)
+        image.load()
+        return _facts(image, data, training_area, thumb, thumb_side)
+    except TooBig:
+        raise
+    except Refused as error:
+        return Unreadable(reason=str(error))
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
+        return Unreadable(reason=_why_broken(error))
+
+
+class Refused(Exception):
+    """A file that is not even tried, or is no picture."""
+
+
+def _read(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size == 0:
+        raise Refused("empty (0 bytes)")
+    if size > MAX_BYTES:
+        raise Refused(f"larger than {MAX_BYTES // 1024**2} MB")
+    data = path.read_bytes()
+    head = data[:512].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise Refused("a git-lfs pointer, not the picture (run: git lfs pull)")
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise Refused("a web page, not a picture")
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not HEIF_IS_READ:
+        raise Refused("HEIC, which needs: pip install 'tenner[heic]'")
+    return data
+
+
+def _open(data: bytes, *, alone: bool) -> Image.Image:
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise Refused(f"larger than {MAX_PIXELS // 10**6} million pixels") from None
+    except Image.UnidentifiedImageError:
+        raise Refused("no image format that is known, or cut off at its start") from None
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise Refused(f"larger than {MAX_PIXELS // 10**6} million pixels")
+    if min(image.size) < MIN_SIDE:
+        raise Refused(f"only {image.width}x{image.height} pixels")
+    if pixels > BIG_PIXELS and not alone:
+        raise TooBig
+    return image
+
+
+def _why_broken(error: Exception) -> str:
+    text = str(error).lower()
+    if "truncated" in text or "not processed" in text or "end of file" in text:
+        return "cut off: the end of the picture is missing"
+    return "damaged: it cannot be decoded"
+
+
+def _facts(
+    image: Image.Image, data: bytes, training_area: int, thumb: Path | None, thumb_side: int
+) -> ImageFacts:
+    orientation = _orientation(image)
+    frames = int(getattr(image, "n_frames", 1))
+    small = measure.measured_size(_viewable(image), training_area)
+    shrunk = small.width < image.width
+    small = _upright(small, orientation)
+    grey = small.convert("L")
+    darkest, brightest = measure.percentiles(grey)
+    if thumb is not None:
+        thumb.write_bytes(measure.thumbnail(small, thumb_side))
+    width, height = image.size
+    if orientation >= 5:
+        width, height = height, width
+    return ImageFacts(
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_bytes=len(data),
+        format=image.format or "",
+        mode=image.mode,
+        width=width,
+        height=height,
+        needs=_needs(image, orientation, frames),
+        num_frames=frames,
+        blur=measure.blur(grey),
+        jpeg_quality=measure.jpeg_quality(image) if not shrunk else None,
+        blockiness=measure.blockiness(image) if not shrunk else None,
+        darkest=darkest,
+        brightest=brightest,
+        dhash=measure.difference_hash(grey),
+        colors=measure.mean_colors(small),
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  broken EXIF is no reason to refuse the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _needs(image: Image.Image, orientation: int, frames: int) -> tuple[str, ...]:
+    needs: list[str] = []
+    if orientation != 1:
+        needs.append("upright")
+    if is_transparent(image):
+        needs.append("alpha")
+    if image.mode.startswith("I") or image.mode == "F":
+        needs.append("16-bit")
+    if image.mode in ("CMYK", "YCCK", "LAB"):
+        needs.append("cmyk")
+    elif image.mode in ("RGB", "RGBA", "P") and foreign_profile(image) is not None:
+        needs.append("profile")
+    if image.format not in TRAINER_FORMATS:
+        needs.append("format")
+    if frames > 1 and image.format != "MPO":
+        needs.append("frames")
+    return tuple(needs)
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is not opaque."""
+    if "A" in image.getbands():
+        lowest = image.getchannel("A").getextrema()[0]
+        return isinstance(lowest, (int, float)) and lowest < 255
+    return "transparency" in image.info
+
+
+def foreign_profile(image: Image.Image) -> "ImageCms.ImageCmsProfile | None":
+    """The embedded colour profile, where it is a readable one and not sRGB."""
+    data = image.info.get("icc_profile")
+    if not isinstance(data, bytes) or not data:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(data))
+        name = ImageCms.getProfileDescription(profile)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return None if "srgb" in name.lower().replace(" ", "") else profile
+
+
+def _viewable(image: Image.Image) -> Image.Image:
+    """A mode that can be shrunk and measured: RGB, RGBA or L."""
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return over_color(image, "#ffffff")
+    if image.mode.startswith("I") or image.mode == "F":
+        return to_8_bit(image)
+    return image.convert("RGB")
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or float, as 8-bit grey: by the format's range, else by its own."""
+    lowest, highest = (float(value) for value in image.getextrema())  # pyright: ignore
+    if image.mode != "F" and lowest >= 0 and highest <= 255:
+        return image.convert("L")
+    bottom, top = (0.0, 65535.0) if lowest >= 0 and 1 < highest <= 65535 else (lowest, highest)
+    scale = 255.0 / (top - bottom) if top > bottom else 0.0
+    return image.convert("F").point(lambda value: value * scale - bottom * scale).convert("L")
+
+
+def over_color(image: Image.Image, color: str) -> Image.Image:
+    """The picture composited on a colour."""
+    layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, color)
+    ground.alpha_composite(layer)
+    return ground.convert("RGB")
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """8-bit sRGB through the embedded profile, or by the plain formula where there is none."""
+    profile = foreign_profile(image)
+    wanted = "RGBA" if image.mode == "RGBA" else "RGB"
+    if profile is not None:
+        try:
+            source = image.convert("RGB") if image.mode == "P" else image
+            srgb = ImageCms.createProfile("sRGB")  # pyright: ignore
+            converted = ImageCms.profileToProfile(source, profile, srgb, outputMode=wanted)  # pyright: ignore
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted
+    return image.convert(wanted)
+
+
+def convert(
+    path: Path, target: Path, *, needs: tuple[str, ...], alpha_color: str, keep_alpha: bool
+) -> dict[str, Any]:
+    """Write the clean PNG of `path` to `target`, atomically; returns its size.
+
+    Raises OSError where it cannot be written; what cannot be read was refused before.
+    """
+    image = _open(_read(path), alone=True)
+    image.load()
+    if "16-bit" in needs:
+        clean = to_8_bit(image)
+    elif "cmyk" in needs or "profile" in needs:
+        clean = to_srgb(image)
+    else:
+        clean = image
+    if "alpha" in needs:
+        clean = clean.convert("RGBA") if keep_alpha else over_color(clean, alpha_color)
+    clean = _upright(clean, _orientation(image))
+    if clean.mode not in ("RGB", "RGBA", "L"):
+        clean = clean.convert("RGB")
+    part = target.with_name(f".{target.name}.part")
+    bare = Image.frombytes(clean.mode, clean.size, clean.tobytes())  # no EXIF, no profile
+    bare.save(part, "PNG", compress_level=1)
+    part.replace(target)
+    return {"width": bare.width, "height": bare.height}

@@ -1,0 +1,181 @@
+"""What is wrong with the captions as a whole: coverage, trigger, length, boilerplate. Pure."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tenner.dataset.captions import Caption
+from tenner.dataset.findings import Finding, counted, names
+
+BOILERPLATE_SHARE = 0.9
+MIN_CAPTIONS_FOR_BOILERPLATE = 8
+
+# The pieces into which CLIP's tokenizer splits text before it looks in its vocabulary:
+# contractions, runs of letters, single digits, runs of other characters. A piece is one token or
+# more, so their number is a lower bound that needs no vocabulary.
+_PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
+
+
+def least_tokens(text: str) -> int:
+    """A lower bound of the tokens CLIP makes of `text`, without the start and end tokens."""
+    return len(_PIECE.findall(text))
+
+
+def has_trigger(text: str, trigger: str) -> bool:
+    """Whether the trigger stands in the caption letter for letter, as words of its own."""
+    return re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text) is not None
+
+
+def with_trigger(text: str, trigger: str) -> str:
+    """The caption with the trigger in front, unless it is in it."""
+    if has_trigger(text, trigger):
+        return text
+    return f"{trigger}, {text}" if text else trigger
+
+
+def judge_captions(
+    captions: Mapping[str, Caption],
+    *,
+    triggers: Mapping[str, str],
+    extension: str,
+    add_trigger: bool,
+    max_token_length: int,
+    enable_wildcard: bool = False,
+) -> list[Finding]:
+    """Findings about the training images' captions, by image path; `triggers` names the trigger
+    of each image that has one."""
+    return [
+        *_coverage(captions, extension),
+        *_several_lines(captions, enable_wildcard=enable_wildcard),
+        *_trigger_findings(captions, triggers, add_trigger=add_trigger),
+        *_too_long(captions, max_token_length),
+        *_boilerplate(captions),
+    ]
+
+
+def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
+    missing = [path for path, caption in captions.items() if caption.file is None]
+    total = len(captions)
+    if not missing:
+        text = f"captions: {total:,} of {counted(total, 'image')}"
+        return [Finding(kind="captions", level="note", text=text)]
+    said = sorted({captions[path].text for path in missing})
+    instead = f'"{said[0]}" stands in' if said and said[0] else "they train on an empty caption"
+    text = f"captions: {total - len(missing):,} of {counted(total, 'image')}; {instead}"
+    if len(missing) < total:
+        text += f" for {names(missing)}"
+    fix = f"write a {extension} file for each, or draft them with: tenner caption"
+    return [
+        Finding(kind="captions_missing", level="warning", text=text, fix=fix, files=tuple(missing))
+    ]
+
+
+def _several_lines(captions: Mapping[str, Caption], *, enable_wildcard: bool) -> list[Finding]:
+    several = [path for path, caption in captions.items() if len(caption.lines) > 1]
+    if not several or enable_wildcard:
+        return []
+    return [
+        Finding(
+            kind="caption_lines",
+            level="warning",
+            text=f"{counted(len(several), 'caption')} of several lines, of which the first is "
+            f"read: {names(several)}",
+            fix="put the caption on one line, or set enable_wildcard to draw one of the lines",
+            files=tuple(several),
+        )
+    ]
+
+
+def _trigger_findings(
+    captions: Mapping[str, Caption], triggers: Mapping[str, str], *, add_trigger: bool
+) -> list[Finding]:
+    findings: list[Finding] = []
+    for trigger in sorted(set(triggers.values())):
+        texts = {path: captions[path].text for path, own in triggers.items() if own == trigger}
+        without = [path for path, text in texts.items() if not has_trigger(text, trigger)]
+        if without and add_trigger:
+            text = f'trigger "{trigger}" put in front of {counted(len(without), "caption")}'
+            findings.append(
+                Finding(kind="trigger_added", level="note", text=text, files=tuple(without))
+            )
+        elif without:
+            findings.append(_without_trigger(trigger, texts, without))
+    return findings
+
+
+def _without_trigger(trigger: str, texts: Mapping[str, str], without: Sequence[str]) -> Finding:
+    text = f'{len(without):,} of {counted(len(texts), "caption")} without the trigger "{trigger}"'
+    near = Counter(found for path in without if (found := _near_miss(texts[path], trigger)))
+    if near:
+        said = ", ".join(f'"{found}" {count} times' for found, count in near.most_common(3))
+        text += f"; they write {said}"
+    return Finding(
+        kind="trigger_missing",
+        level="warning",
+        text=f"{text}: {names(without)}",
+        fix="write it letter for letter, or set add_trigger = true",
+        files=tuple(without),
+    )
+
+
+def _near_miss(text: str, trigger: str) -> str:
+    """The words in `text` that are the trigger but for case, accents, underscores or one slip."""
+    words = text.split()
+    length = len(trigger.split())
+    wanted = _folded(trigger)
+    from rapidfuzz.distance import OSA
+
+    for size in sorted({length, 1, length + 1}):
+        for start in range(len(words) - size + 1):
+            found = " ".join(words[start : start + size]).strip(" ,.;:!?()\"'")
+            slips = OSA.distance(_folded(found), wanted, score_cutoff=1)
+            if slips == 0 or (slips == 1 and len(wanted) >= 6):
+                return found
+    return ""
+
+
+def _folded(text: str) -> str:
+    bare = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(char for char in bare if char.isalnum())
+
+
+def _too_long(captions: Mapping[str, Caption], limit: int) -> list[Finding]:
+    long = {path: least_tokens(caption.text) for path, caption in captions.items()}
+    over = [path for path, tokens in long.items() if tokens > limit]
+    if not over:
+        return []
+    most = max(over, key=lambda path: long[path])
+    larger = next((size for size in (150, 225) if size >= long[most] and size > limit), None)
+    fix = "shorten them, the important words first"
+    if larger:
+        fix += f", or set max_token_length = {larger}"
+    return [
+        Finding(
+            kind="caption_long",
+            level="warning",
+            text=f"{counted(len(over), 'caption')} longer than the {limit} tokens CLIP reads "
+            f"(the longest has at least {long[most]}): {names(over)}",
+            fix=fix,
+            files=tuple(over),
+        )
+    ]
+
+
+def _boilerplate(captions: Mapping[str, Caption]) -> list[Finding]:
+    """The same caption everywhere: then it teaches no more than a trigger alone."""
+    texts = [caption.text for caption in captions.values() if caption.file]
+    if len(texts) < MIN_CAPTIONS_FOR_BOILERPLATE:
+        return []
+    text, count = Counter(texts).most_common(1)[0]
+    if count < BOILERPLATE_SHARE * len(texts):
+        return []
+    return [
+        Finding(
+            kind="caption_boilerplate",
+            level="warning",
+            text=f'{count:,} of {counted(len(texts), "caption")} are the same: "{text[:80]}"',
+            fix="describe what differs between the pictures; what is never named melts into the "
+            "trigger",
+        )
+    ]

@@ -1,0 +1,154 @@
+"""Which files lie in a folder, and what each one is by its name and its first bytes.
+
+Nothing is left unseen: every file gets a kind. Links that lead out of the folder, loops and
+deep trees are bounded. Paths are relative to the root, with forward slashes.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+FileKind = Literal["image", "caption", "metadata", "cache", "junk", "unsupported", "other"]
+
+MAX_DEPTH = 16
+MAX_FILES = 2_000_000
+
+IMAGE_SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib",
+    ".gif", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".mpo",
+})  # fmt: skip
+CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
+UNSUPPORTED_SUFFIXES = {
+    **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".wmv", ".mpg"), "a video"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".ai", ".svg", ".eps", ".pdf"),
+                    "an artwork file, not a picture"),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw"),
+                    "a camera's raw file"),
+    **dict.fromkeys((".jxl", ".exr", ".hdr", ".ico", ".icns"), "a format that is not read"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".zst", ".7z", ".rar", ".xz", ".bz2"),
+                    "an archive inside the dataset"),
+    **dict.fromkeys((".parquet", ".arrow"), "a table, not pictures"),
+}  # fmt: skip
+JUNK_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "__pycache__", "$recycle.bin",
+                          "system volume information", "lost+found"})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the dataset. `path` is relative to the root, `size` in bytes."""
+
+    path: str
+    size: int
+    kind: FileKind
+    why: str = ""
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return split_name(self.name)[0]
+
+    @property
+    def suffix(self) -> str:
+        return split_name(self.name)[1]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """("a.b", ".png") of "a.b.PNG": the stem as written, the suffix in lower case."""
+    stem, dot, suffix = name.rpartition(".")
+    return (stem, "." + suffix.lower()) if dot and stem else (name, "")
+
+
+def classify(path: str, size: int, head: bytes = b"") -> FileEntry:
+    """What a file is; `head`, its first bytes, is asked only where the name says nothing."""
+    *folders, name = path.split("/")
+    lower = name.lower()
+    suffix = split_name(name)[1]
+    kind: FileKind = "other"
+    why = "not an image"
+    if lower.startswith(".") or lower in JUNK_NAMES or any(map(_is_junk_folder, folders)):
+        kind, why = "junk", "a system file"
+    elif suffix in IMAGE_SUFFIXES:
+        kind, why = "image", ""
+    elif suffix in CAPTION_SUFFIXES:
+        kind, why = "caption", ""
+    elif lower in ("metadata.jsonl", "metadata.csv"):
+        kind, why = "metadata", ""
+    elif suffix in (".npz", ".safetensors") or lower == "metadata_cache.json":
+        kind, why = "cache", "a cache of an earlier training"
+    elif suffix in UNSUPPORTED_SUFFIXES:
+        kind, why = "unsupported", UNSUPPORTED_SUFFIXES[suffix]
+    elif looks_like_image(head):
+        kind, why = "image", "has no image extension"
+    return FileEntry(path=path, size=size, kind=kind, why=why)
+
+
+def _is_junk_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK_FOLDERS
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether the first 16 bytes are those of an image format that is read here."""
+    return (
+        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1"))
+    )
+
+
+def list_files(root: Path) -> tuple[FileEntry, ...]:
+    """Every file below `root`, sorted by path. Links to files are files; links to folders and
+    folders deeper than 16 are listed as one thing that is not read. Raises OSError where the
+    root cannot be read."""
+    found: list[FileEntry] = []
+    waiting = [("", root)]
+    while waiting:
+        prefix, folder = waiting.pop()
+        depth = prefix.count("/")
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if not prefix:
+                raise
+            why = f"cannot be read ({error.strerror})"
+            found.append(FileEntry(path=prefix, size=0, kind="unsupported", why=why))
+            continue
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            if not entry.is_dir(follow_symlinks=False):
+                found.append(_entry(entry, path))
+            elif _is_junk_folder(entry.name):
+                found.append(FileEntry(path=path, size=0, kind="junk", why="a system folder"))
+            elif depth >= MAX_DEPTH:
+                why = f"more than {MAX_DEPTH} folders deep"
+                found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
+            else:
+                waiting.append((path + "/", Path(entry.path)))
+        if len(found) > MAX_FILES:
+            raise OSError(f"more than {MAX_FILES:,} files; this is no dataset folder")
+    return tuple(sorted(found, key=lambda entry: entry.path))
+
+
+def _entry(entry: "os.DirEntry[str]", path: str) -> FileEntry:
+    try:
+        if entry.is_symlink() and entry.is_dir():
+            return FileEntry(path=path, size=0, kind="unsupported", why="a link to a folder")
+        if not entry.is_file():
+            return FileEntry(path=path, size=0, kind="unsupported", why="not a readable file")
+        found = classify(path, entry.stat().st_size)
+        if found.kind != "other":
+            return found
+        with Path(entry.path).open("rb") as opened:
+            return classify(path, found.size, opened.read(16))
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+        return FileEntry(path=path, size=0, kind="unsupported", why=why)

@@ -1,0 +1,71 @@
+"""What the dataset room is asked for: plain values, whoever parsed them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenner.dataset.buckets import Size
+
+DEFAULT_REPEATS = 10
+"""Repeats of a plain folder: the guide's own example, `10_concept_name` over ten epochs."""
+
+OptionValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetRequest:
+    """One folder named by the user, as a kohya `[[datasets.subsets]]` table names it.
+
+    `options` are the subset's training options (`keep_tokens`, `flip_aug` …): the dataset room
+    hands them on unread.
+    """
+
+    image_dir: str
+    num_repeats: int | None = None
+    class_tokens: str | None = None
+    trigger: str | None = None
+    is_reg: bool = False
+    caption_extension: str | None = None
+    conditioning_data_dir: str | None = None
+    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRequest:
+    """A dataset to fetch, judge and clean.
+
+    `source`: a folder, an archive (zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst), `s3://…`,
+    `hf://datasets/user/name` or `https://…` of an archive, as the user gave it. With `subsets`
+    the source may be empty.
+    `num_repeats`: for folders that name none (None: ten, as in the guide).
+    `caption_extension`: None finds it.
+    `alpha_color`: RGB hex behind transparent pixels; `alpha_mask` keeps the alpha instead, for a
+    masked loss.
+    `sha256`: of the archive, checked where given.
+    `max_bytes`: neither the download nor what is unpacked may be larger.
+    """
+
+    source: str = ""
+    subsets: tuple[SubsetRequest, ...] = ()
+    reg_data_dir: str | None = None
+    conditioning_data_dir: str | None = None
+    trigger: str | None = None
+    add_trigger: bool = False
+    num_repeats: int | None = None
+    caption_extension: str | None = None
+    resolution: Size = (512, 512)
+    enable_bucket: bool = True
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+    batch_size: int | None = None
+    max_token_length: int = 75
+    enable_wildcard: bool = False
+    alpha_color: str = "#ffffff"
+    alpha_mask: bool = False
+    sha256: str | None = None
+    max_bytes: int = 50 * 1024**3
+    cache_dir: Path | None = None
+    num_workers: int | None = None
+    image_timeout_seconds: float = 120.0

@@ -1,0 +1,56 @@
+"""A worker process: one JSON line in, one JSON line out, until its input ends.
+
+`{"do": "inspect", …}` answers an image's facts, `{"do": "convert", …}` writes its clean copy.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tenner.dataset.decode import TooBig, convert, inspect
+from tenner.dataset.facts import Unreadable
+
+# A library that prints must not write into the answers.
+_answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """What `task` asks for; a failure is an answer too."""
+    path = Path(os.fsdecode(bytes.fromhex(task["path"])))
+    if task["do"] == "convert":
+        return convert(
+            path,
+            Path(os.fsdecode(bytes.fromhex(task["target"]))),
+            needs=tuple(task["needs"]),
+            alpha_color=task["alpha_color"],
+            keep_alpha=task["keep_alpha"],
+        )
+    thumb = task.get("thumb")
+    try:
+        found = inspect(
+            path,
+            training_area=task["training_area"],
+            alone=task.get("alone", False),
+            thumb=Path(os.fsdecode(bytes.fromhex(thumb))) if thumb else None,
+            thumb_side=task.get("thumb_side", 256),
+        )
+    except TooBig:
+        return {"too_big": True}
+    return {"unreadable": found.reason} if isinstance(found, Unreadable) else found.to_json()
+
+
+def main() -> None:
+    for line in sys.stdin:
+        try:
+            found = answer(json.loads(line))
+        except Exception as error:  # noqa: BLE001  the parent decides what a failure means
+            found = {"failed": f"{type(error).__name__}: {error}"}
+        _answers.write(json.dumps(found) + "\n")
+        _answers.flush()
+
+
+if __name__ == "__main__":
+    main()

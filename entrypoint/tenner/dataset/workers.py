@@ -1,0 +1,159 @@
+"""Worker processes for decoding: as many as cores, each replaced when a file kills or hangs it.
+
+`concurrent.futures` loses the whole pool with one crashed worker and cannot end a hanging one;
+images come from anywhere, so both must cost one file only.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+Task = dict[str, Any]
+Answer = dict[str, Any]
+OnDone = Callable[[int, int], None]
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def path_field(path: Path) -> str:
+    """A path as it travels in a task: names need not be valid text."""
+    return os.fsencode(path).hex()
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, task: Task, timeout_seconds: float) -> Answer:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timed_out = threading.Event()
+        timer = threading.Timer(timeout_seconds, self._kill, (process, timed_out))
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            return json.loads(line)
+        self.stop()
+        if timed_out.is_set():
+            return {"unreadable": f"not decoded within {timeout_seconds:g} seconds"}
+        return {"unreadable": "damaged: the decoder crashes on it"}
+
+    def _start(self) -> "subprocess.Popen[str]":
+        package_root = str(Path(__file__).resolve().parents[2])
+        search = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tenner.dataset.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(search)},
+            encoding="utf-8",
+        )
+        return self._process
+
+    @staticmethod
+    def _kill(process: "subprocess.Popen[str]", timed_out: threading.Event) -> None:
+        timed_out.set()
+        process.kill()
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # a dead process left a line unread
+                    pipe.close()
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class WorkerPool:
+    """Answers tasks in parallel. Use as a context; workers start with the first tasks."""
+
+    def __init__(self, num_workers: int | None = None, timeout_seconds: float = 120.0) -> None:
+        self.num_workers = max(1, min(num_workers or num_cores(), 32))
+        self.timeout_seconds = timeout_seconds
+        self._workers = [_Worker() for _ in range(self.num_workers)]
+        self._alone = threading.Lock()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def run(self, tasks: Sequence[Task], on_done: OnDone | None = None) -> list[Answer]:
+        """The answer of each task, in order. `on_done(done, total)` is called in this thread."""
+        answers: list[Answer] = [{} for _ in tasks]
+        for done, (index, answer) in enumerate(self._each(tasks), start=1):
+            answers[index] = answer
+            if on_done:
+                on_done(done, len(tasks))
+        return answers
+
+    def _each(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Answer]]:
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        answered: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        stop = threading.Event()
+        for index in range(len(tasks)):
+            waiting.put(index)
+
+        def work(worker: _Worker) -> None:
+            while not stop.is_set():
+                try:
+                    index = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                answered.put((index, self._answer(worker, tasks[index])))
+
+        used = self._workers[: len(tasks)]
+        threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in used]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in tasks:
+                yield answered.get()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _answer(self, worker: _Worker, task: Task) -> Answer:
+        answer = worker.ask(task, self.timeout_seconds)
+        if answer.get("too_big"):
+            with self._alone:
+                return worker.ask({**task, "alone": True}, self.timeout_seconds)
+        return answer

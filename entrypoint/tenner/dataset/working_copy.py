@@ -1,0 +1,94 @@
+"""The clean tree that an engine gets: never the user's folder, and nothing in it to stumble on.
+
+Files that need nothing are linked, the others are converted to PNG. Captions are UTF-8 `.txt`.
+"""
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenner.dataset.findings import FileNote
+from tenner.dataset.request import DatasetRequest
+from tenner.dataset.workers import WorkerPool, path_field
+from tenner.errors import DatasetError
+
+if TYPE_CHECKING:
+    from tenner.dataset.inspection import ImageItem
+
+READ_BY_TRAINERS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+"""Endings that sd-scripts looks for, in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """The paths of the working copies, in the images' order, and what was changed."""
+
+    paths: tuple[Path, ...]
+    mended: tuple[FileNote, ...]
+
+
+def make_working_copy(
+    root: Path, images: Sequence["ImageItem"], folder: Path, *, request: DatasetRequest
+) -> Copied:
+    """Make the tree anew in `folder`. Raises DatasetError where it cannot be written."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        paths = [_target(folder, number, image) for number, image in enumerate(images)]
+        for path, image in zip(paths, images, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".txt").write_text(image.caption + "\n", encoding="utf-8")
+            if not _needs(image):
+                path.symlink_to((root / image.source).resolve())
+    except OSError as error:
+        raise DatasetError(
+            f"the working copy of the dataset cannot be written: {error}",
+            fix="free disk space, or choose another output_dir",
+        ) from error
+    changed = [(path, image) for path, image in zip(paths, images, strict=True) if _needs(image)]
+    _convert(root, changed, request)
+    mended = tuple(
+        FileNote(path=image.source, why=", ".join(_needs(image))) for _, image in changed
+    )
+    return Copied(paths=tuple(paths), mended=mended)
+
+
+def _convert(
+    root: Path, changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetRequest
+) -> None:
+    tasks = [
+        {
+            "do": "convert",
+            "path": path_field(root / image.source),
+            "target": path_field(path),
+            "needs": list(image.facts.needs),
+            "alpha_color": request.alpha_color,
+            "keep_alpha": request.alpha_mask,
+        }
+        for path, image in changed
+    ]
+    with WorkerPool(request.num_workers, request.image_timeout_seconds) as pool:
+        answers = pool.run(tasks)
+    failed = [
+        f"{image.source}: {answer.get('failed') or answer.get('unreadable')}"
+        for (_, image), answer in zip(changed, answers, strict=True)
+        if "width" not in answer
+    ]
+    if failed:
+        fix = "free disk space, or replace these images"
+        raise DatasetError(f"images cannot be converted: {'; '.join(failed[:5])}", fix=fix)
+
+
+def _needs(image: "ImageItem") -> tuple[str, ...]:
+    suffix = Path(image.source).suffix
+    unread = suffix.lower() not in READ_BY_TRAINERS and "format" not in image.facts.needs
+    return (*image.facts.needs, *(("format",) if unread else ()))
+
+
+def _target(folder: Path, number: int, image: "ImageItem") -> Path:
+    """`10_cat/00012.png`: names that every trainer and file system reads."""
+    words = re.sub(r"[/\\\0]+", " ", image.concept).strip() or "concept"
+    suffix = ".png" if _needs(image) else Path(image.source).suffix.lower()
+    return folder / f"{image.num_repeats}_{words}" / f"{number:05d}{suffix}"

@@ -17,6 +17,7 @@ An abstention is not an error; at 5,000 steps at least two in three are named, a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Literal
 
@@ -60,7 +61,7 @@ def read_curve(steps: Sequence[int], losses: Sequence[float]) -> CurveReading:
 def block_means(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[int]]:
     """Mean loss and middle step of each of the `NUM_BLOCKS` blocks."""
     edges = [round(place * len(points) / NUM_BLOCKS) for place in range(NUM_BLOCKS + 1)]
-    blocks = [points[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    blocks = [points[low:high] for low, high in pairwise(edges)]
     means = [fmean(loss for _, loss in block) for block in blocks]
     return means, [block[len(block) // 2][0] for block in blocks]
 
@@ -107,7 +108,7 @@ def _fallen(means: Sequence[float], fall: float, noise: float, sure: float) -> R
 
 def successive_noise(values: Sequence[float]) -> float:
     """Standard deviation of one value, from the differences of neighbours."""
-    squares = [(after - before) ** 2 for before, after in zip(values, values[1:], strict=False)]
+    squares = [(after - before) ** 2 for before, after in pairwise(values)]
     return math.sqrt(fmean(squares) / 2)
 
 

@@ -130,15 +130,27 @@ def _hash_source(text: str) -> str:
 
 
 def words(key: str, **values: object) -> Markup:
-    """A text in both languages, one of which the page shows. Values are escaped."""
+    """A text in both languages, one of which the page shows.
+
+    Values are escaped, and kept apart from the direction of the words around them.
+    """
     told = _words()[key]
+    apart = {
+        name: Markup("<bdi{}>{}</bdi>").format(_direction(str(value)), value)
+        for name, value in values.items()
+    }
     spans = (
         Markup('<span class="t" lang="{}">{}</span>').format(
-            language, Markup(told[language]).format(**values)
+            language, Markup(told[language]).format(**apart)
         )
         for language in LANGUAGES
     )
     return Markup("").join(spans)
+
+
+def _direction(text: str) -> Markup:
+    """Numbers have no direction of their own: `-23 %` is to read so in Arabic too."""
+    return Markup("") if any(map(str.isalpha, text)) else Markup(' dir="ltr"')
 
 
 @cache

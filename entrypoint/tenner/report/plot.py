@@ -1,13 +1,14 @@
 """The loss plot as numbers for an SVG: what is drawn where. Pure.
 
-A run of any length becomes at most `MAX_POINTS` columns: the range of the raw loss in each, and
-the smoothed loss at its end. The scale follows the smoothed line and the middle of the raw values,
+A run of any length becomes at most `MAX_BANDS` ranges of the raw loss (the middle 80 %) and `MAX_POINTS`
+points of the smoothed one. The scale follows the smoothed line and the middle of the raw values,
 so that one wild step does not press the rest flat; what stands above is cut at the frame.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tenner.report.curve import smooth
 from tenner.report.facts import LossCurve
@@ -15,8 +16,9 @@ from tenner.report.facts import LossCurve
 _Scale = Callable[[float], float]
 
 MAX_POINTS = 400
+MAX_BANDS = 120
 WIDTH, HEIGHT = 720.0, 280.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 30.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 24.0, 12.0, 26.0
 RATE_HEIGHT = 64.0
 
 
@@ -77,8 +79,10 @@ def plot_curve(curve: LossCurve) -> Plot | None:
         inside = min(max(loss, low), high)
         return round(HEIGHT - BOTTOM - (inside - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    tops = [(x(steps[end - 1]), y(max(losses[start:end]))) for start, end in columns]
-    bottoms = [(x(steps[end - 1]), y(min(losses[start:end]))) for start, end in columns]
+    bands = _columns(len(points), MAX_BANDS)
+    ranges = [(x(steps[(start + end) // 2]), *_middle(losses[start:end])) for start, end in bands]
+    tops = [(at, y(high_loss)) for at, _, high_loss in ranges]
+    bottoms = [(at, y(low_loss)) for at, low_loss, _ in ranges]
     line = [(x(steps[end - 1]), y(smoothed[end - 1])) for _, end in columns]
     rates, rate_top = _rates(curve, x)
     return Plot(
@@ -106,6 +110,13 @@ def plot_curve(curve: LossCurve) -> Plot | None:
     )
 
 
+def _middle(losses: Sequence[float]) -> tuple[float, float]:
+    """The range that holds the middle four fifths."""
+    ordered = sorted(losses)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[-1 - cut]
+
+
 def smoothing_weight(num_steps: int) -> float:
     """About a twentieth of the run in one value, between 5 and 250 steps."""
     return 1 - 1 / min(250.0, max(5.0, num_steps / 20))
@@ -122,10 +133,10 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
     return [round(place * step, 12) for place in range(first, last + 1)]
 
 
-def _columns(num_points: int) -> list[tuple[int, int]]:
-    count = min(num_points, MAX_POINTS)
+def _columns(num_points: int, at_most: int = MAX_POINTS) -> list[tuple[int, int]]:
+    count = min(num_points, at_most)
     edges = [round(place * num_points / count) for place in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def _limits(

@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
+from tenner.sample.single_file import open_single_file
 
 ADAPTER = "tenner"
 
@@ -40,10 +41,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
 }
-
-# Folder names of the CLIP tokenizers, as sd-scripts' `--tokenizer_cache_dir` names them
-CLIP_L = "openai_clip-vit-large-patch14"
-CLIP_G = "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"
 
 
 class LoadError(Exception):
@@ -75,7 +72,7 @@ def _from_pretrained(kind: Any, job: SampleJob, dtype: torch.dtype) -> Any:
         known |= {"safety_checker": None, "requires_safety_checker": False}
     if Path(job.base).is_dir():
         return kind.from_pretrained(job.base, **known)
-    raise ValueError("single files are not read yet")
+    return open_single_file(kind, job, dtype)
 
 
 def scheduler_for(found: Any, job: SampleJob) -> Any:
@@ -121,6 +118,8 @@ def load_lora(pipe: Any, path: Path) -> str | None:
         for each in loggers:
             each.removeHandler(kept)
     in_file, loaded = count_modules(path), count_loaded(pipe)
+    if not loaded:
+        raise LoadError(f"{path.name} holds nothing that changes this base model")
     if in_file == loaded:
         return None
     words = f"diffusers loaded {loaded} of the {in_file} LoRA modules in {path.name}"
@@ -130,7 +129,9 @@ def load_lora(pipe: Any, path: Path) -> str | None:
 def count_modules(path: Path) -> int:
     """How many modules the LoRA file changes."""
     with safe_open(str(path), framework="pt") as file:
-        return sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in file.keys())
+        return sum(
+            key.endswith((".lora_down.weight", ".lora_A.weight")) for key in list(file.keys())
+        )
 
 
 def count_loaded(pipe: Any) -> int:

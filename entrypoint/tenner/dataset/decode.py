@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
+WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
            "JPEG2000", "HEIF")  # fmt: skip
 TRAINER_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 MAX_BYTES = 512 * 1024**2
@@ -46,6 +46,9 @@ def register_heif() -> bool:
 
 
 HEIF_IS_READ = register_heif()
+Image.init()
+FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
+"""What this Pillow opens of them; AVIF and HEIF depend on how it was built. MPO comes with JPEG."""
 
 
 def inspect(

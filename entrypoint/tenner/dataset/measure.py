@@ -76,7 +76,7 @@ def _part_means(image: Image.Image) -> list[float]:
     return [float(value) for value in _floats(small)]
 
 
-def _floats(image: Image.Image) -> memoryview[float]:
+def _floats(image: Image.Image) -> "memoryview[float]":
     return memoryview(image.tobytes()).cast("f")
 
 

@@ -43,13 +43,18 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    _say({"ready": True})
     for line in sys.stdin:
         try:
             found = answer(json.loads(line))
         except Exception as error:  # noqa: BLE001  the parent decides what a failure means
             found = {"failed": f"{type(error).__name__}: {error}"}
-        _answers.write(json.dumps(found) + "\n")
-        _answers.flush()
+        _say(found)
+
+
+def _say(found: dict[str, Any]) -> None:
+    _answers.write(json.dumps(found) + "\n")
+    _answers.flush()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ def path_field(path: Path) -> str:
     return os.fsencode(path).hex()
 
 
+class WorkerCannotStart(RuntimeError):
+    """The worker program itself does not run here: no image is to blame."""
+
+
 class _Worker:
     """One process and the pipe to it."""
 
@@ -72,6 +76,10 @@ class _Worker:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(search)},
             encoding="utf-8",
         )
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            self.stop()
+            raise WorkerCannotStart("python -m tenner.dataset.worker ended at its start")
         return self._process
 
     @staticmethod
@@ -116,7 +124,10 @@ class WorkerPool:
             worker.stop()
 
     def run(self, tasks: Sequence[Task], on_done: OnDone | None = None) -> list[Answer]:
-        """The answer of each task, in order. `on_done(done, total)` is called in this thread."""
+        """The answer of each task, in order. `on_done(done, total)` is called in this thread.
+
+        Raises WorkerCannotStart or OSError where no worker runs here.
+        """
         answers: list[Answer] = [{} for _ in tasks]
         for done, (index, answer) in enumerate(self._each(tasks), start=1):
             answers[index] = answer
@@ -126,7 +137,7 @@ class WorkerPool:
 
     def _each(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Answer]]:
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        answered: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        answered: queue.SimpleQueue[tuple[int, Answer | Exception]] = queue.SimpleQueue()
         stop = threading.Event()
         for index in range(len(tasks)):
             waiting.put(index)
@@ -137,7 +148,10 @@ class WorkerPool:
                     index = waiting.get_nowait()
                 except queue.Empty:
                     return
-                answered.put((index, self._answer(worker, tasks[index])))
+                try:
+                    answered.put((index, self._answer(worker, tasks[index])))
+                except (OSError, WorkerCannotStart) as error:
+                    answered.put((index, error))
 
         used = self._workers[: len(tasks)]
         threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in used]
@@ -145,7 +159,10 @@ class WorkerPool:
             thread.start()
         try:
             for _ in tasks:
-                yield answered.get()
+                index, answer = answered.get()
+                if isinstance(answer, Exception):
+                    raise answer
+                yield index, answer
         finally:
             stop.set()
             for thread in threads:

@@ -20,6 +20,7 @@ from tenner.report.facts import (
     SettingFact,
     TimingFact,
 )
+from tenner.report.history import loss_curve
 from tenner.report.page import render_report, write_report
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SampleSet",
     "SettingFact",
     "TimingFact",
+    "loss_curve",
     "render_report",
     "write_report",
 ]

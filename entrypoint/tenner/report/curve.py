@@ -11,7 +11,7 @@ has ended. Where the noise hides a change of `CHANGE_TO_SEE`, it says so instead
 
 Error rate: `tests/report/test_curve.py` draws curves that settle, stay flat, rise and fall, with
 log-normal noise (sigma 0.35), of 200 to 20,000 steps, and holds wrong readings to 5 % of each.
-An abstention is not an error; at 5,000 steps at least two in three are named, at 20,000 nine in ten.
+An abstention is not an error; of 5,000 steps two in three are named, of 20,000 nine in ten.
 """
 
 import math

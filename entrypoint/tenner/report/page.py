@@ -182,8 +182,7 @@ def _template() -> Template:
         "literal": lambda text: json.dumps(text, ensure_ascii=False),
         "number": lambda value: f"{value:,}",
     }
-    environment.globals |= {"t": words, "known_word": known_word}
-    return environment.get_template("page.html")
+    return environment.get_template("page.html", globals={"t": words, "known_word": known_word})
 
 
 def size_words(num_bytes: int) -> str:

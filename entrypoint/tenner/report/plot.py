@@ -1,8 +1,9 @@
 """The loss plot as numbers for an SVG: what is drawn where. Pure.
 
-A run of any length becomes at most `MAX_BANDS` ranges of the raw loss (the middle 80 %) and `MAX_POINTS`
-points of the smoothed one. The scale follows the smoothed line and the middle of the raw values,
-so that one wild step does not press the rest flat; what stands above is cut at the frame.
+A run of any length becomes at most `MAX_BANDS` ranges of the raw loss (the middle 80 %) and
+`MAX_POINTS` points of the smoothed one. The scale follows the smoothed line and the middle of the
+raw values, so that one wild step does not press the rest flat; what stands above is cut at the
+frame.
 """
 
 import math

@@ -99,9 +99,7 @@ class Samples:
     def from_json(cls, text: str) -> "Samples":
         found: dict[str, Any] = json.loads(text)
         known = {each.name for each in fields(cls)}
-        samples = tuple(
-            Sample(**{**sample, "cell": Cell(**sample["cell"])}) for sample in found.pop("samples")
-        )
+        samples = tuple(map(_sample, found.pop("samples")))
         return cls(samples=samples, **{key: value for key, value in found.items() if key in known})
 
     @classmethod
@@ -111,6 +109,11 @@ class Samples:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} does not list samples: {error}") from error
+
+
+def _sample(found: dict[str, Any]) -> Sample:
+    cell = Cell(**found.pop("cell"))
+    return Sample(cell=cell, **found)
 
 
 SAMPLES_FILE = "samples.json"

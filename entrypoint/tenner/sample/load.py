@@ -82,6 +82,8 @@ def scheduler_for(found: Any, job: SampleJob) -> Any:
     """
     name, changes = SCHEDULERS[job.sampler] if job.sampler else (type(found).__name__, {})
     wanted = dict(changes)
+    if name in {"DDIMScheduler", "DDPMScheduler"}:
+        wanted["clip_sample"] = False  # their default clips to -1..1, where latents are wider
     if job.v_parameterization:
         wanted["prediction_type"] = "v_prediction"
     if job.zero_terminal_snr or found.config.get("rescale_betas_zero_snr"):

@@ -1,0 +1,245 @@
+"""The page of a run: whole, self-contained, and deaf to what captions try to say."""
+
+import math
+import random
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tenner.report import (
+    ChoiceFact,
+    ConceptFact,
+    CostFacts,
+    DatasetFacts,
+    DatasetImage,
+    FileFact,
+    LossCurve,
+    Notice,
+    Pair,
+    ReportFacts,
+    SampleImage,
+    SampleSet,
+    SettingFact,
+    TimingFact,
+    render_report,
+    write_report,
+)
+
+HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}\u202e"
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, and the words between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def noise_image(path: Path, size: int, seed: int = 0) -> Path:
+    draw = random.Random(seed)
+    Image.frombytes("RGB", (size, size), draw.randbytes(3 * size * size)).save(path)
+    return path
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> ReportFacts:
+    small, large = noise_image(tmp_path / "s.png", 32), noise_image(tmp_path / "l.png", 600)
+    draw = random.Random(0)
+    losses = [0.1 + 0.06 * math.exp(-step / 500) + 0.02 * draw.random() for step in range(5000)]
+    return ReportFacts(
+        name="my_lora",
+        state="delivered",
+        trigger="sks star",
+        base_name="sd15",
+        lora_file="my_lora.safetensors",
+        step=5000,
+        num_steps=5000,
+        epoch=2,
+        num_epochs=2,
+        curve=LossCurve(
+            steps=range(1, 5001),
+            losses=losses,
+            learning_rates={"unet": [1e-4] * 5000},
+            epoch_ends=(2500, 5000),
+        ),
+        sample_sets=(
+            SampleSet(
+                images=(
+                    SampleImage(path=small, group="a prompt", row="seed 1", column="0 (base)"),
+                    SampleImage(path=small, group="a prompt", row="seed 1", column="0.5"),
+                    SampleImage(path=large, group="without the trigger", row="seed 1", column="1"),
+                )
+            ),
+        ),
+        dataset=DatasetFacts(
+            num_images=2,
+            num_captions=1,
+            images=(DatasetImage(path=large, name="l.png", caption="sks star"),),
+        ),
+        settings=(SettingFact(name="network_dim", value="32", source="default"),),
+        choices=(ChoiceFact(name="batch_size", value="4", reason="fits"),),
+        machine=(Pair(name="GPU", value="RTX 4090"),),
+        notices=(Notice(text="small images", fix="replace them"),),
+        files=(FileFact(name="my_lora.safetensors", size_bytes=37_700_000, sha256="ab" * 32),),
+        timings=(TimingFact(name="training", seconds=3725),),
+        cost=CostFacts(spent_usd=0.83, max_cost_usd=10.0),
+        concept=(ConceptFact(name="strength 1", distance=0.25),),
+    )
+
+
+def test_every_fact_is_told(facts: ReportFacts) -> None:
+    page = render_report(facts)
+    told = " ".join(Elements(page).words)
+    for word in ("my_lora", "sks star", "sd15", "5,000 / 5,000", "$0.83", "$10.00", "network_dim"):
+        assert word in told, word
+    for word in ("fits", "RTX 4090", "replace them", "37.7 MB", "ab" * 32, "1 h 02 min", "0.25"):
+        assert word in told, word
+    assert "The loss fell and then settled" in told
+    assert "<lora:my_lora:0.8>" in told
+
+
+def test_nothing_is_fetched(facts: ReportFacts) -> None:
+    elements = Elements(render_report(facts))
+    assert not elements.of("link")
+    assert all((each["src"] or "").startswith("data:image/") for each in elements.of("img"))
+    assert all("src" not in each for each in elements.of("script"))
+    assert all((each["href"] or "").startswith("#") for each in elements.of("a"))
+    policy = elements.of("meta")[1]["content"] or ""
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+
+
+def test_hostile_words_stay_words(facts: ReportFacts, tmp_path: Path) -> None:
+    clean = Elements(render_report(facts))
+    picture = SampleImage(
+        path=tmp_path / "s.png",
+        group=HOSTILE,
+        row=HOSTILE,
+        column=HOSTILE,
+        prompt=HOSTILE,
+        negative_prompt=HOSTILE,
+    )
+    hostile = replace(
+        facts,
+        name=HOSTILE,
+        state_detail=HOSTILE,
+        trigger=HOSTILE,
+        base_name=HOSTILE,
+        base_licence=HOSTILE,
+        engine=HOSTILE,
+        version=HOSTILE,
+        written_at=HOSTILE,
+        lora_file=f"{HOSTILE}.safetensors",
+        concept=(ConceptFact(name=HOSTILE, distance=1.0),),
+        concept_definition=HOSTILE,
+        sample_sets=(SampleSet(images=(picture,)),),
+        dataset=DatasetFacts(
+            num_images=1,
+            num_captions=1,
+            images=(DatasetImage(path=tmp_path / "l.png", name=HOSTILE, caption=HOSTILE),),
+            facts=(Pair(name=HOSTILE, value=HOSTILE),),
+        ),
+        settings=(SettingFact(name=HOSTILE, value=HOSTILE, source=HOSTILE),),
+        choices=(ChoiceFact(name=HOSTILE, value=HOSTILE, reason=HOSTILE),),
+        machine=(Pair(name=HOSTILE, value=HOSTILE),),
+        notices=(Notice(text=HOSTILE, fix=HOSTILE),),
+        files=(FileFact(name=HOSTILE, size_bytes=1, sha256=HOSTILE, where=HOSTILE),),
+        timings=(TimingFact(name=HOSTILE, seconds=1),),
+        curve=replace(facts.curve, learning_rates={HOSTILE: [1e-4] * 5000}),
+    )
+    elements = Elements(render_report(hostile))
+    assert len(elements.of("script")) == len(clean.of("script")) == 1
+    assert len(elements.of("style")) == 1
+    assert not [name for _, each in elements.found for name in each if name.startswith("on")]
+    assert all((each["src"] or "").startswith("data:") for each in elements.of("img"))
+    assert "49" not in "".join(word for word in elements.words if "{{" in word)
+
+
+def test_a_long_run_with_many_pictures_stays_under_3_mb(facts: ReportFacts, tmp_path: Path) -> None:
+    pictures = tuple(
+        SampleImage(
+            path=noise_image(tmp_path / f"{place}.png", 512, place),
+            group="g",
+            row=str(place // 5),
+            column=str(place % 5),
+        )
+        for place in range(50)
+    )
+    steps = range(1, 20_001)
+    draw = random.Random(3)
+    long = replace(
+        facts,
+        sample_sets=(SampleSet(images=pictures),),
+        curve=LossCurve(
+            steps=steps,
+            losses=[draw.random() for _ in steps],
+            learning_rates={"unet": [1e-4] * 20_000, "text_encoder": [5e-5] * 20_000},
+            epoch_ends=range(10, 20_001, 10),
+        ),
+    )
+    path = write_report(long, tmp_path / "report.html")
+    assert path.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_the_language_is_the_setting(facts: ReportFacts, language: str) -> None:
+    page = render_report(replace(facts, language=language))
+    direction = {"en": "ltr", "ar": "rtl"}[language]
+    assert f'<html lang="{language}" dir="{direction}" data-language="{language}">' in page
+
+
+def test_every_word_is_in_both_languages(facts: ReportFacts) -> None:
+    elements = Elements(render_report(facts))
+    shown = [each["lang"] for each in elements.of("span") if each.get("class") == "t"]
+    assert shown.count("en") == shown.count("ar") > 30
+
+
+@pytest.mark.parametrize(
+    "losses", [(), (0.1,), (math.nan,) * 100, (0.1,) * 100, (0.0,) * 100, (1e9, 1e-9) * 50]
+)
+def test_any_curve_makes_a_page(facts: ReportFacts, losses: tuple[float, ...]) -> None:
+    curve = LossCurve(steps=range(1, len(losses) + 1), losses=losses)
+    page = render_report(replace(facts, curve=curve))
+    points = " ".join(re.findall(r'points="([^"]*)"', page))
+    assert "nan" not in points
+    assert "inf" not in points
+
+
+def test_an_empty_run_makes_a_page() -> None:
+    assert "<h1>" in render_report(ReportFacts(name="x", state="failed"))
+
+
+def test_missing_and_broken_pictures_are_said(facts: ReportFacts, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n half")
+    images = (SampleImage(path=broken), SampleImage(path=tmp_path / "none.png", column="b"))
+    page = render_report(replace(facts, sample_sets=(SampleSet(images=images),)))
+    assert page.count("no picture") == 2
+
+
+def test_small_pictures_keep_their_pixels(facts: ReportFacts) -> None:
+    images = Elements(render_report(facts)).of("img")
+    hard = [each for each in images if each.get("class") == "hard"]
+    assert {each["width"] for each in hard} == {"32"}
+    assert all((each["src"] or "").startswith("data:image/png") for each in hard)
+
+
+def test_series_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        LossCurve(steps=(1, 2), losses=(0.1,))

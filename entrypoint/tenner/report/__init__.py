@@ -20,7 +20,6 @@ from tenner.report.facts import (
     SettingFact,
     TimingFact,
 )
-from tenner.report.history import loss_curve
 from tenner.report.page import render_report, write_report
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "SampleSet",
     "SettingFact",
     "TimingFact",
-    "loss_curve",
     "render_report",
     "write_report",
 ]

@@ -1,122 +1,25 @@
-"""The dataset from folder to clean working copy: listed, read, decoded whole, judged, copied.
+"""The dataset from what the user named to a clean working copy: fetched, read, judged, copied.
 
 The one place where the whole of it can be read; each step has its own module.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-from tenner.dataset.buckets import BucketPlace, Buckets, Size, batches_per_epoch, make_buckets
-from tenner.dataset.captions import Caption, find_caption_files, read_captions
-from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
-from tenner.dataset.findings import FileNote, Finding
-from tenner.dataset.judge_captions import judge_captions, with_trigger
-from tenner.dataset.judge_images import judge_images, judge_unreadable
-from tenner.dataset.listing import FileEntry, list_files
-from tenner.dataset.request import DatasetRequest
-from tenner.dataset.view import View, build_view
-from tenner.dataset.workers import WorkerPool, path_field
-from tenner.dataset.working_copy import Copied, make_working_copy
+from tenner.dataset.buckets import Buckets, make_buckets
+from tenner.dataset.fetch import fetch
+from tenner.dataset.items import Dataset, ImageItem, spread_regularisation
+from tenner.dataset.judge_buckets import judge_buckets
+from tenner.dataset.reading import OnProgress, Source, Tree, read_tree
+from tenner.dataset.request import DatasetRequest, SubsetRequest
+from tenner.dataset.working_copy import make_working_copy
 from tenner.errors import DatasetError, Problem, errors_in
 
-OnProgress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageItem:
-    """One image as it will be trained. `path` is the working copy's, `source` the user's name.
-
-    `width` and `height` are upright pixels of the source.
-    """
-
-    path: Path
-    source: str
-    caption: str
-    num_repeats: int
-    concept: str
-    is_reg: bool
-    facts: ImageFacts
-
-    @property
-    def size(self) -> Size:
-        return self.facts.width, self.facts.height
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """A dataset that can be trained on. `train_dir` and `reg_dir` hold the clean tree in kohya's
-    folder convention; `content_hash` changes with any pixel, caption or repeat."""
-
-    images: tuple[ImageItem, ...]
-    buckets: Buckets
-    trigger: str
-    train_dir: Path
-    reg_dir: Path | None
-    findings: tuple[Finding, ...]
-    left_out: tuple[FileNote, ...]
-    mended: tuple[FileNote, ...]
-    num_captions: int
-    content_hash: str
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """All findings as problems; none of them is an error."""
-        return tuple(finding.problem for finding in self.findings)
-
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
-
-    @property
-    def num_image_passes(self) -> int:
-        """Images seen in an epoch: each as often as it repeats."""
-        return sum(image.num_repeats for image in self.images)
-
-    def place_of(self, image: ImageItem) -> BucketPlace:
-        return self.buckets.assign(*image.size)
-
-    def images_by_bucket(self) -> dict[Size, int]:
-        """Images with their repeats in each bucket."""
-        counts: Counter[Size] = Counter()
-        for image in self.images:
-            counts[self.place_of(image).bucket] += image.num_repeats
-        return dict(counts)
-
-    def batches_per_epoch(self, batch_size: int) -> int:
-        return batches_per_epoch(self.images_by_bucket(), batch_size)
-
-    def to_json(self) -> dict[str, Any]:
-        """As `dataset.json` holds it."""
-        return {
-            "num_images": self.num_images,
-            "num_captions": self.num_captions,
-            "num_image_passes": self.num_image_passes,
-            "trigger": self.trigger,
-            "content_hash": self.content_hash,
-            "buckets": [
-                {"width": width, "height": height, "image_passes": count}
-                for (width, height), count in sorted(self.images_by_bucket().items())
-            ],
-            "images": [
-                {
-                    "source": image.source,
-                    "caption": image.caption,
-                    "num_repeats": image.num_repeats,
-                    "is_reg": image.is_reg,
-                    "width": image.facts.width,
-                    "height": image.facts.height,
-                    "sha256": image.facts.sha256,
-                }
-                for image in self.images
-            ],
-            "findings": [asdict(finding) for finding in self.findings],
-            "left_out": [asdict(note) for note in self.left_out],
-            "mended": [asdict(note) for note in self.mended],
-        }
+__all__ = ["Dataset", "ImageItem", "inspect_dataset", "read_sources"]
 
 
 def inspect_dataset(
@@ -126,59 +29,104 @@ def inspect_dataset(
 
     Raises DatasetError with every problem that forbids training on it.
     """
-    buckets = _buckets(request)
-    train = _read_source(request, Path(request.source), is_reg=False, on_progress=on_progress)
-    reg = (
-        _read_source(request, Path(request.reg_data_dir), is_reg=True, on_progress=on_progress)
-        if request.reg_data_dir
-        else None
-    )
-    sources = [each for each in (train, reg) if each is not None]
+    buckets = buckets_of(request)
+    sources = read_sources(request, on_progress)
     findings = [finding for source in sources for finding in source.findings]
+    images = [image for source in sources for image in source.images]
+    findings += judge_buckets(spread_regularisation(images), buckets, batch_size=request.batch_size)
     errors = errors_in([finding.problem for finding in findings])
     if errors:
         raise DatasetError(problems=errors)
-    items: list[ImageItem] = []
-    copies: list[Copied] = []
-    for source, folder in zip(sources, (workdir / "train", workdir / "reg"), strict=False):
-        copied = make_working_copy(source.root, source.images, folder, request=request)
-        copies.append(copied)
-        items += [
-            replace(image, path=path)
-            for image, path in zip(source.images, copied.paths, strict=True)
-        ]
+    train = [image for image in images if not image.is_reg]
+    reg = [image for image in images if image.is_reg]
+    copied = make_working_copy(train, workdir / "train", request=request)
+    copied_reg = make_working_copy(reg, workdir / "reg", request=request) if reg else None
+    paths = [*copied.paths, *(copied_reg.paths if copied_reg else ())]
+    items = [replace(image, path=path) for image, path in zip((*train, *reg), paths, strict=True)]
+    mended = [note for source in sources for note in source.mended]
+    mended += [*copied.mended, *(copied_reg.mended if copied_reg else ())]
     return Dataset(
-        images=tuple(items),
+        images=spread_regularisation(items),
         buckets=buckets,
-        trigger=train.trigger,
+        trigger=request.trigger or common_trigger(sources),
         train_dir=workdir / "train",
         reg_dir=workdir / "reg" if reg else None,
-        findings=tuple(finding for finding in findings if finding.level != "error"),
+        findings=tuple(findings),
         left_out=tuple(note for source in sources for note in source.left_out),
-        mended=tuple(
-            note
-            for each in (*(source.mended for source in sources), *(copy.mended for copy in copies))
-            for note in each
-        ),
-        num_captions=train.num_captions,
-        content_hash=_hash(items),
+        mended=tuple(mended),
+        num_captions=sum(source.num_captions for source in sources),
+        content_hash=content_hash(items),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """One tree, read and judged; its images do not have working copies yet."""
+def read_sources(
+    request: DatasetRequest, on_progress: OnProgress | None = None, thumbs: Path | None = None
+) -> list[Source]:
+    """Every tree of the request, fetched, read and judged.
 
-    root: Path
-    images: tuple[ImageItem, ...]
-    trigger: str
-    num_captions: int
-    findings: tuple[Finding, ...]
-    left_out: tuple[FileNote, ...]
-    mended: tuple[FileNote, ...]
+    Raises DatasetError where one cannot be fetched or listed: all of them are tried first.
+    """
+    problems: list[Problem] = []
+    trees: list[Tree] = []
+    for source, tree in _named_trees(request, thumbs):
+        try:
+            trees.append(replace(tree, root=fetch(source, request), name=_given_name(source)))
+        except DatasetError as error:
+            problems += error.problems
+    if problems:
+        raise DatasetError(problems=problems)
+    if not trees:
+        fix = "say dataset = FOLDER, or put images into the default one"
+        raise DatasetError("no dataset was named", fix=fix)
+    try:
+        return [read_tree(tree, request, on_progress) for tree in trees]
+    except OSError as error:
+        raise DatasetError(
+            f"the dataset cannot be read: {error}", fix="check the folder and its rights"
+        ) from error
 
 
-def _buckets(request: DatasetRequest) -> Buckets:
+def _named_trees(request: DatasetRequest, thumbs: Path | None) -> list[tuple[str, Tree]]:
+    """What the user named, in order, as trees whose roots are not known yet."""
+
+    def tree(subset: SubsetRequest | None, *, is_reg: bool, part: str) -> Tree:
+        extension = subset.caption_extension if subset else None
+        return Tree(
+            root=Path(),
+            name="",
+            is_reg=is_reg,
+            trigger=None if is_reg else (subset.trigger if subset else None) or request.trigger,
+            caption_extension=extension or request.caption_extension,
+            thumbs=thumbs / part if thumbs else None,
+            subset=subset,
+            options=subset.options if subset else {},
+        )
+
+    named: list[tuple[str, Tree]] = []
+    if request.source:
+        named.append((request.source, tree(None, is_reg=False, part="train")))
+    for number, subset in enumerate(request.subsets):
+        each = tree(subset, is_reg=subset.is_reg, part=f"subset{number}")
+        named.append((subset.image_dir, each))
+    if request.reg_data_dir:
+        named.append((request.reg_data_dir, tree(None, is_reg=True, part="reg")))
+    return named
+
+
+def _given_name(source: str) -> str:
+    """`10_cat` of `~/data/10_cat`, `10_cat.zip` and `s3://bucket/10_cat/`: it may name repeats."""
+    if "://" in source:
+        return _without_archive_suffix(urlsplit(source).path.rstrip("/").rpartition("/")[2])
+    path = Path(source).expanduser().absolute()
+    return path.resolve().name if path.is_dir() else _without_archive_suffix(path.name)
+
+
+def _without_archive_suffix(name: str) -> str:
+    return re.sub(r"(\.tar)?\.(zip|tar|tgz|gz|bz2|xz|zst|tbz2|txz|tzst)$", "", name, flags=re.I)
+
+
+def buckets_of(request: DatasetRequest) -> Buckets:
+    """The request's buckets. Raises DatasetError where its numbers contradict each other."""
     try:
         return make_buckets(
             resolution=request.resolution,
@@ -193,132 +141,14 @@ def _buckets(request: DatasetRequest) -> Buckets:
         raise DatasetError(str(error), fix=fix) from None
 
 
-def _read_source(
-    request: DatasetRequest, root: Path, *, is_reg: bool, on_progress: OnProgress | None
-) -> _Source:
-    root = root.expanduser()
-    if not root.is_dir():
-        raise DatasetError(
-            f"the dataset {root} is {'a file' if root.exists() else 'not there'}",
-            fix="name a folder of images; in a container, mount it:"
-            " -v ./training_data:/workspace/training_data:ro",
-        )
-    entries = list_files(root)
-    view = build_view(
-        entries,
-        root_name=root.resolve().name,
-        num_repeats=request.num_repeats,
-        is_reg=is_reg,
-    )
-    caption_files = find_caption_files(
-        [image for concept in view.concepts for image in concept.images],
-        entries,
-        request.caption_extension,
-    )
-    captions, caption_findings = read_captions(
-        view.concepts,
-        caption_files,
-        lambda path: (root / path).read_bytes(),
-        trigger=request.trigger,
-    )
-    facts = _decode(view, root, request, on_progress)
-    good, left_out = _sort_out(facts)
-    findings = [*view.findings, *caption_files.findings, *caption_findings]
-    findings += judge_unreadable(left_out, num_images=len(facts))
-    findings += judge_images(good, resolution=request.resolution, is_reg=is_reg)
-    trigger = _trigger(request, view, captions)
-    if not is_reg:
-        findings += judge_captions(
-            {path: captions[path] for path in good},
-            triggers=dict.fromkeys(good, request.trigger) if request.trigger else {},
-            extension=caption_files.extension,
-            add_trigger=request.add_trigger,
-            max_token_length=request.max_token_length,
-        )
-    return _Source(
-        root=root,
-        images=_items(view, good, captions, request),
-        trigger=trigger,
-        num_captions=sum(captions[path].file is not None for path in good),
-        findings=tuple(findings),
-        left_out=(*view.left_out, *left_out, *_not_images(entries)),
-        mended=view.mended,
-    )
+def common_trigger(sources: Sequence[Source]) -> str:
+    """The word that calls the concept, where the training trees agree on one."""
+    words = {source.trigger for source in sources if not source.is_reg}
+    return words.pop() if len(words) == 1 else ""
 
 
-def _decode(
-    view: View, root: Path, request: DatasetRequest, on_progress: OnProgress | None
-) -> dict[str, ImageFacts | Unreadable]:
-    paths = [image.path for concept in view.concepts for image in concept.images]
-    area = request.resolution[0] * request.resolution[1]
-    tasks = [
-        {"do": "inspect", "path": path_field(root / path), "training_area": area} for path in paths
-    ]
-    with WorkerPool(request.num_workers, request.image_timeout_seconds) as pool:
-        answers = pool.run(tasks, on_progress)
-    return {path: facts_from_json(answer) for path, answer in zip(paths, answers, strict=True)}
-
-
-def _sort_out(
-    facts: Mapping[str, ImageFacts | Unreadable],
-) -> tuple[dict[str, ImageFacts], tuple[FileNote, ...]]:
-    good = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
-    bad = tuple(
-        FileNote(path=path, why=found.reason)
-        for path, found in facts.items()
-        if isinstance(found, Unreadable)
-    )
-    return good, bad
-
-
-def _items(
-    view: View,
-    good: Mapping[str, ImageFacts],
-    captions: Mapping[str, Caption],
-    request: DatasetRequest,
-) -> tuple[ImageItem, ...]:
-    def text(path: str, *, is_reg: bool) -> str:
-        said = captions[path].text
-        add = request.add_trigger and request.trigger and not is_reg
-        return with_trigger(said, request.trigger or "") if add else said
-
-    return tuple(
-        ImageItem(
-            path=Path(image.path),
-            source=image.path,
-            caption=text(image.path, is_reg=concept.is_reg),
-            num_repeats=concept.num_repeats,
-            concept=concept.class_tokens,
-            is_reg=concept.is_reg,
-            facts=good[image.path],
-        )
-        for concept in view.concepts
-        for image in concept.images
-        if image.path in good
-    )
-
-
-def _trigger(request: DatasetRequest, view: View, captions: Mapping[str, Caption]) -> str:
-    """What calls the concept: the user's word, else the folder's words where they stand for
-    captions or in each of them."""
-    if request.trigger:
-        return request.trigger
-    words = {concept.class_tokens for concept in view.concepts if not concept.is_reg}
-    if len(words) != 1:
-        return ""
-    word = words.pop()
-    return word if all(word in caption.text for caption in captions.values()) else ""
-
-
-def _not_images(entries: Sequence[FileEntry]) -> tuple[FileNote, ...]:
-    return tuple(
-        FileNote(path=entry.path, why=entry.why or "no picture")
-        for entry in entries
-        if entry.kind == "unsupported"
-    )
-
-
-def _hash(items: Sequence[ImageItem]) -> str:
+def content_hash(items: Sequence[ImageItem]) -> str:
+    """Changes with any pixel, caption or repeat."""
     digest = sha256()
     for item in sorted(items, key=lambda each: (each.is_reg, each.source)):
         line = f"{item.facts.sha256} {item.num_repeats} {item.is_reg} {item.caption}\n"

@@ -56,7 +56,8 @@ def read_caption(data: bytes) -> CaptionText:
 def clean_line(line: str) -> str:
     """One line as the tokenizer should see it: composed letters, no control or invisible
     characters, single spaces. Joiners stay: emoji and Arabic need them."""
-    composed = unicodedata.normalize("NFC", line).translate(_INVISIBLE)
+    valid = line.encode("utf-8", "replace").decode()
+    composed = unicodedata.normalize("NFC", valid).translate(_INVISIBLE)
     visible = "".join(" " if unicodedata.category(char) == "Cc" else char for char in composed)
     return " ".join(visible.split())
 

@@ -16,10 +16,20 @@ from tenner.dataset.workers import WorkerPool, path_field
 from tenner.errors import DatasetError
 
 if TYPE_CHECKING:
-    from tenner.dataset.inspection import ImageItem
+    from tenner.dataset.items import ImageItem
 
 READ_BY_TRAINERS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 """Endings that sd-scripts looks for, in lower case."""
+
+WHAT_WAS_DONE = {
+    "upright": "turned upright by its EXIF",
+    "alpha": "transparency filled",
+    "16-bit": "brought to 8 bits",
+    "cmyk": "CMYK brought to sRGB",
+    "profile": "brought to sRGB through its profile",
+    "format": "converted to PNG",
+    "frames": "its first frame taken",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,7 @@ class Copied:
 
 
 def make_working_copy(
-    root: Path, images: Sequence["ImageItem"], folder: Path, *, request: DatasetRequest
+    images: Sequence["ImageItem"], folder: Path, *, request: DatasetRequest
 ) -> Copied:
     """Make the tree anew in `folder`. Raises DatasetError where it cannot be written."""
     try:
@@ -41,27 +51,34 @@ def make_working_copy(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(image.caption + "\n", encoding="utf-8")
             if not _needs(image):
-                path.symlink_to((root / image.source).resolve())
+                _link(image.source_path.absolute(), path)
     except OSError as error:
         raise DatasetError(
             f"the working copy of the dataset cannot be written: {error}",
             fix="free disk space, or choose another output_dir",
         ) from error
     changed = [(path, image) for path, image in zip(paths, images, strict=True) if _needs(image)]
-    _convert(root, changed, request)
+    _convert(changed, request)
     mended = tuple(
-        FileNote(path=image.source, why=", ".join(_needs(image))) for _, image in changed
+        FileNote(path=image.source, why=", ".join(WHAT_WAS_DONE[need] for need in _needs(image)))
+        for _, image in changed
     )
     return Copied(paths=tuple(paths), mended=mended)
 
 
-def _convert(
-    root: Path, changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetRequest
-) -> None:
+def _link(source: Path, path: Path) -> None:
+    """A link to the user's file, or its copy where links are not to be had."""
+    try:
+        path.symlink_to(source)
+    except OSError:  # Windows without the right to make links, some network file systems
+        shutil.copyfile(source, path)
+
+
+def _convert(changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetRequest) -> None:
     tasks = [
         {
             "do": "convert",
-            "path": path_field(root / image.source),
+            "path": path_field(image.source_path),
             "target": path_field(path),
             "needs": list(image.facts.needs),
             "alpha_color": request.alpha_color,
@@ -89,6 +106,12 @@ def _needs(image: "ImageItem") -> tuple[str, ...]:
 
 def _target(folder: Path, number: int, image: "ImageItem") -> Path:
     """`10_cat/00012.png`: names that every trainer and file system reads."""
-    words = re.sub(r"[/\\\0]+", " ", image.concept).strip() or "concept"
+    words = _safe_words(image.concept) or "concept"
     suffix = ".png" if _needs(image) else Path(image.source).suffix.lower()
     return folder / f"{image.num_repeats}_{words}" / f"{number:05d}{suffix}"
+
+
+def _safe_words(concept: str) -> str:
+    """A folder name: no separators or control characters, within what file systems allow."""
+    kept = re.sub(r"[\x00-\x1f\x7f/\\\ud800-\udfff]+", " ", concept).strip(" .")
+    return kept.encode()[:120].decode("utf-8", "ignore").strip()

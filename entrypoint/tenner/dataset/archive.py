@@ -1,0 +1,175 @@
+"""Archives unpacked so that nothing lands outside, nothing is a link, and nothing fills the disk.
+
+zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst, told apart by content. An archive with one member
+that would be written elsewhere is refused whole: whoever made it meant harm, or made it wrongly.
+"""
+
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from tenner.dataset.findings import printable
+from tenner.errors import DatasetError
+
+MAX_MEMBERS = 1_000_000
+MAX_RATIO = 200
+"""Unpacked bytes for each packed one, above 100 MB: pictures do not shrink, bombs do."""
+RATIO_COUNTS_FROM = 100 * 1024**2
+CHUNK = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What unpacking may write, in bytes."""
+
+    max_bytes: int
+    packed_bytes: int
+
+    def check(self, written: int, name: str) -> None:
+        if written > self.max_bytes:
+            raise DatasetError(
+                f"{name} unpacks to more than {self.max_bytes / 1024**3:g} GB",
+                fix="pack only the images and captions",
+            )
+        if written > RATIO_COUNTS_FROM and written > MAX_RATIO * self.packed_bytes:
+            raise DatasetError(
+                f"{name} unpacks to more than {MAX_RATIO} times its size: this is no dataset",
+                fix="pack the images and captions anew",
+            )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `unpack` may be tried: by name, or by the first bytes."""
+    if path.name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz",
+                                   ".tar.zst", ".tzst", ".tbz2", ".txz")):  # fmt: skip
+        return True
+    try:
+        with path.open("rb") as opened:
+            return opened.read(4) in (b"PK\x03\x04", b"PK\x05\x06") or tarfile.is_tarfile(path)
+    except OSError:
+        return False
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
+    """Unpack into the empty `folder`. Raises DatasetError; then the folder may hold a part."""
+    limits = Limits(max_bytes=max_bytes, packed_bytes=archive.stat().st_size)
+    try:
+        if zipfile.is_zipfile(archive):
+            _unpack_zip(archive, folder, limits)
+        else:
+            _unpack_tar(archive, folder, limits)
+    except DatasetError:
+        raise
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+        raise DatasetError(
+            f"{archive.name} is damaged or no archive: {error}",
+            fix="pack it again as zip or tar.gz, and upload it whole",
+        ) from None
+    except (RuntimeError, NotImplementedError) as error:
+        raise DatasetError(
+            f"{archive.name} cannot be unpacked: {error}", fix="pack it without a password, as zip"
+        ) from None
+    except OSError as error:
+        raise DatasetError(
+            f"{archive.name} cannot be unpacked: {error}", fix="check it, and the free disk space"
+        ) from None
+
+
+def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        members = opened.infolist()
+        targets = [_target(folder, member.filename, archive) for member in members]
+        for member in members:
+            if stat.S_ISLNK(member.external_attr >> 16):
+                _refuse(archive, member.filename, "a link")
+        _count(members, archive)
+        written = 0
+        for member, target in zip(members, targets, strict=True):
+            if member.is_dir():
+                continue
+            with opened.open(member) as source:
+                written += _write(source, target, written, limits, archive.name)
+
+
+def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> None:
+    written = 0
+    with _tar_stream(archive) as opened:
+        for number, member in enumerate(opened):
+            if number >= MAX_MEMBERS:
+                _count(range(MAX_MEMBERS + 1), archive)
+            target = _target(folder, member.name, archive)
+            if member.isdir():
+                continue
+            if not member.isreg():
+                _refuse(archive, member.name, "a link or a device")
+            source = opened.extractfile(member)
+            if source is not None:
+                with source:
+                    written += _write(source, target, written, limits, archive.name)
+
+
+@contextmanager
+def _tar_stream(archive: Path) -> Generator[tarfile.TarFile]:
+    with archive.open("rb") as raw:
+        if raw.read(4) != b"\x28\xb5\x2f\xfd":
+            with tarfile.open(archive, "r:*") as opened:
+                yield opened
+            return
+        raw.seek(0)
+        with _zstd(raw) as plain, tarfile.open(fileobj=plain, mode="r|") as opened:
+            yield opened
+
+
+def _zstd(raw: IO[bytes]) -> IO[bytes]:
+    try:
+        import zstandard  # pyright: ignore
+    except ImportError:
+        raise DatasetError(
+            "a .tar.zst archive needs the package zstandard",
+            fix="pip install zstandard, or pack the dataset as zip or tar.gz",
+        ) from None
+    return zstandard.ZstdDecompressor().stream_reader(raw)  # pyright: ignore
+
+
+def _target(folder: Path, name: str, archive: Path) -> Path:
+    """Where a member goes. Refuses what would leave the folder, on any system."""
+    posix = PurePosixPath(name.replace("\\", "/"))
+    if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts or "\0" in name:
+        _refuse(archive, name, "a path that leads out of the archive")
+    return folder.joinpath(*posix.parts)
+
+
+def _refuse(archive: Path, name: str, what: str) -> None:
+    raise DatasetError(
+        f'{archive.name} holds "{printable(name)}", {what}; nothing of it is used',
+        fix="pack the images and captions anew, with plain names",
+    )
+
+
+def _count(members: "list[zipfile.ZipInfo] | range", archive: Path) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise DatasetError(
+            f"{archive.name} holds more than {MAX_MEMBERS:,} files", fix="pack only the images"
+        )
+
+
+def _write(source: IO[bytes], target: Path, before: int, limits: Limits, name: str) -> int:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with target.open("wb") as out:
+        while chunk := source.read(CHUNK):
+            written += len(chunk)
+            limits.check(before + written, name)
+            out.write(chunk)
+    return written
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove what an interrupted unpacking left."""
+    shutil.rmtree(folder, ignore_errors=True)

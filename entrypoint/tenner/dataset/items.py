@@ -1,0 +1,163 @@
+"""The dataset as the later stages know it: images with their captions, repeats and buckets."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tenner.dataset.buckets import BucketPlace, Buckets, Size, batches_per_epoch
+from tenner.dataset.facts import ImageFacts
+from tenner.dataset.findings import FileNote, Finding, printable
+from tenner.dataset.request import OptionValue
+from tenner.errors import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageItem:
+    """One image as it will be trained.
+
+    `path` is the working copy's, `source` the name in the user's folder, `source_path` the file
+    itself. `options` are training options of its subset, where the user set some.
+    """
+
+    path: Path
+    source: str
+    source_path: Path
+    caption: str
+    num_repeats: int
+    concept: str
+    is_reg: bool
+    facts: ImageFacts
+    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
+
+    @property
+    def size(self) -> Size:
+        return self.facts.width, self.facts.height
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset that can be trained on. `train_dir` and `reg_dir` hold the clean tree in kohya's
+    folder convention; `content_hash` changes with any pixel, caption or repeat."""
+
+    images: tuple[ImageItem, ...]
+    buckets: Buckets
+    trigger: str
+    train_dir: Path
+    reg_dir: Path | None
+    findings: tuple[Finding, ...]
+    left_out: tuple[FileNote, ...]
+    mended: tuple[FileNote, ...]
+    num_captions: int
+    content_hash: str
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All findings as problems; none of them is an error."""
+        return tuple(finding.problem for finding in self.findings)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_image_passes(self) -> int:
+        """Images seen in an epoch: each as often as it repeats."""
+        return sum(image.num_repeats for image in self.images)
+
+    def place_of(self, image: ImageItem) -> BucketPlace:
+        return self.buckets.assign(*image.size)
+
+    def images_by_bucket(self) -> dict[Size, int]:
+        """Images with their repeats in each bucket."""
+        counts: Counter[Size] = Counter()
+        for image in self.images:
+            counts[self.place_of(image).bucket] += image.num_repeats
+        return dict(counts)
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        return batches_per_epoch(self.images_by_bucket(), batch_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `dataset.json` holds it."""
+        return {
+            "num_images": self.num_images,
+            "num_captions": self.num_captions,
+            "num_image_passes": self.num_image_passes,
+            "trigger": self.trigger,
+            "content_hash": self.content_hash,
+            "buckets": [
+                {"width": width, "height": height, "image_passes": count}
+                for (width, height), count in sorted(self.images_by_bucket().items())
+            ],
+            "images": [
+                {
+                    "source": printable(image.source),
+                    "caption": image.caption,
+                    "num_repeats": image.num_repeats,
+                    "is_reg": image.is_reg,
+                    "width": image.facts.width,
+                    "height": image.facts.height,
+                    "sha256": image.facts.sha256,
+                }
+                for image in self.images
+            ],
+            "findings": [
+                asdict(finding) | {"files": [printable(file) for file in finding.files]}
+                for finding in self.findings
+            ],
+            "left_out": _notes(self.left_out),
+            "mended": _notes(self.mended),
+        }
+
+
+def _notes(notes: Sequence[FileNote]) -> list[dict[str, str]]:
+    return [{"path": printable(note.path), "why": note.why} for note in notes]
+
+
+def engine_items(dataset: Dataset) -> list[dict[str, Any]]:
+    """Every image as an engine with explicit items takes it: sizes are (width, height) pixels,
+    `crop_left` and `crop_top` cut the middle."""
+    items: list[dict[str, Any]] = []
+    for image in dataset.images:
+        place = dataset.place_of(image)
+        items.append(
+            {
+                "image": str(image.path),
+                "caption": image.caption,
+                "num_repeats": image.num_repeats,
+                "bucket": place.bucket,
+                "resized": place.resized,
+                "crop_left": place.crop[0],
+                "crop_top": place.crop[1],
+                "original": image.size,
+                "is_reg": image.is_reg,
+            }
+        )
+    return items
+
+
+def spread_regularisation(images: Sequence[ImageItem]) -> tuple[ImageItem, ...]:
+    """Regularisation images repeated until there are as many of them as training images.
+
+    As in sd-scripts (`DreamBoothDataset`): round after round, one more of each; those that are
+    never reached are not used at all.
+    """
+    wanted = sum(image.num_repeats for image in images if not image.is_reg)
+    reg = [image for image in images if image.is_reg]
+    repeats = [0] * len(reg)
+    seen = 0
+    while reg and seen < wanted:
+        for index, image in enumerate(reg):
+            more = image.num_repeats if repeats[index] == 0 else 1
+            repeats[index] += more
+            seen += more
+            if seen >= wanted:
+                break
+    used = [
+        replace(image, num_repeats=count)
+        for image, count in zip(reg, repeats, strict=True)
+        if count
+    ]
+    return (*(image for image in images if not image.is_reg), *used)

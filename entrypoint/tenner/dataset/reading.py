@@ -1,0 +1,224 @@
+"""One tree of images, read whole and judged: its view, its captions, the facts of its pixels."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from tenner.dataset.captions import Caption, find_caption_files, read_captions
+from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
+from tenner.dataset.findings import FileNote, Finding, counted, names
+from tenner.dataset.items import ImageItem
+from tenner.dataset.judge_captions import judge_captions, with_trigger
+from tenner.dataset.judge_images import judge_images, judge_unreadable
+from tenner.dataset.listing import FileEntry, list_files
+from tenner.dataset.request import DatasetRequest, OptionValue, SubsetRequest
+from tenner.dataset.view import View, build_view, subset_view
+from tenner.dataset.workers import WorkerPool, path_field
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A folder to read. `name` is what the user calls it: an archive's is not its cache folder's.
+
+    With `subset` the folder is one concept with its own repeats.
+    """
+
+    root: Path
+    name: str
+    is_reg: bool
+    trigger: str | None
+    caption_extension: str | None
+    thumbs: Path | None = None
+    subset: SubsetRequest | None = None
+    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One tree, read and judged; its images do not have working copies yet."""
+
+    images: tuple[ImageItem, ...]
+    trigger: str
+    num_captions: int
+    findings: tuple[Finding, ...]
+    left_out: tuple[FileNote, ...]
+    mended: tuple[FileNote, ...]
+    num_ignored: int
+    is_reg: bool
+
+
+def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | None = None) -> Source:
+    """Read and judge `tree`. What forbids training is among the findings, not raised."""
+    entries = list_files(tree.root)
+    view = _view(tree, entries, request)
+    images = [image for concept in view.concepts for image in concept.images]
+    files = find_caption_files(images, entries, tree.caption_extension)
+    captions, caption_findings = read_captions(
+        view.concepts,
+        files,
+        lambda path: (tree.root / path).read_bytes(),
+        trigger=tree.trigger,
+    )
+    facts = _decode(view, tree, request, on_progress)
+    good, broken = _sort_out(facts)
+    findings = [*view.findings, *files.findings, *caption_findings]
+    findings += judge_unreadable(broken, num_images=len(facts))
+    if good:
+        findings += judge_images(good, resolution=request.resolution, is_reg=tree.is_reg)
+    if good and not tree.is_reg:
+        findings += judge_captions(
+            {path: captions[path] for path in good},
+            triggers=dict.fromkeys(good, tree.trigger) if tree.trigger else {},
+            extension=files.extension,
+            add_trigger=request.add_trigger,
+            max_token_length=request.max_token_length,
+            enable_wildcard=request.enable_wildcard,
+        )
+    left_out = [*broken, *_not_used(entries, {image.path for image in images}, files.used)]
+    findings += _about_left_out(left_out[len(broken) :])
+    return Source(
+        images=_items(tree, view, good, captions, request),
+        trigger=_trigger(tree, view, captions),
+        num_captions=sum(captions[path].file is not None for path in good),
+        findings=tuple(findings),
+        left_out=tuple(left_out),
+        mended=view.mended,
+        is_reg=tree.is_reg,
+        num_ignored=sum(entry.kind in ("junk", "cache") for entry in entries),
+    )
+
+
+def _view(tree: Tree, entries: Sequence[FileEntry], request: DatasetRequest) -> View:
+    if tree.subset is None:
+        return build_view(
+            entries, root_name=tree.name, num_repeats=request.num_repeats, is_reg=tree.is_reg
+        )
+    return subset_view(
+        entries,
+        root_name=tree.name,
+        num_repeats=tree.subset.num_repeats,
+        class_tokens=tree.subset.class_tokens,
+        is_reg=tree.is_reg,
+    )
+
+
+def _decode(
+    view: View, tree: Tree, request: DatasetRequest, on_progress: OnProgress | None
+) -> dict[str, ImageFacts | Unreadable]:
+    paths = [image.path for concept in view.concepts for image in concept.images]
+    area = request.resolution[0] * request.resolution[1]
+    tasks: list[dict[str, Any]] = [
+        {"do": "inspect", "path": path_field(tree.root / path), "training_area": area}
+        for path in paths
+    ]
+    if tree.thumbs:
+        tree.thumbs.mkdir(parents=True, exist_ok=True)
+        for path, task in zip(paths, tasks, strict=True):
+            task["thumb"] = path_field(thumb_path(tree.thumbs, path))
+    with WorkerPool(request.num_workers, request.image_timeout_seconds) as pool:
+        answers = pool.run(tasks, on_progress)
+    return {path: facts_from_json(answer) for path, answer in zip(paths, answers, strict=True)}
+
+
+def thumb_path(thumbs: Path, source: str) -> Path:
+    """Where an image's thumbnail is: by a hash, for a name need be no valid text."""
+    return thumbs / f"{blake2b(os.fsencode(source), digest_size=12).hexdigest()}.jpg"
+
+
+def _sort_out(
+    facts: Mapping[str, ImageFacts | Unreadable],
+) -> tuple[dict[str, ImageFacts], tuple[FileNote, ...]]:
+    good = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
+    bad = tuple(
+        FileNote(path=path, why=found.reason)
+        for path, found in facts.items()
+        if isinstance(found, Unreadable)
+    )
+    return good, bad
+
+
+def _items(
+    tree: Tree,
+    view: View,
+    good: Mapping[str, ImageFacts],
+    captions: Mapping[str, Caption],
+    request: DatasetRequest,
+) -> tuple[ImageItem, ...]:
+    def text(path: str, *, is_reg: bool) -> str:
+        said = captions[path].text
+        add = request.add_trigger and tree.trigger and not is_reg
+        return with_trigger(said, tree.trigger or "") if add else said
+
+    return tuple(
+        ImageItem(
+            path=Path(image.path),
+            source=image.path,
+            source_path=tree.root / image.path,
+            options=tree.options,
+            caption=text(image.path, is_reg=concept.is_reg),
+            num_repeats=concept.num_repeats,
+            concept=concept.class_tokens,
+            is_reg=concept.is_reg,
+            facts=good[image.path],
+        )
+        for concept in view.concepts
+        for image in concept.images
+        if image.path in good
+    )
+
+
+def _trigger(tree: Tree, view: View, captions: Mapping[str, Caption]) -> str:
+    """What calls the concept: the user's word, else the folder's words where they stand for
+    captions or in each of them."""
+    if tree.trigger:
+        return tree.trigger
+    words = {concept.class_tokens for concept in view.concepts if not concept.is_reg}
+    if len(words) != 1:
+        return ""
+    word = words.pop()
+    return word if all(word in caption.text for caption in captions.values()) else ""
+
+
+def _not_used(
+    entries: Sequence[FileEntry], images: set[str], captions: frozenset[str]
+) -> list[FileNote]:
+    """Files that are no part of the training, and are not merely a system's or a cache's."""
+    return [
+        FileNote(path=entry.path, why=_why_not_used(entry))
+        for entry in entries
+        if entry.kind not in ("junk", "cache")
+        and entry.path not in images
+        and entry.path not in captions
+    ]
+
+
+def _why_not_used(entry: FileEntry) -> str:
+    if entry.kind == "caption":
+        return "a text file without an image of its name"
+    if entry.kind == "image":
+        return "in a folder that is not read"
+    return entry.why or "not an image"
+
+
+def _about_left_out(left_out: Sequence[FileNote]) -> list[Finding]:
+    """Said where it may be a loss: formats that are not read, captions whose image is gone."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for note in left_out:
+        if note.why not in ("not an image", "in a folder that is not read"):
+            by_reason[note.why].append(note.path)
+    return [
+        Finding(
+            kind="left_out",
+            level="warning",
+            text=f"{counted(len(paths), 'file')} left out, each {why}: {names(paths)}",
+            fix="convert or remove them, or add the missing image",
+            files=tuple(paths),
+        )
+        for why, paths in by_reason.items()
+    ]

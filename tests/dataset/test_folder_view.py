@@ -1,0 +1,119 @@
+"""Folder names and trees as people make them: read, mended, or an error that names the folder."""
+
+import pytest
+
+from tenner.dataset.listing import classify
+from tenner.dataset.view import build_view, read_folder_name, subset_view
+
+
+def view(*paths: str, root: str = "training_data", num_repeats: int | None = None):
+    entries = [classify(path, 10) for path in sorted(paths)]
+    return build_view(entries, root_name=root, num_repeats=num_repeats)
+
+
+def concepts(found):
+    return [
+        (each.num_repeats, each.class_tokens, [image.path for image in each.images])
+        for each in found.concepts
+    ]
+
+
+def errors(found):
+    return [each.text for each in found.findings if each.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "repeats", "concept", "exact"),
+    [
+        ("10_cat", 10, "cat", True),
+        ("10_sks_star toy", 10, "sks_star toy", True),
+        ("10", 10, "", True),
+        ("10_", 10, "", True),
+        ("0_cat", 0, "cat", True),
+        ("10 cat", 10, "cat", False),
+        ("10-cat", 10, "cat", False),
+        ("10x cat", 10, "cat", False),
+        ("10 _cat", 10, "cat", True),
+        ("10_قطة", 10, "قطة", True),
+    ],
+)
+def test_names_that_say_repeats(name, repeats, concept, exact):
+    found = read_folder_name(name)
+    assert found is not None
+    assert (found.num_repeats, found.concept, found.exact) == (repeats, concept, exact)
+
+
+@pytest.mark.parametrize("name", ["cat", "cat_10", "3d art", "2024-12 photos", "", "_10_cat"])
+def test_names_that_say_none(name):
+    assert read_folder_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "root", "expected"),
+    [
+        (["a.png"], "training_data", (10, "", ["a.png"])),
+        (["a.png"], "7_cat", (7, "cat", ["a.png"])),
+        (["10_cat/a.png"], "training_data", (10, "cat", ["10_cat/a.png"])),
+        (["10_cat/a.png"], "10_cat", (10, "cat", ["10_cat/a.png"])),
+        (["10_cat/10_cat/a.png"], "data", (10, "cat", ["10_cat/10_cat/a.png"])),
+        (["set/10_cat/a.png"], "data", (10, "cat", ["set/10_cat/a.png"])),
+        (["cat/a.png"], "training_data", (10, "cat", ["cat/a.png"])),
+        (["10 cat/a.png"], "training_data", (10, "cat", ["10 cat/a.png"])),
+        (["10_cat/raw/a.png"], "training_data", (10, "cat", ["10_cat/raw/a.png"])),
+    ],
+)
+def test_one_concept_however_it_is_laid(paths, root, expected):
+    found = view(*paths, root=root)
+    assert errors(found) == []
+    assert concepts(found) == [expected]
+
+
+def test_what_was_mended_is_said():
+    found = view("10 cat/a.png")
+    assert [each.text for each in found.findings] == ['folder "10 cat" is read as "10_cat"']
+    assert [note.path for note in found.mended] == ["10 cat"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (["0_cat/a.png"], '"0_cat" asks for 0 repeats'),
+        (["cat_10/a.png"], '"cat_10": is 10 its repeats'),
+        (["10_cat/a.png", "dog/b.png"], '"dog" names no repeats'),
+        (["10_cat/a.png", "b.png"], "1 image beside the concept folders: b.png"),
+        (["10_cat/a.png", "10_cat/old/b.png"], '"10_cat" holds 1 image and, in "10_cat/old"'),
+    ],
+)
+def test_what_could_mean_two_things_is_an_error_that_names_the_folder(paths, named):
+    assert any(named in text for text in errors(view(*paths)))
+
+
+def test_repeats_set_by_the_user_settle_plain_folders():
+    found = view("10_cat/a.png", "dog_5/b.png", num_repeats=3)
+    assert errors(found) == []
+    assert [each[:2] for each in concepts(found)] == [(10, "cat"), (3, "dog_5")]
+
+
+def test_numbered_folders_are_not_taken_for_repeats():
+    found = view("person_2/a.png", "person_3/b.png")
+    assert errors(found) == []
+
+
+def test_a_year_as_repeats_is_questioned():
+    found = view("2024_photos/a.png")
+    assert any("2,024 repeats" in each.text for each in found.findings)
+
+
+@pytest.mark.parametrize("paths", [[], ["notes.md"], [".DS_Store", "__MACOSX/._a.png"]])
+def test_nothing_found_says_what_was_there_and_gives_an_example(paths):
+    (finding,) = view(*paths).findings
+    assert finding.level == "error"
+    assert "training_data/10_my_cat/photo1.jpg" in finding.fix
+
+
+def test_a_named_subset_has_its_own_repeats_and_words():
+    entries = [classify("a.png", 1)]
+    found = subset_view(
+        entries, root_name="x", num_repeats=4, class_tokens="sks dog", is_reg=False
+    )
+    assert concepts(found) == [(4, "sks dog", ["a.png"])]

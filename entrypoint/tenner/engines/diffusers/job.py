@@ -109,7 +109,7 @@ class TrainJob:
     mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
     channels_last: bool | None = None
-    """Memory layout of the convolutions; None chooses by device and precision."""
+    """Memory layout of the convolutions; None is channels last."""
     torch_compile: bool = False
     """Compile each kind of transformer block once (regional compilation)."""
     no_half_vae: bool = True
@@ -172,7 +172,7 @@ class TrainJob:
         """The job in `text`. Raises ValueError on anything that is not a job of this format."""
         found: Any = json.loads(text)
         if not isinstance(found, dict):
-            raise ValueError("a job is a JSON object")
+            raise ValueError("a job is a JSON object")  # noqa: TRY004 - about the file, not a type
         values = cast("dict[str, Any]", found)
         if values.pop("format", None) != JOB_FORMAT:
             raise ValueError(f"not a job of format {JOB_FORMAT}")

@@ -133,3 +133,23 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     )
     batch, tokens, heads, width = query.shape
     return found.transpose(1, 2).reshape(batch * tokens, heads * width)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 * x), CLIP's activation, keeping its input alone."""
+    return cast(Tensor, _QuickGelu.apply(x))
+
+
+class _QuickGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x * 1.702).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        gate = (x * 1.702).sigmoid_()
+        # d/dx x s(ax) = s + a x s (1 - s)
+        slope = torch.addcmul(gate, gate * x, 1 - gate, value=1.702)
+        return slope.mul_(grads[0])

@@ -207,12 +207,10 @@ class LoraBank:
             self.compute.copy_(self.weights)
 
     @torch.no_grad()
-    def begin_pass(self, *, first: bool) -> None:
+    def begin_pass(self, *, first: bool, num_samples: int = 1) -> None:
         """Before a forward-backward pass; `first` is the first one of an optimizer step."""
-        if self.sinks is not self.grads:
-            first_in_sinks = True
-        else:
-            first_in_sinks = first
+        self.num_samples = num_samples
+        first_in_sinks = first or self.sinks is not self.grads
         self.first_pass = first_in_sinks and not any(site.plain for site in self.sites())
         if first_in_sinks and not self.first_pass:
             self.sinks.zero_()

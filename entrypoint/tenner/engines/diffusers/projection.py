@@ -133,7 +133,7 @@ class _LoraLinear(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.mm(grad, projection.weight)
-            dx.addmm_(grad_inner, site.down.detach(), alpha=site.scale)
+            dx.addmm_(grad_inner, site.down_t.t(), alpha=site.scale)
         return dx, grad if ctx.needs_input_grad[1] else None, None, None, None
 
 

@@ -6,7 +6,7 @@ diffusers names (`down_blocks_1_attentions_0_…`). This is the convention of sd
 `networks.lora`, which A1111, Forge, ComfyUI and diffusers read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tenner.engines.diffusers.unet_config import UnetConfig
 
@@ -33,16 +33,26 @@ class OriginalNames:
     """Turns a diffusers path of a U-Net's module or tensor into the original layout's path."""
 
     def __init__(self, config: UnetConfig) -> None:
-        self._prefixes = dict(_prefixes(config))
+        self._original = dict(_prefixes(config))
+        self._diffusers = {theirs: ours for ours, theirs in self._original.items()}
 
     def of(self, path: str) -> str:
         """`down_blocks.1.attentions.0.proj_in` -> `input_blocks.4.1.proj_in`. Raises KeyError."""
-        parts = path.split(".")
-        for length in range(len(parts), 0, -1):
-            prefix = ".".join(parts[:length])
-            if prefix in self._prefixes:
-                return ".".join([self._prefixes[prefix], *parts[length:]])
-        raise KeyError(path)
+        return _renamed(path, self._original)
+
+    def back(self, path: str) -> str:
+        """`input_blocks.4.1.proj_in` -> `down_blocks.1.attentions.0.proj_in`. Raises KeyError."""
+        return _renamed(path, self._diffusers)
+
+
+def _renamed(path: str, prefixes: Mapping[str, str]) -> str:
+    """The longest known beginning of `path` replaced."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in prefixes:
+            return ".".join([prefixes[prefix], *parts[length:]])
+    raise KeyError(path)
 
 
 def _prefixes(config: UnetConfig) -> Iterator[tuple[str, str]]:

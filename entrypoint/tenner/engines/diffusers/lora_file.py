@@ -1,0 +1,61 @@
+"""LoRA weights on disk: the names, shapes and types that other tools read."""
+# pyright: reportUnknownMemberType=false
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tenner.engines.diffusers.job import SavePrecision
+from tenner.engines.diffusers.lora import LoraBank
+from tenner.run_dir import write_atomically
+
+_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class LoraFileError(Exception):
+    """A LoRA file cannot be read, or does not fit the network."""
+
+
+def lora_tensors(bank: LoraBank, precision: SavePrecision) -> dict[str, Tensor]:
+    """The file's tensors: alpha, lora_down.weight and lora_up.weight of each module."""
+    dtype = _DTYPES[precision]
+    weights = bank.weights.detach().to("cpu", dtype, copy=True)
+    found: dict[str, Tensor] = {}
+    for spec, down, up in bank.named_views(weights):
+        found[f"{spec.name}.alpha"] = torch.tensor(spec.alpha, dtype=dtype)
+        found[f"{spec.name}.lora_down.weight"] = down.clone()
+        found[f"{spec.name}.lora_up.weight"] = up.clone()
+    return dict(sorted(found.items()))
+
+
+def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the file whole or not at all."""
+    write_atomically(path, save(tensors, metadata))
+
+
+@torch.no_grad()
+def read_lora(path: Path, bank: LoraBank) -> None:
+    """Start from a LoRA file (`network_weights`). Raises LoraFileError."""
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LoraFileError(f"{path.name} cannot be read: {error}") from error
+    matched = 0
+    for spec, down, up in bank.named_views(bank.weights):
+        for name, view in (("lora_down", down), ("lora_up", up)):
+            value = found.get(f"{spec.name}.{name}.weight")
+            if value is None:
+                continue
+            if value.shape != view.shape:
+                raise LoraFileError(
+                    f"{path.name}: {spec.name}.{name} is {tuple(value.shape)}, "
+                    f"the network needs {tuple(view.shape)}"
+                )
+            view.copy_(value)
+            matched += 1
+    if not matched:
+        raise LoraFileError(f"{path.name} has no module of this network")
+    bank.refresh()

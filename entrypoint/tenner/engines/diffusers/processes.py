@@ -1,0 +1,58 @@
+"""The processes of a run: which device this one uses, and how gradients are brought together.
+
+One process needs no library for that. Several are joined by accelerate, which reads what its
+launcher (or torchrun) has put into the environment.
+"""
+# pyright: reportUnknownMemberType=false
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> None:
+        """Replace `values` by their sum over all processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+
+    def wait(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        if self.count == 1:
+            return flag
+        found = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(found)
+        return bool(found.item())
+
+    def close(self) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
+
+
+def join_processes() -> Processes:
+    """This process among all of the run's."""
+    cuda = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(rank=0, count=1, device=torch.device("cuda" if cuda else "cpu"))
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not cuda)
+    return Processes(
+        rank=state.process_index, count=state.num_processes, device=torch.device(state.device)
+    )

@@ -104,12 +104,12 @@ def _build_unet(
         dtype=dtype,
         channels_last=_memory_format(job) == torch.channels_last,
         plan=plan,
-        adapts=lambda name: _adapts_unet(name, job.conv_dim is not None),
+        adapts=lambda name: adapts_unet(name, job.conv_dim is not None),
     )
     return Unet(config, parts)
 
 
-def _adapts_unet(name: str, convolutions: bool) -> bool:
+def adapts_unet(name: str, convolutions: bool) -> bool:
     if ".attentions." in name:
         return True
     inner = (".resnets.", ".downsamplers.", ".upsamplers.")

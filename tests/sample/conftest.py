@@ -28,6 +28,12 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Python in a process of its own, with tenner and the tiny models on its path."""
+    return run_python
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `sd1`, `sdxl` and `lora.safetensors`, made in a process of their own."""
     pytest.importorskip("diffusers")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from PIL import Image, ImageChops
@@ -11,6 +12,9 @@ from tenner.sample.grid import draw_grid, read_tiles
 from tenner.sample.job import Cell, Sample, SampleJob, Samples
 
 Run = Callable[[SampleJob], tuple[int, list[dict[str, Any]]]]
+
+
+Python = Callable[..., CompletedProcess[str]]
 
 
 def pictures(job: SampleJob) -> dict[tuple[float, int], Path]:
@@ -47,6 +51,24 @@ def test_strength_turns_the_lora_and_zero_is_the_base(
         assert same(with_lora[0.0, seed], base[1.0, seed])
         assert not same(with_lora[0.0, seed], with_lora[0.5, seed])
         assert not same(with_lora[0.5, seed], with_lora[1.0, seed])
+
+
+def test_strength_means_what_it_means_to_kohya(
+    job: SampleJob, draw: Run, python: Python, models: Path, tmp_path: Path
+) -> None:
+    """Text encoder, alpha and 1x1 convolutions included: as if added into the weights."""
+    draw(job)
+    code = (
+        "import sys, tiny_models as t; from pathlib import Path; b, l, f = map(Path, sys.argv[1:]);"
+        "t.merge_lora(b, l, 0.5, f)"
+    )
+    merged = tmp_path / "merged"
+    made = python("-c", code, job.base, str(models / "lora.safetensors"), str(merged))
+    assert made.returncode == 0, made.stderr
+    other = replace(job, base=str(merged), lora=None, out_dir=str(tmp_path / "other"))
+    assert draw(other)[0] == 0
+    for seed in (1, 2):
+        assert same(pictures(job)[0.5, seed], pictures(other)[0.5, seed])
 
 
 def test_pictures_say_how_they_were_made(job: SampleJob, draw: Run) -> None:

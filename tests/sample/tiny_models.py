@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -173,3 +173,22 @@ def lora_modules(base: Path) -> dict[str, tuple[int, int, bool]]:
             key = f"lora_te_text_model.{name}"
             found[key] = (module.out_features, module.in_features, False)
     return {name.replace(".", "_"): shape for name, shape in found.items()}
+
+
+def merge_lora(base: Path, lora: Path, strength: float, folder: Path) -> Path:
+    """The base with the LoRA added into its weights, by the formula of `networks.lora`."""
+    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    tensors = load_file(lora)
+    for prefix, part in (("lora_unet_", pipe.unet), ("lora_te_text_model_", pipe.text_encoder)):
+        for name, module in part.named_modules():
+            key = prefix + name.removeprefix("text_model.").replace(".", "_")
+            if f"{key}.alpha" not in tensors:
+                continue
+            down = tensors[f"{key}.lora_down.weight"]
+            up = tensors[f"{key}.lora_up.weight"]
+            scale = strength * tensors[f"{key}.alpha"].item() / down.shape[0]
+            change = (up.flatten(1) @ down.flatten(1)).reshape(module.weight.shape)
+            module.weight.data += scale * change
+    pipe.save_pretrained(folder)
+    shutil.copytree(base / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    return folder

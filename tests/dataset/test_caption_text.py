@@ -13,7 +13,7 @@ from tenner.dataset.text import CaptionUnreadable, read_caption
 @pytest.mark.parametrize(
     ("data", "text", "guessed"),
     [
-        ("a cat".encode(), "a cat", False),
+        (b"a cat", "a cat", False),
         (bytes.fromhex("636166e920 9273"), "café ’s", True),
         ("a café".encode("utf-16"), "a café", False),
         ("a cat".encode("utf-16-le"), "a cat", False),

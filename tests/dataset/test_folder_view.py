@@ -113,7 +113,5 @@ def test_nothing_found_says_what_was_there_and_gives_an_example(paths):
 
 def test_a_named_subset_has_its_own_repeats_and_words():
     entries = [classify("a.png", 1)]
-    found = subset_view(
-        entries, root_name="x", num_repeats=4, class_tokens="sks dog", is_reg=False
-    )
+    found = subset_view(entries, root_name="x", num_repeats=4, class_tokens="sks dog", is_reg=False)
     assert concepts(found) == [(4, "sks dog", ["a.png"])]

@@ -13,8 +13,8 @@ from tenner.dataset.request import DatasetRequest
 from tenner.errors import DatasetError
 
 OnBytes = Callable[[int, int | None], None]
-CHUNK = 1024**2
 ATTEMPTS = 5
+"""Tries in a row that bring nothing new."""
 MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_data:ro"
 
 
@@ -102,11 +102,14 @@ def _download(url: str, request: DatasetRequest, on_bytes: OnBytes | None) -> Pa
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     host = urlsplit(url).hostname or url
-    for attempt in range(ATTEMPTS):
+    failures = 0
+    while True:
+        before = _size(part)
         try:
             _download_rest(url, part, request, on_bytes)
         except httpx.HTTPError as error:
-            if attempt == ATTEMPTS - 1:
+            failures = 1 if _size(part) > before else failures + 1
+            if failures == ATTEMPTS:
                 raise DatasetError(
                     f"the dataset cannot be fetched from {host}: {error}",
                     fix="check the address; a second start goes on where this one ended",
@@ -114,13 +117,16 @@ def _download(url: str, request: DatasetRequest, on_bytes: OnBytes | None) -> Pa
         else:
             part.replace(target)
             return target
-    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _download_rest(url: str, part: Path, request: DatasetRequest, on_bytes: OnBytes | None) -> None:
     import httpx
 
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
         if answer.status_code == 416:
@@ -133,7 +139,7 @@ def _download_rest(url: str, part: Path, request: DatasetRequest, on_bytes: OnBy
         total = have + int(length) if length and length.isdigit() else None
         _refuse_size(total or 0, request)
         with part.open("ab" if resumed else "wb") as out:
-            for chunk in answer.iter_raw(CHUNK):
+            for chunk in answer.iter_raw():
                 have += len(chunk)
                 _refuse_size(have, request)
                 out.write(chunk)

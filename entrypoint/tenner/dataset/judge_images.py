@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 from tenner.dataset.buckets import Size
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileNote, Finding, counted, names, printable
+from tenner.dataset.likeness import near_duplicates
 
 BROKEN_SHARE = 0.2
 """Above this share of unreadable images something went wrong as a whole (a cut upload)."""
+
+BLURRED = 0.75
+"""`ImageFacts.blur` above which a picture is called blurred (see bench/dataset_thresholds.py)."""
+
+LOW_QUALITY = 40
+"""JPEG quality below which blocks are called heavy, at pictures that are not shrunk to train."""
+
+DARK, BRIGHT = 40, 215
+"""Nothing (but 1 % of the pixels) is brighter, or darker, than this of 255."""
 
 SIZE_CLASSES = ((80, 150, "complex"), (40, 80, "medium"), (20, 40, "simple"))
 """The guide's numbers of images for a complex, medium and simple concept."""
@@ -38,7 +48,8 @@ def judge_images(
     facts: Mapping[str, ImageFacts], *, resolution: Size, is_reg: bool
 ) -> list[Finding]:
     """Findings about all readable images, by path."""
-    found = [*_small(facts, resolution), *_doubled(facts)]
+    found = [*_small(facts, resolution), *_doubled(facts), *_near_doubled(facts)]
+    found += [*_blurred(facts), *_compressed(facts), *_exposed(facts)]
     return found if is_reg else [*found, *_set_size(len(facts))]
 
 
@@ -75,6 +86,54 @@ def _doubled(facts: Mapping[str, ImageFacts]) -> list[Finding]:
             files=tuple(files),
         )
     ]
+
+
+def _near_doubled(facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    groups = near_duplicates(facts)
+    if not groups:
+        return []
+    files = [path for group in groups for path in group]
+    text = f"{counted(len(groups), 'group')} of nearly the same picture: {names(files)}"
+    fix = "keep the best of each; too alike pictures are learnt as one, and overfitted"
+    return [_warning("near_duplicate", text, fix, files)]
+
+
+def _blurred(facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    files = [path for path, each in facts.items() if each.blur is not None and each.blur > BLURRED]
+    if not files:
+        return []
+    text = f"{counted(len(files), 'image')} blurred even where sharpest: {names(files)}"
+    return [_warning("blurred", text, "replace them: blur is learnt like anything else", files)]
+
+
+def _compressed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    files = [
+        path
+        for path, each in facts.items()
+        if each.jpeg_quality is not None and each.jpeg_quality < LOW_QUALITY
+    ]
+    if not files:
+        return []
+    text = f"{counted(len(files), 'image')} of heavy JPEG compression: {names(files)}"
+    fix = "take the originals: the blocks around edges are learnt"
+    return [_warning("compressed", text, fix, files)]
+
+
+def _exposed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    dark = [path for path, each in facts.items() if each.brightest < DARK]
+    bright = [path for path, each in facts.items() if each.darkest > BRIGHT]
+    found: list[Finding] = []
+    if dark:
+        text = f"{counted(len(dark), 'image')} nearly black all over: {names(dark)}"
+        found.append(_warning("dark", text, "brighten or replace them", dark))
+    if bright:
+        text = f"{counted(len(bright), 'image')} nearly white all over: {names(bright)}"
+        found.append(_warning("bright", text, "darken or replace them", bright))
+    return found
+
+
+def _warning(kind: str, text: str, fix: str, files: Sequence[str]) -> Finding:
+    return Finding(kind=kind, level="warning", text=text, fix=fix, files=tuple(files))
 
 
 def _set_size(num_images: int) -> list[Finding]:

@@ -1,0 +1,234 @@
+"""Whole datasets: every file accounted for, broken ones named, a clean tree for the trainer."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pictures import picture, write_set
+from PIL import Image, ImageCms
+
+from tenner.dataset import DatasetRequest, SubsetRequest, engine_items, inspect_dataset
+from tenner.dataset.items import spread_regularisation
+from tenner.dataset.listing import list_files
+from tenner.errors import DatasetError
+
+
+def request(source, **more) -> DatasetRequest:
+    numbers = {"resolution": (64, 64), "min_bucket_reso": 32, "max_bucket_reso": 128,
+               "bucket_reso_steps": 8, "num_workers": 1}  # fmt: skip
+    return DatasetRequest(source=str(source), **(numbers | more))
+
+
+def kinds(dataset):
+    return {each.kind for each in dataset.findings}
+
+
+def test_a_plain_kohya_set_is_linked_with_its_captions(tmp_path):
+    write_set(tmp_path / "10_toy", 3)
+    dataset = inspect_dataset(request(tmp_path, trigger="sks toy"), tmp_path / "work")
+    assert dataset.num_images == 3
+    assert dataset.num_image_passes == 30
+    assert dataset.num_captions == 3
+    first = dataset.images[0]
+    assert first.path.is_symlink()
+    assert first.path.resolve() == (tmp_path / "10_toy" / "img000.png").resolve()
+    assert first.path.parent.name == "10_toy"
+    assert first.path.with_suffix(".txt").read_text() == "a sks toy, number 0\n"
+    assert engine_items(dataset)[0]["bucket"] == (80, 48)
+
+
+def test_the_users_folder_is_never_written_to(tmp_path):
+    folder = tmp_path / "10_toy"
+    write_set(folder, 3)
+    picture(9).convert("CMYK").save(folder / "c.jpg")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    folder.chmod(0o555)
+    try:
+        inspect_dataset(request(folder), tmp_path / "work")
+    finally:
+        folder.chmod(0o755)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_trainers_read_wrongly_is_brought_to_upright_8_bit_srgb(tmp_path):
+    folder = tmp_path / "1_toy"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(1).save(folder / "turned.Jpg", exif=turned)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(folder / "clear.png")
+    Image.new("I;16", (64, 64), 32768).save(folder / "deep.png")
+    Image.new("CMYK", (64, 64), (0, 255, 255, 0)).save(folder / "cmyk.jpg")
+    picture(2).save(folder / "old.gif")
+    picture(3).save(folder / "scan.tif")
+    picture(4).save(folder / "new.avif")
+    picture(5).save(folder / "web.jfif", "JPEG")
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    picture(6).save(folder / "odd.png", icc_profile=lab.tobytes())
+    dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
+    copies = {image.source.rpartition("/")[2]: opened(image.path) for image in dataset.images}
+    assert len(copies) == 9
+    assert {path.suffix for path in (i.path for i in dataset.images)} == {".png"}
+    assert copies["turned.Jpg"].size == (64, 96)
+    assert copies["clear.png"].getpixel((5, 5)) == (255, 255, 255)
+    assert copies["deep.png"].getpixel((5, 5)) == 127
+    red, green, blue = copies["cmyk.jpg"].getpixel((5, 5))
+    assert red > 200
+    assert green < 60
+    assert blue < 60
+    assert all(copy.mode in ("RGB", "L") for copy in copies.values())
+    assert len(dataset.mended) >= 9
+
+
+def test_alpha_is_kept_for_a_masked_loss(tmp_path):
+    folder = tmp_path / "1_toy"
+    write_set(folder, 2)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(folder / "clear.png")
+    dataset = inspect_dataset(request(tmp_path, alpha_mask=True), tmp_path / "work")
+    (copy,) = [image.path for image in dataset.images if "clear" in image.source]
+    assert opened(copy).getpixel((0, 0)) == (255, 0, 0, 90)
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.copy()
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Broken files by name, and the word that says why."""
+    picture(50).resize((400, 300)).save(folder / "half.jpg")
+    picture(51).resize((400, 300)).save(folder / "half.png")
+    for name in ("half.jpg", "half.png"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    (folder / "empty.png").touch()
+    (folder / "page.jpg").write_text("<!DOCTYPE html><p>Sign in")
+    (folder / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    (folder / "noise.webp").write_bytes(os.urandom(500))
+    return {
+        "half.jpg": "cut off", "half.png": "cut off", "empty.png": "empty", "page.jpg": "web page",
+        "pointer.png": "git-lfs", "dot.png": "only 1x1", "noise.webp": "no image format",
+    }  # fmt: skip
+
+
+def test_few_broken_images_are_left_out_and_each_is_named(tmp_path):
+    write_set(tmp_path / "1_toy", 40)
+    reasons = spoil(tmp_path / "1_toy")
+    dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
+    assert dataset.num_images == 40
+    said = {note.path.rpartition("/")[2]: note.why for note in dataset.left_out}
+    for name, why in reasons.items():
+        assert why in said[name]
+
+
+def test_many_broken_images_stop_the_run(tmp_path):
+    write_set(tmp_path / "1_toy", 8)
+    spoil(tmp_path / "1_toy")
+    with pytest.raises(DatasetError, match="7 of 15 images cannot be used"):
+        inspect_dataset(request(tmp_path), tmp_path / "work")
+
+
+def test_junk_is_ignored_and_other_files_are_accounted_for(tmp_path):
+    folder = tmp_path / "1_toy"
+    write_set(folder, 20)
+    for name in ("._img000.png", ".DS_Store", "Thumbs.db", "desktop.ini", "img000.npz"):
+        (folder / name).write_bytes(b"x")
+    (folder / ".ipynb_checkpoints").mkdir()
+    picture(1).save(folder / ".ipynb_checkpoints" / "img000.png")
+    (folder / "clip.mp4").write_bytes(b"x")
+    (folder / "lost.txt").write_text("a caption of nothing")
+    dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
+    assert dataset.num_images == 20
+    left_out = {note.path.rpartition("/")[2]: note.why for note in dataset.left_out}
+    assert left_out == {
+        "clip.mp4": "a video", "lost.txt": "a text file without an image of its name"
+    }  # fmt: skip
+
+
+def test_exact_and_near_duplicates_are_said(tmp_path):
+    folder = tmp_path / "1_toy"
+    paths = write_set(folder, 16)
+    (folder / "twin.png").write_bytes(paths[0].read_bytes())
+    picture(1).resize((120, 80)).save(folder / "near.jpg", quality=80)
+    dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
+    found = {each.kind: each for each in dataset.findings}
+    assert set(found["duplicate"].files) == {"1_toy/img000.png", "1_toy/twin.png"}
+    assert set(found["near_duplicate"].files) == {"1_toy/img001.png", "1_toy/near.jpg"}
+
+
+@pytest.mark.parametrize(("count", "level"), [(1, "warning"), (20, "note"), (160, "note")])
+def test_the_size_of_the_set_is_judged_by_the_guides_numbers(tmp_path, count, level):
+    write_set(tmp_path / "1_toy", count)
+    dataset = inspect_dataset(request(tmp_path, num_workers=2), tmp_path / "work")
+    assert {each.level for each in dataset.findings if each.kind == "set_size"} == {level}
+
+
+def test_subsets_and_regularisation_images(tmp_path):
+    write_set(tmp_path / "a", 2)
+    write_set(tmp_path / "b", 3, first=10)
+    write_set(tmp_path / "reg" / "1_toy", 4, first=20)
+    asked = request(
+        "",
+        subsets=(
+            SubsetRequest(image_dir=str(tmp_path / "a"), num_repeats=2, class_tokens="sks one"),
+            SubsetRequest(image_dir=str(tmp_path / "b"), num_repeats=1, class_tokens="sks two"),
+        ),
+        reg_data_dir=str(tmp_path / "reg"),
+    )
+    dataset = inspect_dataset(asked, tmp_path / "work")
+    train = [image for image in dataset.images if not image.is_reg]
+    reg = [image for image in dataset.images if image.is_reg]
+    assert sum(image.num_repeats for image in train) == 7
+    assert [image.num_repeats for image in reg] == [2, 2, 2, 1]
+    assert {path.name for path in dataset.train_dir.iterdir()} == {"2_sks one", "1_sks two"}
+    assert dataset.reg_dir is not None
+    assert len(list(dataset.reg_dir.rglob("*.txt"))) == 4
+    assert spread_regularisation(train) == tuple(train)
+
+
+def test_names_of_any_script_and_of_no_script(tmp_path):
+    folder = tmp_path / "2_قطة"
+    write_set(folder, 3)
+    picture(5).save(folder / "猫 [1] 😀.png")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "img000.png").read_bytes())
+    dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
+    assert dataset.num_images == 5
+    dataset.to_json()
+    assert all(image.path.exists() for image in dataset.images)
+
+
+def test_a_second_inspection_is_the_same_and_a_changed_caption_is_not(tmp_path):
+    write_set(tmp_path / "1_toy", 3)
+    source = tmp_path / "1_toy"
+    one = inspect_dataset(request(source), tmp_path / "work")
+    assert inspect_dataset(request(source), tmp_path / "work") == one
+    (source / "img000.txt").write_text("something else")
+    again = inspect_dataset(request(source), tmp_path / "work")
+    assert again.content_hash != one.content_hash
+
+
+NAMES = st.sampled_from(
+    ["a.png", "b.jpg", "10_x/c.png", "10_x/c.txt", "y/d.webp", "10_x/.e.png", "f.gif", "deep/" * 20]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(NAMES, st.binary(max_size=80), max_size=6), st.integers(0, 400))
+def test_hostile_files_never_crash_and_none_is_lost(tmp_path_factory, files, cut):
+    root = tmp_path_factory.mktemp("hostile")
+    write_set(root / "10_x", 1)
+    good = (root / "10_x" / "img000.png").read_bytes()
+    for name, data in files.items():
+        path = root / (name + "z.png" if name.endswith("/") else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(good[:cut] + data)
+    try:
+        dataset = inspect_dataset(request(root), root.parent / (root.name + "-work"))
+    except DatasetError:
+        return
+    known = {image.source for image in dataset.images} | {note.path for note in dataset.left_out}
+    for entry in list_files(root):
+        assert entry.path in known or entry.kind in ("junk", "cache", "caption")

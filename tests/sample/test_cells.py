@@ -12,13 +12,13 @@ def test_first_group_is_strength_by_seed_with_the_base_first() -> None:
 
 
 def test_the_trigger_is_taken_out_moved_and_asked_away() -> None:
-    cells = guide_cells(["a sks star, on grass"], "sks star", seeds=[1])
+    cells = guide_cells(["a sks star, at night, on grass"], "sks star", seeds=[1])
     prompts = {cell.group: {c.prompt for c in cells if c.group == cell.group} for cell in cells}
-    assert prompts["without the trigger"] == {"a, on grass"}
+    assert prompts["without the trigger"] == {"at night, on grass"}
     assert prompts["trigger at other places"] == {
-        "sks star, a, on grass",
-        "a, sks star, on grass",
-        "a, on grass, sks star",
+        "sks star, at night, on grass",
+        "at night, sks star, on grass",
+        "at night, on grass, sks star",
     }
     away = [cell for cell in cells if cell.column == "in the negative prompt"]
     assert [cell.negative_prompt for cell in away] == ["sks star"]
@@ -43,6 +43,9 @@ def test_a_prompt_without_its_trigger_gets_it_first() -> None:
 
 def test_taking_the_trigger_out_leaves_other_words_alone() -> None:
     assert without_trigger("photo of sks, tasks", "sks") == "photo of, tasks"
+    assert without_trigger("a sks star on a gray background", "sks star") == (
+        "on a gray background"
+    )
     assert without_trigger("نجمة sks على العشب", "sks") == "نجمة على العشب"
 
 

@@ -176,10 +176,11 @@ def contains(text: str, trigger: str) -> bool:
 
 
 def without_trigger(text: str, trigger: str) -> str:
-    """`text` with the trigger taken out, and the commas and blanks around it mended."""
+    """`text` with the trigger and its article taken out, and the commas around it mended."""
     if not trigger:
         return text
-    bare = re.sub(_whole(trigger), " ", text, flags=re.IGNORECASE)
+    with_article = rf"(?:(?<!\w)(?:a|an|the)\s+)?{_whole(trigger)}"
+    bare = re.sub(with_article, " ", text, flags=re.IGNORECASE)
     parts = (re.sub(r"\s+", " ", part).strip() for part in bare.split(","))
     return join_words(parts)
 

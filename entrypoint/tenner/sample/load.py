@@ -14,6 +14,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils.logging import disable_progress_bar
 from safetensors import safe_open
 
 from tenner.sample.job import SampleJob
@@ -52,6 +53,7 @@ def load_pipeline(job: SampleJob) -> Any:
 
     Raises LoadError.
     """
+    disable_progress_bar()
     dtype: torch.dtype = getattr(torch, job.dtype)
     kind = "StableDiffusionXLPipeline" if job.family == "sdxl" else "StableDiffusionPipeline"
     try:

@@ -51,6 +51,7 @@ class Source:
     mended: tuple[FileNote, ...]
     num_ignored: int
     is_reg: bool
+    thumbs: Path | None = None
 
 
 def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | None = None) -> Source:
@@ -90,6 +91,7 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         left_out=tuple(left_out),
         mended=view.mended,
         is_reg=tree.is_reg,
+        thumbs=tree.thumbs,
         num_ignored=sum(entry.kind in ("junk", "cache") for entry in entries),
     )
 

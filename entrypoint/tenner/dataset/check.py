@@ -1,0 +1,158 @@
+"""`tenner check`: everything the dataset room sees, for people and for programs.
+
+Unlike an inspection for training it makes no working copy and does not stop at errors: they are
+part of the result, beside every image that can be shown.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenner.dataset.buckets import BucketPlace, Buckets, Size
+from tenner.dataset.findings import FileNote, Finding, counted, printable
+from tenner.dataset.inspection import buckets_of, common_trigger, read_sources
+from tenner.dataset.items import ImageItem, spread_regularisation
+from tenner.dataset.judge_buckets import judge_buckets
+from tenner.dataset.reading import OnProgress, thumb_path
+from tenner.dataset.request import DatasetRequest
+from tenner.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LEVELS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What `check` found. `thumbs` holds the thumbnail of each image's source file."""
+
+    images: tuple[ImageItem, ...]
+    buckets: Buckets
+    findings: tuple[Finding, ...]
+    left_out: tuple[FileNote, ...]
+    mended: tuple[FileNote, ...]
+    trigger: str
+    num_captions: int
+    num_ignored: int
+    thumbs: Mapping[Path, Path]
+
+    def count(self, level: str) -> int:
+        return sum(finding.level == level for finding in self.findings)
+
+    def exit_code(self, *, strict: bool = False) -> ExitCode:
+        """3 where the dataset cannot be trained on; with `strict` where there is a warning."""
+        bad = self.count("error") or (strict and self.count("warning"))
+        return ExitCode.DATASET if bad else ExitCode.DELIVERED
+
+    def place_of(self, image: ImageItem) -> BucketPlace | None:
+        try:
+            return self.buckets.assign(*image.size)
+        except ValueError:
+            return None
+
+    def images_by_bucket(self) -> dict[Size, int]:
+        """Images with their repeats in each bucket."""
+        places = [(self.place_of(image), image.num_repeats) for image in self.images]
+        counts: Counter[Size] = Counter()
+        for place, repeats in places:
+            if place:
+                counts[place.bucket] += repeats
+        return dict(sorted(counts.items()))
+
+    def findings_of(self, image: ImageItem) -> tuple[Finding, ...]:
+        """What was found about this very image."""
+        return tuple(finding for finding in self.findings if image.source in finding.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: stable words, no terminal formatting."""
+        return {
+            "num_images": len(self.images),
+            "num_captions": self.num_captions,
+            "num_image_passes": sum(image.num_repeats for image in self.images),
+            "trigger": self.trigger,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "num_ignored": self.num_ignored,
+            "buckets": [
+                {"width": width, "height": height, "image_passes": count}
+                for (width, height), count in self.images_by_bucket().items()
+            ],
+            "findings": [
+                {
+                    "kind": each.kind,
+                    "level": each.level,
+                    "text": each.text,
+                    "fix": each.fix,
+                    "files": [printable(file) for file in each.files],
+                }
+                for each in self.findings
+            ],
+            "left_out": [{"path": printable(n.path), "why": n.why} for n in self.left_out],
+        }
+
+
+def check(
+    request: DatasetRequest, thumbs_dir: Path | None = None, on_progress: OnProgress | None = None
+) -> CheckResult:
+    """Read and judge the whole dataset; with `thumbs_dir` thumbnails are written there.
+
+    Raises DatasetError only where there is nothing to look at (not there, not fetched).
+    """
+    buckets = buckets_of(request)
+    sources = read_sources(request, on_progress, thumbs_dir)
+    images = spread_regularisation([image for source in sources for image in source.images])
+    findings = [finding for source in sources for finding in source.findings]
+    findings += judge_buckets(images, buckets, batch_size=request.batch_size)
+    order = list(LEVELS)
+    findings.sort(key=lambda finding: order.index(finding.level))
+    thumbs: dict[Path, Path] = {}
+    for source in sources:
+        if source.thumbs:
+            for image in source.images:
+                thumbs[image.source_path] = thumb_path(source.thumbs, image.source)
+    return CheckResult(
+        images=images,
+        buckets=buckets,
+        findings=tuple(findings),
+        left_out=tuple(note for source in sources for note in source.left_out),
+        mended=tuple(note for source in sources for note in source.mended),
+        trigger=request.trigger or common_trigger(sources),
+        num_captions=sum(source.num_captions for source in sources),
+        num_ignored=sum(source.num_ignored for source in sources),
+        thumbs=thumbs,
+    )
+
+
+def headline(result: CheckResult) -> str:
+    """The set in one line."""
+    trigger = f'trigger "{result.trigger}"' if result.trigger else "no trigger"
+    passes = sum(image.num_repeats for image in result.images)
+    return (
+        f"{counted(len(result.images), 'image')}, {counted(result.num_captions, 'caption')}, "
+        f"{trigger}, {passes:,} images seen in an epoch; "
+        f"{counted(result.count('error'), 'error')}, {counted(result.count('warning'), 'warning')}"
+    )
+
+
+def render(result: CheckResult) -> "RenderableType":
+    """The findings and the buckets as tables for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for finding in result.findings:
+        style = LEVELS[finding.level]
+        said = Text(finding.text)
+        if finding.fix:
+            said.append(f"\n{finding.fix}", style="dim")
+        found.add_row(Text(finding.level, style=f"bold {style}"), said)
+    sizes = Table(box=None, padding=(0, 2, 0, 0))
+    sizes.add_column("bucket", justify="right")
+    sizes.add_column("seen in an epoch", justify="right")
+    for (width, height), count in result.images_by_bucket().items():
+        sizes.add_row(f"{width}×{height}", f"{count:,}")
+    return Group(found, Text(), sizes, Text(), Text(headline(result), style="bold"))

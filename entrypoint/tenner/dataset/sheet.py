@@ -1,0 +1,87 @@
+"""The contact sheet: every image with its caption, its cut and its problems, on one page.
+
+One file with everything in it: no script, no request. Captions and names are escaped, and a
+content policy forbids the page to fetch or run anything, whatever they hold.
+"""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from tenner.dataset.check import CheckResult, headline
+from tenner.dataset.findings import Finding, printable
+from tenner.dataset.items import ImageItem
+from tenner.run_dir import write_atomically
+
+MAX_SHOWN = 1500
+"""More would make a page of tens of megabytes; those with problems come first then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One image on the sheet. The frame is in per cent of the picture, what is kept of it."""
+
+    name: str
+    caption: str
+    thumb: str
+    size: str
+    bucket: str
+    repeats: int
+    is_reg: bool
+    findings: tuple[Finding, ...]
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def write_sheet(result: CheckResult, path: Path) -> None:
+    """Write the page, atomically. Raises OSError."""
+    write_atomically(path, render_sheet(result))
+
+
+def render_sheet(result: CheckResult) -> str:
+    """The page as HTML. The result must come from a check that wrote thumbnails."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = files("tenner.dataset").joinpath("sheet.html").read_text(encoding="utf-8")
+    images = list(result.images)
+    if len(images) > MAX_SHOWN:
+        images.sort(key=lambda image: not result.findings_of(image))
+    return environment.from_string(source).render(
+        headline=headline(result),
+        findings=result.findings,
+        buckets=result.images_by_bucket(),
+        cards=[_card(result, image) for image in images[:MAX_SHOWN]],
+        not_shown=max(0, len(images) - MAX_SHOWN),
+        left_out=[(printable(note.path), note.why) for note in result.left_out],
+    )
+
+
+def _card(result: CheckResult, image: ImageItem) -> Card:
+    place = result.place_of(image)
+    thumb = result.thumbs.get(image.source_path)
+    data = b64encode(thumb.read_bytes()).decode() if thumb and thumb.is_file() else ""
+    left, top, width, height = 0.0, 0.0, 1.0, 1.0
+    if place:
+        (across, down), (left_px, top_px) = place.resized, place.crop
+        left, top = left_px / across, top_px / down
+        width, height = place.bucket[0] / across, place.bucket[1] / down
+    return Card(
+        name=printable(image.source),
+        caption=image.caption,
+        thumb=data,
+        size=f"{image.facts.width}×{image.facts.height}",
+        bucket=f"{place.bucket[0]}×{place.bucket[1]}" if place else "no bucket",
+        repeats=image.num_repeats,
+        is_reg=image.is_reg,
+        findings=tuple(each for each in result.findings_of(image) if each.level != "note"),
+        left=100 * left,
+        top=100 * top,
+        width=100 * width,
+        height=100 * height,
+    )

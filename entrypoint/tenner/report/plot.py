@@ -18,6 +18,7 @@ _Scale = Callable[[float], float]
 
 MAX_POINTS = 400
 MAX_BANDS = 120
+STEPS_IN_A_BAND = 6  # fewer have no range to speak of
 WIDTH, HEIGHT = 720.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 24.0, 12.0, 26.0
 RATE_HEIGHT = 64.0
@@ -80,7 +81,7 @@ def plot_curve(curve: LossCurve) -> Plot | None:
         inside = min(max(loss, low), high)
         return round(HEIGHT - BOTTOM - (inside - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    bands = _columns(len(points), MAX_BANDS)
+    bands = _columns(len(points), max(2, min(MAX_BANDS, len(points) // STEPS_IN_A_BAND)))
     ranges = [(x(steps[(start + end) // 2]), *_middle(losses[start:end])) for start, end in bands]
     tops = [(at, y(high_loss)) for at, _, high_loss in ranges]
     bottoms = [(at, y(low_loss)) for at, low_loss, _ in ranges]

@@ -54,7 +54,8 @@ def _cropped(files: Sequence[str]) -> Finding:
     return Finding(
         kind="cropped",
         level="warning",
-        text=f"{counted(len(files), 'image')} lose more than a quarter to the crop: {names(files)}",
+        text=f"the crop takes more than a quarter of {counted(len(files), 'image')}: "
+        f"{names(files)}",
         fix="crop them yourself, or widen min_bucket_reso and max_bucket_reso",
         files=tuple(files),
     )
@@ -69,7 +70,7 @@ def _lost(counts: Counter[Size], batch_size: int) -> list[Finding]:
         Finding(
             kind="small_buckets",
             level="note",
-            text=f"{counted(len(counts), 'bucket')} make {batches} batches an epoch where {least} "
+            text=f"in {counted(len(counts), 'bucket')} there are {batches} batches an epoch where {least} "
             f"would do at batch {batch_size}",
             fix="crop the images to fewer shapes, or take a smaller batch",
         )

@@ -12,7 +12,8 @@ BROKEN_SHARE = 0.2
 """Above this share of unreadable images something went wrong as a whole (a cut upload)."""
 
 BLURRED = 0.75
-"""`ImageFacts.blur` above which a picture is called blurred (see bench/dataset_thresholds.py)."""
+"""`ImageFacts.blur` above which a picture is called blurred. By bench/dataset_thresholds.py, of
+60 generated pictures none is named up to a Gaussian blur of 2 pixels at 512 px, all from 3 on."""
 
 LOW_QUALITY = 40
 """JPEG quality below which blocks are called heavy, at pictures that are not shrunk to train."""

@@ -6,7 +6,7 @@ Values stay text here: `settings` judges them together with those of the other d
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -37,8 +37,8 @@ def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> No
             known.add(flag)
             name = flag[2:].replace("-", "_")
             nargs = _nargs(name)
-            const = {"const": "true"} if nargs == "?" else {}
-            parser.add_argument(flag, dest=name, nargs=nargs, help=argparse.SUPPRESS, **const)
+            added = parser.add_argument(flag, dest=name, nargs=nargs, help=argparse.SUPPRESS)
+            added.const = "true" if nargs == "?" else None
 
 
 def flag_values(parsed: argparse.Namespace, *, not_settings: Sequence[str]) -> dict[str, Any]:
@@ -72,13 +72,16 @@ def default_text(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        parts: tuple[object, ...] = value
+        parts = cast("tuple[object, ...]", value)
         return " ".join(str(part) for part in parts)
     return "" if value is None else str(value)
 
 
 def _add_flag(
-    group: argparse._ArgumentGroup, key: str, field: FieldInfo, other_names: list[str]
+    group: "argparse._ArgumentGroup",  # pyright: ignore[reportPrivateUsage]
+    key: str,
+    field: FieldInfo,
+    other_names: list[str],
 ) -> None:
     text = re.sub(r"\s+", " ", field.description or "").replace("%", "%%").replace("`", "")
     default = default_text(field)

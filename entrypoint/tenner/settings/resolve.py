@@ -54,10 +54,13 @@ def load_request(
     *,
     config: Path | None = None,
     preset: str | None = None,
+    read_default_config: bool = True,
 ) -> Request:
     """Settings from all doors. Raises SettingsError with every problem of every door."""
     layers = [flags_layer(flags), env_layer(environ)]
-    config = config or _named(environ, "TENNER_CONFIG") or _existing(DEFAULT_CONFIG)
+    config = config or _named(environ, "TENNER_CONFIG")
+    if config is None and read_default_config:
+        config = _existing(DEFAULT_CONFIG)
     layers += [toml_layer(config)] if config else []
     preset = preset or environ.get("TENNER_PRESET")
     layers += [preset_layer(preset)] if preset else []

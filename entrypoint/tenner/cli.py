@@ -1,0 +1,209 @@
+"""The door: arguments and environment in, an exit code out.
+
+Imports of the rooms are made by the command that needs them, so that `--help` and `plan` answer
+at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenner import __version__
+from tenner.engines.sd_scripts import facts
+from tenner.errors import ExitCode, Problem, TennerError
+from tenner.flags import add_other_flags, add_setting_flags, flag_values
+from tenner.screen import duration, make_screen
+from tenner.secrets import redact_shapes
+from tenner.settings import Request, load_request
+
+if TYPE_CHECKING:
+    from tenner.pipeline import Outcome
+
+COMMANDS = {
+    "train": "check everything, train, draw samples, deliver, verify",
+    "plan": "steps, batch, memory, hours and dollars, before anything is rented",
+    "check": "look at every image and caption, and say what is wrong",
+    "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
+    "deliver": "deliver a finished run again",
+    "version": "versions of tenner and what it works with",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program. Returns the exit code of `tenner.errors.ExitCode`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        make_parser().print_help()
+        return ExitCode.SETTINGS
+    parsed = make_parser(arguments).parse_args(arguments)
+    try:
+        return _COMMANDS[parsed.command](parsed, os.environ)
+    except TennerError as error:
+        _tell(error.problems)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return ExitCode.STOPPED
+
+
+def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The whole command line; flags among `words` that are no settings are let in, to be judged."""
+    parser = argparse.ArgumentParser(
+        prog="tenner",
+        description="Train a Stable Diffusion LoRA for under ten dollars, and never lose a run.",
+        epilog="Exit codes: 0 delivered and verified, 2 settings, 3 dataset, 4 machine,"
+        " 5 training, 6 trained but not delivered, 7 budget reached, 143 stopped by a signal.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, says in COMMANDS.items():
+        command = commands.add_parser(name, help=says, description=says, allow_abbrev=False)
+        _ARGUMENTS.get(name, _no_arguments)(command)
+        if name in _JOB_COMMANDS and words[:1] == [name]:
+            add_other_flags(command, words[1:])
+    return parser
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", nargs="?", help="settings file (TOML); default ./training_config.toml"
+    )
+    parser.add_argument("--config", "--config_file", dest="config_flag", help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help="start from a packaged preset")
+    add_setting_flags(parser)
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='a card to plan for, as "RTX 4090"',
+    )
+    parser.add_argument(
+        "--num_images", type=int, metavar="N", help="plan for N images, without a dataset"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
+
+
+_ARGUMENTS = {
+    "train": _job_arguments,
+    "plan": _plan_arguments,
+    "check": _check_arguments,
+    "demo": _demo_arguments,
+    "deliver": _deliver_arguments,
+}
+_JOB_COMMANDS = ("train", "plan", "check")
+_NOT_SETTINGS = ("command", "config", "config_flag", "preset", "gpu", "json", "strict", "page")
+
+
+def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
+    """The settings of a job. A folder given in place of the settings file is the dataset."""
+    flags = flag_values(parsed, not_settings=_NOT_SETTINGS)
+    named = parsed.config or parsed.config_flag
+    if named and Path(named).is_dir():
+        flags.setdefault("dataset", named)
+        named = None
+    return load_request(flags, environ, config=Path(named) if named else None, preset=parsed.preset)
+
+
+def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.pipeline import run
+
+    request = _request(parsed, environ)
+    screen = make_screen(price_per_hour=request.settings.price_per_hour)
+    outcome = run(request, environ, screen)
+    _tell_outcome(outcome)
+    return ExitCode.DELIVERED
+
+
+def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.planning import print_plan
+
+    print_plan(_request(parsed, environ), environ, as_json=parsed.json)
+    return 0
+
+
+def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.checking import check
+
+    return check(_request(parsed, environ), environ, as_json=parsed.json, strict=parsed.strict)
+
+
+def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.demo import run_demo
+
+    return run_demo(Path(parsed.output_dir), parsed.device, environ)
+
+
+def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.redelivery import deliver_again
+
+    deliver_again(Path(parsed.run), tuple(parsed.destinations), environ)
+    return ExitCode.DELIVERED
+
+
+def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    del parsed, environ
+    print(f"tenner {__version__}")
+    print(f"sd-scripts {facts.pinned_commit()} (the commit whose options it knows)")
+    return 0
+
+
+_COMMANDS = {
+    "train": _train,
+    "plan": _plan,
+    "check": _check,
+    "demo": _demo,
+    "deliver": _deliver,
+    "version": _version,
+}
+
+
+def _tell_outcome(outcome: "Outcome") -> None:
+    """The last words of a good run: where everything is."""
+    weights = outcome.trained.weights
+    print(f"trained {outcome.trained.step} steps in {duration(outcome.seconds)}")
+    print(f"  LoRA    {weights.path} ({weights.num_bytes / 1e6:.1f} MB)")
+    if outcome.drawn and outcome.drawn.grid:
+        print(f"  samples {outcome.drawn.grid}")
+    print(f"  report  {outcome.place.report}")
+    for each in outcome.delivered.at:
+        print(f"  delivered and verified: {each.destination}")
+
+
+def _tell(problems: Sequence[Problem]) -> None:
+    screen = make_screen()
+    for problem in problems:
+        screen.problem(
+            Problem(
+                text=redact_shapes(problem.text),
+                fix=redact_shapes(problem.fix),
+                level=problem.level,
+            )
+        )

@@ -1,0 +1,90 @@
+"""Which engine trains, and in which Python: sd-scripts where it is installed, else our own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
+from tenner.errors import MachineError, Problem
+from tenner.settings.model import Settings
+
+EngineName = Literal["sd-scripts", "diffusers"]
+MODULES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+"""What training and sampling import of other packages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenEngine:
+    """`python` runs training and sampling; `trainer` is sd-scripts where that was chosen."""
+
+    name: EngineName
+    python: Path
+    reason: str
+    trainer: Trainer | None = None
+    notices: tuple[Problem, ...] = ()
+
+
+def choose_engine(
+    settings: Settings, environ: Mapping[str, str], *, tiny: bool = False
+) -> ChosenEngine:
+    """The engine that was asked for, or the best that is here.
+
+    sd-scripts has SD's sizes written into it, so the tiny base is always trained by our own.
+    Raises MachineError where the engine, or any at all, is not installed.
+    """
+    python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
+    asked = settings.engine
+    if asked == "diffusers" or tiny:
+        why = "as asked" if asked == "diffusers" else "the tiny base is trained by the built-in one"
+        return _own(python, reason=why)
+    found = find(environ)
+    if isinstance(found, Trainer):
+        why = "as asked" if asked == "sd-scripts" else "installed here"
+        return ChosenEngine(
+            name="sd-scripts",
+            python=found.python,
+            reason=why,
+            trainer=found,
+            notices=found.notices,
+        )
+    if asked == "sd-scripts":
+        raise MachineError(f"sd-scripts cannot be used here: {found.text}", fix=found.fix)
+    return _own(python, reason=f"sd-scripts is not here: {found.text}")
+
+
+def _own(python: Path, *, reason: str) -> ChosenEngine:
+    missing = _missing_modules(python)
+    if missing:
+        raise MachineError(
+            f"{python} has no {', '.join(missing)}",
+            fix="pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON",
+        )
+    return ChosenEngine(name="diffusers", python=python, reason=reason)
+
+
+def _missing_modules(python: Path) -> list[str]:
+    """Modules that `python` does not find. Nothing is imported: torch alone takes seconds."""
+    if _same_file(python, Path(sys.executable)):
+        return [name for name in MODULES if importlib.util.find_spec(name) is None]
+    code = (
+        "import sys, importlib.util as u; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))"
+    )
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *MODULES], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MachineError(
+            f"{PYTHON_VARIABLE} = {python} does not work: {error}",
+            fix="name a Python that has torch and diffusers, or leave it unset",
+        ) from error
+    return done.stdout.split()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other) and one.parent == other.parent

@@ -1,0 +1,169 @@
+"""A plan handed to its engine: the files and arguments of a run, and how its lines are read."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from tenner.engines import Command
+from tenner.engines.choice import ChosenEngine
+from tenner.engines.diffusers import engine as diffusers_engine
+from tenner.engines.diffusers.job import TrainItem, TrainJob
+from tenner.engines.sd_scripts.arguments import Paths
+from tenner.engines.sd_scripts.engine import Job
+from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
+from tenner.errors import Problem, SettingsError
+from tenner.plan import Plan
+from tenner.run_dir import RunDir, write_atomically
+from tenner.settings.model import Settings
+from tenner.training import Engine
+
+_NOT_FOR_OURS = ("text_encoder_lr", "optimizer_args", "resolution", "zero_terminal_snr")
+"""Options whose form differs between the plan and a job of our own engine."""
+
+_SAID_OTHERWISE = frozenset(("network_args", "network_module", "no_metadata", "cache_latents"))
+
+
+def not_in_own_engine(settings: Settings) -> list[Problem]:
+    """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
+    own = {each.name for each in fields(TrainJob)} | _SAID_OTHERWISE
+    own |= {"cache_latents_to_disk", "cache_text_encoder_outputs", "persistent_data_loader_workers"}
+    return [
+        Problem(
+            text=f"the built-in trainer has no {key}",
+            fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
+        )
+        for key in settings.engine_options
+        if key not in own
+    ]
+
+
+def own_engine(
+    plan: Plan, place: RunDir, chosen: ChosenEngine, *, items: Sequence[TrainItem], cpus: int
+) -> Engine:
+    """The built-in trainer for this plan. Each life's job is written to the run's `job.json`."""
+    job = train_job(plan, place, items=items, num_threads=cpus if plan.device == "cpu" else None)
+
+    def command(state: Path | None) -> Command:
+        life = replace(job, resume=str(state) if state else None)
+        write_atomically(place.job, life.to_json())
+        started = diffusers_engine.command(
+            place.job.absolute(), chosen.python, num_processes=plan.num_processes
+        )
+        return Command(argv=started.argv, env=started.env)
+
+    return Engine(
+        name="the built-in trainer",
+        command=command,
+        read=diffusers_engine.read,
+        broken_state_exit=diffusers_engine.EngineExit.BROKEN_STATE,
+    )
+
+
+def train_job(
+    plan: Plan, place: RunDir, *, items: Sequence[TrainItem], num_threads: int | None
+) -> TrainJob:
+    """The plan as a job of the built-in trainer."""
+    options = {**plan.options, **conv_ranks(plan.options)}
+    known = {each.name for each in fields(TrainJob)} - set(_NOT_FOR_OURS)
+    same: dict[str, Any] = {
+        key: value for key, value in options.items() if key in known and value is not None
+    }
+    same |= {
+        "base": str(plan.base.path.absolute()),
+        "base_name": plan.base.hub_id or plan.base.name,
+        "family": plan.base.family,
+        "items": tuple(items),
+        "resolution": options["resolution"],
+        "text_encoder_lr": options["text_encoder_lr"],
+        "optimizer_args": keyword_arguments(options.get("optimizer_args")),
+        "zero_terminal_snr": options.get("zero_terminal_snr"),
+        "output_dir": str(place.checkpoints.absolute()),
+        "output_name": plan.output_name,
+        "state_dir": str(place.state.absolute()),
+        "stop_file": str(place.stop_file.absolute()),
+        "num_threads": num_threads,
+    }
+    return TrainJob(**same)
+
+
+def sd_scripts_engine(
+    plan: Plan,
+    place: RunDir,
+    chosen: ChosenEngine,
+    *,
+    train_data_dir: Path,
+    reg_data_dir: Path | None,
+    tokenizers: Path | None,
+    cpus: float,
+) -> Engine:
+    """sd-scripts for this plan, on a dataset in its folder convention."""
+    assert chosen.trainer is not None
+    vae = plan.options.get("vae")
+    run = SdScriptsRun(
+        job=Job(
+            trainer=chosen.trainer,
+            family=plan.base.family,
+            paths=Paths(
+                base_model=plan.base.path.absolute(),
+                train_data_dir=train_data_dir.absolute(),
+                reg_data_dir=reg_data_dir.absolute() if reg_data_dir else None,
+                output_dir=place.checkpoints.absolute(),
+                output_name=plan.output_name,
+                logging_dir=(place.path / "logs").absolute(),
+                tokenizers=tokenizers,
+                vae=Path(str(vae)) if vae else None,
+            ),
+            options=plan.options,
+            num_steps=plan.length.num_steps,
+            steps_per_epoch=plan.length.steps_per_epoch,
+            num_processes=plan.num_processes,
+            on_cpu=plan.device == "cpu",
+            cpus=cpus,
+        ),
+        place=place,
+    )
+    return Engine(
+        name="sd-scripts", command=run.command, read=run.read, broken_state_exit=BROKEN_STATE_EXIT
+    )
+
+
+def keyword_arguments(words: object) -> dict[str, Any]:
+    """`("betas=(0.9, 0.99)", "decouple=True")` as keyword arguments, literals as in Python.
+
+    Raises SettingsError for words that are no `key=value`.
+    """
+    found: dict[str, Any] = {}
+    for word in words if isinstance(words, tuple) else ():  # pyright: ignore[reportUnknownVariableType]
+        key, equals, value = str(word).partition("=")  # pyright: ignore[reportUnknownArgumentType]
+        if not equals or not key.isidentifier():
+            raise SettingsError(f"'{word}' is no argument", fix="write it as key=value")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def conv_ranks(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`conv_dim` and `conv_alpha` where they were said as sd-scripts' network_args.
+
+    Raises SettingsError for arguments of the network that the built-in trainer does not have.
+    """
+    arguments = keyword_arguments(options.get("network_args"))
+    same = {"dropout": "network_dropout", "rank_dropout": "rank_dropout"}
+    names = {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha", "module_dropout": "module_dropout"}
+    names |= same
+    unknown = [key for key in arguments if key not in names]
+    if unknown:
+        raise SettingsError(
+            problems=[
+                Problem(
+                    text=f"the built-in trainer has no network argument {key}",
+                    fix="remove it, or train with sd-scripts (engine = 'sd-scripts')",
+                )
+                for key in unknown
+            ]
+        )
+    return {names[key]: value for key, value in arguments.items()}

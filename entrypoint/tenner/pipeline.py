@@ -1,0 +1,355 @@
+"""The run, top to bottom: the one place where all of it can be read.
+
+Only frozen nouns pass between the stages. What is checked before the training costs nothing; what
+comes after believes only what it has read back.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenner.dataset import Dataset
+from tenner.delivery import (
+    Delivered,
+    DeliveredFile,
+    Destination,
+    deliver,
+    parse_destinations,
+)
+from tenner.delivery.check import check_destinations
+from tenner.engines.diffusers.job import TrainItem
+from tenner.engines.start import not_in_own_engine, own_engine, sd_scripts_engine
+from tenner.errors import DeliveryError, Problem, SettingsError, TennerError, errors_in
+from tenner.event_log import EventLog
+from tenner.events import Event, Failed, Phase
+from tenner.fingerprint import check_fingerprint
+from tenner.plan import plan_json
+from tenner.preparation import Prepared, num_cpus, prepare
+from tenner.report.facts import ConceptFact, FileFact, State, TimingFact
+from tenner.report.page import write_report
+from tenner.report_facts import report_facts
+from tenner.run_dir import RunDir, write_atomically, write_json
+from tenner.run_lock import lock_run
+from tenner.sample.job import Cell
+from tenner.sampling import Drawn, draw, grid_cells, lay_out
+from tenner.screen import Screen
+from tenner.secrets import Secrets, secrets_from, without_secrets
+from tenner.settings import Request
+from tenner.settings.saved import settings_toml
+from tenner.supervise import StopRequest, stop_on_signals
+from tenner.training import Engine, Trained, train
+
+GRACE_SECONDS = 8.0
+"""Docker kills ten seconds after SIGTERM; two are kept for what comes after the engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A run that ended well: what was trained, drawn and delivered, and where."""
+
+    place: RunDir
+    prepared: Prepared
+    trained: Trained
+    drawn: Drawn | None
+    delivered: Delivered
+    seconds: float
+    concept: tuple[ConceptFact, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What every stage of a run is given: where to say things, and whether to stop."""
+
+    screen: Screen
+    log: EventLog
+    stop: StopRequest
+    environ: Mapping[str, str]
+    secrets: Secrets
+    started: float = field(default_factory=time.monotonic)
+
+    def tell(self, event: Event) -> None:
+        """Show an event and keep it."""
+        self.screen.show(event)
+        self.log.append(event)
+
+    def begin(self, name: str, detail: str = "") -> None:
+        self.tell(Phase(name=name, detail=detail))
+
+    @property
+    def child_environ(self) -> dict[str, str]:
+        """What children are started with: no secret among it."""
+        return without_secrets(self.environ)
+
+
+DrawMore = Callable[[Prepared, Trained, "Artist"], tuple[ConceptFact, ...]]
+"""What a caller measures on further pictures of the trained LoRA."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artist:
+    """Draws pictures of one trained LoRA."""
+
+    prepared: Prepared
+    trained: Trained
+    place: RunDir
+    stage: Stage
+
+    def draw(self, cells: tuple[Cell, ...], folder: Path) -> Drawn | None:
+        prepared = self.prepared
+        return draw(
+            cells,
+            folder,
+            settings=prepared.settings,
+            plan=prepared.plan,
+            weights=self.trained.weights.path,
+            python=prepared.engine.python,
+            place=self.place,
+            environ={**self.stage.child_environ, **prepared.machine.child_env},
+            stop=self.stage.stop,
+            grace_seconds=GRACE_SECONDS,
+            on_event=self.stage.tell,
+            cpus=num_cpus(prepared.machine),
+        )
+
+
+def run(
+    request: Request,
+    environ: Mapping[str, str],
+    screen: Screen,
+    *,
+    measure: DrawMore | None = None,
+    measure_definition: str = "",
+) -> Outcome:
+    """One run from settings to verified delivery. Raises TennerError with its exit code."""
+    secrets, problems = secrets_from(environ)
+    asked, wrong = parse_destinations(request.settings.destinations)
+    if errors_in([*problems, *wrong]):
+        raise SettingsError(problems=errors_in([*problems, *wrong]))
+    settings = request.settings
+    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name).create()
+    destinations = asked or (default_destination(place),)
+    with lock_run(place), EventLog(place.events) as log, stop_on_signals() as stop, screen:
+        stage = Stage(screen=screen, log=log, stop=stop, environ=environ, secrets=secrets)
+        try:
+            prepared = _prepare(request, place, stage, destinations)
+            return _train_and_deliver(
+                prepared, place, stage, destinations, measure, measure_definition
+            )
+        except TennerError as error:
+            for problem in error.problems:
+                text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
+                log.append(Failed(kind="other", text=text, fix=fix))
+            raise
+
+
+def default_destination(place: RunDir) -> Destination:
+    """A folder in the run's own directory."""
+    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
+
+
+def train_items(dataset: Dataset) -> tuple[TrainItem, ...]:
+    """The dataset as the built-in trainer takes it: every image with its bucket and cut."""
+    found: list[TrainItem] = []
+    for image in dataset.images:
+        at = dataset.place_of(image)
+        found.append(
+            TrainItem(
+                image=str(image.path.absolute()),
+                caption=image.caption,
+                bucket=at.bucket,
+                resized=at.resized,
+                num_repeats=image.num_repeats,
+                original=image.size,
+                crop_left=at.crop[0],
+                crop_top=at.crop[1],
+                is_reg=image.is_reg,
+                folder=image.path.parent.name,
+            )
+        )
+    return tuple(found)
+
+
+def deliver_run(
+    place: RunDir,
+    destinations: tuple[Destination, ...],
+    *,
+    name: str,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    on_event: Callable[[Event], None],
+) -> Delivered:
+    """Deliver the files of a trained run, and note where they are verified.
+
+    Raises DeliveryError with the command that tries again; the files are kept.
+    """
+    try:
+        delivered = deliver(
+            delivered_files(place, name),
+            destinations,
+            secrets=secrets,
+            on_event=on_event,
+            job=name,
+            env=environ,
+        )
+    except DeliveryError as error:
+        retry = Problem(
+            text=f"the files are kept in {place.path}",
+            fix=f"when the cause is mended: tenner deliver {place.path}",
+        )
+        raise DeliveryError(problems=[*error.problems, retry]) from error
+    write_json(place.delivered, delivered.to_json())
+    return delivered
+
+
+def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
+    """What a run delivers: the LoRA, its earlier checkpoints, the grid, the page, its settings."""
+    files = [
+        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
+    ]
+    files += [
+        DeliveredFile(path=path, name=f"checkpoints/{path.name}")
+        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+    ]
+    for path, to in (
+        (place.samples / "grid.png", "samples/grid.png"),
+        (place.report, "report.html"),
+        (place.settings, "settings.toml"),
+        (place.plan, "plan.json"),
+    ):
+        if path.is_file():
+            files.append(DeliveredFile(path=path, name=to))
+    return files
+
+
+def _prepare(
+    request: Request, place: RunDir, stage: Stage, destinations: tuple[Destination, ...]
+) -> Prepared:
+    """Everything that is checked before the training, and written down."""
+    prepared = prepare(
+        request,
+        stage.environ,
+        place.path / "dataset",
+        on_stage=stage.begin,
+        on_image=lambda done, total: stage.screen.show(
+            Phase(name="dataset", detail="images decoded", done=done, total=total)
+        ),
+    )
+    if prepared.engine.name == "diffusers":
+        unsupported = not_in_own_engine(request.settings)
+        if unsupported:
+            raise SettingsError(problems=unsupported)
+    stage.begin("checking", "write access to " + ", ".join(map(str, destinations)))
+    problems = check_destinations(
+        destinations, secrets=stage.secrets, job=prepared.plan.output_name, env=stage.environ
+    )
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
+    for notice in (*prepared.plan.notices, *problems):
+        stage.screen.problem(notice)
+    for choice in prepared.plan.choices:
+        stage.screen.say(f"  {choice.name}: {choice.value} ({choice.reason})")
+    check_fingerprint(prepared, place)
+    write_atomically(place.settings, settings_toml(request))
+    write_json(place.dataset, prepared.dataset.to_json())
+    write_json(place.plan, plan_json(prepared.plan))
+    return prepared
+
+
+def _train_and_deliver(
+    prepared: Prepared,
+    place: RunDir,
+    stage: Stage,
+    destinations: tuple[Destination, ...],
+    measure: DrawMore | None,
+    measure_definition: str,
+) -> Outcome:
+    name = prepared.plan.output_name
+    stage.begin("training", f"{prepared.plan.length.num_steps} steps")
+    trained = train(
+        _engine(prepared, place),
+        place,
+        environ={**stage.child_environ, **prepared.machine.child_env},
+        stop=stage.stop,
+        grace_seconds=GRACE_SECONDS,
+        on_event=stage.tell,
+    )
+    artist = Artist(prepared=prepared, trained=trained, place=place, stage=stage)
+    drawn = _draw_grid(artist, name) if not prepared.settings.no_samples else None
+    concept = measure(prepared, trained, artist) if measure else ()
+    timings = [TimingFact(name="training", seconds=trained.seconds)]
+    if drawn:
+        timings.append(TimingFact(name="samples", seconds=drawn.seconds))
+
+    def report(state: State, files: tuple[FileFact, ...]) -> None:
+        facts = report_facts(
+            prepared,
+            place,
+            state=state,
+            trained=trained,
+            drawn=drawn,
+            concept=concept,
+            concept_definition=measure_definition if concept else "",
+            files=files,
+            timings=timings,
+        )
+        write_report(facts, place.report)
+
+    report("trained", ())
+    stage.begin("delivering", ", ".join(map(str, destinations)))
+    delivered = deliver_run(
+        place,
+        destinations,
+        name=name,
+        secrets=stage.secrets,
+        environ=stage.environ,
+        on_event=stage.tell,
+    )
+    report("delivered", _file_facts(delivered))
+    return Outcome(
+        place=place,
+        prepared=prepared,
+        trained=trained,
+        drawn=drawn,
+        delivered=delivered,
+        seconds=time.monotonic() - stage.started,
+        concept=concept,
+    )
+
+
+def _engine(prepared: Prepared, place: RunDir) -> Engine:
+    cpus = num_cpus(prepared.machine)
+    if prepared.engine.name == "diffusers":
+        return own_engine(
+            prepared.plan,
+            place,
+            prepared.engine,
+            items=train_items(prepared.dataset),
+            cpus=cpus,
+        )
+    return sd_scripts_engine(
+        prepared.plan,
+        place,
+        prepared.engine,
+        train_data_dir=prepared.dataset.train_dir,
+        reg_data_dir=prepared.dataset.reg_dir,
+        tokenizers=None,
+        cpus=cpus,
+    )
+
+
+def _draw_grid(artist: Artist, name: str) -> Drawn | None:
+    dataset = artist.prepared.dataset
+    captions = [image.caption for image in dataset.images if not image.is_reg]
+    cells = grid_cells(artist.prepared.settings, captions, dataset.trigger)
+    artist.stage.begin("sampling", f"{len(cells)} pictures")
+    drawn = artist.draw(cells, artist.place.samples / "final")
+    return lay_out(drawn, artist.place.samples / "grid.png", title=name) if drawn else None
+
+
+def _file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
+    where = ", ".join(each.destination for each in delivered.at)
+    return tuple(
+        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
+        for each in delivered.manifest.files
+    )

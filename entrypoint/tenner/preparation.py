@@ -1,0 +1,263 @@
+"""Everything that is found out and decided before a run costs anything."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.base_model import Base, find_local_base, not_found
+from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.engines.choice import ChosenEngine, choose_engine
+from tenner.errors import Problem, SettingsError
+from tenner.machine import Machine, inspect_machine
+from tenner.plan import Device, Plan, Shape, plan_run
+from tenner.settings import Request, Settings
+from tenner.sizing import BatchChoice, Choice, choose_batch, choose_precision
+from tenner.tiny import base_dir
+from tenner.vram import Load
+
+MODELS_DIR = "/opt/models"
+"""Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that can start: each part was looked at, and the plan says what will be done."""
+
+    request: Request
+    base: Base
+    machine: Machine
+    dataset: Dataset
+    engine: ChosenEngine
+    plan: Plan
+
+    @property
+    def settings(self) -> Settings:
+        return self.request.settings
+
+
+def prepare(
+    request: Request,
+    environ: Mapping[str, str],
+    workdir: Path,
+    *,
+    on_stage: Callable[[str, str], None],
+    on_image: Callable[[int, int], None],
+) -> Prepared:
+    """Look at everything and decide. Raises TennerError with whose turn it is."""
+    settings = request.settings
+    on_stage("machine", "looking for a card")
+    machine = inspect_machine(environ, num_gpus=settings.num_processes)
+    base = find_base(settings, environ)
+    device = choose_device(settings, machine, base)
+    engine = choose_engine(settings, environ, tiny=base.is_tiny)
+    on_stage("dataset", settings.dataset)
+    resolution = settings.resolution or (base.resolution, base.resolution)
+    asked = dataset_request(settings, base, resolution, environ)
+    dataset = inspect_dataset(asked, workdir, on_image)
+    plan = make_plan(request, base, machine, device, engine, dataset, resolution)
+    return Prepared(
+        request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
+    )
+
+
+def find_base(settings: Settings, environ: Mapping[str, str]) -> Base:
+    """The base model, where it is on this machine and of the family that was said.
+
+    Raises SettingsError.
+    """
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
+    if base is None:
+        raise not_found(settings.base_model, models_dir)
+    problems = _contradictions(settings, base)
+    if problems:
+        raise SettingsError(problems=problems)
+    return base
+
+
+def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
+    """The card, or the CPU where that was asked for or the base is tiny.
+
+    Raises MachineError where a card is needed and cannot be used: never a silent CPU run.
+    """
+    if settings.device == "cpu":
+        return "cpu"
+    if settings.device == "auto" and base.is_tiny and not machine.has_gpu:
+        return "cpu"
+    machine.require_gpu()
+    return "cuda"
+
+
+def dataset_request(
+    settings: Settings, base: Base | None, resolution: tuple[int, int], environ: Mapping[str, str]
+) -> DatasetRequest:
+    """The settings of the dataset, in the dataset room's words. Without a base the resolution
+    tells the family."""
+    is_sdxl = base.family == "sdxl" if base else min(resolution) >= 1024
+    usual = 8 if base and base.is_tiny else 32 if is_sdxl else 64
+    steps = settings.bucket_reso_steps or usual
+    smallest = min(settings.min_bucket_reso, *resolution)
+    cache = environ.get("TENNER_CACHE_DIR")
+    return DatasetRequest(
+        source=settings.dataset,
+        reg_data_dir=settings.reg_data_dir,
+        trigger=settings.trigger,
+        add_trigger=settings.add_trigger,
+        num_repeats=settings.num_repeats,
+        caption_extension=settings.caption_extension,
+        resolution=resolution,
+        enable_bucket=settings.enable_bucket,
+        min_bucket_reso=smallest,
+        max_bucket_reso=max(settings.max_bucket_reso, *resolution),
+        bucket_reso_steps=steps,
+        bucket_no_upscale=settings.bucket_no_upscale,
+        max_token_length=settings.max_token_length,
+        alpha_color=settings.alpha_color,
+        cache_dir=Path(cache) if cache else None,
+    )
+
+
+def make_plan(
+    request: Request,
+    base: Base,
+    machine: Machine,
+    device: Device,
+    engine: ChosenEngine,
+    dataset: Dataset,
+    resolution: tuple[int, int],
+) -> Plan:
+    """All decisions of the run, with their reasons. Pure."""
+    settings = request.settings
+    precision, why_precision = choose_precision(
+        settings.mixed_precision if device == "cuda" else None,
+        capability=machine.capability if device == "cuda" else None,
+        gpu_name=machine.gpu_name if device == "cuda" else "",
+    )
+    optimizer, why_optimizer = choose_optimizer(settings, device)
+    batch = _choose_batch(settings, base, machine, device, dataset, resolution, optimizer)
+    shape = Shape(
+        batch_size=batch.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_checkpointing=batch.gradient_checkpointing,
+        mixed_precision=precision,
+        attention="sdpa" if settings.attention == "auto" else settings.attention,
+        num_workers=settings.max_data_loader_n_workers or 0,
+    )
+    choices = (
+        Choice(name="engine", value=engine.name, reason=engine.reason),
+        Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
+        Choice(name="batch size", value=str(batch.batch_size), reason=batch.reason),
+        Choice(name="precision", value=precision, reason=why_precision),
+        Choice(name="optimizer", value=optimizer, reason=why_optimizer),
+    )
+    return plan_run(
+        settings,
+        engine=engine.name,
+        base=base,
+        device=device,
+        gpu=machine.gpu_name if device == "cuda" else None,
+        shape=shape,
+        resolution=resolution,
+        batches_per_epoch=dataset.batches_per_epoch(batch.batch_size),
+        optimizer_type=optimizer,
+        choices=choices,
+        notices=notices(request, base, machine, device, engine, dataset),
+    )
+
+
+def choose_optimizer(settings: Settings, device: Device) -> tuple[str, str]:
+    """8-bit optimizers are bitsandbytes' and need a card; on a CPU the plain one stands in."""
+    asked = settings.optimizer_type
+    if device == "cpu" and asked.lower().endswith("8bit"):
+        plain = asked[: -len("8bit")]
+        return plain, f"{asked} needs an NVIDIA card; {plain} computes the same in 32 bits"
+    return asked, "as asked" if asked != "AdamW8bit" else "the guide's"
+
+
+def notices(
+    request: Request,
+    base: Base,
+    machine: Machine,
+    device: Device,
+    engine: ChosenEngine,
+    dataset: Dataset,
+) -> tuple[Problem, ...]:
+    """Warnings and notes of all parts, in the order of the run."""
+    cards = machine.problems if device == "cuda" else ()
+    return (*request.notices, *cards, *base.notices, *engine.notices, *dataset.problems)
+
+
+def num_cpus(machine: Machine) -> int:
+    """Whole cores that this process may use."""
+    return max(1, int(machine.host.cpus or os.cpu_count() or 1))
+
+
+def _choose_batch(
+    settings: Settings,
+    base: Base,
+    machine: Machine,
+    device: Device,
+    dataset: Dataset,
+    resolution: tuple[int, int],
+    optimizer: str,
+) -> BatchChoice:
+    most = max(dataset.images_by_bucket().values())
+    if device == "cpu" or base.is_tiny:
+        asked = settings.batch_size
+        size = asked if isinstance(asked, int) else min(8 if base.is_tiny else 1, most)
+        return BatchChoice(
+            batch_size=size,
+            gradient_checkpointing=bool(settings.gradient_checkpointing),
+            needed_gb=None,
+            reason="as asked" if isinstance(asked, int) else f"usual for {base.name} on a {device}",
+        )
+    load = Load(
+        family=base.family,
+        pixels=resolution[0] * resolution[1],
+        network_dim=settings.network_dim,
+        text_encoder_trained=not settings.network_train_unet_only,
+        eight_bit=optimizer.lower().endswith("8bit"),
+    )
+    return choose_batch(
+        load,
+        gpu_name=machine.gpu_name,
+        free_mib=machine.free_mib,
+        wanted=settings.batch_size,
+        checkpointing=settings.gradient_checkpointing,
+        most_images=most,
+    )
+
+
+def _contradictions(settings: Settings, base: Base) -> list[Problem]:
+    problems: list[Problem] = []
+    if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
+        told = "is" if settings.v2 else "is not"
+        problems.append(
+            Problem(
+                text=f"v2 = {str(settings.v2).lower()} says that {base.name} {told} Stable"
+                " Diffusion 2.x; its weights say otherwise",
+                fix="remove v2",
+            )
+        )
+    said = settings.v_parameterization
+    if base.prediction is None and said is None:
+        problems.append(
+            Problem(
+                text=f"{base.name} does not tell what it predicts",
+                fix="set v_parameterization: true for the 768 px models of 2.x, false for the base",
+            )
+        )
+    told = base.layout == "diffusers" and said is not None
+    if told and said != (base.prediction == "v_prediction"):
+        text = f"v_parameterization = {str(said).lower()}, but {base.name} predicts otherwise"
+        problems.append(Problem(text=text, fix="remove v_parameterization"))
+    return problems
+
+
+def _device_name(machine: Machine, device: Device) -> str:
+    return machine.gpu_name if device == "cuda" else f"CPU, {num_cpus(machine)} cores"
+
+
+def _why_device(device: Device) -> str:
+    return "found with nvidia-smi" if device == "cuda" else "asked for, or the base is tiny"

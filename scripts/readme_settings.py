@@ -1,0 +1,53 @@
+"""Writes the settings' tables into the README, from the settings' own model and texts.
+
+python -m scripts.readme_settings          rewrites README.md between its two marks
+"""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tenner.flags import default_text, is_switch
+from tenner.settings.model import ALIASES, SECTIONS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN = "<!-- settings: made by `python -m scripts.readme_settings` -->"
+END = "<!-- end of settings -->"
+
+
+def settings_tables() -> str:
+    """A table for each group of settings."""
+    return "\n\n".join(_table(section) for section in SECTIONS)
+
+
+def with_tables(readme: str) -> str:
+    """`readme` with the tables between its marks. Raises ValueError where it has no marks."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README.name} needs the marks {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{settings_tables()}\n\n{END}{after}"
+
+
+def _table(section: type[BaseModel]) -> str:
+    rows = [_row(key, field) for key, field in section.model_fields.items()]
+    head = f"**{section.__doc__}**\n\n| key | default | what it does |\n|---|---|---|"
+    return "\n".join([head, *rows])
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    others = [f"`{other}`" for other, meant in ALIASES.items() if meant == key]
+    names = f"`{key}`" + (f" ({', '.join(others)})" if others else "")
+    default = f"`{default_text(field)}`" if default_text(field) else ""
+    text = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+    choices = [str(each) for each in get_args(field.annotation) if isinstance(each, str)]
+    if choices and not is_switch(field):
+        text += " One of " + ", ".join(f"`{each}`" for each in choices) + "."
+    return f"| {names} | {default} | {text} |"
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,34 @@
+"""`python -m scripts.tiny_base STAGE`: make the tiny base model, stage by stage."""
+
+import argparse
+from pathlib import Path
+
+from .concept import save_concept
+from .export import export
+from .train import Recipe, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.tiny_base", description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True)
+    training = stages.add_parser("train", help="train text encoder and U-Net, or go on training")
+    training.add_argument("folder", type=Path)
+    training.add_argument("--steps", type=int, default=Recipe.num_steps)
+    training.add_argument("--device", default="cpu")
+    exporting = stages.add_parser("export", help="write the trained model in diffusers layout")
+    exporting.add_argument("folder", type=Path)
+    exporting.add_argument("to", type=Path)
+    concept = stages.add_parser("concept", help="write the demo's pictures")
+    concept.add_argument("to", type=Path)
+    arguments = parser.parse_args()
+    if arguments.stage == "concept":
+        save_concept(arguments.to)
+        return
+    if arguments.stage == "export":
+        export(arguments.folder, arguments.to)
+        return
+    train(arguments.folder, Recipe(num_steps=arguments.steps), arguments.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -70,8 +70,8 @@ def _lost(counts: Counter[Size], batch_size: int) -> list[Finding]:
         Finding(
             kind="small_buckets",
             level="note",
-            text=f"in {counted(len(counts), 'bucket')} there are {batches} batches an epoch where {least} "
-            f"would do at batch {batch_size}",
+            text=f"in {counted(len(counts), 'bucket')} there are {batches} batches an epoch "
+            f"where {least} would do at batch {batch_size}",
             fix="crop the images to fewer shapes, or take a smaller batch",
         )
     ]

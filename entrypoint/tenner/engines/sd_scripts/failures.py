@@ -60,7 +60,8 @@ SIGNS = (
     _sign(
         r"model is not found as a file or in Hugging Face|Error no file named .*(config|weights)"
         r"|SafetensorError|Error\(s\) in loading state_dict"
-        r"|does not appear to have a file named|Unable to load weights",
+        r"|does not appear to have a file named|Unable to load weights"
+        r"|is neither a valid local path nor a valid repo id",
         "base_model",
         "check base_model: a whole model of the right family (SD 1.x, 2.x or SDXL)",
     ),

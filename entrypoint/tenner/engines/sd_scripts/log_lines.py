@@ -151,9 +151,8 @@ class LogReader:
             self._in_traceback = True
             self._saving = self._saving_state = None
             return
-        failed = known_failure(text)
-        if failed is None and self._in_traceback:
-            failed = failure_of_exception(text)
+        # a traceback shows source lines too, which may hold the very words of an error
+        failed = failure_of_exception(text) if self._in_traceback else known_failure(text)
         if failed is None and ": error: " in text and text.split(":")[0].endswith(".py"):
             failed = Failed(
                 kind="other", text=text, fix="report this: an option was passed wrongly"

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,14 @@ def start(job: TrainJob, **environ: str) -> subprocess.Popen[str]:
     path = place / "job.json"
     path.write_text(job.to_json())
     command = engine.command(path, Path(sys.executable))
-    return subprocess.Popen(
-        command.argv,
-        env={**os.environ, **command.env, **environ},
-        stdout=subprocess.PIPE,
-        stderr=(place / "stderr").open("w"),
-        text=True,
-    )
+    with (place / "stderr").open("w") as said:
+        return subprocess.Popen(
+            command.argv,
+            env={**os.environ, **command.env, **environ},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
 
 
 def train(job: TrainJob, expected: int = 0) -> list[Event]:
@@ -102,7 +105,7 @@ def test_a_signal_saves_the_state_and_ends_with_143(base, items, tmp_path: Path)
         events.append(engine.read(line))
         if isinstance(events[-1], Step) and events[-1].step == 3:
             process.send_signal(signal.SIGTERM)
-    process.wait()
+    process.communicate()
     assert process.returncode == EngineExit.STOPPED
     assert of_kind(events, StateSaved)[-1].step == of_kind(events, Step)[-1].step
 
@@ -149,7 +152,9 @@ def test_processes_together_do_what_one_does(base, items, tmp_path: Path, proces
     shared = tiny_model.make_job(
         base, tmp_path / "two", items, train_batch_size=1, learning_rate=1e-3
     )
-    port = 20000 + os.getpid() % 20000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     ranks = [
         start(
             shared,
@@ -196,7 +201,7 @@ def test_losses_that_are_not_finite_end_the_run(base, items, tmp_path: Path) -> 
 def test_what_cannot_be_done_is_said(base, items, tmp_path, changes, code, words) -> None:
     if changes.get("optimizer_type") == "AdamW8bit" and torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    job = tiny_model.make_job(base, tmp_path, items, **changes)
+    job = replace(tiny_model.make_job(base, tmp_path, items), **changes)
     events = train(job, expected=code)
     assert words in of_kind(events, Failed)[0].text
 
@@ -220,27 +225,18 @@ def test_precisions_schedules_and_options_all_learn(base, items, tmp_path: Path)
         assert all(bool(torch.isfinite(up).all()) for up in ups)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_diffusers_loads_the_file_to_the_same_effect(
-    base, base_xl, items, tmp_path: Path, family: str
-) -> None:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+def test_diffusers_loads_the_file_to_the_same_effect(base, items, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
 
     from tenner.engines.diffusers.load import load_base
     from tenner.engines.diffusers.lora_file import read_lora
     from tenner.engines.diffusers.network import build_network
 
-    place = base_xl if family == "sdxl" else base
-    job = tiny_model.make_job(place, tmp_path, items, family=family, learning_rate=5e-2)
+    job = tiny_model.make_job(base, tmp_path, items, learning_rate=5e-2)
     train(job)
     network = build_network(job, load_base(job), torch.device("cpu"))
     read_lora(tmp_path / "lora.safetensors", network.bank)
-    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    more = {} if family == "sdxl" else {"safety_checker": None}
-    pipe = kind.from_pretrained(place, local_files_only=True, feature_extractor=None, **more) \
-        if family == "sd1" else None  # fmt: skip
-    if pipe is None:
-        pytest.skip("the U-Net of a two-level SDXL is no layout that diffusers' loader knows")
+    pipe = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
     pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     torch.manual_seed(0)
     latents, times = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
@@ -289,3 +285,12 @@ def test_latents_on_disk_give_the_same_weights(base, items, tmp_path: Path) -> N
         assert time.monotonic() > began
     assert len(list((tmp_path / "cache").iterdir())) == 12
     assert_same(tmp_path / "first" / "lora.safetensors", tmp_path / "second" / "lora.safetensors")
+
+
+def test_sdxl_learns_with_both_text_encoders(base_xl, items, tmp_path: Path) -> None:
+    job = tiny_model.make_job(base_xl, tmp_path, items, family="sdxl", learning_rate=1e-2)
+    train(job)
+    tensors = load_file(tmp_path / "lora.safetensors")
+    for prefix in ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_3_1_"):
+        moved = [v for n, v in tensors.items() if n.startswith(prefix) and "lora_up" in n]
+        assert any(float(value.abs().max()) > 0 for value in moved)

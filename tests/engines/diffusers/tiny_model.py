@@ -107,7 +107,24 @@ def make_base(folder: Path, family: str = "sd1") -> Path:
     if family == "sdxl":
         make_tokenizer(folder / "tokenizer_2", pad="!")
         make_text_encoder(folder / "text_encoder_2", width=24, projected=True, act="gelu")
-    scheduler = {"_class_name": "DDIMScheduler", "prediction_type": "epsilon"}
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "steps_offset": 1,
+        "beta_schedule": "scaled_linear",
+    }
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return folder

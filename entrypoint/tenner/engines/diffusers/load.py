@@ -70,7 +70,7 @@ def load_base(job: TrainJob) -> BaseModel:
 
 def load_vae(base: BaseModel) -> Any:
     """diffusers' AutoencoderKL in fp32. Raises BaseModelError."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     try:
         if base.vae_config is None:

@@ -1,5 +1,5 @@
 """LoRA weights on disk: the names, shapes and types that other tools read."""
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from pathlib import Path
 

@@ -105,7 +105,8 @@ def _sgd(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.op
 
 
 def _nesterov(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, nesterov=True, **{"momentum": 0.9, **args})
+    args = {"momentum": 0.9, **args}
+    return torch.optim.SGD(groups, nesterov=True, **args)
 
 
 def _adamw8bit(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:

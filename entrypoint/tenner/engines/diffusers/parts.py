@@ -64,7 +64,9 @@ class Parts:
         return f"{name}.weight" in self._tensors
 
     def tensor(self, name: str) -> Tensor:
-        return self._tensors[name].to(self._device, self._dtype)
+        """The tensor on the device. Always a copy: what stays mapped from the file can be pushed
+        out of memory by the system and read from the disk again at every step."""
+        return self._tensors[name].to(self._device, self._dtype, copy=True)
 
     def optional(self, name: str) -> Tensor | None:
         return self.tensor(name) if name in self._tensors else None

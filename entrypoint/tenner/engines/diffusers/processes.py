@@ -3,7 +3,8 @@
 One process needs no library for that. Several are joined by accelerate, which reads what its
 launcher (or torchrun) has put into the environment.
 """
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 import os
 from dataclasses import dataclass
@@ -54,5 +55,5 @@ def join_processes() -> Processes:
 
     state = PartialState(cpu=not cuda)
     return Processes(
-        rank=state.process_index, count=state.num_processes, device=torch.device(state.device)
+        rank=state.process_index, count=state.num_processes, device=torch.device(str(state.device))
     )

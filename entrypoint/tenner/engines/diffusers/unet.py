@@ -7,7 +7,8 @@ product; keys and values of *all* cross-attentions are one product, since they r
 the time embedding is looked up and projected for all residual blocks at once; and before the
 first adapted module nothing is recorded for the backward pass.
 """
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import math
 from collections.abc import Callable, Sequence

@@ -56,7 +56,7 @@ class Updater:
             self.optimizer.step()
         else:
             self._bank.grads.div_(divisor)
-            torch.where(finite, self._bank.grads, 0.0, out=self._bank.grads)
+            self._bank.grads.nan_to_num_(0.0, 0.0, 0.0).mul_(finite)
             self.optimizer.step()
         if self._scales:
             self._adjust_scale(finite)

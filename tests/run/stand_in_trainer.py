@@ -1,0 +1,95 @@
+"""Stands in for sd-scripts' trainer: takes its arguments, prints its lines, leaves its files.
+
+STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan`, `oom` (unless
+the batch is at most STAND_IN_FITS), `hang` (after five lines), `killed` (after STAND_IN_STEPS
+steps). Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
+"""
+
+import json
+import os
+import signal
+import struct
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+OOM = (
+    "Traceback (most recent call last):\n"
+    '  File "train_network.py", line 1772, in <module>\n'
+    "    trainer.train(args)\n"
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 78.00 MiB. GPU 0 has a total"
+    " capacity of 23.64 GiB of which 51.06 MiB is free."
+)
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """`--name=value` of our command line; switches are "true"."""
+    pairs = (word.removeprefix("--").partition("=") for word in words if word.startswith("--"))
+    return {name: value or "true" for name, _, value in pairs}
+
+
+def write_weights(path: Path, value: float = 0.5) -> None:
+    """The smallest LoRA file: one tensor of one number."""
+    name = "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"
+    described = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = json.dumps(described).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
+
+
+def write_state(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    write_weights(folder / "model.safetensors")
+    for name in ("optimizer.bin", "scheduler.bin"):
+        with zipfile.ZipFile(folder / name, "w") as out:
+            out.writestr("data.pkl", b"x")
+    (folder / "random_states_0.pkl").write_bytes(b"x")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def record(text: str) -> None:
+    say(f"2026-11-25 04:46:17 INFO     {text:<80} train_util.py:1\n")
+
+
+def main() -> None:
+    told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
+    out, name = Path(told["output_dir"]), told["output_name"]
+    steps, every = int(told["max_train_steps"]), int(told.get("save_every_n_steps", 0))
+    record("prepare images.")
+    record("loading model for process 0/1")
+    say("running training / 学習開始\n")
+    if ending == "oom" and int(told["train_batch_size"]) > int(os.environ["STAND_IN_FITS"]):
+        say(OOM + "\n")
+        sys.exit(1)
+    for step in range(1, steps + 1):
+        loss = "nan" if ending == "nan" else f"{1 / step:.3f}"
+        bar = f"steps: {step * 100 // steps:3}%|██| {step}/{steps} [00:01<00:01,  2.00it/s"
+        say(f"\r{bar}]\r{bar}, avr_loss={loss}]")
+        if ending == "hang" and step == 5:
+            time.sleep(3600)
+        if every and step % every == 0:
+            stem = f"{name}-step{step:08d}"
+            say(f"\nsaving checkpoint: {out}/{stem}.safetensors\n")
+            write_weights(out / f"{stem}.safetensors")
+            record(f"saving state at step {step}")
+            write_state(out / f"{stem}-state")
+            record(f"Random states saved in {out}/{stem}-state/random_states_0.pkl")
+            record("")
+        if ending == "killed" and step == int(os.environ["STAND_IN_STEPS"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    if ending != "no_file":
+        record("saving last state.")
+        write_state(out / f"{name}-state")
+        record(f"Random states saved in {out}/{name}-state/random_states_0.pkl")
+        say(f"\nsaving checkpoint: {out}/{name}.safetensors\n")
+        write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)
+        record("model saved.")
+    say(f"\r{bar}, avr_loss={loss}]\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Counts what one training step of a full-size model asks of the device, without a device.
+
+A step (forward and backward of the U-Net with its LoRA, text given) is run on fake tensors, which
+have sizes but no contents, and every operation that reaches the dispatcher is counted: on a GPU
+small batches are bound by the number of kernels to launch and by element-wise traffic.
+Element-wise bytes are what operations other than matrix products, convolutions, attention and
+views read and write. The base is in bf16, as trained on a GPU.
+
+    python bench/engine_ops.py
+"""
+
+import json
+import math
+import platform
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tenner.engines.diffusers.lora import LoraBank
+from tenner.engines.diffusers.network import adapts_unet
+from tenner.engines.diffusers.parts import LoraPlan, Parts
+from tenner.engines.diffusers.unet import Unet
+from tenner.engines.diffusers.unet_config import parse_unet_config
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CONFIGS = Path(__file__).parents[1] / "entrypoint/tenner/engines/diffusers/configs.json"
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
+VIEWS = {
+    *("view", "t", "transpose", "permute", "expand", "unbind", "split", "split_with_sizes"),
+    *("slice", "select", "unsqueeze", "squeeze", "detach", "as_strided", "alias", "_unsafe_view"),
+    *("empty", "new_empty", "empty_like", "unfold", "lift_fresh", "_reshape_alias", "chunk"),
+}
+# Forward of sd-scripts' own U-Nets with networks.lora under autocast, per image, as traced at
+# commit 48d368f.
+SD_SCRIPTS_FORWARD = {"sd1": (2668, 6.24e9), "sdxl": (8617, 45.6e9)}
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts operations and the bytes of the element-wise ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if function.namespace != "aten":
+            return result  # a fake tensor asked for its device, say
+        self.names[name] += 1
+        if name not in VIEWS and not any(part in name for part in PRODUCTS):
+            tensors = [each for each in tree_leaves((args, kwargs, result))]
+            self.bytes += sum(
+                each.numel() * each.element_size()
+                for each in tensors
+                if isinstance(each, torch.Tensor)
+            )
+        return result
+
+
+def main() -> None:
+    print(f"torch {torch.__version__}, {platform.machine()}, fake tensors, bf16, dim 32, batch 1")
+    for family, size in (("sd1", 64), ("sdxl", 128)):
+        forward, whole = trace(family, size)
+        say(family, "forward", forward, SD_SCRIPTS_FORWARD[family])
+        say(family, "forward and backward", whole, None)
+
+
+def say(family: str, part: str, found: OperationCounter, other: tuple[int, float] | None) -> None:
+    total = found.names.total()
+    views = sum(count for name, count in found.names.items() if name in VIEWS)
+    line = f"{family:5} {part:21} {total:6} operations ({views} views), {found.bytes / 1e9:6.2f} GB"
+    if other:
+        line += f"; sd-scripts {other[0]}, {other[1] / 1e9:.2f} GB:"
+        line += f" {total / other[0]:.2f} and {found.bytes / other[1]:.2f} of it"
+    print(line)
+
+
+def trace(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:
+    """The forward pass, and forward and backward together, of one image."""
+    from diffusers import UNet2DConditionModel
+
+    config = json.loads(CONFIGS.read_text())[family]["unet"]
+    with torch.device("meta"):
+        model = UNet2DConditionModel(**config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    with FakeTensorMode():
+        tensors = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+        bank = LoraBank()
+        plan = LoraPlan(bank=bank, segment="unet", name_of=str, dim=32, alpha=16.0)
+        parsed = parse_unet_config(config)
+        parts = Parts(
+            tensors,
+            device=torch.device("cpu"),
+            dtype=torch.bfloat16,
+            plan=plan,
+            adapts=lambda name: adapts_unet(name, False),
+        )
+        unet = Unet(parsed, parts)
+        bank.allocate(torch.device("cpu"), torch.bfloat16)
+        found = torch.channels_last
+        latents = torch.empty(1, 4, size, size, dtype=torch.bfloat16).to(memory_format=found)
+        context = torch.empty(1, 77, parsed.context_dim, dtype=torch.bfloat16)
+        added = torch.empty(1, 2816, dtype=torch.bfloat16) if parsed.is_sdxl else None
+        times = torch.empty(1, dtype=torch.long)
+        bank.begin_pass(first=True)
+        with OperationCounter() as forward:
+            answer = unet(latents, times, context, added)
+        with OperationCounter() as backward:
+            answer.float().square().mean().backward()
+    whole = OperationCounter()
+    whole.names = forward.names + backward.names
+    whole.bytes = forward.bytes + backward.bytes
+    assert math.isfinite(whole.bytes)
+    return forward, whole
+
+
+if __name__ == "__main__":
+    main()

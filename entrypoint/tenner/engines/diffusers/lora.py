@@ -60,6 +60,10 @@ class Run:
     ranks: tuple[int, int]
     up: Tensor
     sink: Tensor
+    up_t: Tensor
+    """`up` with its matrices turned; views are made once, not at every step."""
+    single: Tensor
+    single_t: Tensor
 
 
 class LoraSite:
@@ -241,12 +245,16 @@ def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run
             last += 1
         count = last - first
         end = place + count * out * rank
+        ups = up[place:end].view(count, out, rank).detach()
         yield Run(
             count=count,
             out=out,
             columns=(column, column + count * out),
             ranks=(inner, inner + count * rank),
-            up=up[place:end].view(count, out, rank).detach(),
+            up=ups,
+            up_t=ups.mT,
+            single=ups[0],
+            single_t=ups[0].t(),
             sink=sink[place:end].view(count, out, rank),
         )
         place, column, inner, first = end, column + count * out, inner + count * rank, last

@@ -148,10 +148,10 @@ def _single(run: Run, site: LoraSite) -> bool:
 def _add_up(y: Tensor, inner: Tensor, run: Run, site: LoraSite) -> None:
     """y[:, columns] += scale * inner[:, ranks] @ up.T for every module of the run at once."""
     if _single(run, site):
-        y.addmm_(inner, run.up[0].t(), alpha=site.scale)
+        y.addmm_(inner, run.single_t, alpha=site.scale)
         return
     target = _stacked(y, run.columns, run.count)
-    target.baddbmm_(_stacked(inner, run.ranks, run.count), run.up.mT, alpha=site.scale)
+    target.baddbmm_(_stacked(inner, run.ranks, run.count), run.up_t, alpha=site.scale)
 
 
 def _sink_up(grad: Tensor, inner: Tensor, run: Run, scale: float, beta: float) -> None:
@@ -163,7 +163,7 @@ def _sink_up(grad: Tensor, inner: Tensor, run: Run, scale: float, beta: float) -
 def _grad_inner(grad: Tensor, site: LoraSite) -> Tensor:
     """[tokens, count * rank]: the gradient of the inner values, without the scale."""
     if _single(site.runs[0], site):
-        return torch.mm(grad, site.runs[0].up[0])
+        return torch.mm(grad, site.runs[0].single)
     found = grad.new_empty(grad.shape[0], len(site.specs) * site.rank)
     for run in site.runs:
         target = _stacked(found, run.ranks, run.count)

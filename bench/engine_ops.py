@@ -16,14 +16,15 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
 from tenner.engines.diffusers.lora import LoraBank
 from tenner.engines.diffusers.network import adapts_unet
 from tenner.engines.diffusers.parts import LoraPlan, Parts
 from tenner.engines.diffusers.unet import Unet
 from tenner.engines.diffusers.unet_config import parse_unet_config
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 CONFIGS = Path(__file__).parents[1] / "entrypoint/tenner/engines/diffusers/configs.json"
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
@@ -52,7 +53,7 @@ class OperationCounter(TorchDispatchMode):
             return result  # a fake tensor asked for its device, say
         self.names[name] += 1
         if name not in VIEWS and not any(part in name for part in PRODUCTS):
-            tensors = [each for each in tree_leaves((args, kwargs, result))]
+            tensors = list(tree_leaves((args, kwargs, result)))
             self.bytes += sum(
                 each.numel() * each.element_size()
                 for each in tensors

@@ -5,55 +5,61 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tenner.base_model import find_local_base
-from tenner.dataset import Dataset, inspect_dataset
-from tenner.errors import ExitCode
+from tenner.base_model import Base, find_local_base, known_base
+from tenner.dataset.check import check, render
+from tenner.dataset.sheet import write_sheet
+from tenner.errors import ExitCode, SettingsError
 from tenner.events import Phase
 from tenner.preparation import MODELS_DIR, dataset_request
 from tenner.screen import make_screen
 from tenner.settings import Request
 from tenner.tiny import base_dir
 
-_USUAL_SIDE = {"sd15": 512, "sdxl": 1024}
 
+def run_check(
+    request: Request,
+    environ: Mapping[str, str],
+    *,
+    as_json: bool,
+    strict: bool,
+    page: Path | None,
+) -> ExitCode:
+    """Judge the dataset, print what was found, and write the contact sheet to `page`.
 
-def check(request: Request, environ: Mapping[str, str], *, as_json: bool, strict: bool) -> ExitCode:
-    """Judge the dataset and print what was found. The base need not be here.
-
-    Raises DatasetError with everything that forbids training on it.
+    The base need not be here. Raises DatasetError only where there is nothing to look at.
     """
     settings = request.settings
-    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
-    side = base.resolution if base else _USUAL_SIDE.get(settings.base_model, 512)
+    base = _base(settings.base_model, environ)
+    known = known_base(settings.base_model)
+    side = base.resolution if base else 1024 if known and known.family == "sdxl" else 512
+    asked = dataset_request(request, base, settings.resolution or (side, side), environ)
     screen = make_screen()
-    with TemporaryDirectory(prefix="tenner-check-") as folder, screen:
-        dataset = inspect_dataset(
-            dataset_request(settings, base, settings.resolution or (side, side), environ),
-            Path(folder),
-            lambda done, total: screen.show(
-                Phase(name="check", detail="images decoded", done=done, total=total)
-            ),
-        )
+    with TemporaryDirectory(prefix="tenner-check-") as folder:
+        with screen:
+            result = check(
+                asked,
+                Path(folder) if page else None,
+                lambda done, total: screen.show(
+                    Phase(name="check", detail="images decoded", done=done, total=total)
+                ),
+            )
+        if page:
+            write_sheet(result, page)
     if as_json:
-        print(json.dumps(dataset.to_json(), ensure_ascii=False, indent=1))
+        print(json.dumps(result.to_json(), ensure_ascii=False, indent=1))
     else:
-        for problem in dataset.problems:
-            screen.problem(problem)
-        for note in (*dataset.left_out, *dataset.mended):
-            screen.say(f"  {note.path}: {note.why}")
-        print(_headline(dataset))
-    bad = strict and any(problem.level == "warning" for problem in dataset.problems)
-    return ExitCode.DATASET if bad else ExitCode.DELIVERED
+        from rich.console import Console
+
+        Console().print(render(result))
+        if page:
+            print(f"contact sheet: {page}")
+    return result.exit_code(strict=strict)
 
 
-def _headline(dataset: Dataset) -> str:
-    buckets = ", ".join(
-        f"{width}×{height}: {count}"
-        for (width, height), count in sorted(dataset.images_by_bucket().items())
-    )
-    trigger = f"trigger '{dataset.trigger}'" if dataset.trigger else "no trigger"
-    return (
-        f"{dataset.num_images} images, {dataset.num_captions} captions, {trigger},"
-        f" {dataset.num_image_passes} images seen in an epoch ({buckets})"
-    )
+def _base(asked: str, environ: Mapping[str, str]) -> Base | None:
+    """The base where it is here and whole; a broken one is the training's business."""
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    try:
+        return find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
+    except SettingsError:
+        return None

@@ -82,16 +82,6 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
-    parser.add_argument(
-        "--gpu",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help='a card to plan for, as "RTX 4090"',
-    )
-    parser.add_argument(
-        "--num_images", type=int, metavar="N", help="plan for N images, without a dataset"
-    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -99,6 +89,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument("--page", metavar="FILE", help="write a contact sheet of all images")
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +110,7 @@ _ARGUMENTS = {
     "deliver": _deliver_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
-_NOT_SETTINGS = ("command", "config", "config_flag", "preset", "gpu", "json", "strict", "page")
+_NOT_SETTINGS = ("command", "config", "config_flag", "preset", "json", "strict", "page")
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
@@ -150,9 +141,15 @@ def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.checking import check
+    from tenner.checking import run_check
 
-    return check(_request(parsed, environ), environ, as_json=parsed.json, strict=parsed.strict)
+    return run_check(
+        _request(parsed, environ),
+        environ,
+        as_json=parsed.json,
+        strict=parsed.strict,
+        page=Path(parsed.page) if parsed.page else None,
+    )
 
 
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -38,7 +38,7 @@ from tenner.secrets import Secrets, secrets_from, without_secrets
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 from tenner.supervise import StopRequest, stop_on_signals
-from tenner.training import Engine, Trained, train
+from tenner.training import Engine, Trained, note_trained, train, trained_before
 
 GRACE_SECONDS = 8.0
 """Docker kills ten seconds after SIGTERM; two are kept for what comes after the engine."""
@@ -265,15 +265,7 @@ def _train_and_deliver(
     measure_definition: str,
 ) -> Outcome:
     name = prepared.plan.output_name
-    stage.begin("training", f"{prepared.plan.length.num_steps} steps")
-    trained = train(
-        _engine(prepared, place),
-        place,
-        environ={**stage.child_environ, **prepared.machine.child_env},
-        stop=stage.stop,
-        grace_seconds=GRACE_SECONDS,
-        on_event=stage.tell,
-    )
+    trained = trained_before(place) or _train(prepared, place, stage)
     artist = Artist(prepared=prepared, trained=trained, place=place, stage=stage)
     drawn = _draw_grid(artist, name) if not prepared.settings.no_samples else None
     concept = measure(prepared, trained, artist) if measure else ()
@@ -315,6 +307,21 @@ def _train_and_deliver(
         seconds=time.monotonic() - stage.started,
         concept=concept,
     )
+
+
+def _train(prepared: Prepared, place: RunDir, stage: Stage) -> Trained:
+    stage.begin("training", f"{prepared.plan.length.num_steps} steps")
+    trained = train(
+        _engine(prepared, place),
+        place,
+        environ={**stage.child_environ, **prepared.machine.child_env},
+        stop=stage.stop,
+        grace_seconds=GRACE_SECONDS,
+        on_event=stage.tell,
+    )
+    if trained.finished:
+        note_trained(trained, place)
+    return trained
 
 
 def _engine(prepared: Prepared, place: RunDir) -> Engine:

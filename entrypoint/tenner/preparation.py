@@ -8,7 +8,8 @@ from pathlib import Path
 from tenner.base_model import Base, find_local_base, not_found
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.engines.choice import ChosenEngine, choose_engine
-from tenner.errors import Problem, SettingsError
+from tenner.engines.sd_scripts.conflicts import conflicts
+from tenner.errors import Problem, SettingsError, errors_in
 from tenner.machine import Machine, inspect_machine
 from tenner.plan import Device, Plan, Shape, plan_run
 from tenner.settings import Request, Settings
@@ -53,9 +54,13 @@ def prepare(
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
     on_stage("dataset", settings.dataset)
     resolution = settings.resolution or (base.resolution, base.resolution)
-    asked = dataset_request(settings, base, resolution, environ)
+    asked = dataset_request(request, base, resolution, environ)
     dataset = inspect_dataset(asked, workdir, on_image)
     plan = make_plan(request, base, machine, device, engine, dataset, resolution)
+    if engine.name == "sd-scripts":
+        wrong = errors_in(conflicts(plan.options, family=base.family))
+        if wrong:
+            raise SettingsError(problems=wrong)
     return Prepared(
         request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
     )
@@ -90,17 +95,19 @@ def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
 
 
 def dataset_request(
-    settings: Settings, base: Base | None, resolution: tuple[int, int], environ: Mapping[str, str]
+    request: Request, base: Base | None, resolution: tuple[int, int], environ: Mapping[str, str]
 ) -> DatasetRequest:
     """The settings of the dataset, in the dataset room's words. Without a base the resolution
     tells the family."""
+    settings = request.settings
     is_sdxl = base.family == "sdxl" if base else min(resolution) >= 1024
     usual = 8 if base and base.is_tiny else 32 if is_sdxl else 64
     steps = settings.bucket_reso_steps or usual
     smallest = min(settings.min_bucket_reso, *resolution)
     cache = environ.get("TENNER_CACHE_DIR")
     return DatasetRequest(
-        source=settings.dataset,
+        source="" if request.subsets else settings.dataset,
+        subsets=request.subsets,
         reg_data_dir=settings.reg_data_dir,
         trigger=settings.trigger,
         add_trigger=settings.add_trigger,

@@ -51,6 +51,11 @@ class RunDir:
         return self.path / "state"
 
     @property
+    def trained(self) -> Path:
+        """Written when the training reached its end: a later start only delivers."""
+        return self.path / "trained.json"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
 

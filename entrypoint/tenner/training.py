@@ -4,14 +4,16 @@ A run may have several lives. Each starts from the newest state that the engine 
 that turns out to be broken is put aside and the one before is taken.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tenner.engines import Command, ReadLine
 from tenner.errors import MachineError, Problem, Stopped, TrainingError
 from tenner.events import Checkpoint, Done, Event, Failed, Step, Warned
-from tenner.run_dir import RunDir
+from tenner.run_dir import RunDir, write_json
 from tenner.supervise import Ending, StopRequest, follow
 from tenner.weights import Weights, inspect_weights
 
@@ -96,12 +98,32 @@ def train(
         raise _stopped(follower)
     if ending.returncode != 0:
         raise _failed(engine, ending, place)
-    if follower.done is None and follower.checkpoint is None:
+    asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
+    if follower.done is None and not asked_to_end:
         raise TrainingError(
-            f"{engine.name} ended without an error and without weights",
+            f"{engine.name} ended without an error and without its final weights",
             fix=f"its last words are in {place.engine_log}",
         )
     return _believe(follower, seconds)
+
+
+def note_trained(trained: Trained, place: RunDir) -> None:
+    """Remember that the training reached its end. Raises OSError."""
+    note = {"weights": trained.weights.path.name, "bytes": trained.weights.num_bytes}
+    write_json(place.trained, note | {"step": trained.step, "seconds": trained.seconds})
+
+
+def trained_before(place: RunDir) -> Trained | None:
+    """The training that an earlier start of this run finished, where its file is still good."""
+    try:
+        note: dict[str, Any] = json.loads(place.trained.read_text(encoding="utf-8"))
+        found = inspect_weights(place.checkpoints / str(note["weights"]))
+        step, seconds = int(note["step"]), float(note["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if isinstance(found, Problem) or found.num_bytes != note.get("bytes"):
+        return None
+    return Trained(weights=found, step=step, finished=True, seconds=seconds, resumed_from=step)
 
 
 def states(place: RunDir) -> list[Path]:

@@ -231,3 +231,23 @@ def test_sections_are_for_the_reader_only(tmp_path: Path) -> None:
     assert load(tmp_path, "[anything]\nseed = 3").settings.seed == 3
     text = refused(tmp_path, "[a]\nseed = 3\n[b]\nseed = 4")
     assert "seed is set in [a] and in [b]" in text
+
+
+def test_a_dataset_configuration_of_sd_scripts_is_understood(tmp_path: Path) -> None:
+    toml = """
+[general]
+shuffle_caption = true
+
+[[datasets]]
+resolution = 512
+batch_size = 4
+
+[[datasets.subsets]]
+image_dir = "cats"
+num_repeats = 3
+class_tokens = "sks cat"
+"""
+    request = load(tmp_path, toml)
+    assert (request.settings.batch_size, request.settings.shuffle_caption) == (4, True)
+    (subset,) = request.subsets
+    assert (subset.image_dir, subset.num_repeats, subset.class_tokens) == ("cats", 3, "sks cat")

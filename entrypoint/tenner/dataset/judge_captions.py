@@ -65,7 +65,7 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
     text = f"captions: {total - len(missing):,} of {counted(total, 'image')}; {instead}"
     if len(missing) < total:
         text += f" for {names(missing)}"
-    fix = f"write a {extension} file for each, or draft them with: tenner caption"
+    fix = f"write a {extension} file for each of them"
     return [
         Finding(kind="captions_missing", level="warning", text=text, fix=fix, files=tuple(missing))
     ]

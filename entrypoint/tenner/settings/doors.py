@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+from tenner.dataset.request import SubsetRequest
+from tenner.engines.sd_scripts.imports import Imported, import_json, import_tables
 from tenner.errors import Problem
 from tenner.settings.toml_text import line_of, parse_toml, read_toml
 
@@ -34,8 +36,8 @@ class Layer:
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     said_at: Mapping[str, str] = field(default_factory=dict[str, str])
     problems: tuple[Problem, ...] = ()
-    datasets: Mapping[str, Any] | None = None
-    """An sd-scripts dataset configuration, where the file is or holds one."""
+    subsets: tuple[SubsetRequest, ...] = ()
+    """Folders of an sd-scripts dataset configuration, where the file is or holds one."""
 
 
 def flags_layer(flags: Mapping[str, Any]) -> Layer:
@@ -60,12 +62,16 @@ def env_layer(environ: Mapping[str, str]) -> Layer:
     return Layer(values=values, said_at=said_at)
 
 
-def toml_layer(path: Path) -> Layer:
-    """The settings file at `path`."""
+def file_layer(path: Path) -> Layer:
+    """The settings file at `path`: TOML, or a form that kohya_ss' GUI or sd-scripts reads."""
+    if path.suffix.lower() == ".json" and path.is_file():
+        imported = import_json(path.read_text(encoding="utf-8", errors="replace"), name=path.name)
+        return _imported(imported, path.name)
     tables, problems = read_toml(path)
     if problems:
         return Layer(problems=problems)
-    return _flat(tables, name=path.name, path=path)
+    imported = import_tables(tables)
+    return _imported(imported, path.name) if imported else _flat(tables, name=path.name, path=path)
 
 
 def preset_layer(name: str) -> Layer:
@@ -85,6 +91,15 @@ def preset_layer(name: str) -> Layer:
     return _flat(tables, name=f"preset {name}", path=None)
 
 
+def _imported(imported: Imported, name: str) -> Layer:
+    return Layer(
+        values=imported.values,
+        said_at=dict.fromkeys(imported.values, name),
+        problems=imported.problems,
+        subsets=imported.subsets,
+    )
+
+
 def _unquoted(text: str) -> str:
     quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
     return text[1:-1] if quoted else text
@@ -96,8 +111,6 @@ def _flat(tables: Mapping[str, Any], *, name: str, path: Path | None) -> Layer:
     said_at: dict[str, str] = {}
     sections: dict[str, str] = {}
     problems: list[Problem] = []
-    if _is_dataset_config(tables):
-        return Layer(datasets=tables)
     for section, key, value in _entries(tables):
         if isinstance(value, dict):
             problems.append(
@@ -133,7 +146,3 @@ def _entries(tables: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         else:
             found.append(("", name, value))
     return found
-
-
-def _is_dataset_config(tables: Mapping[str, Any]) -> bool:
-    return isinstance(tables.get("datasets"), list) or isinstance(tables.get("general"), dict)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem, SettingsError, errors_in
 from tenner.settings.conflicts import conflicts
@@ -20,9 +21,9 @@ from tenner.settings.doors import (
     PROGRAM_VARIABLES,
     Layer,
     env_layer,
+    file_layer,
     flags_layer,
     preset_layer,
-    toml_layer,
 )
 from tenner.settings.model import Settings
 from tenner.settings.names import canonical, nearest, setting_names
@@ -40,8 +41,8 @@ class Request:
     settings: Settings
     said_at: Mapping[str, str] = field(default_factory=dict[str, str])
     notices: tuple[Problem, ...] = ()
-    datasets: Mapping[str, Any] | None = None
-    """An sd-scripts dataset configuration, where one was given."""
+    subsets: tuple[SubsetRequest, ...] = ()
+    """Folders of an sd-scripts dataset configuration, where one was given."""
 
     def source(self, key: str) -> str:
         """Where the value of `key` comes from: a file and line, a variable, a flag, `default`."""
@@ -61,7 +62,7 @@ def load_request(
     config = config or _named(environ, "TENNER_CONFIG")
     if config is None and read_default_config:
         config = _existing(DEFAULT_CONFIG)
-    layers += [toml_layer(config)] if config else []
+    layers += [file_layer(config)] if config else []
     preset = preset or environ.get("TENNER_PRESET")
     layers += [preset_layer(preset)] if preset else []
     return resolve(layers)
@@ -89,7 +90,7 @@ def resolve(layers: Sequence[Layer]) -> Request:
         settings=settings,
         said_at=said_at,
         notices=tuple(problems),
-        datasets=next((each.datasets for each in layers if each.datasets is not None), None),
+        subsets=next((each.subsets for each in layers if each.subsets), ()),
     )
 
 

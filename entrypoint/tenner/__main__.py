@@ -1,0 +1,7 @@
+"""`python -m tenner` is `tenner`."""
+
+import sys
+
+from tenner.cli import main
+
+sys.exit(main())

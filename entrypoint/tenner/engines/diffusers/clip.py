@@ -4,7 +4,7 @@ The arithmetic is that of transformers' CLIPTextModel (a test holds it to that),
 under its names. Only the layers whose output is wanted are run. As in the U-Net, tokens stay
 [tokens, features] and query, key and value are one product.
 """
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -132,7 +132,10 @@ class _Encoder:
             left = item.resized[0] - item.bucket[0] - cut.left if cut.mirrored else cut.left
             yield Encoded(
                 latents=latents,
-                sizes=(original[1], original[0], cut.top, max(0, left), *item.bucket[::-1]),
+                sizes=(
+                    *(original[1], original[0], cut.top, max(0, left)),
+                    *(item.bucket[1], item.bucket[0]),
+                ),
             )
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tenner.delivery import (
     DeliveredFile,
     check_destinations,

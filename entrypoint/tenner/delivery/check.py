@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import MANIFEST_NAME, read_manifest
-from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.parallel import in_parallel
+from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import Store, open_store
 from tenner.errors import Level, Problem
 from tenner.secrets import Secrets
@@ -33,16 +34,18 @@ def check_destinations(
     def check(destination: Destination) -> tuple[Problem, ...]:
         try:
             store = open_store(destination, secrets=secrets, env=surroundings)
-            found = store.probe(deadline)
+            found = retrying(deadline, lambda: store.probe(deadline))
             return found or _other_set(store, job, deadline)
         except Refused as refused:
             return (refused.problem,)
-        except Passing as trouble:
-            text = f"cannot reach {destination}: {trouble}"
-            return (Problem(text=text, fix="check the address and the network of this machine"),)
 
-    with ThreadPoolExecutor(max(1, len(destinations))) as pool:
-        answers = list(pool.map(check, destinations))
+    ended = in_parallel(
+        [partial(check, destination) for destination in destinations],
+        num_workers=len(destinations),
+        deadline=deadline,
+        name="tenner-check",
+    )
+    answers = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
     return tuple(
         Problem(
             text=secrets.redact(problem.text),
@@ -52,6 +55,18 @@ def check_destinations(
         for destination, problems in zip(destinations, answers, strict=True)
         for problem in problems
     )
+
+
+def _answer(
+    ended: tuple[Problem, ...] | BaseException, destination: Destination
+) -> tuple[Problem, ...]:
+    """How one check ended. A bug of ours is raised as it is."""
+    if isinstance(ended, Passing):
+        text = f"cannot reach {destination}: {ended}"
+        return (Problem(text=text, fix="check the address and the network of this machine"),)
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
 
 
 def _level(problem: Problem, destination: Destination) -> Level:

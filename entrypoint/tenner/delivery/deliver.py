@@ -8,8 +8,8 @@ delivered when every required destination holds the whole set.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,7 @@ from tenner.delivery.manifest import (
     read_manifest,
     seal,
 )
+from tenner.delivery.parallel import in_parallel
 from tenner.delivery.progress import Progress
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import OnBytes, Store, open_store
@@ -96,14 +97,14 @@ def deliver(
                 return deliver_to(store, manifest.files, last, deadline, progress)
             except Refused as refused:
                 return refused.problem
-            except Passing as trouble:
-                return Problem(
-                    text=f"not delivered to {destination}: {trouble}",
-                    fix="the files are kept; deliver again when the other side answers",
-                )
 
-        with ThreadPoolExecutor(max(1, len(destinations))) as pool:
-            results = list(pool.map(serve, destinations))
+        ended = in_parallel(
+            [partial(serve, destination) for destination in destinations],
+            num_workers=len(destinations),
+            deadline=deadline,
+            name="tenner-deliver",
+        )
+    results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
     return _sum_up(destinations, results, manifest, secrets)
 
 
@@ -169,11 +170,15 @@ def _put_verified(
 ) -> None:
     """Send what is missing until the store holds all of it."""
     missing = tuple(files)
+    sent = False
 
     def once() -> None:
-        nonlocal missing
+        nonlocal missing, sent
+        if sent:  # it may only have been shown late: look before sending again
+            missing = missing_in(store, missing, deadline)
         if missing:
             deadline.check()
+            sent = True
             store.put(missing, deadline, on_bytes)
         missing = missing_in(store, missing, deadline)
         if missing:
@@ -189,6 +194,20 @@ def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
     path = folder / MANIFEST_NAME
     path.write_text(manifest.to_json(), encoding="utf-8")
     return seal(DeliveredFile(path=path, name=MANIFEST_NAME))
+
+
+def _answer(
+    ended: DeliveredTo | Problem | BaseException, destination: Destination
+) -> DeliveredTo | Problem:
+    """How one destination ended. A bug of ours is raised as it is."""
+    if isinstance(ended, Passing):
+        return Problem(
+            text=f"not delivered to {destination}: {ended}",
+            fix="the files are kept; deliver again when the other side answers",
+        )
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
 
 
 def _sum_up(

@@ -24,12 +24,17 @@ class Passing(Exception):
     """A trouble that may be gone at the next try."""
 
 
-class Refused(Exception):
-    """The other side said no; `problem` carries the fix."""
+class OutOfTime(Passing):
+    """The deadline passed."""
 
-    def __init__(self, problem: Problem) -> None:
+
+class Refused(Exception):
+    """The other side said no; `problem` carries the fix, `code` the other side's own word."""
+
+    def __init__(self, problem: Problem, *, code: str = "") -> None:
         super().__init__(problem.text)
         self.problem = problem
+        self.code = code
 
 
 class Deadline:
@@ -52,9 +57,9 @@ class Deadline:
         self._cancelled.set()
 
     def check(self) -> None:
-        """Raise Passing where the time is up."""
+        """Raise OutOfTime where the time is up."""
         if self.passed():
-            raise Passing(f"the time limit of {self.seconds:.0f} s is reached")
+            raise OutOfTime(f"the time limit of {self.seconds:.0f} s is reached")
 
     def sleep(self, seconds: float) -> None:
         """Wait, no longer than the time left."""
@@ -70,10 +75,12 @@ def retrying(
     tried again. Raises the last Passing or Refused.
     """
     refusals = 0
+    last: BaseException | None = None
 
     def ended(state: RetryCallState) -> bool:
-        nonlocal refusals
+        nonlocal refusals, last
         trouble = state.outcome.exception() if state.outcome else None
+        last = last if isinstance(trouble, OutOfTime) and last else trouble
         refusals += isinstance(trouble, Refused)
         return deadline.passed() or refusals >= _REFUSALS_TRIED
 
@@ -92,4 +99,9 @@ def retrying(
         before_sleep=tell,
         reraise=True,
     )
-    return again(action)
+    try:
+        return again(action)
+    except OutOfTime as late:
+        if last is None or last is late:
+            raise
+        raise last from late  # what kept it from ending says more than that the time is up

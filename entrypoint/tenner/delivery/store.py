@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import SealedFile
-from tenner.delivery.retry import Deadline
+from tenner.delivery.retry import Deadline, Refused
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 
@@ -74,6 +74,8 @@ def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, 
 
             return open_s3(destination, secrets=secrets, env=env)
         case "hub":
-            from tenner.delivery.hub import open_hub
-
-            return open_hub(destination, secrets=secrets, env=env)
+            problem = Problem(
+                text=f"{destination}: this version of tenner does not deliver to Hugging Face yet",
+                fix="use s3://bucket/prefix or file:///folder",
+            )
+            raise Refused(problem)

@@ -1,0 +1,175 @@
+"""Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
+
+Every part travels with its MD5 and its signed SHA-256, which each server checks on arrival; none
+of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
+stored is verified afterwards by size and ETag: the MD5 that the server itself took, or the MD5 of
+its parts' MD5s. Where an ETag is something else (KMS encryption), the object is read back and its
+SHA-256 compared.
+
+Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
+an earlier one, are compared by MD5 and not sent again.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
+
+from tenner.delivery.destination import Destination
+from tenner.delivery.endpoint import find_endpoint
+from tenner.delivery.manifest import SealedFile
+from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.s3_client import S3Client, call, open_client
+from tenner.delivery.s3_upload import part_bytes_for, send_files
+from tenner.delivery.store import OnBytes
+from tenner.errors import Problem
+from tenner.secrets import Secrets
+
+_BLOCK_BYTES = 1 << 20
+_FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
+_ABSENT = {"404", "NoSuchKey", "NotFound"}
+
+
+def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "S3Store":
+    """Raises Refused where boto3 is missing or the settings cannot work."""
+    try:
+        endpoint = find_endpoint(
+            destination.root, asked=destination.endpoint_url, region=destination.region, env=env
+        )
+    except ValueError as error:
+        problem = Problem(
+            text=f"{destination}: {error}",
+            fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
+        )
+        raise Refused(problem) from error
+    client = open_client(destination, endpoint, secrets=secrets, env=env)
+    return S3Store(destination, client)
+
+
+class S3Store:
+    """A bucket, or a prefix in one."""
+
+    whole_sets = False
+
+    def __init__(self, destination: Destination, client: S3Client) -> None:
+        self.destination = destination
+        self._client = client
+        self._sent: set[str] = set()
+
+    def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
+        name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
+        key = self._key(name)
+        call(self.destination, deadline, self._client.put_object, **key, Body=content)
+        back = self.read(name, deadline)
+        try:
+            call(self.destination, deadline, self._client.delete_object, **key)
+        except Refused as refused:
+            text = f"{self.destination}: files can be written but not deleted"
+            return (Problem(text=text, fix=refused.problem.fix, level="warning"),)
+        if back != content:
+            text = f"{self.destination} gives back other bytes than were written"
+            return (Problem(text=text, fix="this server does not keep what it is given"),)
+        return ()
+
+    def holds(self, file: SealedFile, deadline: Deadline) -> bool:
+        try:
+            head = call(
+                self.destination, deadline, self._client.head_object, **self._key(file.name)
+            )
+        except Refused as refused:
+            code = refused.code
+            # Without the right to list, AWS answers 403 for what is not there.
+            if code in _ABSENT or (code in _FORBIDDEN and file.name not in self._sent):
+                return False
+            raise
+        if head["ContentLength"] != file.size:
+            return False
+        etag = str(head.get("ETag", "")).strip('"').lower()
+        if etag_agrees(file.path, file.size, etag):
+            return True
+        return self._read_hash(file.name, deadline) == (file.size, file.sha256)
+
+    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
+        self._sent.update(file.name for file in files)
+        send_files(self._client, self.destination, files, deadline, on_bytes)
+
+    def read(self, name: str, deadline: Deadline) -> bytes | None:
+        try:
+            answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
+        except Refused as refused:
+            if refused.code in _ABSENT:
+                return None
+            raise
+        return call(self.destination, deadline, answer["Body"].read)
+
+    def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
+        from tenner.delivery.s3_download import download_object
+
+        download_object(self._client, self.destination, self._key(name), target, deadline)
+
+    def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
+        root = self.destination.name_in_root("")
+        start = {"Bucket": self.destination.root, "Prefix": root + (f"{under}/" if under else "")}
+        found: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            page = call(self.destination, deadline, self._client.list_objects_v2, **start, **more)
+            found += [str(each["Key"]).removeprefix(root) for each in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return tuple(sorted(found))
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, names: Sequence[str], deadline: Deadline) -> None:
+        for name in names:  # one by one: the call for many needs a checksum that some refuse
+            call(self.destination, deadline, self._client.delete_object, **self._key(name))
+
+    def link(self, name: str) -> str:
+        if not self.destination.link_seconds:
+            return ""
+        return self._client.generate_presigned_url(
+            "get_object", Params=self._key(name), ExpiresIn=self.destination.link_seconds
+        )
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.destination.root, "Key": self.destination.name_in_root(name)}
+
+    def _read_hash(self, name: str, deadline: Deadline) -> tuple[int, str]:
+        """Size and SHA-256 of the object's bytes, read back from the server."""
+        body = call(self.destination, deadline, self._client.get_object, **self._key(name))["Body"]
+        digest, size = hashlib.sha256(), 0
+        while block := call(self.destination, deadline, body.read, _BLOCK_BYTES):
+            deadline.check()
+            digest.update(block)
+            size += len(block)
+        return size, digest.hexdigest()
+
+
+def etag_agrees(path: Path, size: int, etag: str) -> bool:
+    """Whether an object's ETag is the one that the file at `path` would have.
+
+    False says little: the ETag may be no MD5 at all (KMS encryption), or one of parts of another
+    size. Raises Passing where the file changes while it is read.
+    """
+    digest, dash, count = etag.partition("-")
+    if len(digest) != 32 or (dash and not count.isdigit()):
+        return False
+    part_bytes = part_bytes_for(size) if dash else max(size, 1)
+    if dash and int(count) != -(-size // part_bytes):
+        return False
+    digests: list[bytes] = []
+    read = 0
+    with path.open("rb", buffering=0) as source:
+        while read < size or not digests:
+            part = hashlib.md5(usedforsecurity=False)
+            left = min(part_bytes, size - read)
+            while left:
+                block = source.read(min(left, _BLOCK_BYTES))
+                if not block:
+                    raise Passing(f"{path} became shorter while it was delivered")
+                part.update(block)
+                left -= len(block)
+                read += len(block)
+            digests.append(part.digest())
+    if not dash:
+        return digests[0].hex() == digest
+    return hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest() == digest

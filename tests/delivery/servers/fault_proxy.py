@@ -1,0 +1,117 @@
+"""A proxy on loopback that spoils chosen requests: errors, cuts, silence, sizes that lie."""
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as a fault sees it. `number` counts from 1 over all requests."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    number: int
+
+
+@dataclass(frozen=True)
+class Spoil:
+    """What is done to a request: answered with `status`, `cut` (before or in the middle of the
+    answer), kept waiting until the end (`silent`), or given another Content-Length on HEAD."""
+
+    status: int = 0
+    body: str = ""
+    cut: bool = False
+    silent: bool = False
+    head_size: int | None = None
+
+
+@dataclass
+class Proxy:
+    port: int
+    fault: Callable[[Asked], Spoil | None] = lambda asked: None
+    seen: list[Asked] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _serve(self) -> None:
+            if self.headers.get("Expect", "").lower() == "100-continue":
+                pass  # http.server has answered it already
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with lock:
+                asked = Asked(
+                    self.command, self.path, dict(self.headers.items()), len(proxy.seen) + 1
+                )
+                proxy.seen.append(asked)
+                spoil = proxy.fault(asked) or Spoil()
+            if spoil.silent:
+                proxy.ended.wait(60)
+            if spoil.silent or (spoil.cut and self.command != "GET"):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            if spoil.status:
+                self._answer(spoil.status, {"Content-Type": "application/xml"}, spoil.body.encode())
+                return
+            upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+            upstream.request(self.command, self.path, body, headers)
+            answer = upstream.getresponse()
+            content = answer.read()
+            kept = {
+                k: v
+                for k, v in answer.getheaders()
+                if k.lower() not in {"connection", "transfer-encoding", "date", "server"}
+            }
+            upstream.close()
+            if spoil.head_size is not None and self.command == "HEAD":
+                kept = {k: v for k, v in kept.items() if k.lower() != "content-length"}
+                kept["Content-Length"] = str(spoil.head_size)
+            if spoil.cut:
+                self._answer(answer.status, kept, content[: len(content) // 2], len(content))
+                self.close_connection = True
+                return
+            self._answer(answer.status, kept, content)
+
+        def _answer(
+            self, status: int, headers: dict[str, str], content: bytes, length: int | None = None
+        ) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if not (self.command != "HEAD" and name.lower() == "content-length"):
+                    self.send_header(name, value)
+            if self.command != "HEAD":
+                self.send_header("Content-Length", str(len(content) if length is None else length))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy = Proxy(port=server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)

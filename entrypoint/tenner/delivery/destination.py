@@ -110,7 +110,7 @@ def parse_destination(text: str) -> Destination:
             return _parse_hub(wanted, re.sub(r"^[A-Za-z]+:/+", "", wanted))
         case "file":
             return _parse_folder(
-                wanted, re.sub(r"^[A-Za-z]+://(?=/|~|\.)|^[A-Za-z]+:(?=/)", "", wanted)
+                wanted, re.sub(r"^[A-Za-z]+://(?=/|~|\.)|^[A-Za-z]+:(?=/[^/])", "", wanted)
             )
         case "http" | "https":
             return _parse_url(wanted)

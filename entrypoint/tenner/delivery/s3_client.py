@@ -67,8 +67,8 @@ def open_client(
     profile = destination.profile or (None if own_keys else env.get("AWS_PROFILE") or None)
     try:
         session = boto3.Session(profile_name=profile, region_name=endpoint.region, **own_keys)
-        client = session.client("s3", endpoint_url=endpoint.url, config=config)  # pyright: ignore[reportUnknownMemberType]
-        return cast(S3Client, client)
+        make = cast(Callable[..., S3Client], session.client)  # pyright: ignore[reportUnknownMemberType]
+        return make("s3", endpoint_url=endpoint.url, config=config)
     except (BotoCoreError, ValueError) as error:
         raise explain(destination, error) from error
 

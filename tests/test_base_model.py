@@ -174,7 +174,7 @@ def test_a_base_that_is_nowhere_is_told_with_what_is_here(tmp_path: Path) -> Non
     assert find_local_base("sd15", models_dir=tmp_path, tiny_dir=tmp_path) is None
     (problem,) = not_found("sd15", tmp_path).problems
     assert "sd15 is not on this machine" in problem.text
-    assert "hf://stable-diffusion-v1-5" in problem.fix
+    assert "download stable-diffusion-v1-5/stable-diffusion-v1-5" in problem.fix
     (problem,) = not_found("/nowhere/a.safetensors", tmp_path).problems
     assert "no base model at /nowhere/a.safetensors" in problem.text
     assert known_base("someone/else") is None

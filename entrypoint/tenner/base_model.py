@@ -127,8 +127,13 @@ def not_found(asked: str, models_dir: Path) -> SettingsError:
     here = f"here are: {', '.join([*baked, 'tiny'])}"
     if known_base(asked):
         known = cast(KnownBase, known_base(asked))
-        fix = f"set base_model = 'hf://{known.hub_id}', or the path of a .safetensors file ({here})"
+        fix = f"download {known.hub_id} and name its folder or .safetensors file ({here})"
         return SettingsError(f"the base model {asked} is not on this machine", fix=fix)
+    if "://" in asked:
+        return SettingsError(
+            f"base_model = {asked}: base models are not fetched yet",
+            fix=f"download it and name its folder or .safetensors file; {here}",
+        )
     return SettingsError(f"there is no base model at {asked}", fix=f"check the path; {here}")
 
 

@@ -40,7 +40,7 @@ class BaseModelSettings(BaseModel):
 
     base_model: str = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
-    diffusers layout, a `.safetensors` checkpoint, `hf://user/repo` or `https://…`."""
+    diffusers layout, or a `.safetensors` checkpoint."""
     vae: str | None = None
     """Another VAE, as a folder or a `.safetensors` file."""
     v2: Switch | None = None
@@ -221,8 +221,8 @@ class OutputSettings(BaseModel):
     training_comment: str | None = None
     """A line kept in the file's metadata."""
     destinations: Places = ()
-    """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
-    folder `delivered` in the run's own directory."""
+    """Where the result goes: `s3://bucket/prefix`, `file:///path`. Default: a folder `delivered` in
+    the run's own directory."""
 
 
 class SampleSettings(BaseModel):

@@ -1,0 +1,37 @@
+"""How fast `tenner --help` and `tenner plan` answer, cold: the median of several starts.
+
+python -m bench.start
+"""
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+from tenner.tiny import concept_dir
+
+RUNS = 9
+
+
+def seconds(words: list[str]) -> float:
+    """Wall time of one start, in seconds."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "tenner", *words], capture_output=True, check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the medians with the machine."""
+    job = [str(concept_dir()), "--base_model", "tiny", "--min_bucket_reso", "64"]
+    print(f"{platform.machine()}, Python {platform.python_version()}, {RUNS} starts each")
+    for words in (["--help"], ["train", "--help"], ["plan", *job]):
+        seconds(words)
+        found = [seconds(words) for _ in range(RUNS)]
+        print(
+            f"tenner {words[0]:<7} median {statistics.median(found):.2f} s (least {min(found):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

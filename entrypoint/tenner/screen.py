@@ -11,6 +11,7 @@ from typing import Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from tenner.errors import Level, Problem
 from tenner.events import Checkpoint, EpochEnd, Event, Failed, Phase, Step, Warned
@@ -150,10 +151,11 @@ class TerminalScreen:
         self._console.print(text, markup=False)
 
     def problem(self, problem: Problem) -> None:
-        self._console.print(f"{_MARKS[problem.level]}:", style=_STYLES[problem.level], end=" ")
-        self._console.print(problem.text, markup=False)
+        said = Text(f"{_MARKS[problem.level]}: ", style=_STYLES[problem.level])
+        said.append(problem.text, style="default not bold")
         if problem.fix:
-            self._console.print(f"  fix: {problem.fix}", style="dim", markup=False)
+            said.append(f"\n  fix: {problem.fix}", style="dim not bold")
+        self._console.print(said)  # in one piece: a live bar swallows what has no line end
 
     def show(self, event: Event) -> None:
         match event:

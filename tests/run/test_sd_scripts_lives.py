@@ -109,12 +109,13 @@ def test_a_broken_newest_state_is_left_for_the_one_before(run: Run) -> None:
 
 
 def test_exit_0_without_a_file_is_no_success(run: Run) -> None:
-    with pytest.raises(TrainingError, match="without weights"):
+    with pytest.raises(TrainingError, match="without its final weights"):
         run.live(every=50, STAND_IN="no_file")
 
 
 def test_exit_0_without_the_final_file_is_not_taken_for_the_end(run: Run) -> None:
-    assert not run.live(STAND_IN="no_file").finished
+    with pytest.raises(TrainingError, match="without its final weights"):
+        run.live(STAND_IN="no_file")
 
 
 def test_weights_that_are_not_finite_are_no_success(run: Run) -> None:

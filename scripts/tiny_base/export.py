@@ -33,7 +33,7 @@ def export(run_folder: Path, to: Path) -> None:
         old.unlink()
     save_vocabulary(to / "tokenizer")  # the plain files, which every version reads alike
     _old_names(to / "text_encoder" / "model.safetensors")
-    _no_dtype(to / "text_encoder" / "config.json")
+    _loads_as_float32(to / "text_encoder" / "config.json")
     for file in to.rglob("*.safetensors"):
         file.chmod(0o644)
 
@@ -48,9 +48,13 @@ def _old_names(path: Path) -> None:
     save_file(renamed, path, metadata={"format": "pt"})
 
 
-def _no_dtype(path: Path) -> None:
-    """transformers 5 loads in the number format that is noted here, diffusers in float32."""
+def _loads_as_float32(path: Path) -> None:
+    """Say float32, which diffusers gives the other parts when it is asked for nothing else.
+
+    Without it, transformers 5 keeps the number format of the file (fp16) and the pipeline mixes
+    two; transformers 4 loads float32 anyway.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("dtype", "torch_dtype"):
-        config.pop(key, None)
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tenner.clip_tokenizers import write_clip_tokenizers
 from tenner.dataset import Dataset
 from tenner.delivery import (
     Delivered,
@@ -104,6 +105,7 @@ class Artist:
             plan=prepared.plan,
             weights=self.trained.weights.path,
             python=prepared.engine.python,
+            tokenizers=_tokenizers(prepared, self.place),
             place=self.place,
             environ={**self.stage.child_environ, **prepared.machine.child_env},
             stop=self.stage.stop,
@@ -326,12 +328,14 @@ def _train(prepared: Prepared, place: RunDir, stage: Stage) -> Trained:
 
 def _engine(prepared: Prepared, place: RunDir) -> Engine:
     cpus = num_cpus(prepared.machine)
+    tokenizers = _tokenizers(prepared, place)
     if prepared.engine.name == "diffusers":
         return own_engine(
             prepared.plan,
             place,
             prepared.engine,
             items=train_items(prepared.dataset),
+            tokenizers=tokenizers,
             cpus=cpus,
         )
     return sd_scripts_engine(
@@ -340,9 +344,16 @@ def _engine(prepared: Prepared, place: RunDir) -> Engine:
         prepared.engine,
         train_data_dir=prepared.dataset.train_dir,
         reg_data_dir=prepared.dataset.reg_dir,
-        tokenizers=None,
+        tokenizers=write_clip_tokenizers(place.tokenizers).absolute(),
         cpus=cpus,
     )
+
+
+def _tokenizers(prepared: Prepared, place: RunDir) -> Path | None:
+    """CLIP's tokenizers where the base brings none of its own."""
+    if prepared.base.layout == "diffusers":
+        return None
+    return write_clip_tokenizers(place.tokenizers).absolute()
 
 
 def _draw_grid(artist: Artist, name: str) -> Drawn | None:

@@ -56,6 +56,11 @@ class RunDir:
         return self.path / "trained.json"
 
     @property
+    def tokenizers(self) -> Path:
+        """CLIP's tokenizers, for bases and engines that bring none."""
+        return self.path / "tokenizers"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
 

@@ -1,7 +1,7 @@
 """Draw the pictures that show a LoRA, in a process of their own, and lay them out as a grid."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +65,7 @@ def draw(
     plan: Plan,
     weights: Path,
     python: Path,
+    tokenizers: Path | None,
     place: RunDir,
     environ: Mapping[str, str],
     stop: StopRequest,
@@ -76,6 +77,7 @@ def draw(
     without pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     job = _job(cells, folder, settings=settings, plan=plan, weights=weights, cpus=cpus)
+    job = replace(job, tokenizers=str(tokenizers) if tokenizers else None)
     job_file = folder / "job.json"
     write_atomically(job_file, job.to_json())
     started = trainer_command(job_file.absolute(), python)

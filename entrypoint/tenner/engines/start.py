@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tenner.clip_tokenizers import PADDING
 from tenner.engines import Command
 from tenner.engines.choice import ChosenEngine
 from tenner.engines.diffusers import engine as diffusers_engine
@@ -40,10 +41,22 @@ def not_in_own_engine(settings: Settings) -> list[Problem]:
 
 
 def own_engine(
-    plan: Plan, place: RunDir, chosen: ChosenEngine, *, items: Sequence[TrainItem], cpus: int
+    plan: Plan,
+    place: RunDir,
+    chosen: ChosenEngine,
+    *,
+    items: Sequence[TrainItem],
+    tokenizers: Path | None,
+    cpus: int,
 ) -> Engine:
-    """The built-in trainer for this plan. Each life's job is written to the run's `job.json`."""
+    """The built-in trainer for this plan. Each life's job is written to the run's `job.json`.
+
+    `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none.
+    """
     job = train_job(plan, place, items=items, num_threads=cpus if plan.device == "cpu" else None)
+    if tokenizers:
+        first, second = (str(tokenizers / name) for name in PADDING)
+        job = replace(job, tokenizer=first, tokenizer_2=second)
 
     def command(state: Path | None) -> Command:
         life = replace(job, resume=str(state) if state else None)

@@ -1,0 +1,64 @@
+"""CLIP's tokenizers, made on the spot from the one file that tells them: no hub is asked.
+
+A single-file checkpoint holds no tokenizer, and sd-scripts asks the Hub for one unless it finds it
+in a folder. `merges.txt` holds CLIP's byte-pair merges (OpenAI, MIT licence, see `LICENSE`); the
+vocabulary follows from them: the 256 bytes, the same at a word's end, the merges in their order,
+two marks, 49,408 tokens in all.
+"""
+
+import json
+from pathlib import Path
+
+from tenner.run_dir import write_atomically
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MAX_TOKENS = 77
+NUM_TOKENS = 49_408
+
+PADDING = {
+    "openai_clip-vit-large-patch14": END,
+    "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k": "!",
+}
+"""Folder names as sd-scripts looks for them, and what each pads a caption with."""
+
+
+def write_clip_tokenizers(to: Path) -> Path:
+    """Write both tokenizers' folders under `to`, and return `to`. Raises OSError."""
+    merges = (Path(__file__).parent / "merges.txt").read_text(encoding="utf-8")
+    vocabulary = json.dumps(make_vocabulary(merges), ensure_ascii=False)
+    for name, padding in PADDING.items():
+        folder = to / name
+        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
+        settings = special | {
+            "add_prefix_space": False,
+            "do_lower_case": True,
+            "errors": "replace",
+            "model_max_length": MAX_TOKENS,
+            "tokenizer_class": "CLIPTokenizer",
+        }
+        for file, text in {
+            "merges.txt": merges,
+            "vocab.json": vocabulary,
+            "special_tokens_map.json": json.dumps(special, indent=1),
+            "tokenizer_config.json": json.dumps(settings, indent=1),
+        }.items():
+            if not (folder / file).is_file():
+                write_atomically(folder / file, text)
+    return to
+
+
+def make_vocabulary(merges: str) -> dict[str, int]:
+    """Every token with its number."""
+    pairs = merges.splitlines()[1:]  # the first line is a version mark
+    alphabet = _printable_bytes()
+    tokens = [*alphabet, *(f"{mark}</w>" for mark in alphabet)]
+    tokens += ["".join(pair.split()) for pair in pairs if pair.strip()]
+    tokens += [START, END]
+    assert len(tokens) == NUM_TOKENS, len(tokens)
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _printable_bytes() -> list[str]:
+    """The 256 bytes as printable characters, in CLIP's order: those that print first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]

@@ -251,3 +251,10 @@ class_tokens = "sks cat"
     assert (request.settings.batch_size, request.settings.shuffle_caption) == (4, True)
     (subset,) = request.subsets
     assert (subset.image_dir, subset.num_repeats, subset.class_tokens) == ("cats", 3, "sks cat")
+
+
+def test_steps_said_at_a_stronger_door_take_the_place_of_epochs(tmp_path: Path) -> None:
+    settings = load(tmp_path, GUIDE, {"TENNER_MAX_TRAIN_STEPS": "50"}).settings
+    assert (settings.max_train_steps, settings.max_train_epochs) == (50, None)
+    text = refused(tmp_path, "max_train_epochs = 2\nmax_train_steps = 50")
+    assert "are both set" in text

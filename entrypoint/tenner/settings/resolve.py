@@ -31,6 +31,14 @@ from tenner.settings.names import canonical, nearest, setting_names
 DEFAULT_CONFIG = Path("training_config.toml")
 """Read from the working directory when no other file is named, as the guide calls it."""
 
+RIVALS = {
+    "max_train_epochs": "max_train_steps",
+    "max_train_steps": "max_train_epochs",
+    "save_every_n_epochs": "save_every_n_steps",
+    "save_every_n_steps": "save_every_n_epochs",
+}
+"""Keys that say one thing in two ways: said at a stronger door, one takes the other's place."""
+
 _ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
 
 
@@ -76,6 +84,9 @@ def resolve(layers: Sequence[Layer]) -> Request:
     for layer in reversed(layers):
         values, where, wrong = _canonical_layer(layer)
         problems += wrong
+        for key in values:
+            if RIVALS.get(key) not in values:  # both at one door: told as a conflict
+                merged.pop(RIVALS.get(key, ""), None)
         merged.update(values)
         said_at.update(where)
     settings_values, engine_values, unknown = _sort_out(merged, said_at)

@@ -254,7 +254,7 @@ class_tokens = "sks cat"
 
 
 def test_steps_said_at_a_stronger_door_take_the_place_of_epochs(tmp_path: Path) -> None:
-    settings = load(tmp_path, GUIDE, {"TENNER_MAX_TRAIN_STEPS": "50"}).settings
-    assert (settings.max_train_steps, settings.max_train_epochs) == (50, None)
+    settings = load(tmp_path, GUIDE, {"TENNER_MAX_TRAIN_STEPS": "500"}).settings
+    assert (settings.max_train_steps, settings.max_train_epochs) == (500, None)
     text = refused(tmp_path, "max_train_epochs = 2\nmax_train_steps = 50")
     assert "are both set" in text

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from tenner.engines.diffusers.tensor_file import Renamed, TensorFile
 from tenner.engines.diffusers.unet_config import parse_unet_config
 from tenner.engines.diffusers.unet_names import OriginalNames
 
@@ -31,14 +30,14 @@ class CheckpointFile:
     """One `.safetensors` checkpoint. Raises KeyError or ValueError where a part is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._tensors = TensorFile(path)
 
-    def unet(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        tensors = dict(self._with_prefix(_UNET))
+    def unet(self, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        tensors = Renamed.of(self._tensors, _UNET)
         if not tensors:
             raise ValueError("it has no U-Net in checkpoint layout")
         names = OriginalNames(parse_unet_config(config))
-        return {names.back(name): value for name, value in tensors.items()}
+        return Renamed({names.back(name): (tensors, name) for name in tensors})
 
     def text(self, family: str) -> dict[str, Tensor]:
         """The (first) text encoder by transformers' names without `text_model.`."""
@@ -64,10 +63,7 @@ class CheckpointFile:
         return cast("dict[str, Tensor]", convert_ldm_vae_checkpoint(tensors, dict(config)))
 
     def _with_prefix(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
-        with safe_open(self._path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if name.startswith(prefix):
-                    yield name[len(prefix) :], cast(torch.Tensor, file.get_tensor(name))
+        yield from Renamed.of(self._tensors, prefix).items()
 
 
 def _from_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenner.engines.diffusers import small_maps
 from tenner.engines.diffusers.lora import LoraSite
 
 
@@ -53,14 +54,18 @@ class _FrozenConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, added: Tensor | None, conv: Conv) -> Tensor:
         ctx.conv = conv
         ctx.size = x.shape
-        y = functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        ctx.small = small_maps.is_small(x, conv.weight, conv.stride)
+        convolve = small_maps.convolve if ctx.small else functional.conv2d
+        y = convolve(x, conv.weight, conv.bias, conv.stride, conv.padding)
         return y if added is None else y.add_(added)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad, conv = grads[0], cast(Conv, ctx.conv)
         dx = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and ctx.small:
+            dx = small_maps.input_gradient(grad, ctx.size, conv.weight, conv.stride, conv.padding)
+        elif ctx.needs_input_grad[0]:
             dx = torch.ops.aten.convolution_backward(
                 grad,
                 grad.new_empty(1).expand(ctx.size),

@@ -7,17 +7,16 @@ our own layers; the VAE, used only to encode the pictures once, is diffusers' ow
 # pyright: reportUnknownArgumentType=false
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from tenner.engines.diffusers.checkpoint import CheckpointFile
 from tenner.engines.diffusers.job import TrainJob
+from tenner.engines.diffusers.tensor_file import Renamed, TensorFile
 
 
 class BaseModelError(Exception):
@@ -162,9 +161,9 @@ def _json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a diffusers or transformers folder, memory-mapped where possible."""
-    return {name: value for file in _weight_files(folder) for name, value in _read(file)}
+def _tensors(folder: Path) -> Mapping[str, Tensor]:
+    """All tensors of a diffusers or transformers folder, each read when it is taken."""
+    return Renamed.joined([TensorFile(file) for file in _weight_files(folder)])
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -182,9 +181,3 @@ def _weight_files(folder: Path) -> list[Path]:
         f"no safetensors weights in {folder.name}/",
         fix="use a base model saved as .safetensors (not .bin or .ckpt)",
     )
-
-
-def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - not a mapping
-            yield name, cast(torch.Tensor, file.get_tensor(name))

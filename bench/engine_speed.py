@@ -3,8 +3,9 @@
     python -m bench.engine_speed BASE DATASET [--steps 25] [--rounds 2]
 
 BASE is a Stable Diffusion 1.5 in diffusers layout (random weights do), DATASET a folder of
-captioned 64 px images. Needs SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON. Steps per second are taken between
-the first and the last step, so loading is not in them; peak memory is the largest process's.
+captioned 64 px images. Needs SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON. Steps per second are taken
+between the first and the last step, so loading is not in them; peak memory is the largest
+process's.
 
 The floor is what the step would take if this machine did its floating-point operations at the
 speed of a large matrix product and moved its bytes at the speed of a large copy, one after the

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tenner.engines.diffusers import small_maps
 from tenner.engines.diffusers.lora import LoraBank
 from tenner.engines.diffusers.network import adapts_unet
 from tenner.engines.diffusers.parts import LoraPlan, Parts
@@ -63,6 +64,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 def main() -> None:
+    small_maps.MOST_POSITIONS = 0  # a way of a CPU, not of the GPU that this is about
     print(f"torch {torch.__version__}, {platform.machine()}, fake tensors, bf16, dim 32, batch 1")
     for family, size in (("sd1", 64), ("sdxl", 128)):
         forward, whole = trace(family, size)

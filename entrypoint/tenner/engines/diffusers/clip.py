@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tenner.engines.diffusers.layers import LayerNorm, attention, quick_gelu
+from tenner.engines.diffusers.layers import LayerNorm, attention, heads_of, quick_gelu
 from tenner.engines.diffusers.parts import Parts
 from tenner.engines.diffusers.projection import Projection
 
@@ -61,8 +61,7 @@ class _Layer:
 
     def __call__(self, x: Tensor, batch: int) -> Tensor:
         """x [batch * words, width]."""
-        heads, width = self.num_heads, x.shape[1] // self.num_heads
-        query, key, value = self.qkv(self.norm1(x)).view(batch, -1, 3, heads, width).unbind(2)
+        query, key, value = heads_of(self.qkv(self.norm1(x)), batch, 3, self.num_heads)
         x = self.out(attention(query, key, value, causal=True), x)
         return self.feed_out(self.activation(self.feed_in(self.norm2(x))), x)
 

@@ -132,12 +132,17 @@ class _Geglu(torch.autograd.Function):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
-    """[batch, tokens, heads, dim] each -> [batch * tokens, heads * dim]."""
-    found = functional.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=causal
-    )
-    batch, tokens, heads, width = query.shape
+    """[batch, heads, tokens, dim] each -> [batch * tokens, heads * dim]."""
+    found = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    batch, heads, tokens, width = query.shape
     return found.transpose(1, 2).reshape(batch * tokens, heads * width)
+
+
+def heads_of(joined: Tensor, batch: int, num_parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """[batch * tokens, parts * heads * dim] -> a view [batch, heads, tokens, dim] of each part."""
+    width = joined.shape[1] // (num_parts * num_heads)
+    parts = joined.view(batch, -1, num_parts, num_heads, width)
+    return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tenner.engines.diffusers.layers import Conv, GroupNorm, LayerNorm, attention, geglu
+from tenner.engines.diffusers.layers import Conv, GroupNorm, LayerNorm, attention, geglu, heads_of
 from tenner.engines.diffusers.parts import Parts
 from tenner.engines.diffusers.projection import Projection
 from tenner.engines.diffusers.unet_config import UnetConfig
@@ -49,11 +49,10 @@ class Block:
 
     def __call__(self, x: Tensor, key_value: Tensor, batch: int) -> Tensor:
         """x [batch * tokens, channels]; key_value [batch * words, 2 * channels]."""
-        heads, width = self.num_heads, x.shape[1] // self.num_heads
-        query, key, value = self.self_qkv(self.norm1(x)).view(batch, -1, 3, heads, width).unbind(2)
+        query, key, value = heads_of(self.self_qkv(self.norm1(x)), batch, 3, self.num_heads)
         x = self.self_out(attention(query, key, value), x)
-        query = self.cross_query(self.norm2(x)).view(batch, -1, heads, width)
-        key, value = key_value.view(batch, -1, 2, heads, width).unbind(2)
+        (query,) = heads_of(self.cross_query(self.norm2(x)), batch, 1, self.num_heads)
+        key, value = heads_of(key_value, batch, 2, self.num_heads)
         x = self.cross_out(attention(query, key, value), x)
         return self.feed_out(geglu(self.feed_in(self.norm3(x))), x)
 

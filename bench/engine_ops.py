@@ -7,11 +7,16 @@ Element-wise bytes are what operations other than matrix products, convolutions,
 views read and write. The base is in bf16, as trained on a GPU.
 
     python bench/engine_ops.py
+
+Where SD_SCRIPTS_DIR is set, and this Python can import it, sd-scripts' own U-Nets and network are
+traced beside ours, under autocast as it trains them; else its figures are those once traced.
 """
 
 import json
 import math
+import os
 import platform
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -68,8 +73,13 @@ def main() -> None:
     print(f"torch {torch.__version__}, {platform.machine()}, fake tensors, bf16, dim 32, batch 1")
     for family, size in (("sd1", 64), ("sdxl", 128)):
         forward, whole = trace(family, size)
-        say(family, "forward", forward, SD_SCRIPTS_FORWARD[family])
-        say(family, "forward and backward", whole, None)
+        theirs = SD_SCRIPTS_FORWARD[family]
+        their_whole = None
+        if os.environ.get("SD_SCRIPTS_DIR"):
+            there = trace_sd_scripts(family, size)
+            theirs, their_whole = ((each.names.total(), each.bytes) for each in there)
+        say(family, "forward", forward, theirs)
+        say(family, "forward and backward", whole, their_whole)
 
 
 def say(family: str, part: str, found: OperationCounter, other: tuple[int, float] | None) -> None:
@@ -118,6 +128,43 @@ def trace(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:
     whole.names = forward.names + backward.names
     whole.bytes = forward.bytes + backward.bytes
     assert math.isfinite(whole.bytes)
+    return forward, whole
+
+
+def trace_sd_scripts(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:
+    """The same of sd-scripts' U-Net with `networks.lora`, base in bf16, LoRA in fp32, autocast."""
+    sys.path.insert(0, os.environ["SD_SCRIPTS_DIR"])
+    from library.original_unet import UNet2DConditionModel
+    from library.sdxl_original_unet import SdxlUNet2DConditionModel
+    from networks.lora import create_network
+
+    is_sdxl = family == "sdxl"
+    with torch.device("meta"):
+        model = (
+            SdxlUNet2DConditionModel()
+            if is_sdxl
+            else UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu").to(torch.bfloat16).requires_grad_(False)
+        model.train()
+        attends = model.set_use_sdpa if hasattr(model, "set_use_sdpa") else None
+        if attends:
+            attends(True)
+        network = create_network(1.0, 32, 16.0, None, [], model)
+        network.apply_to(None, model, apply_text_encoder=False, apply_unet=True)
+        context = torch.empty(1, 77, 2048 if is_sdxl else 768, dtype=torch.bfloat16)
+        added = (torch.empty(1, 2816, dtype=torch.bfloat16),) if is_sdxl else ()
+        latents = torch.empty(1, 4, size, size, dtype=torch.bfloat16)
+        times = torch.empty(1, dtype=torch.long)
+        with OperationCounter() as forward, torch.autocast("cpu", dtype=torch.bfloat16):
+            answer = model(latents, times, context, *added)
+        answer = answer if isinstance(answer, torch.Tensor) else answer.sample
+        with OperationCounter() as backward:
+            answer.float().square().mean().backward()
+    whole = OperationCounter()
+    whole.names = forward.names + backward.names
+    whole.bytes = forward.bytes + backward.bytes
     return forward, whole
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from tenner.engines.diffusers import engine
 from tenner.engines.diffusers.engine import EngineExit
 from tenner.engines.diffusers.job import TrainJob
-from tenner.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
+from tenner.events import Checkpoint, Done, Event, Failed, Phase, StateSaved, Step, Warned
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -215,6 +216,8 @@ def test_precisions_schedules_and_options_all_learn(base, items, tmp_path: Path)
          "optimizer_type": "Adafactor", "v_parameterization": True, "zero_terminal_snr": True},
         {"rank_dropout": 0.2, "module_dropout": 0.2, "optimizer_type": "SGD",
          "multires_noise_iterations": 3, "ip_noise_gamma": 0.1},
+        {"optimizer_type": "Lion", "mixed_precision": "fp16"},
+        {"optimizer_type": "Prodigy", "learning_rate": 1.0, "text_encoder_lr": (1.0,)},
     ]  # fmt: skip
     for index, changes in enumerate(variants):
         job = tiny_model.make_job(base, tmp_path / str(index), items, max_train_steps=3, **changes)
@@ -294,3 +297,18 @@ def test_sdxl_learns_with_both_text_encoders(base_xl, items, tmp_path: Path) -> 
     for prefix in ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_3_1_"):
         moved = [v for n, v in tensors.items() if n.startswith(prefix) and "lora_up" in n]
         assert any(float(value.abs().max()) > 0 for value in moved)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_unet_learns_the_same_and_says_what_it_cost(base, items, tmp_path) -> None:
+    events = train(
+        tiny_model.make_job(
+            base, tmp_path / "compiled", items[:1], max_train_steps=2, torch_compile=True
+        )
+    )
+    said = [phase.detail for phase in of_kind(events, Phase) if phase.name == "compiling"]
+    assert len(said) == 2
+    assert "the first step took" in said[1]
+    plain = train(tiny_model.make_job(base, tmp_path / "one", items[:1], max_train_steps=2))
+    losses = [[event.loss for event in of_kind(found, Step)] for found in (plain, events)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -26,7 +26,7 @@ from tenner.engines.diffusers.state import Progress, drop_old_states, load_state
 from tenner.engines.diffusers.tell import Losses, Teller
 from tenner.engines.diffusers.text import CaptionCache
 from tenner.engines.diffusers.update import Updater
-from tenner.events import Checkpoint, StateSaved
+from tenner.events import Checkpoint, Phase, StateSaved
 
 _SIZE_EMBEDDING = 256
 # Steps between looking at the other processes' stop flags.
@@ -104,8 +104,12 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> bool:
         """All steps that are left. Raises NotFiniteError, OutOfMemoryError."""
+        first = self._step
         while self._step < self._schedule.num_steps:
-            self._one_step()
+            if self._job.torch_compile and self._step == first:
+                self._compiling_step()
+            else:
+                self._one_step()
             stopping = self._stops(stop)
             self._save_what_is_due(stopping)
             if stopping and self._step < self._schedule.num_steps:
@@ -124,6 +128,16 @@ class Trainer:
         return self._step
 
     # One step
+
+    def _compiling_step(self) -> None:
+        """The first step of a compiled network, with what the compilation costs said."""
+        self._tell(Phase(name="compiling", detail="the U-Net's blocks, for each size of picture"))
+        started = time.monotonic()
+        self._one_step()
+        if self._network.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - started
+        self._tell(Phase(name="compiling", detail=f"the first step took {seconds:.0f} s with it"))
 
     def _one_step(self) -> None:
         job, bank = self._job, self._network.bank

@@ -30,7 +30,7 @@ def randomise(bank: LoraBank) -> None:
 
 def inputs(family: str, batch: int = 2):
     torch.manual_seed(3)
-    width = 40 if family == "sdxl" else 16
+    width = {"sd1": 16, "sd2": 32, "sdxl": 40}[family]
     latents = torch.randn(batch, 4, 8, 12)
     added = torch.randn(batch, 24 + 48) if family == "sdxl" else None
     return latents, torch.tensor([3, 977][:batch]), torch.randn(batch, 77, width), added
@@ -47,7 +47,7 @@ def diffusers_answer(model, family: str, batch: int = 2):
     return model(latents, times, context, **more).sample, (latents, times, context, added)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_unet_answers_as_diffusers_does(tmp_path: Path, family: str, channels_last: bool) -> None:
     model = tiny_model.make_unet(tmp_path, family)
@@ -100,7 +100,7 @@ def gradients_of(model, family: str, *, plain: bool, checkpointing: bool, conv_d
     return answer.detach(), bank.grads.clone(), context.grad
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("conv_dim", [None, 2])
 def test_fused_lora_is_the_plain_sum(tmp_path: Path, family: str, conv_dim: int | None) -> None:
     model = tiny_model.make_unet(tmp_path, family)

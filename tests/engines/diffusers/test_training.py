@@ -312,3 +312,13 @@ def test_a_compiled_unet_learns_the_same_and_says_what_it_cost(base, items, tmp_
     plain = train(tiny_model.make_job(base, tmp_path / "one", items[:1], max_train_steps=2))
     losses = [[event.loss for event in of_kind(found, Step)] for found in (plain, events)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_sd2_learns_velocity_as_its_scheduler_says(items, tmp_path: Path) -> None:
+    base = tiny_model.make_base(tmp_path / "base", "sd2")
+    train(tiny_model.make_job(base, tmp_path / "run", items, family="sd2", max_train_steps=3))
+    with safe_open(tmp_path / "run" / "lora.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_v2"] == "True"
+    assert metadata["ss_base_model_version"] == "sd_v2_v"
+    assert metadata["modelspec.prediction_type"] == "v"

@@ -67,6 +67,12 @@ def make_unet(folder: Path, family: str):
         "attention_head_dim": 2,
     }
     down = ("CrossAttnDownBlock2D", "DownBlock2D")
+    if family == "sd2":
+        shape |= {
+            "cross_attention_dim": 32,
+            "attention_head_dim": (2, 4),
+            "use_linear_projection": True,
+        }
     if family == "sdxl":
         shape |= {
             "cross_attention_dim": 40,
@@ -103,13 +109,14 @@ def make_base(folder: Path, family: str = "sd1") -> Path:
     make_unet(folder / "unet", family)
     make_vae(folder / "vae")
     make_tokenizer(folder / "tokenizer")
-    make_text_encoder(folder / "text_encoder", width=16, projected=False, act="quick_gelu")
+    width, act = (32, "gelu") if family == "sd2" else (16, "quick_gelu")
+    make_text_encoder(folder / "text_encoder", width=width, projected=False, act=act)
     if family == "sdxl":
         make_tokenizer(folder / "tokenizer_2", pad="!")
         make_text_encoder(folder / "text_encoder_2", width=24, projected=True, act="gelu")
     scheduler = {
         "_class_name": "DDIMScheduler",
-        "prediction_type": "epsilon",
+        "prediction_type": "v_prediction" if family == "sd2" else "epsilon",
         "clip_sample": False,
         "steps_offset": 1,
         "beta_schedule": "scaled_linear",

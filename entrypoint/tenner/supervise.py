@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from tenner.engines import Command, ReadLine
 from tenner.events import Event, Failed
+from tenner.guards import StallGuard
 
 _MAX_LINE_BYTES = 65_536
 
@@ -77,8 +78,10 @@ def follow(
     stop: StopRequest,
     grace_seconds: float,
     tick: Callable[[], None] | None = None,
+    guard: StallGuard | None = None,
 ) -> Ending:
-    """Run `command` to its end. `tick` is called about once a second.
+    """Run `command` to its end. `tick` is called about once a second. Where `guard` finds that
+    the program hangs, it is ended; unless it named a failure itself, that is the failure.
 
     After a first signal the program has `grace_seconds` to end by itself. Raises OSError where the
     program cannot be started.
@@ -86,6 +89,13 @@ def follow(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     failures: list[Failed] = []
+
+    def on_silence() -> None:
+        failed = guard.stalled() if guard and stop.signal is None else None
+        if failed is not None:
+            failures.extend([] if failures else [failed])  # the program's own words say more
+            _signal_group(process.pid, signal.SIGKILL)
+
     with log.open("ab") as log_file:
         process = subprocess.Popen(
             command.argv,
@@ -102,8 +112,12 @@ def follow(
             _signal_group(process.pid, signal.SIGTERM)
         try:
             output = process.stdout.fileno()
-            for line in _lines(output, log_file, stop, process.pid, grace_seconds, tick):
+            for line in _lines(
+                output, log_file, stop, process.pid, grace_seconds, tick, on_silence
+            ):
                 event = read(line)
+                if guard:
+                    guard.heard(event)
                 if isinstance(event, Failed):
                     failures.append(event)
                 if event is None:
@@ -133,6 +147,7 @@ def _lines(
     pid: int,
     grace_seconds: float,
     tick: Callable[[], None] | None,
+    on_silence: Callable[[], None],
 ) -> Iterator[str]:
     """The program's lines as they come; a carriage return ends a line too (progress bars)."""
     pending = b""
@@ -146,6 +161,7 @@ def _lines(
             if late or (not ready and _has_exited(pid)):
                 _signal_group(pid, signal.SIGKILL)  # children that hold the output open, too
             if not ready:
+                on_silence()
                 continue
             chunk = os.read(output, _MAX_LINE_BYTES)
             if not chunk:

@@ -13,6 +13,7 @@ from typing import Any
 from tenner.engines import Command, ReadLine
 from tenner.errors import MachineError, Problem, Stopped, TrainingError
 from tenner.events import Checkpoint, Done, Event, Failed, Step, Warned
+from tenner.guards import StallGuard
 from tenner.run_dir import RunDir, write_json
 from tenner.supervise import Ending, StopRequest, follow
 from tenner.weights import Weights, inspect_weights
@@ -151,6 +152,7 @@ def _one_life(
             environ=environ,
             stop=stop,
             grace_seconds=grace_seconds,
+            guard=StallGuard(),
         )
     except OSError as error:
         raise MachineError(

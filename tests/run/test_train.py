@@ -65,30 +65,40 @@ def test_a_folder_of_images_becomes_a_delivered_lora_and_a_second_start_trains_n
     assert (run / "checkpoints" / "star.safetensors").read_bytes() == before
 
 
+def stop_after_next_state(folder: Path, job: tuple[str, ...], sent: signal.Signals) -> None:
+    """Start the run `cut`, signal it once it has saved a state, and wait for its end."""
+    events = folder / "output" / "cut" / "events.jsonl"
+    saved = num_states(events)
+    with (folder / "cut.log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tenner", "train", *job, "--output_name", "cut"],
+            cwd=folder,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if num_states(events) > saved:
+                break
+            time.sleep(0.02)
+        process.send_signal(sent)
+        code = process.wait(timeout=60)
+        log.seek(0)
+        assert code == 143, log.read()
+
+
+def num_states(events: Path) -> int:
+    return events.read_text().count('"event": "state"') if events.is_file() else 0
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     words = [*SHORT, "--no_samples", "--max_train_steps", "30", "--save_every_n_steps", "3"]
     job = (str(concept_dir()), *words)
     whole = tenner(tmp_path, "train", *job, "--output_name", "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    log = (tmp_path / "cut.log").open("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tenner", "train", *job, "--output_name", "cut"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=log,
-        stderr=log,
-    )
-    events = tmp_path / "output" / "cut" / "events.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if events.is_file() and '"event": "state"' in events.read_text():
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=60)
-    log.seek(0)
-    assert code == 143, log.read()
-    log.close()
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        stop_after_next_state(tmp_path, job, sent)
     again = tenner(tmp_path, "train", *job, "--output_name", "cut")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "step 1/30" not in again.stderr

@@ -122,7 +122,7 @@ def deliver_to(
     every = (*files, last)
     missing = retrying(deadline, lambda: missing_in(store, every, deadline), on_retry=told)
     if not store.whole_sets and retrying(
-        deadline, lambda: _withdraw_manifest(store, missing, deadline), on_retry=told
+        deadline, lambda: withdraw_manifest(store, missing, deadline), on_retry=told
     ):
         missing = (*(file for file in missing if file != last), last)
     kept = tuple(file for file in every if file not in missing)
@@ -131,7 +131,7 @@ def deliver_to(
     sets = [missing] if store.whole_sets else [[f for f in missing if f != last], [last]]
     for files_in_set in sets:
         if any(file in missing for file in files_in_set):
-            _put_verified(store, files_in_set, deadline, on_bytes, told)
+            put_verified(store, files_in_set, deadline, on_bytes, told)
     shown = [*files] if store.destination.link_seconds or store.destination.kind != "s3" else []
     return DeliveredTo(
         destination=place,
@@ -150,7 +150,7 @@ def missing_in(
     return tuple(file for file in files if not store.holds(file, deadline))
 
 
-def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+def withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
     """Delete a manifest that would call a set complete while its files are being replaced."""
     content = store.read(MANIFEST_NAME, deadline) if missing else None
     there = read_manifest(content) if content else None
@@ -161,7 +161,7 @@ def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: De
     return True
 
 
-def _put_verified(
+def put_verified(
     store: Store,
     files: Sequence[SealedFile],
     deadline: Deadline,

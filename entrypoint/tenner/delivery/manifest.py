@@ -77,7 +77,7 @@ def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
     problems: list[Problem] = []
     seen: set[str] = set()
     for file in files:
-        if reason := _name_problem(file.name, seen):
+        if reason := name_problem(file.name, seen):
             problems.append(Problem(text=f"cannot deliver {file.path}: {reason}"))
             continue
         seen.add(file.name)
@@ -125,7 +125,7 @@ def hash_file(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _name_problem(name: str, seen: set[str]) -> str:
+def name_problem(name: str, seen: set[str]) -> str:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
         return f"the name {name!r} is not a relative one"

@@ -13,6 +13,7 @@ from tenner.delivery.retry import Deadline, Passing
 
 T = TypeVar("T")
 _GRACE_SECONDS = 2.0
+_TURN_SECONDS = 0.5
 
 
 def in_parallel(
@@ -44,12 +45,22 @@ def in_parallel(
     late = Passing(f"no answer within {deadline.seconds:.0f} s")
     results: list[T | BaseException] = [late] * len(jobs)
     for _ in jobs:
-        try:
-            index, result = ended.get(timeout=deadline.remaining() + _GRACE_SECONDS)
-        except queue.Empty:
+        if (each := _next_ended(ended, deadline)) is None:
             break
-        results[index] = result
+        results[each[0]] = each[1]
     return results
+
+
+def _next_ended(ended: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
+    """What ends next, or None some time after the deadline. Waits in short turns, since a
+    deadline may be cancelled meanwhile."""
+    while True:
+        over = deadline.passed()
+        try:
+            return ended.get(timeout=_GRACE_SECONDS if over else _TURN_SECONDS)
+        except queue.Empty:
+            if over:
+                return None
 
 
 def first_error(results: Sequence[object]) -> BaseException | None:

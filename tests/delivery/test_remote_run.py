@@ -1,0 +1,263 @@
+"""A run's states and files at a destination while it trains: complete, or not seen at all."""
+
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from servers.fault_proxy import Proxy, Spoil, fault_proxy
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+
+from tenner.delivery import DeliveredFile, Destination, deliver, parse_destination
+from tenner.delivery.remote_run import RemoteRun
+from tenner.delivery.retry import Deadline
+from tenner.delivery.store import Store, open_store
+from tenner.errors import DeliveryError
+from tenner.secrets import Secrets
+
+SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
+BUCKET = "loras"
+SERVERS = {"moto": moto_server, "rclone": rclone_server}
+
+
+@dataclass(frozen=True)
+class Place:
+    destination: Destination
+    proxy: Proxy | None = None
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.destination, secrets=SECRETS, env={})
+
+    def run(self, job: str = "cat", **more: float) -> RemoteRun:
+        return RemoteRun(self.destination, job, SECRETS, {}, **more)
+
+    def names(self) -> tuple[str, ...]:
+        return self.store.names("", Deadline(10))
+
+
+@pytest.fixture(scope="module", params=["folder", *sorted(SERVERS)])
+def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    if request.param == "folder":
+        yield 0
+        return
+    with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as port:
+        boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            aws_access_key_id=KEY_ID,
+            aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        ).create_bucket(Bucket=BUCKET)
+        yield port
+
+
+@pytest.fixture
+def place(server_port: int, tmp_path: Path) -> Iterator[Place]:
+    if not server_port:
+        yield Place(parse_destination(f"file://{tmp_path}/out"))
+        return
+    prefix = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    with fault_proxy(server_port) as proxy:
+        text = f"s3://{BUCKET}/{prefix}?endpoint_url=http://127.0.0.1:{proxy.port}"
+        yield Place(parse_destination(text), proxy)
+
+
+def state_folder(path: Path, content: bytes = b"") -> Path:
+    (path / "optim").mkdir(parents=True)
+    (path / "manifest.json").write_text("{}")
+    (path / "optim" / "قطة.bin").write_bytes(content or os.urandom(9 << 20))
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_state_comes_back_on_another_machine_byte_for_byte(place: Place, tmp_path: Path) -> None:
+    sent = state_folder(tmp_path / "state")
+    place.run().put_state(sent, 120)
+    (found,) = place.run().states()
+    assert (found.step, found.num_bytes) == (120, (9 << 20) + 2)
+    place.run().fetch_state(found, tmp_path / "deep" / "back")
+    assert tree(tmp_path / "deep" / "back") == tree(sent)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["back"]
+
+
+def test_the_newest_comes_first_and_jobs_do_not_mix(place: Place, tmp_path: Path) -> None:
+    for step in (20, 100, 30):
+        place.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
+    place.run("a/ b..").put_state(state_folder(tmp_path / "other", b"o"), 500)
+    assert [state.step for state in place.run().states()] == [100, 30, 20]
+    assert [state.step for state in place.run("a/ b..").states()] == [500]
+    assert place.run("dog").states() == ()
+
+
+def test_two_states_of_one_step_do_not_take_each_others_place(place: Place, tmp_path: Path) -> None:
+    first = place.run().put_state(state_folder(tmp_path / "a", b"first"), 5)
+    second = place.run().put_state(state_folder(tmp_path / "b", b"second"), 5)
+    assert {state.name for state in place.run().states()} == {first.name, second.name}
+    place.run().fetch_state(first, tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(tmp_path / "a")
+
+
+def test_a_state_without_its_mark_or_with_a_file_gone_is_not_seen(
+    place: Place, tmp_path: Path
+) -> None:
+    names: list[str] = []
+    for step in (1, 2, 3):
+        state = place.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
+        names.append(f".tenner/cat/state/{state.name}")
+    place.store.delete([f"{names[2]}/complete.json"], Deadline(10))
+    place.store.delete([f"{names[1]}/files/optim/قطة.bin"], Deadline(10))
+    assert [state.step for state in place.run().states()] == [1]
+
+
+@pytest.mark.parametrize("server_port", sorted(SERVERS), indirect=True)
+def test_an_upload_that_is_cut_before_its_end_is_not_seen_and_goes_on(
+    place: Place, tmp_path: Path
+) -> None:
+    assert place.proxy is not None
+    sent = state_folder(tmp_path / "state")
+    place.proxy.fault = lambda asked: (
+        Spoil(status=500) if asked.method == "PUT" and "complete.json" in asked.path else None
+    )
+    with pytest.raises(DeliveryError):
+        place.run().put_state(sent, 7, limit_seconds=4)
+    assert place.run().states() == ()
+    before = len(place.proxy.seen)
+    place.proxy.fault = lambda asked: None
+    place.run().put_state(sent, 7)
+    put = [each.path for each in place.proxy.seen[before:] if each.method == "PUT"]
+    assert [path.rpartition("/")[2].partition("?")[0] for path in put] == ["complete.json"]
+    assert [state.step for state in place.run().states()] == [7]
+
+
+def test_a_damaged_state_is_refused_and_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    state = place.run().put_state(state_folder(tmp_path / "state", b"as it was"), 7)
+    changed = tmp_path / "changed"
+    changed.write_bytes(b"as it is!")
+    name = f".tenner/cat/state/{state.name}/files/optim/قطة.bin"
+    other = RemoteRun(place.destination, "x", SECRETS, {})
+    other.put_checkpoint(changed, name)
+    with pytest.raises(DeliveryError, match="damaged") as raised:
+        place.run().fetch_state(state, tmp_path / "back")
+    assert raised.value.problems[0].fix
+    assert not (tmp_path / "back").exists()
+
+
+def test_nothing_is_fetched_over_a_folder_that_is_there(place: Place, tmp_path: Path) -> None:
+    state = place.run().put_state(state_folder(tmp_path / "state", b"x"), 7)
+    with pytest.raises(DeliveryError, match="there already"):
+        place.run().fetch_state(state, tmp_path / "state")
+    assert (tmp_path / "state" / "optim" / "قطة.bin").read_bytes() == b"x"
+
+
+def test_dropping_keeps_the_newest_and_a_younger_upload_under_way(
+    place: Place, tmp_path: Path
+) -> None:
+    made = {
+        step: place.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
+        for step in (1, 2, 3, 4, 5)
+    }
+    for unfinished in (1, 5):
+        mark = f".tenner/cat/state/{made[unfinished].name}/complete.json"
+        place.store.delete([mark], Deadline(10))
+    place.run().drop_states(2)
+    left = {name.split("/")[3] for name in place.names()}
+    assert left == {made[step].name for step in (3, 4, 5)}
+    place.run().drop_states(0)
+    assert place.names() == ()
+
+
+def test_small_files_are_replaced_and_read_back(place: Place, tmp_path: Path) -> None:
+    run, ledger = place.run(), tmp_path / "ledger.json"
+    assert run.get_file("ledger.json") is None
+    for content in (b'{"step": 1}', b'{"step": 2}'):
+        ledger.write_bytes(content)
+        run.put_file("ledger.json", ledger)
+        assert place.run().get_file("ledger.json") == content
+    with pytest.raises(DeliveryError, match="cannot read"):
+        run.put_file("ledger.json", tmp_path / "gone")
+
+
+def test_a_checkpoint_sent_early_is_not_sent_again_by_the_delivery(
+    place: Place, tmp_path: Path
+) -> None:
+    weights = tmp_path / "cat-000002.safetensors"
+    weights.write_bytes(os.urandom(9 << 20))
+    assert place.run().put_checkpoint(weights) == "checkpoints/cat-000002.safetensors"
+    file = DeliveredFile(path=weights, name="checkpoints/cat-000002.safetensors")
+    (at,) = deliver([file], [place.destination], secrets=SECRETS, env={}).at
+    assert at.put == ("manifest.json",)
+
+    weights.write_bytes(b"of another life")  # the complete set must not be called whole any more
+    place.run().put_checkpoint(weights)
+    assert place.names() == ("checkpoints/cat-000002.safetensors",)
+
+
+def test_a_mark_that_points_outside_its_folder_is_not_believed(tmp_path: Path) -> None:
+    place = Place(parse_destination(f"file://{tmp_path}/out"))
+    state = place.run().put_state(state_folder(tmp_path / "state", b"x"), 7)
+    mark = tmp_path / "out/.tenner/cat/state" / state.name / "complete.json"
+    (mark.parent / "evil").write_text("x")
+    mark.write_text('{"files": [{"name": "../evil", "size": 1, "sha256": "0"}]}')
+    assert place.run().states() == ()
+
+
+def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
+    with fault_proxy(9) as proxy:
+        proxy.fault = lambda asked: Spoil(silent=True)
+        text = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{proxy.port}"
+        run = RemoteRun(parse_destination(text), "cat", SECRETS, {}, limit_seconds=0.5)
+        small = tmp_path / "small"
+        small.write_text("x")
+        for call in (
+            run.states,
+            lambda: run.put_checkpoint(small),
+            lambda: run.put_state(state_folder(tmp_path / "state", b"x"), 1),
+            lambda: run.get_file("x"),
+        ):
+            start = time.monotonic()
+            with pytest.raises(DeliveryError, match="no answer"):
+                call()
+            assert time.monotonic() - start < 5
+
+
+def test_a_call_under_way_can_be_cancelled() -> None:
+    with fault_proxy(9) as proxy:
+        proxy.fault = lambda asked: Spoil(silent=True)
+        text = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{proxy.port}"
+        run = RemoteRun(parse_destination(text), "cat", SECRETS, {})
+        timer = threading.Timer(0.5, run.cancel)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(DeliveryError):
+            run.states()
+        assert time.monotonic() - start < 5
+        timer.join()
+
+
+def test_what_is_refused_is_told_without_the_keys(tmp_path: Path) -> None:
+    body = f"<Error><Code>AccessDenied</Code><Message>{SECRET_KEY} {KEY_ID}</Message></Error>"
+    told: list[str] = []
+    with fault_proxy(9) as proxy:
+        proxy.fault = lambda asked: Spoil(status=403, body=body)
+        text = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{proxy.port}"
+        run = RemoteRun(parse_destination(text), "cat", SECRETS, {}, on_trouble=told.append)
+        with pytest.raises(DeliveryError, match="access denied") as raised:
+            run.states()
+    assert told
+    assert not any(key in str(raised.value) + str(told) for key in (SECRET_KEY, KEY_ID))

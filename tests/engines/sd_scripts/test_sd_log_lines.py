@@ -157,6 +157,17 @@ def test_a_file_is_not_told_before_it_is_whole() -> None:
     assert not any(isinstance(follow.read("some line"), Checkpoint) for _ in range(3))
 
 
+def test_a_warning_while_a_file_is_written_does_not_make_it_whole() -> None:
+    follow = reader(TWO_EPOCHS)
+    follow.read("saving checkpoint: /run/out/my_lora.safetensors")
+    warning = "2026-11-25 13:41:08 WARNING  Could not determine git commit: 'git'  spec.py:292"
+    assert follow.read(warning) is None
+    info = "                    INFO     model saved.   train_network.py:1729"
+    saved = follow.read(info)
+    assert isinstance(saved, Checkpoint)
+    assert saved.final
+
+
 def test_warnings_are_told_whole_once_and_in_english() -> None:
     follow = reader(TWO_EPOCHS)
     wrapped = [

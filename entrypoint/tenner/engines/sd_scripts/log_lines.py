@@ -75,7 +75,8 @@ class LogReader:
             if isinstance(piece, Bar):
                 self._bar(piece)
             elif isinstance(piece, Record):
-                self._went_on()
+                if piece.level != "WARNING":  # some are told while a file is being written
+                    self._went_on()
                 self._open_record(piece)
             else:
                 self._plain(piece.text)
@@ -321,6 +322,8 @@ _NO_NEWS = (
     "ignoring the following options because config file",
     "steps from the state is ignored because initial_step is specified",
     "recommend option",
+    "Could not determine git commit",  # where git is not installed, as in the image
+    "Failed to get git commit hash",
 )
 """Warnings that say what is normal here."""
 

@@ -117,7 +117,9 @@ FROM base AS runtime
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev openssh-server tini \
+ && apt-get clean \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* /var/log/apt /var/log/dpkg.log \
+      /usr/bin/*-lto-dump-* /usr/lib/gcc/*/*/lto1 \
  && useradd --uid 1000 --user-group --home-dir /workspace --no-create-home --shell /bin/bash tenner \
  && install -d -o tenner -g tenner /workspace /workspace/output /workspace/training_data
 COPY --from=trainer /opt/trainer /opt/trainer

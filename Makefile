@@ -1,19 +1,26 @@
 # make demo   train a real LoRA with the built-in tiny base, on the CPU or GPU found here
 # make test   all tests
 # make lint   style and types
+# make image-test   build the image and test it (needs Docker)
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test image image-test lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tenner demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+image:
+	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) -t tenner:slim .
+
+image-test: image $(VENV)/.dev
+	TENNER_IMAGE=tenner:slim $(BIN)/pytest tests/image
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

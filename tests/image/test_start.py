@@ -1,0 +1,199 @@
+"""How the image starts: which program, as which user, with what left behind."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import SHORT, Engine
+
+ALARMS = re.compile(r"^(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*", re.MULTILINE)
+
+
+def test_without_a_word_of_ours_it_trains_and_says_what_is_missing(engine: Engine) -> None:
+    done = engine.run()
+    assert done.code == 2
+    assert "the base model sd15 is not on this machine" in done.said
+
+
+def test_other_programs_pass_through_with_their_exit_codes(engine: Engine) -> None:
+    assert engine.run("bash", "-c", "exit 7").code == 7
+    versions = engine.run("python", "-c", "import torch; print(torch.version.cuda)")
+    assert versions.said.strip().replace(".", "") == engine.labels["tenner.cuda"][2:]
+    assert engine.run("accelerate", "--help").code == 0
+
+
+def test_a_misspelt_command_is_tenners_to_explain(engine: Engine) -> None:
+    done = engine.run("trian")
+    assert done.code == 2
+    assert "train" in done.said
+
+
+def test_no_command_of_tenner_hides_behind_another_program(engine: Engine) -> None:
+    from tenner.cli import COMMANDS
+
+    words = " ".join(COMMANDS)
+    found = engine.run("bash", "-c", f"for each in {words}; do type -P $each; done; true")
+    assert found.said == ""
+
+
+def test_without_a_gpu_it_says_so_with_exit_4(engine: Engine) -> None:
+    done = engine.run("train", *SHORT, "--device", "cuda", "--dataset", "/none")
+    assert done.code == 4
+    assert "--gpus all" in done.said
+
+
+def test_the_guides_folder_is_there_and_nothing_else_under_workspace(engine: Engine) -> None:
+    script = "ls -A; readlink sd-scripts; cd /workspace/sd-scripts && ls train_network.py"
+    said = engine.run("bash", "-c", script).said.split()
+    assert said[:3] == ["output", "sd-scripts", "training_data"]
+    assert said[3:] == ["/opt/sd-scripts", "train_network.py"]
+
+
+def test_a_users_own_sd_scripts_is_left_alone(engine: Engine, folder: Path) -> None:
+    (folder / "sd-scripts").mkdir()
+    volumes = {str(folder): {"bind": "/workspace"}}
+    done = engine.run("bash", "-c", "test ! -L /workspace/sd-scripts", volumes=volumes)
+    assert done.code == 0
+
+
+def test_the_output_belongs_to_whoever_owns_the_folder(
+    engine: Engine, folder: Path, concept: Path
+) -> None:
+    # The owner is set in a container: this test may run as any user.
+    binds = {str(folder): {"bind": "/workspace/output"}}
+    assert engine.run("chown", "4321:4322", "/workspace/output", volumes=binds, entrypoint=[])
+    volumes = {**binds, str(concept): {"bind": "/workspace/training_data/1_sks star", "mode": "ro"}}
+    done = engine.run("train", *SHORT, "--output_name", "star", volumes=volumes)
+    assert done.code == 0, done.said
+    assert not ALARMS.search(done.said), done.said
+    lora = folder / "star" / "delivered" / "star.safetensors"
+    assert (lora.stat().st_uid, lora.stat().st_gid) == (4321, 4322)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, "1000:1000"),
+        ({"environment": {"PUID": "1234", "PGID": "1235"}}, "1234:1235"),
+        ({"environment": {"PUID": "0"}}, "0:0"),
+        ({"user": "4321:0"}, "4321:0"),
+    ],
+)
+def test_who_it_runs_as(engine: Engine, options: dict[str, object], wanted: str) -> None:
+    done = engine.run("bash", "-c", 'echo "$(id -u):$(id -g)"; touch "$HOME/x"', **options)
+    assert done.said.strip() == wanted
+    assert done.code == 0
+
+
+def test_a_puid_that_is_no_number_is_an_error(engine: Engine) -> None:
+    done = engine.run("version", environment={"PUID": "me"})
+    assert done.code == 2
+    assert "want numbers" in done.said
+
+
+@pytest.mark.parametrize("user", ["4321:4321", "root"])
+def test_it_trains_on_a_read_only_root(engine: Engine, concept: Path, user: str) -> None:
+    done = engine.run(
+        *("train", *SHORT, "--output_dir", "/tmp/output"),
+        user=user,
+        read_only=True,
+        tmpfs={"/tmp": "exec"},
+        volumes={str(concept): {"bind": "/workspace/training_data/1_sks star", "mode": "ro"}},
+    )
+    assert done.code == 0, done.said
+    assert not ALARMS.search(done.said), done.said
+
+
+def test_quotes_of_an_env_file_are_no_part_of_the_value(engine: Engine, concept: Path) -> None:
+    words = ("--dataset", "/data", "--json")
+    done = engine.run(
+        *("plan", *SHORT, *words),
+        environment=['TENNER_OUTPUT_NAME="quoted name"', "TENNER_TRIGGER='sks star'"],
+        volumes={str(concept): {"bind": "/data", "mode": "ro"}},
+    )
+    assert done.code == 0, done.said
+    assert '"quoted name"' in done.said
+
+
+def test_an_empty_volume_at_workspace(engine: Engine, concept: Path) -> None:
+    volume = engine.client.volumes.create()
+    try:
+        volumes = {
+            volume.name: {"bind": "/workspace"},
+            str(concept): {"bind": "/data", "mode": "ro"},
+        }
+        done = engine.run("train", *SHORT, "--dataset", "/data", volumes=volumes)
+        assert done.code == 0, done.said
+        again = engine.run("train", *SHORT, "--dataset", "/data", volumes=volumes)
+        assert again.code == 0, again.said
+        assert "step 1/2" not in again.said
+    finally:
+        volume.remove(force=True)
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_it_with_its_state_saved(
+    engine: Engine, concept: Path, signal: str, folder: Path
+) -> None:
+    folder.chmod(0o777)
+    container = engine.start(
+        *("train", *SHORT, "--max_train_steps", "100000", "--dataset", "/data"),
+        volumes={
+            str(concept): {"bind": "/data", "mode": "ro"},
+            str(folder): {"bind": "/workspace/output"},
+        },
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while b"\nstep " not in container.logs():
+            assert time.monotonic() < deadline, container.logs().decode()
+            time.sleep(0.3)
+        container.kill(signal)
+        code = container.wait(timeout=60)["StatusCode"]
+        said = container.logs().decode()
+    finally:
+        container.remove(force=True)
+    assert code == 143, said
+    assert list(folder.glob("my_lora/state/*")), said
+
+
+def test_sshd_lets_the_holder_of_the_key_in_and_starts_only_when_asked(
+    engine: Engine, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    public = key.with_suffix(".pub").read_text()
+    login = (
+        "install -m 600 /key /tmp/key && ssh -i /tmp/key -o StrictHostKeyChecking=no"
+        " -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR root@127.0.0.1"
+        " 'bash -lc \"pwd; type -P accelerate tenner\"'"
+    )
+    volumes = {str(key): {"bind": "/key", "mode": "ro"}}
+    asked = {"SSHD": "1", "PUBLIC_KEY": public, "PUID": "0"}
+    done = engine.run("bash", "-c", login, environment=asked, volumes=volumes)
+    assert done.code == 0, done.said
+    assert "/workspace\n/opt/trainer/bin/accelerate\n/usr/local/bin/tenner" in done.said
+    unasked = {"PUBLIC_KEY": public, "PUID": "0"}
+    refused = engine.run("bash", "-c", login, environment=unasked, volumes=volumes)
+    assert refused.code != 0
+    no_key = engine.run("version", environment={"SSHD": "1"})
+    assert "PUBLIC_KEY holds no key" in no_key.said
+
+
+def test_what_the_labels_say_is_so(engine: Engine) -> None:
+    labels = engine.labels
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["tenner.minimum-driver"].count(".") == 2
+    commit = engine.run("cat", "/opt/sd-scripts/.git/HEAD").said.strip()
+    assert commit == labels["tenner.sd-scripts"]
+    assert commit in engine.run("version").said
+
+
+def test_nothing_is_baked_that_should_not_be(engine: Engine) -> None:
+    script = (
+        "ls /etc/ssh/ssh_host_* /root/.cache /root/.ssh /opt/build /var/lib/apt/lists/* 2>/dev/null"
+    )
+    assert engine.run("bash", "-c", script, environment={"PUID": "0"}).said.strip() == ""

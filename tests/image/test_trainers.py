@@ -1,0 +1,95 @@
+"""The image trains: its demo, and sd-scripts with the guide's settings, with no network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.image.conftest import Engine
+
+GUIDE = """
+[model]
+pretrained_model_name_or_path = "./models/sd/v1-5-pruned.safetensors"
+v2 = false
+v_parameterization = false
+
+[dataset]
+train_data_dir = "./training_data"
+resolution = 512
+batch_size = 2
+enable_bucket = true
+min_bucket_reso = 256
+max_bucket_reso = 1024
+
+[training]
+output_dir = "./output"
+output_name = "my_lora"
+max_train_epochs = 10
+learning_rate = 1e-4
+unet_lr = 1e-4
+text_encoder_lr = 5e-5
+lr_scheduler = "cosine_with_restarts"
+lr_warmup_steps = 100
+network_dim = 32
+network_alpha = 16
+optimizer_type = "AdamW8bit"
+mixed_precision = "fp16"
+save_every_n_epochs = 2
+save_model_as = "safetensors"
+"""
+
+
+@pytest.fixture(scope="module")
+def random_base(engine: Engine) -> Iterator[str]:
+    """A volume that holds SD 1.5 with random weights, made in the image itself."""
+    volume = engine.client.volumes.create()
+    maker = Path(__file__).with_name("make_random_base.py")
+    done = engine.run(
+        *("python", "/make.py", "/models/sd15"),
+        environment={"PYTHONPATH": "/opt/tenner-app", "PUID": "0"},
+        volumes={volume.name: {"bind": "/models"}, str(maker): {"bind": "/make.py", "mode": "ro"}},
+    )
+    assert done.code == 0, done.said
+    yield volume.name
+    volume.remove(force=True)
+
+
+def test_the_demo_learns(engine: Engine, folder: Path) -> None:
+    folder.chmod(0o777)
+    volumes = {str(folder): {"bind": "/workspace/output"}}
+    done = engine.run("demo", "--output_dir", "output", volumes=volumes)
+    assert done.code == 0, done.said
+    assert "with the LoRA, asked for the concept" in done.said
+    assert (folder / "striped_star" / "report.html").stat().st_size > 100_000
+
+
+def test_the_guides_settings_train_in_sd_scripts(
+    engine: Engine, folder: Path, concept: Path, random_base: str
+) -> None:
+    """Its file as it is; what a CPU cannot do in a test's time is said by the environment."""
+    folder.chmod(0o777)
+    (folder / "training_config.toml").write_text(GUIDE)
+    done = engine.run(
+        volumes={
+            str(folder): {"bind": "/workspace"},
+            str(concept): {"bind": "/workspace/training_data/10_sks star", "mode": "ro"},
+            random_base: {"bind": "/opt/models", "mode": "ro"},
+        },
+        environment={
+            "TENNER_DEVICE": "cpu",
+            "TENNER_RESOLUTION": "64",
+            "TENNER_MIN_BUCKET_RESO": "64",
+            "TENNER_BATCH_SIZE": "1",
+            "TENNER_NETWORK_DIM": "4",
+            "TENNER_OPTIMIZER_TYPE": "AdamW",
+            "TENNER_MAX_TRAIN_STEPS": "2",
+            "TENNER_NO_SAMPLES": "true",
+        },
+    )
+    assert done.code == 0, done.said
+    assert "the baked sd15" in done.said
+    lora = folder / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
+    with safe_open(lora, "pt") as weights:
+        assert any(key.startswith("lora_unet_") for key in weights.keys())  # noqa: SIM118
+        assert weights.metadata()["ss_sd_scripts_commit_hash"]

@@ -84,6 +84,7 @@ def test_the_guides_settings_train_in_sd_scripts(
             "TENNER_NETWORK_DIM": "4",
             "TENNER_OPTIMIZER_TYPE": "AdamW",
             "TENNER_MAX_TRAIN_STEPS": "2",
+            "TENNER_LR_WARMUP_STEPS": "0",
             "TENNER_NO_SAMPLES": "true",
         },
     )

@@ -1,0 +1,119 @@
+"""Every shipped template and preset says what the program knows, and what the hosts take."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tenner.engines.sd_scripts.facts import pinned_commit
+from tenner.machine.cuda import IMAGE_TAGS
+from tenner.settings import load_request
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+PRESETS = sorted((CONFIGS / "presets").glob("*-*.toml"))
+GOALS = ("face", "style", "product", "character")
+IMAGE = re.compile(r"ghcr\.io/OWNER/tenner:(slim|sd15|sdxl|full)-(cu\d+)")
+
+# Fields of the hosts' own interfaces: RunPod's `POST /v1/templates` and Vast.ai's
+# `POST /api/v0/template/`.
+RUNPOD_FIELDS = {
+    *("category", "containerDiskInGb", "containerRegistryAuthId", "dockerEntrypoint"),
+    *("dockerStartCmd", "env", "imageName", "isPublic", "isServerless", "name", "ports"),
+    *("readme", "volumeInGb", "volumeMountPath"),
+}
+VAST_FIELDS = {
+    *("name", "image", "tag", "desc", "readme", "env", "onstart", "runtype", "args_str"),
+    *("ssh_direct", "use_ssh", "jup_direct", "jupyter_dir", "use_jupyter_lab"),
+    *("recommended_disk_space", "extra_filters", "href", "repo"),
+}
+
+
+def load(path: str) -> Any:
+    text = (CONFIGS / path).read_text(encoding="utf-8")
+    return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+
+
+def settings_of(environ: dict[str, str]) -> None:
+    """Raises where a variable or its value is not one that the program knows."""
+    load_request({}, environ, read_default_config=False)
+
+
+def test_there_is_a_preset_for_each_goal_and_base() -> None:
+    names = {path.stem for path in PRESETS}
+    assert names == {f"{goal}-{base}" for goal in GOALS for base in ("sd15", "sdxl")}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_a_settings_file_and_says_for_whom_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for word in ("For whom", "Images", "Hours", "Dollars"):
+        assert re.search(rf"^# {word}: .", text, re.MULTILINE), word
+    as_file = load_request({}, {}, config=path, read_default_config=False)
+    as_preset = load_request({}, {}, preset=path.stem, read_default_config=False)
+    assert as_file.settings == as_preset.settings
+    assert as_file.notices == ()
+    assert as_file.settings.base_model == path.stem.split("-")[1]
+    said = {key for section in tomllib.loads(text).values() for key in section}
+    assert said <= set(as_file.said_at), "a key that was not read"
+
+
+def test_runpods_template() -> None:
+    template = load("runpod/template.json")
+    assert set(template) <= RUNPOD_FIELDS
+    assert IMAGE.fullmatch(template["imageName"])
+    assert template["volumeMountPath"] == "/workspace"
+    settings_of(template["env"])
+    secret = {key: value for key, value in template["env"].items() if "KEY" in key}
+    assert all(value == f"{{{{ RUNPOD_SECRET_{key} }}}}" for key, value in secret.items())
+
+
+def test_vasts_template_carries_the_script_and_no_key() -> None:
+    template = load("vast/template.json")
+    assert set(template) <= VAST_FIELDS
+    assert IMAGE.fullmatch(f"{template['image']}:{template['tag']}")
+    assert template["onstart"] == (CONFIGS / "vast" / "onstart.sh").read_text(encoding="utf-8")
+    environ = dict(re.findall(r"-e (\w+)=(\S+)", template["env"]))
+    settings_of(environ)
+    assert not [name for name in environ if "KEY" in name or "TOKEN" in name]
+
+
+def test_the_kubernetes_job_may_do_little_and_tries_again_only_where_it_helps() -> None:
+    job = load("kubernetes/job.yaml")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert IMAGE.fullmatch(container["image"])
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    (rule,) = [each for each in job["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in each]
+    assert rule["onExitCodes"]["values"] == [2, 3, 4, 7]
+    mounts = {each["name"] for each in container["volumeMounts"]}
+    assert mounts == {each["name"] for each in pod["volumes"]}
+
+
+def test_the_tags_that_messages_name_are_built() -> None:
+    bake = (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
+    for tag in IMAGE_TAGS.values():
+        assert f'"{tag}"' in bake
+        assert (ROOT / "docker" / "locks" / f"trainer-{tag}.txt").is_file()
+
+
+def test_the_image_holds_the_commit_whose_options_are_known() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"ARG SD_SCRIPTS_COMMIT={pinned_commit()}" in dockerfile
+
+
+def test_baked_models_are_the_ones_that_are_known() -> None:
+    from tenner.base_model import KNOWN_BASES
+
+    models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
+    for base in KNOWN_BASES:
+        facts = models[base.name]
+        assert (facts["id"], facts["licence"]) == (base.hub_id, base.licence)
+        assert facts["file"] in base.files
+        assert re.fullmatch("[0-9a-f]{64}", facts["sha256"])
+        assert re.fullmatch("[0-9a-f]{40}", facts["revision"])

@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test image image-test lint format clean
+.PHONY: demo test image image-test image-test-only lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tenner demo
@@ -19,8 +19,11 @@ test: $(VENV)/.dev
 image:
 	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) -t tenner:slim .
 
-image-test: image $(VENV)/.dev
-	TENNER_IMAGE=tenner:slim $(BIN)/pytest tests/image
+image-test: image
+	TENNER_IMAGE=tenner:slim $(MAKE) image-test-only
+
+image-test-only: $(VENV)/.dev
+	$(BIN)/pytest tests/image
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Everything that is found out and decided before a run costs anything."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from tenner.base_model import Base, find_local_base, not_found
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
+from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.errors import Problem, SettingsError, errors_in
 from tenner.machine import Machine, inspect_machine
+from tenner.machine.torch_build import trainer_build
 from tenner.plan import Device, Plan, Shape, plan_run
 from tenner.settings import Request, Settings
 from tenner.sizing import BatchChoice, Choice, choose_batch, choose_precision
@@ -48,7 +51,8 @@ def prepare(
     """Look at everything and decide. Raises TennerError with whose turn it is."""
     settings = request.settings
     on_stage("machine", "looking for a card")
-    machine = inspect_machine(environ, num_gpus=settings.num_processes)
+    build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
+    machine = inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
     base = find_base(settings, environ)
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)

@@ -29,6 +29,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck docker/*.sh configs/*/*.sh
+	$(BIN)/zizmor --quiet --offline .github/workflows
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -6,25 +6,22 @@ comes after believes only what it has read back.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.clip_tokenizers import write_clip_tokenizers
-from tenner.dataset import Dataset
 from tenner.delivery import (
     Delivered,
-    DeliveredFile,
     Destination,
-    deliver,
     parse_destinations,
 )
 from tenner.delivery.check import check_destinations
-from tenner.engines.diffusers.job import TrainItem
-from tenner.engines.start import not_in_own_engine, own_engine, sd_scripts_engine
-from tenner.errors import DeliveryError, Problem, SettingsError, TennerError, errors_in
+from tenner.engines.start import not_in_own_engine, own_engine, sd_scripts_engine, train_items
+from tenner.errors import SettingsError, TennerError, errors_in
 from tenner.event_log import EventLog
-from tenner.events import Event, Failed, Phase
+from tenner.events import Failed, Phase
 from tenner.fingerprint import check_fingerprint
+from tenner.handover import default_destination, deliver_run
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, num_cpus, prepare
 from tenner.report.facts import ConceptFact, FileFact, State, TimingFact
@@ -35,10 +32,11 @@ from tenner.run_lock import lock_run
 from tenner.sample.job import Cell
 from tenner.sampling import Drawn, draw, grid_cells, lay_out
 from tenner.screen import Screen
-from tenner.secrets import Secrets, secrets_from, without_secrets
+from tenner.secrets import secrets_from
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
-from tenner.supervise import StopRequest, stop_on_signals
+from tenner.stage import Stage
+from tenner.supervise import stop_on_signals
 from tenner.training import Engine, Trained, note_trained, train, trained_before
 
 GRACE_SECONDS = 8.0
@@ -56,31 +54,6 @@ class Outcome:
     delivered: Delivered
     seconds: float
     concept: tuple[ConceptFact, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What every stage of a run is given: where to say things, and whether to stop."""
-
-    screen: Screen
-    log: EventLog
-    stop: StopRequest
-    environ: Mapping[str, str]
-    secrets: Secrets
-    started: float = field(default_factory=time.monotonic)
-
-    def tell(self, event: Event) -> None:
-        """Show an event and keep it."""
-        self.screen.show(event)
-        self.log.append(event)
-
-    def begin(self, name: str, detail: str = "") -> None:
-        self.tell(Phase(name=name, detail=detail))
-
-    @property
-    def child_environ(self) -> dict[str, str]:
-        """What children are started with: no secret among it."""
-        return without_secrets(self.environ)
 
 
 DrawMore = Callable[[Prepared, Trained, "Artist"], tuple[ConceptFact, ...]]
@@ -143,85 +116,6 @@ def run(
                 text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
                 log.append(Failed(kind="other", text=text, fix=fix))
             raise
-
-
-def default_destination(place: RunDir) -> Destination:
-    """A folder in the run's own directory."""
-    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
-
-
-def train_items(dataset: Dataset) -> tuple[TrainItem, ...]:
-    """The dataset as the built-in trainer takes it: every image with its bucket and cut."""
-    found: list[TrainItem] = []
-    for image in dataset.images:
-        at = dataset.place_of(image)
-        found.append(
-            TrainItem(
-                image=str(image.path.absolute()),
-                caption=image.caption,
-                bucket=at.bucket,
-                resized=at.resized,
-                num_repeats=image.num_repeats,
-                original=image.size,
-                crop_left=at.crop[0],
-                crop_top=at.crop[1],
-                is_reg=image.is_reg,
-                folder=image.path.parent.name,
-            )
-        )
-    return tuple(found)
-
-
-def deliver_run(
-    place: RunDir,
-    destinations: tuple[Destination, ...],
-    *,
-    name: str,
-    secrets: Secrets,
-    environ: Mapping[str, str],
-    on_event: Callable[[Event], None],
-) -> Delivered:
-    """Deliver the files of a trained run, and note where they are verified.
-
-    Raises DeliveryError with the command that tries again; the files are kept.
-    """
-    try:
-        delivered = deliver(
-            delivered_files(place, name),
-            destinations,
-            secrets=secrets,
-            on_event=on_event,
-            job=name,
-            env=environ,
-        )
-    except DeliveryError as error:
-        retry = Problem(
-            text=f"the files are kept in {place.path}",
-            fix=f"when the cause is mended: tenner deliver {place.path}",
-        )
-        raise DeliveryError(problems=[*error.problems, retry]) from error
-    write_json(place.delivered, delivered.to_json())
-    return delivered
-
-
-def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
-    """What a run delivers: the LoRA, its earlier checkpoints, the grid, the page, its settings."""
-    files = [
-        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
-    ]
-    files += [
-        DeliveredFile(path=path, name=f"checkpoints/{path.name}")
-        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
-    ]
-    for path, to in (
-        (place.samples / "grid.png", "samples/grid.png"),
-        (place.report, "report.html"),
-        (place.settings, "settings.toml"),
-        (place.plan, "plan.json"),
-    ):
-        if path.is_file():
-            files.append(DeliveredFile(path=path, name=to))
-    return files
 
 
 def _prepare(

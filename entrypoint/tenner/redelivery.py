@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tenner.delivery import parse_destinations
 from tenner.errors import SettingsError, errors_in
-from tenner.pipeline import default_destination, deliver_run
+from tenner.handover import default_destination, deliver_run
 from tenner.run_dir import RunDir
 from tenner.run_lock import lock_run
 from tenner.screen import make_screen

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.clip_tokenizers import PADDING
+from tenner.dataset import Dataset
 from tenner.engines import Command
 from tenner.engines.choice import ChosenEngine
 from tenner.engines.diffusers import engine as diffusers_engine
@@ -72,6 +73,28 @@ def own_engine(
         read=diffusers_engine.read,
         broken_state_exit=diffusers_engine.EngineExit.BROKEN_STATE,
     )
+
+
+def train_items(dataset: Dataset) -> tuple[TrainItem, ...]:
+    """The dataset as the built-in trainer takes it: every image with its bucket and cut."""
+    found: list[TrainItem] = []
+    for image in dataset.images:
+        at = dataset.place_of(image)
+        found.append(
+            TrainItem(
+                image=str(image.path.absolute()),
+                caption=image.caption,
+                bucket=at.bucket,
+                resized=at.resized,
+                num_repeats=image.num_repeats,
+                original=image.size,
+                crop_left=at.crop[0],
+                crop_top=at.crop[1],
+                is_reg=image.is_reg,
+                folder=image.path.parent.name,
+            )
+        )
+    return tuple(found)
 
 
 def train_job(

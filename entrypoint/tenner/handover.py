@@ -1,0 +1,66 @@
+"""The files of a trained run, brought to its destinations and verified there."""
+
+from collections.abc import Callable, Mapping
+
+from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
+from tenner.errors import DeliveryError, Problem
+from tenner.events import Event
+from tenner.run_dir import RunDir, write_json
+from tenner.secrets import Secrets
+
+
+def default_destination(place: RunDir) -> Destination:
+    """A folder in the run's own directory."""
+    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
+
+
+def deliver_run(
+    place: RunDir,
+    destinations: tuple[Destination, ...],
+    *,
+    name: str,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    on_event: Callable[[Event], None],
+) -> Delivered:
+    """Deliver the files of a trained run, and note where they are verified.
+
+    Raises DeliveryError with the command that tries again; the files are kept.
+    """
+    try:
+        delivered = deliver(
+            delivered_files(place, name),
+            destinations,
+            secrets=secrets,
+            on_event=on_event,
+            job=name,
+            env=environ,
+        )
+    except DeliveryError as error:
+        retry = Problem(
+            text=f"the files are kept in {place.path}",
+            fix=f"when the cause is mended: tenner deliver {place.path}",
+        )
+        raise DeliveryError(problems=[*error.problems, retry]) from error
+    write_json(place.delivered, delivered.to_json())
+    return delivered
+
+
+def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
+    """What a run delivers: the LoRA, its earlier checkpoints, the grid, the page, its settings."""
+    files = [
+        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
+    ]
+    files += [
+        DeliveredFile(path=path, name=f"checkpoints/{path.name}")
+        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+    ]
+    for path, to in (
+        (place.samples / "grid.png", "samples/grid.png"),
+        (place.report, "report.html"),
+        (place.settings, "settings.toml"),
+        (place.plan, "plan.json"),
+    ):
+        if path.is_file():
+            files.append(DeliveredFile(path=path, name=to))
+    return files

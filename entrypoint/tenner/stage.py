@@ -1,0 +1,39 @@
+"""What every stage of a run is given: where to say things, and whether to stop."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tenner.event_log import EventLog
+from tenner.events import Event, Phase
+from tenner.screen import Screen
+from tenner.secrets import Secrets, without_secrets
+from tenner.supervise import StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Handed from stage to stage. Safe to tell things to from several threads."""
+
+    screen: Screen
+    log: EventLog
+    stop: StopRequest
+    environ: Mapping[str, str]
+    secrets: Secrets
+    started: float = field(default_factory=time.monotonic)
+    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def tell(self, event: Event) -> None:
+        """Show an event and keep it."""
+        with self._telling:
+            self.screen.show(event)
+            self.log.append(event)
+
+    def begin(self, name: str, detail: str = "") -> None:
+        self.tell(Phase(name=name, detail=detail))
+
+    @property
+    def child_environ(self) -> dict[str, str]:
+        """What children are started with: no secret among it."""
+        return without_secrets(self.environ)

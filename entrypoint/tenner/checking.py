@@ -10,7 +10,7 @@ from tenner.dataset.check import check, render
 from tenner.dataset.sheet import write_sheet
 from tenner.errors import ExitCode, SettingsError
 from tenner.events import Phase
-from tenner.preparation import MODELS_DIR, dataset_request
+from tenner.preparation import MODELS_DIR, dataset_request, fetching
 from tenner.screen import make_screen
 from tenner.settings import Request
 from tenner.tiny import base_dir
@@ -42,6 +42,7 @@ def run_check(
                 lambda done, total: screen.show(
                     Phase(name="check", detail="images decoded", done=done, total=total)
                 ),
+                lambda done, total: screen.show(fetching(done, total)),
             )
         if page:
             write_sheet(result, page)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.dataset.captions import one_wording
 from tenner.delivery import (
     Delivered,
     Destination,
@@ -23,7 +24,7 @@ from tenner.events import Failed, Phase
 from tenner.fingerprint import check_fingerprint
 from tenner.handover import default_destination, deliver_run
 from tenner.plan import plan_json
-from tenner.preparation import Prepared, num_cpus, prepare
+from tenner.preparation import Prepared, fetching, num_cpus, prepare
 from tenner.report.facts import ConceptFact, FileFact, State, TimingFact
 from tenner.report.page import write_report
 from tenner.report_facts import report_facts
@@ -130,6 +131,7 @@ def _prepare(
         on_image=lambda done, total: stage.screen.show(
             Phase(name="dataset", detail="images decoded", done=done, total=total)
         ),
+        on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
     )
     if prepared.engine.name == "diffusers":
         unsupported = not_in_own_engine(request.settings)
@@ -228,7 +230,7 @@ def _engine(prepared: Prepared, place: RunDir) -> Engine:
             prepared.plan,
             place,
             prepared.engine,
-            items=train_items(prepared.dataset),
+            items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
             tokenizers=tokenizers,
             cpus=cpus,
         )
@@ -252,7 +254,7 @@ def _tokenizers(prepared: Prepared, place: RunDir) -> Path | None:
 
 def _draw_grid(artist: Artist, name: str) -> Drawn | None:
     dataset = artist.prepared.dataset
-    captions = [image.caption for image in dataset.images if not image.is_reg]
+    captions = [one_wording(image.caption) for image in dataset.images if not image.is_reg]
     cells = grid_cells(artist.prepared.settings, captions, dataset.trigger)
     artist.stage.begin("sampling", f"{len(cells)} pictures")
     drawn = artist.draw(cells, artist.place.samples / "final")

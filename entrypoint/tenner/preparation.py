@@ -12,7 +12,9 @@ from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.errors import Problem, SettingsError, errors_in
+from tenner.events import Phase
 from tenner.machine import Machine, inspect_machine
+from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
 from tenner.plan import Device, Plan, Shape, plan_run
 from tenner.settings import Request, Settings
@@ -47,6 +49,7 @@ def prepare(
     *,
     on_stage: Callable[[str, str], None],
     on_image: Callable[[int, int], None],
+    on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Prepared:
     """Look at everything and decide. Raises TennerError with whose turn it is."""
     settings = request.settings
@@ -59,7 +62,7 @@ def prepare(
     on_stage("dataset", settings.dataset)
     resolution = settings.resolution or (base.resolution, base.resolution)
     asked = dataset_request(request, base, resolution, environ)
-    dataset = inspect_dataset(asked, workdir, on_image)
+    dataset = inspect_dataset(asked, workdir, on_image, on_bytes)
     plan = make_plan(request, base, machine, device, engine, dataset, resolution)
     if engine.name == "sd-scripts":
         wrong = errors_in(conflicts(plan.options, family=base.family))
@@ -109,6 +112,7 @@ def dataset_request(
     steps = settings.bucket_reso_steps or usual
     smallest = min(settings.min_bucket_reso, *resolution)
     cache = environ.get("TENNER_CACHE_DIR")
+    batch = settings.batch_size
     return DatasetRequest(
         source="" if request.subsets else settings.dataset,
         subsets=request.subsets,
@@ -124,9 +128,25 @@ def dataset_request(
         bucket_reso_steps=steps,
         bucket_no_upscale=settings.bucket_no_upscale,
         max_token_length=settings.max_token_length,
+        batch_size=batch if isinstance(batch, int) else None,
+        enable_wildcard=bool(settings.engine_options.get("enable_wildcard")),
+        caption_prefix=settings.caption_prefix,
+        caption_suffix=settings.caption_suffix,
         alpha_color=settings.alpha_color,
+        alpha_mask=bool(settings.engine_options.get("alpha_mask")),
+        sha256=settings.dataset_sha256,
+        max_bytes=int(settings.max_dataset_gb * 1024**3),
         cache_dir=Path(cache) if cache else None,
+        skip=(Path(settings.output_dir).expanduser(),),
+        num_workers=max(1, int(inspect_host().cpus)),
     )
+
+
+def fetching(num_bytes: int, total: int | None) -> Phase:
+    """How much of the dataset has arrived, in MB."""
+    mb = 1_000_000
+    whole = None if total is None else -(-total // mb)
+    return Phase(name="dataset", detail="MB fetched", done=num_bytes // mb, total=whole)
 
 
 def make_plan(

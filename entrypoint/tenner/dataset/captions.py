@@ -4,9 +4,10 @@
 side by side the one that covers more images is taken, and said.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenner.dataset.findings import Finding, counted, names, printable
 from tenner.dataset.listing import FileEntry
@@ -21,7 +22,7 @@ Candidates = Mapping[str, Mapping[str, FileEntry]]
 class Caption:
     """An image's caption. `file` is None where the concept's own words stand in for one.
 
-    `lines` holds more than `text` where the file has several lines.
+    `lines` are all lines of the file; `text` is the first, or all where a trainer draws one.
     """
 
     text: str
@@ -142,6 +143,23 @@ def read_captions(
             stand_in = concept.class_tokens if concept.is_reg or not trigger else trigger
             captions[image.path] = _caption(image.path, entry, text, table or {}, stand_in)
     return captions, [*_about_unreadable(bad), *_about_guesses(guessed)]
+
+
+def framed(caption: Caption, *, prefix: str, suffix: str, all_lines: bool) -> Caption:
+    """The caption as it is trained: with what stands before and behind each, as sd-scripts writes
+    it, and with `all_lines` every line of its file, of which the trainer draws one."""
+    lines = caption.lines if all_lines and caption.lines else (caption.text,)
+    parts = ([prefix.strip(), line, suffix.strip()] for line in lines)
+    text = "\n".join(" ".join(filter(None, each)) for each in parts)
+    return replace(caption, text=text)
+
+
+def one_wording(caption: str) -> str:
+    """One thing that a caption with wildcards can say: its first line, of `{a|b}` the first."""
+    line = caption.split("\n", 1)[0]
+    if "{" not in line:
+        return line
+    return re.sub(r"\{([^{}|]+)(?:\|[^{}]*)?\}", r"\1", line)
 
 
 def _caption(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenner.dataset.buckets import BucketPlace, Buckets, Size
+from tenner.dataset.fetch import OnBytes
 from tenner.dataset.findings import FileNote, Finding, counted, printable
 from tenner.dataset.inspection import buckets_of, common_trigger, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation
@@ -95,14 +96,17 @@ class CheckResult:
 
 
 def check(
-    request: DatasetRequest, thumbs_dir: Path | None = None, on_progress: OnProgress | None = None
+    request: DatasetRequest,
+    thumbs_dir: Path | None = None,
+    on_progress: OnProgress | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> CheckResult:
     """Read and judge the whole dataset; with `thumbs_dir` thumbnails are written there.
 
     Raises DatasetError only where there is nothing to look at (not there, not fetched).
     """
     buckets = buckets_of(request)
-    sources = read_sources(request, on_progress, thumbs_dir)
+    sources = read_sources(request, on_progress, thumbs_dir, on_bytes)
     images = spread_regularisation([image for source in sources for image in source.images])
     findings = [finding for source in sources for finding in source.findings]
     findings += judge_buckets(images, buckets, batch_size=request.batch_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenner.dataset.buckets import Buckets, make_buckets
-from tenner.dataset.fetch import fetch
+from tenner.dataset.fetch import OnBytes, fetch
 from tenner.dataset.items import Dataset, ImageItem, spread_regularisation
 from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, Source, Tree, read_tree
@@ -23,14 +23,18 @@ __all__ = ["Dataset", "ImageItem", "inspect_dataset", "read_sources"]
 
 
 def inspect_dataset(
-    request: DatasetRequest, workdir: Path, on_progress: OnProgress | None = None
+    request: DatasetRequest,
+    workdir: Path,
+    on_progress: OnProgress | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> Dataset:
     """Judge the dataset and make its working copy in `workdir`.
 
     Raises DatasetError with every problem that forbids training on it.
     """
     buckets = buckets_of(request)
-    sources = read_sources(request, on_progress)
+    request = replace(request, skip=(*request.skip, workdir))
+    sources = read_sources(request, on_progress, on_bytes=on_bytes)
     findings = [finding for source in sources for finding in source.findings]
     images = [image for source in sources for image in source.images]
     findings += judge_buckets(spread_regularisation(images), buckets, batch_size=request.batch_size)
@@ -60,7 +64,10 @@ def inspect_dataset(
 
 
 def read_sources(
-    request: DatasetRequest, on_progress: OnProgress | None = None, thumbs: Path | None = None
+    request: DatasetRequest,
+    on_progress: OnProgress | None = None,
+    thumbs: Path | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> list[Source]:
     """Every tree of the request, fetched, read and judged.
 
@@ -70,7 +77,9 @@ def read_sources(
     trees: list[Tree] = []
     for source, tree in _named_trees(request, thumbs):
         try:
-            trees.append(replace(tree, root=fetch(source, request), name=_given_name(source)))
+            trees.append(
+                replace(tree, root=fetch(source, request, on_bytes), name=_given_name(source))
+            )
         except DatasetError as error:
             problems += error.problems
     if problems:
@@ -99,7 +108,8 @@ def _named_trees(request: DatasetRequest, thumbs: Path | None) -> list[tuple[str
             caption_extension=extension or request.caption_extension,
             thumbs=thumbs / part if thumbs else None,
             subset=subset,
-            options=subset.options if subset else {},
+            caption_prefix=_own(subset and subset.caption_prefix, request.caption_prefix),
+            caption_suffix=_own(subset and subset.caption_suffix, request.caption_suffix),
         )
 
     named: list[tuple[str, Tree]] = []
@@ -111,6 +121,10 @@ def _named_trees(request: DatasetRequest, thumbs: Path | None) -> list[tuple[str
     if request.reg_data_dir:
         named.append((request.reg_data_dir, tree(None, is_reg=True, part="reg")))
     return named
+
+
+def _own(said: str | None, general: str) -> str:
+    return general if said is None else said
 
 
 def _given_name(source: str) -> str:

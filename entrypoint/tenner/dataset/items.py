@@ -1,15 +1,14 @@
 """The dataset as the later stages know it: images with their captions, repeats and buckets."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tenner.dataset.buckets import BucketPlace, Buckets, Size, batches_per_epoch
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileNote, Finding, printable
-from tenner.dataset.request import OptionValue
 from tenner.errors import Problem
 
 
@@ -18,7 +17,7 @@ class ImageItem:
     """One image as it will be trained.
 
     `path` is the working copy's, `source` the name in the user's folder, `source_path` the file
-    itself. `options` are training options of its subset, where the user set some.
+    itself. `caption` has several lines only where one of them is drawn at each step.
     """
 
     path: Path
@@ -29,7 +28,6 @@ class ImageItem:
     concept: str
     is_reg: bool
     facts: ImageFacts
-    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
 
     @property
     def size(self) -> Size:

@@ -23,15 +23,20 @@ def least_tokens(text: str) -> int:
 
 
 def has_trigger(text: str, trigger: str) -> bool:
-    """Whether the trigger stands in the caption letter for letter, as words of its own."""
-    return re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text) is not None
+    """Whether the trigger stands in every line letter for letter, as words of its own."""
+    wanted = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)")
+    return all(wanted.search(line) for line in text.split("\n"))
 
 
 def with_trigger(text: str, trigger: str) -> str:
-    """The caption with the trigger in front, unless it is in it."""
-    if has_trigger(text, trigger):
-        return text
-    return f"{trigger}, {text}" if text else trigger
+    """The caption with the trigger in front of each line that lacks it."""
+    return "\n".join(_line_with_trigger(line, trigger) for line in text.split("\n"))
+
+
+def _line_with_trigger(line: str, trigger: str) -> str:
+    if has_trigger(line, trigger):
+        return line
+    return f"{trigger}, {line}" if line else trigger
 
 
 def judge_captions(
@@ -141,7 +146,9 @@ def _folded(text: str) -> str:
 
 
 def _too_long(captions: Mapping[str, Caption], limit: int) -> list[Finding]:
-    long = {path: least_tokens(caption.text) for path, caption in captions.items()}
+    long = {
+        path: max(map(least_tokens, caption.text.split("\n"))) for path, caption in captions.items()
+    }
     over = [path for path, tokens in long.items() if tokens > limit]
     if not over:
         return []

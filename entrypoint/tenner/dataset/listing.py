@@ -5,6 +5,7 @@ deep trees are bounded. Paths are relative to the root, with forward slashes.
 """
 
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,10 @@ UNSUPPORTED_SUFFIXES = {
 JUNK_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "__pycache__", "$recycle.bin",
                           "system volume information", "lost+found"})  # fmt: skip
+
+
+RUN_NAMES = frozenset({"events.jsonl", "checkpoints", "state", "samples"})
+"""What every directory of a run holds, and no folder of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +110,12 @@ def looks_like_image(head: bytes) -> bool:
     )
 
 
-def list_files(root: Path) -> tuple[FileEntry, ...]:
+def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, ...]:
     """Every file below `root`, sorted by path. Links to files are files; links to folders and
-    folders deeper than 16 are listed as one thing that is not read. Raises OSError where the
-    root cannot be read."""
+    folders deeper than 16 are listed as one thing that is not read; folders of tenner's runs, and
+    those in `skip`, as one thing that is no part of the dataset. Raises OSError where the root
+    cannot be read."""
+    skipped = {path.resolve() for path in skip}
     found: list[FileEntry] = []
     waiting = [("", root)]
     while waiting:
@@ -121,6 +128,10 @@ def list_files(root: Path) -> tuple[FileEntry, ...]:
                 raise
             why = f"cannot be read ({error.strerror})"
             found.append(FileEntry(path=prefix, size=0, kind="unsupported", why=why))
+            continue
+        if prefix and (_is_run(entries) or (skipped and folder.resolve() in skipped)):
+            path = prefix.rstrip("/")
+            found.append(FileEntry(path=path, size=0, kind="junk", why="a run of tenner"))
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -136,6 +147,11 @@ def list_files(root: Path) -> tuple[FileEntry, ...]:
         if len(found) > MAX_FILES:
             raise OSError(f"more than {MAX_FILES:,} files; this is no dataset folder")
     return tuple(sorted(found, key=lambda entry: entry.path))
+
+
+def _is_run(entries: "Sequence[os.DirEntry[str]]") -> bool:
+    """Whether a folder is the directory of a run: its samples and its copies are no input."""
+    return {entry.name for entry in entries} >= RUN_NAMES
 
 
 def _entry(entry: "os.DirEntry[str]", path: str) -> FileEntry:

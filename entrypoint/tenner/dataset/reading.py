@@ -3,19 +3,20 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from tenner.dataset.captions import Caption, find_caption_files, read_captions
+from tenner.dataset.captions import Caption, find_caption_files, framed, read_captions
 from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
 from tenner.dataset.findings import FileNote, Finding, counted, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
 from tenner.dataset.listing import FileEntry, list_files
-from tenner.dataset.request import DatasetRequest, OptionValue, SubsetRequest
+from tenner.dataset.metadata import read_metadata
+from tenner.dataset.request import DatasetRequest, SubsetRequest
 from tenner.dataset.view import View, build_view, subset_view
 from tenner.dataset.workers import WorkerPool, path_field
 
@@ -36,7 +37,8 @@ class Tree:
     caption_extension: str | None
     thumbs: Path | None = None
     subset: SubsetRequest | None = None
-    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
+    caption_prefix: str = ""
+    caption_suffix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +58,30 @@ class Source:
 
 def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | None = None) -> Source:
     """Read and judge `tree`. What forbids training is among the findings, not raised."""
-    entries = list_files(tree.root)
+    entries = list_files(tree.root, skip=request.skip)
     view = _view(tree, entries, request)
     images = [image for concept in view.concepts for image in concept.images]
     files = find_caption_files(images, entries, tree.caption_extension)
+    table = read_metadata(entries, {image.path for image in images}, tree.root)
     captions, caption_findings = read_captions(
         view.concepts,
         files,
         lambda path: (tree.root / path).read_bytes(),
         trigger=tree.trigger,
+        table=table.captions,
     )
+    captions = {
+        path: framed(
+            caption,
+            prefix=tree.caption_prefix,
+            suffix=tree.caption_suffix,
+            all_lines=request.enable_wildcard,
+        )
+        for path, caption in captions.items()
+    }
     facts = _decode(view, tree, request, on_progress)
     good, broken = _sort_out(facts)
-    findings = [*view.findings, *files.findings, *caption_findings]
+    findings = [*view.findings, *files.findings, *table.findings, *caption_findings]
     findings += judge_unreadable(broken, num_images=len(facts))
     if good:
         findings += judge_images(good, resolution=request.resolution, is_reg=tree.is_reg)
@@ -81,7 +94,8 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
             max_token_length=request.max_token_length,
             enable_wildcard=request.enable_wildcard,
         )
-    left_out = [*broken, *_not_used(entries, {image.path for image in images}, files.used)]
+    used = files.used | table.used
+    left_out = [*broken, *_not_used(entries, {image.path for image in images}, used)]
     findings += _about_left_out(left_out[len(broken) :])
     return Source(
         images=_items(tree, view, good, captions, request),
@@ -162,7 +176,6 @@ def _items(
             path=Path(image.path),
             source=image.path,
             source_path=tree.root / image.path,
-            options=tree.options,
             caption=text(image.path, is_reg=concept.is_reg),
             num_repeats=concept.num_repeats,
             concept=concept.class_tokens,

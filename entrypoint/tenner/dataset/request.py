@@ -1,7 +1,6 @@
 """What the dataset room is asked for: plain values, whoever parsed them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.dataset.buckets import Size
@@ -9,15 +8,12 @@ from tenner.dataset.buckets import Size
 DEFAULT_REPEATS = 10
 """Repeats of a plain folder: the guide's own example, `10_concept_name` over ten epochs."""
 
-OptionValue = str | int | float | bool | None
-
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetRequest:
     """One folder named by the user, as a kohya `[[datasets.subsets]]` table names it.
 
-    `options` are the subset's training options (`keep_tokens`, `flip_aug` …): the dataset room
-    hands them on unread.
+    `caption_prefix` and `caption_suffix`: None takes the request's own.
     """
 
     image_dir: str
@@ -26,8 +22,8 @@ class SubsetRequest:
     trigger: str | None = None
     is_reg: bool = False
     caption_extension: str | None = None
-    conditioning_data_dir: str | None = None
-    options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
+    caption_prefix: str | None = None
+    caption_suffix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +35,10 @@ class DatasetRequest:
     the source may be empty.
     `num_repeats`: for folders that name none (None: ten, as in the guide).
     `caption_extension`: None finds it.
+    `caption_prefix`, `caption_suffix`: written before and behind every caption, with a space.
+    `enable_wildcard`: captions keep all their lines, one of which the trainer draws.
+    `batch_size`: where the user named one; only to judge small buckets.
+    `skip`: folders that are no part of the dataset wherever they lie, as the runs' own.
     `alpha_color`: RGB hex behind transparent pixels; `alpha_mask` keeps the alpha instead, for a
     masked loss.
     `sha256`: of the archive, checked where given.
@@ -48,7 +48,6 @@ class DatasetRequest:
     source: str = ""
     subsets: tuple[SubsetRequest, ...] = ()
     reg_data_dir: str | None = None
-    conditioning_data_dir: str | None = None
     trigger: str | None = None
     add_trigger: bool = False
     num_repeats: int | None = None
@@ -62,10 +61,13 @@ class DatasetRequest:
     batch_size: int | None = None
     max_token_length: int = 75
     enable_wildcard: bool = False
+    caption_prefix: str = ""
+    caption_suffix: str = ""
     alpha_color: str = "#ffffff"
     alpha_mask: bool = False
     sha256: str | None = None
     max_bytes: int = 50 * 1024**3
     cache_dir: Path | None = None
+    skip: tuple[Path, ...] = ()
     num_workers: int | None = None
     image_timeout_seconds: float = 120.0

@@ -75,8 +75,9 @@ def own_engine(
     )
 
 
-def train_items(dataset: Dataset) -> tuple[TrainItem, ...]:
-    """The dataset as the built-in trainer takes it: every image with its bucket and cut."""
+def train_items(dataset: Dataset, *, random_crop: bool = False) -> tuple[TrainItem, ...]:
+    """The dataset as the built-in trainer takes it: every image with its bucket and cut, or to be
+    cut at places that are drawn."""
     found: list[TrainItem] = []
     for image in dataset.images:
         at = dataset.place_of(image)
@@ -88,8 +89,9 @@ def train_items(dataset: Dataset) -> tuple[TrainItem, ...]:
                 resized=at.resized,
                 num_repeats=image.num_repeats,
                 original=image.size,
-                crop_left=at.crop[0],
-                crop_top=at.crop[1],
+                crop_left=None if random_crop else at.crop[0],
+                crop_top=None if random_crop else at.crop[1],
+                random_crop=random_crop,
                 is_reg=image.is_reg,
                 folder=image.path.parent.name,
             )

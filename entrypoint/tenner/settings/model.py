@@ -63,6 +63,10 @@ class DatasetSettings(BaseModel):
     dataset: str = "./training_data"
     """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
     Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
+    dataset_sha256: str | None = None
+    """SHA-256 that the dataset's archive must have."""
+    max_dataset_gb: Rate = 50.0
+    """Largest dataset that is fetched or unpacked, in GB of 1024³ bytes."""
     reg_data_dir: str | None = None
     """Regularisation images: others of the same class, so that the class is not forgotten."""
     trigger: str | None = None
@@ -73,6 +77,10 @@ class DatasetSettings(BaseModel):
     """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
+    caption_prefix: str = ""
+    """Text before every caption, with a space."""
+    caption_suffix: str = ""
+    """Text behind every caption, with a space."""
     resolution: Size | None = None
     """Training size in pixels, `512` or `width,height`. Default: what the base was made for."""
     enable_bucket: Switch = True

@@ -124,6 +124,31 @@ def test_what_one_run_cannot_do_is_told() -> None:
     )
 
 
+def test_options_of_regularisation_images_are_never_dropped() -> None:
+    reg = "is_reg = true\n"
+    differs = DATASETS.replace(reg, reg + "  shuffle_caption = false\n  flip_aug = true\n")
+    told = [each.text for each in imported(tomllib.loads(differs)).problems]
+    assert told == [
+        "flip_aug differs between the datasets: not set and true",
+        "shuffle_caption differs between the datasets: false and true",
+    ]
+    only_train = DATASETS.replace("num_repeats = 10", "num_repeats = 10\n  flip_aug = true")
+    found = imported(tomllib.loads(only_train))
+    assert [(each.level, each.text) for each in found.problems] == [
+        ("note", "flip_aug = true holds for the regularisation images too")
+    ]
+    assert found.values["flip_aug"] is True
+
+
+def test_masks_in_files_of_their_own_are_refused_and_a_prefix_is_the_subsets() -> None:
+    tables = {"caption_prefix": "sks,", "conditioning_data_dir": "/masks", "image_dir": "/a"}
+    found = imported({"datasets": [{"subsets": [tables]}]})
+    [problem] = found.problems
+    assert "conditioning_data_dir of /a" in problem.text
+    assert "caption_prefix" not in found.values
+    assert found.subsets[0].caption_prefix == "sks,"
+
+
 def test_an_ordinary_settings_file_is_left_to_others() -> None:
     assert import_tables({"training": {"max_train_epochs": 10}}) is None
     assert import_json('{"network_dim": 8}', name="x.json").values == {"network_dim": 8}

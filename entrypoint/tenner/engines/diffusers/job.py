@@ -72,6 +72,8 @@ class TrainJob:
     """Latents are always cached in memory; also in this folder where it is given."""
     vae_batch_size: int = 1
     flip_aug: bool = False
+    enable_wildcard: bool = False
+    """Draw one line of a caption, and one of the words in `{red|blue}`; `{{` is a brace."""
     shuffle_caption: bool = False
     keep_tokens: int = 0
     keep_tokens_separator: str = ""

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from rapidfuzz import fuzz, process
 
-from tenner.dataset.request import OptionValue, SubsetRequest
+from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem
 
@@ -267,43 +267,64 @@ def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | 
         text = f"num_repeats = {repeats} of {folder}: want a whole number from 1"
         problems.append(Problem(text=text, fix="set num_repeats = 10, or remove it"))
         repeats = 1
-    options: dict[str, OptionValue] = {
-        key: value
-        for key, value in row.items()
-        if key in _SUBSET_OPTIONS and isinstance(value, str | int | float | bool)
-    }
+    if row.get("conditioning_data_dir"):
+        text = f"conditioning_data_dir of {folder}: masks in files of their own are not read"
+        fix = "put each mask into its image's alpha channel, and set alpha_mask = true"
+        problems.append(Problem(text=text, fix=fix))
+    if _on(row.get("cache_info", False)):
+        text = f"cache_info of {folder}: tenner reads every image anew"
+        problems.append(Problem(text=text, fix="remove it", level="note"))
     return SubsetRequest(
         image_dir=folder,
         num_repeats=repeats,
         class_tokens=_text(row.get("class_tokens")),
         is_reg=_on(row.get("is_reg", False)),
         caption_extension=_text(row.get("caption_extension")),
-        conditioning_data_dir=_text(row.get("conditioning_data_dir")),
-        options=options,
+        caption_prefix=_written(row.get("caption_prefix")),
+        caption_suffix=_written(row.get("caption_suffix")),
     )
 
 
 def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, Any]:
-    """Options that hold for the whole run: those in which all tables agree."""
+    """Options that hold for the whole run: those in which all tables agree.
+
+    One that only the training tables have is taken for the regularisation images too, and said.
+    """
     found: dict[str, Any] = {}
+    train = [row for row in rows if not _on(row.get("is_reg"))]
+    reg = [row for row in rows if _on(row.get("is_reg"))]
     for key in (*_RUN_KEYS, *_SUBSET_OPTIONS):
-        said = [
-            json.dumps(row.get(key), sort_keys=True) for row in rows if not _on(row.get("is_reg"))
-        ]
-        different = sorted(set(said))
-        if len(different) > 1:
-            shown = " and ".join("not set" if each == "null" else each for each in different)
+        said, said_of_reg = _said(train, key), _said(reg, key)
+        if len(said) > 1 or not said_of_reg <= {*said, "null"}:
+            values = sorted(said | said_of_reg)
+            shown = " and ".join("not set" if each == "null" else each for each in values)
             text = f"{key} differs between the datasets: {shown}"
             fix = "give all the same value; tenner trains with one"
             problems.append(Problem(text=text, fix=fix))
-        elif different and different[0] != "null":
-            found[key] = json.loads(different[0])
+            continue
+        value = next(iter(said), "null")
+        if value == "null":
+            continue
+        found[key] = json.loads(value)
+        if "null" in said_of_reg:
+            text = f"{key} = {value} holds for the regularisation images too"
+            problems.append(Problem(text=text, fix="tenner trains with one value", level="note"))
     if found.pop("custom_attributes", None):
         text = "custom_attributes have no effect on a LoRA of Stable Diffusion"
         problems.append(Problem(text=text, fix="remove them", level="warning"))
     if found.pop("network_multiplier", 1.0) != 1.0:
         problems.append(Problem(text="network_multiplier is not used", fix="remove it"))
     return found
+
+
+def _said(rows: list[dict[str, Any]], key: str) -> set[str]:
+    """The values of `key`, as JSON, so that they can be compared; `null` for not set."""
+    return {json.dumps(row.get(key), sort_keys=True) for row in rows}
+
+
+def _written(value: Any) -> str | None:
+    """A text that may be empty on purpose: then the general one does not hold."""
+    return None if value is None else str(value)
 
 
 def _text(value: Any) -> str | None:
@@ -318,13 +339,14 @@ _RUN_KEYS = (
 _SUBSET_OPTIONS = (
     *("color_aug", "face_crop_aug_range", "flip_aug", "random_crop", "shuffle_caption"),
     *("keep_tokens", "keep_tokens_separator", "secondary_separator", "caption_separator"),
-    *("enable_wildcard", "token_warmup_min", "token_warmup_step", "caption_prefix"),
-    *("caption_suffix", "custom_attributes", "resize_interpolation", "alpha_mask"),
+    *("enable_wildcard", "token_warmup_min", "token_warmup_step"),
+    *("custom_attributes", "resize_interpolation", "alpha_mask"),
     *("caption_dropout_every_n_epochs", "caption_dropout_rate", "caption_tag_dropout_rate"),
 )
 _FOLDER_KEYS = (
     *("image_dir", "num_repeats", "class_tokens", "is_reg", "caption_extension"),
-    *("conditioning_data_dir", "metadata_file", "cache_info"),
+    *("conditioning_data_dir", "metadata_file", "cache_info", "caption_prefix"),
+    "caption_suffix",
 )
 _DATASET_KEYS = (*_RUN_KEYS, *_SUBSET_OPTIONS, *_FOLDER_KEYS, "subsets")
 """All keys that sd-scripts' own schema takes in `[general]`, datasets and subsets."""

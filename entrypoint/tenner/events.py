@@ -109,16 +109,23 @@ _KINDS: dict[str, type[Event]] = {
 
 
 def parse_event(line: str) -> Event | None:
-    """The event in `line`, or None where the line is anything else (a log line, a cut line).
-
-    Unknown fields are passed over, so that an older program reads a newer engine's lines.
-    """
+    """The event in `line`, or None where the line is anything else (a log line, a cut line)."""
     if not line.lstrip().startswith("{"):
         return None
     try:
-        found: Any = json.loads(line)
+        return event_of(json.loads(line))
+    except ValueError:
+        return None
+
+
+def event_of(found: Any) -> Event | None:
+    """The event that a JSON value holds, or None.
+
+    Unknown fields are passed over, so that an older program reads a newer engine's lines.
+    """
+    try:
         kind = _KINDS[found["event"]]
         known = {each.name for each in fields(kind)}
         return kind(**{name: value for name, value in found.items() if name in known})
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return None

@@ -23,11 +23,11 @@ from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
 from tenner.fingerprint import check_fingerprint
 from tenner.handover import default_destination, deliver_run
+from tenner.live_page import LivePage
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, fetching, num_cpus, prepare
-from tenner.report.facts import ConceptFact, FileFact, State, TimingFact
-from tenner.report.page import write_report
-from tenner.report_facts import report_facts
+from tenner.report.facts import ConceptFact, FileFact, TimingFact
+from tenner.report_facts import sample_set
 from tenner.run_dir import RunDir, write_atomically, write_json
 from tenner.run_lock import lock_run
 from tenner.sample.job import Cell
@@ -109,9 +109,11 @@ def run(
         stage = Stage(screen=screen, log=log, stop=stop, environ=environ, secrets=secrets)
         try:
             prepared = _prepare(request, place, stage, destinations)
-            return _train_and_deliver(
-                prepared, place, stage, destinations, measure, measure_definition
-            )
+            with LivePage(prepared=prepared, place=place, tell=stage.tell, secrets=secrets) as page:
+                stage.listeners.append(page.hear)
+                return _train_and_deliver(
+                    prepared, place, stage, page, destinations, measure, measure_definition
+                )
         except TennerError as error:
             for problem in error.problems:
                 text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
@@ -158,6 +160,7 @@ def _train_and_deliver(
     prepared: Prepared,
     place: RunDir,
     stage: Stage,
+    page: LivePage,
     destinations: tuple[Destination, ...],
     measure: DrawMore | None,
     measure_definition: str,
@@ -170,22 +173,14 @@ def _train_and_deliver(
     timings = [TimingFact(name="training", seconds=trained.seconds)]
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
-
-    def report(state: State, files: tuple[FileFact, ...]) -> None:
-        facts = report_facts(
-            prepared,
-            place,
-            state=state,
-            trained=trained,
-            drawn=drawn,
-            concept=concept,
-            concept_definition=measure_definition if concept else "",
-            files=files,
-            timings=timings,
-        )
-        write_report(facts, place.report)
-
-    report("trained", ())
+        page.add(sample_sets=(sample_set(drawn),))
+    page.add(
+        lora_file=trained.weights.path.name,
+        concept=concept,
+        concept_definition=measure_definition if concept else "",
+        timings=tuple(timings),
+    )
+    page.write("trained")
     stage.begin("delivering", ", ".join(map(str, destinations)))
     delivered = deliver_run(
         place,
@@ -195,7 +190,8 @@ def _train_and_deliver(
         environ=stage.environ,
         on_event=stage.tell,
     )
-    report("delivered", _file_facts(delivered))
+    page.add(files=_file_facts(delivered))
+    page.write("delivered")
     return Outcome(
         place=place,
         prepared=prepared,

@@ -1,14 +1,13 @@
 """A run's files and nouns, told to the report in plain values."""
 
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from tenner import __version__
 from tenner.base_model import FAMILY_NAMES
-from tenner.event_log import read_event_lines
 from tenner.preparation import Prepared, num_cpus
 from tenner.report.facts import (
     ChoiceFact,
@@ -16,8 +15,6 @@ from tenner.report.facts import (
     DatasetFacts,
     DatasetImage,
     FileFact,
-    LossCurve,
-    Notice,
     Pair,
     ReportFacts,
     SampleSet,
@@ -25,31 +22,38 @@ from tenner.report.facts import (
     State,
     TimingFact,
 )
-from tenner.run_dir import RunDir
+from tenner.report.story import Story
 from tenner.sample.job import Samples
 from tenner.sampling import Drawn
 from tenner.settings.model import Settings
-from tenner.training import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the run has found so far, beside its events."""
+
+    lora_file: str = ""
+    sample_sets: tuple[SampleSet, ...] = ()
+    concept: tuple[ConceptFact, ...] = ()
+    concept_definition: str = ""
+    files: tuple[FileFact, ...] = ()
+    timings: tuple[TimingFact, ...] = ()
 
 
 def report_facts(
     prepared: Prepared,
-    place: RunDir,
+    story: Story,
+    found: Found,
     *,
     state: State,
-    trained: Trained | None,
-    drawn: Drawn | None,
-    concept: tuple[ConceptFact, ...] = (),
-    concept_definition: str = "",
-    files: Sequence[FileFact] = (),
-    timings: Sequence[TimingFact] = (),
 ) -> ReportFacts:
-    """All that the page shows of this run."""
-    plan, base = prepared.plan, prepared.base
-    last = _last_step(place)
+    """All that the page shows of this run, but for what it cost and what went wrong."""
+    plan, base, last = prepared.plan, prepared.base, story.last
     return ReportFacts(
         name=plan.output_name,
         state=state,
+        phase=story.phase if state in ("training", "trained") and story.phase != "training" else "",
+        language=prepared.settings.language,
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
         trigger=prepared.dataset.trigger,
@@ -57,16 +61,17 @@ def report_facts(
         base_name=base.hub_id or base.name,
         base_licence=base.licence,
         engine=plan.engine,
-        lora_file=trained.weights.path.name if trained else "",
-        step=int(last.get("step", 0)),
+        lora_file=found.lora_file,
+        step=last.step if last else 0,
         num_steps=plan.length.num_steps,
-        epoch=int(last.get("epoch", 0)),
+        epoch=last.epoch if last else 0,
         num_epochs=plan.length.num_epochs,
-        images_per_second=last.get("images_per_second"),
-        curve=loss_curve(place),
-        sample_sets=(_sample_set(drawn),) if drawn else (),
-        concept=concept,
-        concept_definition=concept_definition,
+        eta_seconds=story.seconds_left,
+        images_per_second=last.images_per_second if last else None,
+        curve=story.curve(),
+        sample_sets=found.sample_sets,
+        concept=found.concept,
+        concept_definition=found.concept_definition,
         dataset=dataset_facts(prepared),
         settings=setting_facts(prepared),
         choices=tuple(
@@ -74,36 +79,8 @@ def report_facts(
             for each in plan.choices
         ),
         machine=machine_facts(prepared),
-        notices=tuple(
-            Notice(text=each.text, fix=each.fix, level=each.level) for each in plan.notices
-        ),
-        files=tuple(files),
-        timings=tuple(timings),
-    )
-
-
-def loss_curve(place: RunDir) -> LossCurve:
-    """The loss of every step over all lives; a step trained twice after a kill counts once, by
-    its last word."""
-    steps: dict[int, tuple[float, dict[str, float]]] = {}
-    epoch_ends: dict[int, int] = {}
-    latest = 0
-    for line in read_event_lines(place.events):
-        if line.get("event") == "step":
-            latest = int(line["step"])
-            loss = line.get("loss")
-            steps[latest] = (float("nan") if loss is None else float(loss), dict(line["lr"]))
-        elif line.get("event") == "epoch":
-            epoch_ends[int(line["epoch"])] = latest
-    ordered = sorted(steps)
-    names = sorted({name for step in ordered for name in steps[step][1]})
-    return LossCurve(
-        steps=ordered,
-        losses=[steps[step][0] for step in ordered],
-        learning_rates={
-            name: [steps[step][1].get(name, 0.0) for step in ordered] for name in names
-        },
-        epoch_ends=sorted(set(epoch_ends.values())),
+        files=found.files,
+        timings=found.timings,
     )
 
 
@@ -162,14 +139,7 @@ def machine_facts(prepared: Prepared) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _last_step(place: RunDir) -> dict[str, float]:
-    last: dict[str, float] = {}
-    for line in read_event_lines(place.events):
-        if line.get("event") == "step":
-            last = line
-    return last
-
-
-def _sample_set(drawn: Drawn) -> SampleSet:
+def sample_set(drawn: Drawn) -> SampleSet:
+    """What was drawn of the finished LoRA. Raises OSError or ValueError."""
     listing: Path = drawn.listing
     return SampleSet.of(Samples.read(listing), listing.parent)

@@ -69,6 +69,11 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def live(self) -> Path:
+        """The parts of the page that change while the run goes on, for those who watch it."""
+        return self.path / "live.json"
+
+    @property
     def manifest(self) -> Path:
         return self.path / "manifest.json"
 

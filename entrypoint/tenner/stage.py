@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tenner.event_log import EventLog
@@ -22,13 +22,16 @@ class Stage:
     environ: Mapping[str, str]
     secrets: Secrets
     started: float = field(default_factory=time.monotonic)
+    listeners: list[Callable[[Event], None]] = field(default_factory=list[Callable[[Event], None]])
     _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def tell(self, event: Event) -> None:
-        """Show an event and keep it."""
+        """Show an event, keep it, and pass it on to whoever listens."""
         with self._telling:
             self.screen.show(event)
             self.log.append(event)
+        for listener in self.listeners:
+            listener(event)
 
     def begin(self, name: str, detail: str = "") -> None:
         self.tell(Phase(name=name, detail=detail))

@@ -3,10 +3,10 @@
 Texts from captions, prompts and file names are taken as they are; the page escapes them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from tenner.sample.job import Samples
 
@@ -176,6 +176,8 @@ class ReportFacts:
     name: str
     state: State
     state_detail: str = ""
+    phase: str = ""
+    """What the run is doing now, beside training, by the name of its event."""
     language: Language = "auto"
     written_at: str = ""
     version: str = ""
@@ -203,3 +205,19 @@ class ReportFacts:
     files: tuple[FileFact, ...] = ()
     timings: tuple[TimingFact, ...] = ()
     cost: CostFacts | None = None
+
+
+def redacted(facts: ReportFacts, redact: Callable[[str], str]) -> ReportFacts:
+    """The same facts with every text in them passed through `redact`; numbers and paths stay."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return redact(value)
+        if isinstance(value, tuple):
+            return tuple(clean(each) for each in cast("tuple[Any, ...]", value))
+        if is_dataclass(value) and not isinstance(value, type | LossCurve):
+            names = [each.name for each in fields(value)]
+            return replace(value, **{name: clean(getattr(value, name)) for name in names})
+        return value
+
+    return clean(facts)

@@ -7,6 +7,7 @@ are made smaller together, so that they stay comparable.
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,24 +31,45 @@ class Inlined:
     hard_pixels: bool
 
 
-def inline_all(paths: Sequence[Path], *, budget_bytes: int = BUDGET_BYTES) -> dict[Path, Inlined]:
-    """Every readable picture of `paths`, once; unreadable ones are left out."""
-    opened = {path: image for path in dict.fromkeys(paths) if (image := _open(path))}
-    counts = {path: paths.count(path) for path in opened}
-    found: dict[Path, tuple[bytes, str, Image.Image]] = {}
-    for side, quality in SIZES:
-        found = {path: _encode(image, side, quality) for path, image in opened.items()}
-        if sum(len(data) * counts[path] for path, (data, _, _) in found.items()) <= budget_bytes:
-            break
-    return {
-        path: Inlined(
-            uri=f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
-            width=image.width,
-            height=image.height,
-            hard_pixels=max(image.size) <= PIXEL_ART,
-        )
-        for path, (data, kind, image) in found.items()
-    }
+class PictureStore:
+    """Pictures made small, kept for the next page: a page is written again and again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Path, int, int], tuple[bytes, str, int, int] | None] = {}
+
+    def inline_all(
+        self, paths: Sequence[Path], *, budget_bytes: int = BUDGET_BYTES
+    ) -> dict[Path, Inlined]:
+        """Every readable picture of `paths`, once; unreadable ones are left out."""
+        counts = Counter(paths)
+        found: dict[Path, tuple[bytes, str, int, int]] = {}
+        opened: dict[Path, Image.Image | None] = {}
+        for side, quality in SIZES:
+            made = {path: self._made(path, side, quality, opened) for path in counts}
+            found = {path: small for path, small in made.items() if small}
+            if sum(len(small[0]) * counts[path] for path, small in found.items()) <= budget_bytes:
+                break
+        return {
+            path: Inlined(
+                uri=f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
+                width=width,
+                height=height,
+                hard_pixels=max(width, height) <= PIXEL_ART and kind == "image/png",
+            )
+            for path, (data, kind, width, height) in found.items()
+        }
+
+    def _made(
+        self, path: Path, side: int, quality: int, opened: dict[Path, Image.Image | None]
+    ) -> tuple[bytes, str, int, int] | None:
+        try:
+            key = (path, path.stat().st_mtime_ns, side)
+        except OSError:
+            return None
+        if key not in self._kept:
+            image = opened[path] if path in opened else opened.setdefault(path, _open(path))
+            self._kept[key] = _encode(image, side, quality) if image else None
+        return self._kept[key]
 
 
 def _open(path: Path) -> Image.Image | None:
@@ -58,18 +80,18 @@ def _open(path: Path) -> Image.Image | None:
                 return None
             image.draft("RGB", (SIZES[0][0], SIZES[0][0]))
             upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((2 * SIZES[0][0], 2 * SIZES[0][0]), Image.Resampling.LANCZOS)
+            upright.thumbnail((SIZES[0][0], SIZES[0][0]), Image.Resampling.LANCZOS)
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
-def _encode(image: Image.Image, side: int, quality: int) -> tuple[bytes, str, Image.Image]:
+def _encode(image: Image.Image, side: int, quality: int) -> tuple[bytes, str, int, int]:
     out = io.BytesIO()
     if max(image.size) <= PIXEL_ART:
         image.save(out, "PNG", optimize=True)
-        return out.getvalue(), "image/png", image
+        return out.getvalue(), "image/png", *image.size
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     small.save(out, "WEBP", quality=quality, method=4)
-    return out.getvalue(), "image/webp", small
+    return out.getvalue(), "image/webp", *small.size

@@ -13,18 +13,23 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import ReportFacts, SampleImage, SampleSet
-from tenner.report.images import inline_all
+from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
 from tenner.run_dir import write_atomically
 
 LANGUAGES = ("en", "ar")
 MAX_DATASET_IMAGES = 60
+
+
+LIVE_PARTS = ("state", "numbers", "notices", "loss")
+"""What changes while a run goes on; each is a template of its own, in the page and in live.json."""
 
 
 def write_report(facts: ReportFacts, path: Path) -> Path:
@@ -35,22 +40,43 @@ def write_report(facts: ReportFacts, path: Path) -> Path:
 
 def render_report(facts: ReportFacts) -> str:
     """The page as HTML. Pictures that cannot be read are shown as such."""
+    return render_page(facts, PictureStore())[0]
+
+
+def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
+    """The page as HTML, and as JSON the parts of it that change while the run goes on.
+
+    `outline` in the JSON differs from the page's own when anything else has changed.
+    """
     style, script = _own("page.css"), _own("page.js")
     reading = read_curve(facts.curve.steps, facts.curve.losses)
-    return _template().render(
-        facts=facts,
-        language="en" if facts.language == "auto" else facts.language,
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(style, script),
-        plot=plot_curve(facts.curve),
-        reading=reading,
-        groups=[_laid_out(each) for each in facts.sample_sets],
-        pictures=inline_all(_pictures(facts)),
-        dataset_images=facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
-        next_steps=next_steps(facts, reading),
-        advice=ADVICE.get(reading.reading, ()),
-    )
+    outline = _outline(facts)
+    told: dict[str, Any] = {
+        "facts": facts,
+        "language": "en" if facts.language == "auto" else facts.language,
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": content_policy(),
+        "outline": outline,
+        "goes_on": facts.state in ("training", "trained"),
+        "plot": plot_curve(facts.curve),
+        "reading": reading,
+        "groups": [_laid_out(each) for each in facts.sample_sets],
+        "pictures": pictures.inline_all(_pictures(facts)),
+        "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
+        "next_steps": next_steps(facts, reading),
+        "advice": ADVICE.get(reading.reading, ()),
+    }
+    parts = {name: _template(f"{name}.html").render(told) for name in LIVE_PARTS}
+    live = {"outline": outline, "step": facts.step, "parts": parts}
+    told["parts"] = {name: Markup(text) for name, text in parts.items()}
+    return _template("page.html").render(told), json.dumps(live, ensure_ascii=False)
+
+
+def _outline(facts: ReportFacts) -> str:
+    """A short name for all that a page shows beside its live parts."""
+    rest = (facts.state, facts.sample_sets, facts.concept, facts.files, len(facts.timings))
+    return hashlib.sha256(repr(rest).encode()).hexdigest()[:16]
 
 
 # what the guide says to do about each shape of curve, in the words of words.json
@@ -117,9 +143,13 @@ def _pictures(facts: ReportFacts) -> list[Path]:
     return [*drawn, *(image.path for image in shown)]
 
 
-def _policy(style: str, script: str) -> str:
+@cache
+def content_policy() -> str:
+    """The page's content security policy: its own style and script, and its own server."""
+    style, script = _own("page.css"), _own("page.js")
     return (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "default-src 'none'; img-src data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; "
         f"style-src {_hash_source(style)}; script-src {_hash_source(script)}"
     )
 
@@ -162,12 +192,17 @@ def known_word(key: str) -> bool:
     return key in _words()
 
 
+@cache
 def _own(name: str) -> str:
     return files("tenner.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _template(name: str) -> Template:
+    return _templates().get_template(name, globals={"t": words, "known_word": known_word})
+
+
 @cache
-def _template() -> Template:
+def _templates() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_own),
         autoescape=True,
@@ -182,7 +217,7 @@ def _template() -> Template:
         "literal": lambda text: json.dumps(text, ensure_ascii=False),
         "number": lambda value: f"{value:,}",
     }
-    return environment.get_template("page.html", globals={"t": words, "known_word": known_word})
+    return environment
 
 
 def size_words(num_bytes: int) -> str:

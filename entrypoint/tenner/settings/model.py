@@ -256,6 +256,15 @@ class SampleSettings(BaseModel):
     """Draw nothing."""
 
 
+class PageSettings(BaseModel):
+    """The page"""
+
+    model_config = _STRICT
+
+    language: Literal["auto", "en", "ar"] = "auto"
+    """Language of the page `report.html`: English, Arabic, or the browser's own of the two."""
+
+
 class LimitSettings(BaseModel):
     """Budget and end"""
 
@@ -273,6 +282,7 @@ class LimitSettings(BaseModel):
 
 class Settings(
     LimitSettings,
+    PageSettings,
     SampleSettings,
     OutputSettings,
     TrainingSettings,
@@ -295,6 +305,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     TrainingSettings,
     OutputSettings,
     SampleSettings,
+    PageSettings,
     LimitSettings,
 )
 

@@ -1,0 +1,160 @@
+"""The run's page, kept true while the run goes on, and told its end whatever that is.
+
+Pages are written by a thread of their own that yields to everything else and spends at most
+`MAX_SHARE` of its time on them: the training is not to be slowed by being looked at.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, TennerError
+from tenner.event_log import read_event_lines
+from tenner.events import Event, Warned
+from tenner.preparation import Prepared
+from tenner.report.facts import CostFacts, Notice, ReportFacts, State, redacted
+from tenner.report.images import PictureStore
+from tenner.report.page import render_page
+from tenner.report.story import Story
+from tenner.report_facts import Found, report_facts
+from tenner.run_dir import RunDir, write_atomically
+from tenner.secrets import NO_SECRETS, Secrets
+
+LEAST_SECONDS = 2.0
+"""A page is not written oftener than this."""
+MAX_SHARE = 0.01
+"""Share of one core's time that pages may take while the training goes on."""
+_NICE = 10
+
+
+@dataclass(kw_only=True)
+class LivePage:
+    """Writes `report.html` and `live.json` of a run while it is used as a context.
+
+    `hear` takes every event; `add` takes what the pipeline has found; `write` writes at once. A
+    page that cannot be written is a warning: the run goes on without it.
+    """
+
+    prepared: Prepared
+    place: RunDir
+    tell: Callable[[Event], None]
+    secrets: Secrets = NO_SECRETS
+    now: Callable[[], float] = time.monotonic
+    found: Found = field(default_factory=Found)
+    state: State = "training"
+    problems: tuple[Problem, ...] = ()
+    _failed: bool = False
+
+    def __post_init__(self) -> None:
+        self._story = Story.of_log(read_event_lines(self.place.events), now=self.now)
+        self._started = self.now()
+        self._pictures = PictureStore()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_true, name="page", daemon=True)
+
+    def hear(self, event: Event) -> None:
+        """Take in one event of the run."""
+        with self._lock:
+            self._story.hear(event)
+        self._changed.set()
+
+    def add(self, **found: Any) -> None:
+        """Note what the run has found; keys are those of `Found`."""
+        with self._lock:
+            self.found = replace(self.found, **found)
+        self._changed.set()
+
+    def write(self, state: State | None = None) -> None:
+        """Write the page now, as one of a run in `state`."""
+        with self._writing:
+            with self._lock:
+                self.state = state or self.state
+                facts = self._facts()
+            try:
+                page, live = render_page(redacted(facts, self.secrets.redact), self._pictures)
+                write_atomically(self.place.report, page)
+                write_atomically(self.place.live, live)
+            except OSError as error:
+                self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            why = error.strerror or str(error)
+            self.tell(Warned(text=f"the page {self.place.report} cannot be written: {why}"))
+
+    def _facts(self) -> ReportFacts:
+        said = tuple(
+            Notice(text=each.text, fix=each.fix, level=each.level)
+            for each in (*self.problems, *self.prepared.plan.notices, *self._story.notices)
+        )
+        facts = report_facts(self.prepared, self._story, self.found, state=self.state)
+        return replace(facts, notices=said, cost=self._cost())
+
+    def _cost(self) -> CostFacts | None:
+        price = self.prepared.settings.price_per_hour
+        if price is None:
+            return None
+        seconds = self._story.seconds_before + self.now() - self._started
+        left = self._story.seconds_left if self.state == "training" else 0.0
+        return CostFacts(
+            spent_usd=seconds / 3600 * price,
+            expected_usd=None if left is None else (seconds + left) / 3600 * price,
+            price_per_hour=price,
+            max_cost_usd=self.prepared.settings.max_cost_usd,
+            price_source=self.prepared.request.source("price_per_hour"),
+        )
+
+    def _keep_true(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # where the system lets a thread yield
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        pause = 0.0
+        while not self._closing.wait(pause):
+            self._changed.wait(LEAST_SECONDS)
+            if self._closing.is_set() or not self._changed.is_set():
+                continue
+            self._changed.clear()
+            started = time.thread_time()
+            self.write()
+            pause = max(LEAST_SECONDS, (time.thread_time() - started) / MAX_SHARE)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+        if error is None:
+            return
+        if isinstance(error, TennerError):
+            with self._lock:
+                self.problems = error.problems
+        self.write(ending(error))
+
+
+def ending(error: BaseException) -> State:
+    """The state of a run that ended with `error`."""
+    match error:
+        case Stopped() | KeyboardInterrupt():
+            return "stopped"
+        case BudgetReached():
+            return "budget"
+        case DeliveryError():
+            return "not_delivered"
+        case _:
+            return "failed"

@@ -1,0 +1,213 @@
+"""The page while a run goes on, and at every way it can end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tenner.errors import (
+    BudgetReached,
+    DeliveryError,
+    Problem,
+    Stopped,
+    TennerError,
+    TrainingError,
+)
+from tenner.event_log import EventLog
+from tenner.events import EpochEnd, Event, Phase, Step, Warned
+from tenner.live_page import LivePage
+from tenner.preparation import Prepared, prepare
+from tenner.report.story import Story
+from tenner.run_dir import RunDir
+from tenner.secrets import Secrets
+from tenner.settings import load_request
+from tenner.tiny import concept_dir
+
+JOB = {
+    "base_model": "tiny",
+    "dataset": str(concept_dir()),
+    "resolution": "64",
+    "min_bucket_reso": "64",
+    "device": "cpu",
+    "max_train_steps": "100",
+    "optimizer_type": "AdamW",
+}
+
+
+def step(number: int, *, loss: float = 0.1, epoch: int = 1) -> Step:
+    return Step(
+        step=number,
+        num_steps=100,
+        epoch=epoch,
+        num_epochs=4,
+        loss=loss,
+        loss_avg=loss,
+        lr={"unet": 1e-4},
+        images_per_second=3.5,
+        seconds_per_step=36.0,
+    )
+
+
+Prepare = Callable[..., Prepared]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepare:
+    def made(**settings: str) -> Prepared:
+        request = load_request({**JOB, **settings}, {}, read_default_config=False)
+        return prepare(
+            request, {}, tmp_path / "work", on_stage=lambda *_: None, on_image=lambda *_: None
+        )
+
+    return made
+
+
+def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
+    said: list[Event] = []
+    place = RunDir(tmp_path / "run").create()
+    return LivePage(prepared=prepared, place=place, tell=said.append, **more)  # type: ignore[arg-type]
+
+
+def end(page: LivePage, event: Event, error: BaseException) -> None:
+    """Hear an event, then end with an error, which goes on its way."""
+
+    def run() -> None:
+        with page:
+            page.hear(event)
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+
+
+def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_path: Path) -> None:
+    seconds = 0.0
+    page = page_of(prepared(price_per_hour="2"), tmp_path, now=lambda: seconds)
+    for number in range(1, 41):
+        seconds += 36
+        page.hear(step(number))
+    page.hear(Warned(text="the card is throttling", fix="let it cool"))
+    page.write()
+    told = page.place.report.read_text(encoding="utf-8")
+    for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
+        assert words in told, words
+    assert "$0.80" in told, "24 minutes at $2 an hour"
+    assert "$2.00" in told, "and 36 minutes more"
+    live = json.loads(page.place.live.read_text(encoding="utf-8"))
+    assert live["step"] == 40
+    assert "40 / 100" in live["parts"]["numbers"]
+    assert f'data-live="{live["outline"]}"' in told
+
+
+def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: Path) -> None:
+    with page_of(prepared(), tmp_path) as page:
+        page.hear(step(7))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not page.place.live.is_file():
+            time.sleep(0.05)
+        assert json.loads(page.place.live.read_text(encoding="utf-8"))["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Stopped("stopped by a signal"), "Stopped; the state is saved"),
+        (BudgetReached("ten dollars are spent"), "Budget or deadline reached"),
+        (DeliveryError("the bucket is gone"), "Trained, not delivered"),
+        (TrainingError("the loss is NaN", fix="a lower rate"), "Failed"),
+        (KeyboardInterrupt(), "Stopped"),
+        (RuntimeError("a bug of ours"), "Failed"),
+    ],
+)
+def test_every_ending_is_on_the_page(
+    prepared: Prepare, tmp_path: Path, error: BaseException, says: str
+) -> None:
+    page = page_of(prepared(language="en"), tmp_path)
+    end(page, step(40), error)
+    told = page.place.report.read_text(encoding="utf-8")
+    assert says in told
+    assert "data-live" not in told
+    for problem in error.problems if isinstance(error, TennerError) else ():
+        assert problem.text in told
+        assert problem.fix in told
+
+
+def test_no_secret_reaches_the_page(prepared: Prepare, tmp_path: Path) -> None:
+    value = "s3cr3t-" + "value" * 3
+    shaped = "hf_" + "A1b2C3d4" * 4
+    secrets = Secrets(values={"WANDB_API_KEY": value})
+    page = page_of(prepared(training_comment=value, trigger=shaped), tmp_path, secrets=secrets)
+    problem = Problem(text=f"401 for {value}", fix=f"not {shaped}")
+    end(page, Warned(text=f"retrying with {value}"), DeliveryError(problems=[problem]))
+    for path in (page.place.report, page.place.live):
+        told = path.read_text(encoding="utf-8")
+        assert value not in told
+        assert shaped not in told
+
+
+def test_a_page_that_cannot_be_written_is_a_warning_once(prepared: Prepare, tmp_path: Path) -> None:
+    said: list[Event] = []
+    place = RunDir(tmp_path / "run").create()
+    place.report.mkdir()
+    page = LivePage(prepared=prepared(), place=place, tell=said.append)
+    page.write()
+    page.write("trained")
+    assert [type(event) for event in said] == [Warned]
+
+
+def test_a_killed_life_counts_its_time_and_its_steps_once(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    with EventLog(log):
+        pass
+    at = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
+
+    def line(event: Event, minute: float) -> str:
+        time_ = datetime.fromtimestamp(at + 60 * minute, UTC).isoformat()
+        return json.dumps({"time": time_, **json.loads(event.to_json())})
+
+    first = [Phase(name="machine"), *(step(number) for number in range(1, 11))]
+    end = EpochEnd(epoch=1, num_epochs=4, loss_avg=0.1)
+    second = [Phase(name="machine"), step(9, loss=0.2), step(10, loss=0.2), end, step(11)]
+    told = [line(event, minute) for minute, event in enumerate(first)]
+    told += [line(event, 600 + minute) for minute, event in enumerate(second)]
+    story = Story.of_log(map(json.loads, told))
+    assert story.seconds_before == 60 * (10 + 4)
+    curve = story.curve()
+    assert list(curve.steps) == list(range(1, 12))
+    assert list(curve.losses[7:]) == [0.1, 0.2, 0.2, 0.1]
+    assert len(curve.learning_rates["unet"]) == 11
+    assert list(curve.epoch_ends) == [10]
+
+
+def test_a_real_run_is_on_its_page_while_it_trains_and_after_a_signal(tmp_path: Path) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    words = [f"--{key}={value}" for key, value in JOB.items()]
+    words += ["--max_train_steps=100000", "--output_name=long", "--no_samples"]
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tenner", "train", *words],
+            cwd=tmp_path,
+            env={**kept, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        live = tmp_path / "output" / "long" / "live.json"
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and process.poll() is None:
+            if live.is_file() and json.loads(live.read_text(encoding="utf-8"))["step"] > 2:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+        log.seek(0)
+        assert code == 143, log.read()
+    told = live.with_name("report.html").read_text(encoding="utf-8")
+    assert "Stopped; the state is saved" in told
+    assert json.loads(live.read_text(encoding="utf-8"))["step"] > 2

@@ -64,7 +64,7 @@ def test_why_it_is_not_there_is_said(sd_scripts: Path, tmp_path: Path) -> None:
     assert told.endswith("does not work: broken")
     some = python_that_finds(tmp_path, ("torch", "diffusers"))
     told = why_not(SD_SCRIPTS_DIR=folder, TENNER_TRAINER_PYTHON=str(some))
-    assert "lacks accelerate, transformers, safetensors, cv2, toml" in told
+    assert "lacks torchvision, accelerate, transformers, safetensors, cv2, " in told
 
 
 def test_another_commit_is_told(sd_scripts: Path, tmp_path: Path) -> None:

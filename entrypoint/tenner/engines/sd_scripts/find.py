@@ -13,8 +13,11 @@ from tenner.errors import Problem
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
 PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
 
-MODULES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "cv2", "toml")
-"""What its trainers import first; most of a minute passes before a missing one is told by them."""
+MODULES = (
+    *("torch", "torchvision", "accelerate", "diffusers", "transformers", "safetensors"),
+    *("cv2", "einops", "huggingface_hub", "imagesize", "numpy", "toml", "tqdm", "voluptuous"),
+)
+"""What its trainers import; most of a minute passes before a missing one is told by them."""
 
 
 @dataclass(frozen=True, kw_only=True)

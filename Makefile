@@ -32,6 +32,8 @@ lint: $(VENV)/.dev
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck docker/*.sh configs/*/*.sh
 	$(BIN)/zizmor --quiet --offline .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec configs/compose/compose.yaml
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

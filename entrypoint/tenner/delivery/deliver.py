@@ -120,7 +120,7 @@ def deliver_to(
     place = str(store.destination)
     told = progress.retry_teller(place)
     every = (*files, last)
-    missing = retrying(deadline, lambda: missing_in(store, every, deadline), on_retry=told)
+    missing = retrying(deadline, lambda: store.missing(every, deadline), on_retry=told)
     if not store.whole_sets and retrying(
         deadline, lambda: withdraw_manifest(store, missing, deadline), on_retry=told
     ):
@@ -141,13 +141,6 @@ def deliver_to(
         seconds=round(time.monotonic() - start, 3),
         links=tuple((file.name, store.link(file.name)) for file in shown),
     )
-
-
-def missing_in(
-    store: Store, files: Sequence[SealedFile], deadline: Deadline
-) -> tuple[SealedFile, ...]:
-    """The files that the store does not hold with the right content."""
-    return tuple(file for file in files if not store.holds(file, deadline))
 
 
 def withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
@@ -175,12 +168,12 @@ def put_verified(
     def once() -> None:
         nonlocal missing, sent
         if sent:  # it may only have been shown late: look before sending again
-            missing = missing_in(store, missing, deadline)
+            missing = store.missing(missing, deadline)
         if missing:
             deadline.check()
             sent = True
             store.put(missing, deadline, on_bytes)
-        missing = missing_in(store, missing, deadline)
+        missing = store.missing(missing, deadline)
         if missing:
             names = ", ".join(file.name for file in missing[:3])
             raise Passing(

@@ -43,7 +43,10 @@ class FolderStore:
             _remove_quietly(probe, missing)
         return ()
 
-    def holds(self, file: SealedFile, deadline: Deadline) -> bool:
+    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+        return tuple(file for file in files if not self._holds(file))
+
+    def _holds(self, file: SealedFile) -> bool:
         remote = self._root / file.name
         try:
             return remote.stat().st_size == file.size and hash_file(remote)[1] == file.sha256

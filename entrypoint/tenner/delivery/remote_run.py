@@ -20,7 +20,7 @@ from threading import Lock
 from typing import TypeVar
 from urllib.parse import quote
 
-from tenner.delivery.deliver import missing_in, put_verified, withdraw_manifest
+from tenner.delivery.deliver import put_verified, withdraw_manifest
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import (
     DeliveredFile,
@@ -67,6 +67,9 @@ class RemoteState:
 
 class RemoteRun:
     """One run's room at one destination. Safe to call from several threads.
+
+    On the Hub every call that sends or drops something is a commit, of which it allows a number
+    each hour: there, send small files seldom.
 
     `job` tells runs apart that share a destination. Every call ends within `limit_seconds` (and a
     grace of two), even where the other side never answers, and raises DeliveryError with what
@@ -174,16 +177,27 @@ class RemoteRun:
 
         def drop(store: Store, deadline: Deadline) -> None:
             found = self._state_files(store, deadline)
-            for state, names in found.items():
-                if state in kept or (newest is not None and _step_of(state) > newest):
-                    continue
-                marks = [name for name in names if name == self._name(state, _MARK)]
-                rest = [name for name in names if name not in marks]
-                for each in (marks, rest):
-                    if each:
-                        self._again(deadline, lambda each=each: store.delete(each, deadline))
+            gone = {
+                state: names
+                for state, names in found.items()
+                if state not in kept and (newest is None or _step_of(state) <= newest)
+            }
+            for each in self._in_order(gone, in_one=store.whole_sets):
+                self._again(deadline, lambda each=each: store.delete(each, deadline))
 
         self._ask(drop, limit_seconds)
+
+    def _in_order(
+        self, states: Mapping[str, Sequence[str]], *, in_one: bool
+    ) -> Sequence[Sequence[str]]:
+        """The files of states to be removed, in turns: each one's mark before the rest."""
+        if in_one:
+            return [[name for names in states.values() for name in names]] if states else []
+        turns: list[list[str]] = []
+        for state, names in states.items():
+            mark = self._name(state, _MARK)
+            turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
+        return [turn for turn in turns if turn]
 
     def put_file(self, name: str, path: Path, *, limit_seconds: float | None = None) -> None:
         """Send a small file of the run (the ledger, the live page) as it is now.
@@ -265,7 +279,7 @@ class RemoteRun:
             self._on_trouble(self._secrets.redact(f"{self.destination}: {trouble}; trying again"))
 
     def _put(self, store: Store, files: Sequence[SealedFile], deadline: Deadline) -> None:
-        missing = self._again(deadline, lambda: missing_in(store, files, deadline))
+        missing = self._again(deadline, lambda: store.missing(files, deadline))
         if not missing:
             return
         # A set that is complete until now, of another run, would be called whole by its manifest.

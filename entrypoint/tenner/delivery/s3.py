@@ -71,7 +71,10 @@ class S3Store:
             return (Problem(text=text, fix="this server does not keep what it is given"),)
         return ()
 
-    def holds(self, file: SealedFile, deadline: Deadline) -> bool:
+    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+        return tuple(file for file in files if not self._holds(file, deadline))
+
+    def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
         try:
             head = call(
                 self.destination, deadline, self._client.head_object, **self._key(file.name)

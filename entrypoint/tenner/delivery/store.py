@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import SealedFile
-from tenner.delivery.retry import Deadline, Refused
+from tenner.delivery.retry import Deadline
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 
@@ -30,8 +30,8 @@ class Store(Protocol):
         """Write, read back and delete something small; all problems by value."""
         ...
 
-    def holds(self, file: SealedFile, deadline: Deadline) -> bool:
-        """Whether the remote file has this size and content."""
+    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+        """The files that do not lie there with their size and content."""
         ...
 
     def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
@@ -74,8 +74,6 @@ def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, 
 
             return open_s3(destination, secrets=secrets, env=env)
         case "hub":
-            problem = Problem(
-                text=f"{destination}: this version of tenner does not deliver to Hugging Face yet",
-                fix="use s3://bucket/prefix or file:///folder",
-            )
-            raise Refused(problem)
+            from tenner.delivery.hub import open_hub
+
+            return open_hub(destination, secrets=secrets, env=env)

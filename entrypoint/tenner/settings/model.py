@@ -229,8 +229,8 @@ class OutputSettings(BaseModel):
     training_comment: str | None = None
     """A line kept in the file's metadata."""
     destinations: Places = ()
-    """Where the result goes: `s3://bucket/prefix`, `file:///path`. Default: a folder `delivered` in
-    the run's own directory."""
+    """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
+    folder `delivered` in the run's own directory."""
 
 
 class SampleSettings(BaseModel):

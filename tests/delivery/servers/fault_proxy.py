@@ -22,11 +22,14 @@ class Asked:
 @dataclass(frozen=True)
 class Spoil:
     """What is done to a request: answered with `status`, `cut` (before or in the middle of the
-    answer), kept waiting until the end (`silent`), or given another Content-Length on HEAD."""
+    answer), done but not answered (`lose_answer`), kept waiting until the end (`silent`), or given
+    another Content-Length on HEAD."""
 
     status: int = 0
     body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    lose_answer: bool = False
     silent: bool = False
     head_size: int | None = None
 
@@ -66,7 +69,8 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if spoil.status:
-                self._answer(spoil.status, {"Content-Type": "application/xml"}, spoil.body.encode())
+                headers = {"Content-Type": "application/xml", **spoil.headers}
+                self._answer(spoil.status, headers, spoil.body.encode())
                 return
             upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
@@ -79,6 +83,10 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
                 if k.lower() not in {"connection", "transfer-encoding", "date", "server"}
             }
             upstream.close()
+            if spoil.lose_answer:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             if spoil.head_size is not None and self.command == "HEAD":
                 kept = {k: v for k, v in kept.items() if k.lower() != "content-length"}
                 kept["Content-Length"] = str(spoil.head_size)
@@ -106,7 +114,7 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     proxy = Proxy(port=server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield proxy

@@ -16,11 +16,11 @@ from tenner.events import Phase
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
-from tenner.plan import Device, Plan, Shape, plan_run
+from tenner.plan import Device, Plan, plan_run
 from tenner.settings import Request, Settings
-from tenner.sizing import BatchChoice, Choice, choose_batch, choose_precision
+from tenner.shaping import Ground, shape_run
+from tenner.sizing import CardMemory, Choice
 from tenner.tiny import base_dir
-from tenner.vram import Load
 
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
@@ -160,27 +160,23 @@ def make_plan(
 ) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
     settings = request.settings
-    precision, why_precision = choose_precision(
-        settings.mixed_precision if device == "cuda" else None,
-        capability=machine.capability if device == "cuda" else None,
-        gpu_name=machine.gpu_name if device == "cuda" else "",
+    ground = Ground(
+        device=device,
+        card=CardMemory(name=machine.gpu_name, free_mib=machine.free_mib),
+        capability=machine.capability,
+        engine=engine.name,
+        family=base.family,
+        is_tiny=base.is_tiny,
+        resolution=resolution,
+        buckets=dataset.images_by_bucket(),
+        cpus=machine.host.cpus,
+        shm_mib=machine.host.shm_mib,
     )
-    optimizer, why_optimizer = choose_optimizer(settings, device)
-    batch = _choose_batch(settings, base, machine, device, dataset, resolution, optimizer)
-    shape = Shape(
-        batch_size=batch.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        gradient_checkpointing=batch.gradient_checkpointing,
-        mixed_precision=precision,
-        attention="sdpa" if settings.attention == "auto" else settings.attention,
-        num_workers=settings.max_data_loader_n_workers or 0,
-    )
+    shaped = shape_run(settings, ground)
     choices = (
         Choice(name="engine", value=engine.name, reason=engine.reason),
         Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
-        Choice(name="batch size", value=str(batch.batch_size), reason=batch.reason),
-        Choice(name="precision", value=precision, reason=why_precision),
-        Choice(name="optimizer", value=optimizer, reason=why_optimizer),
+        *shaped.choices,
     )
     return plan_run(
         settings,
@@ -188,22 +184,13 @@ def make_plan(
         base=base,
         device=device,
         gpu=machine.gpu_name if device == "cuda" else None,
-        shape=shape,
+        shape=shaped.shape,
         resolution=resolution,
-        batches_per_epoch=dataset.batches_per_epoch(batch.batch_size),
-        optimizer_type=optimizer,
+        batches_per_epoch=dataset.batches_per_epoch(shaped.shape.batch_size),
+        optimizer_type=shaped.optimizer,
         choices=choices,
-        notices=notices(request, base, machine, device, engine, dataset),
+        notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
     )
-
-
-def choose_optimizer(settings: Settings, device: Device) -> tuple[str, str]:
-    """8-bit optimizers are bitsandbytes' and need a card; on a CPU the plain one stands in."""
-    asked = settings.optimizer_type
-    if device == "cpu" and asked.lower().endswith("8bit"):
-        plain = asked[: -len("8bit")]
-        return plain, f"{asked} needs an NVIDIA card; {plain} computes the same in 32 bits"
-    return asked, "as asked" if asked != "AdamW8bit" else "the guide's"
 
 
 def notices(
@@ -222,42 +209,6 @@ def notices(
 def num_cpus(machine: Machine) -> int:
     """Whole cores that this process may use."""
     return max(1, int(machine.host.cpus or os.cpu_count() or 1))
-
-
-def _choose_batch(
-    settings: Settings,
-    base: Base,
-    machine: Machine,
-    device: Device,
-    dataset: Dataset,
-    resolution: tuple[int, int],
-    optimizer: str,
-) -> BatchChoice:
-    most = max(dataset.images_by_bucket().values())
-    if device == "cpu" or base.is_tiny:
-        asked = settings.batch_size
-        size = asked if isinstance(asked, int) else min(8 if base.is_tiny else 1, most)
-        return BatchChoice(
-            batch_size=size,
-            gradient_checkpointing=bool(settings.gradient_checkpointing),
-            needed_gb=None,
-            reason="as asked" if isinstance(asked, int) else f"usual for {base.name} on a {device}",
-        )
-    load = Load(
-        family=base.family,
-        pixels=resolution[0] * resolution[1],
-        network_dim=settings.network_dim,
-        text_encoder_trained=not settings.network_train_unet_only,
-        eight_bit=optimizer.lower().endswith("8bit"),
-    )
-    return choose_batch(
-        load,
-        gpu_name=machine.gpu_name,
-        free_mib=machine.free_mib,
-        wanted=settings.batch_size,
-        checkpointing=settings.gradient_checkpointing,
-        most_images=most,
-    )
 
 
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:

@@ -1,65 +1,149 @@
 """How much memory of a card a LoRA training takes, from sizes that are known before it starts.
 
-`V = context + weights + text encoders + bytes per LoRA parameter + activations x batch + reserve`,
-in GB (1e9 bytes). Sizes were counted by tracing the U-Nets; slopes with gradient checkpointing and
-the context are measured by others (SimpleTuner's segmented-checkpointing page, 2026-08, on H100
-and L40S; arca.live 77209577, 2023-05, on an RTX 4090).
+`context + weights + text encoders + LoRA and optimizer + activations x images + reserve`, in GB
+(1e9 bytes). Sizes are counts of the models' own tensors. What an image takes is fitted to public
+measurements: SimpleTuner's segmented-checkpointing page (2026-08; H100 and L40S, peaks of the
+allocator) and arca.live 77209577 (2023-05; RTX 4090, SD 1.5 by sd-scripts, its text encoder
+trained). `bench/calibration.py` prints model against measurement, row by row.
+
+Not known: anything of SD 2.x (taken as SD 1.x, whose channels it has), other attention than
+xformers and sdpa, and what torch.compile changes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
 CONTEXT_GB = 0.6
+"""CUDA's own, once per process; the measurements' processes differ by a few tenths."""
 RESERVE_GB = 0.5
-UNET_GB = {"sd1": 1.72, "sd2": 1.73, "sdxl": 5.14}  # 16-bit
-TEXT_ENCODERS_GB = {"sd1": 0.25, "sd2": 0.68, "sdxl": 1.64}  # 16-bit, nothing where cached
-UNET_LORA_PER_DIM = {"sd1": 13.57e6 / 32, "sd2": 13.9e6 / 32, "sdxl": 85.11e6 / 32}
-TEXT_LORA_PER_DIM = {"sd1": 5.31e6 / 32, "sd2": 14.2e6 / 32, "sdxl": 28.9e6 / 32}
-ADAMW_BYTES, ADAMW_8BIT_BYTES = 16, 10  # weight, gradient, two moments
-ACTIVATIONS_GB = {"sd1": (1.25, 512), "sd2": (1.25, 512), "sdxl": (8.47, 1024)}  # at this side
-CHECKPOINTED_GB = {"sd1": 0.50, "sd2": 0.50, "sdxl": 0.94}  # at the same side
-FRAGMENTATION = 1.1  # without checkpointing, measured slopes are 7 to 10 % above the count
+"""What the allocator holds beyond its peak, and the libraries' workspaces."""
+UNET_GB: Mapping[Family, float] = {"sd1": 1.72, "sd2": 1.73, "sdxl": 5.14}
+"""Weights in 16 bits: 859.5 M, 865.9 M and 2,567.5 M numbers."""
+TEXT_ENCODERS_GB: Mapping[Family, float] = {"sd1": 0.25, "sd2": 0.68, "sdxl": 1.64}
+"""Weights in 16 bits; nothing where their outputs are cached."""
+UNET_LORA_PER_DIM: Mapping[Family, int] = {"sd1": 423_936, "sd2": 432_128, "sdxl": 2_659_840}
+"""LoRA numbers for each rank, over linear layers and 1x1 convolutions."""
+CONV_LORA_PER_DIM: Mapping[Family, int] = {"sd1": 544_000, "sd2": 544_000, "sdxl": 355_840}
+"""The same over 3x3 convolutions, for each rank of conv_dim."""
+CONV_LINEAR_PER_DIM: Mapping[Family, int] = {"sd1": 82_880, "sd2": 82_880, "sdxl": 58_560}
+"""With conv_dim the same blocks' linear layers and 1x1 convolutions are adapted too, by
+network_dim."""
+TEXT_LORA_PER_DIM: Mapping[Family, int] = {"sd1": 165_888, "sd2": 423_936, "sdxl": 903_168}
+NATIVE_SIDE: Mapping[Family, int] = {"sd1": 512, "sd2": 512, "sdxl": 1024}
+ACTIVATIONS_GB: Mapping[Family, float] = {"sd1": 1.375, "sd2": 1.375, "sdxl": 9.0}
+"""An image at the native side, all activations kept."""
+CHECKPOINTED_GB: Mapping[Family, float] = {"sd1": 0.50, "sd2": 0.50, "sdxl": 1.7}
+"""An image at the native side with gradient checkpointing."""
+TEXT_TRAINING_GB: Mapping[Family, tuple[float, float]] = {
+    "sd1": (1.1, 2.2),
+    "sd2": (1.1, 2.2),
+    "sdxl": (2.0, 2.5),
+}
+"""What training the text encoders takes besides their weights and LoRA, without and with gradient
+checkpointing. SD 1.x: the RTX 4090's intercepts; SDXL: what fits 12 GB in sd-scripts issue 661."""
+STATE_BYTES: Mapping[str, float] = {
+    "sgd": 0,
+    "sgdnesterov": 4,
+    "sgdnesterov8bit": 1,
+    "adafactor": 0,  # a row and a column for a matrix
+    "lion": 4,
+    "lion8bit": 1,
+    "pagedlion8bit": 1,
+    "adamw8bit": 2,
+    "adam8bit": 2,
+    "pagedadamw8bit": 2,
+    "adamw": 8,
+    "adam": 8,
+    "pagedadamw": 8,
+    "pagedadamw32bit": 8,
+    "dadaptadam": 12,
+    "dadaptadan": 16,
+    "dadaptlion": 8,
+    "prodigy": 16,
+}
+"""Bytes an optimizer keeps for each number it trains; AdamW's for those not named here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is trained, apart from the batch. `pixels` is the area of the training resolution."""
+    """What is trained, apart from the batch.
+
+    `pixels` is the area of the largest bucket. `half_lora` tells that the LoRA itself is held in 16
+    bits (full_bf16, full_fp16), `full_precision` that nothing is.
+    """
 
     family: Family
     pixels: int
     network_dim: int
-    text_encoder_trained: bool
-    eight_bit: bool
+    conv_dim: int = 0
+    unet_trained: bool = True
+    text_encoder_trained: bool = False
+    text_encoder_held: bool = False
+    """Its weights stay on the card though they are not trained: outputs are not cached."""
+    optimizer: str = "AdamW8bit"
+    half_lora: bool = False
+    half_base: bool = False
+    """The base's own weights are held in 8 bits (fp8_base)."""
     full_precision: bool = False
+    num_processes: int = 1
+
+    @property
+    def lora_parameters(self) -> int:
+        """Numbers that are trained."""
+        unet = UNET_LORA_PER_DIM[self.family] * self.network_dim
+        if self.conv_dim:
+            unet += CONV_LORA_PER_DIM[self.family] * self.conv_dim
+            unet += CONV_LINEAR_PER_DIM[self.family] * self.network_dim
+        text = TEXT_LORA_PER_DIM[self.family] * self.network_dim
+        return unet * self.unet_trained + text * self.text_encoder_trained
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Weight, gradient and optimizer state; several processes gather gradients in a copy."""
+        states = STATE_BYTES.get(self.optimizer.lower(), 8)
+        width = 2 if self.half_lora else 4
+        if self.half_lora and states >= 4:
+            states /= 2
+        return width * (3 if self.num_processes > 1 else 2) + states
+
+
+def memory_parts(
+    load: Load, *, batch_size: int, gradient_checkpointing: bool
+) -> Mapping[str, float]:
+    """GB by what they are for. `context` and `reserve` are outside the allocator's own peak."""
+    width = 2 if load.full_precision else 1
+    text = load.text_encoder_trained or load.text_encoder_held
+    training_text = TEXT_TRAINING_GB[load.family][gradient_checkpointing] * width
+    return {
+        "context": CONTEXT_GB,
+        "weights": UNET_GB[load.family] * (0.5 if load.half_base else width),
+        "text encoders": TEXT_ENCODERS_GB[load.family] * width * text
+        + training_text * load.text_encoder_trained,
+        "LoRA and optimizer": load.lora_parameters * load.bytes_per_parameter / 1e9,
+        "activations": per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
+        * batch_size,
+        "reserve": RESERVE_GB,
+    }
 
 
 def needed_gb(load: Load, *, batch_size: int, gradient_checkpointing: bool) -> float:
-    """Peak memory in GB."""
-    lora = UNET_LORA_PER_DIM[load.family] * load.network_dim
-    if load.text_encoder_trained:
-        lora += TEXT_LORA_PER_DIM[load.family] * load.network_dim
-    width = 2 if load.full_precision else 1
-    weights = UNET_GB[load.family] * width
-    if load.text_encoder_trained:
-        weights += TEXT_ENCODERS_GB[load.family] * width
-    per_parameter = ADAMW_8BIT_BYTES if load.eight_bit else ADAMW_BYTES
-    activations = _per_image(load, gradient_checkpointing=gradient_checkpointing) * width
-    fixed = CONTEXT_GB + RESERVE_GB + weights + lora * per_parameter / 1e9
-    return fixed + activations * batch_size
+    """Peak memory of the training process in GB."""
+    parts = memory_parts(load, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+    return sum(parts.values())
 
 
 def largest_batch(load: Load, *, free_gb: float, gradient_checkpointing: bool) -> int:
     """The largest batch that fits in `free_gb`; 0 where not even one image does."""
     none = needed_gb(load, batch_size=0, gradient_checkpointing=gradient_checkpointing)
-    per_image = needed_gb(load, batch_size=1, gradient_checkpointing=gradient_checkpointing) - none
+    per_image = per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
     return max(0, int((free_gb - none) / per_image))
 
 
-def _per_image(load: Load, *, gradient_checkpointing: bool) -> float:
-    full, side = ACTIVATIONS_GB[load.family]
-    share = load.pixels / side**2  # about linear in pixels
-    if gradient_checkpointing:
-        return CHECKPOINTED_GB[load.family] * share
-    return full * FRAGMENTATION * share
+def per_image_gb(load: Load, *, gradient_checkpointing: bool) -> float:
+    """What one more image in a step takes: about linear in pixels (counts of traced U-Nets)."""
+    table = CHECKPOINTED_GB if gradient_checkpointing else ACTIVATIONS_GB
+    share = load.pixels / NATIVE_SIDE[load.family] ** 2
+    return table[load.family] * share * (2 if load.full_precision else 1)

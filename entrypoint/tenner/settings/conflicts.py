@@ -48,6 +48,11 @@ def _lengths(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             text="save_every_n_epochs and save_every_n_steps are both set", fix="keep one of them"
         )
+    if settings.effective_batch_size and settings.gradient_accumulation_steps > 1:
+        yield Problem(
+            text="effective_batch_size and gradient_accumulation_steps are both set",
+            fix="keep one: the first is filled up with accumulation by itself",
+        )
     warmup, steps = settings.lr_warmup_steps, settings.max_train_steps
     if isinstance(warmup, int) and steps and warmup >= steps:
         yield Problem(

@@ -157,6 +157,9 @@ class TrainingSettings(BaseModel):
     `train_batch_size` is the same key."""
     gradient_accumulation_steps: Count = 1
     """Steps whose gradients are added up before the weights move."""
+    effective_batch_size: Count | None = None
+    """Images that move the weights once, whatever the card: batch_size takes what fits, and
+    accumulation makes up the rest."""
     gradient_checkpointing: Switch | None = None
     """Recompute activations instead of keeping them: less memory, about a third more time."""
     learning_rate: Rate = 1e-4

@@ -6,7 +6,7 @@ comes after believes only what it has read back.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.clip_tokenizers import write_clip_tokenizers
@@ -17,6 +17,7 @@ from tenner.delivery import (
     parse_destinations,
 )
 from tenner.delivery.check import check_destinations
+from tenner.engines import Command
 from tenner.engines.start import not_in_own_engine, own_engine, sd_scripts_engine, train_items
 from tenner.errors import SettingsError, TennerError, errors_in
 from tenner.event_log import EventLog
@@ -25,7 +26,7 @@ from tenner.fingerprint import check_fingerprint
 from tenner.handover import default_destination, deliver_run
 from tenner.live_page import LivePage
 from tenner.plan import plan_json
-from tenner.preparation import Prepared, fetching, num_cpus, prepare
+from tenner.preparation import Prepared, fetching, num_cpus
 from tenner.report.facts import ConceptFact, FileFact, TimingFact
 from tenner.report_facts import sample_set
 from tenner.run_dir import RunDir, write_atomically, write_json
@@ -34,6 +35,7 @@ from tenner.sample.job import Cell
 from tenner.sampling import Drawn, draw, grid_cells, lay_out
 from tenner.screen import Screen
 from tenner.secrets import secrets_from
+from tenner.session import ALONE, Session
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 from tenner.stage import Stage
@@ -81,11 +83,12 @@ class Artist:
             python=prepared.engine.python,
             tokenizers=_tokenizers(prepared, self.place),
             place=self.place,
-            environ={**self.stage.child_environ, **prepared.machine.child_env},
+            environ=_environ(prepared, self.stage),
             stop=self.stage.stop,
             grace_seconds=GRACE_SECONDS,
             on_event=self.stage.tell,
             cpus=num_cpus(prepared.machine),
+            launch=self.stage.session.launch,
         )
 
 
@@ -96,6 +99,7 @@ def run(
     *,
     measure: DrawMore | None = None,
     measure_definition: str = "",
+    session: Session = ALONE,
 ) -> Outcome:
     """One run from settings to verified delivery. Raises TennerError with its exit code."""
     secrets, problems = secrets_from(environ)
@@ -106,7 +110,9 @@ def run(
     place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name).create()
     destinations = asked or (default_destination(place),)
     with lock_run(place), EventLog(place.events) as log, stop_on_signals() as stop, screen:
-        stage = Stage(screen=screen, log=log, stop=stop, environ=environ, secrets=secrets)
+        stage = Stage(
+            screen=screen, log=log, stop=stop, environ=environ, secrets=secrets, session=session
+        )
         try:
             prepared = _prepare(request, place, stage, destinations)
             with LivePage(prepared=prepared, place=place, tell=stage.tell, secrets=secrets) as page:
@@ -125,7 +131,7 @@ def _prepare(
     request: Request, place: RunDir, stage: Stage, destinations: tuple[Destination, ...]
 ) -> Prepared:
     """Everything that is checked before the training, and written down."""
-    prepared = prepare(
+    prepared = stage.session.prepare(
         request,
         stage.environ,
         place.path / "dataset",
@@ -206,9 +212,9 @@ def _train_and_deliver(
 def _train(prepared: Prepared, place: RunDir, stage: Stage) -> Trained:
     stage.begin("training", f"{prepared.plan.length.num_steps} steps")
     trained = train(
-        _engine(prepared, place),
+        _engine(prepared, place, stage),
         place,
-        environ={**stage.child_environ, **prepared.machine.child_env},
+        environ=_environ(prepared, stage),
         stop=stage.stop,
         grace_seconds=GRACE_SECONDS,
         on_event=stage.tell,
@@ -218,7 +224,23 @@ def _train(prepared: Prepared, place: RunDir, stage: Stage) -> Trained:
     return trained
 
 
-def _engine(prepared: Prepared, place: RunDir) -> Engine:
+def _engine(prepared: Prepared, place: RunDir, stage: Stage) -> Engine:
+    """The engine of the plan, its processes started as the session starts them."""
+    engine = _engine_of_plan(prepared, place, stage.session.latents)
+    environ = _environ(prepared, stage)
+
+    def command(state: Path | None) -> Command:
+        return stage.session.launch(engine.command(state), environ)
+
+    return replace(engine, command=command)
+
+
+def _environ(prepared: Prepared, stage: Stage) -> dict[str, str]:
+    """What the run's processes are started with: the cards they may see, and no secret."""
+    return {**stage.child_environ, **prepared.machine.child_env}
+
+
+def _engine_of_plan(prepared: Prepared, place: RunDir, latents: Path | None) -> Engine:
     cpus = num_cpus(prepared.machine)
     tokenizers = _tokenizers(prepared, place)
     if prepared.engine.name == "diffusers":
@@ -228,6 +250,7 @@ def _engine(prepared: Prepared, place: RunDir) -> Engine:
             prepared.engine,
             items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
             tokenizers=tokenizers,
+            latents=latents,
             cpus=cpus,
         )
     return sd_scripts_engine(

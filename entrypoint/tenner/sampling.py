@@ -12,6 +12,7 @@ from tenner.plan import Plan
 from tenner.run_dir import RunDir, write_atomically
 from tenner.sample.cells import guide_cells
 from tenner.sample.job import SAMPLES_FILE, Cell, SampleJob
+from tenner.session import Launch, start_anew
 from tenner.settings.model import Settings
 from tenner.supervise import StopRequest, follow
 
@@ -72,6 +73,7 @@ def draw(
     grace_seconds: float,
     on_event: Callable[[Event], None],
     cpus: int,
+    launch: Launch = start_anew,
 ) -> Drawn | None:
     """Draw `cells` into `folder`; None, with a warning, where it failed: the weights are good
     without pictures."""
@@ -83,7 +85,7 @@ def draw(
     started = trainer_command(job_file.absolute(), python)
     argv = (str(python), "-m", MODULE, str(job_file.absolute()))
     ending = follow(
-        Command(argv=argv, env=started.env),
+        launch(Command(argv=argv, env=started.env), environ),
         read=parse_event,
         on_event=on_event,
         log=place.path / "samples.log",

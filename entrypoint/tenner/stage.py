@@ -9,6 +9,7 @@ from tenner.event_log import EventLog
 from tenner.events import Event, Phase
 from tenner.screen import Screen
 from tenner.secrets import Secrets, without_secrets
+from tenner.session import ALONE, Session
 from tenner.supervise import StopRequest
 
 
@@ -21,6 +22,7 @@ class Stage:
     stop: StopRequest
     environ: Mapping[str, str]
     secrets: Secrets
+    session: Session = ALONE
     started: float = field(default_factory=time.monotonic)
     listeners: list[Callable[[Event], None]] = field(default_factory=list[Callable[[Event], None]])
     _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)

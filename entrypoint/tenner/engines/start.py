@@ -48,13 +48,17 @@ def own_engine(
     *,
     items: Sequence[TrainItem],
     tokenizers: Path | None,
+    latents: Path | None = None,
     cpus: int,
 ) -> Engine:
     """The built-in trainer for this plan. Each life's job is written to the run's `job.json`.
 
-    `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none.
+    `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none; `latents` one
+    where encoded pictures are kept, for other runs too.
     """
     job = train_job(plan, place, items=items, num_threads=cpus if plan.device == "cpu" else None)
+    if latents:
+        job = replace(job, cache_dir=str(latents.absolute()))
     if tokenizers:
         first, second = (str(tokenizers / name) for name in PADDING)
         job = replace(job, tokenizer=first, tokenizer_2=second)

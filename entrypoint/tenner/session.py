@@ -1,0 +1,46 @@
+"""What runs that follow each other in one process have in common. A run alone shares nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tenner.engines import Command
+from tenner.preparation import Prepared, prepare
+from tenner.settings import Request
+
+Launch = Callable[[Command, Mapping[str, str]], Command]
+"""How a process of the built-in trainer or the sampler is started, given its environment."""
+
+
+class Prepare(Protocol):
+    """As `tenner.preparation.prepare`."""
+
+    def __call__(
+        self,
+        request: Request,
+        environ: Mapping[str, str],
+        workdir: Path,
+        *,
+        on_stage: Callable[[str, str], None],
+        on_image: Callable[[int, int], None],
+        on_bytes: Callable[[int, int | None], None] | None = None,
+    ) -> Prepared: ...
+
+
+def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
+    """A process for each piece of work: what a run alone does."""
+    del environ
+    return command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How a run is prepared and its processes are started; where encoded pictures are kept."""
+
+    prepare: Prepare = prepare
+    launch: Launch = start_anew
+    latents: Path | None = None
+
+
+ALONE = Session()

@@ -85,6 +85,12 @@ class LivePage:
             except OSError as error:
                 self._cannot_write(error)
 
+    def settle(self) -> None:
+        """Write no more by itself: what is delivered must not change meanwhile."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+
     def _cannot_write(self, error: OSError) -> None:
         if not self._failed:
             self._failed = True
@@ -136,9 +142,7 @@ class LivePage:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._closing.set()
-        self._changed.set()
-        self._thread.join()
+        self.settle()
         if error is None:
             return
         if isinstance(error, TennerError):

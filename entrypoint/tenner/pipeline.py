@@ -186,6 +186,7 @@ def _train_and_deliver(
         concept_definition=measure_definition if concept else "",
         timings=tuple(timings),
     )
+    page.settle()
     page.write("trained")
     stage.begin("delivering", ", ".join(map(str, destinations)))
     delivered = deliver_run(

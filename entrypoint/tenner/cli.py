@@ -28,6 +28,7 @@ COMMANDS = {
     "check": "look at every image and caption, and say what is wrong",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
     "deliver": "deliver a finished run again",
+    "serve": "show a run's page on a port, while it trains or after",
     "version": "versions of tenner and what it works with",
 }
 
@@ -102,15 +103,23 @@ def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--serve_host", "--host", help="address to listen at [127.0.0.1]")
+    parser.add_argument("--serve_port", "--port", help="port; 0 takes a free one [8321]")
+    parser.add_argument("--serve_names", nargs="+", help="host names under which it is reached")
+
+
 _ARGUMENTS = {
     "train": _job_arguments,
     "plan": _plan_arguments,
     "check": _check_arguments,
     "demo": _demo_arguments,
     "deliver": _deliver_arguments,
+    "serve": _serve_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
-_NOT_SETTINGS = ("command", "config", "config_flag", "preset", "json", "strict", "page")
+_NOT_SETTINGS = ("command", "run", "config", "config_flag", "preset", "json", "strict", "page")
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
@@ -165,6 +174,15 @@ def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return ExitCode.DELIVERED
 
 
+def _serve(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.serve import serve_run
+
+    flags = flag_values(parsed, not_settings=_NOT_SETTINGS)
+    request = load_request(flags, environ, read_default_config=False)
+    serve_run(Path(parsed.run), request.settings, environ)
+    return 0
+
+
 def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     del parsed, environ
     print(f"tenner {__version__}")
@@ -178,6 +196,7 @@ _COMMANDS = {
     "check": _check,
     "demo": _demo,
     "deliver": _deliver,
+    "serve": _serve,
     "version": _version,
 }
 

@@ -133,6 +133,7 @@ class LivePage:
             pause = max(LEAST_SECONDS, (time.thread_time() - started) / MAX_SHARE)
 
     def __enter__(self) -> Self:
+        self._changed.set()  # the first page is due now
         self._thread.start()
         return self
 

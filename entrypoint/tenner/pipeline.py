@@ -35,6 +35,7 @@ from tenner.sample.job import Cell
 from tenner.sampling import Drawn, draw, grid_cells, lay_out
 from tenner.screen import Screen
 from tenner.secrets import secrets_from
+from tenner.serve import serving
 from tenner.session import ALONE, Session
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
@@ -115,7 +116,10 @@ def run(
         )
         try:
             prepared = _prepare(request, place, stage, destinations)
-            with LivePage(prepared=prepared, place=place, tell=stage.tell, secrets=secrets) as page:
+            with (
+                LivePage(prepared=prepared, place=place, tell=stage.tell, secrets=secrets) as page,
+                serving(settings, place, secrets, environ, say=screen.say),
+            ):
                 stage.listeners.append(page.hear)
                 return _train_and_deliver(
                     prepared, place, stage, page, destinations, measure, measure_definition

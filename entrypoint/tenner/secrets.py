@@ -28,6 +28,7 @@ KNOWN_NAMES = (
     "CONTAINER_API_KEY",
     "WANDB_API_KEY",
     "TENNER_WEBHOOK",
+    "TENNER_SERVE_TOKEN",
 )
 """Names that tenner itself reads. `CONTAINER_API_KEY` is what Vast.ai gives an instance;
 a webhook's address carries its password in its path."""

@@ -11,22 +11,81 @@
   }
   document.getElementById("language").addEventListener("click", () => show(root.lang === "ar" ? "en" : "ar"));
 
-  const plot = document.getElementById("plot");
-  if (!plot) return;
-  const values = JSON.parse(plot.dataset.values);
-  const cursor = plot.querySelector(".cursor");
-  const told = document.getElementById("plot-told");
-  plot.addEventListener("pointermove", (event) => {
-    const box = plot.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
-    const near = values.reduce((best, each) => (Math.abs(each[2] - x) < Math.abs(best[2] - x) ? each : best));
-    cursor.setAttribute("x1", near[2]);
-    cursor.setAttribute("x2", near[2]);
-    cursor.removeAttribute("visibility");
-    told.textContent = `${near[0].toLocaleString("en")} · ${near[1].toPrecision(4)}`;
-  });
-  plot.addEventListener("pointerleave", () => {
-    cursor.setAttribute("visibility", "hidden");
-    told.textContent = "";
+  const followPointer = () => {
+    const plot = document.getElementById("plot");
+    if (!plot) return;
+    const values = JSON.parse(plot.dataset.values);
+    const cursor = plot.querySelector(".cursor");
+    const told = document.getElementById("plot-told");
+    plot.addEventListener("pointermove", (event) => {
+      const box = plot.getBoundingClientRect();
+      const x = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
+      const near = values.reduce((best, each) => (Math.abs(each[2] - x) < Math.abs(best[2] - x) ? each : best));
+      cursor.setAttribute("x1", near[2]);
+      cursor.setAttribute("x2", near[2]);
+      cursor.removeAttribute("visibility");
+      told.textContent = `${near[0].toLocaleString("en")} · ${near[1].toPrecision(4)}`;
+    });
+    plot.addEventListener("pointerleave", () => {
+      cursor.setAttribute("visibility", "hidden");
+      told.textContent = "";
+    });
+  };
+  followPointer();
+
+  // Below: only where a server with a token shows a run that goes on.
+  const token = new URLSearchParams(location.search).get("token");
+  if (!token || !("live" in root.dataset) || !/^https?:$/.test(location.protocol)) return;
+  const authorization = { Authorization: `Bearer ${token}` };
+  const lost = document.getElementById("lost");
+  let etag = "";
+  let pause = 2000;
+
+  const replace = (name, html) => {
+    const place = document.getElementById(`live-${name}`);
+    if (place.dataset.shown === html) return;
+    place.dataset.shown = html;
+    place.innerHTML = html;
+    if (name === "loss") followPointer();
+  };
+  const look = async () => {
+    try {
+      const answer = await fetch("live.json", { cache: "no-store", headers: { ...authorization, "If-None-Match": etag } });
+      if (answer.ok) {
+        const told = await answer.json();
+        if (told.outline !== root.dataset.live) {
+          setTimeout(() => location.reload(), Math.random() * 3000);
+          return;
+        }
+        etag = answer.headers.get("ETag") || "";
+        for (const [name, html] of Object.entries(told.parts)) replace(name, html);
+      } else if (answer.status !== 304) throw new Error(answer.statusText);
+      lost.hidden = true;
+      pause = 2000;
+    } catch {
+      lost.hidden = false;
+      pause = Math.min(pause * 2, 60000);
+    }
+    setTimeout(look, pause);
+  };
+  setTimeout(look, 1000);
+
+  const finish = document.getElementById("finish");
+  if (!finish) return;
+  const button = finish.querySelector("button");
+  const said = finish.querySelector("[role=status]");
+  finish.hidden = false;
+  button.addEventListener("click", async () => {
+    if (!confirm(button.dataset[root.lang])) return;
+    button.disabled = true;
+    let state = "refused";
+    try {
+      const answer = await fetch("finish", { method: "POST", headers: authorization });
+      state = answer.ok ? "asked" : "refused";
+    } catch {
+      // the server is gone: refused
+    }
+    button.disabled = state === "asked";
+    said.replaceChildren(document.getElementById(`finish-${state}`).content.cloneNode(true));
   });
 })();

@@ -68,7 +68,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "advice": ADVICE.get(reading.reading, ()),
     }
     parts = {name: _template(f"{name}.html").render(told) for name in LIVE_PARTS}
-    live = {"outline": outline, "step": facts.step, "parts": parts}
+    live = {"outline": outline, "state": facts.state, "step": facts.step, "parts": parts}
     told["parts"] = {name: Markup(text) for name, text in parts.items()}
     return _template("page.html").render(told), json.dumps(live, ensure_ascii=False)
 
@@ -188,6 +188,11 @@ def _words() -> dict[str, dict[str, str]]:
     return json.loads(_own("words.json"))
 
 
+def plain_words(key: str, language: str) -> str:
+    """A text in one language, without markup, for an attribute."""
+    return _words()[key][language]
+
+
 def known_word(key: str) -> bool:
     return key in _words()
 
@@ -198,7 +203,8 @@ def _own(name: str) -> str:
 
 
 def _template(name: str) -> Template:
-    return _templates().get_template(name, globals={"t": words, "known_word": known_word})
+    known = {"t": words, "known_word": known_word, "plain": plain_words}
+    return _templates().get_template(name, globals=known)
 
 
 @cache

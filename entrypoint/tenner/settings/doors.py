@@ -24,6 +24,8 @@ PROGRAM_VARIABLES = {
     "TENNER_TRAINER_PYTHON": "the Python that holds the trainer",
     "TENNER_CACHE_DIR": "where downloads are kept",
     "TENNER_MODELS_DIR": "where baked base models are",
+    "TENNER_SERVE_TOKEN": "the token of the served page",
+    "TENNER_SERVE_TOKEN_FILE": "a file that holds it",
     "TENNER_LOG": "how much is said: quiet, normal, debug",
 }
 """Variables that steer the program rather than a run; they are no settings."""

@@ -266,6 +266,14 @@ class PageSettings(BaseModel):
 
     language: Literal["auto", "en", "ar"] = "auto"
     """Language of the page `report.html`: English, Arabic, or the browser's own of the two."""
+    serve: Switch = False
+    """Show the page on a port while the run goes on, to those who have the token in its address."""
+    serve_host: str = "127.0.0.1"
+    """Address to listen at; `0.0.0.0` lets other machines in."""
+    serve_port: Whole = Field(8321, ge=0, le=65535)
+    """Port of the page; 0 takes a free one."""
+    serve_names: Places = ()
+    """Further host names under which the page is reached, such as that of a proxy in front."""
 
 
 class LimitSettings(BaseModel):

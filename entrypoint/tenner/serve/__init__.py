@@ -1,0 +1,60 @@
+"""The page of a run on a port, for those who hold its token.
+
+`access` decides who may ask for what, `app` answers, `server` opens the port.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+
+from tenner.errors import SettingsError
+from tenner.run_dir import RunDir
+from tenner.secrets import Secrets, secrets_from
+from tenner.settings.model import Settings
+
+TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"
+
+
+@contextlib.contextmanager
+def serving(
+    settings: Settings,
+    place: RunDir,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    *,
+    say: Callable[[str], None],
+) -> Generator[None]:
+    """Serve the run's page while the context lasts, where that was asked for.
+
+    Raises SettingsError where the port cannot be had.
+    """
+    if not settings.serve:
+        yield
+        return
+    from tenner.serve.server import make_door, open_page
+
+    token = secrets.get(TOKEN_VARIABLE)
+    door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
+    with open_page(place, door) as opened:
+        say(f"the page: {opened.url}")
+        yield
+
+
+def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None:
+    """`tenner serve RUN`: the page of a run, whether it goes on or has ended, until a signal.
+
+    Raises SettingsError where there is no run or the port cannot be had.
+    """
+    from tenner.serve.server import make_door, serve_forever
+
+    place = RunDir(run)
+    if not place.settings.is_file():
+        raise SettingsError(
+            f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
+        )
+    secrets, problems = secrets_from(environ)
+    if problems:
+        raise SettingsError(problems=problems)
+    token = secrets.get(TOKEN_VARIABLE)
+    door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
+    serve_forever(place, door)

@@ -1,0 +1,205 @@
+"""The served page: only for those with the token, only under its own names."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tenner.errors import SettingsError
+from tenner.run_dir import RunDir
+from tenner.serve.server import Door, make_door, open_page
+
+TOKEN = "t" * 24
+RIGHT = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> RunDir:
+    found = RunDir(tmp_path / "run").create()
+    found.settings.write_text("output_name = 'x'\n")
+    found.report.write_text("<!doctype html>" + "page " * 1000)
+    found.live.write_text(json.dumps({"state": "training", "parts": {}}))
+    return found
+
+
+@pytest.fixture
+def client(place: RunDir) -> Iterator[httpx.Client]:
+    door = make_door("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
+    with open_page(place, door) as opened, httpx.Client(base_url=_base(opened)) as found:
+        yield found
+
+
+def _base(door: Door) -> str:
+    return f"http://127.0.0.1:{door.port}"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {}),
+        ("/?token=", {}),
+        (f"/?token={TOKEN}x", {}),
+        (f"/?token={TOKEN[:-1]}", {}),
+        ("/?token=%F0%9F%98%80", {}),
+        ("/live.json", {"Authorization": "Bearer nonsense"}),
+        ("/live.json", {"Authorization": f"Basic {TOKEN}"}),
+    ],
+)
+def test_nothing_is_told_without_the_token(
+    client: httpx.Client, path: str, headers: dict[str, str]
+) -> None:
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 401
+    assert "page page" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("host", "right"),
+    [
+        ("localhost:{}", True),
+        ("[::1]:{}", True),
+        ("10.1.2.3:{}", True),
+        ("proxy.example", True),
+        ("PROXY.example:443", True),
+        ("pod1-0.proxy.runpod.net", True),
+        ("evil.example:{}", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("", False),
+        ("[", False),
+    ],
+)
+def test_it_answers_to_its_own_names_alone(client: httpx.Client, host: str, right: bool) -> None:
+    named = host.format(client.base_url.port)
+    answer = client.get("/live.json", headers={**RIGHT, "Host": named})
+    assert (answer.status_code == 200) is right, answer.status_code
+    if not right:
+        assert answer.status_code in (400, 421)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+    ],
+)
+def test_other_origins_are_refused(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    answer = client.get("/live.json", headers={**RIGHT, **headers})
+    assert answer.status_code == status
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_answers_carry_the_headers_that_fence_a_page(client: httpx.Client) -> None:
+    for answer in (client.get(f"/?token={TOKEN}"), client.get("/")):
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-cache, private"
+        assert "server" not in answer.headers
+
+
+def test_only_the_page_its_parts_and_the_button_are_there(client: httpx.Client) -> None:
+    for path in ("/settings.toml", "/../run/settings.toml", "/%2e%2e/x", "/STOP", "/docs"):
+        assert client.get(path, headers=RIGHT).status_code == 404
+    assert client.post("/live.json", headers=RIGHT).status_code == 405
+    assert client.get("/finish", headers=RIGHT).status_code == 405
+
+
+def test_what_did_not_change_is_not_sent_again(client: httpx.Client, place: RunDir) -> None:
+    first = client.get("/", headers=RIGHT)
+    assert first.headers["content-encoding"] == "gzip"
+    assert first.text.startswith("<!doctype html>")
+    seen = {**RIGHT, "If-None-Match": first.headers["etag"]}
+    assert client.get("/", headers=seen).status_code == 304
+    place.report.write_text("another")
+    assert client.get("/", headers=seen).text == "another"
+    plain = client.get("/", headers={**RIGHT, "Accept-Encoding": "identity"})
+    assert plain.text == "another"
+    assert "content-encoding" not in plain.headers
+
+
+def test_a_page_that_is_not_there_yet_is_said(client: httpx.Client, place: RunDir) -> None:
+    place.report.unlink()
+    answer = client.get("/", headers=RIGHT)
+    assert (answer.status_code, "try again" in answer.text) == (404, True)
+
+
+def test_finishing_needs_the_token_in_a_header_and_a_run_that_trains(
+    client: httpx.Client, place: RunDir
+) -> None:
+    assert client.post("/finish").status_code == 401
+    assert client.post(f"/finish?token={TOKEN}").status_code == 401
+    foreign = {**RIGHT, "Origin": "https://evil.example"}
+    assert client.post("/finish", headers=foreign).status_code == 403
+    assert not place.stop_file.exists()
+    assert client.post("/finish", headers=RIGHT).status_code == 202
+    assert place.stop_file.is_file()
+    place.stop_file.unlink()
+    place.live.write_text(json.dumps({"state": "delivered"}))
+    assert client.post("/finish", headers=RIGHT).status_code == 409
+    assert not place.stop_file.exists()
+
+
+def test_a_port_in_use_and_a_short_token_are_settings_errors(place: RunDir) -> None:
+    first = make_door("127.0.0.1", 0, (), None, {})
+    with open_page(place, first) as opened:
+        taken = make_door("127.0.0.1", opened.port, (), None, {})
+        with pytest.raises(SettingsError, match="cannot be served"), open_page(place, taken):
+            pass
+    with pytest.raises(SettingsError, match="shorter than 16"):
+        make_door("127.0.0.1", 0, (), "short", {})
+
+
+def test_tokens_differ_and_one_that_was_given_is_not_shown() -> None:
+    made = {make_door("127.0.0.1", 1, (), None, {}).token for _ in range(10)}
+    assert len(made) == 10
+    assert TOKEN not in make_door("127.0.0.1", 1, (), TOKEN, {}).url
+
+
+def test_the_command_serves_a_run_until_it_is_stopped(place: RunDir) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenner", "serve", str(place.path), "--port", "0"],
+        env=kept,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S{32}", line)
+        assert url, line
+        assert httpx.get(url[0]).status_code == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+        process.stdout.close()
+
+
+def test_the_command_needs_a_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tenner", "serve", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "not the directory of a run" in done.stderr

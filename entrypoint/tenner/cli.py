@@ -81,6 +81,13 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(parser)
 
 
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--restart", action="store_true", help="start afresh; a run that is there is kept aside"
+    )
+
+
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -111,7 +118,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _ARGUMENTS = {
-    "train": _job_arguments,
+    "train": _train_arguments,
     "plan": _plan_arguments,
     "check": _check_arguments,
     "demo": _demo_arguments,
@@ -119,7 +126,10 @@ _ARGUMENTS = {
     "serve": _serve_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
-_NOT_SETTINGS = ("command", "run", "config", "config_flag", "preset", "json", "strict", "page")
+_NOT_SETTINGS = (
+    *("command", "run", "restart", "config", "config_flag", "preset"),
+    *("json", "strict", "page"),
+)
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
@@ -133,11 +143,15 @@ def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
 
 
 def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.pipeline import run
+    from tenner.pipeline import AlreadyDelivered, run
 
     request = _request(parsed, environ)
     screen = make_screen(price_per_hour=request.settings.price_per_hour)
-    outcome = run(request, environ, screen)
+    outcome = run(request, environ, screen, restart=parsed.restart)
+    if isinstance(outcome, AlreadyDelivered):
+        print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
+        print("  nothing was trained; --restart starts it afresh")
+        return ExitCode.DELIVERED
     _tell_outcome(outcome)
     return ExitCode.DELIVERED
 

@@ -76,6 +76,7 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
         read_default_config=False,
     )
     outcome = run(request, environ, make_screen(), measure=measure, measure_definition=DEFINITION)
+    assert isinstance(outcome, Outcome), "a demo that was delivered has been removed"
     _tell(outcome)
     return ExitCode.DELIVERED
 

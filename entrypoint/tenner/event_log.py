@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tenner.events import Event
+from tenner.run_dir import write_atomically
 
 
 class EventLog:
@@ -15,6 +16,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = path.open("ab", buffering=0)
         if self._file.tell() and not _ends_with_newline(path):
             self._file.write(b"\n")
@@ -23,6 +25,17 @@ class EventLog:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         line |= json.loads(event.to_json())
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def put_before(self, earlier: bytes) -> None:
+        """Take in what earlier lives told on another machine, unless steps are here. Raises
+        OSError."""
+        here = self._path.read_bytes()
+        if b'"event": "step"' in here:
+            return
+        ended = earlier if earlier.endswith(b"\n") else earlier + b"\n"
+        write_atomically(self._path, ended + here)
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
         return self

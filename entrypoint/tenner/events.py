@@ -79,6 +79,18 @@ class StateSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sent(Event):
+    """A checkpoint or a state of `step` lies at `destination`, whole and verified."""
+
+    event: ClassVar[str] = "sent"
+    what: str
+    step: int
+    destination: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     event: ClassVar[str] = "warning"
     text: str
@@ -104,7 +116,7 @@ class Done(Event):
 
 _KINDS: dict[str, type[Event]] = {
     kind.event: kind
-    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Warned, Failed, Done)
+    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Sent, Warned, Failed, Done)
 }
 
 

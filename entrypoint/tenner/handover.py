@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
+from tenner.delivery.retry import Deadline
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
 from tenner.run_dir import RunDir, write_json
@@ -22,6 +23,7 @@ def deliver_run(
     secrets: Secrets,
     environ: Mapping[str, str],
     on_event: Callable[[Event], None],
+    deadline: Deadline | None = None,
 ) -> Delivered:
     """Deliver the files of a trained run, and note where they are verified.
 
@@ -35,6 +37,7 @@ def deliver_run(
             on_event=on_event,
             job=name,
             env=environ,
+            deadline=deadline,
         )
     except DeliveryError as error:
         retry = Problem(

@@ -6,10 +6,10 @@ comes after believes only what it has read back.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.cost import price_of
 from tenner.dataset.captions import one_wording
 from tenner.delivery import (
     Delivered,
@@ -17,13 +17,14 @@ from tenner.delivery import (
     parse_destinations,
 )
 from tenner.delivery.check import check_destinations
-from tenner.engines import Command
-from tenner.engines.start import not_in_own_engine, own_engine, sd_scripts_engine, train_items
-from tenner.errors import SettingsError, TennerError, errors_in
+from tenner.engines.start import not_in_own_engine
+from tenner.errors import DeliveryError, SettingsError, Stopped, TennerError, errors_in
 from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
-from tenner.fingerprint import check_fingerprint
+from tenner.fitting import engine_for, tokenizers_for
+from tenner.going_on import set_aside
 from tenner.handover import default_destination, deliver_run
+from tenner.life import RunLife, begin_life
 from tenner.live_page import LivePage
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, fetching, num_cpus
@@ -41,10 +42,12 @@ from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 from tenner.stage import Stage
 from tenner.supervise import stop_on_signals
-from tenner.training import Engine, Trained, note_trained, train, trained_before
+from tenner.training import Trained, train, trained_before
 
-GRACE_SECONDS = 8.0
-"""Docker kills ten seconds after SIGTERM; two are kept for what comes after the engine."""
+HURRY_SECONDS = 60.0
+"""What the background delivery is given to end its last file before the whole set is delivered."""
+ENGINE_SHARE = 0.6
+"""Share of the grace time that an engine may take to save; the rest is for its delivery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +85,23 @@ class Artist:
             plan=prepared.plan,
             weights=self.trained.weights.path,
             python=prepared.engine.python,
-            tokenizers=_tokenizers(prepared, self.place),
+            tokenizers=tokenizers_for(prepared, self.place),
             place=self.place,
             environ=_environ(prepared, self.stage),
             stop=self.stage.stop,
-            grace_seconds=GRACE_SECONDS,
+            grace_seconds=ENGINE_SHARE * self.stage.grace_seconds,
             on_event=self.stage.tell,
             cpus=num_cpus(prepared.machine),
             launch=self.stage.session.launch,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlreadyDelivered:
+    """An earlier start of this run delivered everything, and it is all still there."""
+
+    place: RunDir
+    delivered_to: tuple[str, ...]
 
 
 def run(
@@ -98,11 +109,15 @@ def run(
     environ: Mapping[str, str],
     screen: Screen,
     *,
+    restart: bool = False,
     measure: DrawMore | None = None,
     measure_definition: str = "",
     session: Session = ALONE,
-) -> Outcome:
-    """One run from settings to verified delivery. Raises TennerError with its exit code."""
+) -> Outcome | AlreadyDelivered:
+    """One run from settings to verified delivery. Raises TennerError with its exit code.
+
+    With `restart` a run that is there already is kept aside, and this one starts afresh.
+    """
     secrets, problems = secrets_from(environ)
     asked, wrong = parse_destinations(request.settings.destinations)
     if errors_in([*problems, *wrong]):
@@ -110,25 +125,66 @@ def run(
     settings = request.settings
     place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name).create()
     destinations = asked or (default_destination(place),)
-    with lock_run(place), EventLog(place.events) as log, stop_on_signals() as stop, screen:
-        stage = Stage(
-            screen=screen, log=log, stop=stop, environ=environ, secrets=secrets, session=session
-        )
-        try:
+    with lock_run(place):
+        if restart and (aside := set_aside(place)):
+            screen.say(f"the run that was here is kept in {aside}")
+        with EventLog(place.events) as log, stop_on_signals() as stop, screen:
+            stage = Stage(
+                screen=screen,
+                log=log,
+                stop=stop,
+                environ=environ,
+                secrets=secrets,
+                session=session,
+                grace_seconds=settings.grace_seconds,
+            )
+            try:
+                life = _begin(request, place, stage, destinations, afresh=restart)
+                if life.is_delivered():
+                    return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
+                with (
+                    LivePage(
+                        prepared=life.prepared, place=place, tell=stage.tell, secrets=secrets
+                    ) as page,
+                    serving(settings, place, secrets, environ, say=screen.say),
+                    life,
+                ):
+                    stage.listeners.append(page.hear)
+                    return _train_and_deliver(life, page, measure, measure_definition)
+            except TennerError as error:
+                for problem in error.problems:
+                    text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
+                    log.append(Failed(kind="other", text=text, fix=fix))
+                raise
+
+
+def _begin(
+    request: Request,
+    place: RunDir,
+    stage: Stage,
+    destinations: tuple[Destination, ...],
+    *,
+    afresh: bool,
+) -> RunLife:
+    """Everything before the training. Nothing can be lost yet: a signal ends it at once."""
+    try:
+        with stage.stop.at_once():
             prepared = _prepare(request, place, stage, destinations)
-            with (
-                LivePage(prepared=prepared, place=place, tell=stage.tell, secrets=secrets) as page,
-                serving(settings, place, secrets, environ, say=screen.say),
-            ):
-                stage.listeners.append(page.hear)
-                return _train_and_deliver(
-                    prepared, place, stage, page, destinations, measure, measure_definition
-                )
-        except TennerError as error:
-            for problem in error.problems:
-                text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
-                log.append(Failed(kind="other", text=text, fix=fix))
-            raise
+            price = price_of(asked=request.settings.price_per_hour)
+            life = begin_life(
+                prepared,
+                place,
+                stage,
+                destinations,
+                price_per_hour=price.usd_per_hour if price else None,
+                afresh=afresh,
+            )
+    except KeyboardInterrupt:
+        raise Stopped("stopped by a signal before the training", fix="start it again") from None
+    write_atomically(place.settings, settings_toml(request))
+    write_json(place.dataset, prepared.dataset.to_json())
+    write_json(place.plan, plan_json(life.plan))
+    return life
 
 
 def _prepare(
@@ -159,24 +215,15 @@ def _prepare(
         stage.screen.problem(notice)
     for choice in prepared.plan.choices:
         stage.screen.say(f"  {choice.name}: {choice.value} ({choice.reason})")
-    check_fingerprint(prepared, place)
-    write_atomically(place.settings, settings_toml(request))
-    write_json(place.dataset, prepared.dataset.to_json())
-    write_json(place.plan, plan_json(prepared.plan))
     return prepared
 
 
 def _train_and_deliver(
-    prepared: Prepared,
-    place: RunDir,
-    stage: Stage,
-    page: LivePage,
-    destinations: tuple[Destination, ...],
-    measure: DrawMore | None,
-    measure_definition: str,
+    life: RunLife, page: LivePage, measure: DrawMore | None, measure_definition: str
 ) -> Outcome:
-    name = prepared.plan.output_name
-    trained = trained_before(place) or _train(prepared, place, stage)
+    prepared, place, stage = life.prepared, life.place, life.stage
+    name = life.plan.output_name
+    trained = trained_before(life.book.now.finished, place) or _train(life)
     artist = Artist(prepared=prepared, trained=trained, place=place, stage=stage)
     drawn = _draw_grid(artist, name) if not prepared.settings.no_samples else None
     concept = measure(prepared, trained, artist) if measure else ()
@@ -192,15 +239,7 @@ def _train_and_deliver(
     )
     page.settle()
     page.write("trained")
-    stage.begin("delivering", ", ".join(map(str, destinations)))
-    delivered = deliver_run(
-        place,
-        destinations,
-        name=name,
-        secrets=stage.secrets,
-        environ=stage.environ,
-        on_event=stage.tell,
-    )
+    delivered = _deliver(life)
     page.add(files=_file_facts(delivered))
     page.write("delivered")
     return Outcome(
@@ -214,66 +253,60 @@ def _train_and_deliver(
     )
 
 
-def _train(prepared: Prepared, place: RunDir, stage: Stage) -> Trained:
-    stage.begin("training", f"{prepared.plan.length.num_steps} steps")
-    trained = train(
-        _engine(prepared, place, stage),
-        place,
-        environ=_environ(prepared, stage),
-        stop=stage.stop,
-        grace_seconds=GRACE_SECONDS,
-        on_event=stage.tell,
-    )
-    if trained.finished:
-        note_trained(trained, place)
-    return trained
-
-
-def _engine(prepared: Prepared, place: RunDir, stage: Stage) -> Engine:
-    """The engine of the plan, its processes started as the session starts them."""
-    engine = _engine_of_plan(prepared, place, stage.session.latents)
-    environ = _environ(prepared, stage)
-
-    def command(state: Path | None) -> Command:
-        return stage.session.launch(engine.command(state), environ)
-
-    return replace(engine, command=command)
-
-
 def _environ(prepared: Prepared, stage: Stage) -> dict[str, str]:
     """What the run's processes are started with: the cards they may see, and no secret."""
     return {**stage.child_environ, **prepared.machine.child_env}
 
 
-def _engine_of_plan(prepared: Prepared, place: RunDir, latents: Path | None) -> Engine:
-    cpus = num_cpus(prepared.machine)
-    tokenizers = _tokenizers(prepared, place)
-    if prepared.engine.name == "diffusers":
-        return own_engine(
-            prepared.plan,
+def _train(life: RunLife) -> Trained:
+    """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
+    stage, prepared, place = life.stage, life.prepared, life.place
+    stage.begin("training", f"{life.plan.length.num_steps} steps")
+    try:
+        trained = train(
+            engine_for(
+                prepared,
+                place,
+                life.book,
+                life.plan,
+                session=stage.session,
+                environ=_environ(prepared, stage),
+            ),
             place,
-            prepared.engine,
-            items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
-            tokenizers=tokenizers,
-            latents=latents,
-            cpus=cpus,
+            environ=_environ(prepared, stage),
+            stop=stage.stop,
+            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
+            on_event=stage.tell,
+            guards=life.guards(),
         )
-    return sd_scripts_engine(
-        prepared.plan,
-        place,
-        prepared.engine,
-        train_data_dir=prepared.dataset.train_dir,
-        reg_data_dir=prepared.dataset.reg_dir,
-        tokenizers=write_clip_tokenizers(place.tokenizers).absolute(),
-        cpus=cpus,
-    )
+    except TennerError as error:
+        raise life.hand_over(error) from error
+    return trained if trained.finished else life.finish_early(trained)
 
 
-def _tokenizers(prepared: Prepared, place: RunDir) -> Path | None:
-    """CLIP's tokenizers where the base brings none of its own."""
-    if prepared.base.layout == "diffusers":
-        return None
-    return write_clip_tokenizers(place.tokenizers).absolute()
+def _deliver(life: RunLife) -> Delivered:
+    """The complete set to every destination, verified. Raises DeliveryError, Stopped."""
+    stage = life.stage
+    stage.begin("delivering", ", ".join(map(str, life.destinations)))
+    life.courier.hand_over(HURRY_SECONDS)
+    life.courier.stop()
+    try:
+        delivered = deliver_run(
+            life.place,
+            life.destinations,
+            name=life.plan.output_name,
+            secrets=stage.secrets,
+            environ=stage.environ,
+            on_event=stage.tell,
+            deadline=life.deadline(),
+        )
+    except DeliveryError as error:
+        life.keeper.note(ending="not delivered")
+        if stage.stop.signal is None:
+            raise
+        raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
+    life.note_delivered([each.destination for each in delivered.at])
+    return delivered
 
 
 def _draw_grid(artist: Artist, name: str) -> Drawn | None:

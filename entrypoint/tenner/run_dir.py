@@ -51,11 +51,6 @@ class RunDir:
         return self.path / "state"
 
     @property
-    def trained(self) -> Path:
-        """Written when the training reached its end: a later start only delivers."""
-        return self.path / "trained.json"
-
-    @property
     def tokenizers(self) -> Path:
         """CLIP's tokenizers, for bases and engines that bring none."""
         return self.path / "tokenizers"

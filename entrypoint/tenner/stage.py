@@ -23,6 +23,7 @@ class Stage:
     environ: Mapping[str, str]
     secrets: Secrets
     session: Session = ALONE
+    grace_seconds: float = 8.0
     started: float = field(default_factory=time.monotonic)
     listeners: list[Callable[[Event], None]] = field(default_factory=list[Callable[[Event], None]])
     _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)

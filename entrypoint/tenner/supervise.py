@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,17 +20,22 @@ from typing import BinaryIO
 
 from tenner.engines import Command, ReadLine
 from tenner.events import Event, Failed
-from tenner.guards import StallGuard
+from tenner.guards import Guard, Guards, Verdict
 
 _MAX_LINE_BYTES = 65_536
+_LOOK_SECONDS = 0.9
+PATIENCE_SECONDS = 120.0
+"""What an engine that a guard asks to end may take to save: on a slow disk, a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a program ended. `signal` is the one that stopped this run, where one did."""
+    """How a program ended. `signal` is the one that stopped this run, where one did; `ended_by`
+    the guard's verdict that ended it, where one did."""
 
     returncode: int
     signal: int | None = None
+    ended_by: Verdict | None = None
     failed: Failed | None = None
     last_lines: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -44,6 +49,26 @@ class StopRequest:
     times: int = 0
     asked_at: float = 0.0
     pids: set[int] = field(default_factory=set[int])
+    ends_at_once: bool = False
+
+    @contextlib.contextmanager
+    def at_once(self) -> Generator[None]:
+        """While nothing can be lost: a first signal raises KeyboardInterrupt here."""
+        self.ends_at_once = True
+        try:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.ends_at_once = False
+
+    def seconds_left(self, grace_seconds: float) -> float:
+        """What is left of the time after the first signal: all of it while there was none, and
+        nothing after a second one."""
+        if self.times > 1:
+            return 0.0
+        gone = time.monotonic() - self.asked_at if self.signal is not None else 0.0
+        return max(0.0, grace_seconds - gone)
 
 
 @contextlib.contextmanager
@@ -57,7 +82,7 @@ def stop_on_signals() -> Generator[StopRequest]:
         request.asked_at = request.asked_at or time.monotonic()
         for pid in request.pids:
             _signal_group(pid, signal.SIGTERM if request.times == 1 else signal.SIGKILL)
-        if request.times > 1 and not request.pids:
+        if (request.times > 1 and not request.pids) or request.ends_at_once:
             raise KeyboardInterrupt
 
     before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -66,6 +91,43 @@ def stop_on_signals() -> Generator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@dataclass(kw_only=True)
+class _Program:
+    """A running program, and how its end was asked for: by a signal to this run, or a guard."""
+
+    pid: int
+    stop: StopRequest
+    grace_seconds: float
+    patience_seconds: float
+    on_event: Callable[[Event], None]
+    verdict: Verdict | None = None
+    asked_at: float = 0.0
+    failures: list[Failed] = field(default_factory=list[Failed])
+
+    def judge(self, verdicts: Sequence[Verdict]) -> None:
+        """Do what guards ask for. What the program itself called a failure says more."""
+        for each in verdicts:
+            if isinstance(each.event, Failed):
+                self.failures.extend([] if self.failures else [each.event])
+            if each.event is not None:
+                self.on_event(each.event)
+            if each.end == "no" or self.stop.signal is not None:
+                continue
+            if self.verdict is None:
+                self.verdict, self.asked_at = each, time.monotonic()
+                _signal_group(self.pid, signal.SIGTERM if each.end == "ask" else signal.SIGKILL)
+            elif each.end == "now":
+                _signal_group(self.pid, signal.SIGKILL)
+
+    def end_if_late(self, *, quiet: bool) -> None:
+        """End what did not end by itself in time, and children that hold the output open."""
+        now = time.monotonic()
+        late = self.stop.signal is not None and now - self.stop.asked_at > self.grace_seconds
+        asked = self.verdict is not None and now - self.asked_at > self.patience_seconds
+        if late or asked or (quiet and _has_exited(self.pid)):
+            _signal_group(self.pid, signal.SIGKILL)
 
 
 def follow(
@@ -77,25 +139,17 @@ def follow(
     environ: Mapping[str, str],
     stop: StopRequest,
     grace_seconds: float,
-    tick: Callable[[], None] | None = None,
-    guard: StallGuard | None = None,
+    guards: Sequence[Guard] = (),
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Ending:
-    """Run `command` to its end. `tick` is called about once a second. Where `guard` finds that
-    the program hangs, it is ended; unless it named a failure itself, that is the failure.
+    """Run `command` to its end, under the eyes of `guards`.
 
-    After a first signal the program has `grace_seconds` to end by itself. Raises OSError where the
-    program cannot be started.
+    After a first signal the program has `grace_seconds` to end by itself, and `patience_seconds`
+    where a guard asked for it. Raises OSError where the program cannot be started.
     """
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
-    failures: list[Failed] = []
-
-    def on_silence() -> None:
-        failed = guard.stalled() if guard and stop.signal is None else None
-        if failed is not None:
-            failures.extend([] if failures else [failed])  # the program's own words say more
-            _signal_group(process.pid, signal.SIGKILL)
-
+    watch = Guards(each=guards)
     with log.open("ab") as log_file:
         process = subprocess.Popen(
             command.argv,
@@ -110,20 +164,23 @@ def follow(
         stop.pids.add(process.pid)
         if stop.signal is not None:  # it came between the last check and the start
             _signal_group(process.pid, signal.SIGTERM)
+        program = _Program(
+            pid=process.pid,
+            stop=stop,
+            grace_seconds=grace_seconds,
+            patience_seconds=patience_seconds,
+            on_event=on_event,
+        )
         try:
-            output = process.stdout.fileno()
-            for line in _lines(
-                output, log_file, stop, process.pid, grace_seconds, tick, on_silence
-            ):
+            for line in _lines(process.stdout.fileno(), log_file, program, watch):
                 event = read(line)
-                if guard:
-                    guard.heard(event)
                 if isinstance(event, Failed):
-                    failures.append(event)
+                    program.failures.append(event)
                 if event is None:
                     tail.append(line)
                 else:
                     on_event(event)
+                program.judge(watch.heard(event))
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             # Not yet waited for, so the group's number cannot be another's: end what outlived it.
@@ -134,34 +191,26 @@ def follow(
     return Ending(
         returncode=returncode,
         signal=stop.signal,
-        failed=failures[-1] if failures else None,
+        ended_by=program.verdict,
+        failed=program.failures[-1] if program.failures else None,
         last_lines=tuple(tail),
         seconds=time.monotonic() - started,
     )
 
 
-def _lines(
-    output: int,
-    log: BinaryIO,
-    stop: StopRequest,
-    pid: int,
-    grace_seconds: float,
-    tick: Callable[[], None] | None,
-    on_silence: Callable[[], None],
-) -> Iterator[str]:
+def _lines(output: int, log: BinaryIO, program: _Program, watch: Guards) -> Iterator[str]:
     """The program's lines as they come; a carriage return ends a line too (progress bars)."""
     pending = b""
+    looked_at = 0.0
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
             ready = selector.select(timeout=1.0)
-            if tick:
-                tick()
-            late = stop.signal is not None and time.monotonic() - stop.asked_at > grace_seconds
-            if late or (not ready and _has_exited(pid)):
-                _signal_group(pid, signal.SIGKILL)  # children that hold the output open, too
+            program.end_if_late(quiet=not ready)
+            if time.monotonic() - looked_at >= _LOOK_SECONDS:
+                looked_at = time.monotonic()
+                program.judge(watch.look())
             if not ready:
-                on_silence()
                 continue
             chunk = os.read(output, _MAX_LINE_BYTES)
             if not chunk:

@@ -1,20 +1,30 @@
 """Train: hand the plan to its engine, follow it, and believe only the files it leaves.
 
-A run may have several lives. Each starts from the newest state that the engine accepts; a state
-that turns out to be broken is put aside and the one before is taken.
+A run may have several lives, and a life several engines: each starts from the newest state that
+the engine accepts; a state that turns out to be broken is put aside and the one before is taken;
+where the card's memory did not do, a lighter engine goes on.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from tenner.death import count_kills, explain
 from tenner.engines import Command, ReadLine
-from tenner.errors import MachineError, Problem, Stopped, TrainingError
-from tenner.events import Checkpoint, Done, Event, Failed, Step, Warned
-from tenner.guards import StallGuard
-from tenner.run_dir import RunDir, write_json
+from tenner.errors import (
+    BudgetReached,
+    DatasetError,
+    MachineError,
+    Problem,
+    SettingsError,
+    Stopped,
+    TennerError,
+    TrainingError,
+)
+from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Step, Warned
+from tenner.guards import Guard, NanGuard, SlowGuard, StallGuard
+from tenner.ledger import Finished
+from tenner.run_dir import RunDir
 from tenner.supervise import Ending, StopRequest, follow
 from tenner.weights import Weights, inspect_weights
 
@@ -35,13 +45,30 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lighter:
+    """The same training with less memory. `says` is what was given up for it; `keeps_states` is
+    False where it cannot go on from the states of before."""
+
+    engine: "Engine"
+    says: str
+    keeps_states: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How to start an engine from a state (None: from the beginning), and read its lines."""
+    """How to start an engine from a state (None: from the beginning), and read its lines.
+
+    `lighter` gives the next engine to try where memory ran out; `out_of_memory_fix` is what the
+    user can do where none is left. `guards` are those that this very engine needs.
+    """
 
     name: str
     command: Callable[[Path | None], Command]
     read: ReadLine
     broken_state_exit: int
+    lighter: Callable[[], Lighter | None] = lambda: None
+    out_of_memory_fix: str = ""
+    guards: tuple[Guard, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -76,30 +103,39 @@ def train(
     stop: StopRequest,
     grace_seconds: float,
     on_event: Callable[[Event], None],
+    guards: Sequence[Guard] = (),
 ) -> Trained:
     """Train to the end of the plan, or as far as a stop file lets it.
 
-    Raises TrainingError where it failed, Stopped where a signal ended it, MachineError where the
-    engine could not be started. Whatever was saved stays in the run's directory.
+    Raises Stopped where a signal ended it, BudgetReached where a guard did, and where it failed
+    the error of whose turn it is (MachineError for a fault of the host, TrainingError else).
+    Whatever was saved stays in the run's directory.
     """
     follower = Follower(on_event=on_event)
     seconds = 0.0
-    candidates = [*states(place), None]
-    for state in candidates:
-        ending = _one_life(engine, state, place, environ, stop, grace_seconds, follower)
+    while True:
+        before = count_kills()
+        ending = _life(engine, place, environ, stop, grace_seconds, follower, guards)
         seconds += ending.seconds
-        if state is None or ending.returncode != engine.broken_state_exit:
+        failed = ending.failed or explain(ending.returncode, before)
+        if failed is None or failed.kind != "oom" or ending.signal is not None:
             break
-        text = f"the state {state.name} is broken; going on from the one before"
-        on_event(Warned(text=text))
-        state.rename(state.with_name(f"broken-{state.name}"))
-    else:
-        raise AssertionError("the last candidate is the beginning itself")
+        lighter = engine.lighter()
+        if lighter is None:
+            failed = replace(failed, fix=engine.out_of_memory_fix or failed.fix)
+            break
+        on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
+        engine = lighter.engine
+        if not lighter.keeps_states:
+            _put_aside(states(place), "other-network")
     if ending.signal is not None:
         raise _stopped(follower)
-    if ending.returncode != 0:
-        raise _failed(engine, ending, place)
+    reason = ending.ended_by.reason if ending.ended_by else ""
+    if reason == "budget" and follower.done is None:
+        raise _budget_reached(follower)
     asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
+    if ending.returncode != 0 and not (reason == "stop_file" and asked_to_end):
+        raise _failed(engine, ending, failed, place)
     if follower.done is None and not asked_to_end:
         raise TrainingError(
             f"{engine.name} ended without an error and without its final weights",
@@ -108,33 +144,52 @@ def train(
     return _believe(follower, seconds)
 
 
-def note_trained(trained: Trained, place: RunDir) -> None:
-    """Remember that the training reached its end. Raises OSError."""
-    note = {"weights": trained.weights.path.name, "bytes": trained.weights.num_bytes}
-    write_json(place.trained, note | {"step": trained.step, "seconds": trained.seconds})
-
-
-def trained_before(place: RunDir) -> Trained | None:
-    """The training that an earlier start of this run finished, where its file is still good."""
-    try:
-        note: dict[str, Any] = json.loads(place.trained.read_text(encoding="utf-8"))
-        found = inspect_weights(place.checkpoints / str(note["weights"]))
-        step, seconds = int(note["step"]), float(note["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
+    """The training that an earlier life finished, where its weights are still here and good."""
+    if finished is None:
         return None
-    if isinstance(found, Problem) or found.num_bytes != note.get("bytes"):
+    found = inspect_weights(place.checkpoints / finished.file.name)
+    if isinstance(found, Problem) or found.num_bytes != finished.file.size:
         return None
-    return Trained(weights=found, step=step, finished=True, seconds=seconds, resumed_from=step)
+    step = finished.file.step
+    return Trained(
+        weights=found, step=step, finished=True, seconds=finished.seconds, resumed_from=step
+    )
 
 
 def states(place: RunDir) -> list[Path]:
     """Whole states in the run's directory, newest first."""
     found = [each for each in place.state.iterdir() if (each / STATE_MARK).is_file()]
-    whole = [each for each in found if not each.name.startswith("broken-")]
+    whole = [each for each in found if each.name.startswith("step-")]
     return sorted(whole, key=lambda each: each.name, reverse=True)
 
 
-def _one_life(
+def _life(
+    engine: Engine,
+    place: RunDir,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    follower: Follower,
+    guards: Sequence[Guard],
+) -> Ending:
+    """One engine's run, from the newest state that it takes."""
+    for state in [*states(place), None]:
+        ending = _start(engine, state, place, environ, stop, grace_seconds, follower, guards)
+        if state is None or ending.returncode != engine.broken_state_exit:
+            return ending
+        text = f"the state {state.name} is broken; going on from the one before"
+        follower.on_event(Warned(text=text))
+        _put_aside([state], "broken")
+    raise AssertionError("the last candidate is the beginning itself")
+
+
+def _put_aside(states: Sequence[Path], why: str) -> None:
+    for state in states:
+        state.rename(state.with_name(f"{why}-{state.name}"))
+
+
+def _start(
     engine: Engine,
     state: Path | None,
     place: RunDir,
@@ -142,6 +197,7 @@ def _one_life(
     stop: StopRequest,
     grace_seconds: float,
     follower: Follower,
+    guards: Sequence[Guard],
 ) -> Ending:
     try:
         return follow(
@@ -152,7 +208,7 @@ def _one_life(
             environ=environ,
             stop=stop,
             grace_seconds=grace_seconds,
-            guard=StallGuard(),
+            guards=(StallGuard(), NanGuard(), SlowGuard(), *engine.guards, *guards),
         )
     except OSError as error:
         raise MachineError(
@@ -187,10 +243,24 @@ def _stopped(follower: Follower) -> Stopped:
     )
 
 
-def _failed(engine: Engine, ending: Ending, place: RunDir) -> TrainingError:
-    said = ending.failed or Failed(kind="other", text=_last_words(engine, ending))
-    fix = said.fix or f"the whole log is in {place.engine_log}"
-    return TrainingError(f"training failed: {said.text}", fix=fix)
+_WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
+    "host": MachineError,
+    "base_model": SettingsError,
+    "no_data": DatasetError,
+}
+
+
+def _failed(engine: Engine, ending: Ending, said: Failed | None, place: RunDir) -> TennerError:
+    failed = said or Failed(kind="other", text=_last_words(engine, ending))
+    fix = failed.fix or f"the whole log is in {place.engine_log}"
+    return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {failed.text}", fix=fix)
+
+
+def _budget_reached(follower: Follower) -> BudgetReached:
+    return BudgetReached(
+        f"the budget ended the training after step {follower.step}",
+        fix="raise max_cost_usd or max_hours and start the same command: it goes on from there",
+    )
 
 
 def _last_words(engine: Engine, ending: Ending) -> str:

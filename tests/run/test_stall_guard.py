@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tenner.engines import Command
-from tenner.events import Step, parse_event
+from tenner.events import Failed, Step, parse_event
 from tenner.guards import BEFORE_FIRST_STEP_SECONDS, LEAST_SECONDS, StallGuard
 from tenner.supervise import StopRequest, follow
 
@@ -25,18 +25,20 @@ def test_the_limit_comes_from_the_runs_own_steps(
 ) -> None:
     clock = [0.0]
     guard = StallGuard(now=lambda: clock[0])
-    assert guard.stalled() is None
+    assert guard.look() is None
     for _ in range(5 if seconds_per_step else 0):
         clock[0] += seconds_per_step or 0.0
         guard.heard(STEP)
     clock[0] += limit - 1
-    assert guard.stalled() is None
+    assert guard.look() is None
     clock[0] += 2
-    failed = guard.stalled()
-    assert failed is not None
-    assert failed.kind == "host"
+    found = guard.look()
+    assert found is not None
+    assert found.end == "now"
+    assert isinstance(found.event, Failed)
+    assert found.event.kind == "host"
     guard.heard(None)
-    assert guard.stalled() is None, "any line is a sign of life"
+    assert guard.look() is None, "any line is a sign of life"
 
 
 def test_a_program_that_prints_five_lines_and_hangs_is_ended(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_a_program_that_prints_five_lines_and_hangs_is_ended(tmp_path: Path) -> 
         environ=dict(os.environ),
         stop=StopRequest(),
         grace_seconds=5.0,
-        guard=StallGuard(now=lambda: time.monotonic() * 2000),  # an hour in 1.8 s
+        guards=[StallGuard(now=lambda: time.monotonic() * 2000)],  # an hour in 1.8 s
     )
     assert time.monotonic() - started < 30
     assert ending.returncode == -signal.SIGKILL

@@ -164,6 +164,23 @@ class RemoteRun:
 
         self._ask(fetch, limit_seconds)
 
+    def fetch_file(
+        self, entry: RemoteEntry, into: Path, *, limit_seconds: float | None = None
+    ) -> None:
+        """Bring one file of the destination, by its whole name there, to `into`.
+
+        It appears whole and verified by size and SHA-256, or not at all.
+        """
+        part = into.with_name(f".{into.name[:200]}.part")
+
+        def fetch(store: Store, deadline: Deadline) -> None:
+            _fetch_verified(store, entry.name, entry, part, deadline)
+            deadline.check()
+            part.replace(into)
+            sync_directory(into.parent)
+
+        self._ask(fetch, limit_seconds)
+
     def drop_states(self, keep: int, *, limit_seconds: float | None = None) -> None:
         """Remove all but the `keep` newest complete states, and unfinished ones older than them.
 

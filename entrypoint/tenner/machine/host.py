@@ -92,10 +92,10 @@ def _meminfo(root: Path) -> tuple[int, int]:
 
 def _cpu_limit(root: Path) -> float | None:
     limits: list[float] = []
-    for folder in _cgroup_folders(root, controller=""):
+    for folder in cgroup_folders(root, controller=""):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
         limits += _quotient(quota, period)
-    for folder in _cgroup_folders(root, controller="cpu"):
+    for folder in cgroup_folders(root, controller="cpu"):
         quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         limits += _quotient(quota, period)
     return min(limits, default=None)
@@ -110,11 +110,11 @@ def _quotient(quota: str, period: str) -> list[float]:
 def _ram_limit(root: Path) -> tuple[int | None, int]:
     """The tightest limit in bytes and what is used below it without the file cache."""
     found: list[tuple[int, int]] = []
-    for folder in _cgroup_folders(root, controller=""):
+    for folder in cgroup_folders(root, controller=""):
         limit = _number(folder / "memory.max")
         cache = _stat(folder / "memory.stat", "inactive_file")
         found += _limited(limit, _number(folder / "memory.current"), cache)
-    for folder in _cgroup_folders(root, controller="memory"):
+    for folder in cgroup_folders(root, controller="memory"):
         limit = _number(folder / "memory.limit_in_bytes")
         cache = _stat(folder / "memory.stat", "total_inactive_file")
         found += _limited(limit, _number(folder / "memory.usage_in_bytes"), cache)
@@ -127,7 +127,7 @@ def _limited(limit: int | None, used: int | None, cache: int) -> list[tuple[int,
     return [(limit, max((used or 0) - cache, 0))]
 
 
-def _cgroup_folders(root: Path, *, controller: str) -> Iterator[Path]:
+def cgroup_folders(root: Path, *, controller: str) -> Iterator[Path]:
     """This process's group and all above it: a limit on any of them holds.
 
     `controller` is "" for cgroup v2. In a container /proc/self/cgroup may name a path of the host

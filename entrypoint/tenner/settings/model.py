@@ -234,6 +234,9 @@ class OutputSettings(BaseModel):
     destinations: Places = ()
     """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
+    keep_remote_states: Whole = Field(1, ge=0)
+    """While training, the newest states are kept at each destination too, so that another machine
+    can go on; this many. 0 sends none."""
 
 
 class SampleSettings(BaseModel):
@@ -286,7 +289,15 @@ class LimitSettings(BaseModel):
     price_per_hour: Rate | None = None
     """What the machine costs, in dollars."""
     max_hours: Rate | None = None
-    """Longest that the run may take."""
+    """Longest that the run may take, over all its lives."""
+    grace_seconds: Rate = 8.0
+    """Time to save and deliver after SIGTERM. The default fits Docker's ten seconds; give more
+    together with `docker stop --time`."""
+    may_change_batch: Switch = False
+    """When the card runs out of memory, a batch that you fixed may be halved too. The images of a
+    step stay the same."""
+    may_freeze_text_encoder: Switch = False
+    """When nothing else makes a run fit the card, go on with the U-Net alone."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to train. A CPU is only used when asked for, or for the built-in tiny base."""
 

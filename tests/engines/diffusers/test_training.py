@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tenner.engines.diffusers import engine
 from tenner.engines.diffusers.engine import EngineExit
 from tenner.engines.diffusers.job import TrainJob
-from tenner.events import Checkpoint, Done, Event, Failed, Phase, StateSaved, Step, Warned
+from tenner.events import Checkpoint, Done, EpochEnd, Event, Failed, Phase, StateSaved, Step, Warned
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -116,7 +116,9 @@ def test_the_stop_file_ends_the_run_in_good_order(base, items, tmp_path: Path) -
     stop.touch()
     job = tiny_model.make_job(base, tmp_path, items, stop_file=str(stop))
     events = train(job)
-    assert [event.step for event in of_kind(events, StateSaved)] == [1]
+    [step] = [event.step for event in of_kind(events, StateSaved)]
+    assert [event.epoch for event in of_kind(events, EpochEnd)] == [1]
+    assert [(event.step, event.epoch) for event in of_kind(events, Checkpoint)] == [(step, 1)]
     assert not of_kind(events, Done)
 
 

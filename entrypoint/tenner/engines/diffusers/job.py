@@ -99,7 +99,8 @@ class TrainJob:
     resume: str | None = None
     """A state folder to go on from, exactly."""
     stop_file: str | None = None
-    """When this file appears, the step is finished, the state saved, and the process ends."""
+    """When this file appears, the epoch is finished, weights and state are saved, and the process
+    ends."""
 
     # How long and how fast
     train_batch_size: int = 1

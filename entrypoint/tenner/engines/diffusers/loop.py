@@ -46,7 +46,7 @@ class _Samples:
 
 
 class StopRequest:
-    """Whether the run was asked to end: by a signal, or by the stop file."""
+    """Whether the run was asked to end: by a signal at once, by the stop file with the epoch."""
 
     def __init__(self, stop_file: str | None) -> None:
         self.by_signal = False
@@ -54,8 +54,9 @@ class StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
-    def made(self) -> bool:
-        return self.by_signal or (self._file is not None and self._file.exists())
+    def made(self, *, at_epoch_end: bool) -> bool:
+        by_file = at_epoch_end and self._file is not None and self._file.exists()
+        return self.by_signal or by_file
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.by_signal = True
@@ -234,9 +235,10 @@ class Trainer:
     # Saving
 
     def _stops(self, stop: StopRequest) -> bool:
-        if self._processes.count > 1 and self._step % _STOP_INTERVAL:
+        at_epoch_end = self._step % self._schedule.steps_per_epoch == 0
+        if self._processes.count > 1 and self._step % _STOP_INTERVAL and not at_epoch_end:
             return False
-        return self._processes.any(stop.made())
+        return self._processes.any(stop.made(at_epoch_end=at_epoch_end))
 
     def _save_what_is_due(self, stopping: bool) -> None:
         job, step = self._job, self._step
@@ -245,9 +247,9 @@ class Trainer:
         epoch, rest = divmod(step, self._schedule.steps_per_epoch)
         by_epoch = rest == 0 and _due(epoch, job.save_every_n_epochs)
         by_step = _due(step, job.save_every_n_steps)
-        if by_epoch or by_step:
+        if by_epoch or by_step or stopping:
             self._losses.flush()
-            name = f"{epoch:06d}" if by_epoch else f"step{step:08d}"
+            name = f"{epoch:06d}" if by_epoch or (stopping and rest == 0) else f"step{step:08d}"
             self.save_weights(name)
         minutes = job.save_state_every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > minutes * 60

@@ -1,0 +1,336 @@
+"""Brings what a run saves to its destinations while it trains, and never holds the trainer up.
+
+Each destination has a thread of its own. Checkpoints are all sent; of the states only the newest,
+so a slow destination falls behind by one state and not by all. A state is first linked into the
+run's `outbox`, since engines drop their older states when they please.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.delivery.remote_run import RemoteRun
+from tenner.errors import DeliveryError
+from tenner.events import Event, Sent, Warned
+from tenner.ledger import LEDGER_FILE
+from tenner.run_dir import RunDir
+
+AGAIN_SECONDS = 30.0
+"""Wait after something could not be sent, on top of the tries that were made meanwhile."""
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """Something to send: a weights file under `name`, or a state's folder in the outbox."""
+
+    path: Path
+    step: int
+    name: str = ""
+
+    @property
+    def is_state(self) -> bool:
+        return not self.name
+
+    @property
+    def num_bytes(self) -> int:
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@dataclass(kw_only=True)
+class Speed:
+    """What was measured of a destination: bytes that arrived, and the seconds that took."""
+
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    def add(self, num_bytes: int, seconds: float) -> None:
+        self.num_bytes += num_bytes
+        self.seconds += seconds
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        return self.num_bytes / self.seconds if self.seconds > 0 and self.num_bytes else None
+
+
+class Line:
+    """One destination's parcels and the thread that sends them."""
+
+    def __init__(
+        self,
+        remote: RemoteRun,
+        place: RunDir,
+        *,
+        number: int,
+        keep_states: int,
+        sends_notes: bool = True,
+        on_event: Callable[[Event], None],
+        again_seconds: float = AGAIN_SECONDS,
+    ) -> None:
+        self.remote = remote
+        self.speed = Speed()
+        self.trouble: DeliveryError | None = None
+        self._place = place
+        self._outbox = place.path / "outbox" / str(number)
+        self._keep_states = keep_states
+        self._sends_notes = sends_notes
+        self._on_event = on_event
+        self._again_seconds = again_seconds
+        self._turn = threading.Condition()
+        self._checkpoints: list[Parcel] = []
+        self._state: Parcel | None = None
+        self._notes = False
+        self._older_states = False
+        self._under_way: Parcel | None = None
+        self._busy = False
+        self._closing = False
+        self._hurry_until: float | None = None
+        self._not_before = 0.0
+        self._thread = threading.Thread(target=self._work, name="tenner-courier", daemon=True)
+
+    def start(self) -> None:
+        shutil.rmtree(self._outbox, ignore_errors=True)
+        self._thread.start()
+
+    def take_checkpoint(self, path: Path, name: str, step: int) -> None:
+        """Send a weights file as `name`. Gives back at once."""
+        with self._turn:
+            self._checkpoints = [each for each in self._checkpoints if each.name != name]
+            self._checkpoints.append(Parcel(path=path, step=step, name=name))
+            self._turn.notify_all()
+
+    def take_state(self, folder: Path, step: int) -> None:
+        """Send a state, in place of one that still waits. Raises OSError."""
+        if not self._keep_states:
+            return
+        staged = self._outbox / folder.name
+        shutil.rmtree(staged, ignore_errors=True)
+        _link_tree(folder, staged)
+        with self._turn:
+            older, self._state = self._state, Parcel(path=staged, step=step)
+            self._turn.notify_all()
+        if older and older.path != staged:
+            shutil.rmtree(older.path, ignore_errors=True)
+
+    def note(self) -> None:
+        """The ledger or the events have news worth sending."""
+        if not self._sends_notes:
+            return
+        with self._turn:
+            self._notes = True
+            self._turn.notify_all()
+
+    def hurry(self, until: float) -> None:
+        """Only what ends before `until` (monotonic) counts now: a state that a newer one makes
+        worthless is no longer sent, and nothing waits for a better moment."""
+        with self._turn:
+            self._hurry_until, self._not_before = until, 0.0
+            old = self._under_way
+            outdated = old and old.is_state and self._state and self._state.step > old.step
+            self._turn.notify_all()
+        if outdated:
+            self.remote.cancel()
+
+    def wait(self, until: float) -> bool:
+        """Wait for everything to be sent, no longer than `until`. Whether it is."""
+        with self._turn:
+            while (self._pending() or self._busy) and time.monotonic() < until:
+                if not self._thread.is_alive():
+                    break
+                self._turn.wait(min(0.25, max(0.0, until - time.monotonic())))
+            return not self._pending() and not self._busy and self.trouble is None
+
+    def close(self) -> None:
+        """End now, whatever still waits."""
+        with self._turn:
+            if self._closing:
+                return
+            self._closing = True
+            self._turn.notify_all()
+        self.remote.cancel()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        shutil.rmtree(self._outbox, ignore_errors=True)
+
+    @property
+    def keeps_states(self) -> bool:
+        return self._keep_states > 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are still to be sent."""
+        with self._turn:
+            parcels = [*self._checkpoints, self._state, self._under_way]
+        found = 0
+        for parcel in parcels:
+            with contextlib.suppress(OSError):
+                found += parcel.num_bytes if parcel else 0
+        return found
+
+    def _pending(self) -> bool:
+        return bool(self._checkpoints or self._state or self._notes)
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:
+                self._busy = False
+                self._turn.notify_all()
+                while not self._closing and not (self._pending() and self._is_time()):
+                    self._turn.wait(1.0)
+                if self._closing:
+                    return
+                self._busy = True
+                parcel = self._next()
+                self._under_way = parcel
+                self._notes = self._notes and parcel is not None
+            try:
+                self._send(parcel) if parcel else self._send_notes()
+                self.trouble = None
+            except (DeliveryError, OSError) as error:
+                self._failed(parcel, error)
+            finally:
+                with self._turn:
+                    self._under_way = None
+
+    def _is_time(self) -> bool:
+        return time.monotonic() >= self._not_before
+
+    def _next(self) -> Parcel | None:
+        """The newest weights, then the state, then older weights; in a hurry the state, which
+        holds the weights too, goes first where it will arrive in time."""
+        state, newest = self._state, max(self._checkpoints, key=lambda p: p.step, default=None)
+        if state and (newest is None or newest.step < state.step or self._arrives_in_time(state)):
+            self._state = None
+            return state
+        if newest is not None:
+            self._checkpoints.remove(newest)
+        return newest
+
+    def _arrives_in_time(self, parcel: Parcel) -> bool:
+        speed = self.speed.bytes_per_second
+        if self._hurry_until is None or speed is None:
+            return False
+        return time.monotonic() + 1.5 * parcel.num_bytes / speed < self._hurry_until
+
+    def _send(self, parcel: Parcel) -> None:
+        num_bytes, started = parcel.num_bytes, time.monotonic()
+        if parcel.is_state:
+            self.remote.put_state(parcel.path, parcel.step)
+        else:
+            self.remote.put_checkpoint(parcel.path, parcel.name)
+        seconds = time.monotonic() - started
+        self.speed.add(num_bytes, seconds)
+        self._on_event(
+            Sent(
+                what="state" if parcel.is_state else "checkpoint",
+                step=parcel.step,
+                destination=str(self.remote.destination),
+                num_bytes=num_bytes,
+                seconds=round(seconds, 3),
+            )
+        )
+        if parcel.is_state:
+            shutil.rmtree(parcel.path, ignore_errors=True)
+        with self._turn:
+            self._notes = self._sends_notes
+            self._older_states = self._older_states or parcel.is_state
+
+    def _send_notes(self) -> None:
+        for name, path in ((LEDGER_FILE, self._place.ledger), (EVENTS_FILE, self._place.events)):
+            if path.is_file():
+                self.remote.put_file(name, path)
+        if self._older_states:
+            self.remote.drop_states(self._keep_states)
+            self._older_states = False
+
+    def _failed(self, parcel: Parcel | None, error: DeliveryError | OSError) -> None:
+        """Keep the parcel for later, unless a newer one took its place, and say so once."""
+        known = error if isinstance(error, DeliveryError) else DeliveryError(str(error))
+        with self._turn:
+            if self._closing:
+                return
+            outdated = parcel is not None and parcel.is_state and self._state is not None
+            if parcel is None:
+                self._notes = True
+            elif parcel.is_state and not outdated:
+                self._state = parcel
+            elif not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
+                self._checkpoints.append(parcel)
+            hurried = self._hurry_until is not None
+            pause = 0.0 if outdated else min(1.0, self._again_seconds) if hurried else None
+            pause = self._again_seconds if pause is None else pause
+            self._not_before = time.monotonic() + pause
+        if outdated and hurried:
+            return
+        if self.trouble is None or str(self.trouble) != str(known):
+            text = f"not yet at {self.remote.destination}: {known.problems[0].text}"
+            self._on_event(Warned(text=text, fix="it is tried again while the training goes on"))
+        self.trouble = known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Courier:
+    """All destinations of a run. Used as a context: no thread outlives it."""
+
+    place: RunDir
+    lines: Sequence[Line] = ()
+
+    def __enter__(self) -> "Courier":
+        for line in self.lines:
+            line.start()
+        return self
+
+    def __exit__(self, *of_the_error: object) -> None:
+        self.stop()
+
+    def take_checkpoint(self, path: Path, name: str, step: int) -> None:
+        for line in self.lines:
+            line.take_checkpoint(path, name, step)
+
+    def take_state(self, folder: Path, step: int) -> None:
+        for line in self.lines:
+            line.take_state(folder, step)
+
+    def note(self) -> None:
+        for line in self.lines:
+            line.note()
+
+    def hand_over(self, seconds: float) -> tuple[str, ...]:
+        """Send what waits, the newest first, within `seconds`. Gives the destinations that hold
+        everything now."""
+        until = time.monotonic() + seconds
+        for line in self.lines:
+            line.hurry(until)
+        return tuple(str(each.remote.destination) for each in self.lines if each.wait(until))
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        for line in self.lines:
+            line.close()
+        with contextlib.suppress(OSError):
+            (self.place.path / "outbox").rmdir()
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The speed of the slowest destination, as measured; None where nothing was sent yet."""
+        speeds = [line.speed.bytes_per_second for line in self.lines]
+        return min((speed for speed in speeds if speed), default=None)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """`source` again as `target`, without copying where the disk can link. Raises OSError."""
+    for path in sorted(source.rglob("*")):
+        if not path.is_file():
+            continue
+        twin = target / path.relative_to(source)
+        twin.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, twin)
+        except OSError:
+            shutil.copyfile(path, twin)

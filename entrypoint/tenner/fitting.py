@@ -1,0 +1,91 @@
+"""The engine of a run, and the lighter ones that follow where the card's memory does not do."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.engines import Command
+from tenner.engines.start import own_engine, sd_scripts_engine, train_items
+from tenner.going_on import with_options
+from tenner.guards import StopFileGuard
+from tenner.ledger import LedgerBook
+from tenner.plan import Plan, plan_json
+from tenner.preparation import Prepared, num_cpus
+from tenner.rescue import last_words, next_rung
+from tenner.run_dir import RunDir, write_json
+from tenner.session import Session
+from tenner.training import Engine, Lighter
+
+
+def engine_for(
+    prepared: Prepared,
+    place: RunDir,
+    book: LedgerBook,
+    plan: Plan,
+    *,
+    session: Session,
+    environ: Mapping[str, str],
+) -> Engine:
+    """The engine that trains `plan`, its processes started as the session starts them.
+
+    What a lighter one gives up is noted for later lives.
+    """
+    settings = prepared.settings
+
+    def lighter() -> Lighter | None:
+        rung = next_rung(plan.options, settings)
+        if rung is None:
+            return None
+        changed = with_options(plan, rung.changed, prepared.dataset)
+        book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
+        write_json(place.plan, plan_json(changed))
+        return Lighter(
+            engine=engine_for(prepared, place, book, changed, session=session, environ=environ),
+            says=rung.says,
+            keeps_states=rung.keeps_states,
+        )
+
+    engine = _engine(prepared, place, plan, session.latents)
+
+    def command(state: Path | None) -> Command:
+        return session.launch(engine.command(state), environ)
+
+    own_stop = prepared.engine.name == "diffusers"
+    return replace(
+        engine,
+        command=command,
+        lighter=lighter,
+        out_of_memory_fix=last_words(plan.options, settings),
+        guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file),),
+    )
+
+
+def tokenizers_for(prepared: Prepared, place: RunDir) -> Path | None:
+    """CLIP's tokenizers where the base brings none of its own."""
+    if prepared.base.layout == "diffusers":
+        return None
+    return write_clip_tokenizers(place.tokenizers).absolute()
+
+
+def _engine(prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None) -> Engine:
+    cpus = num_cpus(prepared.machine)
+    if prepared.engine.name == "diffusers":
+        return own_engine(
+            plan,
+            place,
+            prepared.engine,
+            items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
+            tokenizers=tokenizers_for(prepared, place),
+            latents=latents,
+            cpus=cpus,
+        )
+    return sd_scripts_engine(
+        plan,
+        place,
+        prepared.engine,
+        train_data_dir=prepared.dataset.train_dir,
+        reg_data_dir=prepared.dataset.reg_dir,
+        tokenizers=write_clip_tokenizers(place.tokenizers).absolute(),
+        cpus=cpus,
+    )

@@ -1,0 +1,83 @@
+"""What is given up, and in which order, when a card runs out of memory. Pure.
+
+First the images of a micro-batch (their number in a step stays the same, by accumulation), then
+the activations that gradient checkpointing computes again, and last, where the user allows it, the
+training of the text encoder. The first two change nothing of what is learnt.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tenner.settings.model import Settings
+
+CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_outputs"))
+"""Options after which earlier states fit no more: kept for good once they were changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A step down the ladder: the options that change, and how it is said. `keeps_states` is
+    False where earlier states do not fit what is trained from here on."""
+
+    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    says: str
+    keeps_states: bool = True
+
+
+def next_rung(options: Mapping[str, Any], settings: Settings) -> Rung | None:
+    """The next thing to try after `options` ran out of memory, None where nothing is left."""
+    batch = int(options["train_batch_size"])
+    if batch > 1 and (settings.may_change_batch or not isinstance(settings.batch_size, int)):
+        return _smaller_batch(batch, int(options["gradient_accumulation_steps"]))
+    if not options.get("gradient_checkpointing") and settings.gradient_checkpointing is not False:
+        return Rung(
+            changed={"gradient_checkpointing": True},
+            says="activations are computed again instead of kept (gradient_checkpointing = true)",
+        )
+    one_part = ("network_train_unet_only", "network_train_text_encoder_only")
+    if settings.may_freeze_text_encoder and not any(options.get(key) for key in one_part):
+        return _frozen_text(options)
+    return None
+
+
+def last_words(options: Mapping[str, Any], settings: Settings) -> str:
+    """What the user could still allow, when nothing is left to try."""
+    allow: list[str] = []
+    if int(options["train_batch_size"]) > 1 and not settings.may_change_batch:
+        allow.append("may_change_batch = true (the images of a step stay the same)")
+    if not options.get("gradient_checkpointing"):
+        allow.append("gradient_checkpointing = true")
+    if not options.get("network_train_unet_only") and not settings.may_freeze_text_encoder:
+        allow.append("may_freeze_text_encoder = true")
+    return f"set {', or '.join(allow)}, or rent a card with more memory" if allow else (
+        "a smaller resolution or network_dim, or a card with more memory"
+    )  # fmt: skip
+
+
+def _smaller_batch(batch: int, accumulation: int) -> Rung:
+    """At most half, and a divisor, so that a step still sees exactly as many images."""
+    images = batch * accumulation
+    smaller = max(size for size in range(1, batch // 2 + 1) if images % size == 0)
+    return Rung(
+        changed={
+            "train_batch_size": smaller,
+            "gradient_accumulation_steps": images // smaller,
+        },
+        says=f"batch {batch} → {smaller}, {images // smaller} of them a step:"
+        f" still {images} images a step",
+    )
+
+
+def _frozen_text(options: Mapping[str, Any]) -> Rung:
+    changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate")
+    cached = not any(options.get(key) for key in changing)
+    changed: dict[str, Any] = {"network_train_unet_only": True}
+    if cached:
+        changed["cache_text_encoder_outputs"] = True
+    return Rung(
+        changed=changed,
+        says="the text encoder is no longer trained (network_train_unet_only = true);"
+        " the run starts anew",
+        keeps_states=False,
+    )

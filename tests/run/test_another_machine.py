@@ -1,0 +1,53 @@
+"""A run whose machine is gone goes on from its destination, and no other run is taken for it."""
+
+import json
+import shutil
+from pathlib import Path
+
+from program import Machine, same_weights
+
+STEPS = ("--max_train_steps", "20", "--save_every_n_steps", "4")
+
+
+def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    whole, first, second = (Machine(tmp_path / name) for name in ("whole", "first", "second"))
+    assert whole.finish(*whole.train("star", *STEPS)) == 0, whole.said
+    words = (*STEPS, "--destinations", f"file://{tmp_path}/kept")
+    first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 4)
+    last = max(each["step"] for each in first.events("star", "sent") if each["what"] == "state")
+    shutil.rmtree(first.folder)
+
+    assert second.finish(*second.train("star", *words)) == 0, second.said
+    steps = [each["step"] for each in second.events("star", "step")]
+    assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both lives"
+    assert f"going on from step {last}" in second.said
+    assert second.said.count("step 1/20") == 0
+    final = "checkpoints/star.safetensors"
+    assert same_weights(second.run("star") / final, whole.run("star") / final)
+    manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    names = {each["name"] for each in manifest["files"]}
+    assert {f"checkpoints/star-step{step:08d}.safetensors" for step in (4, 8, 12, 16)} <= names
+    assert [life["ending"] for life in second.ledger("star")["lives"]] == ["", "delivered"]
+    assert not list((tmp_path / "kept" / ".tenner").rglob("complete.json")), "states have served"
+
+    third = Machine(tmp_path / "third")
+    assert third.finish(*third.train("star", *words)) == 0, third.said
+    assert "delivered before" in third.said
+    assert "loading" not in third.said, "what was delivered is not trained again anywhere"
+
+
+def test_another_job_at_the_destination_is_refused_with_the_difference_or_started_afresh(
+    tmp_path: Path,
+) -> None:
+    first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
+    words = (
+        *("--max_train_steps", "4", "--save_every_n_steps", "2"),
+        *("--destinations", f"file://{tmp_path}/kept"),
+    )
+    first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 2)
+    assert second.finish(*second.train("star", *words, "--seed", "7")) == 2
+    assert "seed: 42 → 7" in second.said
+    assert second.finish(*second.train("star", *words, "--seed", "7", "--restart")) == 0
+    assert [each["step"] for each in second.events("star", "step")] == [1, 2, 3, 4]

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import zstandard
 from pictures import write_set
 
 from tenner.dataset import DatasetRequest
@@ -28,13 +29,18 @@ def packed(tmp_path: Path, name: str) -> Path:
         with zipfile.ZipFile(archive, "w") as out:
             for path in sorted((tmp_path / "set").rglob("*")):
                 out.write(path, path.relative_to(tmp_path))
+    elif name.endswith(".zst"):
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w") as out:
+            out.add(tmp_path / "set", "set")
+        archive.write_bytes(zstandard.ZstdCompressor().compress(plain.getvalue()))
     else:
         with tarfile.open(archive, "w:gz") as out:
             out.add(tmp_path / "set", "set")
     return archive
 
 
-@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz"])
+@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz", "data.tar.zst"])
 def test_an_archive_is_unpacked_once(tmp_path, name):
     asked = request(tmp_path, source=str(packed(tmp_path, name)))
     (source,) = read_sources(asked)

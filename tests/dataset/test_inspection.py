@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from tenner.dataset import DatasetRequest, SubsetRequest, engine_items, inspect_
 from tenner.dataset.items import spread_regularisation
 from tenner.dataset.listing import list_files
 from tenner.errors import DatasetError
+
+pillow_heif.register_heif_opener()
 
 
 def request(source, **more) -> DatasetRequest:
@@ -64,12 +67,13 @@ def test_what_trainers_read_wrongly_is_brought_to_upright_8_bit_srgb(tmp_path):
     picture(2).save(folder / "old.gif")
     picture(3).save(folder / "scan.tif")
     picture(4).save(folder / "new.avif")
+    picture(8).save(folder / "phone.heic")
     picture(5).save(folder / "web.jfif", "JPEG")
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     picture(6).save(folder / "odd.png", icc_profile=lab.tobytes())
     dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
     copies = {image.source.rpartition("/")[2]: opened(image.path) for image in dataset.images}
-    assert len(copies) == 9
+    assert len(copies) == 10
     assert {path.suffix for path in (i.path for i in dataset.images)} == {".png"}
     assert copies["turned.Jpg"].size == (64, 96)
     assert copies["clear.png"].getpixel((5, 5)) == (255, 255, 255)

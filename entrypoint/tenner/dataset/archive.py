@@ -132,7 +132,7 @@ def _zstd(raw: IO[bytes]) -> IO[bytes]:
     except ImportError:
         raise DatasetError(
             "a .tar.zst archive needs the package zstandard",
-            fix="pip install zstandard, or pack the dataset as zip or tar.gz",
+            fix="pip install 'tenner[dataset]', or pack the dataset as zip or tar.gz",
         ) from None
     return zstandard.ZstdDecompressor().stream_reader(raw)  # pyright: ignore
 

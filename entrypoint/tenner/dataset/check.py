@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenner.dataset.buckets import BucketPlace, Buckets, Size
-from tenner.dataset.fetch import OnBytes
+from tenner.dataset.download import OnBytes
 from tenner.dataset.findings import FileNote, Finding, counted, printable
 from tenner.dataset.inspection import buckets_of, common_trigger, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation

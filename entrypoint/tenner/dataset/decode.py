@@ -85,7 +85,7 @@ def _read(path: Path) -> bytes:
     if head.startswith((b"<!doctype html", b"<html")):
         raise Refused("a web page, not a picture")
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not HEIF_IS_READ:
-        raise Refused("HEIC, which needs: pip install 'tenner[heic]'")
+        raise Refused("HEIC, which needs: pip install 'tenner[dataset]'")
     return data
 
 

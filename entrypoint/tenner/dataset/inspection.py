@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenner.dataset.buckets import Buckets, make_buckets
-from tenner.dataset.fetch import OnBytes, fetch
+from tenner.dataset.download import OnBytes
+from tenner.dataset.fetch import fetch
 from tenner.dataset.items import Dataset, ImageItem, spread_regularisation
 from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, Source, Tree, read_tree

@@ -1,0 +1,143 @@
+"""A dataset in a bucket: a prefix, or one archive, of AWS or any server that speaks S3.
+
+Kept as a mirror: objects that are here in the same version are not fetched again, objects that are
+gone there are removed here, and a cut object is gone on with.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tenner.dataset.download import OnBytes, refuse_size
+from tenner.dataset.mirror import Mirror, RemoteFile
+from tenner.dataset.request import DatasetRequest
+from tenner.delivery.destination import Destination, parse_destination
+from tenner.delivery.endpoint import find_endpoint
+from tenner.delivery.retry import Deadline, Passing, Refused, retrying
+from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
+from tenner.delivery.s3_download import download_object
+from tenner.errors import DatasetError, Problem, SettingsError
+from tenner.secrets import secrets_from
+
+DAY_SECONDS = 24 * 3600
+LIST_SECONDS = 60
+NEEDS = "these keys need s3:ListBucket and s3:GetObject there"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bucket:
+    """An open bucket, and what is wanted of it."""
+
+    client: S3Client
+    place: Destination
+
+    def listed(self, deadline: Deadline) -> list[RemoteFile]:
+        """The object that is named, or every object below the prefix."""
+        found = self._page_through(self.place.prefix, deadline)
+        exact = [each for each in found if each.key == self.place.prefix and each.key]
+        if exact:
+            return exact
+        start = f"{self.place.prefix}/" if self.place.prefix else ""
+        return [each for each in found if each.key.startswith(start)]
+
+    def _page_through(self, prefix: str, deadline: Deadline) -> list[RemoteFile]:
+        wanted = {"Bucket": self.place.root, "Prefix": prefix}
+        found: list[RemoteFile] = []
+        more: dict[str, str] = {}
+        while True:
+            page = call(self.place, deadline, self.client.list_objects_v2, **wanted, **more)
+            for each in page.get("Contents", ()):
+                key = str(each["Key"])
+                if not key.endswith("/"):
+                    found.append(
+                        RemoteFile(
+                            key=key, size=int(each["Size"]), version=str(each.get("ETag", ""))
+                        )
+                    )
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def fetch(self, key: str, target: Path, deadline: Deadline) -> None:
+        name = {"Bucket": self.place.root, "Key": key}
+        download_object(self.client, self.place, name, target, deadline)
+
+
+def fetch_from_s3(
+    source: str, request: DatasetRequest, cache: Path, on_bytes: OnBytes | None
+) -> Path:
+    """The folder that mirrors `source`. Raises DatasetError."""
+    try:
+        bucket = _open(source, os.environ)
+        listed = retrying(Deadline(LIST_SECONDS), lambda: bucket.listed(Deadline(LIST_SECONDS)))
+        if not listed:
+            raise DatasetError(f"{source} holds no files", fix="check the prefix, letter by letter")
+        refuse_size(sum(each.size for each in listed), request.max_bytes)
+        folder = cache / "s3" / hashlib.sha256(source.encode()).hexdigest()[:32]
+        mirror = Mirror(folder, {_name(each.key, bucket.place): each for each in listed})
+        return _fill(mirror, bucket, on_bytes)
+    except Refused as refused:
+        fix = refused.problem.fix if "s3:PutObject" not in refused.problem.fix else NEEDS
+        raise DatasetError(problems=[Problem(text=refused.problem.text, fix=fix)]) from None
+    except Passing as trouble:
+        raise DatasetError(
+            f"{source} cannot be fetched: {trouble}",
+            fix="check the network and the endpoint; a second start goes on where this one ended",
+        ) from None
+    except OSError as error:
+        fix = "free disk space, or set TENNER_CACHE_DIR"
+        raise DatasetError(f"{source} cannot be kept in {cache}: {error}", fix=fix) from error
+
+
+def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
+    secrets, problems = secrets_from(environ)
+    try:
+        place = parse_destination(source)
+        endpoint = find_endpoint(
+            place.root, asked=place.endpoint_url, region=place.region, env=environ
+        )
+    except SettingsError as error:
+        told = [
+            Problem(text=each.text.replace("destination ", "dataset ", 1), fix=each.fix)
+            for each in error.problems
+        ]
+        raise DatasetError(problems=[*problems, *told]) from None
+    except ValueError as error:
+        fix = "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
+        raise DatasetError(f"{source}: {error}", fix=fix) from None
+    client = open_client(place, endpoint, secrets=secrets, env=environ)
+    return _Bucket(client=client, place=place)
+
+
+def _name(key: str, place: Destination) -> str:
+    """The object's path below the prefix. Raises DatasetError for one that leads elsewhere."""
+    name = key.removeprefix(place.prefix).lstrip("/") if key != place.prefix else key
+    name = name if key != place.prefix else PurePosixPath(key).name
+    parts = name.split("/")
+    if ".." in parts or "." in parts or "" in parts or "\\" in name or "\0" in name:
+        raise DatasetError(
+            f'the object "{key}" would be kept outside the folder', fix="rename it in the bucket"
+        )
+    return name
+
+
+def _fill(mirror: Mirror, bucket: _Bucket, on_bytes: OnBytes | None) -> Path:
+    deadline = Deadline(DAY_SECONDS)
+    mirror.remove_strangers()
+    missing = mirror.missing()
+    total = mirror.num_bytes
+    done = total - sum(each.size for each in missing.values())
+
+    def fetch(name: str) -> int:
+        bucket.fetch(missing[name].key, mirror.path(name), deadline)
+        return mirror.arrived(name)
+
+    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
+        for num_bytes in pool.map(fetch, missing):
+            done += num_bytes
+            if on_bytes:
+                on_bytes(done, total)
+    return mirror.folder

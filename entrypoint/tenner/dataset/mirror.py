@@ -1,0 +1,85 @@
+"""A folder that holds what a remote place holds: which files are here already, which are gone.
+
+Each file's version is noted as it arrives, so that a killed start loses one file at most.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NOTE = ".tenner-mirror.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file at the remote place. `version` changes with its content; `size` in bytes."""
+
+    key: str
+    size: int
+    version: str
+
+
+class Mirror:
+    """`wanted` are the remote files by their paths in `folder`."""
+
+    def __init__(self, folder: Path, wanted: Mapping[str, RemoteFile]) -> None:
+        self.folder = folder
+        self._wanted = wanted
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._here = _read_note(folder / NOTE)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files that are wanted."""
+        return sum(each.size for each in self._wanted.values())
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def missing(self) -> dict[str, RemoteFile]:
+        """Files that are not here, or in another version."""
+        return {name: each for name, each in self._wanted.items() if not self._is_here(name, each)}
+
+    def remove_strangers(self) -> None:
+        """Remove files that are no longer wanted, and what was in the way of one that is."""
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif name not in self._wanted and name != NOTE and not path.name.endswith(".part"):
+                path.unlink()
+
+    def arrived(self, name: str) -> int:
+        """Note that a file is here in the wanted version; returns its size in bytes."""
+        remote = self._wanted[name]
+        line = json.dumps({"name": name, "size": remote.size, "version": remote.version})
+        with self._lock, (self.folder / NOTE).open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+        return remote.size
+
+    def _is_here(self, name: str, remote: RemoteFile) -> bool:
+        path = self.folder / name
+        if self._here.get(name) != (remote.size, remote.version) or not path.is_file():
+            return False
+        return path.stat().st_size == remote.size
+
+
+def _read_note(path: Path) -> dict[str, tuple[int, str]]:
+    """The versions that arrived: of each file the last line counts; spoilt lines are left out."""
+    found: dict[str, tuple[int, str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        try:
+            row: dict[str, Any] = json.loads(line)
+            found[str(row["name"])] = (int(row["size"]), str(row["version"]))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found

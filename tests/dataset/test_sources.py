@@ -1,0 +1,272 @@
+"""Datasets that are fetched: kept, gone on with, never stale; from web, S3 and Hub servers."""
+
+import io
+import os
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import boto3
+import pytest
+from botocore.config import Config
+from pictures import write_set
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
+
+from servers.fault_proxy import Asked, Spoil, fault_proxy
+from servers.hub_server import Hub, hub_server
+from servers.hub_state import Account
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server
+
+from tenner.dataset import DatasetRequest
+from tenner.dataset.fetch import fetch
+from tenner.errors import DatasetError
+
+
+def request(tmp_path: Path, **more) -> DatasetRequest:
+    return DatasetRequest(cache_dir=tmp_path / "cache", num_workers=1, **more)
+
+
+def names(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found if path.name[0] != "."}
+
+
+def zipped(word: bytes, size: int = 40_000) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("3_toy/a.png", word + os.urandom(size))
+    return out.getvalue()
+
+
+class Versions(BaseHTTPRequestHandler):
+    """One file with an ETag: answers 304, ranges of the same version, and cuts when told."""
+
+    data: ClassVar[bytes] = b""
+    etag: ClassVar[str] = '"one"'
+    send: ClassVar[int | None] = None
+    seen: ClassVar[list[tuple[int, int]]] = []
+
+    def do_GET(self) -> None:
+        data, start = self.data, 0
+        if self.etag and self.headers.get("If-None-Match") == self.etag:
+            self.answer(304, b"")
+            return
+        same = self.headers.get("If-Range", self.etag) == self.etag
+        if "Range" in self.headers and same:
+            start = int(self.headers["Range"][6:].rstrip("-"))
+        self.answer(206 if start else 200, data[start:])
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        if self.etag:
+            self.send_header("ETag", self.etag)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        sent = body if self.send is None else body[: self.send]
+        self.seen.append((status, len(sent)))
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("tenner.dataset.download.FIRST_WAIT_SECONDS", 0.01)
+    Versions.etag, Versions.send, Versions.seen = '"one"', None, []
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Versions)
+    thread = threading.Thread(target=served.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{served.server_port}/set.zip"
+    served.shutdown()
+    served.server_close()
+    thread.join()
+
+
+def test_a_restart_asks_and_fetches_nothing_and_a_new_version_is_fetched(tmp_path, web):
+    asked = request(tmp_path)
+    Versions.data = zipped(b"one")
+    first = fetch(web, asked)
+    assert fetch(web, asked) == first
+    assert [status for status, _ in Versions.seen] == [200, 304]
+    Versions.data, Versions.etag = zipped(b"two"), '"two"'
+    second = fetch(web, asked)
+    assert (second / "3_toy" / "a.png").read_bytes()[:3] == b"two"
+
+
+def test_a_kept_file_is_used_where_the_server_is_gone(tmp_path, web):
+    Versions.data = zipped(b"one")
+    first = fetch(web, request(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Versions, "do_GET", lambda self: self.send_error(503))
+        assert fetch(web, request(tmp_path)) == first
+
+
+def test_a_cut_file_is_gone_on_with_only_in_the_same_version(tmp_path, web, monkeypatch):
+    Versions.data, Versions.send = zipped(b"one"), 0
+    with pytest.raises(DatasetError, match="cannot be fetched from"):
+        fetch(web, request(tmp_path))
+    Versions.send = 10_000
+    part = next((tmp_path / "cache" / "downloads").glob("*.part"))
+    part.write_bytes(Versions.data[:30_000])
+    Versions.seen.clear()
+    folder = fetch(web, request(tmp_path))
+    assert (folder / "3_toy" / "a.png").read_bytes()[:3] == b"one"
+    assert sum(size for _, size in Versions.seen) < 15_000
+
+    Versions.data, Versions.etag = zipped(b"old"), '"old"'
+    monkeypatch.setattr("tenner.dataset.download.ATTEMPTS", 1)
+    with pytest.raises(DatasetError):
+        fetch(web + "?other", request(tmp_path))
+    Versions.data, Versions.etag, Versions.send = zipped(b"new"), '"new"', None
+    folder = fetch(web + "?other", request(tmp_path))
+    assert (folder / "3_toy" / "a.png").read_bytes()[:3] == b"new"
+
+
+def test_without_versions_a_file_of_another_length_is_another_file(tmp_path, web):
+    Versions.data, Versions.etag = zipped(b"one"), ""
+    fetch(web, request(tmp_path))
+    Versions.data = zipped(b"two", 50_000)
+    assert (fetch(web, request(tmp_path)) / "3_toy" / "a.png").read_bytes()[:3] == b"two"
+
+
+def test_a_known_checksum_asks_nothing(tmp_path, web):
+    import hashlib
+
+    Versions.data = zipped(b"one")
+    asked = request(tmp_path, sha256=hashlib.sha256(Versions.data).hexdigest())
+    first = fetch(web, asked)
+    Versions.seen.clear()
+    assert fetch(web, asked) == first
+    assert Versions.seen == []
+
+
+@pytest.fixture(scope="module")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as port:
+        bucket(port).create_bucket(Bucket="photos")
+        yield port
+
+
+def bucket(port: int):
+    return boto3.client(
+        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
+        aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET_KEY,
+        config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET_KEY + "\n")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(secret))
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_bucket_is_mirrored_and_what_is_gone_there_is_gone_here(tmp_path, s3_port):
+    s3 = bucket(s3_port)
+    for path in write_set(tmp_path / "set", 3):
+        for each in (path, path.with_suffix(".txt")):
+            s3.upload_file(str(each), "photos", f"sets/10_toy/{each.name}")
+    s3.put_object(Bucket="photos", Key="sets/10_toys/other.png", Body=b"x")
+    with fault_proxy(s3_port) as proxy:
+        source = f"s3://photos/sets/10_toy?endpoint_url=http://127.0.0.1:{proxy.port}"
+        progress: list[tuple[int, int | None]] = []
+        folder = fetch(source, request(tmp_path), lambda *seen: progress.append(seen))
+        assert len(names(folder)) == 6
+        assert progress[-1][0] == progress[-1][1]
+        proxy.seen.clear()
+        fetch(source, request(tmp_path))
+        assert [each.method for each in proxy.seen if "list-type" not in each.path] == []
+        s3.delete_object(Bucket="photos", Key="sets/10_toy/img000.png")
+        s3.put_object(Bucket="photos", Key="sets/10_toy/img001.txt", Body=b"a new caption")
+        assert fetch(source, request(tmp_path)) == folder
+        assert names(folder) == {
+            "img000.txt", "img001.png", "img001.txt", "img002.png", "img002.txt",
+        }  # fmt: skip
+        assert (folder / "img001.txt").read_bytes() == b"a new caption"
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, s3_port):
+    bucket(s3_port).put_object(Bucket="photos", Key="big.zip", Body=zipped(b"one", 3_000_000))
+
+    def cut(asked: Asked) -> Spoil | None:
+        return Spoil(cut=True) if asked.method == "GET" and asked.number == 3 else None
+
+    with fault_proxy(s3_port) as proxy:
+        proxy.fault = cut
+        source = f"s3://photos/big.zip?endpoint_url=http://127.0.0.1:{proxy.port}"
+        folder = fetch(source, request(tmp_path))
+        assert any("Range" in each.headers for each in proxy.seen)
+    assert (folder / "3_toy" / "a.png").stat().st_size == 3_000_003
+    with pytest.raises(DatasetError, match="larger than"):
+        fetch(f"s3://photos/big.zip?endpoint_url=http://127.0.0.1:{s3_port}",
+              request(tmp_path / "more", max_bytes=1000))  # fmt: skip
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("s3://photos/nothing", "holds no files"), ("s3://no-such/x", "no such bucket"),
+     ("s3://Bad_Name/x", "is no bucket name")],
+)  # fmt: skip
+def test_what_is_wrong_with_a_bucket_is_said(tmp_path, s3_port, source, said):
+    with pytest.raises(DatasetError, match=said):
+        fetch(f"{source}?endpoint_url=http://127.0.0.1:{s3_port}", request(tmp_path))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_server() as hub:
+        hub.state.tokens["loopback-token"] = Account(name="me")
+        repo = hub.state.make_repo("dataset", "me/toys", private=True)
+        hub.state.add_files(
+            repo,
+            {
+                "train/a.png": b"\x89PNG one",
+                "train/b.jpg": b"small",
+                "metadata.jsonl": b'{"file_name": "train/a.png", "text": "a toy"}\n',
+            },
+        )
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "loopback-token")
+        yield hub
+
+
+def test_a_hub_dataset_is_fetched_once_and_used_without_the_network(tmp_path, hub, monkeypatch):
+    source = "hf://datasets/me/toys"
+    progress: list[tuple[int, int | None]] = []
+    folder = fetch(source, request(tmp_path), lambda *seen: progress.append(seen))
+    assert names(folder) == {"train/a.png", "train/b.jpg", "metadata.jsonl"}
+    assert (folder / "train/a.png").read_bytes() == b"\x89PNG one"
+    assert progress[-1][0] == progress[-1][1] > 0
+    hub.state.add_files(hub.state.repos["dataset", "me/toys"], {"train/c.png": b"three"})
+    newer = fetch(source, request(tmp_path))
+    assert names(newer) == names(folder) | {"train/c.png"}
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert fetch(source, request(tmp_path)).samefile(newer)
+
+
+def test_what_is_wrong_with_a_hub_dataset_is_said(tmp_path, hub, monkeypatch):
+    for source, said in (
+        ("hf://me/toys", "names no dataset"),
+        ("hf://datasets/me/no", "cannot be"),
+    ):
+        with pytest.raises(DatasetError, match=said):
+            fetch(source, request(tmp_path))
+    with pytest.raises(DatasetError, match="larger than"):
+        fetch("hf://datasets/me/toys", request(tmp_path, max_bytes=10))
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(DatasetError) as refused:
+        fetch("hf://datasets/me/toys", request(tmp_path))
+    assert "HF_TOKEN" in refused.value.problems[0].fix

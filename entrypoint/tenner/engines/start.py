@@ -124,6 +124,7 @@ def train_job(
         "output_dir": str(place.checkpoints.absolute()),
         "output_name": plan.output_name,
         "state_dir": str(place.state.absolute()),
+        "log_dir": str((place.path / "logs").absolute()),
         "stop_file": str(place.stop_file.absolute()),
         "num_threads": num_threads,
     }

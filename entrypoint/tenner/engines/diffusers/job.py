@@ -88,6 +88,8 @@ class TrainJob:
     output_dir: str
     output_name: str
     state_dir: str
+    log_dir: str | None = None
+    """A folder for TensorBoard's log; None keeps none."""
     save_precision: SavePrecision = "fp16"
     save_every_n_epochs: int | None = None
     save_every_n_steps: int | None = None

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -30,13 +31,16 @@ class Teller:
 
     def __init__(self, *, silent: bool) -> None:
         self._out: TextIO = sys.stdout
-        self._silent = silent
+        self.is_silent = silent
+        self.listeners: list[Callable[[Event], None]] = []
         sys.stdout = sys.stderr
 
     def __call__(self, event: Event) -> None:
-        if not self._silent:
+        if not self.is_silent:
             self._out.write(event.to_json() + "\n")
             self._out.flush()
+            for listener in self.listeners:
+                listener(event)
 
 
 @dataclass(frozen=True)

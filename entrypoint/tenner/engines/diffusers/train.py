@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tenner.engines.diffusers.batches import schedule_of
+from tenner.engines.diffusers.board import logged
 from tenner.engines.diffusers.engine import EngineExit
 from tenner.engines.diffusers.job import TrainJob, read_job
 from tenner.engines.diffusers.latents import (
@@ -68,7 +69,9 @@ def _train(job: TrainJob, processes: Processes, tell: Teller) -> int:
     if job.resume:
         trainer.resume(Path(job.resume))
     tell(Phase(name="training", done=trainer.step, total=schedule.num_steps))
-    if trainer.run(stop):
+    with logged(job.log_dir, tell, first_step=trainer.step + 1):
+        finished = trainer.run(stop)
+    if finished:
         tell(Done(path=str(trainer.final_path()), step=trainer.step))
         return EngineExit.DONE
     return EngineExit.STOPPED if stop.by_signal else EngineExit.DONE

@@ -90,6 +90,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        metavar="NAME",
+        help="plan for a card that is not here, such as 'RTX 4090' or A100-40; may be said"
+        " several times, or 'all', to compare what they cost",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -128,7 +135,7 @@ _ARGUMENTS = {
 _JOB_COMMANDS = ("train", "plan", "check")
 _NOT_SETTINGS = (
     *("command", "run", "restart", "config", "config_flag", "preset"),
-    *("json", "strict", "page"),
+    *("json", "strict", "page", "gpu"),
 )
 
 
@@ -157,8 +164,11 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.planning import print_plan
+    from tenner.planning import print_comparison, print_plan
 
+    if parsed.gpu:
+        print_comparison(_request(parsed, environ), environ, parsed.gpu, as_json=parsed.json)
+        return 0
     print_plan(_request(parsed, environ), environ, as_json=parsed.json)
     return 0
 

@@ -6,12 +6,15 @@ translate: `options` holds sd-scripts' option names with decided values.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tenner.base_model import Base
 from tenner.errors import Problem
 from tenner.settings.model import Settings
 from tenner.sizing import Choice
+
+if TYPE_CHECKING:
+    from tenner.expectation import Expected
 
 EngineName = Literal["sd-scripts", "diffusers"]
 Device = Literal["cuda", "cpu"]
@@ -49,6 +52,8 @@ class Plan:
     options: Mapping[str, Value]
     choices: tuple[Choice, ...] = ()
     notices: tuple[Problem, ...] = field(default=())
+    expected: "Expected | None" = None
+    """Hours and dollars; None on a CPU, or where the card's speed is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +224,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "num_steps": plan.length.num_steps,
         "num_epochs": plan.length.num_epochs,
         "steps_per_epoch": plan.length.steps_per_epoch,
+        "expected": plan.expected.to_json() if plan.expected else None,
         "options": {key: value for key, value in plan.options.items() if value is not None},
         "choices": [
             {"name": each.name, "value": each.value, "reason": each.reason} for each in plan.choices

@@ -3,22 +3,24 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.base_model import Base, find_local_base, not_found
+from tenner.cost import Price, price_of
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.errors import Problem, SettingsError, errors_in
 from tenner.events import Phase
+from tenner.expectation import Expected, expect, expected_choices, over_budget
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
-from tenner.plan import Device, Plan, plan_run
+from tenner.plan import Device, Length, Plan, plan_run
 from tenner.settings import Request, Settings
-from tenner.shaping import Ground, shape_run
+from tenner.shaping import Ground, Shaped, shape_run
 from tenner.sizing import CardMemory, Choice
 from tenner.tiny import base_dir
 
@@ -50,8 +52,12 @@ def prepare(
     on_stage: Callable[[str, str], None],
     on_image: Callable[[int, int], None],
     on_bytes: Callable[[int, int | None], None] | None = None,
+    host_price: Price | None = None,
 ) -> Prepared:
-    """Look at everything and decide. Raises TennerError with whose turn it is."""
+    """Look at everything and decide. Raises TennerError with whose turn it is.
+
+    `host_price` is what the host itself says this machine costs.
+    """
     settings = request.settings
     on_stage("machine", "looking for a card")
     build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
@@ -63,11 +69,13 @@ def prepare(
     resolution = settings.resolution or (base.resolution, base.resolution)
     asked = dataset_request(request, base, resolution, environ)
     dataset = inspect_dataset(asked, workdir, on_image, on_bytes)
-    plan = make_plan(request, base, machine, device, engine, dataset, resolution)
+    plan = make_plan(request, base, machine, device, engine, dataset, resolution, host_price)
+    found = over_budget(settings, plan.expected, plan.length)
     if engine.name == "sd-scripts":
-        wrong = errors_in(conflicts(plan.options, family=base.family))
-        if wrong:
-            raise SettingsError(problems=wrong)
+        found += errors_in(conflicts(plan.options, family=base.family))
+    if errors_in(found):
+        raise SettingsError(problems=errors_in(found))
+    plan = replace(plan, notices=(*plan.notices, *found))
     return Prepared(
         request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
     )
@@ -157,6 +165,7 @@ def make_plan(
     engine: ChosenEngine,
     dataset: Dataset,
     resolution: tuple[int, int],
+    host_price: Price | None = None,
 ) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
     settings = request.settings
@@ -173,12 +182,18 @@ def make_plan(
         shm_mib=machine.host.shm_mib,
     )
     shaped = shape_run(settings, ground)
+    price = price_of(
+        asked=settings.price_per_hour,
+        host=host_price,
+        gpu_name=machine.gpu_name if device == "cuda" else "",
+        num_gpus=settings.num_processes,
+    )
     choices = (
         Choice(name="engine", value=engine.name, reason=engine.reason),
         Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
         *shaped.choices,
     )
-    return plan_run(
+    plan = plan_run(
         settings,
         engine=engine.name,
         base=base,
@@ -190,6 +205,34 @@ def make_plan(
         optimizer_type=shaped.optimizer,
         choices=choices,
         notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
+    )
+    expected = _expected(settings, shaped, plan.length, machine, dataset, price)
+    return replace(plan, expected=expected, choices=(*plan.choices, *expected_choices(expected)))
+
+
+def _expected(
+    settings: Settings,
+    shaped: Shaped,
+    length: Length,
+    machine: Machine,
+    dataset: Dataset,
+    price: Price | None,
+) -> Expected | None:
+    """Hours and dollars, where the run is on a card whose speed is known."""
+    if shaped.load is None:
+        return None
+    from tenner.sampling import grid_cells
+
+    captions = [image.caption for image in dataset.images if not image.is_reg]
+    cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
+    return expect(
+        settings,
+        shaped.load,
+        shaped.batch,
+        length,
+        gpu_name=machine.gpu_name,
+        price=price,
+        num_pictures=len(cells),
     )
 
 

@@ -35,6 +35,11 @@ STEP_TFLOP: Mapping[Family, tuple[float, float]] = {
 """Work of an image at the native side, without and with gradient checkpointing."""
 PIXEL_POWER: Mapping[Family, float] = {"sd1": 1.31, "sd2": 1.31, "sdxl": 1.13}
 """Attention grows faster than pixels: counted at 512 and 768 (SD 1.x), 768 and 1024 (SDXL)."""
+FORWARD_TFLOP: Mapping[Family, float] = {"sd1": 0.803, "sd2": 0.803, "sdxl": 6.761}
+"""Work of one denoising step of one picture at the native side."""
+FORWARD_LAUNCHES = 0.18
+"""Kernel launches of a bare U-Net's forward pass to those of a training step: 3,062 to 17,000 in
+SDXL, by tracing."""
 BLEND = 1.5
 ERROR = 0.25
 """How far the model may be off, as a share: 10 % at worst on the few cards it has seen."""
@@ -94,6 +99,18 @@ def modelled_seconds(
     work = batch_size * STEP_TFLOP[family][gradient_checkpointing] * share
     arithmetic = work / (peak_tflops * USE[family])
     return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * accumulation
+
+
+def picture_seconds(family: Family, *, pixels: int, gpu_name: str, num_steps: int) -> float | None:
+    """Seconds to draw a sample with guidance (two pictures a step), by the same model; not fitted
+    to any measurement of drawing. None for a card whose peak is not known."""
+    card = card_named(gpu_name)
+    if card is None or card.peak_tflops is None:
+        return None
+    share = (pixels / NATIVE_SIDE[family] ** 2) ** PIXEL_POWER[family]
+    arithmetic = 2 * FORWARD_TFLOP[family] * share / (card.peak_tflops * USE[family])
+    launches = LAUNCH_SECONDS[family] * FORWARD_LAUNCHES
+    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * num_steps
 
 
 def modelled_row(row: MeasuredSpeed) -> float:

@@ -1,0 +1,74 @@
+"""`tenner plan --gpu`: what a run takes on cards that are not here, through the real program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.machine.program import photos as make_photos
+from tests.machine.program import tenner
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guide's job: 50 images, seen ten times in each of ten epochs."""
+    return make_photos(tmp_path_factory.mktemp("photos"), num_images=50)
+
+
+def offers(photos: Path, cwd: Path, *words: str) -> list[dict[str, Any]]:
+    done = tenner("plan", str(photos), "--json", *words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["offers"]
+
+
+def test_the_guides_cost_table_comes_out_to_the_cent(photos: Path, tmp_path: Path) -> None:
+    words = [word for gpu in ("RTX 3090", "4090", "A6000", "A100-40") for word in ("--gpu", gpu)]
+    guide = {
+        row["card"]: (row["hours"], row["usd_per_hour"], row["usd"])
+        for row in offers(photos, tmp_path, "--base_model", "sd15", *words)
+        if row["provider"] == "guide"
+    }
+    assert guide == {
+        "RTX 3090": (2.5, 0.50, 1.25),
+        "RTX 4090": (1.5, 0.70, 1.05),
+        "RTX A6000": (1.5, 0.80, 1.20),
+        "A100 40GB": (1.0, 1.50, 1.50),
+    }
+
+
+def test_cards_and_providers_are_sorted_by_cost(photos: Path, tmp_path: Path) -> None:
+    found = offers(photos, tmp_path, "--base_model", "sdxl", "--gpu", "all")
+    costs = [row["usd"] for row in found if row["fits"]]
+    assert len(costs) > 20
+    assert costs == sorted(costs)
+    assert all(cost < 10 for cost in costs)
+    batches = {row["card"]: row["batch_size"] for row in found}
+    assert (batches["RTX 4090"], batches["RTX 3090"], batches["A100 40GB"]) == (2, 1, 4)
+    assert {row["provider"] for row in found} >= {"Vast.ai", "RunPod secure", "guide", "GPUFlow"}
+    assert all(row["price_from"] for row in found)
+
+
+def test_a_table_for_people_names_what_does_not_fit(photos: Path, tmp_path: Path) -> None:
+    words = ("--base_model", "sdxl", "--network_dim", "256", "--gpu", "4060", "--gpu", "RTX 4090")
+    done = tenner("plan", str(photos), *words, "--price_per_hour", "0.5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "Stable Diffusion XL at 1024×1024, 50 images" in lines[0]
+    row = next(line for line in lines if line.startswith("RTX 4090 (24 GB)"))
+    assert "your price" in row
+    assert "1g" in row
+    assert any(line.startswith("RTX 4060 does not fit: one image needs") for line in lines)
+
+
+def test_an_unknown_card_or_family_is_refused_with_what_is_known(
+    photos: Path, tmp_path: Path
+) -> None:
+    done = tenner("plan", str(photos), "--gpu", "Voodoo 2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no card is known by the name 'Voodoo 2'" in done.stderr
+    assert "A100 40GB" in done.stderr
+    words = ("--base_model", "./mine.safetensors", "--gpu", "all")
+    done = tenner("plan", str(photos), *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "its family is not known" in done.stderr

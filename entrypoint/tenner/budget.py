@@ -14,7 +14,7 @@ from tenner.guards import Verdict
 
 GUESSED_BYTES_PER_SECOND = 5e6
 """40 Mbit/s: what a slow host uploads with; only until the run has measured its own."""
-SAVING_SECONDS = 20.0
+SAVING_SECONDS = 10.0
 WARN_AT = 0.8
 
 

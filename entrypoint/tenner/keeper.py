@@ -58,6 +58,8 @@ class Keeper:
 
     def _checkpoint(self, event: Checkpoint) -> Verdict | None:
         path = Path(event.path)
+        if path.stem == self.book.now.output_name and not event.final:
+            return None  # the last step's own checkpoint: the final one replaces it
         try:
             found = inspect_weights(path)
             if isinstance(found, Problem):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenner.card_watch import watching
 from tenner.cost import price_of
 from tenner.dataset.captions import one_wording
 from tenner.delivery import (
@@ -262,23 +263,21 @@ def _train(life: RunLife) -> Trained:
     """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
     stage, prepared, place = life.stage, life.prepared, life.place
     stage.begin("training", f"{life.plan.length.num_steps} steps")
+    environ = _environ(prepared, stage)
+    engine = engine_for(
+        prepared, place, life.book, life.plan, session=stage.session, environ=environ
+    )
     try:
-        trained = train(
-            engine_for(
-                prepared,
+        with watching(life.plan.device, stage.environ) as card:
+            trained = train(
+                engine,
                 place,
-                life.book,
-                life.plan,
-                session=stage.session,
-                environ=_environ(prepared, stage),
-            ),
-            place,
-            environ=_environ(prepared, stage),
-            stop=stage.stop,
-            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
-            on_event=stage.tell,
-            guards=life.guards(),
-        )
+                environ=environ,
+                stop=stage.stop,
+                grace_seconds=ENGINE_SHARE * stage.grace_seconds,
+                on_event=stage.tell,
+                guards=(*life.guards(), *card),
+            )
     except TennerError as error:
         raise life.hand_over(error) from error
     return trained if trained.finished else life.finish_early(trained)

@@ -134,7 +134,7 @@ def train(
     if reason == "budget" and follower.done is None:
         raise _budget_reached(follower)
     asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
-    if ending.returncode != 0 and not (reason == "stop_file" and asked_to_end):
+    if reason == "nan" or (ending.returncode and not (reason == "stop_file" and asked_to_end)):
         raise _failed(engine, ending, failed, place)
     if follower.done is None and not asked_to_end:
         raise TrainingError(
@@ -243,6 +243,8 @@ def _stopped(follower: Follower) -> Stopped:
     )
 
 
+_LONGEST = 1000
+"""Letters of a failure that are shown: torch lists a thousand missing tensors in one line."""
 _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
     "host": MachineError,
     "base_model": SettingsError,
@@ -253,7 +255,8 @@ _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
 def _failed(engine: Engine, ending: Ending, said: Failed | None, place: RunDir) -> TennerError:
     failed = said or Failed(kind="other", text=_last_words(engine, ending))
     fix = failed.fix or f"the whole log is in {place.engine_log}"
-    return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {failed.text}", fix=fix)
+    text = failed.text if len(failed.text) < _LONGEST else f"{failed.text[:_LONGEST]} …"
+    return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {text}", fix=fix)
 
 
 def _budget_reached(follower: Follower) -> BudgetReached:

@@ -1,8 +1,11 @@
 """The whole program on the tiny base, as users start it: short jobs, killed and started again."""
 
 import json
+import math
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "machine"))
+
+from fake_smi import install_smi
 
 from tenner.tiny import concept_dir
 
@@ -91,3 +98,62 @@ def same_weights(one: Path, other: Path) -> bool:
         return names == set(second.keys()) and all(
             first.get_tensor(name).equal(second.get_tensor(name)) for name in names
         )
+
+
+class StandIn(Machine):
+    """A machine with a card (as a fake nvidia-smi tells) and a stand-in for sd-scripts."""
+
+    def __init__(self, folder: Path, card: str = "NVIDIA GeForce RTX 4090", **extra: str) -> None:
+        super().__init__(folder, **extra)
+        scripts, programs = folder / "sd-scripts", folder / "bin"
+        for place in (scripts, programs):
+            place.mkdir(exist_ok=True)
+        trainer = Path(__file__).parent / "stand_in_trainer.py"
+        for name in ("train_network.py", "sdxl_train_network.py"):
+            shutil.copy(trainer, scripts / name)
+        python = programs / "python"
+        # Asked what it lacks of sd-scripts' modules it lacks none; anything else is run.
+        answers = 'case "$2" in *find_spec*) echo; exit 0;; esac'
+        python.write_text(f'#!/bin/sh\n{answers}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        described = {"name": card, "memory.total": 24564, "memory.free": 24000}
+        described |= {"driver_version": "550.54.14", "compute_cap": "8.9"}
+        install_smi(programs, [described])
+        self.environ |= {
+            "PATH": f"{programs}{os.pathsep}{self.environ['PATH']}",
+            "SD_SCRIPTS_DIR": str(scripts),
+            "TENNER_TRAINER_PYTHON": str(python),
+        }
+        self.base = sparse_base(folder / "base.safetensors")
+
+    def train(self, name: str, *words: str) -> tuple[str, ...]:
+        return (
+            *("train", str(concept_dir()), "--base_model", str(self.base), "--resolution", "512"),
+            *("--no_samples", "--output_name", name, *words),
+        )
+
+    def commands(self, name: str) -> list[dict[str, str]]:
+        """The arguments of each start of the stand-in."""
+        path = self.run(name) / "engine.log"
+        said = [line for line in path.read_text().splitlines() if line.startswith("STARTED ")]
+        return [json.loads(line.removeprefix("STARTED ")) for line in said]
+
+
+def sparse_base(path: Path) -> Path:
+    """What looks like an SD 1.5 checkpoint of full size and takes no room on the disk."""
+    shapes = {
+        "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77],
+        "model.diffusion_model.out.2.weight": [100_000_000],
+    }
+    header: dict[str, object] = {}
+    at = 0
+    for name, shape in shapes.items():
+        end = at + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(header).encode()
+    with path.open("wb") as out:
+        out.write(struct.pack("<Q", len(raw)) + raw)
+        out.truncate(8 + len(raw) + at)
+    return path

@@ -1,8 +1,10 @@
 """Stands in for sd-scripts' trainer: takes its arguments, prints its lines, leaves its files.
 
-STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan`, `oom` (unless
-the batch is at most STAND_IN_FITS), `hang` (after five lines), `killed` (after STAND_IN_STEPS
-steps). Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
+STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan` (from step
+STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
+STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on), `hang` (after five lines),
+`killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps). STAND_IN_SECONDS is a step's time.
+Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
 
 import json
@@ -21,6 +23,20 @@ OOM = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 78.00 MiB. GPU 0 has a total"
     " capacity of 23.64 GiB of which 51.06 MiB is free."
 )
+
+
+DISK_FULL = (
+    "Traceback (most recent call last):\n"
+    '  File "train_network.py", line 1772, in <module>\n'
+    "OSError: [Errno 28] No space left on device"
+)
+
+
+def fits(told: dict[str, str]) -> bool:
+    least = int(os.environ["STAND_IN_FITS"])
+    return int(told["train_batch_size"]) <= max(1, least) and (
+        least > 0 or "gradient_checkpointing" in told
+    )
 
 
 def options(words: list[str]) -> dict[str, str]:
@@ -59,14 +75,22 @@ def main() -> None:
     told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
     out, name = Path(told["output_dir"]), told["output_name"]
     steps, every = int(told["max_train_steps"]), int(told.get("save_every_n_steps", 0))
+    say(f"STARTED {json.dumps(told)}\n")
     record("prepare images.")
     record("loading model for process 0/1")
     say("running training / 学習開始\n")
-    if ending == "oom" and int(told["train_batch_size"]) > int(os.environ["STAND_IN_FITS"]):
-        say(OOM + "\n")
-        sys.exit(1)
+    at, seconds = (float(os.environ.get(f"STAND_IN_{name}", "0")) for name in ("STEPS", "SECONDS"))
     for step in range(1, steps + 1):
-        loss = "nan" if ending == "nan" else f"{1 / step:.3f}"
+        if ending == "oom" and step > at and not fits(told):
+            say(OOM + "\n")
+            sys.exit(1)
+        if ending == "nan_latents":
+            say("NaN found in latents, replacing with zeros\n")
+        is_nan = ending == "nan" and step > at
+        time.sleep(seconds)
+        if step == 5 and "STAND_IN_LOSES" in os.environ:  # the host loses its card
+            Path(os.environ["STAND_IN_LOSES"]).touch()
+        loss = "nan" if is_nan else f"{1 / step:.3f}"
         bar = f"steps: {step * 100 // steps:3}%|██| {step}/{steps} [00:01<00:01,  2.00it/s"
         say(f"\r{bar}]\r{bar}, avr_loss={loss}]")
         if ending == "hang" and step == 5:
@@ -74,13 +98,18 @@ def main() -> None:
         if every and step % every == 0:
             stem = f"{name}-step{step:08d}"
             say(f"\nsaving checkpoint: {out}/{stem}.safetensors\n")
-            write_weights(out / f"{stem}.safetensors")
+            write_weights(out / f"{stem}.safetensors", float("nan") if is_nan else step)
             record(f"saving state at step {step}")
             write_state(out / f"{stem}-state")
             record(f"Random states saved in {out}/{stem}-state/random_states_0.pkl")
             record("")
-        if ending == "killed" and step == int(os.environ["STAND_IN_STEPS"]):
+        if ending == "killed" and step == at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if ending == "bus_error" and step == at:
+            os.kill(os.getpid(), signal.SIGBUS)
+        if ending == "disk_full" and step == at:
+            say(DISK_FULL + "\n")
+            sys.exit(1)
     if ending != "no_file":
         record("saving last state.")
         write_state(out / f"{name}-state")

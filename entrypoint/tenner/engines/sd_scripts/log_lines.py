@@ -60,6 +60,7 @@ class LogReader:
         self._caching = ""
         self._cached_tenths = -1
         self._batches_per_epoch = 0
+        self._nan_latents = 0
         self._in_traceback = False
         self._failed = False
         self._told: set[str] = set()
@@ -171,14 +172,23 @@ class LogReader:
         if text.startswith("saving checkpoint: "):
             self._checkpoint_begins(text.removeprefix("saving checkpoint: "))
         elif text.startswith("NaN found in latents"):
-            fix = "set no_half_vae = true; if it stays, an image is broken"
-            self._tell(Warned(text="NaN in the latents of an image, replaced with zeros", fix=fix))
+            self._nan_in_latents()
         elif text.startswith("running training"):
             self._phase("train")
         elif text.startswith("num batches per epoch"):
             self._batches_per_epoch = int(text.rsplit(":", 1)[1])
         elif text.startswith("total optimization steps"):
             self._compare_epoch()
+
+    def _nan_in_latents(self) -> None:
+        """One broken image is one thing; training on zeros step after step is another."""
+        self._nan_latents += 1
+        fix = "set no_half_vae = true; if it stays, an image is broken"
+        if self._nan_latents == NAN_STEPS:
+            text = f"the latents were not numbers {NAN_STEPS} times, and replaced with zeros"
+            self._tell(Failed(kind="nan", text=text, fix=fix))
+        else:
+            self._tell(Warned(text="NaN in the latents of an image, replaced with zeros", fix=fix))
 
     def _compare_epoch(self) -> None:
         accumulation = self._output.gradient_accumulation_steps

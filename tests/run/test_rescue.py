@@ -1,0 +1,136 @@
+"""What goes wrong while it trains, through the whole program: rescued, or brought out and named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import Machine, StandIn
+
+LENGTH = ("--max_train_steps", "12", "--save_every_n_steps", "4")
+
+
+def delivered_to(folder: Path, *names: str) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="0")
+    words = ("--max_train_steps", "24", "--save_every_n_steps", "4")
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    keys = ("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+    tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
+    assert tried == [
+        *(("4", "1", None), ("2", "2", None), ("1", "4", None)),
+        ("1", "4", "true"),
+    ]
+    from_state = [each.get("resume", "")[-13:] for each in machine.commands("cat")]
+    assert from_state == ["", "step-00000004", "step-00000008", "step-00000012"]
+    assert machine.said.count("still 4 images a step") == 2
+    assert [each["step"] for each in machine.events("cat", "step")][-1] == 24
+    assert machine.ledger("cat")["savings"]["train_batch_size"] == 1, "for the next life"
+
+
+@pytest.mark.parametrize(("allowed", "code"), [("false", 5), ("true", 0)])
+def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
+    tmp_path: Path, allowed: str, code: int
+) -> None:
+    machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_FITS="2")
+    words = (*LENGTH, "--batch_size", "4", "--may_change_batch", allowed)
+    assert machine.finish(*machine.train("cat", *words)) == code, machine.said
+    sizes = {each["train_batch_size"] for each in machine.commands("cat")}
+    assert sizes == ({"4"} if code else {"4", "2"})
+    assert ("may_change_batch = true" in machine.said) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "says"),
+    [
+        ({"STAND_IN": "nan"}, 5, "not a number for 20 steps"),
+        ({"STAND_IN": "nan_latents", "STAND_IN_SECONDS": "0.05"}, 5, "replaced with zeros"),
+        ({"STAND_IN": "killed"}, 5, "killed from outside"),
+        ({"STAND_IN": "bus_error"}, 4, "--shm-size"),
+        ({"STAND_IN": "disk_full"}, 4, "No space left"),
+    ],
+)
+def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
+    tmp_path: Path, how: dict[str, str], code: int, says: str
+) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "kept"
+    words = ("--max_train_steps", "60", "--save_every_n_steps", "4", "--destinations", str(kept))
+    assert machine.finish(*machine.train("cat", *words)) == code, machine.said
+    assert says in machine.said
+    assert "delivered and verified: checkpoints/cat-step" in machine.said
+    assert delivered_to(kept, "checkpoints/cat-step00000008.safetensors")
+    assert not delivered_to(kept, "manifest.json"), "a part is never called the whole"
+    ledger = json.loads((kept / ".tenner" / "cat" / "ledger.json").read_text())
+    assert ledger["lives"][0]["ending"] in ("TrainingError", "MachineError")
+
+
+def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path, STAND_IN="no_file")
+    assert machine.finish(*machine.train("cat", *LENGTH)) == 5
+    assert "without its final weights" in machine.said
+
+
+def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
+    smi = machine.folder / "bin" / "nvidia-smi"
+    lost = machine.folder / "lost"
+    good = smi.rename(smi.with_name("good-smi"))
+    fault = "echo 'Failed to initialize NVML: Unknown Error'; exit 255"
+    smi.write_text(f'#!/bin/sh\nif [ -e {lost} ]; then {fault}; fi\nexec {good} "$@"\n')
+    smi.chmod(0o755)
+    machine.environ["STAND_IN_LOSES"] = str(lost)
+    words = ("--max_train_steps", "900", "--save_every_n_steps", "4", "--destinations", str(kept))
+    assert machine.finish(*machine.train("cat", *words)) == 4, machine.said
+    assert "has lost its card: Failed to initialize NVML: Unknown Error" in machine.said
+    assert list(kept.glob(".tenner/cat/state/step-*/complete.json"))
+
+
+def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
+    tmp_path: Path,
+) -> None:
+    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
+    words = (
+        *("--max_train_steps", "3000", "--save_every_n_steps", "500"),
+        *("--destinations", str(kept), "--price_per_hour", "1.6"),
+    )
+    assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
+    assert "the budget ends here ($0.0" in machine.said
+    assert "delivered and verified: checkpoints/star-step" in machine.said
+    last = machine.events("star", "step")[-1]["step"]
+    assert list(kept.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))
+    life = machine.ledger("star")["lives"][0]
+    assert (life["ending"], life["last_step"]) == ("BudgetReached", last)
+    assert 0 < life["cost_usd"] <= 0.01
+    # What was spent counts: the same limit ends the next start before it trains.
+    assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
+    assert machine.events("star", "step")[-1]["step"] <= last + 40
+
+
+def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
+    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
+    words = ("--max_train_epochs", "400", "--destinations", str(kept))
+    process = machine.start(*machine.train("star", *words))
+    while process.poll() is None and not machine.events("star", "step"):
+        pass
+    (machine.run("star") / "STOP").touch()
+    assert process.wait(60) == 0, machine.said
+    assert delivered_to(kept, "star.safetensors", "manifest.json")
+    ended = machine.events("star", "step")[-1]["step"]
+    assert ended % 5 == 0
+    assert machine.ledger("star")["finished"]["file"]["step"] == ended
+    assert machine.finish(*machine.train("star", *words)) == 0
+    assert machine.events("star", "step")[-1]["step"] == ended
+
+
+def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--destinations", str(kept))
+    process = machine.start(*machine.train("cat", *words))
+    while process.poll() is None and len(machine.events("cat", "step")) < 5:
+        pass
+    (machine.run("cat") / "STOP").touch()
+    assert process.wait(60) == 0, machine.said
+    assert delivered_to(kept, "cat.safetensors", "manifest.json")
+    assert machine.ledger("cat")["finished"]["file"]["step"] % 10 == 0

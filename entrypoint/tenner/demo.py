@@ -11,8 +11,9 @@ from shutil import rmtree
 
 from PIL import Image
 
+from tenner.artist import Artist
 from tenner.errors import ExitCode
-from tenner.pipeline import Artist, Outcome, run
+from tenner.pipeline import Outcome, run
 from tenner.preparation import Prepared
 from tenner.report.facts import ConceptFact
 from tenner.sample.job import Cell, Samples

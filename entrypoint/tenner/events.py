@@ -79,6 +79,16 @@ class StateSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drew(Event):
+    """Samples of a checkpoint were drawn while the run goes on; `path` is the sheet of them."""
+
+    event: ClassVar[str] = "samples"
+    path: str
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sent(Event):
     """A checkpoint or a state of `step` lies at `destination`, whole and verified."""
 
@@ -116,7 +126,7 @@ class Done(Event):
 
 _KINDS: dict[str, type[Event]] = {
     kind.event: kind
-    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Sent, Warned, Failed, Done)
+    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Drew, Sent, Warned, Failed, Done)
 }
 
 

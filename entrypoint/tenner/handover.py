@@ -58,8 +58,10 @@ def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
         DeliveredFile(path=path, name=f"checkpoints/{path.name}")
         for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
     ]
+    looks = sorted(place.samples.glob("epoch-*.png"))
     for path, to in (
         (place.samples / "grid.png", "samples/grid.png"),
+        *((look, f"samples/{look.name}") for look in looks),
         (place.report, "report.html"),
         (place.settings, "settings.toml"),
         (place.plan, "plan.json"),

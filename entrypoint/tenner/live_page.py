@@ -17,7 +17,7 @@ from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, Tenner
 from tenner.event_log import read_event_lines
 from tenner.events import Event, Warned
 from tenner.preparation import Prepared
-from tenner.report.facts import CostFacts, Notice, ReportFacts, State, redacted
+from tenner.report.facts import CostFacts, Notice, ReportFacts, SampleSet, State, redacted
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page
 from tenner.report.story import Story
@@ -70,6 +70,14 @@ class LivePage:
         """Note what the run has found; keys are those of `Found`."""
         with self._lock:
             self.found = replace(self.found, **found)
+        self._changed.set()
+
+    def add_samples(self, drawn: SampleSet) -> None:
+        """Show what was drawn: epochs in their order, the finished LoRA last."""
+        with self._lock:
+            others = [each for each in self.found.sample_sets if each.epoch != drawn.epoch]
+            sets = sorted([*others, drawn], key=lambda each: (each.final, each.epoch or 0))
+            self.found = replace(self.found, sample_sets=tuple(sets))
         self._changed.set()
 
     def write(self, state: State | None = None) -> None:

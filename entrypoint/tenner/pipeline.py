@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenner.artist import ENGINE_SHARE, Artist, child_environ, early_look
 from tenner.card_watch import watching
 from tenner.cost import price_of
-from tenner.dataset.captions import one_wording
 from tenner.delivery import (
     Delivered,
     Destination,
@@ -22,19 +22,18 @@ from tenner.engines.start import not_in_own_engine
 from tenner.errors import DeliveryError, SettingsError, Stopped, TennerError, errors_in
 from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
-from tenner.fitting import engine_for, tokenizers_for
+from tenner.fitting import engine_for
 from tenner.going_on import set_aside
 from tenner.handover import default_destination, deliver_run
 from tenner.life import RunLife, begin_life
 from tenner.live_page import LivePage
 from tenner.plan import plan_json
-from tenner.preparation import Prepared, fetching, num_cpus
+from tenner.preparation import Prepared, fetching
 from tenner.report.facts import ConceptFact, FileFact, TimingFact
 from tenner.report_facts import sample_set
 from tenner.run_dir import RunDir, write_atomically, write_json
 from tenner.run_lock import lock_run
-from tenner.sample.job import Cell
-from tenner.sampling import Drawn, draw, grid_cells, lay_out
+from tenner.sampling import Drawn
 from tenner.screen import Screen
 from tenner.secrets import secrets_from
 from tenner.serve import serving
@@ -47,8 +46,6 @@ from tenner.training import Trained, train, trained_before
 
 HURRY_SECONDS = 60.0
 """What the background delivery is given to end its last file before the whole set is delivered."""
-ENGINE_SHARE = 0.6
-"""Share of the grace time that an engine may take to save; the rest is for its delivery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,37 +61,8 @@ class Outcome:
     concept: tuple[ConceptFact, ...] = ()
 
 
-DrawMore = Callable[[Prepared, Trained, "Artist"], tuple[ConceptFact, ...]]
+DrawMore = Callable[[Prepared, Trained, Artist], tuple[ConceptFact, ...]]
 """What a caller measures on further pictures of the trained LoRA."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artist:
-    """Draws pictures of one trained LoRA."""
-
-    prepared: Prepared
-    trained: Trained
-    place: RunDir
-    stage: Stage
-
-    def draw(self, cells: tuple[Cell, ...], folder: Path) -> Drawn | None:
-        prepared = self.prepared
-        return draw(
-            cells,
-            folder,
-            settings=prepared.settings,
-            plan=prepared.plan,
-            weights=self.trained.weights.path,
-            python=prepared.engine.python,
-            tokenizers=tokenizers_for(prepared, self.place),
-            place=self.place,
-            environ=_environ(prepared, self.stage),
-            stop=self.stage.stop,
-            grace_seconds=ENGINE_SHARE * self.stage.grace_seconds,
-            on_event=self.stage.tell,
-            cpus=num_cpus(prepared.machine),
-            launch=self.stage.session.launch,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +191,17 @@ def _train_and_deliver(
     life: RunLife, page: LivePage, measure: DrawMore | None, measure_definition: str
 ) -> Outcome:
     prepared, place, stage = life.prepared, life.place, life.stage
-    name = life.plan.output_name
-    trained = trained_before(life.book.now.finished, place) or _train(life)
-    artist = Artist(prepared=prepared, trained=trained, place=place, stage=stage)
-    drawn = _draw_grid(artist, name) if not prepared.settings.no_samples else None
+    with early_look(prepared, life.plan, place, stage, page, life.courier) as looks:
+        stage.listeners.append(looks.hear)
+        trained = trained_before(life.book.now.finished, place) or _train(life)
+        looks.finish()
+    artist = Artist(prepared=prepared, weights=trained.weights.path, place=place, stage=stage)
+    drawn = artist.draw_grid() if not prepared.settings.no_samples else None
     concept = measure(prepared, trained, artist) if measure else ()
     timings = [TimingFact(name="training", seconds=trained.seconds)]
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
-        page.add(sample_sets=(sample_set(drawn),))
+        page.add_samples(sample_set(drawn))
     page.add(
         lora_file=trained.weights.path.name,
         concept=concept,
@@ -254,16 +224,11 @@ def _train_and_deliver(
     )
 
 
-def _environ(prepared: Prepared, stage: Stage) -> dict[str, str]:
-    """What the run's processes are started with: the cards they may see, and no secret."""
-    return {**stage.child_environ, **prepared.machine.child_env}
-
-
 def _train(life: RunLife) -> Trained:
     """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
     stage, prepared, place = life.stage, life.prepared, life.place
     stage.begin("training", f"{life.plan.length.num_steps} steps")
-    environ = _environ(prepared, stage)
+    environ = child_environ(prepared, stage)
     engine = engine_for(
         prepared, place, life.book, life.plan, session=stage.session, environ=environ
     )
@@ -306,15 +271,6 @@ def _deliver(life: RunLife) -> Delivered:
         raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
     life.note_delivered([each.destination for each in delivered.at])
     return delivered
-
-
-def _draw_grid(artist: Artist, name: str) -> Drawn | None:
-    dataset = artist.prepared.dataset
-    captions = [one_wording(image.caption) for image in dataset.images if not image.is_reg]
-    cells = grid_cells(artist.prepared.settings, captions, dataset.trigger)
-    artist.stage.begin("sampling", f"{len(cells)} pictures")
-    drawn = artist.draw(cells, artist.place.samples / "final")
-    return lay_out(drawn, artist.place.samples / "grid.png", title=name) if drawn else None
 
 
 def _file_facts(delivered: Delivered) -> tuple[FileFact, ...]:

@@ -4,6 +4,7 @@ Every decision that the user left open is made here, once, and carries its reaso
 translate: `options` holds sd-scripts' option names with decided values.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,10 +144,11 @@ def warmup_steps(settings: Settings, length: Length) -> int:
 
 
 def save_every(settings: Settings, length: Length) -> tuple[int | None, int | None]:
-    """Epochs and steps between checkpoints: the user's, else every two epochs as in the guide."""
+    """Epochs and steps between checkpoints: the user's, else every two epochs as in the guide, or
+    as often as `sample_at_epochs` needs them."""
     if settings.save_every_n_epochs or settings.save_every_n_steps:
         return settings.save_every_n_epochs, settings.save_every_n_steps
-    return _SAVE_EVERY_EPOCHS, None
+    return math.gcd(_SAVE_EVERY_EPOCHS, *settings.sample_at_epochs), None
 
 
 def _own_options(settings: Settings) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from typing import Literal
 from tenner.engines import Command
 from tenner.engines.diffusers.engine import command as trainer_command
 from tenner.events import Event, Warned, parse_event
+from tenner.guards import Guard
 from tenner.plan import Plan
 from tenner.run_dir import RunDir, write_atomically
 from tenner.sample.cells import guide_cells
@@ -74,6 +75,7 @@ def draw(
     on_event: Callable[[Event], None],
     cpus: int,
     launch: Launch = start_anew,
+    guards: Sequence[Guard] = (),
 ) -> Drawn | None:
     """Draw `cells` into `folder`; None, with a warning, where it failed: the weights are good
     without pictures."""
@@ -92,8 +94,11 @@ def draw(
         environ=environ,
         stop=stop,
         grace_seconds=grace_seconds,
+        guards=guards,
     )
     listing = folder / SAMPLES_FILE
+    if ending.ended_by is not None and ending.ended_by.reason == "left":
+        return None
     if ending.returncode != 0 or not listing.is_file():
         why = ending.failed.text if ending.failed else "\n".join(ending.last_lines[-3:])
         on_event(Warned(text=f"no samples: {why}", fix=f"see {place.path / 'samples.log'}"))
@@ -137,6 +142,7 @@ def _job(
         height=height,
         steps=settings.sample_steps,
         guidance_scale=settings.sample_guidance,
+        sampler=settings.sample_sampler,
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,
         device=plan.device,

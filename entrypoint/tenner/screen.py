@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from tenner.errors import Level, Problem
-from tenner.events import Checkpoint, EpochEnd, Event, Failed, Phase, Sent, Step, Warned
+from tenner.events import Checkpoint, Drew, EpochEnd, Event, Failed, Phase, Sent, Step, Warned
 
 _LINE_SECONDS = 15.0
 _MARKS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "note"}
@@ -79,6 +79,8 @@ def event_line(event: Event) -> str | None:
             return f"epoch {epoch}/{num_epochs} ended, mean loss {loss:.4f}"
         case Checkpoint(path=path, step=step):
             return f"checkpoint at step {step}: {path}"
+        case Drew(path=path, epoch=epoch):
+            return f"samples of epoch {epoch}: {path}"
         case Sent(what=what, step=step, destination=destination):
             return f"{what} of step {step} is at {destination}"
         case Warned(text=text, fix=fix):

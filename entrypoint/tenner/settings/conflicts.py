@@ -19,6 +19,7 @@ def conflicts(settings: Settings, said_at: Mapping[str, str]) -> list[Problem]:
         *_captions(settings),
         *_sizes(settings),
         *_names(settings),
+        *_samples(settings),
     ]
 
 
@@ -122,4 +123,31 @@ def _names(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             text=f"output_name = '{name}' is not a file name",
             fix="use letters, digits, - and _; the folder goes into output_dir",
+        )
+
+
+def _samples(settings: Settings) -> Iterator[Problem]:
+    epochs = settings.sample_at_epochs
+    if not epochs:
+        return
+    if settings.no_samples:
+        yield Problem(
+            text="sample_at_epochs asks for samples and no_samples for none", fix="keep one of them"
+        )
+    if min(epochs) < 1:
+        yield Problem(
+            text=f"sample_at_epochs = {min(epochs)}: epochs count from 1", fix="remove it"
+        )
+    if settings.save_every_n_steps:
+        yield Problem(
+            text="sample_at_epochs draws from checkpoints of epochs, save_every_n_steps keeps none",
+            fix="set save_every_n_epochs instead",
+        )
+    every = settings.save_every_n_epochs
+    missed = [epoch for epoch in epochs if every and epoch % every]
+    if missed:
+        yield Problem(
+            text=f"sample_at_epochs = {', '.join(map(str, missed))}: no checkpoint is kept there"
+            f" (save_every_n_epochs = {every})",
+            fix="choose multiples of it, or leave save_every_n_epochs unset",
         )

@@ -28,6 +28,25 @@ from tenner.settings.values import (
     WholeNumbers,
 )
 
+Sampler = Literal[
+    "ddim",
+    "pndm",
+    "lms",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpm_2",
+    "dpm_2_a",
+    "dpmsolver",
+    "dpmsolver++",
+    "dpmsingle",
+    "k_lms",
+    "k_euler",
+    "k_euler_a",
+    "k_dpm_2",
+    "k_dpm_2_a",
+]
+
 _STRICT = ConfigDict(
     extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False
 )
@@ -256,8 +275,11 @@ class SampleSettings(BaseModel):
     """Denoising steps of a sample."""
     sample_guidance: Rate = 7.0
     """Guidance scale of a sample."""
+    sample_sampler: Sampler | None = None
+    """Sampler, by sd-scripts' names. Default: the scheduler that the base brings."""
     sample_at_epochs: WholeNumbers = ()
-    """Draw a grid after these epochs too."""
+    """Draw a grid after these epochs too, while the training goes on: on the card where its memory
+    suffices, else on the CPU where that is quick enough, else when the training has ended."""
     no_samples: Switch = False
     """Draw nothing."""
 

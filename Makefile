@@ -55,5 +55,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing tenner, PyTorch and the test tools into $(VENV), once: a few minutes"
 	$(PIP) $(TORCH)
-	$(PIP) -e '.[train,s3,hub,dataset,dev]'
+	$(PIP) -e '.[train,s3,hub,dataset,caption,dev]'
 	@touch $@

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "check everything, train, draw samples, deliver, verify",
     "plan": "steps, batch, memory, hours and dollars, before anything is rented",
     "check": "look at every image and caption, and say what is wrong",
+    "caption": "draft captions with a tagger, never over one that you wrote",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
     "deliver": "deliver a finished run again",
     "serve": "show a run's page on a port, while it trains or after",
@@ -107,6 +108,33 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", metavar="FILE", help="write a contact sheet of all images")
 
 
+def _caption_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="folder of images")
+    parser.add_argument(
+        "--with",
+        dest="kind",
+        choices=("wd14", "blip"),
+        default="wd14",
+        help="wd14: tags, as for anime and drawn models; blip: a sentence, as for photos [wd14]",
+    )
+    parser.add_argument("--model", metavar="FOLDER", help="the model's files, instead of fetching")
+    parser.add_argument("--trigger", help="first in each caption [the name in 10_name]")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="write captions there, not beside images"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also over captions that a human wrote"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.35, help="wd14: how likely a tag must be [0.35]"
+    )
+    parser.add_argument(
+        "--character_threshold", type=float, default=0.85, help="the same for characters [0.85]"
+    )
+    parser.add_argument("--leave_out", default="", metavar="TAGS", help="wd14: tags, by commas")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -128,6 +156,7 @@ _ARGUMENTS = {
     "train": _train_arguments,
     "plan": _plan_arguments,
     "check": _check_arguments,
+    "caption": _caption_arguments,
     "demo": _demo_arguments,
     "deliver": _deliver_arguments,
     "serve": _serve_arguments,
@@ -185,6 +214,35 @@ def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     )
 
 
+def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.captioning.command import CaptionRequest, draft_captions, summary
+    from tenner.events import Phase
+
+    request = CaptionRequest(
+        folder=Path(parsed.folder),
+        kind=parsed.kind,
+        model=Path(parsed.model) if parsed.model else None,
+        trigger=parsed.trigger,
+        output=Path(parsed.output) if parsed.output else None,
+        overwrite=parsed.overwrite,
+        threshold=parsed.threshold,
+        character_threshold=parsed.character_threshold,
+        left_out=tuple(tag.strip() for tag in parsed.leave_out.split(",") if tag.strip()),
+        device=parsed.device,
+    )
+    with make_screen() as screen:
+        result = draft_captions(
+            request,
+            environ,
+            lambda what, done, total: screen.show(
+                Phase(name="caption", detail=what, done=done, total=total)
+            ),
+        )
+    print(summary(result, request))
+    nothing = bool(result.left_out) and not result.drafted
+    return ExitCode.DATASET if nothing else ExitCode.DELIVERED
+
+
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.demo import run_demo
 
@@ -218,6 +276,7 @@ _COMMANDS = {
     "train": _train,
     "plan": _plan,
     "check": _check,
+    "caption": _caption,
     "demo": _demo,
     "deliver": _deliver,
     "serve": _serve,

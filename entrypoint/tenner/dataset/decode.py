@@ -208,6 +208,19 @@ def foreign_profile(image: Image.Image) -> "ImageCms.ImageCmsProfile | None":
     return None if "srgb" in name.lower().replace(" ", "") else profile
 
 
+def viewable_picture(path: Path) -> Image.Image | str:
+    """The picture of a file as a human sees it, upright and in 8-bit RGB, or why there is none."""
+    try:
+        image = _open(_read(path), alone=True)
+        image.load()
+        shown = to_srgb(image) if foreign_profile(image) is not None else _viewable(image)
+        return _upright(_viewable(shown), _orientation(image)).convert("RGB")
+    except Refused as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
+        return _why_broken(error)
+
+
 def _viewable(image: Image.Image) -> Image.Image:
     """A mode that can be shrunk and measured: RGB, RGBA or L."""
     if image.mode in ("RGB", "L"):

@@ -3,6 +3,7 @@ remote ones fetched first. Kept by content, so that a restart fetches and unpack
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
@@ -18,11 +19,16 @@ MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_dat
 
 def cache_dir(request: DatasetRequest) -> Path:
     """Where fetched datasets are kept."""
-    if request.cache_dir:
-        return request.cache_dir
+    return request.cache_dir or downloads_dir({}) / "datasets"
+
+
+def downloads_dir(environ: Mapping[str, str]) -> Path:
+    """Where everything that is fetched is kept, unless TENNER_CACHE_DIR says otherwise."""
+    if environ.get("TENNER_CACHE_DIR"):
+        return Path(environ["TENNER_CACHE_DIR"])
     from platformdirs import user_cache_path
 
-    return user_cache_path("tenner") / "datasets"
+    return user_cache_path("tenner")
 
 
 def fetch(source: str, request: DatasetRequest, on_bytes: OnBytes | None = None) -> Path:

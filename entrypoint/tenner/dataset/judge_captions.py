@@ -33,6 +33,14 @@ def with_trigger(text: str, trigger: str) -> str:
     return "\n".join(_line_with_trigger(line, trigger) for line in text.split("\n"))
 
 
+def led_by(text: str, trigger: str) -> str:
+    """The caption with the trigger first, and as a tag only there."""
+    if not trigger:
+        return text
+    tags = [tag for tag in text.split(", ") if tag != trigger]
+    return ", ".join([trigger, *filter(None, tags)])
+
+
 def _line_with_trigger(line: str, trigger: str) -> str:
     if has_trigger(line, trigger):
         return line

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,7 +58,7 @@ def choose_engine(
 
 
 def _own(python: Path, *, reason: str) -> ChosenEngine:
-    missing = _missing_modules(python)
+    missing = missing_modules(python, MODULES)
     if missing:
         raise MachineError(
             f"{python} has no {', '.join(missing)}",
@@ -67,16 +67,17 @@ def _own(python: Path, *, reason: str) -> ChosenEngine:
     return ChosenEngine(name="diffusers", python=python, reason=reason)
 
 
-def _missing_modules(python: Path) -> list[str]:
-    """Modules that `python` does not find. Nothing is imported: torch alone takes seconds."""
+def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
+    """Modules of `names` that `python` does not find. Nothing is imported: torch alone takes
+    seconds. Raises MachineError where it does not run."""
     if _same_file(python, Path(sys.executable)):
-        return [name for name in MODULES if importlib.util.find_spec(name) is None]
+        return [name for name in names if importlib.util.find_spec(name) is None]
     code = (
         "import sys, importlib.util as u; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))"
     )
     try:
         done = subprocess.run(
-            [python, "-c", code, *MODULES], capture_output=True, text=True, timeout=60, check=True
+            [python, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise MachineError(

@@ -1,0 +1,301 @@
+"""Drafts of captions: by small models of the real ones' interface, through the program's door.
+
+The pinned models are hundreds of megabytes and come from the Hub; what is held here is everything
+around them: a tagger in ONNX that knows three colours, a BLIP of two layers with seeded weights,
+and a Hub on loopback for the fetching.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
+
+from servers.hub_server import Hub, hub_server
+
+from tenner.captioning import models
+from tenner.captioning.command import CaptionRequest, draft_captions
+from tenner.cli import main
+from tenner.errors import SettingsError
+
+TAGS = ["rating_safe", "red_sky", "green_sky", "blue_sky", "^_^", "some_one"]
+CATEGORIES = [9, 0, 0, 0, 0, 4]
+RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+
+
+def tagger(folder: Path) -> Path:
+    """An ONNX graph as WD14's: the mean of blue, green and red decides each tag."""
+    folder.mkdir(parents=True)
+    weights = np.zeros((3, 6), np.float32)
+    weights[2, 1] = weights[1, 2] = weights[0, 3] = 0.04  # blue stands first
+    weights[2, 4], weights[1, 5] = 0.03, 0.06
+    bias = np.array([50, -4, -4, -4, -4, -9], np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+            helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], ["tags"]),
+        ],
+        "tagger",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 32, 32, 3])],
+        [helper.make_tensor_value_info("tags", TensorProto.FLOAT, ["n", 6])],
+        [
+            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(bias, "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    rows = [
+        f"{n},{tag},{kind},9" for n, (tag, kind) in enumerate(zip(TAGS, CATEGORIES, strict=True))
+    ]
+    (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]))
+    return folder
+
+
+def pictures(folder: Path, **colors: tuple[int, int, int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, color in colors.items():
+        Image.new("RGB", (64, 64), color).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tagger(tmp_path / "model")
+
+
+def caption(folder: Path, model: Path, *words: str) -> int:
+    return main(["caption", str(folder), "--model", str(model), "--device", "cpu", *words])
+
+
+def test_tags_are_drafted_with_the_trigger_first_and_the_set_then_checks(tmp_path, model, capsys):
+    folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN, blue=BLUE)
+    Image.new("RGBA", (96, 32), (0, 0, 0, 0)).save(folder / "clear.png")
+    (folder / "broken.png").write_bytes(b"x")
+    assert caption(folder, model) == 0
+    said = capsys.readouterr().out
+    assert "4 captions drafted by the WD14 tagger on cpu" in said
+    assert "left out: broken.png: no image format" in said
+    texts = {path.stem: path.read_text() for path in folder.glob("*.txt")}
+    assert texts == {
+        "red": "sks toy, red sky, ^_^\n",
+        "green": "sks toy, some one, green sky\n",
+        "blue": "sks toy, blue sky\n",
+        # white behind what is transparent: every colour is there
+        "clear": "sks toy, some one, red sky, green sky, blue sky, ^_^\n",
+    }
+
+
+def test_what_a_human_wrote_or_edited_stays_and_a_second_start_drafts_the_rest(
+    tmp_path, model, capsys
+):
+    folder = pictures(tmp_path / "photos", red=RED, green=GREEN, blue=BLUE)
+    (folder / "red.txt").write_text("mine")
+    (folder / "blue.caption").write_text("mine too")
+    assert caption(folder, model) == 0
+    assert (folder / "green.txt").read_text() == "some one, green sky\n"
+    assert not (folder / "blue.txt").exists()
+    (folder / "green.txt").write_text("edited")
+    pictures(folder, more=RED)
+    assert caption(folder, model) == 0
+    assert "2 captions not ours" not in capsys.readouterr().out.splitlines()[-1]
+    assert (folder / "red.txt").read_text() == "mine"
+    assert (folder / "green.txt").read_text() == "edited"
+    assert (folder / "more.txt").read_text() == "red sky, ^_^\n"
+    before = (folder / "more.txt").stat().st_mtime_ns
+    aside = model.rename(tmp_path / "aside")
+    assert caption(folder, model) == 0  # nothing is missing: no model is loaded
+    aside.rename(model)
+    assert (folder / "more.txt").stat().st_mtime_ns == before
+    assert caption(folder, model, "--overwrite", "--trigger", "sks") == 0
+    assert (folder / "red.txt").read_text() == "sks, red sky, ^_^\n"
+
+
+def test_our_own_drafts_are_made_anew_when_something_else_is_asked(tmp_path, model, capsys):
+    folder = pictures(tmp_path / "photos", red=RED, green=GREEN)
+    caption(folder, model)
+    (folder / "green.txt").write_text("edited")
+    assert caption(folder, model, "--leave_out", "^_^", "--trigger", "sks") == 0
+    assert (folder / "red.txt").read_text() == "sks, red sky\n"
+    assert (folder / "green.txt").read_text() == "edited"
+    assert caption(folder, model, "--threshold", "0.99", "--trigger", "sks") == 0
+    assert (folder / "red.txt").read_text() == "sks, red sky\n"
+    assert caption(folder, model, "--threshold", "0.999") == 3
+    assert "no tag is likely enough" in capsys.readouterr().out
+    assert (folder / "red.txt").read_text() == "sks, red sky\n"
+
+
+def test_a_read_only_folder_gets_its_captions_elsewhere(tmp_path, model):
+    folder = pictures(tmp_path / "set", red=RED)
+    pictures(folder / "10_x", green=GREEN)
+    Image.new("RGB", (64, 64), BLUE).save(folder / "red.jpg")
+    assert caption(folder, model, "--output", str(tmp_path / "captions")) == 0
+    found = {
+        path.relative_to(tmp_path / "captions").as_posix(): path.read_text()
+        for path in (tmp_path / "captions").rglob("*.txt")
+    }
+    assert found == {
+        "red.png.txt": "red sky, ^_^\n", "red.jpg.txt": "blue sky\n",
+        "10_x/green.txt": "x, some one, green sky\n",
+    }  # fmt: skip
+    assert {path.suffix for path in folder.rglob("*.*")} == {".png", ".jpg"}
+
+
+def test_a_killed_start_is_gone_on_with(tmp_path, model):
+    folder = pictures(tmp_path / "many", **{f"p{n}": RED for n in range(4)})
+    request = CaptionRequest(folder=folder, model=model, device="cpu")
+
+    class Killed(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int | None) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        draft_captions(request, os.environ, kill)
+    note = folder / ".tenner-captions.jsonl"
+    note.write_text(note.read_text() + '{"name": "cut')
+    result = draft_captions(request, os.environ)
+    assert (len(result.drafted), result.drafted_before, result.humans) == (2, 2, ())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("selected_tags.csv", "names 6 tags, selected_tags.csv 5"),
+        ("model.onnx", "cannot be loaded"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path, model, spoil, said
+):
+    from tenner.errors import MachineError
+
+    folder = pictures(tmp_path / "photos", red=RED)
+    lines = (model / spoil).read_bytes().splitlines(keepends=True)
+    (model / spoil).write_bytes(b"".join(lines[:-1]) or b"x")
+    with pytest.raises(MachineError, match=said):
+        draft_captions(CaptionRequest(folder=folder, model=model, device="cpu"), os.environ)
+    assert list(folder.iterdir()) == [folder / "red.png"]
+    with pytest.raises(SettingsError, match="lacks config"):
+        draft_captions(CaptionRequest(folder=folder, model=model, kind="blip"), os.environ)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that holds the small tagger where the pinned one is."""
+    with hub_server() as hub:
+        pinned = models.PINNED["wd14"]
+        repo = hub.state.make_repo("model", pinned.id)
+        content = {path.name: path.read_bytes() for path in model.iterdir()}
+        commit = hub.state.add_files(repo, content)
+        files = tuple(
+            models.ModelFile(
+                name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+            )
+            for name, data in content.items()
+        )
+        small = replace(pinned, revision=commit.sha, files=files)
+        monkeypatch.setattr(models, "PINNED", {**models.PINNED, "wd14": small})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("TENNER_CACHE_DIR", str(tmp_path / "cache"))
+        yield hub
+
+
+def test_the_pinned_model_is_fetched_once_and_held_to_its_hash(tmp_path, hub, monkeypatch):
+    seen: list[str] = []
+    cache = tmp_path / "cache"
+    folder = models.find_model("wd14", None, cache, os.environ, lambda *_: seen.append("bytes"))
+    assert sorted(path.name for path in folder.iterdir() if path.suffix in (".onnx", ".csv")) == [
+        "model.onnx", "selected_tags.csv",
+    ]  # fmt: skip
+    assert seen
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert models.find_model("wd14", None, cache, os.environ) == folder
+    pictures(tmp_path / "photos", red=RED)
+    assert main(["caption", str(tmp_path / "photos")]) == 0
+    assert (tmp_path / "photos" / "red.txt").read_text() == "red sky, ^_^\n"
+
+
+def test_a_model_of_another_hash_is_not_used(tmp_path, hub, monkeypatch):
+    small = models.PINNED["wd14"]
+    wrong = replace(small.files[0], sha256="0" * 64)
+    monkeypatch.setattr(models, "PINNED", {"wd14": replace(small, files=(wrong,))})
+    with pytest.raises(SettingsError, match="not the pinned"):
+        models.find_model("wd14", None, tmp_path / "cache", os.environ)
+    assert not list((tmp_path / "cache").rglob("model.onnx"))
+
+
+def test_without_the_network_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tenner.dataset.download.FIRST_WAIT_SECONDS", 0.001)
+    with pytest.raises(SettingsError) as refused:
+        models.find_model("blip", None, tmp_path, {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "name it: --model FOLDER" in refused.value.problems[0].fix
+
+
+def blip(folder: Path):
+    """A BLIP of two layers with seeded weights, and its words, as files in `folder`."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers import models as words_models
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    folder.mkdir()
+    words = ["[PAD]", "[CLS]", "[SEP]", "[BOS]", *(f"word{number}" for number in range(60))]
+    known = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(words_models.WordLevel(known, "[PAD]"))
+    tokenizer.add_special_tokens(words[:4])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "projection_dim": 16}  # fmt: skip
+    text = {"vocab_size": 64, "encoder_hidden_size": 32, "max_position_embeddings": 64,
+            "pad_token_id": 0, "sep_token_id": 2, "eos_token_id": 2, "bos_token_id": 3}  # fmt: skip
+    vision = {"image_size": 32, "patch_size": 8}
+    config = BlipConfig(text_config=small | text, vision_config=small | vision,
+                        image_text_hidden_size=16, projection_dim=16)  # fmt: skip
+    model = BlipForConditionalGeneration(config).eval()
+    drawn = torch.Generator().manual_seed(0)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            weights.data.normal_(0, 0.5, generator=drawn)
+    (folder / "config.json").write_text(config.to_json_string(use_diff=False))
+    preparation = {
+        "size": {"height": 32, "width": 32}, "resample": 3, "rescale_factor": 1 / 255,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparation))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return model, tokenizer
+
+
+def test_blip_says_what_transformers_says_of_its_own_preparation(tmp_path):
+    import torch
+    from transformers import BlipImageProcessor
+
+    folder = pictures(tmp_path / "photos", red=RED, green=GREEN, blue=BLUE)
+    model, tokenizer = blip(tmp_path / "blip")
+    prepare = BlipImageProcessor(size={"height": 32, "width": 32})
+    expected = {}
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image, torch.inference_mode():
+            pixels = prepare(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+            found = model.generate(pixel_values=pixels, max_new_tokens=40, num_beams=3)
+        said = tokenizer.decode(found[0].tolist(), skip_special_tokens=True)
+        expected[path.stem] = f"sks, {said}"
+    assert len(set(expected.values())) == 3
+    assert caption(folder, tmp_path / "blip", "--with", "blip", "--trigger", "sks") == 0
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == expected

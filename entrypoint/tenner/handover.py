@@ -6,6 +6,7 @@ from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
 from tenner.delivery.retry import Deadline
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
+from tenner.model_card import CARD_NAME
 from tenner.run_dir import RunDir, write_json
 from tenner.secrets import Secrets
 
@@ -50,7 +51,8 @@ def deliver_run(
 
 
 def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
-    """What a run delivers: the LoRA, its earlier checkpoints, the grid, the page, its settings."""
+    """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
+    grid, the page, the settings."""
     files = [
         DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
     ]
@@ -58,10 +60,11 @@ def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
         DeliveredFile(path=path, name=f"checkpoints/{path.name}")
         for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
     ]
-    looks = sorted(place.samples.glob("epoch-*.png"))
+    pictures = [*place.samples.glob("epoch-*.png"), *place.samples.glob("widget-*.png")]
     for path, to in (
+        (place.path / CARD_NAME, CARD_NAME),
         (place.samples / "grid.png", "samples/grid.png"),
-        *((look, f"samples/{look.name}") for look in looks),
+        *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
         (place.report, "report.html"),
         (place.settings, "settings.toml"),
         (place.plan, "plan.json"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.artist import ENGINE_SHARE, Artist, child_environ, early_look
+from tenner.card_facts import write_card
 from tenner.card_watch import watching
 from tenner.cost import price_of
 from tenner.delivery import (
@@ -210,6 +211,7 @@ def _train_and_deliver(
     )
     page.settle()
     page.write("trained")
+    write_card(prepared, place, drawn, life.destinations)
     delivered = _deliver(life)
     page.add(files=_file_facts(delivered))
     page.write("delivered")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_one_failing_destination_does_not_stop_another(tmp_path: Path) -> None:
     assert raised.value.problems[0].fix
     assert (tmp_path / "good" / "manifest.json").exists()
     assert files[0].path.exists()
+
+
+def test_a_file_that_changes_meanwhile_is_told_and_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of_a_run(tmp_path / "run")
+    manifest = make_manifest(files)
+    module = sys.modules["tenner.delivery.deliver"]
+    monkeypatch.setattr(module, "make_manifest", lambda *_, **__: manifest)
+    files[1].path.write_text("another page")
+    with pytest.raises(DeliveryError, match=r"report\.html changed while it was delivered"):
+        deliver(files, [parse_destination(f"file://{tmp_path}/out")], secrets=NO_SECRETS)
 
 
 def test_an_optional_destination_that_fails_leaves_the_run_delivered(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """The delivery: every file to every destination, verified, the manifest last.
 
 Destinations are served side by side; one that fails does not stop another. What is there already
-(by size and content) is not sent again, so a second delivery sends only what is missing. A run is
-delivered when every required destination holds the whole set.
+(by size and content) is not sent again, so a second delivery sends only what is missing. A model
+card that a person has edited there is left as it is. A run is delivered when every required
+destination holds the whole set.
 """
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,7 @@ from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import OnBytes, Store, open_store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
+from tenner.model_card import CARD_NAME, is_edited
 from tenner.secrets import Secrets
 
 DEFAULT_LIMIT_SECONDS = 1800.0
@@ -38,7 +40,10 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveredTo:
-    """What one destination holds now. `put` was sent, `kept` was there already; both verified."""
+    """What one destination holds now. `put` was sent, `kept` was there already; both verified.
+
+    `left` are a person's own files of the same name, which were not touched.
+    """
 
     destination: str
     put: tuple[str, ...]
@@ -46,6 +51,7 @@ class DeliveredTo:
     bytes_put: int
     seconds: float
     links: tuple[tuple[str, str], ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +95,16 @@ def deliver(
     surroundings = os.environ if env is None else env
     progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
     with TemporaryDirectory(prefix="tenner-manifest-") as folder:
-        last = _sealed_manifest(manifest, Path(folder))
 
-        def serve(destination: Destination) -> DeliveredTo | Problem:
+        def serve(number: int, destination: Destination) -> DeliveredTo | Problem:
             try:
                 store = open_store(destination, secrets=secrets, env=surroundings)
-                return deliver_to(store, manifest.files, last, deadline, progress)
+                return deliver_to(store, manifest, Path(folder) / str(number), deadline, progress)
             except Refused as refused:
                 return refused.problem
 
         ended = in_parallel(
-            [partial(serve, destination) for destination in destinations],
+            [partial(serve, number, each) for number, each in enumerate(destinations)],
             num_workers=len(destinations),
             deadline=deadline,
             name="tenner-deliver",
@@ -109,16 +114,20 @@ def deliver(
 
 
 def deliver_to(
-    store: Store,
-    files: Sequence[SealedFile],
-    last: SealedFile,
-    deadline: Deadline,
-    progress: Progress,
+    store: Store, manifest: Manifest, scratch: Path, deadline: Deadline, progress: Progress
 ) -> DeliveredTo:
-    """Bring one destination to hold `files`, and then `last`. Raises Passing or Refused."""
+    """Bring one destination to hold the files, and then their manifest.
+
+    `scratch` is a folder for this call alone. Raises Passing or Refused.
+    """
     start = time.monotonic()
     place = str(store.destination)
     told = progress.retry_teller(place)
+    left = retrying(deadline, lambda: edited_cards(store, manifest.files, deadline), on_retry=told)
+    for name in left:
+        progress.left(place, name)
+    files = tuple(file for file in manifest.files if file.name not in left)
+    last = _sealed_manifest(replace(manifest, files=files), scratch)
     every = (*files, last)
     missing = retrying(deadline, lambda: store.missing(every, deadline), on_retry=told)
     if not store.whole_sets and retrying(
@@ -140,7 +149,19 @@ def deliver_to(
         bytes_put=sum(file.size for file in missing),
         seconds=round(time.monotonic() - start, 3),
         links=tuple((file.name, store.link(file.name)) for file in shown),
+        left=left,
     )
+
+
+def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) -> tuple[str, ...]:
+    """The model card's name, where a person has written in the one that lies there."""
+    if all(file.name != CARD_NAME for file in files):
+        return ()
+    try:
+        content = store.read(CARD_NAME, deadline)
+    except Refused:
+        return ()  # no right to read what may not be there; writing tells more
+    return (CARD_NAME,) if content and is_edited(content) else ()
 
 
 def withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
@@ -184,6 +205,7 @@ def put_verified(
 
 
 def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
+    folder.mkdir()
     path = folder / MANIFEST_NAME
     path.write_text(manifest.to_json(), encoding="utf-8")
     return seal(DeliveredFile(path=path, name=MANIFEST_NAME))

@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import SealedFile, hash_file
+from tenner.delivery.manifest import SealedFile, changed_since, hash_file
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
@@ -77,6 +77,8 @@ class FolderStore:
                 out.flush()
                 os.fsync(out.fileno())
             if hash_file(part) != (file.size, file.sha256):
+                if changed := changed_since(file):
+                    raise Refused(changed)
                 raise Passing(f"{target} did not come out as it was sent")
             part.replace(target)
         finally:

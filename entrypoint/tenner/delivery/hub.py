@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
-from tenner.delivery.manifest import SealedFile
+from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
@@ -82,7 +82,7 @@ class HubStore:
                 reader = opened.enter_context(_Counted(file.path, on_bytes))
                 addition = _addition(self.destination.name_in_root(file.name), reader)
                 if addition.upload_info.sha256.hex() != file.sha256:
-                    raise Passing(f"{file.path} changed while it was delivered")
+                    raise Refused(_changed(file))
                 reader.begin()
                 readers.append((file, reader))
                 additions.append(addition)
@@ -242,6 +242,11 @@ class _Counted(io.BufferedReader):
         block = super().read(size)
         self.reached(self.tell())
         return block
+
+
+def _changed(file: SealedFile) -> Problem:
+    changed = changed_since(file)
+    return changed or Problem(text=f"{file.path} is read as another file each time")
 
 
 def _addition(name: str, content: io.BufferedIOBase) -> Any:

@@ -115,6 +115,15 @@ def seal(file: DeliveredFile) -> SealedFile:
     return SealedFile(path=file.path, name=file.name, size=size, sha256=sha256)
 
 
+def changed_since(file: SealedFile) -> Problem | None:
+    """What to say where a file is not what it was when it was sealed. Raises OSError."""
+    if hash_file(file.path) == (file.size, file.sha256):
+        return None
+    return Problem(
+        text=f"{file.path} changed while it was delivered", fix="deliver again when it rests"
+    )
+
+
 def hash_file(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 in hex. Raises OSError."""
     digest, size = hashlib.sha256(), 0

@@ -33,6 +33,11 @@ class Progress:
         """Bytes that were there already."""
         self._add(place, num_bytes)
 
+    def left(self, place: str, name: str) -> None:
+        """A person's own file, which is not replaced."""
+        text = f"{place}: its {name} was edited by hand and stays as it is"
+        self._emit(Warned(text=text, fix=f"the new one is in the run's folder, as {name}"))
+
     def counter(self, place: str) -> Callable[[int], None]:
         """A function that is told of bytes arriving at `place`."""
         return lambda num_bytes: self._add(place, num_bytes)
@@ -44,7 +49,8 @@ class Progress:
         def tell(trouble: str) -> None:
             if trouble not in told:
                 told.add(trouble)
-                self._emit(Warned(text=self._secrets.redact(f"{place}: {trouble}; trying again")))
+                named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
+                self._emit(Warned(text=self._secrets.redact(f"{named}; trying again")))
 
         return tell
 

@@ -17,8 +17,8 @@ from secrets import token_hex
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
-from tenner.delivery.manifest import SealedFile
-from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.manifest import SealedFile, changed_since
+from tenner.delivery.retry import Deadline, Refused
 from tenner.delivery.s3_client import S3Client, call, open_client
 from tenner.delivery.s3_upload import part_bytes_for, send_files
 from tenner.delivery.store import OnBytes
@@ -88,7 +88,7 @@ class S3Store:
         if head["ContentLength"] != file.size:
             return False
         etag = str(head.get("ETag", "")).strip('"').lower()
-        if etag_agrees(file.path, file.size, etag):
+        if etag_agrees(file, etag):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
@@ -147,32 +147,34 @@ class S3Store:
         return size, digest.hexdigest()
 
 
-def etag_agrees(path: Path, size: int, etag: str) -> bool:
-    """Whether an object's ETag is the one that the file at `path` would have.
+def etag_agrees(file: SealedFile, etag: str) -> bool:
+    """Whether an object's ETag is the one that the sealed file would have.
 
     False says little: the ETag may be no MD5 at all (KMS encryption), or one of parts of another
-    size. Raises Passing where the file changes while it is read.
+    size. Raises Refused where the file is no more what it was when it was sealed.
     """
     digest, dash, count = etag.partition("-")
     if len(digest) != 32 or (dash and not count.isdigit()):
         return False
-    part_bytes = part_bytes_for(size) if dash else max(size, 1)
-    if dash and int(count) != -(-size // part_bytes):
+    part_bytes = part_bytes_for(file.size) if dash else max(file.size, 1)
+    if dash and int(count) != -(-file.size // part_bytes):
         return False
     digests: list[bytes] = []
-    read = 0
-    with path.open("rb", buffering=0) as source:
-        while read < size or not digests:
-            part = hashlib.md5(usedforsecurity=False)
-            left = min(part_bytes, size - read)
-            while left:
-                block = source.read(min(left, _BLOCK_BYTES))
-                if not block:
-                    raise Passing(f"{path} became shorter while it was delivered")
+    whole = hashlib.sha256()
+    with file.path.open("rb", buffering=0) as source:
+        while block := source.read(min(part_bytes, _BLOCK_BYTES)):
+            part = hashlib.md5(block, usedforsecurity=False)
+            whole.update(block)
+            left = part_bytes - len(block)
+            while left and (block := source.read(min(left, _BLOCK_BYTES))):
                 part.update(block)
+                whole.update(block)
                 left -= len(block)
-                read += len(block)
             digests.append(part.digest())
+    if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
+        raise Refused(changed)
     if not dash:
-        return digests[0].hex() == digest
+        return (digests[0] if digests else hashlib.md5(usedforsecurity=False).digest()).hex() == (
+            digest
+        )
     return hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest() == digest

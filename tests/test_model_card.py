@@ -1,0 +1,148 @@
+"""The model card: metadata that the Hub reads, words that load the LoRA, and no path of ours."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from tenner.card_facts import shown_samples
+from tenner.delivery import DeliveredFile, deliver, parse_destination
+from tenner.events import Event, Warned
+from tenner.model_card import Card, WidgetPicture, is_edited, render_card
+from tenner.sample.job import Cell, Sample
+from tenner.secrets import NO_SECRETS
+
+CARD = Card(
+    name="my cat",
+    weights="my_cat.safetensors",
+    version="1.0",
+    family="Stable Diffusion XL",
+    is_xl=True,
+    base_name="sdxl",
+    base_id="stabilityai/stable-diffusion-xl-base-1.0",
+    base_licence="openrail++",
+    trigger='sks "cat", قطة',
+    num_images=20,
+    num_captions=18,
+    has_grid=True,
+    load_from="me/cat",
+    training=(("network_dim", "32"), ("steps", "1200")),
+    pictures=(WidgetPicture(url="samples/widget-1.png", prompt='a "sks cat": on a #chair'),),
+)
+
+
+def front_matter(text: str) -> dict[str, object]:
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    assert match
+    return yaml.safe_load(match[1])
+
+
+def test_the_hub_reads_its_metadata() -> None:
+    text = render_card(CARD)
+    told = front_matter(text)
+    assert told["base_model"] == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert told["base_model_relation"] == "adapter"
+    assert told["license"] == "openrail++"
+    assert told["instance_prompt"] == 'sks "cat", قطة'
+    assert {"lora", "stable-diffusion-xl", "template:sd-lora"} <= set(told["tags"])
+    assert told["widget"] == [
+        {"text": 'a "sks cat": on a #chair', "output": {"url": "samples/widget-1.png"}}
+    ]
+    assert ModelCard(text).data.to_dict()["pipeline_tag"] == "text-to-image"
+
+
+def test_it_tells_how_to_load_the_weights_everywhere() -> None:
+    text = render_card(CARD)
+    assert 'pipe.load_lora_weights("me/cat", weight_name="my_cat.safetensors")' in text
+    assert "StableDiffusionXLPipeline" in text
+    assert '<lora:my_cat:0.8> a "sks cat": on a #chair' in text
+    assert "ComfyUI" in text
+    assert "20 images with 18 captions" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    bare = Card(
+        name="x", weights="x.safetensors", version="1", family="f", is_xl=False, base_name="my.st"
+    )
+    text = render_card(bare)
+    told = front_matter(text)
+    assert not {"base_model", "license", "instance_prompt", "widget"} & set(told)
+    assert "grid.png" not in text
+    assert "my.st" in text
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["a\n---\nlicense: mit", "```\n# x", '"); import os #', "<script>", "| x |", "{{ x }}"],
+)
+def test_no_text_of_the_users_breaks_out(hostile: str) -> None:
+    picture = WidgetPicture(url="samples/widget-1.png", prompt=hostile)
+    card = Card(
+        name=hostile,
+        weights="x.safetensors",
+        version="1",
+        family="f",
+        is_xl=False,
+        base_name=hostile,
+        trigger=hostile,
+        training=(("a", hostile),),
+        pictures=(picture,),
+    )
+    text = render_card(card)
+    told = front_matter(text)
+    assert told["instance_prompt"] == hostile
+    assert "license" not in told
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    compile(code, "card", "exec")
+    assert "\nimport os" not in code
+    shown = re.sub(r"```.*?```|\A---\n.*?\n---", "", text, flags=re.DOTALL)
+    assert "<script>" not in re.sub(r"`[^`\n]*`", "", shown)
+
+
+def test_a_card_that_a_person_edited_is_known() -> None:
+    ours = render_card(CARD).encode()
+    assert not is_edited(ours)
+    assert is_edited(ours.replace(b"20 images", b"20 good images"))
+    assert is_edited(b"# My own page\n")
+    assert not is_edited(b"---\nlicense: mit\n---\n")
+    assert not is_edited(b"")
+
+
+def test_an_edited_card_stays_and_the_rest_is_delivered(tmp_path: Path) -> None:
+    card, weights = tmp_path / "README.md", tmp_path / "x.safetensors"
+    card.write_text(render_card(CARD), encoding="utf-8")
+    weights.write_bytes(b"weights")
+    files = [DeliveredFile(path=card, name="README.md")]
+    files.append(DeliveredFile(path=weights, name="x.safetensors"))
+    out = tmp_path / "out"
+    target = parse_destination(f"file://{out}")
+    assert "README.md" in deliver(files, [target], secrets=NO_SECRETS).at[0].put
+    (out / "README.md").write_text("# Mine\n")
+    weights.write_bytes(b"new weights")
+    events: list[Event] = []
+    (at,) = deliver(files, [target], secrets=NO_SECRETS, on_event=events.append).at
+    assert at.left == ("README.md",)
+    assert (out / "README.md").read_text() == "# Mine\n"
+    assert (out / "x.safetensors").read_bytes() == b"new weights"
+    assert "README.md" not in (out / "manifest.json").read_text()
+    assert any("edited by hand" in event.text for event in events if isinstance(event, Warned))
+
+
+def test_pictures_show_every_prompt_at_the_usual_strength() -> None:
+    samples = [
+        Sample(
+            cell=Cell(prompt=prompt, strength=strength, seed=seed, group=group or prompt),
+            file=f"{prompt}-{strength}-{seed}.png",
+            width=1,
+            height=1,
+        )
+        for prompt, group in (("a", ""), ("b", ""), ("c", "without the trigger"))
+        for seed in (1, 2, 3)
+        for strength in (0.0, 0.7, 1.0)
+    ]
+    shown = [each.file for each in shown_samples(samples)]
+    assert shown == ["a-0.7-1.png", "b-0.7-1.png", "a-0.7-2.png", "b-0.7-2.png"]

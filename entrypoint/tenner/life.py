@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tenner.budget import Budget, BudgetGuard, delivery_seconds
 from tenner.courier import EVENTS_FILE, Courier, Line
@@ -72,6 +73,10 @@ class RunLife:
             budget=self.budget, started=self.stage.started, reserve=self.seconds_to_deliver
         )
         return (self.keeper, budget)
+
+    def send_page(self, page: Path, step: int) -> None:
+        """Let the run be watched where it is delivered."""
+        self.courier.take_checkpoint(page, "report.html", step)
 
     def seconds_to_deliver(self) -> float:
         """What saving and delivering take from here on, by the sizes of what was saved last."""

@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tenner.budget import Budget
+from tenner.cost import Price, book_price
 from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, TennerError
 from tenner.event_log import read_event_lines
 from tenner.events import Event, Warned
@@ -29,6 +32,7 @@ LEAST_SECONDS = 2.0
 """A page is not written oftener than this."""
 MAX_SHARE = 0.01
 """Share of one core's time that pages may take while the training goes on."""
+SEND_SECONDS = 300.0
 _NICE = 10
 
 
@@ -43,6 +47,12 @@ class LivePage:
     prepared: Prepared
     place: RunDir
     tell: Callable[[Event], None]
+    budget: Budget
+    started: float = field(default_factory=time.monotonic)
+    """When this life of the run began, by `now`."""
+    send: Callable[[Path, int], None] | None = None
+    """Takes a copy of the page every `SEND_SECONDS`, with the step that it shows, for whoever
+    watches the run at its destination."""
     secrets: Secrets = NO_SECRETS
     now: Callable[[], float] = time.monotonic
     found: Found = field(default_factory=Found)
@@ -52,8 +62,8 @@ class LivePage:
 
     def __post_init__(self) -> None:
         self._story = Story.of_log(read_event_lines(self.place.events), now=self.now)
-        self._started = self.now()
         self._pictures = PictureStore()
+        self._sent_at = self.now()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._changed = threading.Event()
@@ -93,6 +103,28 @@ class LivePage:
             except OSError as error:
                 self._cannot_write(error)
 
+    def send_if_due(self) -> None:
+        """Write the page and give a copy of it away, where that was not done for a while.
+
+        A copy, since what is being sent must not change; the one before may still be on its way.
+        """
+        if self.send is None or self.now() - self._sent_at < SEND_SECONDS:
+            return
+        self._sent_at = self.now()
+        self.write()
+        folder = self.place.path / "page"
+        older = sorted(folder.glob("*.html"))[:-1] if folder.is_dir() else []
+        step = self._story.last.step if self._story.last else 0
+        copy = folder / f"{step:09d}.html"
+        try:
+            write_atomically(copy, self.place.report.read_bytes())
+            for each in older:
+                each.unlink(missing_ok=True)
+        except OSError as error:
+            self._cannot_write(error)
+            return
+        self.send(copy, step)
+
     def settle(self) -> None:
         """Write no more by itself: what is delivered must not change meanwhile."""
         self._closing.set()
@@ -114,18 +146,28 @@ class LivePage:
         return replace(facts, notices=said, cost=self._cost())
 
     def _cost(self) -> CostFacts | None:
-        price = self.prepared.settings.price_per_hour
+        """Dollars over all lives: by the price of this machine, else the price book's for the
+        card, which is an estimate and said to be one."""
+        price, source, spent = self.budget.price_per_hour, "", self.budget.spent_usd
         if price is None:
-            return None
-        seconds = self._story.seconds_before + self.now() - self._started
+            book = self._book_price()
+            if book is None:
+                return None
+            price, source = book.usd_per_hour, book.source
+            spent = self.budget.spent_seconds / 3600 * price
+        spent += (self.now() - self.started) / 3600 * price
         left = self._story.seconds_left if self.state == "training" else 0.0
         return CostFacts(
-            spent_usd=seconds / 3600 * price,
-            expected_usd=None if left is None else (seconds + left) / 3600 * price,
+            spent_usd=spent,
+            expected_usd=None if left is None else spent + left / 3600 * price,
             price_per_hour=price,
-            max_cost_usd=self.prepared.settings.max_cost_usd,
-            price_source=self.prepared.request.source("price_per_hour"),
+            max_cost_usd=self.budget.max_cost_usd,
+            price_source=source,
         )
+
+    def _book_price(self) -> Price | None:
+        plan = self.prepared.plan
+        return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
 
     def _keep_true(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # where the system lets a thread yield
@@ -138,6 +180,7 @@ class LivePage:
             self._changed.clear()
             started = time.thread_time()
             self.write()
+            self.send_if_due()
             pause = max(LEAST_SECONDS, (time.thread_time() - started) / MAX_SHARE)
 
     def __enter__(self) -> Self:

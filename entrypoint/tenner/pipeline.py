@@ -114,7 +114,13 @@ def run(
                     return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
                 with (
                     LivePage(
-                        prepared=life.prepared, place=place, tell=stage.tell, secrets=secrets
+                        prepared=life.prepared,
+                        place=place,
+                        tell=stage.tell,
+                        budget=life.budget,
+                        started=stage.started,
+                        send=life.send_page,
+                        secrets=secrets,
                     ) as page,
                     serving(settings, place, secrets, environ, say=screen.say),
                     life,

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tenner.budget import Budget
 from tenner.errors import (
     BudgetReached,
     DeliveryError,
@@ -20,8 +21,8 @@ from tenner.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.event_log import EventLog
-from tenner.events import EpochEnd, Event, Phase, Step, Warned
+from tenner.event_log import EventLog, read_event_lines
+from tenner.events import EpochEnd, Event, Step, Warned
 from tenner.live_page import LivePage
 from tenner.preparation import Prepared, prepare
 from tenner.report.story import Story
@@ -39,6 +40,9 @@ JOB = {
     "max_train_steps": "100",
     "optimizer_type": "AdamW",
 }
+
+
+FREE = Budget(max_cost_usd=10, max_hours=None, price_per_hour=None)
 
 
 def step(number: int, *, loss: float = 0.1, epoch: int = 1) -> Step:
@@ -76,7 +80,9 @@ def prepared(tmp_path: Path) -> Prepare:
 def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
     said: list[Event] = []
     place = RunDir(tmp_path / "run").create()
-    return LivePage(prepared=prepared, place=place, tell=said.append, **more)  # type: ignore[arg-type]
+    return LivePage(
+        **{"budget": FREE, "prepared": prepared, "place": place, "tell": said.append, **more}
+    )
 
 
 def end(page: LivePage, event: Event, error: BaseException) -> None:
@@ -93,7 +99,10 @@ def end(page: LivePage, event: Event, error: BaseException) -> None:
 
 def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_path: Path) -> None:
     seconds = 0.0
-    page = page_of(prepared(price_per_hour="2"), tmp_path, now=lambda: seconds)
+    budget = Budget(
+        max_cost_usd=10, max_hours=None, price_per_hour=2, spent_usd=1.25, spent_seconds=1800
+    )
+    page = page_of(prepared(), tmp_path, now=lambda: seconds, started=0.0, budget=budget)
     for number in range(1, 41):
         seconds += 36
         page.hear(step(number))
@@ -102,8 +111,9 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
     told = page.place.report.read_text(encoding="utf-8")
     for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
         assert words in told, words
-    assert "$0.80" in told, "24 minutes at $2 an hour"
-    assert "$2.00" in told, "and 36 minutes more"
+    assert "$2.05" in told, "what earlier lives cost, and 24 minutes at $2 an hour"
+    assert "$3.25" in told, "and 36 minutes more"
+    assert "$10.00" in told
     live = json.loads(page.place.live.read_text(encoding="utf-8"))
     assert live["step"] == 40
     assert "40 / 100" in live["parts"]["numbers"]
@@ -117,6 +127,24 @@ def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: 
         while time.monotonic() < deadline and last_step(page.place.live) != 7:
             time.sleep(0.05)
         assert last_step(page.place.live) == 7
+
+
+def test_copies_of_it_are_sent_as_often_as_agreed(prepared: Prepare, tmp_path: Path) -> None:
+    sent: list[tuple[str, int]] = []
+    seconds = 0.0
+    page = page_of(
+        prepared(),
+        tmp_path,
+        now=lambda: seconds,
+        send=lambda path, step: sent.append((path.read_text(encoding="utf-8"), step)),
+    )
+    for number in range(1, 41):
+        seconds += 20
+        page.hear(step(number))
+        page.send_if_due()
+    assert [number for _, number in sent] == [15, 30], "every five minutes"
+    assert "15 / 100" in sent[0][0]
+    assert len(list((page.place.path / "page").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -160,34 +188,36 @@ def test_a_page_that_cannot_be_written_is_a_warning_once(prepared: Prepare, tmp_
     said: list[Event] = []
     place = RunDir(tmp_path / "run").create()
     place.report.mkdir()
-    page = LivePage(prepared=prepared(), place=place, tell=said.append)
+    page = LivePage(prepared=prepared(), place=place, tell=said.append, budget=FREE)
     page.write()
     page.write("trained")
     assert [type(event) for event in said] == [Warned]
 
 
-def test_a_killed_life_counts_its_time_and_its_steps_once(tmp_path: Path) -> None:
-    log = tmp_path / "events.jsonl"
-    with EventLog(log):
-        pass
-    at = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
-
-    def line(event: Event, minute: float) -> str:
-        time_ = datetime.fromtimestamp(at + 60 * minute, UTC).isoformat()
-        return json.dumps({"time": time_, **json.loads(event.to_json())})
-
-    first = [Phase(name="machine"), *(step(number) for number in range(1, 11))]
+def test_a_step_that_is_trained_again_counts_once_by_its_last_word(tmp_path: Path) -> None:
     end = EpochEnd(epoch=1, num_epochs=4, loss_avg=0.1)
-    second = [Phase(name="machine"), step(9, loss=0.2), step(10, loss=0.2), end, step(11)]
-    told = [line(event, minute) for minute, event in enumerate(first)]
-    told += [line(event, 600 + minute) for minute, event in enumerate(second)]
-    story = Story.of_log(map(json.loads, told))
-    assert story.seconds_before == 60 * (10 + 4)
-    curve = story.curve()
+    log = tmp_path / "events.jsonl"
+    with EventLog(log) as out:
+        for event in [*(step(number) for number in range(1, 11)), end]:
+            out.append(event)
+    with EventLog(log) as out:  # a life that began at the state of step 8
+        for event in [step(9, loss=0.2), step(10, loss=0.2), end, step(11)]:
+            out.append(event)
+    curve = Story.of_log(read_event_lines(log)).curve()
     assert list(curve.steps) == list(range(1, 12))
     assert list(curve.losses[7:]) == [0.1, 0.2, 0.2, 0.1]
     assert len(curve.learning_rates["unet"]) == 11
     assert list(curve.epoch_ends) == [10]
+
+
+def test_a_card_without_a_price_is_reckoned_by_the_price_book(
+    prepared: Prepare, tmp_path: Path
+) -> None:
+    made = prepared()
+    on_card = replace(made, plan=replace(made.plan, gpu="NVIDIA GeForce RTX 4090"))
+    page = page_of(on_card, tmp_path, now=lambda: 3600.0, started=0.0)
+    page.write()
+    assert "the middle of" in page.place.report.read_text(encoding="utf-8")
 
 
 def test_a_real_run_is_on_its_page_while_it_trains_and_after_a_signal(tmp_path: Path) -> None:

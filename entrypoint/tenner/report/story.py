@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from tenner.events import EpochEnd, Event, Phase, Step, Warned, event_of
@@ -18,13 +17,11 @@ from tenner.report.facts import LossCurve, Notice
 MAX_WARNINGS = 40
 _RECENT_STEPS = 50
 _FEW_STEPS = 5
-_FIRST_PHASE = "machine"
-"""Every start of a run begins with looking at the machine: so lives are told apart in the log."""
 
 
 @dataclass(kw_only=True)
 class Story:
-    """Steps, losses and rates in order, warnings, and how long the run has taken.
+    """Steps, losses and rates in order, warnings, and what goes on.
 
     A step that is trained again after a kill counts once, by its last word.
     """
@@ -38,8 +35,6 @@ class Story:
     warnings: dict[str, str] = field(default_factory=dict[str, str])
     last: Step | None = None
     phase: str = ""
-    seconds_before: float = 0.0
-    """What earlier lives of the run took."""
     _recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=_RECENT_STEPS))
 
     @classmethod
@@ -47,17 +42,11 @@ class Story:
         cls, lines: Iterable[Mapping[str, Any]], *, now: Callable[[], float] = time.monotonic
     ) -> "Story":
         """The story that the lines of an `events.jsonl` tell."""
-        story, lives = cls(now=now), list[tuple[float, float]]()
+        story = cls(now=now)
         for line in lines:
             event = event_of(line)
-            if event is None:
-                continue
-            at = _seconds(line.get("time"))
-            if at is not None:
-                starts = not lives or (isinstance(event, Phase) and event.name == _FIRST_PHASE)
-                lives.append((at, at)) if starts else lives.append((lives.pop()[0], at))
-            story.hear(event)
-        story.seconds_before = sum(max(0.0, end - start) for start, end in lives)
+            if event is not None:
+                story.hear(event)
         story._recent.clear()  # their times are those of reading the log
         return story
 
@@ -119,10 +108,3 @@ class Story:
             learning_rates={name: list(self.rates[name]) for name in sorted(self.rates)},
             epoch_ends=sorted(set(self.epoch_ends.values())),
         )
-
-
-def _seconds(text: Any) -> float | None:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
-        return None

@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": "steps, batch, memory, hours and dollars, before anything is rented",
     "check": "look at every image and caption, and say what is wrong",
     "caption": "draft captions with a tagger, never over one that you wrote",
+    "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
     "deliver": "deliver a finished run again",
     "serve": "show a run's page on a port, while it trains or after",
@@ -135,6 +136,25 @@ def _caption_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def _batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "jobs", metavar="JOBS", help="folder of settings files, or a TOML with [[jobs]] or [sweep]"
+    )
+    parser.add_argument("--preset", help="start every job from a packaged preset")
+    session = parser.add_argument_group("The session")
+    session.add_argument("--stop-after", metavar="N", help="start no further job after N failures")
+    session.add_argument(
+        "--shortest-first", action="store_const", const=True, help="train the shortest job first"
+    )
+    session.add_argument(
+        "--session-cost-usd", metavar="USD", help="most that all jobs together may cost"
+    )
+    session.add_argument(
+        "--session-hours", metavar="H", help="longest that all jobs together may take"
+    )
+    add_setting_flags(parser)
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -157,6 +177,7 @@ _ARGUMENTS = {
     "plan": _plan_arguments,
     "check": _check_arguments,
     "caption": _caption_arguments,
+    "batch": _batch_arguments,
     "demo": _demo_arguments,
     "deliver": _deliver_arguments,
     "serve": _serve_arguments,
@@ -243,6 +264,31 @@ def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return ExitCode.DATASET if nothing else ExitCode.DELIVERED
 
 
+def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.batch.jobs import read_batch
+    from tenner.batch.queue import run_batch
+
+    said = {
+        "stop_after": parsed.stop_after,
+        "shortest_first": parsed.shortest_first,
+        "max_cost_usd": parsed.session_cost_usd,
+        "max_hours": parsed.session_hours,
+    }
+    own = ("jobs", "stop_after", "shortest_first", "session_cost_usd", "session_hours")
+    batch = read_batch(
+        Path(parsed.jobs),
+        flag_values(parsed, not_settings=(*_NOT_SETTINGS, *own)),
+        environ,
+        preset=parsed.preset or environ.get("TENNER_PRESET"),
+        options={key: value for key, value in said.items() if value is not None},
+    )
+    return run_batch(
+        batch,
+        environ,
+        lambda request: make_screen(price_per_hour=request.settings.price_per_hour),
+    )
+
+
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.demo import run_demo
 
@@ -277,6 +323,7 @@ _COMMANDS = {
     "plan": _plan,
     "check": _check,
     "caption": _caption,
+    "batch": _batch,
     "demo": _demo,
     "deliver": _deliver,
     "serve": _serve,

@@ -24,6 +24,11 @@ from tenner.shaping import Ground, Shaped, shape_run
 from tenner.sizing import CardMemory, Choice
 from tenner.tiny import base_dir
 
+OnImage = Callable[[int, int], None]
+OnBytes = Callable[[int, int | None], None]
+Inspect = Callable[[DatasetRequest, Path, OnImage, OnBytes | None], Dataset]
+"""As `tenner.dataset.inspect_dataset`."""
+
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
 
@@ -53,6 +58,7 @@ def prepare(
     on_image: Callable[[int, int], None],
     on_bytes: Callable[[int, int | None], None] | None = None,
     host_price: Price | None = None,
+    inspect: Inspect = inspect_dataset,
 ) -> Prepared:
     """Look at everything and decide. Raises TennerError with whose turn it is.
 
@@ -68,7 +74,7 @@ def prepare(
     on_stage("dataset", settings.dataset)
     resolution = settings.resolution or (base.resolution, base.resolution)
     asked = dataset_request(request, base, resolution, environ)
-    dataset = inspect_dataset(asked, workdir, on_image, on_bytes)
+    dataset = inspect(asked, workdir, on_image, on_bytes)
     plan = make_plan(request, base, machine, device, engine, dataset, resolution, host_price)
     found = over_budget(settings, plan.expected, plan.length)
     if engine.name == "sd-scripts":

@@ -12,7 +12,7 @@ short goes on. Ends with exit 0 and a `done` event naming `samples.json`, or wit
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,11 @@ class Progress:
         self.say(detail)
 
 
-def draw(job: SampleJob) -> Path:
+Load = Callable[[SampleJob], Any]
+"""Gives the pipeline of a job's base, without a LoRA."""
+
+
+def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     """Draw what is missing of the job's cells and write `samples.json`; its path is returned.
 
     Raises LoadError, and torch's out-of-memory error where even one picture does not fit.
@@ -67,7 +71,7 @@ def draw(job: SampleJob) -> Path:
     tag = lora_tag(Path(job.lora)) if job.lora else None
     progress = Progress(job.phase, len(unique_pictures(job.cells)))
     progress.say("loading the model")
-    pipe = load_pipeline(job)
+    pipe = load(job)
     if job.lora and (complaint := load_lora(pipe, Path(job.lora))):
         emit(Warned(text=complaint, fix="the samples show only what diffusers could load"))
     artist = Artist(pipe=pipe, job=job, tag=tag, progress=progress)
@@ -206,7 +210,7 @@ def bands(image: Image.Image) -> Iterator[tuple[int, int]]:
         yield int(low), int(high)  # pyright: ignore[reportArgumentType]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], load: Load = load_pipeline) -> int:
     if len(argv) != 1:
         print("usage: python -m tenner.sample.draw JOB.json", file=sys.stderr)
         return 2
@@ -214,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
         job = SampleJob.from_json(Path(argv[0]).read_text(encoding="utf-8"))
         if job.num_threads:
             torch.set_num_threads(job.num_threads)
-        path = draw(job)
+        path = draw(job, load)
     except LoadError as error:
         emit(Failed(kind="base_model", text=str(error)))
         return 1

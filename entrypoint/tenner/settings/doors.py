@@ -73,7 +73,9 @@ def file_layer(path: Path) -> Layer:
     if problems:
         return Layer(problems=problems)
     imported = import_tables(tables)
-    return _imported(imported, path.name) if imported else _flat(tables, name=path.name, path=path)
+    if imported:
+        return _imported(imported, path.name)
+    return tables_layer(tables, name=path.name, path=path)
 
 
 def preset_layer(name: str) -> Layer:
@@ -90,7 +92,7 @@ def preset_layer(name: str) -> Layer:
     tables, problems = parse_toml((folder / f"{name}.toml").read_bytes(), name=f"preset {name}")
     if problems:
         return Layer(problems=problems)
-    return _flat(tables, name=f"preset {name}", path=None)
+    return tables_layer(tables, name=f"preset {name}")
 
 
 def _imported(imported: Imported, name: str) -> Layer:
@@ -107,8 +109,11 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if quoted else text
 
 
-def _flat(tables: Mapping[str, Any], *, name: str, path: Path | None) -> Layer:
-    """Sections are for the reader only: keys are flat and unique."""
+def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = None) -> Layer:
+    """Settings in TOML tables. Sections are for the reader only: keys are flat and unique.
+
+    `name` is what the tables are called in messages, `path` the file whose lines they tell of.
+    """
     values: dict[str, Any] = {}
     said_at: dict[str, str] = {}
     sections: dict[str, str] = {}

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tenner.engines.diffusers.clip import ClipText, parse_clip_config
 from tenner.engines.diffusers.job import TrainJob
+from tenner.engines.diffusers.kept import KeptBase
 from tenner.engines.diffusers.load import BaseModel, BaseModelError, TextSource
 from tenner.engines.diffusers.lora import LoraBank
 from tenner.engines.diffusers.lora_file import LoraFileError, read_lora
-from tenner.engines.diffusers.parts import LoraPlan, Parts
+from tenner.engines.diffusers.parts import Keep, LoraPlan, Parts, keep_nothing
 from tenner.engines.diffusers.text import TextEncoders, Tokenizer
 from tenner.engines.diffusers.unet import Unet
 from tenner.engines.diffusers.unet_config import UnetConfig, parse_unet_config
@@ -35,18 +36,23 @@ class Network:
     memory_format: torch.memory_format = torch.channels_last
 
 
-def build_network(job: TrainJob, base: BaseModel, device: torch.device) -> Network:
+def build_network(
+    job: TrainJob, base: BaseModel, device: torch.device, kept: KeptBase | None = None
+) -> Network:
     """The network at its start: initial weights, or those of `network_weights`.
+
+    `kept` holds the frozen tensors of a base that was loaded before.
 
     Raises BaseModelError (the base is not of the family, a tensor is missing) or LoraFileError.
     """
     dtype = _DTYPES[job.mixed_precision]
     bank = LoraBank()
+    keep = kept.keeper(job, device) if kept else keep_nothing
     try:
         config = parse_unet_config(base.unet_config)
         _check_family(job, config)
-        texts = _build_texts(job, base, bank, device, dtype)
-        unet = _build_unet(job, base, config, bank, device, dtype)
+        texts = _build_texts(job, base, bank, device, dtype, keep)
+        unet = _build_unet(job, base, config, bank, device, dtype, keep("unet"))
     except (KeyError, ValueError) as error:
         raise BaseModelError(
             f"the base model does not fit: {error}",
@@ -91,6 +97,7 @@ def _build_unet(
     bank: LoraBank,
     device: torch.device,
     dtype: torch.dtype,
+    keep: Keep,
 ) -> Unet:
     if job.family == "sdxl":
         names = OriginalNames(config)
@@ -105,6 +112,7 @@ def _build_unet(
         channels_last=_memory_format(job) == torch.channels_last,
         plan=plan,
         adapts=lambda name: adapts_unet(name, job.conv_dim is not None),
+        keep=keep,
     )
     return Unet(config, parts)
 
@@ -117,14 +125,19 @@ def adapts_unet(name: str, convolutions: bool) -> bool:
 
 
 def _build_texts(
-    job: TrainJob, base: BaseModel, bank: LoraBank, device: torch.device, dtype: torch.dtype
+    job: TrainJob,
+    base: BaseModel,
+    bank: LoraBank,
+    device: torch.device,
+    dtype: torch.dtype,
+    keep: Callable[[str], Keep],
 ) -> TextEncoders:
     encoders: list[tuple[Tokenizer, ClipText]] = []
     projection: Tensor | None = None
     for index, source in enumerate(base.texts):
         prefix = f"lora_te{index + 1}" if len(base.texts) > 1 else "lora_te"
         segment = "text_encoder_2" if index else "text_encoder"
-        parts = _text_parts(job, source, bank, segment, prefix, device, dtype)
+        parts = _text_parts(job, source, bank, segment, prefix, device, dtype, keep(segment))
         tokenizer = Tokenizer(
             source.tokenizer, job.max_token_length, pad_with_zero=job.family == "sdxl" and index > 0
         )
@@ -141,12 +154,13 @@ def _text_parts(
     prefix: str,
     device: torch.device,
     dtype: torch.dtype,
+    keep: Keep,
 ) -> Parts:
     def name_of(path: str) -> str:
         return _lora_name(prefix, f"text_model.{path}")
 
     plan = None if job.network_train_unet_only else _plan(job, bank, segment, name_of)
-    return Parts(source.tensors, device=device, dtype=dtype, plan=plan)
+    return Parts(source.tensors, device=device, dtype=dtype, plan=plan, keep=keep)
 
 
 def _plan(job: TrainJob, bank: LoraBank, segment: str, name_of: Callable[[str], str]) -> LoraPlan:

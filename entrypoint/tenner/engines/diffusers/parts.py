@@ -16,6 +16,21 @@ from tenner.engines.diffusers.layers import Conv, GroupNorm, LayerNorm
 from tenner.engines.diffusers.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.diffusers.projection import Projection
 
+Keep = Callable[[str, Callable[[], Tensor]], Tensor]
+"""Gives a frozen tensor by its name, made by the function where it is not there yet."""
+
+
+def make_anew(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """Keeps nothing: what a process does that trains once."""
+    del name
+    return make()
+
+
+def keep_nothing(part: str) -> Keep:
+    """For every part of a base."""
+    del part
+    return make_anew
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlan:
@@ -52,6 +67,7 @@ class Parts:
         channels_last: bool = True,
         plan: LoraPlan | None = None,
         adapts: Callable[[str], bool] = lambda name: True,
+        keep: Keep = make_anew,
     ) -> None:
         self._tensors = tensors
         self._device = device
@@ -59,6 +75,7 @@ class Parts:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._plan = plan
         self._adapts = adapts
+        self._keep = keep
 
     def has(self, name: str) -> bool:
         return f"{name}.weight" in self._tensors
@@ -66,19 +83,25 @@ class Parts:
     def tensor(self, name: str) -> Tensor:
         """The tensor on the device. Always a copy: what stays mapped from the file can be pushed
         out of memory by the system and read from the disk again at every step."""
+        return self._keep(name, lambda: self._read(name))
+
+    def _read(self, name: str) -> Tensor:
         return self._tensors[name].to(self._device, self._dtype, copy=True)
 
     def optional(self, name: str) -> Tensor | None:
         return self.tensor(name) if name in self._tensors else None
 
     def conv(self, name: str, *, stride: int = 1, padding: int = 0, bias: bool = True) -> Conv:
-        weight = self.tensor(f"{name}.weight").to(memory_format=self._format)
+        weight = self._keep(
+            f"conv {name}",
+            lambda: self._read(f"{name}.weight").to(memory_format=self._format),
+        )
         return Conv(
             weight,
             self.optional(f"{name}.bias") if bias else None,
             stride=stride,
             padding=padding,
-            site=self._site([name], [weight]),
+            site=self._site([name]),
         )
 
     def projection(self, name: str) -> Projection:
@@ -92,17 +115,27 @@ class Parts:
 
         `bias_of` names modules whose biases are added to those of the layers.
         """
-        weights = [self.tensor(f"{name}.weight") for name in names]
-        site = self._site(names, weights)
-        flat = [weight.flatten(1) for weight in weights]
-        biases = [self.optional(f"{name}.bias") for name in names]
-        bias = None if biases[0] is None else _joined([each for each in biases if each is not None])
-        if bias is not None and bias_of:
-            bias = bias + _joined([self.tensor(f"{name}.bias") for name in bias_of])
-        found = Projection(_joined(flat), bias, site)
+        weight = self._keep(
+            f"rows {' '.join(names)}",
+            lambda: _joined([self._read(f"{name}.weight").flatten(1) for name in names]),
+        )
+        found = Projection(weight, self._bias(names, bias_of), self._site(names))
         if self._plan is not None:
             found.dropouts = self._plan.dropouts
         return found
+
+    def _bias(self, names: Sequence[str], bias_of: Sequence[str]) -> Tensor | None:
+        present = [f"{name}.bias" for name in names if f"{name}.bias" in self._tensors]
+        if f"{names[0]}.bias" not in present:
+            return None
+
+        def make() -> Tensor:
+            bias = _joined([self._read(name) for name in present])
+            if bias_of:
+                bias = bias + _joined([self._read(f"{name}.bias") for name in bias_of])
+            return bias
+
+        return self._keep(f"bias {' '.join([*present, *bias_of])}", make)
 
     def group_norm(self, name: str, num_groups: int, eps: float) -> GroupNorm:
         weight, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
@@ -111,8 +144,8 @@ class Parts:
     def layer_norm(self, name: str, eps: float = 1e-5) -> LayerNorm:
         return LayerNorm(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"), eps)
 
-    def _site(self, names: Sequence[str], weights: Sequence[Tensor]) -> LoraSite | None:
-        specs = [self._spec(name, weight) for name, weight in zip(names, weights, strict=True)]
+    def _site(self, names: Sequence[str]) -> LoraSite | None:
+        specs = [self._spec(name, self._tensors[f"{name}.weight"]) for name in names]
         found = tuple(spec for spec in specs if spec is not None)
         if not found or self._plan is None:
             return None

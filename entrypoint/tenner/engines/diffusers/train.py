@@ -15,6 +15,7 @@ from tenner.engines.diffusers.batches import schedule_of
 from tenner.engines.diffusers.board import logged
 from tenner.engines.diffusers.engine import EngineExit
 from tenner.engines.diffusers.job import TrainJob, read_job
+from tenner.engines.diffusers.kept import KeptBase
 from tenner.engines.diffusers.latents import (
     LatentCache,
     NoPictureError,
@@ -33,7 +34,8 @@ from tenner.engines.diffusers.tell import NotFiniteError, Teller
 from tenner.events import Done, Failed, FailureKind, Phase
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], kept: KeptBase | None = None) -> int:
+    """Do one job. `kept` is what a process that does several keeps of their base."""
     if len(arguments) != 1:
         print("usage: python -m tenner.engines.diffusers.train JOB.json", file=sys.stderr)
         return EngineExit.JOB
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, TypeError) as error:
         return _failed(tell, EngineExit.JOB, "other", f"the job cannot be read: {error}")
     try:
-        return _train(job, processes, tell)
+        return _train(job, processes, tell, kept)
     except _KNOWN as error:
         return _explain(tell, job, error)
     except (MemoryError, RuntimeError) as error:
@@ -55,14 +57,14 @@ def main(arguments: list[str]) -> int:
         processes.close()
 
 
-def _train(job: TrainJob, processes: Processes, tell: Teller) -> int:
+def _train(job: TrainJob, processes: Processes, tell: Teller, kept: KeptBase | None) -> int:
     stop = StopRequest(job.stop_file)
     _set_backends(job)
     schedule = schedule_of(job, processes.count)
     tell(Phase(name="loading", detail="the base model"))
     base = load_base(job)
     latents = _encode(job, base, processes, tell)
-    network = build_network(job, base, processes.device)
+    network = build_network(job, base, processes.device, kept)
     noise = NoiseSchedule(job, base.scheduler)
     del base
     trainer = Trainer(job, network, noise, latents, schedule, processes, tell)

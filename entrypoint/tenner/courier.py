@@ -38,6 +38,15 @@ class Parcel:
         return not self.name
 
     @property
+    def is_weights(self) -> bool:
+        return self.name.endswith(".safetensors")
+
+    @property
+    def what(self) -> str:
+        """What it is, in a word."""
+        return "state" if self.is_state else "checkpoint" if self.is_weights else self.name
+
+    @property
     def num_bytes(self) -> int:
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(file.stat().st_size for file in files if file.is_file())
@@ -204,7 +213,8 @@ class Line:
     def _next(self) -> Parcel | None:
         """The newest weights, then the state, then older weights; in a hurry the state, which
         holds the weights too, goes first where it will arrive in time."""
-        state, newest = self._state, max(self._checkpoints, key=lambda p: p.step, default=None)
+        state = self._state
+        newest = max(self._checkpoints, key=lambda p: (p.is_weights, p.step), default=None)
         if state and (newest is None or newest.step < state.step or self._arrives_in_time(state)):
             self._state = None
             return state
@@ -228,7 +238,7 @@ class Line:
         self.speed.add(num_bytes, seconds)
         self._on_event(
             Sent(
-                what="state" if parcel.is_state else "checkpoint",
+                what=parcel.what,
                 step=parcel.step,
                 destination=str(self.remote.destination),
                 num_bytes=num_bytes,

@@ -42,9 +42,13 @@ class Problem:
 
 
 class TennerError(Exception):
-    """A run that cannot go on. `problems` holds all of them; `exit_code` says whose turn it is."""
+    """A run that cannot go on. `problems` holds all of them; `exit_code` says whose turn it is.
+
+    `is_brought_out` tells that all that was trained until then is delivered and verified.
+    """
 
     exit_code: ClassVar[ExitCode] = ExitCode.TRAINING
+    is_brought_out = False
 
     def __init__(self, text: str = "", *, fix: str = "", problems: Sequence[Problem] = ()) -> None:
         own = (Problem(text=text, fix=fix),) if text else ()

@@ -48,7 +48,7 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
     options |= {key: Path(str(options[key])).name for key in _FILES if key in options}
     return {
         "engine": plan.engine,
-        "base": f"{plan.base.name} ({plan.base.num_bytes} bytes)",
+        "base": f"{Path(plan.base.name).name} ({plan.base.num_bytes} bytes)",
         "dataset": dataset,
         "images_per_step": images_per_step(plan),
         "max_train_epochs": settings.max_train_epochs,

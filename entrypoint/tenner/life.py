@@ -125,7 +125,9 @@ class RunLife:
             told.append(kept)
         if missing and has_something and isinstance(error, BudgetReached):
             return DeliveryError(problems=told)
-        return type(error)(problems=told)
+        ended = type(error)(problems=told)
+        ended.is_brought_out = has_something and not missing
+        return ended
 
     def deadline(self) -> Deadline:
         """For the delivery: half an hour, and after a signal what is left of the grace time."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from tenner.artist import ENGINE_SHARE, Artist, child_environ, early_look
 from tenner.card_facts import write_card
 from tenner.card_watch import watching
-from tenner.cost import price_of
 from tenner.delivery import (
     Delivered,
     Destination,
@@ -20,14 +19,24 @@ from tenner.delivery import (
 )
 from tenner.delivery.check import check_destinations
 from tenner.engines.start import not_in_own_engine
-from tenner.errors import DeliveryError, SettingsError, Stopped, TennerError, errors_in
+from tenner.errors import (
+    BudgetReached,
+    DeliveryError,
+    SettingsError,
+    Stopped,
+    TennerError,
+    errors_in,
+)
 from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
 from tenner.fitting import engine_for
-from tenner.going_on import set_aside
+from tenner.going_on import machine_name, set_aside
 from tenner.handover import default_destination, deliver_run
+from tenner.hosts import check_ending, find_host
+from tenner.hosts.rented import Rented
 from tenner.life import RunLife, begin_life
 from tenner.live_page import LivePage
+from tenner.notify import Notifier, webhook_problems
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, fetching
 from tenner.report.facts import ConceptFact, FileFact, TimingFact
@@ -88,13 +97,14 @@ def run(
 
     With `restart` a run that is there already is kept aside, and this one starts afresh.
     """
-    secrets, problems = secrets_from(environ)
-    asked, wrong = parse_destinations(request.settings.destinations)
-    if errors_in([*problems, *wrong]):
-        raise SettingsError(problems=errors_in([*problems, *wrong]))
     settings = request.settings
+    secrets, problems = secrets_from(environ)
+    host = find_host(environ, secrets)
+    destinations, wrong = parse_destinations(settings.destinations)
+    problems = (*problems, *wrong, *check_ending(settings, host), *webhook_problems(secrets))
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
     place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name).create()
-    destinations = asked or (default_destination(place),)
     with lock_run(place):
         if restart and (aside := set_aside(place)):
             screen.say(f"the run that was here is kept in {aside}")
@@ -108,45 +118,92 @@ def run(
                 session=session,
                 grace_seconds=settings.grace_seconds,
             )
-            try:
-                life = _begin(request, place, stage, destinations, afresh=restart)
-                if life.is_delivered():
-                    return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
-                with (
-                    LivePage(
-                        prepared=life.prepared,
-                        place=place,
-                        tell=stage.tell,
-                        budget=life.budget,
-                        started=stage.started,
-                        send=life.send_page,
-                        secrets=secrets,
-                    ) as page,
-                    serving(settings, place, secrets, environ, say=screen.say),
-                    life,
-                ):
-                    stage.listeners.append(page.hear)
-                    return _train_and_deliver(life, page, measure, measure_definition)
-            except TennerError as error:
-                for problem in error.problems:
-                    text, fix = secrets.redact(problem.text), secrets.redact(problem.fix)
-                    log.append(Failed(kind="other", text=text, fix=fix))
-                raise
+            with Notifier.of(settings, secrets, on_event=stage.tell) as news:
+                machine = Rented(host=host, settings=settings, stage=stage, news=news)
+                try:
+                    ended = _run(
+                        request,
+                        place,
+                        machine,
+                        destinations or (default_destination(place),),
+                        restart=restart,
+                        measure=measure,
+                        measure_definition=measure_definition,
+                    )
+                except TennerError as error:
+                    _tell_of(error, stage, news)
+                    if error.is_brought_out and stop.signal is None:
+                        machine.end()
+                    raise
+                machine.end()
+                return ended
+
+
+def _run(
+    request: Request,
+    place: RunDir,
+    machine: Rented,
+    destinations: tuple[Destination, ...],
+    *,
+    restart: bool,
+    measure: DrawMore | None,
+    measure_definition: str,
+) -> Outcome | AlreadyDelivered:
+    """The stages of a run, one after the other."""
+    stage, news, settings = machine.stage, machine.news, request.settings
+    life = _begin(request, place, machine, destinations, afresh=restart)
+    if life.is_delivered():
+        return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
+    page = LivePage(
+        prepared=life.prepared,
+        place=place,
+        tell=stage.tell,
+        budget=life.budget,
+        started=stage.started,
+        send=life.send_page,
+        secrets=stage.secrets,
+    )
+    with (
+        page,
+        serving(settings, place, stage.secrets, stage.environ, say=stage.screen.say),
+        life,
+    ):
+        stage.listeners.extend((page.hear, news.hear))
+        news.tell("started", f"{life.plan.length.num_steps} steps on {machine_name(life.prepared)}")
+        outcome = _train_and_deliver(life, page, news, measure, measure_definition)
+    news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
+    return outcome
+
+
+def _tell_of(error: TennerError, stage: Stage, news: Notifier) -> None:
+    """Keep how a run ended badly, and tell it to who wants to know."""
+    for problem in error.problems:
+        text, fix = stage.secrets.redact(problem.text), stage.secrets.redact(problem.fix)
+        if problem.level == "error":
+            stage.log.append(Failed(kind="other", text=text, fix=fix))
+    match error:
+        case Stopped():
+            news.tell("stopped", str(error))
+        case BudgetReached():
+            news.tell("budget", str(error))
+        case _:
+            news.tell("failed", str(error))
 
 
 def _begin(
     request: Request,
     place: RunDir,
-    stage: Stage,
+    machine: Rented,
     destinations: tuple[Destination, ...],
     *,
     afresh: bool,
 ) -> RunLife:
     """Everything before the training. Nothing can be lost yet: a signal ends it at once."""
+    stage = machine.stage
     try:
         with stage.stop.at_once():
+            price = machine.price()
             prepared = _prepare(request, place, stage, destinations)
-            price = price_of(asked=request.settings.price_per_hour)
             life = begin_life(
                 prepared,
                 place,
@@ -195,7 +252,11 @@ def _prepare(
 
 
 def _train_and_deliver(
-    life: RunLife, page: LivePage, measure: DrawMore | None, measure_definition: str
+    life: RunLife,
+    page: LivePage,
+    news: Notifier,
+    measure: DrawMore | None,
+    measure_definition: str,
 ) -> Outcome:
     prepared, place, stage = life.prepared, life.place, life.stage
     with early_look(prepared, life.plan, place, stage, page, life.courier) as looks:
@@ -209,6 +270,7 @@ def _train_and_deliver(
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
         page.add_samples(sample_set(drawn))
+        news.tell("sample", "the grid of strengths and seeds is drawn")
     page.add(
         lora_file=trained.weights.path.name,
         concept=concept,

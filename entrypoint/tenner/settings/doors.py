@@ -26,6 +26,9 @@ PROGRAM_VARIABLES = {
     "TENNER_MODELS_DIR": "where baked base models are",
     "TENNER_SERVE_TOKEN": "the token of the served page",
     "TENNER_SERVE_TOKEN_FILE": "a file that holds it",
+    "TENNER_HOST_API": "another address of the host's API",
+    "TENNER_WEBHOOK": "where a run tells of itself",
+    "TENNER_WEBHOOK_FILE": "a file with that address",
     "TENNER_LOG": "how much is said: quiet, normal, debug",
 }
 """Variables that steer the program rather than a run; they are no settings."""

@@ -315,6 +315,13 @@ class LimitSettings(BaseModel):
     grace_seconds: Rate = 8.0
     """Time to save and deliver after SIGTERM. The default fits Docker's ten seconds; give more
     together with `docker stop --time`."""
+    end_action: Literal["none", "stop", "remove"] = "none"
+    """What becomes of this RunPod pod or Vast.ai instance once everything is delivered and
+    verified: it is stopped (its disk is kept, and costs a little) or removed."""
+    end_command: str | None = None
+    """A shell command that ends this machine, on other hosts or instead of the host's own way."""
+    webhook_format: Literal["auto", "json", "discord", "slack"] = "auto"
+    """How a run tells of itself to the address in TENNER_WEBHOOK: told by the address."""
     may_change_batch: Switch = False
     """When the card runs out of memory, a batch that you fixed may be halved too. The images of a
     step stay the same."""

@@ -1,0 +1,83 @@
+"""One call of a host's API: what is asked, what may pass by itself, and what will not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+from tenner.secrets import redact_shapes
+
+_PASSING = frozenset((408, 425, 429))
+_CALL_SECONDS = 15.0
+_REFUSALS_TRIED = 3
+
+
+class HostError(Exception):
+    """The host's API did not do what was asked. `is_passing` where another try may help."""
+
+    def __init__(self, text: str, *, status: int = 0, is_passing: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.is_passing = is_passing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request: its path below the API's address, and the JSON it carries."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+
+
+def call(ask: Ask, *, url: str, key: str, limit_seconds: float, waits: float = 1.0) -> Any:
+    """The answer's JSON (None where it holds none), tried again until `limit_seconds` are over;
+    what is refused is tried three times. `waits` scales the pauses. Raises HostError."""
+    again = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, HostError)),
+        stop=stop_after_delay(limit_seconds) | _Refused(_REFUSALS_TRIED),
+        wait=wait_random_exponential(multiplier=0.5 * waits, max=20 * waits),
+        reraise=True,
+    )
+    return again(lambda: _once(ask, url=url, key=key, seconds=min(_CALL_SECONDS, limit_seconds)))
+
+
+class _Refused(stop_after_attempt):
+    """Ends trying what is refused; what may pass goes on until the time is over."""
+
+    def __call__(self, retry_state: Any) -> bool:
+        error = retry_state.outcome.exception()
+        passing = isinstance(error, HostError) and error.is_passing
+        return not passing and super().__call__(retry_state)
+
+
+def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
+    headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
+    try:
+        answer = httpx.request(
+            ask.method,
+            url.rstrip("/") + ask.path,
+            headers=headers,
+            json=dict(ask.body) if ask.body is not None else None,
+            timeout=seconds,
+        )
+    except httpx.TimeoutException as error:
+        raise HostError(f"no answer within {seconds:.0f} s", is_passing=True) from error
+    except httpx.HTTPError as error:
+        text = redact_shapes(str(error)) or type(error).__name__
+        raise HostError(text, is_passing=True) from error
+    if answer.is_success:
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+    status = answer.status_code
+    said = redact_shapes(answer.text.strip().splitlines()[0][:200] if answer.text.strip() else "")
+    raise HostError(
+        f"HTTP {status}{f': {said}' if said else ''}",
+        status=status,
+        is_passing=status >= 500 or status in _PASSING,
+    )

@@ -1,0 +1,116 @@
+"""The end of a rented machine: stopped or removed once everything is delivered and verified.
+
+A machine that goes on costs money for nothing, so it is tried again for minutes, and said loudly
+where it fails. A command of the user's takes the place of the host's API where there is one.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+
+from tenner.cost import Price
+from tenner.errors import Problem
+from tenner.hosts.api import HostError, call
+from tenner.hosts.host import Action, Host, price_of_host
+from tenner.settings.model import Settings
+
+LIMIT_SECONDS = 300.0
+COMMAND_TRIES = 3
+
+
+def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
+    """What keeps the end action that was asked for from working; found before money is spent."""
+    if settings.end_action == "none" or settings.end_command:
+        return ()
+    if host is None:
+        text = f"end_action = '{settings.end_action}': this is no RunPod pod or Vast.ai instance"
+        return (Problem(text=text, fix="set end_command to what ends this machine, or remove it"),)
+    if not host.key:
+        text = f"end_action = '{settings.end_action}' needs {host.key_name}, which is not set"
+        return (Problem(text=text, fix=f"set it in the {host.name}'s environment"),)
+    return ()
+
+
+def ask_price(settings: Settings, host: Host | None) -> tuple[Price | None, tuple[Problem, ...]]:
+    """The host's own price where it tells it, and what is wrong with its API.
+
+    A key that is refused is an error where it will be needed at the end.
+    """
+    if host is None or not host.key:
+        return None, ()
+    try:
+        return price_of_host(host), ()
+    except HostError as error:
+        refused = error.status in (401, 403) and settings.end_action != "none"
+        needed = refused and not settings.end_command
+        text = f"{host} does not tell its price: {error}"
+        if needed:
+            fix = f"{host.key_name} is refused: set one that may stop this machine"
+        else:
+            fix = "set price_per_hour, so that max_cost_usd can be kept to"
+        return None, (Problem(text=text, fix=fix, level="error" if needed else "note"),)
+
+
+def end_host(
+    settings: Settings,
+    host: Host | None,
+    environ: Mapping[str, str],
+    *,
+    usd_per_hour: float | None,
+    limit_seconds: float = LIMIT_SECONDS,
+    say: Callable[[str], None],
+) -> Problem | None:
+    """Do what is asked for at the end of a delivered run. Gives the problem where it failed."""
+    action = settings.end_action
+    if settings.end_command:
+        return _run_command(settings.end_command, environ, limit_seconds, say)
+    if action == "none" or host is None:
+        return None
+    say(f"{'stopping' if action == 'stop' else 'removing'} this {host}")
+    try:
+        call(host.end[action], url=host.url, key=host.key, limit_seconds=limit_seconds)
+    except HostError as error:
+        if error.status == 404 and action == "remove":
+            return None  # it is gone already
+        return _still_running(str(host), action, str(error), host.page, usd_per_hour)
+    return None
+
+
+def _run_command(
+    command: str, environ: Mapping[str, str], limit_seconds: float, say: Callable[[str], None]
+) -> Problem | None:
+    """Run the user's command in a shell, with this program's environment."""
+    last = ""
+    until = time.monotonic() + limit_seconds
+    for turn in range(COMMAND_TRIES):
+        say("running end_command")
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", command],
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                timeout=max(1.0, until - time.monotonic()),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Problem(
+                text=f"end_command did not end within {limit_seconds:.0f} s",
+                fix="end this machine by hand",
+            )
+        if done.returncode == 0:
+            return None
+        last = f"end_command ended with code {done.returncode}"
+        if turn + 1 < COMMAND_TRIES:
+            time.sleep(min(2.0**turn, max(0.0, until - time.monotonic())))
+    return Problem(text=f"{last}, {COMMAND_TRIES} times", fix="end this machine by hand")
+
+
+def _still_running(
+    host: str, action: Action, why: str, page: str, usd_per_hour: float | None
+) -> Problem:
+    done = "stopped" if action == "stop" else "removed"
+    price = f" and costs ${usd_per_hour:.2f} an hour" if usd_per_hour else " and goes on costing"
+    return Problem(
+        text=f"everything is delivered, but this {host} was NOT {done}{price}: {why}",
+        fix=f"{action} it now at {page}",
+    )

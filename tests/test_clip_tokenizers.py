@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tenner.clip_tokenizers import NUM_TOKENS, PADDING, write_clip_tokenizers
+from tenner.clip_tokenizers import (
+    NUM_TOKENS,
+    PADDING,
+    open_clip_tokenizer,
+    write_clip_tokenizers,
+)
 
 
 @pytest.fixture
@@ -29,3 +34,15 @@ def test_the_second_encoder_pads_with_zero(folder: Path) -> None:
     assert name in PADDING
     tokenizer = CLIPTokenizer.from_pretrained(folder / name)
     assert tokenizer("", padding="max_length").input_ids[2:] == [0] * 75
+
+
+def test_a_tokenizer_in_one_file_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    two_files = folder / "openai_clip-vit-large-patch14"
+    tokenizer = open_clip_tokenizer(two_files)
+    one_file = tmp_path / "one_file"
+    tokenizer.save_pretrained(one_file)
+    for name in ("vocab.json", "merges.txt"):
+        (one_file / name).unlink(missing_ok=True)
+    assert (one_file / "tokenizer.json").is_file()
+    words = "A photo of SKS dog, très café"
+    assert open_clip_tokenizer(one_file)(words).input_ids == tokenizer(words).input_ids

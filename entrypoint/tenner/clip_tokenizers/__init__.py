@@ -7,7 +7,10 @@ two marks, 49,408 tokens in all.
 """
 
 import json
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from tenner.run_dir import write_atomically
 
@@ -45,6 +48,30 @@ def write_clip_tokenizers(to: Path) -> Path:
             if not (folder / file).is_file():
                 write_atomically(folder / file, text)
     return to
+
+
+def open_clip_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder of either form; for processes that have transformers.
+
+    transformers 5 writes `tokenizer.json` alone, which the CLIPTokenizer of version 4 cannot read:
+    it gets the same vocabulary and merges as files of their own. Raises OSError or ValueError.
+    """
+    from transformers import CLIPTokenizer
+
+    whole = folder / "tokenizer.json"
+    if (folder / "vocab.json").is_file() or not whole.is_file():
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    model: dict[str, Any] = json.loads(whole.read_text(encoding="utf-8"))["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    with TemporaryDirectory(prefix="tenner-tokenizer-") as name:
+        parted = Path(name)
+        for each in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (folder / each).is_file():
+                shutil.copyfile(folder / each, parted / each)
+        (parted / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+        text = "\n".join(["#version: 0.2", *merges, ""])
+        (parted / "merges.txt").write_text(text, encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(parted, local_files_only=True)
 
 
 def make_vocabulary(merges: str) -> dict[str, int]:

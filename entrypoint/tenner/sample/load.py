@@ -17,6 +17,7 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from safetensors import safe_open
 
+from tenner.clip_tokenizers import open_clip_tokenizer
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
 from tenner.sample.single_file import open_single_file
@@ -72,7 +73,10 @@ def _from_pretrained(kind: Any, job: SampleJob, dtype: torch.dtype) -> Any:
     known: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
     if job.family != "sdxl":
         known |= {"safety_checker": None, "requires_safety_checker": False}
-    if Path(job.base).is_dir():
+    base = Path(job.base)
+    if base.is_dir():
+        names = [each for each in ("tokenizer", "tokenizer_2") if (base / each).is_dir()]
+        known |= {each: open_clip_tokenizer(base / each) for each in names}
         return kind.from_pretrained(job.base, **known)
     return open_single_file(kind, job, dtype)
 

@@ -9,12 +9,13 @@ looked up from then on.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenner.clip_tokenizers import open_clip_tokenizer
 from tenner.engines.diffusers.clip import ClipText
 from tenner.engines.diffusers.job import Family
 
@@ -34,9 +35,7 @@ class Tokenizer:
     """A CLIP tokenizer that cuts long captions into chunks of 75 tokens, as sd-scripts does."""
 
     def __init__(self, folder: Path, max_token_length: int, *, pad_with_zero: bool = False) -> None:
-        from transformers import CLIPTokenizer
-
-        self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer = open_clip_tokenizer(folder)
         self.eos: int = self._tokenizer.eos_token_id
         self.bos: int = self._tokenizer.bos_token_id
         self.pad: int = 0 if pad_with_zero else self._tokenizer.pad_token_id

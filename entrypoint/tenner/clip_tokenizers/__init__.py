@@ -58,9 +58,10 @@ def open_clip_tokenizer(folder: Path) -> Any:
     """
     from transformers import CLIPTokenizer
 
+    kind: Any = CLIPTokenizer
     whole = folder / "tokenizer.json"
     if (folder / "vocab.json").is_file() or not whole.is_file():
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     model: dict[str, Any] = json.loads(whole.read_text(encoding="utf-8"))["model"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     with TemporaryDirectory(prefix="tenner-tokenizer-") as name:
@@ -71,7 +72,7 @@ def open_clip_tokenizer(folder: Path) -> Any:
         (parted / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
         text = "\n".join(["#version: 0.2", *merges, ""])
         (parted / "merges.txt").write_text(text, encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(parted, local_files_only=True)
+        return kind.from_pretrained(parted, local_files_only=True)
 
 
 def make_vocabulary(merges: str) -> dict[str, int]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "caption": "draft captions with a tagger, never over one that you wrote",
     "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
+    "status": "how far a run is, what it has cost, and where its result lies",
     "deliver": "deliver a finished run again",
     "serve": "show a run's page on a port, while it trains or after",
     "version": "versions of tenner and what it works with",
@@ -160,6 +161,11 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory of the run")
     parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
@@ -179,6 +185,7 @@ _ARGUMENTS = {
     "caption": _caption_arguments,
     "batch": _batch_arguments,
     "demo": _demo_arguments,
+    "status": _status_arguments,
     "deliver": _deliver_arguments,
     "serve": _serve_arguments,
 }
@@ -295,6 +302,14 @@ def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return run_demo(Path(parsed.output_dir), parsed.device, environ)
 
 
+def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.status import print_status
+
+    del environ
+    print_status(Path(parsed.run), as_json=parsed.json)
+    return 0
+
+
 def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.redelivery import deliver_again
 
@@ -325,6 +340,7 @@ _COMMANDS = {
     "caption": _caption,
     "batch": _batch,
     "demo": _demo,
+    "status": _status,
     "deliver": _deliver,
     "serve": _serve,
     "version": _version,

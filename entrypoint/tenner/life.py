@@ -13,6 +13,7 @@ from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
 from tenner.delivery.remote_run import RemoteRun
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import open_store
+from tenner.disk import DiskGuard
 from tenner.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.events import Warned
 from tenner.going_on import machine_name, take_up
@@ -72,7 +73,7 @@ class RunLife:
         budget = BudgetGuard(
             budget=self.budget, started=self.stage.started, reserve=self.seconds_to_deliver
         )
-        return (self.keeper, budget)
+        return (self.keeper, budget, DiskGuard.of(self.place))
 
     def send_page(self, page: Path, step: int) -> None:
         """Let the run be watched where it is delivered."""

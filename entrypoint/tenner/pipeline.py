@@ -18,10 +18,12 @@ from tenner.delivery import (
     parse_destinations,
 )
 from tenner.delivery.check import check_destinations
+from tenner.disk import disk_problem
 from tenner.engines.start import not_in_own_engine
 from tenner.errors import (
     BudgetReached,
     DeliveryError,
+    MachineError,
     SettingsError,
     Stopped,
     TennerError,
@@ -132,10 +134,11 @@ def run(
                     )
                 except TennerError as error:
                     _tell_of(error, stage, news)
-                    if error.is_brought_out and stop.signal is None:
+                    if error.is_brought_out and stop.signal is None and session.ends_machine:
                         machine.end()
                     raise
-                machine.end()
+                if session.ends_machine:
+                    machine.end()
                 return ended
 
 
@@ -244,6 +247,8 @@ def _prepare(
     )
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
+    if problem := disk_problem(prepared.plan, place, destinations):
+        raise MachineError(problems=[problem])
     for notice in (*prepared.plan.notices, *problems):
         stage.screen.problem(notice)
     for choice in prepared.plan.choices:

@@ -36,11 +36,15 @@ def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How a run is prepared and its processes are started; where encoded pictures are kept."""
+    """How a run is prepared and its processes are started; where encoded pictures are kept.
+
+    `ends_machine` is False where others follow on the same machine.
+    """
 
     prepare: Prepare = prepare
     launch: Launch = start_anew
     latents: Path | None = None
+    ends_machine: bool = True
 
 
 ALONE = Session()

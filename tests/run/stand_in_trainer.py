@@ -3,7 +3,8 @@
 STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan` (from step
 STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
 STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on), `hang` (after five lines),
-`killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps). STAND_IN_SECONDS is a step's time.
+`deaf` (to SIGTERM), `killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps).
+STAND_IN_SECONDS is a step's time.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
 
@@ -75,7 +76,9 @@ def main() -> None:
     told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
     out, name = Path(told["output_dir"]), told["output_name"]
     steps, every = int(told["max_train_steps"]), int(told.get("save_every_n_steps", 0))
-    say(f"STARTED {json.dumps(told)}\n")
+    say(f"\nSTARTED {json.dumps(told)}\n")
+    if ending == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     record("prepare images.")
     record("loading model for process 0/1")
     say("running training / 学習開始\n")

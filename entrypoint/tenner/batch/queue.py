@@ -18,11 +18,13 @@ from tenner.cost import price_of
 from tenner.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.event_log import read_event_lines
 from tenner.events import Phase
+from tenner.hosts import end_host, find_host
 from tenner.pipeline import AlreadyDelivered, Outcome, run
 from tenner.preparation import Prepared
 from tenner.run_dir import RunDir
 from tenner.run_lock import lock_run
 from tenner.screen import Screen, duration
+from tenner.secrets import secrets_from
 from tenner.session import Session
 from tenner.settings import Request
 from tenner.supervise import StopRequest, stop_on_signals
@@ -169,7 +171,10 @@ def run_batch(
         stop_on_signals() as stop,
     ):
         session = Session(
-            prepare=preparation.prepare, launch=warm.launch, latents=folder / "latents"
+            prepare=preparation.prepare,
+            launch=warm.launch,
+            latents=folder / "latents",
+            ends_machine=False,
         )
         queue = Queue(
             batch=batch,
@@ -183,7 +188,22 @@ def run_batch(
             queue.look_at_all(screen)
         _run_all(queue, screen, stop)
     tell(screen, [queue.record(job) for job in batch.jobs], folder)
-    return queue.exit_code()
+    code = queue.exit_code()
+    if code in _NOTHING_LEFT:
+        _end_machine(batch.jobs[0], environ, screen)
+    return code
+
+
+_NOTHING_LEFT = (ExitCode.DELIVERED, ExitCode.TRAINING, ExitCode.BUDGET)
+"""Ends of a batch after which nothing on this machine waits to be delivered."""
+
+
+def _end_machine(job: Request, environ: Mapping[str, str], screen: Screen) -> None:
+    """Stop or remove this machine where the jobs' settings say so."""
+    host = find_host(environ, secrets_from(environ)[0])
+    problem = end_host(job.settings, host, environ, usd_per_hour=None, say=screen.say)
+    if problem:
+        screen.problem(problem)
 
 
 def _run_all(queue: Queue, screen: Screen, stop: StopRequest) -> None:

@@ -1,0 +1,94 @@
+"""SIGTERM and SIGINT at every part of a run: saved, brought out in time, 143; a second ends all."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from program import Machine, StandIn
+
+from tenner.delivery.remote_run import ROOM
+
+
+def states_at(kept: Path, name: str) -> list[int]:
+    marks = (kept / ROOM / name / "state").glob("step-*/complete.json")
+    return sorted(int(mark.parent.name.split("-")[1]) for mark in marks)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_while_training_the_step_is_saved_and_delivered_within_the_grace_time(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
+    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
+    words = ("--max_train_steps", "5000", "--save_every_n_steps", "4000")
+    job = machine.train("star", *words, "--destinations", str(kept))
+    asked: list[float] = []
+
+    def trains() -> bool:
+        asked[:] = [time.monotonic()]
+        return len(machine.events("star", "step")) >= 3
+
+    assert machine.cut(job, trains, sent) == 143, machine.said
+    assert time.monotonic() - asked[0] < 10, "Docker kills after ten seconds"
+    last = machine.events("star", "step")[-1]["step"]
+    assert states_at(kept, "star") == [last]
+    assert (kept / "checkpoints" / f"star-step{last:08d}.safetensors").is_file()
+    assert machine.ledger("star")["lives"][-1]["ending"] == "Stopped"
+    assert f"stopped by a signal after step {last}" in machine.said
+
+
+def test_before_the_training_it_ends_at_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    started = time.monotonic()
+    code = machine.cut(machine.train("star"), lambda: "dataset" in machine.said, signal.SIGTERM)
+    assert code == 143, machine.said
+    assert time.monotonic() - started < 10
+    assert not (machine.run("star") / "engine.log").exists()
+
+
+def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--destinations", str(kept))
+    job = machine.train("cat", *words)
+    code = machine.cut(job, lambda: bool(machine.events("cat", "state")), signal.SIGTERM)
+    assert code == 143, machine.said
+    newest = machine.events("cat", "state")[-1]["step"]
+    assert states_at(kept, "cat") == [newest]
+    machine.environ["STAND_IN_SECONDS"] = "0"
+    assert machine.finish(*job) == 0, machine.said
+    assert machine.commands("cat")[-1]["resume"].endswith(f"step-{newest:08d}")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path, STAND_IN="deaf", STAND_IN_SECONDS="0.05")
+    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--grace_seconds", "60")
+    process = machine.start(*machine.train("cat", *words))
+    while process.poll() is None and len(machine.events("cat", "step")) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None, "the trainer has its grace time"
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert process.wait(30) == 143
+    assert time.monotonic() - asked < 5
+
+
+def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_it(
+    tmp_path: Path,
+) -> None:
+    machine = StandIn(tmp_path / "pod")
+    kept = tmp_path / "kept"
+    words = ("--max_train_steps", "12", "--save_every_n_steps", "4", "--destinations", str(kept))
+    job = machine.train("cat", *words)
+
+    def delivers() -> bool:
+        return any(each.get("name") == "delivering" for each in machine.events("cat", "phase"))
+
+    # A folder takes the few files at once: either all of it arrived (0), or it was cut (143).
+    code = machine.cut(job, delivers, signal.SIGTERM)
+    assert code in (0, 143), machine.said
+    assert (kept / "manifest.json").is_file() == (code == 0)
+    assert machine.finish(*job) == 0, machine.said
+    assert (kept / "manifest.json").is_file()
+    assert len(machine.commands("cat")) == 1, "nothing is trained twice"

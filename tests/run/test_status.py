@@ -1,0 +1,65 @@
+"""`tenner status` tells a run's state from its directory, while it runs and after any end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from program import StandIn
+
+STEPS = ("--max_train_steps", "12", "--save_every_n_steps", "4", "--price_per_hour", "0.69")
+
+
+def status(machine: StandIn, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tenner", "status", str(machine.run("cat")), *words],
+        env=machine.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout
+
+
+def found(machine: StandIn) -> dict[str, Any]:
+    return json.loads(status(machine, "--json"))
+
+
+def test_it_follows_a_run_through_its_lives(tmp_path: Path) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.2"), tmp_path / "kept"
+    words = machine.train("cat", *STEPS, "--destinations", f"file://{kept}")
+    process = machine.start(*words)
+    while process.poll() is None and not machine.events("cat", "state"):
+        pass
+    running = found(machine)
+    assert (running["state"], running["phase"]) == ("running", "training")
+    assert 4 <= running["step"] < 12
+    assert running["seconds_left"] > 0
+    process.kill()
+    process.wait()
+    assert found(machine)["state"] == "cut"
+
+    machine.environ |= {"STAND_IN": "nan", "STAND_IN_SECONDS": "0"}
+    assert machine.finish(*words) == 5
+    failed = found(machine)
+    assert failed["state"] == "failed"
+    assert "not finite" in failed["last_problem"] or "not good" in failed["last_problem"]
+    del machine.environ["STAND_IN"]
+
+    assert machine.finish(*words) == 0, machine.said
+    done = found(machine)
+    assert (done["state"], done["step"], len(done["lives"])) == ("delivered", 12, 3)
+    assert done["cost_usd"] > 0
+    said = status(machine)
+    assert "step       12/12" in said
+    assert f"file://{kept}: all of it, verified" in said
+    assert "in 3 starts" in said
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tenner", "status", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "not the directory of a run" in done.stderr

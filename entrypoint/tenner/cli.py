@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "check everything, train, draw samples, deliver, verify",
     "plan": "steps, batch, memory, hours and dollars, before anything is rented",
+    "doctor": "look at the card, the driver, the trainer, memory and disks of this machine",
     "check": "look at every image and caption, and say what is wrong",
     "caption": "draft captions with a tagger, never over one that you wrote",
     "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
@@ -156,6 +157,11 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(parser)
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", default="./output", help="where runs would be kept")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -181,6 +187,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 _ARGUMENTS = {
     "train": _train_arguments,
     "plan": _plan_arguments,
+    "doctor": _doctor_arguments,
     "check": _check_arguments,
     "caption": _caption_arguments,
     "batch": _batch_arguments,
@@ -228,6 +235,12 @@ def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return 0
     print_plan(_request(parsed, environ), environ, as_json=parsed.json)
     return 0
+
+
+def _doctor(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.doctor import run_doctor
+
+    return run_doctor(environ, output_dir=Path(parsed.output_dir), as_json=parsed.json)
 
 
 def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -336,6 +349,7 @@ def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 _COMMANDS = {
     "train": _train,
     "plan": _plan,
+    "doctor": _doctor,
     "check": _check,
     "caption": _caption,
     "batch": _batch,

@@ -27,6 +27,7 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 Path(folder),
                 on_stage=lambda name, detail: None,
                 on_image=lambda done, total: None,
+                try_card=False,
             )
         except MachineError as error:
             elsewhere = Problem(
@@ -36,7 +37,12 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
             )
             raise MachineError(problems=[*error.problems, elsewhere]) from error
         if as_json:
-            print(json.dumps(plan_json(prepared.plan), ensure_ascii=False, indent=1))
+            notices = [
+                {"level": each.level, "text": each.text, "fix": each.fix}
+                for each in prepared.plan.notices
+            ]
+            told = {**plan_json(prepared.plan), "notices": notices}
+            print(json.dumps(told, ensure_ascii=False, indent=1))
             return
         for notice in prepared.plan.notices:
             screen.problem(notice)

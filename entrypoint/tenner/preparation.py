@@ -3,22 +3,25 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.base_model import Base, find_local_base, not_found
+from tenner.base_model import Base, find_local_base, known_base, not_found
 from tenner.cost import Price, price_of
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
-from tenner.errors import Problem, SettingsError, errors_in
+from tenner.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.events import Phase
 from tenner.expectation import Expected, expect, expected_choices, over_budget
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
+from tenner.machine.trial import Trial
 from tenner.plan import Device, Length, Plan, plan_run
+from tenner.secrets import without_secrets
 from tenner.settings import Request, Settings
 from tenner.shaping import Ground, Shaped, shape_run
 from tenner.sizing import CardMemory, Choice
@@ -59,32 +62,82 @@ def prepare(
     on_bytes: Callable[[int, int | None], None] | None = None,
     host_price: Price | None = None,
     inspect: Inspect = inspect_dataset,
+    try_card: bool = True,
 ) -> Prepared:
     """Look at everything and decide. Raises TennerError with whose turn it is.
 
-    `host_price` is what the host itself says this machine costs.
+    `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
+    Python compute something on the card while the dataset is read; it takes seconds.
     """
     settings = request.settings
     on_stage("machine", "looking for a card")
     build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
     machine = inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
+    if settings.device != "cpu" and _must_be_fetched(settings.base_model, environ):
+        machine.require_gpu()  # before gigabytes are
     base = find_base(settings, environ)
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
-    on_stage("dataset", settings.dataset)
-    resolution = settings.resolution or (base.resolution, base.resolution)
-    asked = dataset_request(request, base, resolution, environ)
-    dataset = inspect(asked, workdir, on_image, on_bytes)
-    plan = make_plan(request, base, machine, device, engine, dataset, resolution, host_price)
+    with _trial(settings, machine, engine, environ, wanted=try_card and device == "cuda") as trial:
+        on_stage("dataset", settings.dataset)
+        resolution = settings.resolution or (base.resolution, base.resolution)
+        asked = dataset_request(request, base, resolution, environ)
+        dataset = inspect(asked, workdir, on_image, on_bytes)
+
+        def decide(broken: Mapping[str, str]) -> Plan:
+            plan = make_plan(
+                request, base, machine, device, engine, dataset, resolution, host_price, broken
+            )
+            return _judged(settings, plan, base, engine)
+
+        plan = decide({})
+        if trial:
+            on_stage("machine", "waiting for the trial of the card")
+            tried = trial.finish()
+            if tried.problem:
+                raise MachineError(problems=[tried.problem])
+            plan = decide(tried.broken) if tried.broken else plan
+    return Prepared(
+        request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
+    )
+
+
+def _judged(settings: Settings, plan: Plan, base: Base, engine: ChosenEngine) -> Plan:
+    """The plan with its warnings. Raises SettingsError where it may not be carried out."""
     found = over_budget(settings, plan.expected, plan.length)
     if engine.name == "sd-scripts":
         found += errors_in(conflicts(plan.options, family=base.family))
     if errors_in(found):
         raise SettingsError(problems=errors_in(found))
-    plan = replace(plan, notices=(*plan.notices, *found))
-    return Prepared(
-        request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
-    )
+    return replace(plan, notices=(*plan.notices, *found))
+
+
+def _trial(
+    settings: Settings,
+    machine: Machine,
+    engine: ChosenEngine,
+    environ: Mapping[str, str],
+    *,
+    wanted: bool,
+) -> AbstractContextManager[Trial | None]:
+    """The trainer's Python at work on the card, with the libraries that the run would use."""
+    if not wanted:
+        return nullcontext()
+    libraries: list[str] = []
+    if engine.name == "sd-scripts" and settings.attention == "xformers":
+        libraries.append("xformers")
+    if settings.optimizer_type.lower().endswith("8bit"):
+        libraries.append("bitsandbytes")
+    return Trial(engine.python, libraries, {**without_secrets(environ), **machine.child_env})
+
+
+def _must_be_fetched(base_model: str, environ: Mapping[str, str]) -> bool:
+    """Whether the base is known and not on this machine. Raises SettingsError where it is here and
+    broken."""
+    if not known_base(base_model) and "://" not in base_model:
+        return False
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    return find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir()) is None
 
 
 def find_base(settings: Settings, environ: Mapping[str, str]) -> Base:
@@ -172,6 +225,7 @@ def make_plan(
     dataset: Dataset,
     resolution: tuple[int, int],
     host_price: Price | None = None,
+    broken: Mapping[str, str] | None = None,
 ) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
     settings = request.settings
@@ -186,6 +240,7 @@ def make_plan(
         buckets=dataset.images_by_bucket(),
         cpus=machine.host.cpus,
         shm_mib=machine.host.shm_mib,
+        broken=broken,
     )
     shaped = shape_run(settings, ground)
     price = price_of(

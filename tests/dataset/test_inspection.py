@@ -1,6 +1,9 @@
 """Whole datasets: every file accounted for, broken ones named, a clean tree for the trainer."""
 
+import io
 import os
+import random
+from collections import Counter
 from pathlib import Path
 
 import pillow_heif
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from pictures import picture, write_set
 from PIL import Image, ImageCms
 
-from tenner.dataset import DatasetRequest, SubsetRequest, engine_items, inspect_dataset
+from tenner.dataset import DatasetRequest, SubsetRequest, decode, engine_items, inspect_dataset
+from tenner.dataset.facts import ImageFacts, Unreadable
 from tenner.dataset.items import spread_regularisation
 from tenner.dataset.listing import list_files
 from tenner.errors import DatasetError
@@ -116,6 +120,34 @@ def spoil(folder: Path) -> dict[str, str]:
         "half.jpg": "cut off", "half.png": "cut off", "empty.png": "empty", "page.jpg": "web page",
         "pointer.png": "git-lfs", "dot.png": "only 1x1", "noise.webp": "no image format",
     }  # fmt: skip
+
+
+def test_large_jpegs_are_judged_as_by_a_full_decode(tmp_path):
+    """Pixels are computed at the measured size only; what is broken must be found all the same."""
+    chance = random.Random(7)
+    path = tmp_path / "a.jpg"
+    verdicts: Counter[bool] = Counter()
+    for number in range(120):
+        out = io.BytesIO()
+        picture(number % 5, (500, 420)).save(out, "JPEG", progressive=number % 2, quality=80)
+        data = bytearray(out.getvalue())
+        if number % 3:
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        else:
+            data = data[: chance.randrange(20, len(data))]
+        path.write_bytes(data)
+        found = decode.inspect(path, training_area=64 * 64, alone=True)
+        try:
+            with Image.open(path) as image:
+                image.load()
+                whole = image.size
+        except OSError:
+            assert isinstance(found, Unreadable), number
+        else:
+            assert isinstance(found, ImageFacts), number
+            assert (found.width, found.height) == whole
+        verdicts[isinstance(found, Unreadable)] += 1
+    assert min(verdicts[True], verdicts[False]) > 20
 
 
 def test_few_broken_images_are_left_out_and_each_is_named(tmp_path):

@@ -1,8 +1,16 @@
-"""The dataset: listed, read, judged and cleaned before anything is trained on it."""
+"""The dataset: listed, read, judged and cleaned before anything is trained on it.
 
-from tenner.dataset.inspection import inspect_dataset
-from tenner.dataset.items import Dataset, ImageItem, engine_items
-from tenner.dataset.request import DatasetRequest, SubsetRequest
+Its names are found when they are asked for: the decoding processes need none of them, and start in
+half the time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenner.dataset.inspection import inspect_dataset
+    from tenner.dataset.items import Dataset, ImageItem, engine_items
+    from tenner.dataset.request import DatasetRequest, SubsetRequest
 
 __all__ = [
     "Dataset",
@@ -12,3 +20,18 @@ __all__ = [
     "engine_items",
     "inspect_dataset",
 ]
+
+_ROOMS = {
+    "Dataset": "items",
+    "DatasetRequest": "request",
+    "ImageItem": "items",
+    "SubsetRequest": "request",
+    "engine_items": "items",
+    "inspect_dataset": "inspection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"tenner.dataset.{_ROOMS[name]}"), name)

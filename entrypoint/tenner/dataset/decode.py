@@ -54,12 +54,19 @@ FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
 def inspect(
     path: Path, *, training_area: int, alone: bool, thumb: Path | None = None, thumb_side: int = 256
 ) -> ImageFacts | Unreadable:
-    """Read and decode one file whole. Raises TooBig unless `alone`."""
+    """Read and decode one file whole. Raises TooBig unless `alone`.
+
+    Every coefficient of a JPEG is decoded, but its pixels are computed at no more than is measured
+    (`Image.draft`): what is cut or damaged is found just as well.
+    """
     try:
         data = _read(path)
         image = _open(data, alone=alone)
+        size = image.size
+        factor = measure.shrink_factor(*size, training_area)
+        _draft(image, factor)
         image.load()
-        return _facts(image, data, training_area, thumb, thumb_side)
+        return _facts(image, size, factor, data, thumb, thumb_side)
     except TooBig:
         raise
     except Refused as error:
@@ -113,19 +120,40 @@ def _why_broken(error: Exception) -> str:
     return "damaged: it cannot be decoded"
 
 
+def _draft(image: Image.Image, factor: int) -> None:
+    """Let libjpeg shrink while it decodes, by the largest power of two within `factor`."""
+    if image.format in ("JPEG", "MPO"):
+        scale = next((each for each in (8, 4, 2) if each <= factor), 1)
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))  # pyright: ignore[reportArgumentType]
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int], factor: int) -> Image.Image:
+    """The decoded picture, of `size` in its file, shrunk by `factor` in all."""
+    wanted = (-(-size[0] // factor), -(-size[1] // factor))
+    if image.size == wanted:
+        return image
+    if image.size == size:
+        return image.reduce(factor)
+    return image.resize(wanted, Image.Resampling.BOX)
+
+
 def _facts(
-    image: Image.Image, data: bytes, training_area: int, thumb: Path | None, thumb_side: int
+    image: Image.Image,
+    size: tuple[int, int],
+    factor: int,
+    data: bytes,
+    thumb: Path | None,
+    thumb_side: int,
 ) -> ImageFacts:
     orientation = _orientation(image)
     frames = int(getattr(image, "n_frames", 1))
-    small = measure.measured_size(_viewable(image), training_area)
-    shrunk = small.width < image.width
-    small = _upright(small, orientation)
+    small = _upright(_shrunk(_viewable(image), size, factor), orientation)
     grey = small.convert("L")
     darkest, brightest = measure.percentiles(grey)
     if thumb is not None:
         thumb.write_bytes(measure.thumbnail(small, thumb_side))
-    width, height = image.size
+    width, height = size
     if orientation >= 5:
         width, height = height, width
     return ImageFacts(
@@ -138,8 +166,8 @@ def _facts(
         needs=_needs(image, orientation, frames),
         num_frames=frames,
         blur=measure.blur(grey),
-        jpeg_quality=measure.jpeg_quality(image) if not shrunk else None,
-        blockiness=measure.blockiness(image) if not shrunk else None,
+        jpeg_quality=measure.jpeg_quality(image) if factor == 1 else None,
+        blockiness=measure.blockiness(image) if factor == 1 else None,
         darkest=darkest,
         brightest=brightest,
         dhash=measure.difference_hash(grey),

@@ -1,7 +1,8 @@
 """Which pictures are nearly the same: by difference hash and mean colours together. Pure."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 
 from tenner.dataset.facts import ImageFacts
 
@@ -11,8 +12,8 @@ MAX_COLOR = 12
 """Mean difference of the 4x4 mean colours, of 255."""
 MIN_BITS_SET = 16
 """A hash with fewer bits set, or unset, is of a flat picture and says nothing."""
-BANDS = 32
-"""Pieces of 8 bits: two hashes within 26 bits of each other share at least six of them."""
+BANDS = MAX_BITS + 1
+"""Pieces of 9 or 10 bits: of two hashes within 26 bits of each other at least one is the same."""
 MAX_IN_BAND = 200
 """A piece that more pictures share is too common to point at any."""
 
@@ -24,9 +25,9 @@ def near_duplicates(facts: Mapping[str, ImageFacts]) -> list[tuple[str, ...]]:
     colors = [bytes.fromhex(facts[path].colors) for path in paths]
     group = list(range(len(paths)))
     for one, other in _candidates(hashes):
-        if facts[paths[one]].sha256 == facts[paths[other]].sha256:
-            continue
         if (hashes[one] ^ hashes[other]).bit_count() > MAX_BITS:
+            continue
+        if facts[paths[one]].sha256 == facts[paths[other]].sha256:
             continue
         if _color_distance(colors[one], colors[other]) <= MAX_COLOR:
             _join(group, one, other)
@@ -40,19 +41,17 @@ def _says_something(bits: int) -> bool:
     return MIN_BITS_SET <= bits.bit_count() <= 256 - MIN_BITS_SET
 
 
-def _candidates(hashes: Sequence[int]) -> set[tuple[int, int]]:
-    """Pairs that share a piece of the hash at the same place."""
-    pairs: set[tuple[int, int]] = set()
-    for band in range(BANDS):
+def _candidates(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Pairs that share a piece of the hash at the same place; some come more than once."""
+    edges = [256 * band // BANDS for band in range(BANDS + 1)]
+    for low, high in pairwise(edges):
+        mask = (1 << (high - low)) - 1
         same: defaultdict[int, list[int]] = defaultdict(list)
         for index, bits in enumerate(hashes):
-            same[bits >> (8 * band) & 0xFF].append(index)
+            same[bits >> low & mask].append(index)
         for indexes in same.values():
             if len(indexes) <= MAX_IN_BAND:
-                pairs.update(
-                    (one, other) for at, one in enumerate(indexes) for other in indexes[at + 1 :]
-                )
-    return pairs
+                yield from combinations(indexes, 2)
 
 
 def _color_distance(one: bytes, other: bytes) -> float:

@@ -22,10 +22,15 @@ BLOCK = 8
 CROP = 512
 
 
+def shrink_factor(width: int, height: int, training_area: int) -> int:
+    """The whole factor that brings a picture to about `training_area` pixels; never below 1."""
+    scale = (width * height / training_area) ** 0.5
+    return max(1, min(round(scale), width // 16, height // 16))
+
+
 def measured_size(image: Image.Image, training_area: int) -> Image.Image:
     """The picture shrunk by a whole factor to about `training_area` pixels, never enlarged."""
-    scale = (image.width * image.height / training_area) ** 0.5
-    factor = max(1, min(round(scale), image.width // 16, image.height // 16))
+    factor = shrink_factor(*image.size, training_area)
     return image.reduce(factor) if factor > 1 else image
 
 
@@ -72,7 +77,10 @@ def _steps(grey: Image.Image, *, horizontal: bool) -> Image.Image:
 
 
 def _part_means(image: Image.Image) -> list[float]:
-    small = image.convert("F").resize((GRID, GRID), Image.Resampling.BOX)
+    whole = image.convert("F")
+    small = whole.reduce((-(-image.width // GRID), -(-image.height // GRID)))
+    if small.size != (GRID, GRID):  # a few pixels do not part evenly
+        small = whole.resize((GRID, GRID), Image.Resampling.BOX)
     return [float(value) for value in _floats(small)]
 
 

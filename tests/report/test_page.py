@@ -27,6 +27,7 @@ from tenner.report import (
     render_report,
     write_report,
 )
+from tenner.report.page import compare_epochs
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}\u202e"
 
@@ -59,13 +60,37 @@ class Elements(HTMLParser):
 
 def test_every_fact_is_told(facts: ReportFacts) -> None:
     page = render_report(facts)
-    told = " ".join(Elements(page).words)
+    told = " ".join(" ".join(Elements(page).words).split())
     for word in ("my_lora", "sks star", "sd15", "5,000 / 5,000", "$0.83", "$10.00", "network_dim"):
         assert word in told, word
     for word in ("fits", "RTX 4090", "replace them", "37.7 MB", "ab" * 32, "1 h 02 min", "0.25"):
         assert word in told, word
     assert "The loss fell and then settled" in told
     assert "<lora:my_lora:0.8>" in told
+
+
+def test_epochs_stand_side_by_side_at_the_strength_that_all_have(
+    facts: ReportFacts, tmp_path: Path
+) -> None:
+    def drawn(epoch: int | None, *strengths: float) -> SampleSet:
+        images = tuple(
+            SampleImage(
+                path=tmp_path / "s.png", group="a star", row="seed 1", column=f"{strength}",
+                strength=strength,
+            )
+            for strength in strengths
+        )  # fmt: skip
+        return SampleSet(images=images, epoch=epoch, final=epoch is None)
+
+    sets = (drawn(2, 0, 0.8), drawn(4, 0, 0.8), drawn(None, 0, 0.5, 0.8, 1.0))
+    (compared,) = compare_epochs(sets)
+    assert compared.strength == "0.8"
+    assert compared.table.columns == ("epoch 2", "epoch 4", "the finished LoRA")
+    assert compare_epochs(sets[:1]) == []
+    assert compare_epochs((drawn(2, 0), drawn(4, 0.8))) == []
+    page = render_report(replace(facts, sample_sets=sets))
+    assert "Epochs side by side" in page
+    assert "العصور جنبًا إلى جنب" in page
 
 
 def test_nothing_is_fetched(facts: ReportFacts) -> None:

@@ -8,7 +8,7 @@ came in through a caption would not run even if it were not escaped.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,6 +23,7 @@ from tenner.report.facts import ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
 from tenner.run_dir import write_atomically
+from tenner.sample.cells import USUAL
 
 LANGUAGES = ("en", "ar")
 MAX_DATASET_IMAGES = 60
@@ -50,7 +51,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
     """
     style, script = _own("page.css"), _own("page.js")
     reading = read_curve(facts.curve.steps, facts.curve.losses)
-    outline = _outline(facts)
+    outline, compared = _outline(facts), compare_epochs(facts.sample_sets)
     told: dict[str, Any] = {
         "facts": facts,
         "language": "en" if facts.language == "auto" else facts.language,
@@ -62,7 +63,8 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "plot": plot_curve(facts.curve),
         "reading": reading,
         "groups": [_laid_out(each) for each in facts.sample_sets],
-        "pictures": pictures.inline_all(_pictures(facts)),
+        "compared": compared,
+        "pictures": pictures.inline_all([*_pictures(facts), *_again(compared)]),
         "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
         "next_steps": next_steps(facts, reading),
         "advice": ADVICE.get(reading.reading, ()),
@@ -137,6 +139,55 @@ def _table(name: str, drawn: SampleSet) -> _Table:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """A prompt's pictures at one strength: seeds down, epochs across."""
+
+    strength: str
+    table: _Table
+
+
+def compare_epochs(sets: Sequence[SampleSet]) -> list[_Compared]:
+    """The prompts that were drawn at several epochs, side by side at the strength nearest to the
+    usual one that all of them have. Nothing where there is one set only."""
+    if len(sets) < 2:
+        return []
+    names = [name for name in _groups(sets[0]) if all(name in _groups(each) for each in sets[1:])]
+    found = [_compared(name, sets) for name in names]
+    return [each for each in found if each is not None]
+
+
+def _compared(name: str, sets: Sequence[SampleSet]) -> _Compared | None:
+    own = [[image for image in each.images if image.group == name] for each in sets]
+    shared = set[float].intersection(*({each.strength for each in images} for images in own))
+    usual = min(shared - {0.0}, key=lambda strength: abs(strength - USUAL), default=None)
+    if usual is None:
+        return None
+    labels = ["the finished LoRA" if each.final else f"epoch {each.epoch}" for each in sets]
+    at = {
+        (image.row, label): image
+        for label, images in zip(labels, own, strict=True)
+        for image in images
+        if image.strength == usual
+    }
+    rows = dict.fromkeys(row for row, _ in at)
+    table = _Table(
+        name=name,
+        columns=tuple(labels),
+        rows=tuple((row, tuple(at.get((row, label)) for label in labels)) for row in rows),
+    )
+    return _Compared(strength=f"{usual:g}", table=table)
+
+
+def _groups(drawn: SampleSet) -> list[str]:
+    return list(dict.fromkeys(image.group for image in drawn.images))
+
+
+def _again(compared: Sequence[_Compared]) -> list[Path]:
+    shown = (image for each in compared for _, row in each.table.rows for image in row)
+    return [image.path for image in shown if image]
+
+
 def _pictures(facts: ReportFacts) -> list[Path]:
     drawn = [image.path for each in facts.sample_sets for image in each.images]
     shown = facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else ()
@@ -203,7 +254,12 @@ def _own(name: str) -> str:
 
 
 def _template(name: str) -> Template:
-    known = {"t": words, "known_word": known_word, "plain": plain_words}
+    known = {
+        "t": words,
+        "known_word": known_word,
+        "plain": plain_words,
+        "spoken": spoken_duration,
+    }
     return _templates().get_template(name, globals=known)
 
 
@@ -218,7 +274,6 @@ def _templates() -> Environment:
     )
     environment.filters |= {
         "size": size_words,
-        "duration": duration_words,
         "usd": lambda value: f"${value:,.2f}",
         "literal": lambda text: json.dumps(text, ensure_ascii=False),
         "number": lambda value: f"{value:,}",
@@ -236,11 +291,12 @@ def size_words(num_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def duration_words(seconds: float) -> str:
-    """`12 s`, `3 min 20 s`, `1 h 05 min`."""
+def spoken_duration(seconds: float) -> Markup:
+    """`12 s`, `3 min 20 s`, `1 h 05 min`, in both languages."""
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+        shown = f"{seconds:.1f}" if seconds < 10 else f"{whole}"
+        return words("duration_seconds", seconds=shown)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        return words("duration_minutes", minutes=whole // 60, seconds=f"{whole % 60:02d}")
+    return words("duration_hours", hours=whole // 3600, minutes=f"{whole % 3600 // 60:02d}")

@@ -33,6 +33,10 @@
   };
   followPointer();
 
+  addEventListener("beforeprint", () => {
+    for (const each of document.querySelectorAll("details")) each.open = true;
+  });
+
   // Below: only where a server with a token shows a run that goes on.
   const token = new URLSearchParams(location.search).get("token");
   if (!token || !("live" in root.dataset) || !/^https?:$/.test(location.protocol)) return;

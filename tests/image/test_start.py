@@ -1,5 +1,6 @@
 """How the image starts: which program, as which user, with what left behind."""
 
+import json
 import re
 import subprocess
 import time
@@ -43,6 +44,16 @@ def test_without_a_gpu_it_says_so_with_exit_4(engine: Engine) -> None:
     done = engine.run("train", *SHORT, "--device", "cuda", "--dataset", "/none")
     assert done.code == 4
     assert "--gpus all" in done.said
+
+
+def test_the_doctor_finds_the_whole_trainer_and_no_card(engine: Engine) -> None:
+    done = engine.run("doctor", "--json")
+    assert done.code == 4
+    checks = {each["name"]: each for each in json.loads(done.said)["checks"]}
+    assert checks["card"]["mark"] == "error"
+    assert "--gpus all" in checks["card"]["fix"]
+    for part in ("xformers", "bitsandbytes", "sd-scripts"):
+        assert checks[part]["mark"] == "ok", checks[part]
 
 
 def test_the_guides_folder_is_there_and_nothing_else_under_workspace(engine: Engine) -> None:

@@ -106,7 +106,10 @@ async def watch():
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=120) as client:
         size, etag, looks = len((await client.get("/")).content), "", 0
         while time.monotonic() < until:
-            answer = await client.get("/live.json", headers={"If-None-Match": etag})
+            try:
+                answer = await client.get("/live.json", headers={"If-None-Match": etag})
+            except httpx.HTTPError:
+                break  # the turn is over
             assert answer.status_code in (200, 304), answer
             etag, looks = answer.headers.get("ETag", etag), looks + 1
             await asyncio.sleep(2)
@@ -152,6 +155,7 @@ def main() -> None:
     viewers = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     turn = seconds / (2 * TURNS)
     ratios: list[float] = []
+    cores: list[float] = []
     apps: list[Timed] = []
     seen: list[str] = []
 
@@ -166,7 +170,9 @@ def main() -> None:
         budget = Budget(max_cost_usd=10, max_hours=None, price_per_hour=0.5)
         written = 0.0
         for _ in range(TURNS):
+            busy = time.process_time()
             alone = train(turn, place, None)
+            before = time.process_time() - busy
             page = LivePage(prepared=run, place=place, tell=lambda event: None, budget=budget)
             page.add_samples(drawn)
             page.write()
@@ -179,7 +185,9 @@ def main() -> None:
                 crowd = subprocess.Popen(
                     (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
                 )
+                busy = time.process_time()
                 ratios.append(train(turn, place, page) / alone)
+                cores.append((time.process_time() - busy - before) / turn)
                 seen.append(crowd.communicate()[0])
     updates = sorted(each for app in apps for each in app.seconds.get("/live.json", ()))
     pages = sorted(each for app in apps for each in app.seconds.get("/", ()))
@@ -192,6 +200,7 @@ def main() -> None:
         "update_server_99th_ms": round(1000 * updates[len(updates) * 99 // 100], 2),
         "update_server_worst_ms": round(1000 * updates[-1], 2),
         "updates": len(updates),
+        "cores_for_page_and_server": round(statistics.median(cores), 3),
         "step_ratios": [round(each, 3) for each in ratios],
         "step_ratio_median": round(statistics.median(ratios), 4),
     }

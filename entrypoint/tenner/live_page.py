@@ -20,7 +20,15 @@ from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, Tenner
 from tenner.event_log import read_event_lines
 from tenner.events import Event, Warned
 from tenner.preparation import Prepared
-from tenner.report.facts import CostFacts, Notice, ReportFacts, SampleSet, State, redacted
+from tenner.report.facts import (
+    CostFacts,
+    LossCurve,
+    Notice,
+    ReportFacts,
+    SampleSet,
+    State,
+    redacted,
+)
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page
 from tenner.report.story import Story
@@ -103,15 +111,31 @@ class LivePage:
             except OSError as error:
                 self._cannot_write(error)
 
-    def send_if_due(self) -> None:
-        """Write the page and give a copy of it away, where that was not done for a while.
+    @property
+    def curve(self) -> LossCurve:
+        """The loss of every step so far."""
+        with self._lock:
+            return self._story.curve()
 
-        A copy, since what is being sent must not change; the one before may still be on its way.
-        """
-        if self.send is None or self.now() - self._sent_at < SEND_SECONDS:
-            return
+    def send_if_due(self) -> None:
+        """Write the page and give a copy of it away, where that was not done for a while."""
+        if self.now() - self._sent_at >= SEND_SECONDS:
+            self.write()
+            self._send_copy()
+
+    def bring_out(self, error: TennerError) -> None:
+        """Write the page of a run that ends with `error`, and give a copy of it away."""
+        self.settle()
+        with self._lock:
+            self.problems = error.problems
+        self.write(ending(error))
+        self._send_copy()
+
+    def _send_copy(self) -> None:
+        """A copy, since what is being sent must not change; the last may still be on its way."""
         self._sent_at = self.now()
-        self.write()
+        if self.send is None:
+            return
         folder = self.place.path / "page"
         older = sorted(folder.glob("*.html"))[:-1] if folder.is_dir() else []
         step = self._story.last.step if self._story.last else 0

@@ -53,6 +53,7 @@ from tenner.session import ALONE, Session
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 from tenner.stage import Stage
+from tenner.stop_when import StopWhen
 from tenner.supervise import stop_on_signals
 from tenner.training import Trained, train, trained_before
 
@@ -171,7 +172,10 @@ def _run(
         serving(settings, place, stage.secrets, stage.environ, say=stage.screen.say),
         life,
     ):
-        stage.listeners.extend((page.hear, news.hear))
+        early = StopWhen(
+            wanted=settings.stop_when, place=place, curve=lambda: page.curve, tell=stage.tell
+        )
+        stage.listeners.extend((page.hear, news.hear, early.hear))
         news.tell("started", f"{life.plan.length.num_steps} steps on {machine_name(life.prepared)}")
         outcome = _train_and_deliver(life, page, news, measure, measure_definition)
     news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
@@ -266,7 +270,7 @@ def _train_and_deliver(
     prepared, place, stage = life.prepared, life.place, life.stage
     with early_look(prepared, life.plan, place, stage, page, life.courier) as looks:
         stage.listeners.append(looks.hear)
-        trained = trained_before(life.book.now.finished, place) or _train(life)
+        trained = trained_before(life.book.now.finished, place) or _train(life, page)
         looks.finish()
     artist = Artist(prepared=prepared, weights=trained.weights.path, place=place, stage=stage)
     drawn = artist.draw_grid() if not prepared.settings.no_samples else None
@@ -299,7 +303,7 @@ def _train_and_deliver(
     )
 
 
-def _train(life: RunLife) -> Trained:
+def _train(life: RunLife, page: LivePage) -> Trained:
     """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
     stage, prepared, place = life.stage, life.prepared, life.place
     stage.begin("training", f"{life.plan.length.num_steps} steps")
@@ -319,6 +323,8 @@ def _train(life: RunLife) -> Trained:
                 guards=(*life.guards(), *card),
             )
     except TennerError as error:
+        if stage.stop.signal is None:  # else the grace time is the states'
+            page.bring_out(error)
         raise life.hand_over(error) from error
     return trained if trained.finished else life.finish_early(trained)
 

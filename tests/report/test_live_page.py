@@ -148,6 +148,22 @@ def test_copies_of_it_are_sent_as_often_as_agreed(prepared: Prepare, tmp_path: P
     assert len(list((page.place.path / "page").iterdir())) == 2
 
 
+def test_the_page_of_a_run_that_failed_is_sent_before_it_ends(
+    prepared: Prepare, tmp_path: Path
+) -> None:
+    sent: list[str] = []
+    error = TrainingError("the loss is NaN", fix="a lower rate")
+    page = page_of(
+        prepared(), tmp_path, send=lambda path, step: sent.append(path.read_text(encoding="utf-8"))
+    )
+    with page:
+        page.hear(step(40))
+        page.bring_out(error)
+    assert len(sent) == 1
+    assert "Failed" in sent[0]
+    assert "a lower rate" in sent[0]
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [

@@ -171,6 +171,9 @@ class TrainingSettings(BaseModel):
     """How many times the whole dataset is seen; 10 unless max_train_steps is set."""
     max_train_steps: Count | None = None
     """Optimizer steps, instead of epochs."""
+    stop_when: Literal["never", "settled", "rising"] = "never"
+    """End early, after the next epoch, when the loss has settled or rises again at the end of two
+    epochs in a row. A loss says little of a LoRA: look at the samples before you use this."""
     batch_size: BatchSize = "auto"
     """Images per step: `auto` sizes it for the card, `max` fills the card, a number is your word.
     `train_batch_size` is the same key."""

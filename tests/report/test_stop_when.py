@@ -1,0 +1,70 @@
+"""An early end by the loss: only where it was asked for, and not by one lucky reading."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from tenner.events import EpochEnd, Event, Warned
+from tenner.report.facts import LossCurve
+from tenner.run_dir import RunDir
+from tenner.stop_when import StopWhen
+
+EPOCHS, STEPS = 20, 500
+
+
+def flat(_: float) -> float:
+    return 0.12
+
+
+def settles(t: float) -> float:
+    return 0.1 + 0.08 * math.exp(-t / 0.05)
+
+
+def rises(t: float) -> float:
+    return settles(t) + 0.15 * max(0.0, t - 0.3)
+
+
+def ended_after(wanted: str, shape, place: RunDir) -> tuple[int | None, list[Event]]:
+    """The epoch at whose end the run was asked to stop."""
+    chance, losses, said = random.Random(1), list[float](), list[Event]()
+    early = StopWhen(
+        wanted=wanted,
+        place=place,
+        curve=lambda: LossCurve(steps=range(1, len(losses) + 1), losses=losses),
+        tell=said.append,
+    )
+    for epoch in range(1, EPOCHS + 1):
+        for step in range(STEPS):
+            t = ((epoch - 1) * STEPS + step) / (EPOCHS * STEPS)
+            losses.append(shape(t) * math.exp(chance.gauss(0, 0.2) - 0.02))
+        early.hear(EpochEnd(epoch=epoch, num_epochs=EPOCHS, loss_avg=losses[-1]))
+        if place.stop_file.exists():
+            return epoch, said
+    return None, said
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shape", "ends"),
+    [
+        ("never", settles, False),
+        ("never", rises, False),
+        ("settled", settles, True),
+        ("rising", rises, True),
+        ("rising", settles, False),
+        ("rising", flat, False),
+        ("settled", flat, False),
+    ],
+)
+def test_it_ends_what_was_asked_for_and_says_so(
+    tmp_path: Path, wanted: str, shape, ends: bool
+) -> None:
+    place = RunDir(tmp_path).create()
+    epoch, said = ended_after(wanted, shape, place)
+    assert (epoch is not None) is ends, (epoch, said)
+    assert [type(event) for event in said] == [Warned] * ends
+    if epoch is not None:
+        assert 2 < epoch < EPOCHS
+        assert isinstance(said[0], Warned)
+        assert f"stop_when = {wanted}" in said[0].text

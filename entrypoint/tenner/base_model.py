@@ -5,6 +5,7 @@ is imported, so that a wrong base is told in milliseconds. Families are read fro
 themselves, never from a file's name.
 """
 
+import hashlib
 import json
 import re
 import struct
@@ -25,15 +26,25 @@ FAMILY_NAMES: dict[Family, str] = {
     "sdxl": "Stable Diffusion XL",
 }
 
+_LONGEST_HEADER_BYTES = 100_000_000
+"""What safetensors itself reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBase:
-    """A base that has a short name. Licences are those of the model's own page."""
+    """A base that has a short name. Licences are those of the model's own page.
+
+    `file` at the commit `revision` is what is fetched where the model is not here; `sha256` is
+    that file's.
+    """
 
     name: str
     hub_id: str
     family: Family
     licence: str
+    revision: str
+    file: str
+    sha256: str
     other_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -44,6 +55,9 @@ KNOWN_BASES = (
         hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
         family="sd1",
         licence="creativeml-openrail-m",
+        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        file="v1-5-pruned-emaonly.safetensors",
+        sha256="6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
         other_names=("sd1.5", "sd-1.5", "runwayml/stable-diffusion-v1-5"),
         files=(
             "v1-5-pruned.safetensors",
@@ -57,6 +71,9 @@ KNOWN_BASES = (
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         family="sdxl",
         licence="openrail++",
+        revision="462165984030d82259a11f4367a4eed129e94a7b",
+        file="sd_xl_base_1.0.safetensors",
+        sha256="31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
         other_names=("sdxl1.0", "sdxl-base"),
         files=("sd_xl_base_1.0.safetensors", "sd_xl_base_1.0_0.9vae.safetensors"),
     ),
@@ -121,20 +138,29 @@ def find_local_base(asked: str, *, models_dir: Path, tiny_dir: Path) -> Base | N
     return None
 
 
-def not_found(asked: str, models_dir: Path) -> SettingsError:
+def not_found(asked: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
     """Why the base cannot be had from this machine."""
     baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
     here = f"here are: {', '.join([*baked, 'tiny'])}"
-    if known_base(asked):
-        known = cast(KnownBase, known_base(asked))
-        fix = f"download {known.hub_id} and name its folder or .safetensors file ({here})"
-        return SettingsError(f"the base model {asked} is not on this machine", fix=fix)
-    if "://" in asked:
-        return SettingsError(
-            f"base_model = {asked}: base models are not fetched yet",
-            fix=f"download it and name its folder or .safetensors file; {here}",
-        )
-    return SettingsError(f"there is no base model at {asked}", fix=f"check the path; {here}")
+    if may_be_fetched:
+        shown = asked.partition("?")[0]
+        fix = f"`tenner train` fetches it; `tenner plan … --gpu NAME` plans without it ({here})"
+        return SettingsError(f"the base model {shown} is not on this machine", fix=fix)
+    repo = re.fullmatch(r"[\w.-]+/[\w.-]+", asked)
+    also = f"; if you mean a repo on Hugging Face: hf://{asked}" if repo else ""
+    return SettingsError(f"there is no base model at {asked}", fix=f"check the path; {here}{also}")
+
+
+def hold_to_sha256(base: Base, sha256: str) -> None:
+    """Raise SettingsError where the base is not the one file that was meant."""
+    if not base.path.is_file():
+        fix = "remove base_model_sha256, or name a .safetensors checkpoint"
+        raise SettingsError("base_model_sha256 is given, but the base is a folder", fix=fix)
+    with base.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower().removeprefix("sha256:"):
+        text = f"{base.path} is not the file that was meant: its SHA-256 is {found}"
+        raise SettingsError(text, fix="take the right file, or correct base_model_sha256")
 
 
 def inspect_base(path: Path, *, name: str) -> Base:
@@ -151,7 +177,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        raw = file.read(length) if 2 <= length <= min(size, 100_000_000) else b""
+        raw = file.read(length) if 2 <= length <= min(size, _LONGEST_HEADER_BYTES) else b""
         file.seek(0)
         beginning = file.read(512)
     if not raw.startswith(b"{"):
@@ -173,23 +199,37 @@ def _cut(path: Path, size: int, wanted: int | None) -> SettingsError:
     return SettingsError(text, fix="download it again")
 
 
+def refuse_beginning(beginning: bytes) -> None:
+    """Raise SettingsError where a file that begins so is no safetensors file."""
+    length = struct.unpack("<Q", beginning[:8])[0] if len(beginning) >= 8 else 0
+    if len(beginning) >= 9 and not (
+        2 <= length <= _LONGEST_HEADER_BYTES and beginning[8:9] == b"{"
+    ):
+        what, fix = _what_it_is(beginning)
+        raise SettingsError(f"what is there is {what}", fix=fix)
+
+
 def _not_safetensors(path: Path, beginning: bytes) -> SettingsError:
+    what, fix = _what_it_is(beginning)
+    return SettingsError(f"{path} is {what}", fix=fix)
+
+
+def _what_it_is(beginning: bytes) -> tuple[str, str]:
+    """What a file that should be safetensors is instead, and what to do."""
     head = beginning.lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        what, fix = (
-            "a web page",
-            "download the file itself: its link has /resolve/ in it, not /blob/",
+        return "a web page", "download the file itself: its link has /resolve/ in it, not /blob/"
+    if head.startswith(b"version https://git-lfs"):
+        return (
+            "a git-lfs pointer, not the weights",
+            "run `git lfs pull`, or download the file",
         )
-    elif head.startswith(b"version https://git-lfs"):
-        what, fix = "a git-lfs pointer, not the weights", "run `git lfs pull`, or download the file"
-    elif beginning[:2] == b"PK" or beginning[:1] == b"\x80":
-        what = "a pickle (.ckpt, .bin), which can run code"
+    if beginning[:2] == b"PK" or beginning[:1] == b"\x80":
         fix = "take the .safetensors file of this model, or convert it"
-    elif not beginning:
-        what, fix = "empty", "download it again"
-    else:
-        what, fix = "no safetensors file", "take the .safetensors file of the model"
-    return SettingsError(f"{path} is {what}", fix=fix)
+        return "a pickle (.ckpt, .bin), which can run code", fix
+    if not beginning:
+        return "empty", "download it again"
+    return "no safetensors file", "take the .safetensors file of the model"
 
 
 def _inspect_checkpoint(path: Path, name: str) -> Base:

@@ -28,6 +28,7 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 on_stage=lambda name, detail: None,
                 on_image=lambda done, total: None,
                 try_card=False,
+                fetches_base=False,
             )
         except MachineError as error:
             elsewhere = Problem(

@@ -7,9 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.base_model import Base, find_local_base, known_base, not_found
+from tenner.base_model import (
+    Base,
+    find_local_base,
+    hold_to_sha256,
+    inspect_base,
+    known_base,
+    not_found,
+)
+from tenner.base_source import fetch_base, parse_base_address
 from tenner.cost import Price, price_of
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.dataset.fetch import downloads_dir
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
@@ -21,7 +30,7 @@ from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
 from tenner.machine.trial import Trial
 from tenner.plan import Device, Length, Plan, plan_run
-from tenner.secrets import without_secrets
+from tenner.secrets import secrets_from, without_secrets
 from tenner.settings import Request, Settings
 from tenner.shaping import Ground, Shaped, shape_run
 from tenner.sizing import CardMemory, Choice
@@ -63,11 +72,13 @@ def prepare(
     host_price: Price | None = None,
     inspect: Inspect = inspect_dataset,
     try_card: bool = True,
+    fetches_base: bool = True,
 ) -> Prepared:
     """Look at everything and decide. Raises TennerError with whose turn it is.
 
     `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
-    Python compute something on the card while the dataset is read; it takes seconds.
+    Python compute something on the card while the dataset is read; it takes seconds. A base model
+    that is elsewhere is fetched, or with `fetches_base` off told as missing.
     """
     settings = request.settings
     on_stage("machine", "looking for a card")
@@ -75,7 +86,7 @@ def prepare(
     machine = inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
     if settings.device != "cpu" and _must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
-    base = find_base(settings, environ)
+    base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
     with _trial(settings, machine, engine, environ, wanted=try_card and device == "cuda") as trial:
@@ -140,15 +151,38 @@ def _must_be_fetched(base_model: str, environ: Mapping[str, str]) -> bool:
     return find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir()) is None
 
 
-def find_base(settings: Settings, environ: Mapping[str, str]) -> Base:
-    """The base model, where it is on this machine and of the family that was said.
+def find_base(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    fetches: bool,
+    on_stage: Callable[[str, str], None],
+    on_bytes: OnBytes | None,
+) -> Base:
+    """The base model, on this machine or brought to it, of the family that was said.
 
     Raises SettingsError.
     """
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
+    asked = settings.base_model
+    base = find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
     if base is None:
-        raise not_found(settings.base_model, models_dir)
+        address = parse_base_address(asked)
+        if address is None or not fetches:
+            raise not_found(asked, models_dir, may_be_fetched=address is not None)
+        on_stage("base model", str(address))
+        fetched = fetch_base(
+            address,
+            cache=downloads_dir(environ) / "bases",
+            secrets=secrets_from(environ)[0],
+            environ=environ,
+            on_bytes=on_bytes,
+            sha256=settings.base_model_sha256 or address.sha256,
+        )
+        base = inspect_base(fetched.path, name=str(address))
+        base = replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
+    elif settings.base_model_sha256:
+        hold_to_sha256(base, settings.base_model_sha256)
     problems = _contradictions(settings, base)
     if problems:
         raise SettingsError(problems=problems)
@@ -210,10 +244,10 @@ def dataset_request(
 
 
 def fetching(num_bytes: int, total: int | None) -> Phase:
-    """How much of the dataset has arrived, in MB."""
+    """How much of a dataset or base model has arrived, in MB."""
     mb = 1_000_000
     whole = None if total is None else -(-total // mb)
-    return Phase(name="dataset", detail="MB fetched", done=num_bytes // mb, total=whole)
+    return Phase(name="fetching", detail="MB", done=num_bytes // mb, total=whole)
 
 
 def make_plan(

@@ -15,11 +15,12 @@ from servers.fault_proxy import Proxy, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 
-from tenner.tiny import concept_dir
+from tenner.tiny import base_dir, concept_dir
 
 TOKEN = "hf_" + "loopbackWord" * 3
 SHORT = (
-    *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),
+    *("--base_model", "hf://me/tiny", "--resolution", "64", "--min_bucket_reso", "64"),
+    *("--device", "cpu"),
     *("--batch_size", "4", "--network_dim", "4", "--optimizer_type", "AdamW"),
     *("--max_train_steps", "2", "--save_every_n_steps", "2", "--trigger", "sks star"),
     *("--sample_seeds", "1", "--sample_strengths", "0.8", "--sample_steps", "2"),
@@ -42,7 +43,8 @@ def proxy(hub: Hub) -> Iterator[Proxy]:
 def tenner(cwd: Path, proxy: Proxy, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     endpoint = f"http://127.0.0.1:{proxy.port}"
-    env |= {"OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN, "HF_ENDPOINT": endpoint, **extra}
+    env |= {"OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN, "HF_ENDPOINT": endpoint}
+    env |= {"TENNER_CACHE_DIR": str(cwd / "cache"), **extra}
     return subprocess.run(
         [sys.executable, "-m", "tenner", *words],
         cwd=cwd,
@@ -59,9 +61,12 @@ def files_with(folder: Path, text: str) -> list[Path]:
     return [path for path in found if text.encode() in path.read_bytes()]
 
 
-def test_a_run_ends_as_a_private_repo_with_its_card_and_pictures(
+def test_a_run_on_a_base_from_the_hub_ends_as_a_private_repo_with_its_card(
     hub: Hub, proxy: Proxy, tmp_path: Path
 ) -> None:
+    files = [path for path in base_dir().rglob("*") if path.is_file()]
+    tiny = {path.relative_to(base_dir()).as_posix(): path.read_bytes() for path in files}
+    hub.state.add_files(hub.state.make_repo("model", "me/tiny", private=True), tiny)
     words = ("train", str(concept_dir()), *SHORT, "--output_name", "star")
     done = tenner(tmp_path, proxy, *words, "--destinations", "hf://me/star", HF_DEBUG="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,6 +82,7 @@ def test_a_run_ends_as_a_private_repo_with_its_card_and_pictures(
     card = tree["README.md"].content
     assert card is not None
     head = yaml.safe_load(card.decode().split("---\n")[1])
+    assert head["base_model"] == "me/tiny"
     assert head["instance_prompt"] == "sks star"
     assert {each["output"]["url"] for each in head["widget"]} <= set(tree)
     assert 'load_lora_weights("me/star"' in card.decode()

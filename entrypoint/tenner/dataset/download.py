@@ -9,12 +9,12 @@ put together from two.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tenner.errors import DatasetError
+from tenner.errors import DatasetError, TennerError
 from tenner.run_dir import write_atomically
 
 if TYPE_CHECKING:
@@ -43,20 +43,46 @@ class Version:
         return strong or self.last_modified
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is fetched, in the words of problems; `headers` go with each request to its server."""
+
+    error: type[TennerError] = DatasetError
+    kind: str = "an archive"
+    too_large: str = "the dataset is larger than"
+    too_large_fix: str = "pack only the images and captions, or set max_dataset_gb"
+    denied_fix: str = "check that the link opens without signing in"
+    page_fix: str = "give the direct link to the file, as a browser's download shows it"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    look: Callable[[bytes, int | None], None] = lambda beginning, length: None
+    """Sees the first bytes of a whole answer and its length, and raises where they are wrong."""
+
+
+A_DATASET = Wanted()
+
+
 class Unreachable(DatasetError):
     """The server cannot be reached, or does not answer as one."""
 
 
-def download(url: str, target: Path, *, max_bytes: int, on_bytes: OnBytes | None = None) -> None:
+def download(
+    url: str,
+    target: Path,
+    *,
+    max_bytes: int,
+    on_bytes: OnBytes | None = None,
+    wanted: Wanted = A_DATASET,
+) -> None:
     """Bring the file of `url` to `target`, or leave it where it is the same already.
 
-    A server that cannot be asked leaves a kept file as it is. Raises DatasetError.
+    A server that cannot be asked leaves a kept file as it is. Raises `wanted.error`: for a
+    dataset, DatasetError.
     """
     import httpx
 
     name = Path(urlsplit(url).path).name or "the file"
     host = urlsplit(url).hostname or url
-    task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes)
+    task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
     target.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     while True:
@@ -64,19 +90,20 @@ def download(url: str, target: Path, *, max_bytes: int, on_bytes: OnBytes | None
         try:
             task.run()
         except httpx.InvalidURL as error:
-            raise DatasetError(f"{url} is no address: {error}", fix="correct it") from None
+            raise wanted.error(f"{url} is no address: {error}", fix="correct it") from None
         except httpx.HTTPError as error:
             if target.is_file():
                 return
             failures = 1 if _size(task.part) > before else failures + 1
             if failures == ATTEMPTS:
-                raise Unreachable(
+                unreachable = Unreachable if wanted is A_DATASET else wanted.error
+                raise unreachable(
                     f"{name} cannot be fetched from {host}: {error}",
                     fix="check the address; a second start goes on where this one ended",
                 ) from None
             time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
         except OSError as error:
-            raise DatasetError(
+            raise wanted.error(
                 f"{name} cannot be kept in {target.parent}: {error}",
                 fix="free disk space, or set TENNER_CACHE_DIR",
             ) from error
@@ -90,6 +117,7 @@ class _Task:
     target: Path
     max_bytes: int
     on_bytes: OnBytes | None
+    wanted: Wanted
 
     @property
     def part(self) -> Path:
@@ -102,7 +130,7 @@ class _Task:
         kept = _read_version(self.target) if self.target.is_file() else None
         begun = _read_version(self.part) if kept is None else None
         have = _size(self.part) if begun and (begun.condition or begun.length) else 0
-        headers = _headers(kept, begun, have)
+        headers = {**self.wanted.headers, **_headers(kept, begun, have)}
         with httpx.stream(
             "GET", self.url, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS
         ) as answer:
@@ -111,7 +139,7 @@ class _Task:
             if answer.status_code == 416:
                 self.part.unlink(missing_ok=True)  # what is here is no part of what is there
                 raise httpx.ReadError("the file has changed")
-            _refuse(answer)
+            _refuse(answer, self.wanted)
             version = _version_of(answer, have)
             if answer.status_code == 206 and begun and begun.length != version.length:
                 self.part.unlink(missing_ok=True)
@@ -124,12 +152,14 @@ class _Task:
         import httpx
 
         total = version.length
-        refuse_size(total or 0, self.max_bytes)
+        refuse_size(total or 0, self.max_bytes, self.wanted)
         _write_version(self.part, version)
         with self.part.open("ab" if have else "wb") as out:
             for chunk in answer.iter_raw():
+                if not have:
+                    self.wanted.look(chunk, total)
                 have += len(chunk)
-                refuse_size(have, self.max_bytes)
+                refuse_size(have, self.max_bytes, self.wanted)
                 out.write(chunk)
                 if self.on_bytes:
                     self.on_bytes(have, total)
@@ -140,12 +170,11 @@ class _Task:
         _version_file(self.part).unlink(missing_ok=True)
 
 
-def refuse_size(num_bytes: int, max_bytes: int) -> None:
-    """Raise DatasetError where a file is larger than it may be."""
+def refuse_size(num_bytes: int, max_bytes: int, wanted: Wanted = A_DATASET) -> None:
+    """Raise `wanted.error` where a file is larger than it may be."""
     if num_bytes > max_bytes:
-        raise DatasetError(
-            f"the dataset is larger than {max_bytes / 1024**3:g} GB",
-            fix="pack only the images and captions, or set max_dataset_gb",
+        raise wanted.error(
+            f"{wanted.too_large} {max_bytes / 1024**3:g} GB", fix=wanted.too_large_fix
         )
 
 
@@ -182,20 +211,19 @@ def _same_without_validator(kept: Version, now: Version) -> bool:
     return kept.length == now.length
 
 
-def _refuse(answer: "httpx.Response") -> None:
+def _refuse(answer: "httpx.Response", wanted: Wanted) -> None:
     host, status = answer.url.host, answer.status_code
     if status in (401, 403, 404, 410):
         why = {404: "there is no such file", 410: "the file is gone"}.get(
             status, "access is denied"
         )
-        raise DatasetError(
-            f"{host} answers {status}: {why}", fix="check that the link opens without signing in"
-        )
+        fix = "check the address, letter for letter" if status in (404, 410) else ""
+        fix = "" if wanted is A_DATASET else fix
+        raise wanted.error(f"{host} answers {status}: {why}", fix=fix or wanted.denied_fix)
     answer.raise_for_status()
     if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise DatasetError(
-            f"{host} answers with a web page, not an archive",
-            fix="give the direct link to the file, as a browser's download shows it",
+        raise wanted.error(
+            f"{host} answers with a web page, not {wanted.kind}", fix=wanted.page_fix
         )
 
 

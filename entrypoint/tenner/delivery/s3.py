@@ -105,10 +105,18 @@ class S3Store:
             raise
         return call(self.destination, deadline, answer["Body"].read)
 
-    def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
+    def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
+        """Size in bytes and ETag of an object. Raises Refused where there is none."""
+        head = call(self.destination, deadline, self._client.head_object, **self._key(name))
+        return int(head["ContentLength"]), str(head.get("ETag", ""))
+
+    def fetch(
+        self, name: str, target: Path, deadline: Deadline, on_bytes: OnBytes | None = None
+    ) -> None:
         from tenner.delivery.s3_download import download_object
 
-        download_object(self._client, self.destination, self._key(name), target, deadline)
+        key = self._key(name)
+        download_object(self._client, self.destination, key, target, deadline, on_bytes)
 
     def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
         root = self.destination.name_in_root("")

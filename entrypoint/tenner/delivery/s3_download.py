@@ -1,6 +1,7 @@
 """Fetching one object: cut transfers go on where they ended, in the same version of the object."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ def download_object(
     key: dict[str, str],
     target: Path,
     deadline: Deadline,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Fetch to `target`, atomically. Raises Passing or Refused; what arrived is kept to go on."""
+    """Fetch to `target`, atomically. Raises Passing or Refused; what arrived is kept to go on.
+
+    `on_bytes` is told how many bytes are here.
+    """
     head = call(destination, deadline, client.head_object, **key)
     size, etag = int(head["ContentLength"]), str(head.get("ETag", ""))
     mark = hashlib.sha256(f"{key} {etag} {size}".encode()).hexdigest()[:8]
@@ -40,6 +45,9 @@ def download_object(
             with part.open("ab") as out:
                 while block := call(destination, deadline, body.read, _BLOCK_BYTES):
                     out.write(block)
+                    done += len(block)
+                    if on_bytes:
+                        on_bytes(done)
         if part.stat().st_size != size:
             raise Passing(f"{target.name}: the transfer was cut")
 

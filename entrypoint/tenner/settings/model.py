@@ -59,7 +59,9 @@ class BaseModelSettings(BaseModel):
 
     base_model: str = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
-    diffusers layout, or a `.safetensors` checkpoint."""
+    diffusers layout or a `.safetensors` checkpoint, here or at `hf://`, `https://`, `s3://`."""
+    base_model_sha256: str | None = None
+    """SHA-256 that a base model of one file must have."""
     vae: str | None = None
     """Another VAE, as a folder or a `.safetensors` file."""
     v2: Switch | None = None

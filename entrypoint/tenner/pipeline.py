@@ -12,6 +12,7 @@ from pathlib import Path
 from tenner.artist import ENGINE_SHARE, Artist, child_environ, early_look
 from tenner.card_facts import write_card
 from tenner.card_watch import watching
+from tenner.cost import Price
 from tenner.delivery import (
     Delivered,
     Destination,
@@ -210,7 +211,7 @@ def _begin(
     try:
         with stage.stop.at_once():
             price = machine.price()
-            prepared = _prepare(request, place, stage, destinations)
+            prepared = _prepare(request, place, stage, destinations, price)
             life = begin_life(
                 prepared,
                 place,
@@ -228,7 +229,11 @@ def _begin(
 
 
 def _prepare(
-    request: Request, place: RunDir, stage: Stage, destinations: tuple[Destination, ...]
+    request: Request,
+    place: RunDir,
+    stage: Stage,
+    destinations: tuple[Destination, ...],
+    price: Price | None,
 ) -> Prepared:
     """Everything that is checked before the training, and written down."""
     prepared = stage.session.prepare(
@@ -240,6 +245,7 @@ def _prepare(
             Phase(name="dataset", detail="images decoded", done=done, total=total)
         ),
         on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
+        host_price=price,
     )
     if prepared.engine.name == "diffusers":
         unsupported = not_in_own_engine(request.settings)

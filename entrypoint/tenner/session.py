@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tenner.cost import Price
 from tenner.engines import Command
 from tenner.preparation import Prepared, prepare
 from tenner.settings import Request
@@ -25,6 +26,7 @@ class Prepare(Protocol):
         on_stage: Callable[[str, str], None],
         on_image: Callable[[int, int], None],
         on_bytes: Callable[[int, int | None], None] | None = None,
+        host_price: Price | None = None,
     ) -> Prepared: ...
 
 

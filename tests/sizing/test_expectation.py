@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from tenner.cost import Price
+from tenner.errors import SettingsError
 from tenner.expectation import Expected, over_budget
 from tenner.plan import Length
-from tenner.settings import Settings
+from tenner.preparation import Prepared, prepare
+from tenner.settings import Settings, load_request
 from tenner.speed import ERROR, StepTime
 from tests.machine.fake_smi import card, install_smi
 from tests.machine.program import photos, sparse_base, tenner
@@ -98,3 +100,27 @@ def test_a_run_over_its_budget_is_refused_before_it_starts(
         assert "error: max_cost_usd = 1, but this run takes about $" in done.stderr
         assert "would fit" in done.stderr
     assert not list((tmp_path / "output" / "my_lora").glob("checkpoints/*"))
+
+
+def test_the_hosts_own_price_is_reckoned_with(machine: dict[str, str], tmp_path: Path) -> None:
+    where = photos(tmp_path / "photos", 2)
+    request = load_request(
+        {"dataset": str(where), "engine": "diffusers", "max_train_steps": "30000"}, {}
+    )
+
+    def look(usd_per_hour: float) -> Prepared:
+        return prepare(
+            request,
+            machine,
+            tmp_path / "view",
+            on_stage=lambda name, detail: None,
+            on_image=lambda done, total: None,
+            host_price=Price(usd_per_hour=usd_per_hour, kind="host", provider="RunPod"),
+            try_card=False,
+        )
+
+    prepared = look(0.5)
+    assert prepared.plan.expected is not None
+    assert prepared.plan.expected.usd == pytest.approx(prepared.plan.expected.seconds / 7200)
+    with pytest.raises(SettingsError, match="max_cost_usd = 10, but this run takes about"):
+        look(50.0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from tenner.cost import Price
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.errors import DatasetError, TennerError
 from tenner.preparation import Inspect, OnBytes, OnImage, Prepared, prepare
@@ -70,11 +71,14 @@ class SharedPreparation:
         on_stage: Callable[[str, str], None],
         on_image: OnImage,
         on_bytes: OnBytes | None = None,
+        host_price: Price | None = None,
     ) -> Prepared:
         """As `tenner.preparation.prepare`. Raises TennerError."""
         key = (request.settings.output_dir, request.settings.output_name)
         if key not in self._found:
-            look = partial(prepare, request, environ, workdir, inspect=self.inspect)
+            look = partial(
+                prepare, request, environ, workdir, host_price=host_price, inspect=self.inspect
+            )
             self._found[key] = look(on_stage=on_stage, on_image=on_image, on_bytes=on_bytes)
         return replace(self._found[key], request=request)
 

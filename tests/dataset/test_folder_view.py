@@ -1,7 +1,15 @@
 """Folder names and trees as people make them: read, mended, or an error that names the folder."""
 
-import pytest
+import json
+import os
+import subprocess
+from pathlib import Path
 
+import pytest
+from pictures import picture, write_set
+from PIL import Image
+
+from tenner.dataset import DatasetRequest, inspect_dataset
 from tenner.dataset.listing import classify
 from tenner.dataset.view import build_view, read_folder_name, subset_view
 
@@ -115,3 +123,55 @@ def test_a_named_subset_has_its_own_repeats_and_words():
     entries = [classify("a.png", 1)]
     found = subset_view(entries, root_name="x", num_repeats=4, class_tokens="sks dog", is_reg=False)
     assert concepts(found) == [(4, "sks dog", ["a.png"])]
+
+
+@pytest.mark.sd_scripts
+@pytest.mark.skipif(
+    not (os.environ.get("SD_SCRIPTS_DIR") and os.environ.get("TENNER_TRAINER_PYTHON")),
+    reason="needs SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON",
+)
+@pytest.mark.timeout(400)
+def test_sd_scripts_sees_in_the_working_copy_what_we_see(tmp_path):
+    """Names, formats and folders that its own walk would pass over or read otherwise."""
+    data, reg = tmp_path / "data", tmp_path / "reg"
+    write_set(data / "3_sks toy", 4)
+    write_set(data / "2 wild [x] قطة", 3, first=4)
+    picture(20, (300, 90)).save(data / "3_sks toy" / "a [1] *.Jpg", "JPEG")
+    picture(21, (90, 300)).save(data / "3_sks toy" / "b.jfif", "JPEG")
+    picture(22).convert("CMYK").save(data / "3_sks toy" / "c.TIF")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(23, (200, 100)).save(data / "3_sks toy" / "d.jpeg", exif=turned)
+    (data / "3_sks toy" / "d.txt").write_text("first line\nsecond line")
+    write_set(reg / "1_toy", 5, first=30)
+    asked = DatasetRequest(
+        source=str(data), reg_data_dir=str(reg), resolution=(128, 128), min_bucket_reso=64,
+        max_bucket_reso=256, num_workers=2,
+    )  # fmt: skip
+    dataset = inspect_dataset(asked, tmp_path / "work")
+    options = ("--resolution=128,128", "--enable_bucket", "--min_bucket_reso=64",
+               "--max_bucket_reso=256", "--caption_extension=.txt",
+               "--train_batch_size=2")  # fmt: skip
+    done = subprocess.run(
+        [os.environ["TENNER_TRAINER_PYTHON"], Path(__file__).with_name("capture_folder_view.py"),
+         dataset.train_dir, dataset.reg_dir, *options],
+        cwd=os.environ["SD_SCRIPTS_DIR"], capture_output=True, text=True, timeout=380, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    ours = []
+    for image in dataset.images:
+        place = dataset.place_of(image)
+        ours.append(
+            {
+                "path": image.path.relative_to(tmp_path / "work").as_posix(),
+                "caption": image.caption,
+                "num_repeats": image.num_repeats,
+                "is_reg": image.is_reg,
+                "bucket": list(place.bucket),
+                "resized": list(place.resized),
+            }
+        )
+    assert theirs["images"] == sorted(ours, key=lambda each: each["path"])
+    assert len(ours) == 16
+    assert theirs["batches"] == dataset.batches_per_epoch(2)

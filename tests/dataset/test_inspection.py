@@ -246,6 +246,34 @@ def test_a_second_inspection_is_the_same_and_a_changed_caption_is_not(tmp_path):
     assert again.content_hash != one.content_hash
 
 
+def test_a_second_start_converts_nothing_and_keeps_caches_of_what_is_the_same(tmp_path):
+    source = tmp_path / "2_toy"
+    write_set(source, 2)
+    picture(5).convert("CMYK").save(source / "z.tif")
+    (source / "z.txt").write_text("a print")
+    first = inspect_dataset(request(source), tmp_path / "work")
+    copies = {image.source: image.path for image in first.images}
+    made = copies["z.tif"].stat().st_ino
+    caches = {
+        name: path.with_name(f"{path.stem}_0064x0064_sd.npz") for name, path in copies.items()
+    }
+    for cache in caches.values():
+        cache.write_bytes(b"latents")
+    (source / "img000.txt").write_text("another caption")
+    picture(7).save(source / "img001.png")
+    again = inspect_dataset(request(source), tmp_path / "work")
+    assert {image.source: image.path for image in again.images} == copies
+    assert copies["z.tif"].stat().st_ino == made
+    assert [name for name, cache in caches.items() if cache.exists()] == ["z.tif"]
+    assert copies["img000.png"].with_suffix(".txt").read_text() == "another caption\n"
+    (source / "img000.png").unlink()
+    fewer = inspect_dataset(request(source), tmp_path / "work")
+    assert len(list(fewer.train_dir.rglob("*.png"))) == 2
+    assert not list(fewer.train_dir.rglob("*.npz"))
+    recolored = inspect_dataset(request(source, num_repeats=3), tmp_path / "work")
+    assert all(image.path.exists() for image in recolored.images)
+
+
 NAMES = st.sampled_from(
     ["a.png", "b.jpg", "10_x/c.png", "10_x/c.txt", "y/d.webp", "10_x/.e.png", "f.gif", "deep/" * 20]
 )

@@ -1,12 +1,16 @@
 """The clean tree that an engine gets: never the user's folder, and nothing in it to stumble on.
 
-Files that need nothing are linked, the others are converted to PNG. Captions are UTF-8 `.txt`.
+Files that need nothing are linked, the others are converted to PNG. Captions are UTF-8 `.txt`. A
+second start converts nothing anew, and keeps what a trainer cached beside an image (`.npz`) as long
+as the image and its caption are the same.
 """
 
+import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +18,7 @@ from tenner.dataset.findings import FileNote
 from tenner.dataset.request import DatasetRequest
 from tenner.dataset.workers import WorkerPool, path_field
 from tenner.errors import DatasetError
+from tenner.run_dir import write_json
 
 if TYPE_CHECKING:
     from tenner.dataset.items import ImageItem
@@ -43,27 +48,87 @@ class Copied:
 def make_working_copy(
     images: Sequence["ImageItem"], folder: Path, *, request: DatasetRequest
 ) -> Copied:
-    """Make the tree anew in `folder`. Raises DatasetError where it cannot be written."""
+    """Bring the tree in `folder` up to date. Raises DatasetError where it cannot be written."""
+    paths = [_target(folder, number, image) for number, image in enumerate(images)]
+    both = list(zip(paths, images, strict=True))
+    wanted = {path.relative_to(folder).as_posix(): _content(image, request) for path, image in both}
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        paths = [_target(folder, number, image) for number, image in enumerate(images)]
-        for path, image in zip(paths, images, strict=True):
+        kept = _clear(folder, wanted)
+        for path, image in both:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(image.caption + "\n", encoding="utf-8")
-            if not _needs(image):
+            if not _needs(image) and path not in kept:
                 _link(image.source_path.absolute(), path)
     except OSError as error:
         raise DatasetError(
             f"the working copy of the dataset cannot be written: {error}",
             fix="free disk space, or choose another output_dir",
         ) from error
-    changed = [(path, image) for path, image in zip(paths, images, strict=True) if _needs(image)]
-    _convert(changed, request)
+    changed = [(path, image) for path, image in both if _needs(image)]
+    _convert([each for each in changed if each[0] not in kept], request)
+    write_json(_note(folder), {name: asdict(content) for name, content in wanted.items()})
     mended = tuple(
         FileNote(path=image.source, why=", ".join(WHAT_WAS_DONE[need] for need in _needs(image)))
         for _, image in changed
     )
     return Copied(paths=tuple(paths), mended=mended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What a file of the tree holds: `image` names its pixels and where they are linked from."""
+
+    image: str
+    caption: str
+
+
+def _content(image: "ImageItem", request: DatasetRequest) -> _Content:
+    needs = _needs(image)
+    made = [image.facts.sha256, *needs]
+    made += [str(request.alpha_mask), request.alpha_color] if "alpha" in needs else []
+    made += [] if needs else [path_field(image.source_path.absolute())]
+    return _Content(image=" ".join(made), caption=sha256(image.caption.encode()).hexdigest()[:16])
+
+
+def _clear(folder: Path, wanted: Mapping[str, _Content]) -> set[Path]:
+    """Remove everything that is not wanted as it is; returns the images that stay."""
+    noted = _read_note(_note(folder))
+    _note(folder).unlink(missing_ok=True)  # a killed start leaves a tree without a note
+    same_image = {name for name, each in wanted.items() if _image(noted.get(name)) == each.image}
+    same = {name.rpartition(".")[0] for name in same_image if noted[name] == wanted[name]}
+    kept: set[Path] = set()
+    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif name in same_image and path.exists():
+            kept.add(path)
+        elif not (path.suffix == ".npz" and _stem_of_cache(name) in same):
+            path.unlink()
+    return kept
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-copy.json")
+
+
+def _image(content: _Content | None) -> str | None:
+    return content.image if content else None
+
+
+def _stem_of_cache(name: str) -> str:
+    """`10_cat/00012` of `10_cat/00012_0512x0512_sd.npz`, as sd-scripts names its caches."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file[:5]}"
+
+
+def _read_note(path: Path) -> dict[str, _Content]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _Content(**each) for name, each in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _link(source: Path, path: Path) -> None:

@@ -85,6 +85,22 @@ class FolderStore:
             part.unlink(missing_ok=True)
         sync_directory(target.parent)
 
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        target = self._root / name
+        part = target.with_name(f".{target.name[:200]}.{token_hex(4)}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write_synced(part, content)
+            os.link(part, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _trouble(target, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        sync_directory(target.parent)
+        return True
+
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         try:
             return (self._root / name).read_bytes()

@@ -90,6 +90,10 @@ class HubStore:
             for file, reader in readers:
                 reader.reached(file.size)  # what was there under another name is not read
 
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        text = f"{self.destination}: a Hub repo cannot say whose turn it is on many machines"
+        raise Refused(Problem(text=text, fix="name an s3:// destination or a shared folder too"))
+
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import (

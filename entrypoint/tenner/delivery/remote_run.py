@@ -240,6 +240,25 @@ class RemoteRun:
             limit_seconds,
         )
 
+    def create_file(self, name: str, content: bytes, *, limit_seconds: float | None = None) -> bool:
+        """Write a small file of the run where none of this name is; False where there is one."""
+        whole = f"{self._room}/{name}"
+        return self._ask(
+            lambda store, deadline: self._again(
+                deadline, lambda: store.create(whole, content, deadline)
+            ),
+            limit_seconds,
+        )
+
+    def names(self, under: str, *, limit_seconds: float | None = None) -> tuple[str, ...]:
+        """The run's own files in the folder `under`, by their names in it."""
+        start = f"{self._room}/{under}"
+        found = self._ask(
+            lambda store, deadline: self._again(deadline, lambda: store.names(start, deadline)),
+            limit_seconds,
+        )
+        return tuple(name.removeprefix(f"{start}/") for name in found)
+
     def link(self, name: str) -> str:
         """Where a person opens the file that `put_file` sent, or an empty text."""
         return self._ask(lambda store, deadline: store.link(f"{self._room}/{name}"), None)

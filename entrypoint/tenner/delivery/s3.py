@@ -14,11 +14,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
 from tenner.delivery.manifest import SealedFile, changed_since
-from tenner.delivery.retry import Deadline, Refused
+from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.s3_client import S3Client, call, open_client
 from tenner.delivery.s3_upload import part_bytes_for, send_files
 from tenner.delivery.store import OnBytes
@@ -96,6 +97,16 @@ class S3Store:
         self._sent.update(file.name for file in files)
         send_files(self._client, self.destination, files, deadline, on_bytes)
 
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}
+        try:
+            call(self.destination, deadline, self._client.put_object, **given)
+        except Passing as trouble:
+            if _code_of(trouble.__cause__) == "PreconditionFailed":
+                return False
+            raise
+        return True
+
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         try:
             answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
@@ -153,6 +164,12 @@ class S3Store:
             digest.update(block)
             size += len(block)
         return size, digest.hexdigest()
+
+
+def _code_of(error: BaseException | None) -> str:
+    """The server's own word for an error of the client library."""
+    answer: dict[str, Any] = getattr(error, "response", {})
+    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def etag_agrees(file: SealedFile, etag: str) -> bool:

@@ -38,6 +38,14 @@ class Store(Protocol):
         """Send the files, replacing what has their names. Not yet verified."""
         ...
 
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        """Write a small file where none of this name is. False, and nothing changed, where there
+        is one. Of several at once one alone is told True.
+
+        Raises Refused where the other side has no way to promise that.
+        """
+        ...
+
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         """A small file's content, or None where there is none."""
         ...

@@ -15,7 +15,7 @@ from tenner import __version__
 from tenner.engines.sd_scripts import facts
 from tenner.errors import ExitCode, Problem, TennerError
 from tenner.flags import add_other_flags, add_setting_flags, flag_values
-from tenner.screen import duration, make_screen
+from tenner.screen import Screen, duration, make_screen
 from tenner.secrets import redact_shapes
 from tenner.settings import Request, load_request
 
@@ -153,6 +153,13 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     session.add_argument(
         "--session-hours", metavar="H", help="longest that all jobs together may take"
+    )
+    session.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="hand the jobs to a Ray cluster (auto, host:port), or to all cards of this machine",
     )
     add_setting_flags(parser)
 
@@ -294,7 +301,7 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         "max_cost_usd": parsed.session_cost_usd,
         "max_hours": parsed.session_hours,
     }
-    own = ("jobs", "stop_after", "shortest_first", "session_cost_usd", "session_hours")
+    own = ("jobs", "ray", "stop_after", "shortest_first", "session_cost_usd", "session_hours")
     batch = read_batch(
         Path(parsed.jobs),
         flag_values(parsed, not_settings=(*_NOT_SETTINGS, *own)),
@@ -302,11 +309,15 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         preset=parsed.preset or environ.get("TENNER_PRESET"),
         options={key: value for key, value in said.items() if value is not None},
     )
-    return run_batch(
-        batch,
-        environ,
-        lambda request: make_screen(price_per_hour=request.settings.price_per_hour),
-    )
+
+    def screen_of(request: Request) -> Screen:
+        return make_screen(price_per_hour=request.settings.price_per_hour)
+
+    if parsed.ray:
+        from tenner.cluster.driver import run_on_ray
+
+        return run_on_ray(batch, parsed.ray, environ, screen_of)
+    return run_batch(batch, environ, screen_of)
 
 
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -338,6 +338,7 @@ def _train(life: RunLife, page: LivePage) -> Trained:
 def _deliver(life: RunLife) -> Delivered:
     """The complete set to every destination, verified. Raises DeliveryError, Stopped."""
     stage = life.stage
+    stage.session.fence()
     stage.begin("delivering", ", ".join(map(str, life.destinations)))
     life.courier.hand_over(HURRY_SECONDS)
     life.courier.stop()

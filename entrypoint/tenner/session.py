@@ -36,17 +36,23 @@ def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
     return command
 
 
+def no_fence() -> None:
+    """Nobody else can have this run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """How a run is prepared and its processes are started; where encoded pictures are kept.
 
-    `ends_machine` is False where others follow on the same machine.
+    `ends_machine` is False where others follow on the same machine. `fence` raises where this
+    run is not this machine's any more; asked before the whole set is delivered.
     """
 
     prepare: Prepare = prepare
     launch: Launch = start_anew
     latents: Path | None = None
     ends_machine: bool = True
+    fence: Callable[[], None] = no_fence
 
 
 ALONE = Session()

@@ -22,7 +22,7 @@ from tenner.errors import DeliveryError
 from tenner.secrets import Secrets
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
-SECONDS = 1.5
+SECONDS = 3.0
 
 
 def lease_at(destination: Destination, on_lost: Callable[[str], None] = lambda why: None) -> Lease:

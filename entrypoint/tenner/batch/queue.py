@@ -11,12 +11,11 @@ from pathlib import Path
 
 from tenner.batch.jobs import Batch, BatchOptions
 from tenner.batch.record import JobRecord, new_record, read_records, write_records
-from tenner.batch.shared import SharedDatasets, SharedPreparation, problems_of
+from tenner.batch.shared import SharedDatasets, SharedPreparation, last_loss, problems_of
 from tenner.batch.summary import write_summary
 from tenner.batch.warm import WarmTrainer
 from tenner.cost import price_of
 from tenner.errors import BudgetReached, ExitCode, Stopped, TennerError
-from tenner.event_log import read_event_lines
 from tenner.events import Phase
 from tenner.hosts import end_host, find_host
 from tenner.pipeline import AlreadyDelivered, Outcome, run
@@ -113,7 +112,7 @@ class Queue:
     def run(self, job: Request) -> None:
         """Run one job to whatever end. Raises Stopped where a signal ended it."""
         record = self.record(job)
-        allowed = _within(job, self.batch.options, list(self.records.values()))
+        allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:
             text = "nothing is left of the budget of all jobs"
             self.note(replace(record, state="budget", exit_code=ExitCode.BUDGET, problems=(text,)))
@@ -246,7 +245,7 @@ def _place(job: Request) -> RunDir:
     return RunDir(Path(job.settings.output_dir).expanduser() / job.settings.output_name)
 
 
-def _within(job: Request, options: BatchOptions, records: Sequence[JobRecord]) -> Request | None:
+def within(job: Request, options: BatchOptions, records: Sequence[JobRecord]) -> Request | None:
     """The job held to what is left for all jobs; None where that is nothing."""
     settings, changed = job.settings, dict[str, float]()
     if options.max_cost_usd is not None:
@@ -287,7 +286,7 @@ def _spent(
 ) -> JobRecord:
     """The record with this start's time and money, and how far the training got."""
     place = _place(job)
-    loss, step = last_loss(place)
+    loss, step = last_loss(place.events)
     gpu = preparation.gpu_name(job)
     price = price_of(
         asked=job.settings.price_per_hour, gpu_name=gpu, num_gpus=job.settings.num_processes
@@ -302,12 +301,3 @@ def _spent(
         loss=loss,
         steps=max(step, record.steps),
     )
-
-
-def last_loss(place: RunDir) -> tuple[float | None, int]:
-    """The last mean loss that a run told, and its last step."""
-    loss, last = None, 0
-    for line in read_event_lines(place.events):
-        if line.get("event") == "step":
-            loss, last = line.get("loss_avg", loss), int(line.get("step", last))
-    return loss, last

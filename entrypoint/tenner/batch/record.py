@@ -34,6 +34,8 @@ class JobRecord:
     num_steps: int = 0
     loss: float | None = None
     destinations: tuple[str, ...] = ()
+    node: str = ""
+    """Where it ran last, where that was another machine."""
     swept: dict[str, Any] | None = None
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from tenner.cost import Price
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.errors import DatasetError, TennerError
+from tenner.event_log import read_event_lines
 from tenner.preparation import Inspect, OnBytes, OnImage, Prepared, prepare
 from tenner.settings import Request
 
@@ -86,6 +87,15 @@ class SharedPreparation:
         """The card that a job was planned for; empty where that is a CPU or not known."""
         found = self._found.get((request.settings.output_dir, request.settings.output_name))
         return (found.plan.gpu or "") if found else ""
+
+
+def last_loss(events: Path) -> tuple[float | None, int]:
+    """The last mean loss that a run told in its log of events, and its last step."""
+    loss, last = None, 0
+    for line in read_event_lines(events):
+        if line.get("event") == "step":
+            loss, last = line.get("loss_avg", loss), int(line.get("step", last))
+    return loss, last
 
 
 def problems_of(error: TennerError) -> tuple[str, ...]:

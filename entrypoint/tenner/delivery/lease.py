@@ -30,6 +30,8 @@ _OWN_SHARE = 0.7
 """Part of the lease that its holder counts on; the rest is for clocks that run unevenly."""
 _BEATS = 5
 """Times that a holder writes in the time it counts on."""
+_ASK_SECONDS = 60.0
+"""How long a destination is given to answer where nobody's turn depends on it."""
 _ROOM = "lease"
 
 
@@ -92,7 +94,7 @@ class Lease:
         asked = now()
         content = self._content()
         name = _name(newest + 1)
-        created = self.remote.create_file(name, content, limit_seconds=self.seconds)
+        created = self.remote.create_file(name, content, limit_seconds=_ASK_SECONDS)
         # Where an answer was lost, a second try finds the file that the first one made.
         if not created and self._read(newest + 1) != content:
             return False
@@ -124,7 +126,7 @@ class Lease:
 
     def _prove(self) -> None:
         """Raises DeliveryError where the destination lets a name be created twice."""
-        again = self.remote.create_file(_name(self.generation), b"{}", limit_seconds=self.seconds)
+        again = self.remote.create_file(_name(self.generation), b"{}", limit_seconds=_ASK_SECONDS)
         if again:
             raise DeliveryError(
                 f"{self.remote.destination} does not keep conditions (If-None-Match): it cannot"
@@ -174,10 +176,10 @@ class Lease:
             self.remote.put_file(_name(self.generation), path, limit_seconds=limit_seconds)
 
     def _read(self, generation: int) -> bytes | None:
-        return self.remote.get_file(_name(generation), limit_seconds=self.seconds)
+        return self.remote.get_file(_name(generation), limit_seconds=_ASK_SECONDS)
 
     def _newest(self, *, limit_seconds: float | None = None) -> int:
-        names = self.remote.names(_ROOM, limit_seconds=limit_seconds or self.seconds)
+        names = self.remote.names(_ROOM, limit_seconds=limit_seconds or _ASK_SECONDS)
         return max((int(stem) for stem in map(_stem, names) if stem.isdigit()), default=0)
 
     def __enter__(self) -> Self:
@@ -196,7 +198,7 @@ class Lease:
         if not self._threads or now() > self._valid_until:
             return
         try:
-            self._put(self._content(given_back=True), limit_seconds=self.seconds)
+            self._put(self._content(given_back=True), limit_seconds=_ASK_SECONDS)
         except DeliveryError:
             return  # it is over by itself soon
 

@@ -18,6 +18,7 @@ from safetensors import safe_open
 sys.path.insert(0, str(Path(__file__).parents[1] / "machine"))
 
 from fake_smi import install_smi
+from fake_torch import install_torch
 
 from tenner.tiny import concept_dir
 
@@ -113,7 +114,10 @@ class StandIn(Machine):
             shutil.copy(trainer, scripts / name)
         python = programs / "python"
         # Asked what it lacks of sd-scripts' modules it lacks none; anything else is run.
-        answers = 'case "$2" in *find_spec*) echo; exit 0;; esac'
+        modules = install_torch(folder / "modules")["PYTHONPATH"]
+        answers = 'case "$2" in *find_spec*) echo; exit 0;;\n'
+        # The trial of the card finds a torch that computes on it.
+        answers += f'*try_torch*) export PYTHONPATH="{modules}";; esac'
         python.write_text(f'#!/bin/sh\n{answers}\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
         described = {"name": card, "memory.total": 24564, "memory.free": 24000}

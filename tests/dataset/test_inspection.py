@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pillow_heif
 import pytest
+from hostile import write_hostile_tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture, write_set
 from PIL import Image, ImageCms
 
+from bench.dataset_hostile import account
 from tenner.dataset import DatasetRequest, SubsetRequest, decode, engine_items, inspect_dataset
 from tenner.dataset.facts import ImageFacts, Unreadable
 from tenner.dataset.items import spread_regularisation
@@ -272,6 +274,16 @@ def test_a_second_start_converts_nothing_and_keeps_caches_of_what_is_the_same(tm
     assert not list(fewer.train_dir.rglob("*.npz"))
     recolored = inspect_dataset(request(source, num_repeats=3), tmp_path / "work")
     assert all(image.path.exists() for image in recolored.images)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_hostile_corpus_is_accounted_for(tmp_path, seed):
+    """A short run of bench/dataset_hostile.py, which feeds ten thousand files."""
+    (tmp_path / "tree").mkdir()
+    assert write_hostile_tree(tmp_path / "tree", 120, seed) > 60
+    ends = account(tmp_path / "tree", tmp_path / "work")
+    assert ends["left out and named"] > 0
+    assert ends["trees trained on"] == (seed == 1)
 
 
 NAMES = st.sampled_from(

@@ -58,6 +58,17 @@ class EpochEnd(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validated(Event):
+    """The mean loss on held-out images, at noise and timesteps that are the same each time."""
+
+    event: ClassVar[str] = "validation"
+    step: int
+    epoch: int
+    loss: float
+    num_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint(Event):
     """LoRA weights were written, whole, at `path`. `final` marks the end of the training."""
 
@@ -126,7 +137,19 @@ class Done(Event):
 
 _KINDS: dict[str, type[Event]] = {
     kind.event: kind
-    for kind in (Phase, Step, EpochEnd, Checkpoint, StateSaved, Drew, Sent, Warned, Failed, Done)
+    for kind in (
+        Phase,
+        Step,
+        EpochEnd,
+        Validated,
+        Checkpoint,
+        StateSaved,
+        Drew,
+        Sent,
+        Warned,
+        Failed,
+        Done,
+    )
 }
 
 

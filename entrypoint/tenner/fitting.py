@@ -76,6 +76,7 @@ def _engine(prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None)
             place,
             prepared.engine,
             items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
+            held_out=train_items(replace(prepared.dataset, images=prepared.dataset.held_out)),
             tokenizers=tokenizers_for(prepared, place),
             latents=latents,
             cpus=cpus,

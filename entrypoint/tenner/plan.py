@@ -99,6 +99,7 @@ def plan_run(
         "attention": shape.attention,
         "max_data_loader_n_workers": shape.num_workers,
         "optimizer_type": optimizer_type,
+        "validation_split": settings.validation_split or None,
         "lr_warmup_steps": warmup,
         "unet_lr": settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
         "text_encoder_lr": settings.text_encoder_lr or (settings.learning_rate / 2,),

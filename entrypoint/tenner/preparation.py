@@ -41,6 +41,7 @@ OnBytes = Callable[[int, int | None], None]
 Inspect = Callable[[DatasetRequest, Path, OnImage, OnBytes | None], Dataset]
 """As `tenner.dataset.inspect_dataset`."""
 
+_FEWEST_IMAGES = 20  # what the guide wants for the simplest concept
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
 
@@ -93,6 +94,9 @@ def prepare(
         on_stage("dataset", settings.dataset)
         resolution = settings.resolution or (base.resolution, base.resolution)
         asked = dataset_request(request, base, resolution, environ)
+        if engine.name == "diffusers":  # sd-scripts holds images out by itself
+            share, seed = settings.validation_split, settings.seed
+            asked = replace(asked, validation_split=share, validation_seed=seed)
         dataset = inspect(asked, workdir, on_image, on_bytes)
 
         def decide(broken: Mapping[str, str]) -> Plan:
@@ -341,7 +345,17 @@ def notices(
 ) -> tuple[Problem, ...]:
     """Warnings and notes of all parts, in the order of the run."""
     cards = machine.problems if device == "cuda" else ()
-    return (*request.notices, *cards, *base.notices, *engine.notices, *dataset.problems)
+    found = (*request.notices, *cards, *base.notices, *engine.notices, *dataset.problems)
+    left = sum(not image.is_reg for image in dataset.images)
+    if not dataset.held_out or left >= _FEWEST_IMAGES:
+        return found
+    small = Problem(
+        text=f"{len(dataset.held_out)} of {left + len(dataset.held_out)} images are held out, and"
+        f" {left} left to learn from: so few mislead, and the training wants them",
+        fix="leave validation_split out",
+        level="warning",
+    )
+    return (*found, small)
 
 
 def num_cpus(machine: Machine) -> int:

@@ -98,6 +98,11 @@ def dataset_facts(prepared: Prepared) -> DatasetFacts:
         facts=(
             Pair(name="images seen in an epoch", value=str(dataset.num_image_passes)),
             Pair(name="buckets", value=shapes),
+            *(
+                (Pair(name="held out", value=str(len(dataset.held_out))),)
+                if dataset.held_out
+                else ()
+            ),
             Pair(name="left out", value=str(len(dataset.left_out))),
             Pair(name="mended", value=str(len(dataset.mended))),
         ),

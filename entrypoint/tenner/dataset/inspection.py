@@ -48,10 +48,11 @@ def inspect_dataset(
     copied_reg = make_working_copy(reg, workdir / "reg", request=request) if reg else None
     paths = [*copied.paths, *(copied_reg.paths if copied_reg else ())]
     items = [replace(image, path=path) for image, path in zip((*train, *reg), paths, strict=True)]
+    kept, held_out = hold_out(items, request.validation_split, request.validation_seed)
     mended = [note for source in sources for note in source.mended]
     mended += [*copied.mended, *(copied_reg.mended if copied_reg else ())]
     return Dataset(
-        images=spread_regularisation(items),
+        images=spread_regularisation(kept),
         buckets=buckets,
         trigger=request.trigger or common_trigger(sources),
         train_dir=workdir / "train",
@@ -61,6 +62,7 @@ def inspect_dataset(
         mended=tuple(mended),
         num_captions=sum(source.num_captions for source in sources),
         content_hash=content_hash(items),
+        held_out=held_out,
     )
 
 
@@ -160,6 +162,23 @@ def common_trigger(sources: Sequence[Source]) -> str:
     """The word that calls the concept, where the training trees agree on one."""
     words = {source.trigger for source in sources if not source.is_reg}
     return words.pop() if len(words) == 1 else ""
+
+
+def hold_out(
+    items: Sequence[ImageItem], share: float, seed: int
+) -> tuple[tuple[ImageItem, ...], tuple[ImageItem, ...]]:
+    """The images to train on, and those kept from it: `share` of the training images, at least one
+    where it is not 0, never all. Which, is drawn from their content, not from their order."""
+    train = [item for item in items if not item.is_reg]
+    count = min(len(train) - 1, max(1, round(share * len(train)))) if share > 0 else 0
+
+    def drawn(item: ImageItem) -> str:
+        name = f"{seed} {item.facts.sha256} {item.source}"
+        return sha256(name.encode(errors="surrogateescape")).hexdigest()
+
+    chosen = {id(item) for item in sorted(train, key=drawn)[: max(0, count)]}
+    kept = tuple(item for item in items if id(item) not in chosen)
+    return kept, tuple(item for item in items if id(item) in chosen)
 
 
 def content_hash(items: Sequence[ImageItem]) -> str:

@@ -49,6 +49,8 @@ class Dataset:
     mended: tuple[FileNote, ...]
     num_captions: int
     content_hash: str
+    held_out: tuple[ImageItem, ...] = ()
+    """Training images that are kept from the training, to see the loss on them."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:

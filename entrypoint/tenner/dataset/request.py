@@ -42,6 +42,7 @@ class DatasetRequest:
     `alpha_color`: RGB hex behind transparent pixels; `alpha_mask` keeps the alpha instead, for a
     masked loss.
     `sha256`: of the archive, checked where given.
+    `validation_split`: share of the training images that is held out, chosen by `validation_seed`.
     `max_bytes`: neither the download nor what is unpacked may be larger.
     """
 
@@ -69,5 +70,7 @@ class DatasetRequest:
     max_bytes: int = 50 * 1024**3
     cache_dir: Path | None = None
     skip: tuple[Path, ...] = ()
+    validation_split: float = 0.0
+    validation_seed: int = 0
     num_workers: int | None = None
     image_timeout_seconds: float = 120.0

@@ -47,6 +47,7 @@ def own_engine(
     chosen: ChosenEngine,
     *,
     items: Sequence[TrainItem],
+    held_out: Sequence[TrainItem] = (),
     tokenizers: Path | None,
     latents: Path | None = None,
     cpus: int,
@@ -57,6 +58,7 @@ def own_engine(
     where encoded pictures are kept, for other runs too.
     """
     job = train_job(plan, place, items=items, num_threads=cpus if plan.device == "cpu" else None)
+    job = replace(job, validation_items=tuple(held_out))
     if latents:
         job = replace(job, cache_dir=str(latents.absolute()))
     if tokenizers:

@@ -53,6 +53,8 @@ class LossCurve:
         default_factory=dict[str, Sequence[float]]
     )
     epoch_ends: Sequence[int] = ()
+    validation: Sequence[tuple[int, float]] = ()
+    """Steps, and the loss on held-out images after each."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.steps), len(self.losses), *map(len, self.learning_rates.values())}

@@ -64,6 +64,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "reading": reading,
         "groups": [_laid_out(each) for each in facts.sample_sets],
         "compared": compared,
+        "lowest_validation": min(facts.curve.validation, key=lambda each: each[1], default=None),
         "pictures": pictures.inline_all([*_pictures(facts), *_again(compared)]),
         "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
         "next_steps": next_steps(facts, reading),

@@ -52,6 +52,8 @@ class Plot:
     y_ticks: tuple[Tick, ...]
     x_ticks: tuple[Tick, ...]
     epochs: tuple[Tick, ...]
+    validation: tuple[tuple[float, float], ...]
+    """Where the loss on held-out images stands."""
     rates: tuple[RateLine, ...]
     rate_height: float
     rate_top: str
@@ -71,7 +73,7 @@ def plot_curve(curve: LossCurve) -> Plot | None:
     losses = [loss for _, loss in points]
     smoothed = smooth(losses, smoothing_weight(len(points)))
     columns = _columns(len(points))
-    low, high = _limits(losses, smoothed, columns)
+    low, high = _limits(losses, smoothed, columns, [loss for _, loss in curve.validation])
     span = max(1, steps[-1] - steps[0])
 
     def x(step: float) -> float:
@@ -102,6 +104,7 @@ def plot_curve(curve: LossCurve) -> Plot | None:
             for value in nice_ticks(steps[0], steps[-1], 6)
             if value == int(value)
         ),
+        validation=tuple((x(step), y(loss)) for step, loss in curve.validation),
         epochs=_epochs(curve.epoch_ends, steps, x),
         rates=rates,
         rate_height=RATE_HEIGHT,
@@ -142,11 +145,16 @@ def _columns(num_points: int, at_most: int = MAX_POINTS) -> list[tuple[int, int]
 
 
 def _limits(
-    losses: Sequence[float], smoothed: Sequence[float], columns: Sequence[tuple[int, int]]
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    columns: Sequence[tuple[int, int]],
+    validation: Sequence[float],
 ) -> tuple[float, float]:
     ordered = sorted(losses)
-    low = min(ordered[len(ordered) // 50], *(smoothed[end - 1] for _, end in columns))
-    high = max(ordered[-1 - len(ordered) // 50], *(smoothed[end - 1] for _, end in columns))
+    low = min(ordered[len(ordered) // 50], *validation, *(smoothed[end - 1] for _, end in columns))
+    high = max(
+        ordered[-1 - len(ordered) // 50], *validation, *(smoothed[end - 1] for _, end in columns)
+    )
     room = (high - low or abs(high) or 1.0) * 0.06
     return max(0.0, low - room) if low >= 0 else low - room, high + room
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tenner.events import EpochEnd, Event, Phase, Step, Warned, event_of
+from tenner.events import EpochEnd, Event, Phase, Step, Validated, Warned, event_of
 from tenner.report.facts import LossCurve, Notice
 
 MAX_WARNINGS = 40
@@ -32,6 +32,7 @@ class Story:
     rates: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """A series for each part that is trained, as long as `steps`."""
     epoch_ends: dict[int, int] = field(default_factory=dict[int, int])
+    validation: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     warnings: dict[str, str] = field(default_factory=dict[str, str])
     last: Step | None = None
     phase: str = ""
@@ -57,6 +58,9 @@ class Story:
                 self._step(event)
             case EpochEnd(epoch=epoch):
                 self.epoch_ends[epoch] = self.steps[-1] if self.steps else 0
+            case Validated(step=step, loss=loss):
+                self.validation = [each for each in self.validation if each[0] < step]
+                self.validation.append((step, loss))
             case Warned(text=text, fix=fix):
                 self.warnings.pop(text, None)
                 self.warnings[text] = fix
@@ -107,4 +111,5 @@ class Story:
             losses=list(self.losses),
             learning_rates={name: list(self.rates[name]) for name in sorted(self.rates)},
             epoch_ends=sorted(set(self.epoch_ends.values())),
+            validation=[each for each in self.validation if math.isfinite(each[1])],
         )

@@ -173,6 +173,10 @@ class TrainingSettings(BaseModel):
     """How many times the whole dataset is seen; 10 unless max_train_steps is set."""
     max_train_steps: Count | None = None
     """Optimizer steps, instead of epochs."""
+    validation_split: Share = Field(0.0, lt=1)
+    """Hold this share of the images out of the training, and tell the loss on them after each
+    epoch, at noise and timesteps that stay the same. A few images mislead: leave small sets
+    whole."""
     stop_when: Literal["never", "settled", "rising"] = "never"
     """End early, after the next epoch, when the loss has settled or rises again at the end of two
     epochs in a row. A loss says little of a LoRA: look at the samples before you use this."""

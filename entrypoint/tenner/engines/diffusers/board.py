@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.engines.diffusers.tell import Teller
-from tenner.events import EpochEnd, Event, Step, Warned
+from tenner.events import EpochEnd, Event, Step, Validated, Warned
 
 
 @contextlib.contextmanager
@@ -58,6 +58,8 @@ class Board:
                     self._add(f"lr/{name}", rate)
             case EpochEnd():
                 self._writer.add_scalar("loss/epoch_average", event.loss_avg, event.epoch)
+            case Validated():
+                self._writer.add_scalar("loss/validation", event.loss, event.step)
             case _:
                 pass
 

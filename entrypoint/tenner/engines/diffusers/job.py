@@ -67,6 +67,9 @@ class TrainJob:
 
     # The data
     items: tuple[TrainItem, ...]
+    validation_items: tuple[TrainItem, ...] = ()
+    """Pictures that are not trained on: the loss on them is told after epochs."""
+    validate_every_n_epochs: int = 1
     resolution: tuple[int, int] = (512, 512)
     cache_dir: str | None = None
     """Latents are always cached in memory; also in this folder where it is given."""
@@ -181,7 +184,8 @@ class TrainJob:
         values = cast("dict[str, Any]", found)
         if values.pop("format", None) != JOB_FORMAT:
             raise ValueError(f"not a job of format {JOB_FORMAT}")
-        values["items"] = tuple(_item(each) for each in values.get("items", ()))
+        for name in ("items", "validation_items"):
+            values[name] = tuple(_item(each) for each in values.get(name, ()))
         if values.get("text_encoder_lr") is not None:
             values["text_encoder_lr"] = tuple(values["text_encoder_lr"])
         values["resolution"] = _pair(values.get("resolution", (512, 512)))

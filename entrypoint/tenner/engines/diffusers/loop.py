@@ -26,7 +26,8 @@ from tenner.engines.diffusers.state import Progress, drop_old_states, load_state
 from tenner.engines.diffusers.tell import Losses, Teller
 from tenner.engines.diffusers.text import CaptionCache
 from tenner.engines.diffusers.update import Updater
-from tenner.events import Checkpoint, Phase, StateSaved
+from tenner.engines.diffusers.validation import Validation
+from tenner.events import Checkpoint, Phase, StateSaved, Validated
 
 _SIZE_EMBEDDING = 256
 # Steps between looking at the other processes' stop flags.
@@ -82,6 +83,7 @@ class Trainer:
         self._schedule = schedule
         self._processes = processes
         self._tell = tell
+        self.validation: Validation | None = None
         self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
         self._captions = None if network.trains_text else CaptionCache(network.texts)
         self._losses = Losses(tell, schedule, job.max_nonfinite_steps)
@@ -111,6 +113,7 @@ class Trainer:
                 self._compiling_step()
             else:
                 self._one_step()
+            self._validate()
             stopping = self._stops(stop)
             self._save_what_is_due(stopping)
             if stopping and self._step < self._schedule.num_steps:
@@ -164,11 +167,32 @@ class Trainer:
         self._losses.add(self._step, loss, rates, sum(len(batch) for _, batch in batches))
 
     def _loss(self, samples: _Samples) -> Tensor:
-        context, pooled = self._text_of(samples.captions)
-        added = None if pooled is None else self._added(pooled, samples.sizes)
-        answer = self._network.unet(samples.noisy, samples.timesteps, context, added)
+        answer = self._answer(samples.noisy, samples.timesteps, samples.captions, samples.sizes)
         error = (answer.float() - samples.target).square().mean(dim=(1, 2, 3))
         return (error * samples.share).sum()
+
+    def _answer(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        captions: Sequence[str],
+        sizes: Sequence[tuple[int, ...]],
+    ) -> Tensor:
+        context, pooled = self._text_of(captions)
+        added = None if pooled is None else self._added(pooled, sizes)
+        return self._network.unet(noisy, timesteps, context, added)
+
+    def _validate(self) -> None:
+        """The loss on held-out pictures, where an epoch has just ended and it is due."""
+        epoch, rest = divmod(self._step, self._schedule.steps_per_epoch)
+        ended = rest == 0 or self._step == self._schedule.num_steps
+        due = _due(epoch, self._job.validate_every_n_epochs) or rest != 0
+        if self.validation is None or not ended or not due or not self._processes.is_main:
+            return
+        self._losses.flush()
+        loss = self.validation.loss(self._answer)
+        number = len(self._job.validation_items)
+        self._tell(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
 
     def _text_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         encoder = self._network.texts if self._captions is None else self._captions

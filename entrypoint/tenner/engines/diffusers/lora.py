@@ -135,6 +135,8 @@ class LoraBank:
         """Whether the next backward pass overwrites the sinks instead of adding to them."""
         self.num_samples = 1
         """Pictures in the present pass; rank dropout draws for each."""
+        self.evaluating = False
+        """Nothing is dropped while the network is only looked at."""
 
     def add(self, segment: str, specs: tuple[LoraSpec, ...]) -> LoraSite:
         """A site for `specs`, which must have equal ranks and inputs."""

@@ -54,9 +54,15 @@ class NoiseSchedule:
         high = min(job.max_timestep, len(self.alphas))
         timestep = int(torch.randint(job.min_timestep, high, (1,), generator=draw))
         noise = _noise(job, latents, draw)
+        return self.question(latents, noise, timestep, seen=_perturbed(job, noise, draw))
+
+    def question(
+        self, latents: Tensor, noise: Tensor, timestep: int, seen: Tensor | None = None
+    ) -> Question:
+        """`latents` under `noise`; the model sees `seen` in its place where that differs."""
         alpha = self.alphas[timestep]
         signal, sigma = alpha.sqrt(), (1.0 - alpha).sqrt()
-        noisy = signal * latents + sigma * _perturbed(job, noise, draw)
+        noisy = signal * latents + sigma * (noise if seen is None else seen)
         target = signal * noise - sigma * latents if self.predicts_velocity else noise
         return Question(noisy, target, timestep, self.weight(timestep))
 

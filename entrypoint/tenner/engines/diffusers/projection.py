@@ -49,7 +49,9 @@ def plain_lora(x: Tensor, projection: Projection) -> Tensor:
     site = projection.site
     y = functional.linear(x, projection.weight, projection.bias)
     assert site is not None
-    inner_chance, rank_chance, module_chance = projection.dropouts
+    evaluating = site.bank.evaluating
+    chances = (0.0, 0.0, 0.0) if evaluating else projection.dropouts
+    inner_chance, rank_chance, module_chance = chances
     if module_chance and float(torch.rand(())) < module_chance:
         return y
     inner = functional.linear(x, site.down.flatten(1))

@@ -7,6 +7,7 @@ needs the least memory: the VAE first and gone again, then U-Net and text encode
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from tenner.engines.diffusers.optimizers import OptimizerError
 from tenner.engines.diffusers.processes import Processes, join_processes
 from tenner.engines.diffusers.state import BrokenStateError
 from tenner.engines.diffusers.tell import NotFiniteError, Teller
+from tenner.engines.diffusers.validation import Validation
 from tenner.events import Done, Failed, FailureKind, Phase
 
 
@@ -63,11 +65,17 @@ def _train(job: TrainJob, processes: Processes, tell: Teller, kept: KeptBase | N
     schedule = schedule_of(job, processes.count)
     tell(Phase(name="loading", detail="the base model"))
     base = load_base(job)
-    latents = _encode(job, base, processes, tell)
+    everything = replace(job, items=(*job.items, *job.validation_items))
+    latents = _encode(everything, base, processes, tell)
     network = build_network(job, base, processes.device, kept)
     noise = NoiseSchedule(job, base.scheduler)
     del base
     trainer = Trainer(job, network, noise, latents, schedule, processes, tell)
+    if job.validation_items:
+        views = [
+            latents.pick(len(job.items) + each, 0) for each in range(len(job.validation_items))
+        ]
+        trainer.validation = Validation(job, network, noise, views)
     if job.resume:
         trainer.resume(Path(job.resume))
     tell(Phase(name="training", done=trainer.step, total=schedule.num_steps))

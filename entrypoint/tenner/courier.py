@@ -229,6 +229,8 @@ class Line:
         return time.monotonic() + 1.5 * parcel.num_bytes / speed < self._hurry_until
 
     def _send(self, parcel: Parcel) -> None:
+        if parcel.is_state and self._sends_notes:
+            self._send_notes()  # a state is never seen without what led to it
         num_bytes, started = parcel.num_bytes, time.monotonic()
         if parcel.is_state:
             self.remote.put_state(parcel.path, parcel.step)

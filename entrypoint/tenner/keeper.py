@@ -11,6 +11,8 @@ from tenner.errors import Problem
 from tenner.events import Checkpoint, Event, Failed, StateSaved, Step, Warned
 from tenner.guards import Verdict
 from tenner.ledger import Finished, Ledger, LedgerBook, SavedFile
+from tenner.run_dir import RunDir
+from tenner.training import states
 from tenner.weights import inspect_weights
 
 NOTE_EVERY_SECONDS = 60.0
@@ -21,6 +23,7 @@ NOTE_EVERY_SECONDS = 60.0
 class Keeper:
     """A guard that hears of files. `cost_usd` prices a life's seconds, None where unknown."""
 
+    place: RunDir
     book: LedgerBook
     courier: Courier
     started: float
@@ -63,7 +66,8 @@ class Keeper:
         try:
             found = inspect_weights(path)
             if isinstance(found, Problem):
-                return _not_good(event, found)
+                self._put_bad_states_aside()
+                return _not_good(f"the weights of step {event.step}", found)
             size, sha256 = hash_file(path)
         except OSError as error:
             return Verdict(event=Warned(text=f"{path} cannot be read: {error.strerror or error}"))
@@ -83,6 +87,10 @@ class Keeper:
         return verdict
 
     def _state(self, event: StateSaved) -> Verdict | None:
+        weights = Path(event.path) / "model.safetensors"
+        if weights.is_file() and isinstance(found := inspect_weights(weights), Problem):
+            Path(event.path).rename(Path(event.path).with_name(f"not-finite-{event.step:08d}"))
+            return _not_good(f"the state of step {event.step}", found)
         self.step = max(self.step, event.step)
         verdict = self._change(lambda ledger: replace(ledger, state_step=event.step)) or self.note()
         try:
@@ -91,6 +99,14 @@ class Keeper:
             text = f"the state of step {event.step} is not sent: {error.strerror or error}"
             return Verdict(event=Warned(text=text))
         return verdict
+
+    def _put_bad_states_aside(self) -> None:
+        """What was saved after the last good weights would only go on with the bad ones."""
+        good = max((file.step for file in self.book.now.checkpoints), default=0)
+        for state in states(self.place):
+            step = int(state.name.rpartition("-")[2])
+            if step > good:
+                state.rename(state.with_name(f"not-finite-{step:08d}"))
 
     def _change(self, how: Callable[[Ledger], Ledger]) -> Verdict | None:
         """A ledger that cannot be written is said once; the training is worth more."""
@@ -104,7 +120,7 @@ class Keeper:
         return None
 
 
-def _not_good(event: Checkpoint, problem: Problem) -> Verdict:
+def _not_good(what: str, problem: Problem) -> Verdict:
     """Weights that are no numbers stay no numbers: the engine is ended, the file is not sent."""
-    text = f"the weights of step {event.step} are not good: {problem.text}"
+    text = f"{what} are not good: {problem.text}"
     return Verdict(event=Failed(kind="nan", text=text, fix=problem.fix), end="now", reason="nan")

@@ -252,7 +252,9 @@ def begin_life(
         for number, remote in enumerate(remotes)
     ]
     courier = Courier(place=place, lines=lines)
-    keeper = Keeper(book=book, courier=courier, started=stage.started, cost_usd=budget.cost_usd)
+    keeper = Keeper(
+        place=place, book=book, courier=courier, started=stage.started, cost_usd=budget.cost_usd
+    )
     return RunLife(
         prepared=prepared,
         place=place,

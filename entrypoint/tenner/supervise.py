@@ -21,6 +21,7 @@ from typing import BinaryIO
 from tenner.engines import Command, ReadLine
 from tenner.events import Event, Failed
 from tenner.guards import Guard, Guards, Verdict
+from tenner.leash import leashed
 
 _MAX_LINE_BYTES = 65_536
 _LOOK_SECONDS = 0.9
@@ -150,10 +151,11 @@ def follow(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
+    surroundings = {**environ, **command.env}
     with log.open("ab") as log_file:
         process = subprocess.Popen(
-            command.argv,
-            env={**environ, **command.env},
+            leashed(command.argv, surroundings),
+            env=surroundings,
             cwd=command.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -54,9 +54,9 @@ def write_weights(path: Path, value: float = 0.5) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
 
 
-def write_state(folder: Path) -> None:
+def write_state(folder: Path, value: float = 0.5) -> None:
     folder.mkdir(parents=True)
-    write_weights(folder / "model.safetensors")
+    write_weights(folder / "model.safetensors", value)
     for name in ("optimizer.bin", "scheduler.bin"):
         with zipfile.ZipFile(folder / name, "w") as out:
             out.writestr("data.pkl", b"x")
@@ -75,7 +75,8 @@ def record(text: str) -> None:
 def main() -> None:
     told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
     out, name = Path(told["output_dir"]), told["output_name"]
-    steps, every = int(told["max_train_steps"]), int(told.get("save_every_n_steps", 0))
+    steps = int(told["max_train_steps"]) - int(told.get("initial_step", 0))
+    every = int(told.get("save_every_n_steps", 0))
     say(f"\nSTARTED {json.dumps(told)}\n")
     if ending == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -103,7 +104,7 @@ def main() -> None:
             say(f"\nsaving checkpoint: {out}/{stem}.safetensors\n")
             write_weights(out / f"{stem}.safetensors", float("nan") if is_nan else step)
             record(f"saving state at step {step}")
-            write_state(out / f"{stem}-state")
+            write_state(out / f"{stem}-state", float("nan") if is_nan else step)
             record(f"Random states saved in {out}/{stem}-state/random_states_0.pkl")
             record("")
         if ending == "killed" and step == at:
@@ -115,7 +116,7 @@ def main() -> None:
             sys.exit(1)
     if ending != "no_file":
         record("saving last state.")
-        write_state(out / f"{name}-state")
+        write_state(out / f"{name}-state", float("nan") if ending == "nan" else 0.5)
         record(f"Random states saved in {out}/{name}-state/random_states_0.pkl")
         say(f"\nsaving checkpoint: {out}/{name}.safetensors\n")
         write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -129,3 +130,33 @@ def test_a_signal_before_the_start_stops_the_program_too(tmp_path: Path) -> None
     stop = StopRequest(signal=signal.SIGTERM, times=1, asked_at=time.monotonic())
     ending, _ = run(tmp_path, "import time; time.sleep(60)", stop)
     assert ending.returncode == -signal.SIGTERM
+
+
+def test_a_program_does_not_outlive_one_that_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    child = (
+        f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()));"
+    )
+    follower = (
+        "import os, sys, pathlib\n"
+        "from tenner.engines import Command\n"
+        "from tenner.supervise import StopRequest, follow\n"
+        f"command = Command(argv=(sys.executable, '-c', {child + 'time.sleep(60)'!r}))\n"
+        "follow(command, read=lambda line: None, on_event=print, environ=dict(os.environ),\n"
+        f"  log=pathlib.Path({str(tmp_path / 'log')!r}), stop=StopRequest(), grace_seconds=1)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", follower])
+    for _ in range(500):
+        if pid_file.is_file() and pid_file.read_text():
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    pid = int(pid_file.read_text())
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child still runs")

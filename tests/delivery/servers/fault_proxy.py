@@ -1,5 +1,6 @@
 """A proxy on loopback that spoils chosen requests: errors, cuts, silence, sizes that lie."""
 
+import contextlib
 import http.client
 import socket
 import threading
@@ -108,6 +109,10 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
+
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # a client that was killed
+                super().handle()
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
 

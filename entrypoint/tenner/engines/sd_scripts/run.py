@@ -1,5 +1,6 @@
 """One run with sd-scripts, life after life: its commands, its events, its files in their place."""
 
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,8 @@ class SdScriptsRun:
         first_step = state_step(state) if state else 0
         life = self.job.life(first_step)
         self._life_dir = self.place.path / "sd-scripts" / f"from-step-{first_step:08d}"
-        self._life_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._life_dir, ignore_errors=True)  # what a cut life left half
+        self._life_dir.mkdir(parents=True)
         paths = replace(self.job.paths, output_dir=self._life_dir)
         job = replace(self.job, paths=paths)
         self._reader = LogReader(self._output(job, first_step))

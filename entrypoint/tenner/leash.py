@@ -1,0 +1,31 @@
+"""A child that does not outlive this program, even where it is killed without a word.
+
+An engine whose program is gone would go on writing into the run's directory, beside the engine of
+the next start. On Linux the kernel ends it: the child asks for that itself, and then becomes the
+program that was to be started.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+_ASK = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, kept across execve
+    "parent, program = int(sys.argv[1]), sys.argv[2]\n"
+    "os.getppid() == parent or sys.exit(1)\n"  # it died before the kernel was asked
+    "os.execv(program, sys.argv[2:])\n"
+)
+
+
+def leashed(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """`argv` as a command that ends with this program. Raises FileNotFoundError."""
+    program = shutil.which(argv[0], path=environ.get("PATH"))
+    if program is None:
+        raise FileNotFoundError(2, "no such program", argv[0])
+    if not sys.platform.startswith("linux"):
+        return list(argv)
+    # Isolated and without site-packages: nothing of the child's environment has a say in it.
+    here = os.path.abspath(program)  # noqa: PTH100  links stay as they are: venvs live by them
+    return [sys.executable, "-I", "-S", "-c", _ASK, str(os.getpid()), here, *argv[1:]]

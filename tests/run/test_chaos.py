@@ -1,0 +1,12 @@
+"""A few runs killed at random points; `bench/chaos.py` does it for long, with real weights."""
+
+import os
+
+from bench.chaos import chaos
+
+
+def test_runs_that_are_killed_anywhere_end_delivered_and_whole() -> None:
+    seed = int(os.environ.get("CHAOS_SEED", "7"))
+    stories = chaos(3, 3, seed, stand_in=True)
+    assert [story.wrong for story in stories] == [[]] * 3, f"CHAOS_SEED={seed}"
+    assert sum(len(story.lives) for story in stories) > 3

@@ -176,7 +176,7 @@ class TrainingSettings(BaseModel):
     validation_split: Share = Field(0.0, lt=1)
     """Hold this share of the images out of the training, and tell the loss on them after each
     epoch, at noise and timesteps that stay the same. A few images mislead: leave small sets
-    whole."""
+    whole. The built-in trainer's."""
     stop_when: Literal["never", "settled", "rising"] = "never"
     """End early, after the next epoch, when the loss has settled or rises again at the end of two
     epochs in a row. A loss says little of a LoRA: look at the samples before you use this."""

@@ -74,7 +74,7 @@ BAD: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"sample_every_n_epochs": 1}, "need sample_prompts"),
     ("sd1", {"masked_loss": True}, "finds no masks"),
     ("sd1", {"min_timestep": 500, "max_timestep": 500}, "not below max_timestep"),
-    ("sd1", {"validation_split": 1.0}, "share of the images"),
+    ("sd1", {"validation_split": 0.1}, "epochs shorter"),
     ("sdxl", {"v2": True}, "the base is SDXL"),
     ("sdxl", {"clip_skip": 2}, "clip_skip"),
     ("sd1", {"keep_tokens": 1}, "no effect"),

@@ -238,9 +238,10 @@ RULES = (
         fix="set min_timestep below max_timestep (0 to 1000)",
     ),
     Rule(
-        when=lambda asked: not 0 <= asked.number("validation_split") < 1,
-        text="validation_split is a share of the images, from 0 to below 1",
-        fix="set validation_split = 0.1, or remove it",
+        when=lambda asked: asked.number("validation_split") != 0,
+        text="validation_split makes sd-scripts' epochs shorter than they are planned: it holds"
+        " images out of each folder by itself",
+        fix="remove validation_split, or train with the built-in trainer (engine = 'diffusers')",
     ),
     Rule(
         when=lambda asked: asked.family == "sdxl" and asked.on("v2"),

@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: $(VENV)/.demo
 	$(BIN)/tenner demo
 
-test: $(VENV)/.dev
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev $(VENV)/.sky
+	SKY_PYTHON=$(VENV)/sky/bin/python $(BIN)/pytest $(PYTEST_ARGS)
 
 image:
 	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) -t tenner:slim .
@@ -52,8 +52,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[train]'
 	@touch $@
 
+# SkyPilot pins what other tools here use newer, so it has an environment of its own.
+$(VENV)/.sky: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/sky
+	$(VENV)/sky/bin/python -m pip install --quiet --disable-pip-version-check skypilot==0.14.1
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing tenner, PyTorch and the test tools into $(VENV), once: a few minutes"
 	$(PIP) $(TORCH)
-	$(PIP) -e '.[train,s3,hub,dataset,caption,dev]'
+	$(PIP) -e '.[train,s3,hub,dataset,caption,ray,dev]'
 	@touch $@

@@ -161,6 +161,13 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="hand the jobs to a Ray cluster (auto, host:port), or to all cards of this machine",
     )
+    session.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="with --ray: how long a machine that is lost keeps its jobs from others [60]",
+    )
     add_setting_flags(parser)
 
 
@@ -301,7 +308,8 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         "max_cost_usd": parsed.session_cost_usd,
         "max_hours": parsed.session_hours,
     }
-    own = ("jobs", "ray", "stop_after", "shortest_first", "session_cost_usd", "session_hours")
+    own = ("jobs", "ray", "lease_seconds", "stop_after", "shortest_first")
+    own += ("session_cost_usd", "session_hours")
     batch = read_batch(
         Path(parsed.jobs),
         flag_values(parsed, not_settings=(*_NOT_SETTINGS, *own)),
@@ -316,7 +324,7 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if parsed.ray:
         from tenner.cluster.driver import run_on_ray
 
-        return run_on_ray(batch, parsed.ray, environ, screen_of)
+        return run_on_ray(batch, parsed.ray, environ, screen_of, lease_seconds=parsed.lease_seconds)
     return run_batch(batch, environ, screen_of)
 
 

@@ -15,7 +15,6 @@ from tenner.base_model import (
     known_base,
     not_found,
 )
-from tenner.base_source import fetch_base, parse_base_address
 from tenner.cost import Price, price_of
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.dataset.fetch import downloads_dir
@@ -171,6 +170,8 @@ def find_base(
     asked = settings.base_model
     base = find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
     if base is None:
+        from tenner.base_source import fetch_base, parse_base_address
+
         address = parse_base_address(asked)
         if address is None or not fetches:
             raise not_found(asked, models_dir, may_be_fetched=address is not None)

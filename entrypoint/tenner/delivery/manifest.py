@@ -6,7 +6,7 @@ A reader that finds `manifest.json` knows that the set is whole; one that does n
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,12 +27,20 @@ class DeliveredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class SealedFile:
-    """A file whose size in bytes and SHA-256 (hex) were read once and are held to from then on."""
+    """A file whose size in bytes and SHA-256 (hex) were read once and are held to from then on.
+
+    `stamp` (inode, time in ns, size) tells cheaply that nobody wrote to it since.
+    """
 
     path: Path
     name: str
     size: int
     sha256: str
+    stamp: tuple[int, int, int] = field(default=(0, 0, -1), compare=False)
+
+    def is_as_sealed(self) -> bool:
+        """Whether it is surely what it was; False says little. Raises OSError."""
+        return self.stamp == _stamp(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +119,9 @@ def read_manifest(text: bytes | str) -> RemoteManifest | None:
 
 def seal(file: DeliveredFile) -> SealedFile:
     """Size and SHA-256 of a file as it is now. Raises OSError."""
+    stamp = _stamp(file.path)
     size, sha256 = hash_file(file.path)
-    return SealedFile(path=file.path, name=file.name, size=size, sha256=sha256)
+    return SealedFile(path=file.path, name=file.name, size=size, sha256=sha256, stamp=stamp)
 
 
 def changed_since(file: SealedFile) -> Problem | None:
@@ -122,6 +131,11 @@ def changed_since(file: SealedFile) -> Problem | None:
     return Problem(
         text=f"{file.path} changed while it was delivered", fix="deliver again when it rests"
     )
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def hash_file(path: Path) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 Every part travels with its MD5 and its signed SHA-256, which each server checks on arrival; none
 of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
 stored is verified afterwards by size and ETag: the MD5 that the server itself took, or the MD5 of
-its parts' MD5s. Where an ETag is something else (KMS encryption), the object is read back and its
-SHA-256 compared.
+its parts' MD5s, against those of the bytes that were sent. Where an ETag is something else (KMS
+encryption), the object is read back and its SHA-256 compared.
 
 Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
 an earlier one, are compared by MD5 and not sent again.
@@ -12,6 +12,7 @@ an earlier one, are compared by MD5 and not sent again.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -19,15 +20,17 @@ from typing import Any
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
 from tenner.delivery.manifest import SealedFile, changed_since
+from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused
-from tenner.delivery.s3_client import S3Client, call, open_client
-from tenner.delivery.s3_upload import part_bytes_for, send_files
+from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
+from tenner.delivery.s3_upload import Digests, part_bytes_for, send_files
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 
 _BLOCK_BYTES = 1 << 20
 _FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
+_NOTHING = hashlib.md5(usedforsecurity=False).digest()
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 
 
@@ -55,7 +58,7 @@ class S3Store:
     def __init__(self, destination: Destination, client: S3Client) -> None:
         self.destination = destination
         self._client = client
-        self._sent: set[str] = set()
+        self._sent: dict[str, Digests] = {}
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
@@ -73,7 +76,13 @@ class S3Store:
         return ()
 
     def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
-        return tuple(file for file in files if not self._holds(file, deadline))
+        looks = [partial(self._holds, file, deadline) for file in files]
+        found = in_parallel(
+            looks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
+        )
+        if error := first_error(found):
+            raise error
+        return tuple(file for file, held in zip(files, found, strict=True) if not held)
 
     def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
         try:
@@ -89,13 +98,16 @@ class S3Store:
         if head["ContentLength"] != file.size:
             return False
         etag = str(head.get("ETag", "")).strip('"').lower()
+        sent = self._sent.get(file.name)
+        if sent and file.is_as_sealed() and etag == etag_of(sent, whole="-" not in etag):
+            return True
         if etag_agrees(file, etag):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
     def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
-        self._sent.update(file.name for file in files)
-        send_files(self._client, self.destination, files, deadline, on_bytes)
+        self._sent.update({file.name: {} for file in files})
+        self._sent |= send_files(self._client, self.destination, files, deadline, on_bytes)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}
@@ -184,7 +196,7 @@ def etag_agrees(file: SealedFile, etag: str) -> bool:
     part_bytes = part_bytes_for(file.size) if dash else max(file.size, 1)
     if dash and int(count) != -(-file.size // part_bytes):
         return False
-    digests: list[bytes] = []
+    digests: Digests = {}
     whole = hashlib.sha256()
     with file.path.open("rb", buffering=0) as source:
         while block := source.read(min(part_bytes, _BLOCK_BYTES)):
@@ -195,11 +207,15 @@ def etag_agrees(file: SealedFile, etag: str) -> bool:
                 part.update(block)
                 whole.update(block)
                 left -= len(block)
-            digests.append(part.digest())
+            digests[len(digests) + 1] = part.digest()
     if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
         raise Refused(changed)
-    if not dash:
-        return (digests[0] if digests else hashlib.md5(usedforsecurity=False).digest()).hex() == (
-            digest
-        )
-    return hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest() == digest
+    return etag == etag_of(digests or {1: _NOTHING}, whole=not dash)
+
+
+def etag_of(digests: Digests, *, whole: bool) -> str:
+    """The ETag that S3 gives to what was sent in these parts, or in one piece."""
+    if whole:
+        return digests[1].hex() if len(digests) == 1 else ""
+    parts = b"".join(digests[number] for number in sorted(digests))
+    return f"{hashlib.md5(parts, usedforsecurity=False).hexdigest()}-{len(digests)}"

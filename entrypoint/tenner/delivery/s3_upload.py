@@ -17,6 +17,9 @@ _SMALLEST_PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000  # S3's limit
 _MIB = 1 << 20
 
+Digests = dict[int, bytes]
+"""The MD5 of each part of a file, by its number from 1; of one that went up whole, that of all."""
+
 
 @dataclass(kw_only=True)
 class _Upload:
@@ -27,6 +30,7 @@ class _Upload:
     upload_id: str
     part_bytes: int
     etags: dict[int, str] = field(default_factory=dict[int, str])
+    digests: Digests = field(default_factory=Digests)
 
 
 def part_bytes_for(size: int) -> int:
@@ -44,17 +48,22 @@ def send_files(
     files: Sequence[SealedFile],
     deadline: Deadline,
     on_bytes: OnBytes,
-) -> None:
-    """Send all files, parts of several side by side. Raises Passing or Refused."""
+) -> dict[str, Digests]:
+    """Send all files, parts of several side by side; what was sent of each, by its name.
+
+    Raises Passing or Refused.
+    """
     reach = partial(call, destination, deadline)
     jobs: list[Callable[[], None]] = []
     uploads: list[_Upload] = []
+    sent: dict[str, Digests] = {file.name: {} for file in files}
     for file in files:
         key = {"Bucket": destination.root, "Key": destination.name_in_root(file.name)}
         if file.size <= _SMALLEST_PART_BYTES:
-            jobs.append(partial(_send_whole, client, reach, file, key, on_bytes))
+            digests = sent[file.name]
+            jobs.append(partial(_send_whole, client, reach, file, key, on_bytes, digests))
             continue
-        upload = _begin(client, reach, file, key)
+        upload = _begin(client, reach, file, key, sent[file.name])
         uploads.append(upload)
         num_parts = -(-file.size // upload.part_bytes)
         jobs += [
@@ -67,6 +76,7 @@ def send_files(
         raise error
     for upload in uploads:
         _complete(client, reach, upload)
+    return sent
 
 
 def _send_whole(
@@ -75,22 +85,29 @@ def _send_whole(
     file: SealedFile,
     key: dict[str, str],
     on_bytes: OnBytes,
+    digests: Digests,
 ) -> None:
     with file.path.open("rb") as source:
         content = source.read(file.size)
     _refuse_changed(file, len(content) == file.size)
+    digest = hashlib.md5(content, usedforsecurity=False).digest()
+    digests[1] = digest
     reach(
         client.put_object,
         **key,
         Body=content,
-        ContentMD5=_md5_header(content),
+        ContentMD5=base64.b64encode(digest).decode(),
         Metadata={"sha256": file.sha256},
     )
     on_bytes(file.size)
 
 
 def _begin(
-    client: S3Client, reach: Callable[..., Answer], file: SealedFile, key: dict[str, str]
+    client: S3Client,
+    reach: Callable[..., Answer],
+    file: SealedFile,
+    key: dict[str, str],
+    digests: Digests,
 ) -> _Upload:
     """Go on with the newest unfinished upload of this key, or start one."""
     upload_id, etags = _unfinished(client, reach, key)
@@ -103,6 +120,7 @@ def _begin(
         upload_id=upload_id,
         part_bytes=part_bytes_for(file.size),
         etags=etags,
+        digests=digests,
     )
 
 
@@ -154,6 +172,7 @@ def _send_part(
         content = source.read(wanted)
     _refuse_changed(upload.file, len(content) == wanted)
     digest = hashlib.md5(content, usedforsecurity=False)
+    upload.digests[number] = digest.digest()
     if upload.etags.get(number, "").strip('"') != digest.hexdigest():
         answer = reach(
             client.upload_part,
@@ -176,10 +195,6 @@ def _complete(client: S3Client, reach: Callable[..., Answer], upload: _Upload) -
         UploadId=upload.upload_id,
         MultipartUpload={"Parts": parts},
     )
-
-
-def _md5_header(content: bytes) -> str:
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 def _refuse_changed(file: SealedFile, same: bool) -> None:

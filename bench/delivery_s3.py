@@ -1,0 +1,152 @@
+"""Delivery to S3 against `aws s3 cp --recursive`: 1 GiB to a loopback server, in turn, in one run.
+
+    python -m venv /tmp/aws && /tmp/aws/bin/pip install awscli
+    python -m bench.delivery_s3 /tmp/aws/bin/aws [--rounds 3] [--mib 1024]
+
+The files have 10 to 200 MB, as checkpoints and states do. The server is `rclone serve s3` on an
+empty folder for each upload. `aws` runs with its default settings and tuned (20 requests at once,
+16 MB parts); tenner's `deliver` hashes each file, sends it and verifies what arrived, which `aws`
+does not. Seconds are those of the whole process, from its start to its end; peak memory is that
+of the process. The order changes from round to round.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.delivery.servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server
+
+BUCKET = "bench"
+SIZES_MB = (10, 25, 50, 100, 200)
+TUNED = "[default]\ns3 =\n  max_concurrent_requests = 20\n  multipart_chunksize = 16MB\n"
+LIMIT_MB = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """One upload of all files: seconds from start to end, and peak memory in MB."""
+
+    seconds: float
+    peak_mb: float
+
+
+def main() -> None:
+    """Upload in turns; print medians, and end with 1 where tenner is slower or too large."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("aws", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--folder", type=Path, help="where files and server lie")
+    asked = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.mib} MiB, {asked.rounds} rounds")
+    found: dict[str, list[Upload]] = {"tenner": [], "aws default": [], "aws tuned": []}
+    with TemporaryDirectory(prefix="tenner-bench-", dir=asked.folder) as scratch:
+        source = make_files(Path(scratch) / "source", asked.mib << 20)
+        (Path(scratch) / "tuned").write_text(TUNED)
+        (Path(scratch) / "plain").write_text("")
+        for number in range(asked.rounds):
+            turn = [*found][number % 3 :] + [*found][: number % 3]
+            for name in turn:
+                upload = measure(name, source, Path(scratch), asked.aws)
+                found[name].append(upload)
+                print(f"  {name:12} {upload.seconds:6.1f} s  {upload.peak_mb:6.0f} MB", flush=True)
+    sys.exit(tell(found, asked.mib))
+
+
+def tell(found: dict[str, list[Upload]], mib: int) -> int:
+    """Print the medians; 1 where tenner is slower than the faster `aws`, or too large."""
+    seconds = {name: statistics.median(u.seconds for u in found[name]) for name in found}
+    for name, median in seconds.items():
+        peak = max(upload.peak_mb for upload in found[name])
+        print(f"{name:12} {median:6.1f} s, {mib / median:6.1f} MiB/s, peak {peak:.0f} MB")
+    fastest = min(seconds["aws default"], seconds["aws tuned"])
+    peak = max(upload.peak_mb for upload in found["tenner"])
+    print(f"tenner / fastest aws: {fastest / seconds['tenner']:.2f} of its speed")
+    return int(seconds["tenner"] > fastest or peak >= LIMIT_MB)
+
+
+def make_files(folder: Path, num_bytes: int) -> Path:
+    """Files of 10 to 200 MB that have `num_bytes` together; they cannot be compressed."""
+    folder.mkdir()
+    number = 0
+    while num_bytes > 0:
+        size = min(num_bytes, SIZES_MB[number % len(SIZES_MB)] * 1_000_000)
+        with (folder / f"file-{number:02d}.safetensors").open("wb") as out:
+            for start in range(0, size, 1 << 20):
+                out.write(os.urandom(min(1 << 20, size - start)))
+        num_bytes -= size
+        number += 1
+    return folder
+
+
+def measure(name: str, source: Path, scratch: Path, aws: Path) -> Upload:
+    """One upload to a server that is started for it. Raises where it fails."""
+    folder = scratch / "server"
+    folder.mkdir()
+    try:
+        with rclone_server(folder) as port, bucket(folder):
+            env = environment(port, scratch / ("tuned" if name == "aws tuned" else "plain"))
+            if name == "tenner":
+                target = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{port}"
+                command = [sys.executable, "-c", DELIVER, str(source), target]
+            else:
+                command = [str(aws), "s3", "cp", "--recursive", "--quiet", str(source)]
+                command += [f"s3://{BUCKET}/", "--endpoint-url", f"http://127.0.0.1:{port}"]
+            return run(command, env)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def bucket(folder: Path) -> Iterator[None]:
+    """rclone's buckets are folders."""
+    (folder / "objects" / BUCKET).mkdir()
+    yield
+
+
+def run(command: list[str], env: dict[str, str]) -> Upload:
+    """Run to the end. Raises SystemExit where it fails."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{command[0]} ended with {process.returncode}")
+    return Upload(seconds=seconds, peak_mb=usage.ru_maxrss / 1000)
+
+
+def environment(port: int, config: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    return {
+        **kept,
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+
+
+DELIVER = """
+import os, sys
+from pathlib import Path
+from tenner.delivery import DeliveredFile, deliver, parse_destination
+from tenner.secrets import secrets_from
+files = [DeliveredFile(path=each, name=each.name) for each in sorted(Path(sys.argv[1]).iterdir())]
+deliver(files, [parse_destination(sys.argv[2])], secrets=secrets_from(os.environ)[0])
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,18 @@
 """The files of a trained run, brought to its destinations and verified there."""
 
+import time
 from collections.abc import Callable, Mapping
 
 from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
 from tenner.delivery.retry import Deadline
 from tenner.errors import DeliveryError, Problem
-from tenner.events import Event
+from tenner.events import Event, Warned
 from tenner.model_card import CARD_NAME
 from tenner.run_dir import RunDir, write_json
 from tenner.secrets import Secrets
+
+PAUSE_SECONDS = 60.0
+"""Between two deliveries of a run that is kept alive; each of them tries for itself too."""
 
 
 def default_destination(place: RunDir) -> Destination:
@@ -48,6 +52,34 @@ def deliver_run(
         raise DeliveryError(problems=[*error.problems, retry]) from error
     write_json(place.delivered, delivered.to_json())
     return delivered
+
+
+def deliver_persistently(
+    deliver_once: Callable[[], Delivered],
+    *,
+    minutes: float,
+    stopped: Callable[[], bool],
+    on_event: Callable[[Event], None],
+    pause_seconds: float = PAUSE_SECONDS,
+) -> Delivered:
+    """Deliver, and after a failure again and again until `minutes` have gone.
+
+    A signal ends the waiting. Raises the last DeliveryError.
+    """
+    until = time.monotonic() + 60 * minutes
+    while True:
+        try:
+            return deliver_once()
+        except DeliveryError as error:
+            left = until - time.monotonic()
+            if left <= 0 or stopped():
+                raise
+            why = error.problems[0]
+            text = f"not delivered: {why.text}; tried again for {left / 60:.0f} more minutes"
+            on_event(Warned(text=text, fix=why.fix))
+        wake = min(until, time.monotonic() + pause_seconds)
+        while time.monotonic() < wake and not stopped():
+            time.sleep(min(0.5, pause_seconds))
 
 
 def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:

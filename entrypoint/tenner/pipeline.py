@@ -34,7 +34,7 @@ from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
 from tenner.fitting import engine_for
 from tenner.going_on import machine_name, set_aside
-from tenner.handover import default_destination, deliver_run
+from tenner.handover import default_destination, deliver_persistently, deliver_run
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.rented import Rented
 from tenner.life import RunLife, begin_life
@@ -343,14 +343,19 @@ def _deliver(life: RunLife) -> Delivered:
     life.courier.hand_over(HURRY_SECONDS)
     life.courier.stop()
     try:
-        delivered = deliver_run(
-            life.place,
-            life.destinations,
-            name=life.plan.output_name,
-            secrets=stage.secrets,
-            environ=stage.environ,
+        delivered = deliver_persistently(
+            lambda: deliver_run(
+                life.place,
+                life.destinations,
+                name=life.plan.output_name,
+                secrets=stage.secrets,
+                environ=stage.environ,
+                on_event=stage.tell,
+                deadline=life.deadline(),
+            ),
+            minutes=life.prepared.settings.keep_alive_minutes,
+            stopped=lambda: stage.stop.signal is not None,
             on_event=stage.tell,
-            deadline=life.deadline(),
         )
     except DeliveryError as error:
         life.keeper.note(ending="not delivered")

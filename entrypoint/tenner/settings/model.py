@@ -324,6 +324,9 @@ class LimitSettings(BaseModel):
     grace_seconds: Rate = 8.0
     """Time to save and deliver after SIGTERM. The default fits Docker's ten seconds; give more
     together with `docker stop --time`."""
+    keep_alive_minutes: Rate = 0.0
+    """After a delivery that failed, wait and deliver again for so long before the run ends with
+    exit code 6: for a machine whose disk goes with it."""
     end_action: Literal["none", "stop", "remove"] = "none"
     """What becomes of this RunPod pod or Vast.ai instance once everything is delivered and
     verified: it is stopped (its disk is kept, and costs a little) or removed."""

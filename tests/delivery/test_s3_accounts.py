@@ -1,0 +1,162 @@
+"""S3 as accounts have it: profiles, roles, encrypted buckets, regions; told before training."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from servers.fault_proxy import Proxy, Spoil, fault_proxy
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+
+from tenner.delivery import (
+    DeliveredFile,
+    check_destinations,
+    deliver,
+    parse_destination,
+    parse_destinations,
+)
+from tenner.errors import DeliveryError
+from tenner.secrets import NO_SECRETS, Secrets
+
+SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
+BUCKET = "loras"
+
+
+def make_bucket(port: int) -> None:
+    boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=KEY_ID,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    ).create_bucket(Bucket=BUCKET)
+
+
+@pytest.fixture(scope="module")
+def signed_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server that checks signatures."""
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as port:
+        make_bucket(port)
+        yield port
+
+
+@pytest.fixture
+def proxy(signed_port: int) -> Iterator[Proxy]:
+    with fault_proxy(signed_port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET_KEY}\n"
+    )
+    (tmp_path / "config").write_text("[profile lab]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return tmp_path
+
+
+def at(port: int, options: str = "") -> str:
+    return f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{port}{options}"
+
+
+@pytest.mark.usefixtures("aws_files")
+def test_a_profile_signs_with_its_own_keys(proxy: Proxy) -> None:
+    target = parse_destination(at(proxy.port, "&profile=lab"))
+    assert check_destinations([target], secrets=NO_SECRETS, env={}) == ()
+    other = Secrets(values={"AWS_ACCESS_KEY_ID": "AKIA0", "AWS_SECRET_ACCESS_KEY": "wrong-word"})
+    assert check_destinations([target], secrets=other, env={}) == ()
+    by_env = parse_destination(at(proxy.port))
+    assert check_destinations([by_env], secrets=NO_SECRETS, env={"AWS_PROFILE": "lab"}) == ()
+
+
+@pytest.mark.usefixtures("aws_files")
+@pytest.mark.parametrize(
+    ("options", "secrets", "says", "fix"),
+    [
+        ("&profile=none", NO_SECRETS, "none", "profiles in ~/.aws/config"),
+        ("", NO_SECRETS, "no keys", "AWS_ACCESS_KEY_ID"),
+        (
+            "",
+            Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "wrong-word"}),
+            "secret key does not belong",
+            "letter for letter",
+        ),
+    ],
+)
+def test_wrong_accounts_are_told_with_their_fix(
+    proxy: Proxy, options: str, secrets: Secrets, says: str, fix: str
+) -> None:
+    target = parse_destination(at(proxy.port, options))
+    (problem,) = check_destinations([target], secrets=secrets, env={})
+    assert problem.level == "error"
+    assert says in problem.text
+    assert fix in problem.fix
+    assert "wrong-word" not in str(problem)
+
+
+def test_a_role_is_assumed(
+    aws_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (aws_files / "config").write_text(
+        "[profile lab]\nregion = us-east-1\n[profile role]\nregion = us-east-1\n"
+        "role_arn = arn:aws:iam::123456789012:role/trainer\nsource_profile = lab\n"
+    )
+    with moto_server(tmp_path) as port, fault_proxy(port) as proxy:
+        make_bucket(port)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+        target = parse_destination(at(proxy.port, "&profile=role"))
+        assert check_destinations([target], secrets=NO_SECRETS, env={}) == ()
+        keys = {asked.headers["Authorization"].split("Credential=")[1] for asked in proxy.seen}
+    assert all(key.startswith("ASIA") for key in keys)
+
+
+def test_an_etag_that_is_no_md5_is_answered_by_reading_back(proxy: Proxy, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"weights" * 1000)
+    proxy.fault = lambda asked: Spoil(head_etag='"' + "0" * 32 + '"')  # as with KMS
+    target = parse_destination(at(proxy.port))
+    files = [DeliveredFile(path=file, name="x.safetensors")]
+    delivered = deliver(files, [target], secrets=SECRETS, env={})
+    assert "x.safetensors" in delivered.at[0].put
+    read_back = [asked for asked in proxy.seen if asked.method == "GET" and "x.saf" in asked.path]
+    assert len(read_back) == 1
+    assert deliver(files, [target], secrets=SECRETS, env={}).at[0].put == ()
+
+
+@pytest.mark.parametrize("status", [301, 400])
+def test_a_bucket_in_another_region_is_told_with_the_region(proxy: Proxy, status: int) -> None:
+    code = "PermanentRedirect" if status == 301 else "AuthorizationHeaderMalformed"
+    body = f"<Error><Code>{code}</Code><Message>m</Message><Region>eu-west-1</Region></Error>"
+    headers = {"x-amz-bucket-region": "eu-west-1"}
+    proxy.fault = lambda asked: Spoil(status=status, body=body, headers=headers)
+    (problem,) = check_destinations([parse_destination(at(proxy.port))], secrets=SECRETS, env={})
+    assert "another region" in problem.text
+    assert "AWS_REGION=eu-west-1" in problem.fix
+
+
+def test_several_destinations_each_get_the_whole_set(proxy: Proxy, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"weights")
+    texts = [at(proxy.port, "&links=1h"), f"file://{tmp_path}/a", f"file://{tmp_path}/b?optional"]
+    (tmp_path / "b").write_text("in the way")
+    targets, problems = parse_destinations(texts)
+    assert problems == ()
+    files = [DeliveredFile(path=file, name="x.safetensors")]
+    delivered = deliver(files, targets, secrets=SECRETS, env={}, total_limit_seconds=20)
+    assert [each.put for each in delivered.at] == [("x.safetensors", "manifest.json")] * 2
+    assert "X-Amz-Signature" in dict(delivered.at[0].links)["x.safetensors"]
+    assert len(delivered.problems) == 1
+    required, _ = parse_destinations([*texts[:2], f"file://{tmp_path}/b"])
+    with pytest.raises(DeliveryError):
+        deliver(files, required, secrets=SECRETS, env={}, total_limit_seconds=5)

@@ -114,7 +114,7 @@ def test_a_signal_saves_the_state_and_ends_with_143(base, items, tmp_path: Path)
 def test_the_stop_file_ends_the_run_in_good_order(base, items, tmp_path: Path) -> None:
     stop = tmp_path / "STOP"
     stop.touch()
-    job = tiny_model.make_job(base, tmp_path, items, stop_file=str(stop))
+    job = tiny_model.make_job(base, tmp_path, items, stop_file=str(stop), max_train_steps=20)
     events = train(job)
     [step] = [event.step for event in of_kind(events, StateSaved)]
     assert [event.epoch for event in of_kind(events, EpochEnd)] == [1]

@@ -137,6 +137,40 @@ def test_alpha_is_kept_where_it_is_the_mask(tmp_path):
         assert copy.getpixel((0, 0)) == (255, 0, 0, 90)
 
 
+def test_masks_beside_the_images_become_their_alpha(tmp_path, capsys):
+    from PIL import Image
+
+    write_set(tmp_path / "toy", 2)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(tmp_path / "toy" / "clear.png")
+    (tmp_path / "masks").mkdir()
+    for name, shade in (("img000.jpg", 255), ("clear.png", 0)):
+        Image.new("L", (32, 32), shade).save(tmp_path / "masks" / name)
+    config = tmp_path / "data.toml"
+    config.write_text(
+        "[[datasets]]\n[[datasets.subsets]]\n"
+        f"image_dir = '{tmp_path}/toy'\nconditioning_data_dir = '{tmp_path}/masks'\n"
+    )
+    found = checked(capsys, str(config), code=3)
+    assert found["findings"][0]["text"].startswith("1 image without a mask")
+    Image.new("L", (96, 64), 120).save(tmp_path / "masks" / "IMG001.png")
+    assert kinds(checked(capsys, str(config))) >= {"captions_missing"}
+    subset = SubsetRequest(image_dir=str(tmp_path / "toy"), mask_dir=str(tmp_path / "masks"))
+    asked = DatasetRequest(**{**vars(request(Path())), "source": "", "subsets": (subset,)})
+    dataset = inspect_dataset(asked, tmp_path / "work")
+    pixels = {}
+    for image in dataset.images:
+        with Image.open(image.path) as copy:
+            pixels[image.source] = (copy.size, copy.getpixel((5, 5))[3])
+    assert pixels == {
+        "clear.png": ((64, 64), 0), "img000.png": ((96, 64), 255), "img001.png": ((96, 64), 120),
+    }  # fmt: skip
+    Image.new("L", (96, 64), 9).save(tmp_path / "masks" / "IMG001.png")
+    again = inspect_dataset(asked, tmp_path / "work")
+    assert again.content_hash != dataset.content_hash
+    with Image.open(next(i.path for i in again.images if i.source == "img001.png")) as copy:
+        assert copy.getpixel((0, 0))[3] == 9
+
+
 def test_captions_in_a_table_are_read_and_a_text_file_is_stronger(tmp_path, capsys):
     folder = tmp_path / "photos"
     write_set(folder / "train", 3)

@@ -294,12 +294,30 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return image.convert(wanted)
 
 
+def _masked(image: Image.Image, mask: Path) -> Image.Image:
+    """The upright picture with the mask as its alpha. Raises Refused."""
+    seen = viewable_picture(mask)
+    if isinstance(seen, str):
+        raise Refused(f"its mask {mask.name} is {seen}")
+    alpha = seen.getchannel("R").resize(image.size, Image.Resampling.BILINEAR)
+    masked = image.convert("RGB")
+    masked.putalpha(alpha)
+    return masked
+
+
 def convert(
-    path: Path, target: Path, *, needs: tuple[str, ...], alpha_color: str, keep_alpha: bool
+    path: Path,
+    target: Path,
+    *,
+    needs: tuple[str, ...],
+    alpha_color: str,
+    keep_alpha: bool,
+    mask: Path | None = None,
 ) -> dict[str, Any]:
     """Write the clean PNG of `path` to `target`, atomically; returns its size.
 
-    Raises OSError where it cannot be written; what cannot be read was refused before.
+    The red channel of `mask`, brought to the image's size, becomes its alpha. Raises OSError where
+    it cannot be written, Refused where the mask cannot be read; the image was read before.
     """
     image = _open(_read(path), alone=True)
     image.load()
@@ -310,8 +328,11 @@ def convert(
     else:
         clean = image
     if "alpha" in needs:
-        clean = clean.convert("RGBA") if keep_alpha else over_color(clean, alpha_color)
+        keep = keep_alpha and mask is None
+        clean = clean.convert("RGBA") if keep else over_color(clean, alpha_color)
     clean = _upright(clean, _orientation(image))
+    if mask is not None:
+        clean = _masked(clean, mask)
     if clean.mode not in ("RGB", "RGBA", "L"):
         clean = clean.convert("RGB")
     part = target.with_name(f".{target.name}.part")

@@ -185,6 +185,7 @@ def content_hash(items: Sequence[ImageItem]) -> str:
     """Changes with any pixel, caption or repeat."""
     digest = sha256()
     for item in sorted(items, key=lambda each: (each.is_reg, each.source)):
-        line = f"{item.facts.sha256} {item.num_repeats} {item.is_reg} {item.caption}\n"
+        mask = f"{item.mask.sha256} " if item.mask else ""
+        line = f"{item.facts.sha256} {mask}{item.num_repeats} {item.is_reg} {item.caption}\n"
         digest.update(line.encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 from tenner.dataset.buckets import BucketPlace, Buckets, Size, batches_per_epoch
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileNote, Finding, printable
+from tenner.dataset.masks import Mask
 from tenner.errors import Problem
 
 
@@ -28,6 +29,7 @@ class ImageItem:
     concept: str
     is_reg: bool
     facts: ImageFacts
+    mask: Mask | None = None
 
     @property
     def size(self) -> Size:
@@ -100,6 +102,7 @@ class Dataset:
                     "width": image.facts.width,
                     "height": image.facts.height,
                     "sha256": image.facts.sha256,
+                    "mask_sha256": image.mask.sha256 if image.mask else None,
                 }
                 for image in self.images
             ],

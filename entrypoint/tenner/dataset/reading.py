@@ -15,6 +15,7 @@ from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
 from tenner.dataset.listing import FileEntry, list_files
+from tenner.dataset.masks import Mask, find_masks
 from tenner.dataset.metadata import read_metadata
 from tenner.dataset.request import DatasetRequest, SubsetRequest
 from tenner.dataset.view import View, build_view, subset_view
@@ -79,9 +80,11 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         )
         for path, caption in captions.items()
     }
+    masks, mask_findings = _masks(tree, images)
     facts = _decode(view, tree, request, on_progress)
     good, broken = _sort_out(facts)
     findings = [*view.findings, *files.findings, *table.findings, *caption_findings]
+    findings += mask_findings
     findings += judge_unreadable(broken, num_images=len(facts))
     if good:
         findings += judge_images(good, resolution=request.resolution, is_reg=tree.is_reg)
@@ -98,7 +101,7 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
     left_out = [*broken, *_not_used(entries, {image.path for image in images}, used)]
     findings += _about_left_out(left_out[len(broken) :])
     return Source(
-        images=_items(tree, view, good, captions, request),
+        images=_items(tree, view, good, captions, masks, request),
         trigger=_trigger(tree, view, captions),
         num_captions=sum(captions[path].file is not None for path in good),
         findings=tuple(findings),
@@ -122,6 +125,12 @@ def _view(tree: Tree, entries: Sequence[FileEntry], request: DatasetRequest) -> 
         class_tokens=tree.subset.class_tokens,
         is_reg=tree.is_reg,
     )
+
+
+def _masks(tree: Tree, images: Sequence[FileEntry]) -> tuple[Mapping[str, Mask], list[Finding]]:
+    if tree.subset is None or not tree.subset.mask_dir:
+        return {}, []
+    return find_masks(Path(tree.subset.mask_dir).expanduser(), images)
 
 
 def _decode(
@@ -164,6 +173,7 @@ def _items(
     view: View,
     good: Mapping[str, ImageFacts],
     captions: Mapping[str, Caption],
+    masks: Mapping[str, Mask],
     request: DatasetRequest,
 ) -> tuple[ImageItem, ...]:
     def text(path: str, *, is_reg: bool) -> str:
@@ -181,6 +191,7 @@ def _items(
             concept=concept.class_tokens,
             is_reg=concept.is_reg,
             facts=good[image.path],
+            mask=masks.get(image.path),
         )
         for concept in view.concepts
         for image in concept.images

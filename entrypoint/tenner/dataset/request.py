@@ -14,6 +14,7 @@ class SubsetRequest:
     """One folder named by the user, as a kohya `[[datasets.subsets]]` table names it.
 
     `caption_prefix` and `caption_suffix`: None takes the request's own.
+    `mask_dir`: a folder with a mask for each image.
     """
 
     image_dir: str
@@ -24,6 +25,7 @@ class SubsetRequest:
     caption_extension: str | None = None
     caption_prefix: str | None = None
     caption_suffix: str | None = None
+    mask_dir: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

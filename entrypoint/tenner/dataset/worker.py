@@ -27,6 +27,7 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
             needs=tuple(task["needs"]),
             alpha_color=task["alpha_color"],
             keep_alpha=task["keep_alpha"],
+            mask=Path(os.fsdecode(bytes.fromhex(task["mask"]))) if task.get("mask") else None,
         )
     thumb = task.get("thumb")
     try:

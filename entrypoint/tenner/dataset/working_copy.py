@@ -34,6 +34,7 @@ WHAT_WAS_DONE = {
     "profile": "brought to sRGB through its profile",
     "format": "converted to PNG",
     "frames": "its first frame taken",
+    "mask": "given its mask as alpha channel",
 }
 
 
@@ -86,6 +87,7 @@ def _content(image: "ImageItem", request: DatasetRequest) -> _Content:
     needs = _needs(image)
     made = [image.facts.sha256, *needs]
     made += [str(request.alpha_mask), request.alpha_color] if "alpha" in needs else []
+    made += [image.mask.sha256] if image.mask else []
     made += [] if needs else [path_field(image.source_path.absolute())]
     return _Content(image=" ".join(made), caption=sha256(image.caption.encode()).hexdigest()[:16])
 
@@ -148,6 +150,7 @@ def _convert(changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetReques
             "needs": list(image.facts.needs),
             "alpha_color": request.alpha_color,
             "keep_alpha": request.alpha_mask,
+            "mask": path_field(image.mask.path) if image.mask else None,
         }
         for path, image in changed
     ]
@@ -166,7 +169,8 @@ def _convert(changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetReques
 def _needs(image: "ImageItem") -> tuple[str, ...]:
     suffix = Path(image.source).suffix
     unread = suffix.lower() not in READ_BY_TRAINERS and "format" not in image.facts.needs
-    return (*image.facts.needs, *(("format",) if unread else ()))
+    masked = ("mask",) if image.mask else ()
+    return (*image.facts.needs, *(("format",) if unread else ()), *masked)
 
 
 def _target(folder: Path, number: int, image: "ImageItem") -> Path:

@@ -140,13 +140,13 @@ def test_options_of_regularisation_images_are_never_dropped() -> None:
     assert found.values["flip_aug"] is True
 
 
-def test_masks_in_files_of_their_own_are_refused_and_a_prefix_is_the_subsets() -> None:
+def test_masks_in_files_of_their_own_and_a_prefix_are_the_subsets() -> None:
     tables = {"caption_prefix": "sks,", "conditioning_data_dir": "/masks", "image_dir": "/a"}
     found = imported({"datasets": [{"subsets": [tables]}]})
-    [problem] = found.problems
-    assert "conditioning_data_dir of /a" in problem.text
-    assert "caption_prefix" not in found.values
+    assert found.problems == ()
+    assert found.values == {"alpha_mask": True}
     assert found.subsets[0].caption_prefix == "sks,"
+    assert found.subsets[0].mask_dir == "/masks"
 
 
 def test_an_ordinary_settings_file_is_left_to_others() -> None:

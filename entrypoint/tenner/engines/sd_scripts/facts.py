@@ -223,7 +223,7 @@ OWNED: Mapping[str, str] = {
     "in_json": "captions are read from text files beside the images",
     "dataset_class": "tenner prepares the dataset; say dataset = FOLDER",
     "debug_dataset": "tenner check shows what is in a dataset",
-    "conditioning_data_dir": "it belongs to ControlNet training, which is not a LoRA",
+    "conditioning_data_dir": "say it of a folder, in [[datasets.subsets]] of a dataset file",
     "resume": _RESUME,
     "resume_from_huggingface": _RESUME,
     "initial_epoch": _RESUME,

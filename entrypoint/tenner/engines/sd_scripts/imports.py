@@ -267,10 +267,6 @@ def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | 
         text = f"num_repeats = {repeats} of {folder}: want a whole number from 1"
         problems.append(Problem(text=text, fix="set num_repeats = 10, or remove it"))
         repeats = 1
-    if row.get("conditioning_data_dir"):
-        text = f"conditioning_data_dir of {folder}: masks in files of their own are not read"
-        fix = "put each mask into its image's alpha channel, and set alpha_mask = true"
-        problems.append(Problem(text=text, fix=fix))
     if _on(row.get("cache_info", False)):
         text = f"cache_info of {folder}: tenner reads every image anew"
         problems.append(Problem(text=text, fix="remove it", level="note"))
@@ -280,6 +276,7 @@ def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | 
         class_tokens=_text(row.get("class_tokens")),
         is_reg=_on(row.get("is_reg", False)),
         caption_extension=_text(row.get("caption_extension")),
+        mask_dir=_text(row.get("conditioning_data_dir")),
         caption_prefix=_written(row.get("caption_prefix")),
         caption_suffix=_written(row.get("caption_suffix")),
     )
@@ -309,6 +306,8 @@ def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, An
         if "null" in said_of_reg:
             text = f"{key} = {value} holds for the regularisation images too"
             problems.append(Problem(text=text, fix="tenner trains with one value", level="note"))
+    if any(row.get("conditioning_data_dir") for row in rows):
+        found["alpha_mask"] = True  # the working copy carries masks in the alpha channel
     if found.pop("custom_attributes", None):
         text = "custom_attributes have no effect on a LoRA of Stable Diffusion"
         problems.append(Problem(text=text, fix="remove them", level="warning"))

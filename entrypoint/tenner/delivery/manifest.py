@@ -5,7 +5,9 @@ A reader that finds `manifest.json` knows that the set is whole; one that does n
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,27 +83,33 @@ def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
     Raises DeliveryError with all files that are missing, unreadable or badly named: names are
     relative, inside the destination, and each is used once.
     """
-    sealed: list[SealedFile] = []
     problems: list[Problem] = []
     seen: set[str] = set()
+    named: list[DeliveredFile] = []
     for file in files:
         if reason := name_problem(file.name, seen):
             problems.append(Problem(text=f"cannot deliver {file.path}: {reason}"))
             continue
         seen.add(file.name)
-        try:
-            sealed.append(seal(file))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            problems.append(
-                Problem(
-                    text=f"cannot read {file.path}, which is to be delivered: {reason}",
-                    fix="look whether it was moved or the disk is full",
-                )
-            )
+        named.append(file)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # hashing needs no GIL
+        found = list(pool.map(_sealed_or_problem, named))
+    problems += [each for each in found if isinstance(each, Problem)]
+    sealed = [each for each in found if isinstance(each, SealedFile)]
     if problems:
         raise DeliveryError(problems=problems)
     return Manifest(files=tuple(sealed), job=job)
+
+
+def _sealed_or_problem(file: DeliveredFile) -> SealedFile | Problem:
+    try:
+        return seal(file)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return Problem(
+            text=f"cannot read {file.path}, which is to be delivered: {reason}",
+            fix="look whether it was moved or the disk is full",
+        )
 
 
 def read_manifest(text: bytes | str) -> RemoteManifest | None:

@@ -2,9 +2,9 @@
 
 Every part travels with its MD5 and its signed SHA-256, which each server checks on arrival; none
 of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
-stored is verified afterwards by size and ETag: the MD5 that the server itself took, or the MD5 of
-its parts' MD5s, against those of the bytes that were sent. Where an ETag is something else (KMS
-encryption), the object is read back and its SHA-256 compared.
+stored is verified by size and ETag: the MD5 that the server itself took, or the MD5 of its parts'
+MD5s, against those of the bytes that were sent. Where an ETag is something else (KMS encryption),
+the object is read back and its SHA-256 compared.
 
 Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
 an earlier one, are compared by MD5 and not sent again.
@@ -23,7 +23,7 @@ from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
-from tenner.delivery.s3_upload import Digests, part_bytes_for, send_files
+from tenner.delivery.s3_upload import Digests, Sent, etag_of, part_bytes_for, send_files
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.secrets import Secrets
@@ -58,7 +58,7 @@ class S3Store:
     def __init__(self, destination: Destination, client: S3Client) -> None:
         self.destination = destination
         self._client = client
-        self._sent: dict[str, Digests] = {}
+        self._sent: dict[str, Sent] = {}
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
@@ -99,14 +99,17 @@ class S3Store:
             return False
         etag = str(head.get("ETag", "")).strip('"').lower()
         sent = self._sent.get(file.name)
-        if sent and file.is_as_sealed() and etag == etag_of(sent, whole="-" not in etag):
-            return True
+        if sent and sent.is_confirmed and file.is_as_sealed():
+            # Some servers name what came in parts by its MD5 as soon as it is whole.
+            other_kind = "-" in sent.etag and "-" not in etag
+            if etag == sent.etag or other_kind:
+                return True
         if etag_agrees(file, etag):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
     def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
-        self._sent.update({file.name: {} for file in files})
+        self._sent |= {file.name: Sent() for file in files}
         self._sent |= send_files(self._client, self.destination, files, deadline, on_bytes)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
@@ -211,11 +214,3 @@ def etag_agrees(file: SealedFile, etag: str) -> bool:
     if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
         raise Refused(changed)
     return etag == etag_of(digests or {1: _NOTHING}, whole=not dash)
-
-
-def etag_of(digests: Digests, *, whole: bool) -> str:
-    """The ETag that S3 gives to what was sent in these parts, or in one piece."""
-    if whole:
-        return digests[1].hex() if len(digests) == 1 else ""
-    parts = b"".join(digests[number] for number in sorted(digests))
-    return f"{hashlib.md5(parts, usedforsecurity=False).hexdigest()}-{len(digests)}"

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import SealedFile
@@ -22,15 +23,43 @@ Digests = dict[int, bytes]
 
 
 @dataclass(kw_only=True)
+class Sent:
+    """What was sent of a file, and the ETag that the server gave it in the end."""
+
+    digests: Digests = field(default_factory=Digests)
+    etag: str = ""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the server took the same hashes of what arrived."""
+        return self.etag != "" and self.etag == etag_of(self.digests, whole="-" not in self.etag)
+
+
+def etag_of(digests: Digests, *, whole: bool) -> str:
+    """The ETag that S3 gives to what was sent in these parts, or in one piece."""
+    if whole:
+        return digests[1].hex() if len(digests) == 1 else ""
+    parts = b"".join(digests[number] for number in sorted(digests))
+    return f"{hashlib.md5(parts, usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+@dataclass(kw_only=True)
 class _Upload:
-    """A multipart upload under way. `etags` are those of the parts that have arrived."""
+    """A multipart upload under way. `etags` are those of the parts that lie there, `arrived` the
+    numbers of those that this process has seen to."""
 
     file: SealedFile
     key: dict[str, str]
     upload_id: str
     part_bytes: int
     etags: dict[int, str] = field(default_factory=dict[int, str])
-    digests: Digests = field(default_factory=Digests)
+    sent: Sent
+    arrived: set[int] = field(default_factory=set[int])
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def num_parts(self) -> int:
+        return -(-self.file.size // self.part_bytes)
 
 
 def part_bytes_for(size: int) -> int:
@@ -48,34 +77,29 @@ def send_files(
     files: Sequence[SealedFile],
     deadline: Deadline,
     on_bytes: OnBytes,
-) -> dict[str, Digests]:
+) -> dict[str, Sent]:
     """Send all files, parts of several side by side; what was sent of each, by its name.
 
     Raises Passing or Refused.
     """
     reach = partial(call, destination, deadline)
     jobs: list[Callable[[], None]] = []
-    uploads: list[_Upload] = []
-    sent: dict[str, Digests] = {file.name: {} for file in files}
+    sent = {file.name: Sent() for file in files}
     for file in files:
         key = {"Bucket": destination.root, "Key": destination.name_in_root(file.name)}
         if file.size <= _SMALLEST_PART_BYTES:
-            digests = sent[file.name]
-            jobs.append(partial(_send_whole, client, reach, file, key, on_bytes, digests))
+            one = sent[file.name]
+            jobs.append(partial(_send_whole, client, reach, file, key, on_bytes, one))
             continue
         upload = _begin(client, reach, file, key, sent[file.name])
-        uploads.append(upload)
-        num_parts = -(-file.size // upload.part_bytes)
         jobs += [
             partial(_send_part, client, reach, upload, number, on_bytes)
-            for number in range(1, num_parts + 1)
+            for number in range(1, upload.num_parts + 1)
         ]
     tried = [partial(retrying, deadline, job) for job in jobs]
     results = in_parallel(tried, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3")
     if error := first_error(results):
         raise error
-    for upload in uploads:
-        _complete(client, reach, upload)
     return sent
 
 
@@ -85,20 +109,20 @@ def _send_whole(
     file: SealedFile,
     key: dict[str, str],
     on_bytes: OnBytes,
-    digests: Digests,
+    sent: Sent,
 ) -> None:
     with file.path.open("rb") as source:
         content = source.read(file.size)
     _refuse_changed(file, len(content) == file.size)
     digest = hashlib.md5(content, usedforsecurity=False).digest()
-    digests[1] = digest
-    reach(
+    answer = reach(
         client.put_object,
         **key,
         Body=content,
         ContentMD5=base64.b64encode(digest).decode(),
         Metadata={"sha256": file.sha256},
     )
+    sent.digests[1], sent.etag = digest, _etag(answer)
     on_bytes(file.size)
 
 
@@ -107,7 +131,7 @@ def _begin(
     reach: Callable[..., Answer],
     file: SealedFile,
     key: dict[str, str],
-    digests: Digests,
+    sent: Sent,
 ) -> _Upload:
     """Go on with the newest unfinished upload of this key, or start one."""
     upload_id, etags = _unfinished(client, reach, key)
@@ -120,7 +144,7 @@ def _begin(
         upload_id=upload_id,
         part_bytes=part_bytes_for(file.size),
         etags=etags,
-        digests=digests,
+        sent=sent,
     )
 
 
@@ -172,7 +196,7 @@ def _send_part(
         content = source.read(wanted)
     _refuse_changed(upload.file, len(content) == wanted)
     digest = hashlib.md5(content, usedforsecurity=False)
-    upload.digests[number] = digest.digest()
+    upload.sent.digests[number] = digest.digest()
     if upload.etags.get(number, "").strip('"') != digest.hexdigest():
         answer = reach(
             client.upload_part,
@@ -183,18 +207,28 @@ def _send_part(
             ContentMD5=base64.b64encode(digest.digest()).decode(),
         )
         upload.etags[number] = str(answer["ETag"])
-    on_bytes(wanted)
+    with upload.lock:
+        if number not in upload.arrived:
+            upload.arrived.add(number)
+            on_bytes(wanted)
+        if len(upload.arrived) == upload.num_parts and not upload.sent.etag:
+            _complete(client, reach, upload)
 
 
 def _complete(client: S3Client, reach: Callable[..., Answer], upload: _Upload) -> None:
-    last = -(-upload.file.size // upload.part_bytes)
-    parts = [{"PartNumber": number, "ETag": upload.etags[number]} for number in range(1, last + 1)]
-    reach(
+    numbers = range(1, upload.num_parts + 1)
+    parts = [{"PartNumber": number, "ETag": upload.etags[number]} for number in numbers]
+    answer = reach(
         client.complete_multipart_upload,
         **upload.key,
         UploadId=upload.upload_id,
         MultipartUpload={"Parts": parts},
     )
+    upload.sent.etag = _etag(answer) or "unknown"
+
+
+def _etag(answer: Answer) -> str:
+    return str(answer.get("ETag", "")).strip('"').lower()
 
 
 def _refuse_changed(file: SealedFile, same: bool) -> None:

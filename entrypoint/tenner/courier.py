@@ -22,6 +22,9 @@ from tenner.run_dir import RunDir
 
 AGAIN_SECONDS = 30.0
 """Wait after something could not be sent, on top of the tries that were made meanwhile."""
+HUB_PAUSE_SECONDS = 180.0
+"""Between parcels to the Hugging Face Hub, where each is a commit or several: its repositories are
+kept from growing by a commit every few seconds, and the delivery from a rate limit."""
 EVENTS_FILE = "events.jsonl"
 
 
@@ -81,6 +84,7 @@ class Line:
         sends_notes: bool = True,
         on_event: Callable[[Event], None],
         again_seconds: float = AGAIN_SECONDS,
+        pause_seconds: float = 0.0,
     ) -> None:
         self.remote = remote
         self.speed = Speed()
@@ -91,6 +95,7 @@ class Line:
         self._sends_notes = sends_notes
         self._on_event = on_event
         self._again_seconds = again_seconds
+        self._pause_seconds = pause_seconds
         self._turn = threading.Condition()
         self._checkpoints: list[Parcel] = []
         self._state: Parcel | None = None
@@ -201,11 +206,17 @@ class Line:
             try:
                 self._send(parcel) if parcel else self._send_notes()
                 self.trouble = None
+                self._rest()
             except (DeliveryError, OSError) as error:
                 self._failed(parcel, error)
             finally:
                 with self._turn:
                     self._under_way = None
+
+    def _rest(self) -> None:
+        with self._turn:
+            if self._hurry_until is None:
+                self._not_before = time.monotonic() + self._pause_seconds
 
     def _is_time(self) -> bool:
         return time.monotonic() >= self._not_before

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner.budget import Budget, BudgetGuard, delivery_seconds
-from tenner.courier import EVENTS_FILE, Courier, Line
+from tenner.courier import EVENTS_FILE, HUB_PAUSE_SECONDS, Courier, Line
 from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
 from tenner.delivery.remote_run import RemoteRun
 from tenner.delivery.retry import Deadline, Passing, Refused
@@ -87,6 +87,18 @@ class RunLife:
         state = sum(each.stat().st_size for each in kept[0].iterdir()) if kept else 0
         waiting = sum(line.waiting_bytes for line in self.courier.lines)
         return delivery_seconds(newest + state + waiting, self.courier.bytes_per_second)
+
+    def has_time_to_draw(self) -> bool:
+        """Whether the budget and the grace time leave anything for pictures; it is said if not."""
+        left = self.budget.seconds
+        used = time.monotonic() - self.stage.started
+        if self.stage.stop.signal is not None:
+            return False
+        if left is None or used + self.seconds_to_deliver() < left:
+            return True
+        text = f"no pictures are drawn: the budget is used up ({self.budget.says(used)})"
+        self.stage.tell(Warned(text=text))
+        return False
 
     def finish_early(self, trained: Trained) -> Trained:
         """A stop file ended the training in good order: its last checkpoint is the result."""
@@ -247,6 +259,7 @@ def begin_life(
             number=number,
             keep_states=settings.keep_remote_states if remote in outside else 0,
             sends_notes=remote in outside,
+            pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
             on_event=stage.tell,
         )
         for number, remote in enumerate(remotes)

@@ -158,6 +158,7 @@ def _run(
     stage, news, settings = machine.stage, machine.news, request.settings
     life = _begin(request, place, machine, destinations, afresh=restart)
     if life.is_delivered():
+        life.keeper.note(ending="delivered before")
         return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
     page = LivePage(
         prepared=life.prepared,
@@ -279,7 +280,8 @@ def _train_and_deliver(
         trained = trained_before(life.book.now.finished, place) or _train(life, page)
         looks.finish()
     artist = Artist(prepared=prepared, weights=trained.weights.path, place=place, stage=stage)
-    drawn = artist.draw_grid() if not prepared.settings.no_samples else None
+    draws = not prepared.settings.no_samples and life.has_time_to_draw()
+    drawn = artist.draw_grid() if draws else None
     concept = measure(prepared, trained, artist) if measure else ()
     timings = [TimingFact(name="training", seconds=trained.seconds)]
     if drawn:

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from program import Machine, same_weights
+from program import Machine, StandIn, same_weights
 
 STEPS = ("--max_train_steps", "20", "--save_every_n_steps", "4")
 
@@ -51,3 +51,24 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
     assert "seed: 42 → 7" in second.said
     assert second.finish(*second.train("star", *words, "--seed", "7", "--restart")) == 0
     assert [each["step"] for each in second.events("star", "step")] == [1, 2, 3, 4]
+
+
+def test_another_card_goes_on_with_the_same_images_in_a_step(tmp_path: Path) -> None:
+    words = ("--max_train_epochs", "8", "--save_every_n_steps", "4")
+    to = ("--destinations", f"file://{tmp_path}/kept")
+    first = StandIn(tmp_path / "first", STAND_IN="killed", STAND_IN_STEPS="9")
+    assert first.finish(*first.train("cat", *words, *to)) == 5
+    second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")
+    assert second.finish(*second.train("cat", *words, *to)) == 0, second.said
+    keys = ("train_batch_size", "gradient_accumulation_steps")
+    [on_4090], [on_3090] = (
+        [tuple(each[key] for key in keys) for each in machine.commands("cat")]
+        for machine in (first, second)
+    )
+    assert (on_4090, on_3090) == (("4", "1"), ("2", "2"))
+    assert second.commands("cat")[0]["resume"].endswith("step-00000008")
+    assert second.ledger("cat")["finished"]["file"]["step"] == 40
+    third = StandIn(tmp_path / "third")
+    longer = ("--max_train_epochs", "9", "--save_every_n_steps", "4")
+    assert third.finish(*third.train("cat", *longer, *to)) == 2
+    assert "max_train_epochs: 8 → 9" in third.said

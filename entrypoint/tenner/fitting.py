@@ -46,7 +46,7 @@ def engine_for(
             keeps_states=rung.keeps_states,
         )
 
-    engine = _engine(prepared, place, plan, session.latents)
+    engine = bare_engine(prepared, place, plan, session.latents)
 
     def command(state: Path | None) -> Command:
         return session.launch(engine.command(state), environ)
@@ -68,7 +68,10 @@ def tokenizers_for(prepared: Prepared, place: RunDir) -> Path | None:
     return write_clip_tokenizers(place.tokenizers).absolute()
 
 
-def _engine(prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None) -> Engine:
+def bare_engine(
+    prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None = None
+) -> Engine:
+    """The chosen engine for `plan`, without what rescues it."""
     cpus = num_cpus(prepared.machine)
     if prepared.engine.name == "diffusers":
         return own_engine(

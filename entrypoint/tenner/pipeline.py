@@ -42,6 +42,7 @@ from tenner.live_page import LivePage
 from tenner.notify import Notifier, webhook_problems
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, fetching
+from tenner.probing import with_measured_batch
 from tenner.report.facts import ConceptFact, FileFact, TimingFact
 from tenner.report_facts import sample_set
 from tenner.run_dir import RunDir, write_atomically, write_json
@@ -213,6 +214,10 @@ def _begin(
         with stage.stop.at_once():
             price = machine.price()
             prepared = _prepare(request, place, stage, destinations, price)
+            if not place.ledger.is_file():
+                prepared = with_measured_batch(
+                    prepared, environ=stage.child_environ, stop=stage.stop, say=stage.begin
+                )
             life = begin_life(
                 prepared,
                 place,

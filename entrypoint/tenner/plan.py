@@ -55,6 +55,8 @@ class Plan:
     notices: tuple[Problem, ...] = field(default=())
     expected: "Expected | None" = None
     """Hours and dollars; None on a CPU, or where the card's speed is not known."""
+    needed_gb: float | None = None
+    """What the memory model says of it, in 1e9 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +230,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "num_epochs": plan.length.num_epochs,
         "steps_per_epoch": plan.length.steps_per_epoch,
         "expected": plan.expected.to_json() if plan.expected else None,
+        "needed_gb": None if plan.needed_gb is None else round(plan.needed_gb, 2),
         "options": {key: value for key, value in plan.options.items() if value is not None},
         "choices": [
             {"name": each.name, "value": each.value, "reason": each.reason} for each in plan.choices

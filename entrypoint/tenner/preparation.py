@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenner.base_model import (
@@ -55,6 +55,9 @@ class Prepared:
     dataset: Dataset
     engine: ChosenEngine
     plan: Plan
+    host_price: Price | None = None
+    broken: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Libraries of the trainer that do not work, with what they said."""
 
     @property
     def settings(self) -> Settings:
@@ -104,15 +107,23 @@ def prepare(
             )
             return _judged(settings, plan, base, engine)
 
-        plan = decide({})
+        plan, broken = decide({}), dict[str, str]()
         if trial:
             on_stage("machine", "waiting for the trial of the card")
             tried = trial.finish()
             if tried.problem:
                 raise MachineError(problems=[tried.problem])
-            plan = decide(tried.broken) if tried.broken else plan
+            broken = dict(tried.broken)
+            plan = decide(broken) if broken else plan
     return Prepared(
-        request=request, base=base, machine=machine, dataset=dataset, engine=engine, plan=plan
+        request=request,
+        base=base,
+        machine=machine,
+        dataset=dataset,
+        engine=engine,
+        plan=plan,
+        host_price=host_price,
+        broken=broken,
     )
 
 
@@ -265,12 +276,13 @@ def make_plan(
     resolution: tuple[int, int],
     host_price: Price | None = None,
     broken: Mapping[str, str] | None = None,
+    correction: float = 1.0,
 ) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
     settings = request.settings
     ground = Ground(
         device=device,
-        card=CardMemory(name=machine.gpu_name, free_mib=machine.free_mib),
+        card=CardMemory(name=machine.gpu_name, free_mib=machine.free_mib, correction=correction),
         capability=machine.capability,
         engine=engine.name,
         family=base.family,
@@ -307,7 +319,12 @@ def make_plan(
         notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
     )
     expected = _expected(settings, shaped, plan.length, machine, dataset, price)
-    return replace(plan, expected=expected, choices=(*plan.choices, *expected_choices(expected)))
+    return replace(
+        plan,
+        expected=expected,
+        needed_gb=shaped.batch.needed_gb,
+        choices=(*plan.choices, *expected_choices(expected)),
+    )
 
 
 def _expected(

@@ -37,6 +37,8 @@ class CardMemory:
 
     name: str
     free_mib: int | None
+    correction: float = 1.0
+    """Measured over modelled memory of this very job on this card, where it was measured."""
 
     @property
     def free_gb(self) -> float:
@@ -45,8 +47,8 @@ class CardMemory:
 
     @property
     def usable_gb(self) -> float:
-        """What is planned with."""
-        return self.free_gb * HEADROOM
+        """What is planned with, in the model's GB."""
+        return self.free_gb * HEADROOM / self.correction
 
     @property
     def known(self) -> Card | None:
@@ -296,8 +298,8 @@ def _most(wish: Wish) -> int:
 
 
 def _may_fit(needed: float | None, card: CardMemory) -> bool:
-    return needed is None or needed * MODEL_MARGIN <= card.free_gb
+    return needed is None or needed * MODEL_MARGIN <= card.free_gb / card.correction
 
 
 def _of(needed: float, card: CardMemory) -> str:
-    return f"{needed:.1f} of {card.free_gb:.1f} GB"
+    return f"{needed * card.correction:.1f} of {card.free_gb:.1f} GB"

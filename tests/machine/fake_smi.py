@@ -19,6 +19,9 @@ if query is not None:
             print(f'Field "{{field}}" is not a valid field to query.'); sys.exit(2)
     for index, card in enumerate(described["cards"]):
         told = {{"index": index, **card}}
+        for field, value in told.items():
+            if str(value).startswith("@"):  # what the file says now
+                told[field] = open(value[1:]).read()
         print(", ".join(str(told.get(field, "[N/A]")) for field in fields))
 elif "-x" in words:
     print(described["xml"])

@@ -122,13 +122,18 @@ class StandIn(Machine):
         python.chmod(0o755)
         described = {"name": card, "memory.total": 24564, "memory.free": 24000}
         described |= {"driver_version": "550.54.14", "compute_cap": "8.9"}
-        install_smi(programs, [described])
+        self.programs = programs
+        self.describe(described)
         self.environ |= {
             "PATH": f"{programs}{os.pathsep}{self.environ['PATH']}",
             "SD_SCRIPTS_DIR": str(scripts),
             "TENNER_TRAINER_PYTHON": str(python),
         }
         self.base = sparse_base(folder / "base.safetensors")
+
+    def describe(self, card: dict[str, object]) -> None:
+        """What nvidia-smi tells of the card from now on."""
+        install_smi(self.programs, [card])
 
     def train(self, name: str, *words: str) -> tuple[str, ...]:
         return (

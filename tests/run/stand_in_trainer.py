@@ -72,6 +72,15 @@ def record(text: str) -> None:
     say(f"2026-11-25 04:46:17 INFO     {text:<80} train_util.py:1\n")
 
 
+def take_memory(batch: int) -> None:
+    """Hold memory of the card, as the fake nvidia-smi then tells: 3,000 MiB and 500 an image."""
+    path = os.environ.get("STAND_IN_MEMORY")
+    if path:
+        Path(path).write_text(str(24000 - 3000 - 500 * batch))
+        time.sleep(1.5)  # to be seen
+        Path(path).write_text("24000")
+
+
 def main() -> None:
     told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
     out, name = Path(told["output_dir"]), told["output_name"]
@@ -83,6 +92,7 @@ def main() -> None:
     record("prepare images.")
     record("loading model for process 0/1")
     say("running training / 学習開始\n")
+    take_memory(int(told["train_batch_size"]))
     at, seconds = (float(os.environ.get(f"STAND_IN_{name}", "0")) for name in ("STEPS", "SECONDS"))
     for step in range(1, steps + 1):
         if ending == "oom" and step > at and not fits(told):

@@ -15,7 +15,7 @@ from pictures import picture, write_set
 from PIL import Image, ImageCms
 
 from bench.dataset_hostile import account
-from tenner.dataset import DatasetRequest, SubsetRequest, decode, engine_items, inspect_dataset
+from tenner.dataset import DatasetRequest, SubsetRequest, decode, inspect_dataset
 from tenner.dataset.facts import ImageFacts, Unreadable
 from tenner.dataset.items import spread_regularisation
 from tenner.dataset.listing import list_files
@@ -45,7 +45,7 @@ def test_a_plain_kohya_set_is_linked_with_its_captions(tmp_path):
     assert first.path.resolve() == (tmp_path / "10_toy" / "img000.png").resolve()
     assert first.path.parent.name == "10_toy"
     assert first.path.with_suffix(".txt").read_text() == "a sks toy, number 0\n"
-    assert engine_items(dataset)[0]["bucket"] == (80, 48)
+    assert dataset.place_of(first).bucket == (80, 48)
 
 
 def test_the_users_folder_is_never_written_to(tmp_path):

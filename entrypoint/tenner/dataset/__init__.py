@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tenner.dataset.inspection import inspect_dataset
-    from tenner.dataset.items import Dataset, ImageItem, engine_items
+    from tenner.dataset.items import Dataset, ImageItem
     from tenner.dataset.request import DatasetRequest, SubsetRequest
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "DatasetRequest",
     "ImageItem",
     "SubsetRequest",
-    "engine_items",
     "inspect_dataset",
 ]
 
@@ -26,7 +25,6 @@ _ROOMS = {
     "DatasetRequest": "request",
     "ImageItem": "items",
     "SubsetRequest": "request",
-    "engine_items": "items",
     "inspect_dataset": "inspection",
 }
 

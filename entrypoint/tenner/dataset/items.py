@@ -119,28 +119,6 @@ def _notes(notes: Sequence[FileNote]) -> list[dict[str, str]]:
     return [{"path": printable(note.path), "why": note.why} for note in notes]
 
 
-def engine_items(dataset: Dataset) -> list[dict[str, Any]]:
-    """Every image as an engine with explicit items takes it: sizes are (width, height) pixels,
-    `crop_left` and `crop_top` cut the middle."""
-    items: list[dict[str, Any]] = []
-    for image in dataset.images:
-        place = dataset.place_of(image)
-        items.append(
-            {
-                "image": str(image.path),
-                "caption": image.caption,
-                "num_repeats": image.num_repeats,
-                "bucket": place.bucket,
-                "resized": place.resized,
-                "crop_left": place.crop[0],
-                "crop_top": place.crop[1],
-                "original": image.size,
-                "is_reg": image.is_reg,
-            }
-        )
-    return items
-
-
 def spread_regularisation(images: Sequence[ImageItem]) -> tuple[ImageItem, ...]:
     """Regularisation images repeated until there are as many of them as training images.
 

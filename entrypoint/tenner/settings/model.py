@@ -50,12 +50,14 @@ Sampler = Literal[
 _STRICT = ConfigDict(
     extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False
 )
+_PART = _STRICT | ConfigDict(defer_build=True)
+"""Of the sections, which are read and never made: their validators would be built for nothing."""
 
 
 class BaseModelSettings(BaseModel):
     """The base model"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     base_model: str = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
@@ -79,7 +81,7 @@ class BaseModelSettings(BaseModel):
 class DatasetSettings(BaseModel):
     """The dataset"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     dataset: str = "./training_data"
     """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
@@ -137,7 +139,7 @@ class DatasetSettings(BaseModel):
 class NetworkSettings(BaseModel):
     """The LoRA"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     network_dim: Count = 32
     """Rank. 16 to 32 is enough for most; 64 or 128 holds finer detail and overfits sooner."""
@@ -164,7 +166,7 @@ class NetworkSettings(BaseModel):
 class TrainingSettings(BaseModel):
     """The training"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     engine: Literal["auto", "sd-scripts", "diffusers"] = "auto"
     """What trains: kohya's sd-scripts, or the built-in trainer. `auto` takes sd-scripts where it
@@ -243,7 +245,7 @@ class TrainingSettings(BaseModel):
 class OutputSettings(BaseModel):
     """Output, checkpoints and delivery"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     output_dir: str = "./output"
     """Where runs are kept: each in `<output_dir>/<output_name>/`."""
@@ -270,7 +272,7 @@ class OutputSettings(BaseModel):
 class SampleSettings(BaseModel):
     """Samples"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     sample_prompts: Lines = ()
     """Prompts to draw with the trained LoRA. Default: built from the trigger and your captions."""
@@ -296,7 +298,7 @@ class SampleSettings(BaseModel):
 class PageSettings(BaseModel):
     """The page"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     language: Literal["auto", "en", "ar"] = "auto"
     """Language of the page `report.html`: English, Arabic, or the browser's own of the two."""
@@ -313,7 +315,7 @@ class PageSettings(BaseModel):
 class LimitSettings(BaseModel):
     """Budget and end"""
 
-    model_config = _STRICT
+    model_config = _PART
 
     max_cost_usd: Rate = 10.0
     """Most that the run may cost, where the price of the machine is known."""
@@ -355,7 +357,7 @@ class Settings(
 ):
     """All settings of a run."""
 
-    model_config = _STRICT
+    model_config = _STRICT | ConfigDict(defer_build=False)
 
     engine_options: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Any further option of sd-scripts, by its own name; checked against its parser."""

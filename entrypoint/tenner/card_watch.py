@@ -15,6 +15,7 @@ from queue import SimpleQueue
 
 from tenner.events import Event, Failed, Step, Warned
 from tenner.guards import Verdict
+from tenner.secrets import without_secrets
 
 EVERY_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
@@ -62,7 +63,7 @@ def ask_smi(environ: Mapping[str, str]) -> Look:
     try:
         done = subprocess.run(
             words,
-            env=dict(environ),
+            env=without_secrets(environ),
             capture_output=True,
             text=True,
             errors="replace",

@@ -73,6 +73,17 @@ def fetch_base(
     task = Fetching(
         cache=cache, secrets=secrets, environ=environ, on_bytes=on_bytes, sha256=sha256.lower()
     )
+    try:
+        return _fetch(address, task)
+    except SettingsError as error:  # servers repeat what they were told
+        problems = [
+            replace(each, text=secrets.redact(each.text), fix=secrets.redact(each.fix))
+            for each in error.problems
+        ]
+        raise SettingsError(problems=problems) from None
+
+
+def _fetch(address: BaseAddress, task: Fetching) -> FetchedBase:
     match address.kind:
         case "hub":
             from tenner.base_source.from_hub import fetch_from_hub

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tenner.secrets import without_secrets
+
 Task = dict[str, Any]
 Answer = dict[str, Any]
 OnDone = Callable[[int, int], None]
@@ -73,7 +75,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(search)},
+            env=without_secrets() | {"PYTHONPATH": os.pathsep.join(search)},
             encoding="utf-8",
         )
         assert self._process.stdout is not None

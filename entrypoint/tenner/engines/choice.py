@@ -11,6 +11,7 @@ from typing import Literal
 
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.errors import MachineError, Problem
+from tenner.secrets import without_secrets
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "diffusers"]
@@ -77,7 +78,12 @@ def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
     )
     try:
         done = subprocess.run(
-            [python, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True
+            [python, "-c", code, *names],
+            env=without_secrets(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise MachineError(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tenner.errors import Problem
 from tenner.machine.gpu import Capability, Gpu
+from tenner.secrets import without_secrets
 
 FIELDS = (
     "name",
@@ -294,7 +295,7 @@ def _run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(env),
+            env=without_secrets(env),
             start_new_session=True,
         )
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tenner.engines.sd_scripts.facts import pinned_commit
 from tenner.errors import Problem
+from tenner.secrets import without_secrets
 
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
 PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
@@ -68,6 +69,7 @@ def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | N
         done = subprocess.run(
             [trainer.python, "-c", code],
             cwd=trainer.directory,
+            env=without_secrets(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -91,6 +93,7 @@ def _modules_problem(python: Path) -> Problem | None:
     try:
         done = subprocess.run(
             [python, "-c", code, *MODULES],
+            env=without_secrets(),
             capture_output=True,
             text=True,
             errors="replace",

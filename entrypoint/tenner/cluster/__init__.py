@@ -1,5 +1,5 @@
 """Many cards and machines: jobs of a batch as tasks of a Ray cluster, each a run of the pipeline.
 
-`order` is what travels to a node and what comes back, `job` the process that does it there under a
-lease, `driver` hands out jobs. Ray itself is only imported by the driver.
+`order` is what travels to a node and what comes back, `task` what Ray runs there, `job` the process
+that does it under a lease, `driver` hands out jobs. Ray itself is only imported by the driver.
 """

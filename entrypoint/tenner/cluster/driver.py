@@ -2,18 +2,16 @@
 
 One job holds one card (`num_processes` of them where it asks for more). Jobs are handed out as
 cards become free, so that a budget or a number of failures ends a batch in time. A job whose node
-is lost is started elsewhere by Ray; the lease at its destination keeps the two apart.
+is lost is handed out again, without waiting for Ray's own try: a node that is cut off closes no
+connection, and Ray's callers may wait minutes for it. The lease at its destination keeps the two
+apart.
 """
 
 import importlib
-import json
 import math
-import pickle
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from tenner.batch.queue import tell, within
 from tenner.batch.record import JobRecord, new_record, read_records, write_records
 from tenner.batch.summary import write_summary
 from tenner.cluster.order import LOST, Order, Result, travelling
+from tenner.cluster.task import do_job
 from tenner.delivery.lease import LEASE_SECONDS
 from tenner.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
 from tenner.run_dir import RunDir
@@ -33,41 +32,9 @@ from tenner.supervise import StopRequest, stop_on_signals
 
 LOCAL = "local"
 """In place of an address: a Ray of this machine's own, for as long as the batch takes."""
-MOST_TURNS = 5
-"""Times that a job is handed out again after its turn was lost where it ran."""
+MOST_TURNS = 20
+"""Times that a job is handed out: what takes down every node that it comes to is to end."""
 _GRACE_SECONDS = 15.0
-
-
-def do_job(order: Order) -> Result:
-    """Do one job in a process of its own, on the node and the cards that Ray chose.
-
-    The order goes through a pipe that stays open: it closes with this process, however it ends.
-    """
-    with tempfile.TemporaryDirectory(prefix="tenner-job-") as folder:
-        told = Path(folder) / "result.json"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tenner.cluster.job", str(told)], stdin=subprocess.PIPE
-        )
-        assert process.stdin is not None
-        try:
-            process.stdin.write(pickle.dumps(order))
-            process.stdin.flush()
-            while process.poll() is None:  # in short waits: a call back is heard between two
-                time.sleep(0.2)
-        finally:
-            process.stdin.close()  # by which it saves and ends, where it has not
-            code = process.wait()
-        return _result(told, code)
-
-
-def _result(path: Path, code: int) -> Result:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found.update({key: tuple(found[key]) for key in ("problems", "destinations")})
-        return Result(**found)
-    except (OSError, ValueError, KeyError, TypeError):
-        text = "its process ended with signal " + str(-code) if code < 0 else f"code {code}"
-        return Result(state="failed", exit_code=code or 1, problems=(text,))
 
 
 @dataclass(kw_only=True)
@@ -90,19 +57,40 @@ class Cluster:
             )
         return {"num_cpus": 1, "num_gpus": settings.num_processes}
 
-    def room_for(self, needs: Mapping[str, float]) -> int:
-        """How many such jobs run side by side on the nodes that are there now."""
-        have = self.ray.cluster_resources()
-        fits = [have.get("CPU", 0) / needs["num_cpus"]]
-        if needs["num_gpus"]:
-            fits = [have.get("GPU", 0) / needs["num_gpus"]]
-        return max(1, math.floor(min(fits)))
+    def free_node(self, needs: Mapping[str, float], taken: Counter[str]) -> str | None:
+        """The node with most room for such a job besides the `taken` ones, None where none has."""
+        kind = "GPU" if needs["num_gpus"] else "CPU"
+        each = needs["num_gpus"] or needs["num_cpus"]
+        room = {
+            node["NodeID"]: math.floor(node["Resources"].get(kind, 0) / each)
+            - taken[node["NodeID"]]
+            for node in self.ray.nodes()
+            if node["Alive"]
+        }
+        best = max(room, key=lambda node: room[node], default=None)
+        return best if best is not None and room[best] > 0 else None
 
-    def submit(self, order: Order, needs: Mapping[str, float]) -> Any:
-        """Ray tries again, for ever, where a node or a worker process is lost."""
-        task = self.ray.remote(do_job)
+    def is_alive(self, node: str) -> bool:
+        return any(each["Alive"] for each in self.ray.nodes() if each["NodeID"] == node)
+
+    def want(self, needs: Sequence[Mapping[str, float]]) -> None:
+        """Tell a cluster that grows by itself what would be used at once."""
+        bundles = [{"CPU": each["num_cpus"], "GPU": each["num_gpus"]} for each in needs]
+        bundles = [{kind: count for kind, count in each.items() if count} for each in bundles]
+        importlib.import_module("ray.autoscaler.sdk").request_resources(bundles=bundles)
+
+    def submit(self, order: Order, node: str, needs: Mapping[str, float]) -> Any:
+        """Have the node do the order. What is lost with it is handed out again by us alone."""
+        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+        there = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         name = f"tenner {order.request.settings.output_name}"
-        return task.options(**needs, max_retries=-1, name=name).remote(order)
+        task = self.ray.remote(do_job)
+        known: dict[str, Any] = {"max_retries": 0, "name": name, "scheduling_strategy": there}
+        return task.options(**needs, **known).remote(order)
+
+    def let_go(self, ref: Any) -> None:
+        """Have Ray not wait for a task any more."""
+        self.ray.cancel(ref, force=True)
 
 
 def connect(address: str) -> Cluster:
@@ -125,6 +113,14 @@ def connect(address: str) -> Cluster:
     return Cluster(ray=ray, has_cards=ray.cluster_resources().get("GPU", 0) > 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """A job that is out, and the node that has it."""
+
+    job: Request
+    node: str
+
+
 @dataclass(kw_only=True)
 class Handout:
     """The jobs, what is known of each, and those that are out."""
@@ -135,7 +131,7 @@ class Handout:
     screen: Screen
     lease_seconds: float = LEASE_SECONDS
     records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
-    out: dict[Any, Request] = field(default_factory=dict[Any, Request])
+    out: dict[Any, Handed] = field(default_factory=dict[Any, "Handed"])
     turns: dict[str, int] = field(default_factory=dict[str, int])
     failures: int = 0
 
@@ -163,21 +159,23 @@ class Handout:
             if stop.signal is not None:
                 self._call_back()
                 raise Stopped("stopped by a signal", fix="start the same batch again: it goes on")
-            while left and self._has_room(left[0]):
+            while left and (node := self._free_node(left[0])) is not None:
                 if most is not None and self.failures >= most:
                     self.screen.say(f"{self.failures} jobs failed: no further one is started")
                     left.clear()
                     break
-                self._hand_out(left.pop(0))
+                self._hand_out(left.pop(0), node)
             if not self.out:
+                time.sleep(1.0)  # no node is there now
                 continue
-            ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=0.5)
-            left += [again for each in ready if (again := self._take_back(each)) is not None]
+            left[:0] = self._take_back_lost()
+            left[:0] = self._take_back_ended()
 
-    def _has_room(self, job: Request) -> bool:
-        return len(self.out) < self.cluster.room_for(self.cluster.needs(job))
+    def _free_node(self, job: Request) -> str | None:
+        taken = Counter(each.node for each in self.out.values())
+        return self.cluster.free_node(self.cluster.needs(job), taken)
 
-    def _hand_out(self, job: Request) -> None:
+    def _hand_out(self, job: Request, node: str) -> None:
         name = job.settings.output_name
         allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:
@@ -187,29 +185,28 @@ class Handout:
         order = Order(
             request=allowed, lease_seconds=self.lease_seconds, environ=travelling(self.environ)
         )
-        self.out[self.cluster.submit(order, self.cluster.needs(job))] = job
+        self.turns[name] = self.turns.get(name, 0) + 1
+        ref = self.cluster.submit(order, node, self.cluster.needs(job))
+        self.out[ref] = Handed(job=job, node=node)
         self._note(name, state="training")
         self.screen.say(f"{name}: handed out")
 
     def _take_back(self, ref: Any) -> Request | None:
         """Note what became of a job. Gives it again where its turn was lost."""
-        job = self.out.pop(ref)
+        job = self.out.pop(ref).job
         name = job.settings.output_name
         try:
             result: Result = self.cluster.ray.get(ref)
         except Exception as error:  # noqa: BLE001 - whatever Ray says of a task that cannot be done
             first = str(error).splitlines()[0]
-            result = Result(state="failed", exit_code=ExitCode.MACHINE, problems=(first,))
-        if result.exit_code == LOST and self.turns.get(name, 0) < MOST_TURNS:
-            self.turns[name] = self.turns.get(name, 0) + 1
-            self.screen.say(f"{name}: its turn was lost where it ran; handed out again")
-            self._note(name, state="waiting")
+            result = Result(state="failed", exit_code=LOST, problems=(first,))
+        if result.exit_code == LOST and self._again(name, "its machine or its turn was lost"):
             return job
         self.failures += result.state == "failed"
         self._note(
             name,
             state=result.state,
-            exit_code=result.exit_code,
+            exit_code=ExitCode.MACHINE if result.exit_code == LOST else result.exit_code,
             problems=result.problems,
             seconds=result.seconds,
             cost_usd=result.cost_usd,
@@ -220,6 +217,32 @@ class Handout:
         )
         self.screen.say(f"{name}: {result.state} on {result.node or 'a node'}")
         return None
+
+    def _take_back_ended(self) -> list[Request]:
+        """Wait a moment for jobs that end. Gives those to be handed out again."""
+        if not self.out:
+            return []
+        ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=1.0)
+        return [again for each in ready if (again := self._take_back(each)) is not None]
+
+    def _take_back_lost(self) -> list[Request]:
+        """The jobs whose node is gone, to be handed out again."""
+        again: list[Request] = []
+        for ref, handed in list(self.out.items()):
+            name = handed.job.settings.output_name
+            if not self.cluster.is_alive(handed.node) and self._again(name, "its node is gone"):
+                del self.out[ref]
+                self.cluster.let_go(ref)
+                again.append(handed.job)
+        return again
+
+    def _again(self, name: str, why: str) -> bool:
+        """Whether the job is to be handed out again, and say so."""
+        if self.turns[name] >= MOST_TURNS:
+            return False
+        self.screen.say(f"{name}: {why}; it is handed out again")
+        self._note(name, state="waiting")
+        return True
 
     def _note(self, name: str, **changed: Any) -> None:
         self.records[name] = replace(self.records[name], **changed)
@@ -233,8 +256,8 @@ class Handout:
         self.cluster.ray.wait(
             list(self.out), num_returns=len(self.out), timeout=until - time.monotonic()
         )
-        for job in self.out.values():
-            self._note(job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED)
+        for handed in self.out.values():
+            self._note(handed.job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED)
 
     def write(self) -> None:
         """Bring `batch.json` and `batch.html` up to date. Raises OSError."""
@@ -276,10 +299,10 @@ def run_on_ray(
                 screen=screen,
                 lease_seconds=lease_seconds,
             )
-            for job in batch.jobs:
-                cluster.needs(job)
+            cluster.want([cluster.needs(job) for job in batch.jobs])
             handout.run(handout.take_stock(), stop)
         finally:
+            cluster.want([])
             cluster.ray.shutdown()
     listed = [handout.records[job.settings.output_name] for job in batch.jobs]
     tell(screen, listed, batch.folder)

@@ -45,8 +45,8 @@ min_bucket_reso = 64
 batch_size = 4
 network_dim = 2
 optimizer_type = "AdamW"
-max_train_steps = 60
-save_every_n_steps = 15
+max_train_steps = 100
+save_every_n_steps = 10
 no_samples = true
 [sweep]
 seed = {{seeds}}
@@ -174,10 +174,10 @@ def wait_for(what: str, check: object, seconds: float = 120.0) -> None:
     raise TimeoutError(what)
 
 
-def running(node: Node) -> int:
-    """Jobs that have taken a step on the node and are not at their end."""
-    logs = list((node.folder / "runs").glob("*/events.jsonl"))
-    return sum('"event": "step"' in each.read_text() for each in logs)
+def under_way(node: Node) -> int:
+    """Jobs on the node that have a state at the destination and are not at their end."""
+    logs = [each.read_text() for each in (node.folder / "runs").glob("*/events.jsonl")]
+    return sum('"what": "state"' in each and '"event": "done"' not in each for each in logs)
 
 
 def main(num_jobs: int) -> None:
@@ -208,10 +208,10 @@ def main(num_jobs: int) -> None:
             words += ["--ray", f"{HEAD}:{RAY_PORT}", "--lease-seconds", str(LEASE_SECONDS)]
             driver = subprocess.Popen(words, cwd=folder, env=environ, stdout=log, stderr=log)
             others.append(driver)
-            wait_for("jobs on the first node", lambda: running(nodes[0]) > 1, 300)
+            wait_for("jobs on the first node", lambda: under_way(nodes[0]) > 0, 600)
             nodes[0].kill()
             print(f"{time.monotonic() - started:5.0f} s: node one killed")
-            wait_for("jobs on the second node", lambda: running(nodes[1]) > 1, 300)
+            wait_for("jobs on the second node", lambda: under_way(nodes[1]) > 0, 600)
             nodes[1].cut()
             print(f"{time.monotonic() - started:5.0f} s: node two cut off", flush=True)
             code = driver.wait(timeout=3000)

@@ -7,11 +7,12 @@ connection, and Ray's callers may wait minutes for it. The lease at its destinat
 apart.
 """
 
+import contextlib
 import importlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ class Cluster:
     def let_go(self, ref: Any) -> None:
         """Have Ray not wait for a task any more."""
         self.ray.cancel(ref, force=True)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Generator[Cluster]:
+    """The cluster, as long as the context lasts. Raises SettingsError."""
+    cluster = connect(address)
+    try:
+        yield cluster
+    finally:
+        cluster.want([])
+        cluster.ray.shutdown()
 
 
 def connect(address: str) -> Cluster:
@@ -289,21 +301,17 @@ def run_on_ray(
     batch = replace(batch, jobs=tuple(map(_absolute, batch.jobs)))
     batch.folder.mkdir(parents=True, exist_ok=True)
     screen = make_screen(batch.jobs[0])
-    with lock_run(RunDir(batch.folder)), stop_on_signals() as stop:
-        cluster = connect(address)
-        try:
-            handout = Handout(
-                batch=batch,
-                cluster=cluster,
-                environ=environ,
-                screen=screen,
-                lease_seconds=lease_seconds,
-            )
-            cluster.want([cluster.needs(job) for job in batch.jobs])
+    with lock_run(RunDir(batch.folder)), connected(address) as cluster:
+        handout = Handout(
+            batch=batch,
+            cluster=cluster,
+            environ=environ,
+            screen=screen,
+            lease_seconds=lease_seconds,
+        )
+        cluster.want([cluster.needs(job) for job in batch.jobs])
+        with stop_on_signals() as stop:  # after Ray has set its own handlers
             handout.run(handout.take_stock(), stop)
-        finally:
-            cluster.want([])
-            cluster.ray.shutdown()
     listed = [handout.records[job.settings.output_name] for job in batch.jobs]
     tell(screen, listed, batch.folder)
     codes = [each.exit_code for each in listed if each.exit_code]

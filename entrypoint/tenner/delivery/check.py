@@ -35,7 +35,7 @@ def check_destinations(
         try:
             store = open_store(destination, secrets=secrets, env=surroundings)
             found = retrying(deadline, lambda: store.probe(deadline))
-            return found or _other_set(store, job, deadline)
+            return found or retrying(deadline, lambda: _other_set(store, job, deadline))
         except Refused as refused:
             return (refused.problem,)
 

@@ -8,7 +8,11 @@ the page and its viewers alternate with turns without either, and the ratio of t
 The page holds sixty pictures of noise, which do not compress. Viewers are a process of their own
 at a lower priority (they would be other machines), and poll as the page's script does: every
 two seconds, with the ETag of what they have. Server time is taken around the application, from
-the request to the end of its answer.
+the request to the end of its answer. On a machine that does other work beside, the ratio of steps
+tells of that work too; what page and server themselves take is told as a share of a core.
+
+On two busy cores: page 2.2 MB; an update takes the server 4.6 ms (median of 1,200), 87 ms at worst;
+page and server take 0.027 of a core. The ratio of steps, 0.74 to 1.19, told of the other work.
 """
 
 import json

@@ -25,13 +25,9 @@ SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": 
 SECONDS = 3.0
 
 
-def lease_at(
-    destination: Destination,
-    on_lost: Callable[[str], None] = lambda why: None,
-    seconds: float = SECONDS,
-) -> Lease:
+def lease_at(destination: Destination, on_lost: Callable[[str], None] = lambda why: None) -> Lease:
     remote = RemoteRun(destination, "cat", SECRETS, {})
-    return Lease(remote=remote, on_lost=on_lost, seconds=seconds)
+    return Lease(remote=remote, on_lost=on_lost, seconds=SECONDS)
 
 
 def bucket_at(port: int) -> Destination:
@@ -97,13 +93,10 @@ def test_a_holder_that_dies_is_followed_after_the_lease_and_not_before(
 
 
 def test_one_that_is_kept_outlasts_its_time(destination: Destination) -> None:
-    seconds = 10.0  # a machine that is busy for a moment has not lost its turn
-    with lease_at(destination, seconds=seconds) as first:
+    with lease_at(destination) as first:
         first.take(lambda text: None)
         with pytest.raises(LeaseLost):
-            lease_at(destination, seconds=seconds).take(
-                lambda text: None, patience_seconds=1.2 * seconds
-            )
+            lease_at(destination).take(lambda text: None, patience_seconds=2 * SECONDS)
         first.check()
 
 

@@ -99,7 +99,8 @@ class S3Store:
             return False
         etag = str(head.get("ETag", "")).strip('"').lower()
         sent = self._sent.get(file.name)
-        if sent and sent.is_confirmed and file.is_as_sealed():
+        same = sent is not None and sent.sha256 == file.sha256  # a name may be sent anew
+        if sent and same and sent.is_confirmed and file.is_as_sealed():
             # Some servers name what came in parts by its MD5 as soon as it is whole.
             other_kind = "-" in sent.etag and "-" not in etag
             if etag == sent.etag or other_kind:
@@ -109,7 +110,7 @@ class S3Store:
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
     def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
-        self._sent |= {file.name: Sent() for file in files}
+        self._sent |= {file.name: Sent(sha256=file.sha256) for file in files}
         self._sent |= send_files(self._client, self.destination, files, deadline, on_bytes)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:

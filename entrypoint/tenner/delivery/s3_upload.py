@@ -24,8 +24,9 @@ Digests = dict[int, bytes]
 
 @dataclass(kw_only=True)
 class Sent:
-    """What was sent of a file, and the ETag that the server gave it in the end."""
+    """What was sent of the file with this hash, and the ETag that the server gave it in the end."""
 
+    sha256: str
     digests: Digests = field(default_factory=Digests)
     etag: str = ""
 
@@ -84,7 +85,7 @@ def send_files(
     """
     reach = partial(call, destination, deadline)
     jobs: list[Callable[[], None]] = []
-    sent = {file.name: Sent() for file in files}
+    sent = {file.name: Sent(sha256=file.sha256) for file in files}
     for file in files:
         key = {"Bucket": destination.root, "Key": destination.name_in_root(file.name)}
         if file.size <= _SMALLEST_PART_BYTES:

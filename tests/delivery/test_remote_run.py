@@ -258,7 +258,7 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
             start = time.monotonic()
             with pytest.raises(DeliveryError, match="no answer"):
                 call()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 15
 
 
 def test_a_call_under_way_can_be_cancelled() -> None:

@@ -97,7 +97,7 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
     )
     assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
     assert "the budget ends here ($0.0" in machine.said
-    assert "delivered and verified: checkpoints/star-step" in machine.said
+    assert "delivered and verified: checkpoints/star-" in machine.said  # by its step or its epoch
     last = machine.events("star", "step")[-1]["step"]
     assert list(kept.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))
     life = machine.ledger("star")["lives"][0]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tenner.base_model import read_safetensors_header
 from tenner.errors import Problem, SettingsError
+from tenner.safetensors_head import read_safetensors_header
 
 _CHUNK_BYTES = 1 << 20
 

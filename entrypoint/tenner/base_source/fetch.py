@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from tenner.base_model import read_safetensors_header, refuse_beginning
 from tenner.base_source.address import BaseAddress
 from tenner.dataset.download import Wanted, download
 from tenner.delivery.manifest import hash_file
 from tenner.errors import Problem, SettingsError
 from tenner.run_dir import write_json
+from tenner.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.secrets import Secrets
 
 OnBytes = Callable[[int, int | None], None]

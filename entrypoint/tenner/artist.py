@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tenner.courier import Courier
 from tenner.dataset.captions import one_wording
+from tenner.decision import num_cpus
 from tenner.early_look import EarlyLook, Look, Room, Where, look_cells
 from tenner.events import Drew, Event, Warned
 from tenner.fitting import tokenizers_for
@@ -13,7 +14,7 @@ from tenner.guards import Guard
 from tenner.live_page import LivePage
 from tenner.machine import inspect_machine
 from tenner.plan import Plan
-from tenner.preparation import Prepared, num_cpus
+from tenner.preparation import Prepared
 from tenner.run_dir import RunDir
 from tenner.sample.job import Cell
 from tenner.sampling import Drawn, draw, grid_cells, lay_out, sample_prompts

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tenner.base_choice import MODELS_DIR
 from tenner.base_model import Base, find_local_base, known_base
 from tenner.dataset.check import check, render
 from tenner.dataset.sheet import write_sheet
 from tenner.errors import ExitCode, SettingsError
 from tenner.events import Phase
-from tenner.preparation import MODELS_DIR, dataset_request, fetching
+from tenner.preparation import dataset_request, fetching
 from tenner.screen import make_screen
 from tenner.settings import Request
 from tenner.tiny import base_dir

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tenner.base_choice import MODELS_DIR
 from tenner.base_model import FAMILY_NAMES, Family, find_local_base, known_base
 from tenner.cards import Card, card_named, cards
 from tenner.cost import GUIDE, Price, book_prices, cost_usd
@@ -13,7 +14,7 @@ from tenner.dataset.buckets import batches_per_epoch
 from tenner.errors import SettingsError, TennerError
 from tenner.expectation import expect, guide_seconds
 from tenner.plan import EngineName, run_length
-from tenner.preparation import MODELS_DIR, dataset_request
+from tenner.preparation import dataset_request
 from tenner.settings import Request, Settings
 from tenner.shaping import Ground, Shaped, shape_run
 from tenner.sizing import CardMemory

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tenner.base_choice import MODELS_DIR
 from tenner.base_model import KNOWN_BASES
 from tenner.engines.sd_scripts.find import DIRECTORY_VARIABLE, Trainer, find, try_import
 from tenner.errors import ExitCode, Problem
@@ -14,7 +15,6 @@ from tenner.machine.gpu import capability_text
 from tenner.machine.host import Host
 from tenner.machine.torch_build import trainer_build
 from tenner.machine.trial import LIBRARIES, TORCH, Trial, Tried, trainer_python
-from tenner.preparation import MODELS_DIR
 from tenner.secrets import without_secrets
 
 Mark = Literal["ok", "warning", "error", "note"]

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.decision import num_cpus
 from tenner.engines import Command
 from tenner.engines.start import own_engine, sd_scripts_engine, train_items
 from tenner.going_on import with_options
 from tenner.guards import StopFileGuard
 from tenner.ledger import LedgerBook
 from tenner.plan import Plan, plan_json
-from tenner.preparation import Prepared, num_cpus
+from tenner.preparation import Prepared
 from tenner.rescue import last_words, next_rung
 from tenner.run_dir import RunDir, write_json
 from tenner.session import Session

@@ -12,7 +12,8 @@ from pathlib import Path
 from tenner.courier import EVENTS_FILE
 from tenner.dataset import Dataset
 from tenner.delivery.manifest import RemoteEntry
-from tenner.delivery.remote_run import RemoteRun, RemoteState
+from tenner.delivery.remote_run import RemoteRun
+from tenner.delivery.remote_state import RemoteState
 from tenner.errors import DeliveryError, SettingsError
 from tenner.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger

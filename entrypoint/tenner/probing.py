@@ -16,11 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tenner.dataset import Dataset
+from tenner.decision import make_plan
 from tenner.events import Event, Failed
 from tenner.fitting import bare_engine
 from tenner.machine import query_gpus
 from tenner.plan import Length, Plan
-from tenner.preparation import Prepared, make_plan
+from tenner.preparation import Prepared
 from tenner.run_dir import RunDir
 from tenner.sizing import Choice
 from tenner.supervise import StopRequest, follow

@@ -8,7 +8,8 @@ from typing import cast
 
 from tenner import __version__
 from tenner.base_model import FAMILY_NAMES
-from tenner.preparation import Prepared, num_cpus
+from tenner.decision import num_cpus
+from tenner.preparation import Prepared
 from tenner.report.facts import (
     ChoiceFact,
     ConceptFact,

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from tenner.base_choice import OnBytes
 from tenner.cost import Price
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.errors import DatasetError, TennerError
 from tenner.event_log import read_event_lines
-from tenner.preparation import Inspect, OnBytes, OnImage, Prepared, prepare
+from tenner.preparation import Inspect, OnImage, Prepared, prepare
 from tenner.settings import Request
 
 

@@ -2,18 +2,11 @@
 
 Checkpoints go where the delivery will put them, so that it need not send them again. Everything
 else lies in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
-
-A state is a folder named by its step and by a hash of its content, so that no state ever takes
-another's place, not even of the same step from another life of the run. Its files are sent first
-and `complete.json`, with each one's size and SHA-256, last: a state without it is not seen. When
-states are dropped, `complete.json` goes first.
 """
 
-import hashlib
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -24,16 +17,24 @@ from tenner.delivery.deliver import put_verified, withdraw_manifest
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import (
     DeliveredFile,
-    Manifest,
     RemoteEntry,
     SealedFile,
     hash_file,
     make_manifest,
-    name_problem,
-    read_manifest,
     seal,
 )
 from tenner.delivery.parallel import in_parallel
+from tenner.delivery.remote_state import (
+    FILES,
+    MARK,
+    STATE_NAME,
+    RemoteState,
+    manifest_of_state,
+    read_state,
+    state_name,
+    state_of,
+    step_of,
+)
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import Store, open_store
 from tenner.errors import DeliveryError, Problem
@@ -42,27 +43,9 @@ from tenner.secrets import Secrets
 
 DEFAULT_LIMIT_SECONDS = 900.0
 ROOM = ".tenner"
-_MARK = "complete.json"
-_FILES = "files/"
-"""Where a state's own files lie in its folder, beside the mark."""
-_STATE_NAME = re.compile(r"step-(\d{8,})-[0-9a-f]{12}")
 
 T = TypeVar("T")
 OnTrouble = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteState:
-    """A complete state at a destination. `name` is its folder there; the files' names are as
-    they were in the local folder."""
-
-    step: int
-    name: str
-    files: tuple[RemoteEntry, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(file.size for file in self.files)
 
 
 class RemoteRun:
@@ -116,10 +99,10 @@ class RemoteRun:
 
         A state that was sent in part goes on. The folder must not change meanwhile.
         """
-        manifest = _manifest_of_state(folder, self.job)
-        name = _state_name(step, manifest)
+        manifest = manifest_of_state(folder, self.job)
+        name = state_name(step, manifest)
         with TemporaryDirectory(prefix="tenner-state-") as scratch:
-            mark = _sealed(Path(scratch) / _MARK, manifest.to_json(), self._name(name, _MARK))
+            mark = _sealed(Path(scratch) / MARK, manifest.to_json(), self._name(name, MARK))
             files = [replace(file, name=self._name(name, file.name)) for file in manifest.files]
 
             def put(store: Store, deadline: Deadline) -> None:
@@ -129,7 +112,7 @@ class RemoteRun:
 
             self._ask(put, limit_seconds)
         entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
-        return _state(name, entries)
+        return state_of(name, entries)
 
     def states(self, *, limit_seconds: float | None = None) -> tuple[RemoteState, ...]:
         """The complete states of this job, the newest (highest step) first."""
@@ -156,7 +139,7 @@ class RemoteRun:
 
         def fetch(store: Store, deadline: Deadline) -> None:
             for entry in state.files:
-                name = self._name(state.name, _FILES + entry.name)
+                name = self._name(state.name, FILES + entry.name)
                 _fetch_verified(store, name, entry, part / entry.name, deadline)
             deadline.check()  # nothing appears after the caller was told that it did not come
             part.replace(into)
@@ -197,7 +180,7 @@ class RemoteRun:
             gone = {
                 state: names
                 for state, names in found.items()
-                if state not in kept and (newest is None or _step_of(state) <= newest)
+                if state not in kept and (newest is None or step_of(state) <= newest)
             }
             for each in self._in_order(gone, in_one=store.whole_sets):
                 self._again(deadline, lambda each=each: store.delete(each, deadline))
@@ -212,7 +195,7 @@ class RemoteRun:
             return [[name for names in states.values() for name in names]] if states else []
         turns: list[list[str]] = []
         for state, names in states.items():
-            mark = self._name(state, _MARK)
+            mark = self._name(state, MARK)
             turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
         return [turn for turn in turns if turn]
 
@@ -332,29 +315,20 @@ class RemoteRun:
         found: dict[str, tuple[str, ...]] = {}
         for name in names:
             state, _, _ = name.removeprefix(f"{start}/").partition("/")
-            if _STATE_NAME.fullmatch(state):
+            if STATE_NAME.fullmatch(state):
                 found[state] = (*found.get(state, ()), name)
         return found
 
     def _read_state(
         self, store: Store, state: str, names: Sequence[str], deadline: Deadline
     ) -> RemoteState | None:
-        """The state, or None where its mark is missing or tells of files that are not there."""
-        mark = self._name(state, _MARK)
+        """The state, or None where it is not whole."""
+        mark = self._name(state, MARK)
         if mark not in names:
             return None
         content = self._again(deadline, lambda: store.read(mark, deadline))
-        manifest = read_manifest(content) if content else None
-        if manifest is None or not manifest.files:
-            return None
-        there = set(names)
-        seen: set[str] = set()
-        for entry in manifest.files:
-            inside = entry.name.startswith(_FILES) and not name_problem(entry.name, seen)
-            if not inside or self._name(state, entry.name) not in there:
-                return None
-            seen.add(entry.name)
-        return _state(state, manifest.files)
+        start = self._name(state, "")
+        return read_state(state, content, {each.removeprefix(start) for each in names})
 
 
 def _fetch_verified(
@@ -373,30 +347,6 @@ def _fetch_verified(
             raise Refused(Problem(text=text, fix="go on from an older state"), code="damaged")
 
     retrying(deadline, once)
-
-
-def _manifest_of_state(folder: Path, job: str) -> Manifest:
-    """Raises DeliveryError where there is nothing, or a file cannot be read."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not paths:
-        raise DeliveryError(f"{folder} holds no state", fix="look whether it was moved or removed")
-    names = [_FILES + path.relative_to(folder).as_posix() for path in paths]
-    files = [DeliveredFile(path=path, name=name) for path, name in zip(paths, names, strict=True)]
-    return make_manifest(files, job=job)
-
-
-def _state(name: str, listed: Sequence[RemoteEntry]) -> RemoteState:
-    """The state in the folder `name`, whose mark lists these files."""
-    files = [replace(each, name=each.name.removeprefix(_FILES)) for each in listed]
-    return RemoteState(step=_step_of(name), name=name, files=tuple(files))
-
-
-def _state_name(step: int, manifest: Manifest) -> str:
-    return f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
-
-
-def _step_of(state_name: str) -> int:
-    return int(state_name.split("-")[1])
 
 
 def _sealed(path: Path, content: str, name: str) -> SealedFile:

@@ -113,9 +113,12 @@ class Sent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
+    """Something worth knowing while the run goes on; a `note` costs neither money nor quality."""
+
     event: ClassVar[str] = "warning"
     text: str
     fix: str = ""
+    level: Literal["warning", "note"] = "warning"
 
 
 @dataclass(frozen=True, kw_only=True)

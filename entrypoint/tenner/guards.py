@@ -119,7 +119,8 @@ class StopFileGuard:
 
     def heard(self, event: Event | None) -> Verdict | None:
         if isinstance(event, StateSaved) and self.stop_file.exists():
-            said = Warned(text=f"ending after step {event.step}, as {self.stop_file.name} asks")
+            text = f"ending after step {event.step}, as {self.stop_file.name} asks"
+            said = Warned(text=text, level="note")
             return Verdict(event=said, end="ask", reason="stop_file")
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from tenner import __version__
-from tenner.base_model import FAMILY_NAMES
+from tenner.base_model import FAMILY_NAMES, Base
 from tenner.decision import num_cpus
 from tenner.preparation import Prepared
 from tenner.report.facts import (
@@ -59,7 +59,8 @@ def report_facts(
         version=__version__,
         trigger=prepared.dataset.trigger,
         family=base.family,
-        base_name=base.hub_id or base.name,
+        base_name=base_name(base),
+        base_is_file=base.layout == "checkpoint" and not base.hub_id,
         base_licence=base.licence,
         engine=plan.engine,
         lora_file=found.lora_file,
@@ -83,6 +84,12 @@ def report_facts(
         files=found.files,
         timings=found.timings,
     )
+
+
+def base_name(base: Base) -> str:
+    """What a reader knows the base by: its repo on the Hub, else the name of its file or folder,
+    since a path on the machine that trained says nothing elsewhere."""
+    return base.hub_id or Path(base.name).name
 
 
 def dataset_facts(prepared: Prepared) -> DatasetFacts:

@@ -83,8 +83,8 @@ def event_line(event: Event) -> str | None:
             return f"samples of epoch {epoch}: {path}"
         case Sent(what=what, step=step, destination=destination):
             return f"{what} of step {step} is at {destination}"
-        case Warned(text=text, fix=fix):
-            return f"warning: {text}" + (f" (fix: {fix})" if fix else "")
+        case Warned(text=text, fix=fix, level=level):
+            return f"{level}: {text}" + (f" (fix: {fix})" if fix else "")
         case Failed(text=text, fix=fix):
             return f"error: {text}" + (f" (fix: {fix})" if fix else "")
         case _:

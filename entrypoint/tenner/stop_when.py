@@ -45,4 +45,4 @@ class StopWhen:
             self.tell(Warned(text=f"the loss {seen}, but the run cannot be stopped: {why}"))
             return
         text = f"the loss {seen}: the run ends after the next epoch (stop_when = {self.wanted})"
-        self.tell(Warned(text=text))
+        self.tell(Warned(text=text, level="note"))

@@ -121,6 +121,16 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
     assert f'data-live="{live["outline"]}"' in page.place.report.read_text(encoding="utf-8")
 
 
+def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: Path) -> None:
+    made = prepared()
+    base = replace(made.base, name=f"{tmp_path}/bases/photo.safetensors", hub_id="")
+    page = page_of(replace(made, base=base), tmp_path)
+    page.write()
+    told = page.place.report.read_text(encoding="utf-8")
+    assert "photo.safetensors" in told
+    assert f"{tmp_path}/bases" not in told
+
+
 def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: Path) -> None:
     with page_of(prepared(), tmp_path) as page:
         page.hear(step(7))

@@ -69,6 +69,26 @@ def test_every_fact_is_told(facts: ReportFacts) -> None:
     assert "<lora:my_lora:0.8>" in told
 
 
+def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportFacts) -> None:
+    notices = (
+        Notice(text="mended a name", level="note"),
+        Notice(text="small images"),
+        Notice(text="out of disk", level="error"),
+    )
+    told = " ".join(Elements(render_report(replace(facts, notices=notices))).words)
+    order = ("What went wrong", "out of disk", "Warnings", "small images", "Worth knowing")
+    places = [told.index(each) for each in (*order, "mended a name")]
+    assert places == sorted(places)
+    calm = render_report(replace(facts, notices=notices[:1]))
+    assert "Warnings" not in calm
+
+
+def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
+    one = replace(facts, base_name="photo.safetensors", base_is_file=True, family="sdxl")
+    assert "StableDiffusionXLPipeline.from_single_file(" in render_report(one)
+    assert "AutoPipelineForText2Image.from_pretrained(" in render_report(facts)
+
+
 def test_epochs_stand_side_by_side_at_the_strength_that_all_have(
     facts: ReportFacts, tmp_path: Path
 ) -> None:

@@ -186,6 +186,8 @@ class ReportFacts:
     trigger: str = ""
     family: Literal["sd1", "sd2", "sdxl"] = "sd1"
     base_name: str = ""
+    base_is_file: bool = False
+    """Whether it is a checkpoint of a single file, which is loaded otherwise than a folder."""
     base_licence: str = ""
     engine: str = ""
     lora_file: str = ""

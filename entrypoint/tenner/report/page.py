@@ -19,13 +19,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tenner.report.curve import CurveReading, read_curve
-from tenner.report.facts import ReportFacts, SampleImage, SampleSet
+from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
 from tenner.run_dir import write_atomically
 from tenner.sample.cells import USUAL
 
 LANGUAGES = ("en", "ar")
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 MAX_DATASET_IMAGES = 60
 
 
@@ -62,6 +63,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "goes_on": facts.state in ("training", "trained"),
         "plot": plot_curve(facts.curve),
         "reading": reading,
+        "notice_groups": notice_groups(facts.notices),
         "groups": [_laid_out(each) for each in facts.sample_sets],
         "compared": compared,
         "lowest_validation": min(facts.curve.validation, key=lambda each: each[1], default=None),
@@ -74,6 +76,15 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
     live = {"outline": outline, "state": facts.state, "step": facts.step, "parts": parts}
     told["parts"] = {name: Markup(text) for name, text in parts.items()}
     return _template("page.html").render(told), json.dumps(live, ensure_ascii=False)
+
+
+def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[Notice]]:
+    """What went wrong, the warnings and the notes, each group that there is, in this order."""
+    groups: dict[Level, list[Notice]] = {}
+    for level in LEVELS:
+        if group := [each for each in notices if each.level == level]:
+            groups[level] = group
+    return groups
 
 
 def _outline(facts: ReportFacts) -> str:

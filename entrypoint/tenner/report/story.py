@@ -33,7 +33,7 @@ class Story:
     """A series for each part that is trained, as long as `steps`."""
     epoch_ends: dict[int, int] = field(default_factory=dict[int, int])
     validation: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
-    warnings: dict[str, str] = field(default_factory=dict[str, str])
+    warnings: dict[str, Notice] = field(default_factory=dict[str, Notice])
     last: Step | None = None
     phase: str = ""
     _recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=_RECENT_STEPS))
@@ -61,9 +61,9 @@ class Story:
             case Validated(step=step, loss=loss):
                 self.validation = [each for each in self.validation if each[0] < step]
                 self.validation.append((step, loss))
-            case Warned(text=text, fix=fix):
+            case Warned(text=text, fix=fix, level=level):
                 self.warnings.pop(text, None)
-                self.warnings[text] = fix
+                self.warnings[text] = Notice(text=text, fix=fix, level=level)
                 while len(self.warnings) > MAX_WARNINGS:
                     del self.warnings[next(iter(self.warnings))]
             case Phase(name=name):
@@ -101,8 +101,8 @@ class Story:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """The warnings of the run, each once, the latest last."""
-        return tuple(Notice(text=text, fix=fix) for text, fix in self.warnings.items())
+        """The warnings and notes of the run, each once, the latest last."""
+        return tuple(self.warnings.values())
 
     def curve(self) -> LossCurve:
         """The loss of every step seen."""

@@ -1,20 +1,25 @@
 # make demo   train a real LoRA with the built-in tiny base, on the CPU or GPU found here
-# make test   all tests
+# make test   the tests, side by side on the cores there are
+# make test-long   those that take longer: whole runs killed and gone on with, the demo, clusters
 # make lint   style and types
 # make image-test   build the image and test it (needs Docker)
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test image image-test image-test-only lint format clean
+.PHONY: demo test test-long image image-test image-test-only lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tenner demo
 
-test: $(VENV)/.dev $(VENV)/.sky
-	SKY_PYTHON=$(VENV)/sky/bin/python $(BIN)/pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m 'not long' $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev $(VENV)/.sky
+	SKY_PYTHON=$(VENV)/sky/bin/python $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m long $(PYTEST_ARGS)
 
 image:
 	DOCKER_BUILDKIT=1 docker build $(IMAGE_ARGS) -t tenner:slim .

@@ -65,6 +65,7 @@ def weights(cwd: Path, name: str) -> bytes:
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
+@pytest.mark.long
 def test_one_bad_job_does_not_stop_the_others_and_a_second_start_does_only_what_is_left(
     tmp_path: Path,
 ) -> None:
@@ -100,6 +101,7 @@ def test_one_bad_job_does_not_stop_the_others_and_a_second_start_does_only_what_
     assert [steps_of(tmp_path, each) for each in ("one", "bad", "two")] == [3, 3, 3]
 
 
+@pytest.mark.long
 def test_a_signal_stops_the_batch_and_the_next_start_goes_on(tmp_path: Path) -> None:
     jobs = COMMON.replace("max_train_steps = 3", "max_train_steps = 40")
     jobs += '[[jobs]]\noutput_name = "one"\n[[jobs]]\noutput_name = "two"\n'

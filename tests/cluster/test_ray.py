@@ -47,6 +47,7 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_jobs_go_to_this_machines_cards_and_keys_are_in_no_log(
     tmp_path: Path, ray_folder: Path
 ) -> None:
@@ -105,6 +106,7 @@ def steps_told(folder: Path, node: str) -> list[tuple[str, int]]:
     return [(node, each["step"]) for each in events if each["event"] == "step"]
 
 
+@pytest.mark.long
 def test_a_job_whose_machine_is_killed_goes_on_on_another_one_and_never_on_both(
     tmp_path: Path,
 ) -> None:

@@ -33,10 +33,10 @@ def load(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def as_skypilot_reads_them(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Each task as SkyPilot's own loader gives it, in the environment that `make test` makes."""
+    """Each task as SkyPilot's own loader gives it, in the environment that `make test-long` makes."""
     python = os.environ.get("SKY_PYTHON")
     if not python:
-        pytest.skip("SKY_PYTHON names no Python with SkyPilot; `make test` makes one")
+        pytest.skip("SKY_PYTHON names no Python with SkyPilot; `make test-long` makes one")
     done = subprocess.run(
         [python, "-c", LOADER, *map(str, TASKS)],
         env={**os.environ, "HOME": str(tmp_path_factory.mktemp("home"))}
@@ -50,6 +50,7 @@ def as_skypilot_reads_them(tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {each["name"]: each for each in lines}
 
 
+@pytest.mark.long
 def test_skypilot_takes_the_tasks_for_every_host(as_skypilot_reads_them: dict[str, Any]) -> None:
     assert set(as_skypilot_reads_them) == {"tenner-train", "tenner-batch"}
     for task in as_skypilot_reads_them.values():

@@ -61,6 +61,7 @@ def files_with(folder: Path, text: str) -> list[Path]:
     return [path for path in found if text.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_run_on_a_base_from_the_hub_ends_as_a_private_repo_with_its_card(
     hub: Hub, proxy: Proxy, tmp_path: Path
 ) -> None:

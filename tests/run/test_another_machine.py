@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from program import Machine, StandIn, same_weights
 
 STEPS = ("--max_train_steps", "20", "--save_every_n_steps", "4")
 
 
+@pytest.mark.long
 def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights(
     tmp_path: Path,
 ) -> None:
@@ -38,6 +40,7 @@ def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights
     assert "loading" not in third.said, "what was delivered is not trained again anywhere"
 
 
+@pytest.mark.long
 def test_another_job_at_the_destination_is_refused_with_the_difference_or_started_afresh(
     tmp_path: Path,
 ) -> None:

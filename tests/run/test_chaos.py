@@ -2,9 +2,11 @@
 
 import os
 
+import pytest
 from bench.chaos import chaos
 
 
+@pytest.mark.long
 def test_runs_that_are_killed_anywhere_end_delivered_and_whole() -> None:
     seed = int(os.environ.get("CHAOS_SEED", "7"))
     stories = chaos(3, 3, seed, stand_in=True)

@@ -72,6 +72,7 @@ def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:
     assert "without its final weights" in machine.said
 
 
+@pytest.mark.long
 def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> None:
     machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
     smi = machine.folder / "bin" / "nvidia-smi"
@@ -87,6 +88,7 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
     assert list(kept.glob(".tenner/cat/state/step-*/complete.json"))
 
 
+@pytest.mark.long
 def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
     tmp_path: Path,
 ) -> None:

@@ -92,6 +92,7 @@ def num_states(events: Path) -> int:
     return events.read_text().count('"event": "state"') if events.is_file() else 0
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     words = [*SHORT, "--no_samples", "--max_train_steps", "30", "--save_every_n_steps", "3"]
     job = (str(concept_dir()), *words)

@@ -6,6 +6,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
 from PIL import Image, ImageChops
 
 from tenner.sample.grid import draw_grid, read_tiles
@@ -90,6 +91,7 @@ def test_pictures_say_how_they_were_made(job: SampleJob, draw: Run) -> None:
         assert "lora" not in image.info["parameters"]
 
 
+@pytest.mark.long
 def test_a_job_that_was_cut_short_goes_on(job: SampleJob, draw: Run) -> None:
     draw(job)
     found = pictures(job)

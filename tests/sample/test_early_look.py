@@ -98,6 +98,7 @@ def test_a_look_that_cannot_be_is_refused(settings: dict[str, str]) -> None:
         load_request({**JOB, **settings}, {}, read_default_config=False)
 
 
+@pytest.mark.long
 def test_a_run_shows_an_epoch_while_it_trains(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     few = {"sample_at_epochs": "2", "sample_seeds": "1", "sample_strengths": "1"}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_demo_learns_a_concept_that_the_base_has_never_seen(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}

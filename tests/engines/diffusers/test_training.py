@@ -209,6 +209,7 @@ def test_what_cannot_be_done_is_said(base, items, tmp_path, changes, code, words
     assert words in of_kind(events, Failed)[0].text
 
 
+@pytest.mark.long
 def test_precisions_schedules_and_options_all_learn(base, items, tmp_path: Path) -> None:
     variants = [
         {"mixed_precision": "bf16", "gradient_checkpointing": True},
@@ -301,6 +302,7 @@ def test_sdxl_learns_with_both_text_encoders(base_xl, items, tmp_path: Path) -> 
         assert any(float(value.abs().max()) > 0 for value in moved)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_a_compiled_unet_learns_the_same_and_says_what_it_cost(base, items, tmp_path) -> None:
     events = train(

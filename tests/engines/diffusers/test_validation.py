@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import tiny_model
 import torch
 from safetensors.torch import load_file
@@ -28,6 +29,7 @@ def train(job: TrainJob) -> list[Event]:
     return [event for event in map(engine.read, done.stdout.splitlines()) if event]
 
 
+@pytest.mark.long
 def test_it_is_told_after_epochs_and_leaves_the_training_as_it_is(tmp_path: Path) -> None:
     base = tiny_model.make_base(tmp_path / "base")
     items = tiny_model.make_items(tmp_path / "data", 6)

@@ -33,7 +33,7 @@ def load(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def as_skypilot_reads_them(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Each task as SkyPilot's own loader gives it, in the environment that `make test-long` makes."""
+    """Each task as SkyPilot's own loader gives it, in the environment of `make test-long`."""
     python = os.environ.get("SKY_PYTHON")
     if not python:
         pytest.skip("SKY_PYTHON names no Python with SkyPilot; `make test-long` makes one")

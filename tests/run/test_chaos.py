@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from bench.chaos import chaos
 
 

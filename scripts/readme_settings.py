@@ -3,7 +3,6 @@
 python -m scripts.readme_settings          rewrites README.md between its two marks
 """
 
-import re
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from tenner.flags import default_text, is_switch
 from tenner.settings.model import ALIASES, SECTIONS
+from tenner.settings.texts import setting_texts
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- settings: made by `python -m scripts.readme_settings` -->"
@@ -42,7 +42,7 @@ def _row(key: str, field: FieldInfo) -> str:
     others = [f"`{other}`" for other, meant in ALIASES.items() if meant == key]
     names = f"`{key}`" + (f" ({', '.join(others)})" if others else "")
     default = f"`{default_text(field)}`" if default_text(field) else ""
-    text = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+    text = setting_texts()[key].replace("|", "\\|")
     choices = [str(each) for each in get_args(field.annotation) if isinstance(each, str)]
     if choices and not is_switch(field):
         text += " One of " + ", ".join(f"`{each}`" for each in choices) + "."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tenner import __version__
 from tenner.command_line import NOT_SETTINGS, make_parser
+from tenner.dataset.workers import early_workers
 from tenner.engines.sd_scripts import facts
 from tenner.errors import ExitCode, Problem, TennerError
 from tenner.flags import flag_values
@@ -66,12 +67,14 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.planning import print_comparison, print_plan
+    with early_workers():
+        from tenner.planning import print_comparison, print_plan
 
-    if parsed.gpu:
-        print_comparison(_request(parsed, environ), environ, parsed.gpu, as_json=parsed.json)
-        return 0
-    print_plan(_request(parsed, environ), environ, as_json=parsed.json)
+        request = _request(parsed, environ)
+        if parsed.gpu:
+            print_comparison(request, environ, parsed.gpu, as_json=parsed.json)
+        else:
+            print_plan(request, environ, as_json=parsed.json)
     return 0
 
 
@@ -82,15 +85,16 @@ def _doctor(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.checking import run_check
+    with early_workers():
+        from tenner.checking import run_check
 
-    return run_check(
-        _request(parsed, environ),
-        environ,
-        as_json=parsed.json,
-        strict=parsed.strict,
-        page=Path(parsed.page) if parsed.page else None,
-    )
+        return run_check(
+            _request(parsed, environ),
+            environ,
+            as_json=parsed.json,
+            strict=parsed.strict,
+            page=Path(parsed.page) if parsed.page else None,
+        )
 
 
 def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -21,7 +21,10 @@ COMMANDS = {
 
 
 def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The whole command line; flags among `words` that are no settings are let in, to be judged."""
+    """The command line that `words` need: all commands, and the arguments of the one they name.
+
+    Flags that are no settings are let in, to be judged.
+    """
     parser = argparse.ArgumentParser(
         prog="tenner",
         description="Train a Stable Diffusion LoRA for under ten dollars, and never lose a run.",
@@ -32,14 +35,15 @@ def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, says in COMMANDS.items():
         command = commands.add_parser(name, help=says, description=says, allow_abbrev=False)
-        _ARGUMENTS.get(name, _no_arguments)(command)
-        if name in _JOB_COMMANDS and words[:1] == [name]:
+        if words[:1] != [name]:
+            continue
+        if name in _ARGUMENTS:
+            _ARGUMENTS[name](command)
+        if name in _SETTINGS_COMMANDS:
+            add_setting_flags(command, explained=bool({"-h", "--help"}.intersection(words)))
+        if name in _JOB_COMMANDS:
             add_other_flags(command, words[1:])
     return parser
-
-
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser
 
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +52,6 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", "--config_file", dest="config_flag", help=argparse.SUPPRESS)
     parser.add_argument("--preset", help="start from a packaged preset")
-    add_setting_flags(parser)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +137,6 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="with --ray: how long a machine that is lost keeps its jobs from others [60]",
     )
-    add_setting_flags(parser)
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +179,7 @@ _ARGUMENTS = {
     "serve": _serve_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
+_SETTINGS_COMMANDS = (*_JOB_COMMANDS, "batch")
 NOT_SETTINGS = (
     *("command", "run", "restart", "config", "config_flag", "preset"),
     *("json", "strict", "page", "gpu"),

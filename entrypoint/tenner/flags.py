@@ -4,24 +4,25 @@ Values stay text here: `settings` judges them together with those of the other d
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
 from pydantic.fields import FieldInfo
 
 from tenner.settings.model import ALIASES, SECTIONS
+from tenner.settings.texts import setting_texts
 
 
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting, in groups as in the documentation."""
+def add_setting_flags(parser: argparse.ArgumentParser, *, explained: bool) -> None:
+    """A flag for each setting, in groups as in the documentation; `explained` for a reader."""
+    texts = setting_texts() if explained else dict[str, str]()
     other_names: dict[str, list[str]] = {}
     for other, key in ALIASES.items():
         other_names.setdefault(key, []).append(f"--{other}")
     for section in SECTIONS:
         group = parser.add_argument_group(section.__doc__ or "")
         for key, field in section.model_fields.items():
-            _add_flag(group, key, field, other_names.get(key, []))
+            _add_flag(group, key, field, other_names.get(key, []), texts.get(key, ""))
 
 
 def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -82,8 +83,9 @@ def _add_flag(
     key: str,
     field: FieldInfo,
     other_names: list[str],
+    text: str,
 ) -> None:
-    text = re.sub(r"\s+", " ", field.description or "").replace("%", "%%").replace("`", "")
+    text = text.replace("%", "%%").replace("`", "")
     default = default_text(field)
     shown = f"{text} [{default}]" if default else text
     names = [f"--{key}", *other_names]

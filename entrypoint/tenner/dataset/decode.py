@@ -4,8 +4,11 @@ Runs in worker processes. Only formats that are pictures are opened (never EPS, 
 Ghostscript), with bounds on bytes and pixels, so that no file takes the machine with it.
 """
 
+import contextlib
 import hashlib
 import warnings
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
 
 WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
-           "JPEG2000", "HEIF")  # fmt: skip
+           "JPEG2000")  # fmt: skip
+_PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Gif", "Tiff", "Avif", "Ppm", "Tga", "Jpeg2K")
+"""Pillow's modules that read them: `Image.init` would take all fifty, and twice the time."""
 TRAINER_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 MAX_BYTES = 512 * 1024**2
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -35,8 +40,9 @@ class TooBig(Exception):
     """The image needs the machine for itself: ask again with `alone`."""
 
 
+@cache
 def register_heif() -> bool:
-    """Let Pillow read HEIC where pillow-heif is installed."""
+    """Let Pillow read HEIC where pillow-heif is installed. Called when the first one is met."""
     try:
         import pillow_heif  # pyright: ignore
     except ImportError:
@@ -45,10 +51,11 @@ def register_heif() -> bool:
     return True
 
 
-HEIF_IS_READ = register_heif()
-Image.init()
+for _name in _PLUGINS:
+    with contextlib.suppress(ImportError):  # an older Pillow has no AVIF
+        import_module(f"PIL.{_name}ImagePlugin")
 FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
-"""What this Pillow opens of them; AVIF and HEIF depend on how it was built. MPO comes with JPEG."""
+"""What this Pillow opens of them; AVIF depends on how it was built. MPO comes with JPEG."""
 
 
 def inspect(
@@ -91,14 +98,15 @@ def _read(path: Path) -> bytes:
         raise Refused("a git-lfs pointer, not the picture (run: git lfs pull)")
     if head.startswith((b"<!doctype html", b"<html")):
         raise Refused("a web page, not a picture")
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not HEIF_IS_READ:
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
         raise Refused("HEIC, which needs: pip install 'tenner[dataset]'")
     return data
 
 
 def _open(data: bytes, *, alone: bool) -> Image.Image:
+    is_heif = data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and register_heif()
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=(*FORMATS, "HEIF") if is_heif else FORMATS)
     except Image.DecompressionBombError:
         raise Refused(f"larger than {MAX_PIXELS // 10**6} million pixels") from None
     except Image.UnidentifiedImageError:

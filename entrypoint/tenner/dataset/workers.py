@@ -11,7 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,16 +68,10 @@ class _Worker:
         return {"unreadable": "damaged: the decoder crashes on it"}
 
     def _start(self) -> "subprocess.Popen[str]":
-        package_root = str(Path(__file__).resolve().parents[2])
-        search = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tenner.dataset.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=without_secrets() | {"PYTHONPATH": os.pathsep.join(search)},
-            encoding="utf-8",
-        )
+        try:
+            self._process = _early.pop()
+        except IndexError:
+            self._process = _launch()
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             self.stop()
@@ -91,17 +85,48 @@ class _Worker:
 
     def stop(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # a dead process left a line unread
-                    pipe.close()
-        try:
-            process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _end(process)
+
+
+def _launch() -> "subprocess.Popen[str]":
+    package_root = str(Path(__file__).resolve().parents[2])
+    search = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tenner.dataset.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=without_secrets() | {"PYTHONPATH": os.pathsep.join(search)},
+        encoding="utf-8",
+    )
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End a worker at once: between two tasks there is nothing that it could lose."""
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # a dead process left a line unread
+                pipe.close()
+    process.wait()
+
+
+_early: list["subprocess.Popen[str]"] = []
+
+
+@contextlib.contextmanager
+def early_workers(num_workers: int = 2) -> Generator[None]:
+    """Start processes for the pools to come, while this program still reads its own code.
+
+    Those that no pool took are ended with the context. Raises OSError.
+    """
+    _early.extend(_launch() for _ in range(min(num_workers, num_cores())))
+    try:
+        yield
+    finally:
+        while _early:
+            _end(_early.pop())
 
 
 class WorkerPool:

@@ -1,4 +1,4 @@
-"""What a user can ask for. The text under a key is its documentation everywhere.
+"""What a user can ask for. The text under a key is its documentation everywhere (`texts`).
 
 Keys are sd-scripts' option names wherever it has one, and mean what they mean there; the defaults
 are those of the guide that most people start from. `None` means that the plan decides, and says
@@ -47,9 +47,7 @@ Sampler = Literal[
     "k_dpm_2_a",
 ]
 
-_STRICT = ConfigDict(
-    extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False
-)
+_STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 _PART = _STRICT | ConfigDict(defer_build=True)
 """Of the sections, which are read and never made: their validators would be built for nothing."""
 

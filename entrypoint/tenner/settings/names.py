@@ -2,9 +2,8 @@
 
 from functools import cache
 
-from rapidfuzz import fuzz, process
-
 from tenner.settings.model import ALIASES, Settings
+from tenner.slips import nearest_name
 
 MEANT = {
     "epochs": "max_train_epochs",
@@ -47,12 +46,8 @@ def setting_names() -> tuple[str, ...]:
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str | None:
-    """The known name that `name` most likely means, or None where nothing is near.
-
-    The cut-off of 70 (of 100) keeps one or two typing slips in names of usual length.
-    """
+    """The known name that `name` most likely means, or None where nothing is near."""
     meant = MEANT.get(name.lower())
     if meant in known:
         return meant
-    found = process.extractOne(name.lower(), known, scorer=fuzz.ratio, score_cutoff=70)
-    return found[0] if found else None
+    return nearest_name(name.lower(), known)

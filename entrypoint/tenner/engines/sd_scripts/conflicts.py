@@ -8,11 +8,10 @@ import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rapidfuzz import fuzz, process
-
 from tenner.engines.sd_scripts.arguments import Family, takes_no_warmup
 from tenner.engines.sd_scripts.facts import options
 from tenner.errors import Level, Problem
+from tenner.slips import nearest_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,8 +308,8 @@ def _optimizer(asked: Asked) -> Iterator[Problem]:
         return
     known = (*_OWN_OPTIMIZERS.values(), *_TORCH_OPTIMIZERS)
     by_lower = {each.lower(): each for each in known}
-    near = process.extractOne(name.lower(), list(by_lower), scorer=fuzz.ratio, score_cutoff=60)
-    fix = f"did you mean {by_lower[near[0]]}?" if near else "AdamW8bit and AdamW are the usual ones"
+    near = nearest_name(name.lower(), by_lower, least=60)
+    fix = f"did you mean {by_lower[near]}?" if near else "AdamW8bit and AdamW are the usual ones"
     yield Problem(text=f"sd-scripts knows no optimizer {name}", fix=fix)
 
 

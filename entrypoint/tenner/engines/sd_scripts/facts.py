@@ -13,9 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from rapidfuzz import fuzz, process
-
 from tenner.errors import Problem
+from tenner.slips import nearest_name
 
 Kind = Literal["str", "path", "int", "float", "int_or_float", "switch"]
 Scalar = str | int | float | bool
@@ -77,9 +76,7 @@ def pinned_commit() -> str:
 
 def nearest(name: str) -> str | None:
     """The option that `name` most likely means, or None where nothing is near."""
-    plain = name.lower().replace("-", "_")
-    found = process.extractOne(plain, list(options()), scorer=fuzz.ratio, score_cutoff=70)
-    return found[0] if found else None
+    return nearest_name(name.lower().replace("-", "_"), options())
 
 
 def check(given: Mapping[str, object]) -> Checked:
@@ -195,8 +192,8 @@ def _unknown(name: str) -> Problem:
 
 def _did_you_mean(text: str, option: Option) -> str:
     known = [str(each) for each in option.choices if each is not None]
-    found = process.extractOne(text.lower(), known, scorer=fuzz.ratio, score_cutoff=60)
-    return f" (did you mean {found[0]}?)" if found else ""
+    near = nearest_name(text.lower(), known, least=60)
+    return f" (did you mean {near}?)" if near else ""
 
 
 def _shown(value: object) -> str:

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from rapidfuzz import fuzz, process
-
 from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem
+from tenner.slips import nearest_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +246,8 @@ def _table(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
     table = cast("dict[str, Any]", value)
     for key in table:
         if key not in _DATASET_KEYS:
-            near = process.extractOne(key, _DATASET_KEYS, scorer=fuzz.ratio, score_cutoff=60)
-            fix = f"did you mean {near[0]}?" if near else "remove it"
+            near = nearest_name(key, _DATASET_KEYS, least=60)
+            fix = f"did you mean {near}?" if near else "remove it"
             problems.append(Problem(text=f"unknown key '{key}' in {where}", fix=fix))
     return {key: each for key, each in table.items() if key in _DATASET_KEYS}
 

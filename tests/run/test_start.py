@@ -1,0 +1,39 @@
+"""What a start of the program costs: no library is read that the command does not need."""
+
+import subprocess
+import sys
+
+from tenner.tiny import concept_dir
+
+HEAVY = ("torch", "numpy", "PIL", "rich", "rapidfuzz", "httpx", "jinja2", "boto3", "starlette")
+PROBE = """
+import sys
+from tenner.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print(code, *sorted(each for each in {heavy} if each in sys.modules), file=sys.stderr)
+"""
+
+
+def read_by(*words: str) -> str:
+    """The exit code, and the heavy libraries that `tenner` with `words` has read."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr.splitlines()[-1]
+
+
+def test_help_and_plan_read_no_heavy_library() -> None:
+    assert read_by("--help") == "0"
+    assert read_by("train", "--help") == "0"
+    job = (str(concept_dir()), "--base_model", "tiny", "--min_bucket_reso", "64")
+    assert read_by("plan", *job, "--device", "cpu") == "0"
+
+
+def test_a_slip_is_named_before_anything_is_decoded() -> None:
+    assert read_by("plan", "--learnig_rate", "1") == "2 rapidfuzz"

@@ -15,8 +15,8 @@ ALARMS = re.compile(r"^(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*",
 
 def test_without_a_word_of_ours_it_trains_and_says_what_is_missing(engine: Engine) -> None:
     done = engine.run()
-    assert done.code == 2
-    assert "the base model sd15 is not on this machine" in done.said
+    assert done.code == 4
+    assert "docker run --gpus all" in done.said
 
 
 def test_other_programs_pass_through_with_their_exit_codes(engine: Engine) -> None:

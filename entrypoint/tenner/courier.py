@@ -6,7 +6,6 @@ run's `outbox`, since engines drop their older states when they please.
 """
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -14,65 +13,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.delivery.remote_run import RemoteRun
+from tenner.delivery.manifest import DeliveredFile
+from tenner.delivery.remote_run import RemoteRun, Shipment
 from tenner.errors import DeliveryError
 from tenner.events import Event, Sent, Warned
-from tenner.ledger import LEDGER_FILE
+from tenner.parcel import Parcel, Speed, link_tree, notes_of
 from tenner.run_dir import RunDir
 
 AGAIN_SECONDS = 30.0
 """Wait after something could not be sent, on top of the tries that were made meanwhile."""
 HUB_PAUSE_SECONDS = 180.0
-"""Between parcels to the Hugging Face Hub, where each is a commit or several: its repositories are
-kept from growing by a commit every few seconds, and the delivery from a rate limit."""
-EVENTS_FILE = "events.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parcel:
-    """Something to send: a weights file under `name`, or a state's folder in the outbox."""
-
-    path: Path
-    step: int
-    name: str = ""
-
-    @property
-    def is_state(self) -> bool:
-        return not self.name
-
-    @property
-    def is_weights(self) -> bool:
-        return self.name.endswith(".safetensors")
-
-    @property
-    def what(self) -> str:
-        """What it is, in a word."""
-        return "state" if self.is_state else "checkpoint" if self.is_weights else self.name
-
-    @property
-    def num_bytes(self) -> int:
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files if file.is_file())
-
-
-@dataclass(kw_only=True)
-class Speed:
-    """What was measured of a destination: bytes that arrived, and the seconds that took."""
-
-    num_bytes: int = 0
-    seconds: float = 0.0
-
-    def add(self, num_bytes: int, seconds: float) -> None:
-        self.num_bytes += num_bytes
-        self.seconds += seconds
-
-    @property
-    def bytes_per_second(self) -> float | None:
-        return self.num_bytes / self.seconds if self.seconds > 0 and self.num_bytes else None
+"""Between sets to the Hugging Face Hub, where each is a commit: its repositories are kept from
+growing by a commit every few seconds, and the delivery from a rate limit."""
+GATHER_SECONDS = 60.0
+"""How long a set waits for more: the state of a checkpoint's step is written right after it."""
 
 
 class Line:
-    """One destination's parcels and the thread that sends them."""
+    """One destination's parcels and the thread that sends them.
+
+    With `in_sets` all that waits goes together, in one act, a checkpoint with the state of its
+    step; notes alone wait for company.
+    """
 
     def __init__(
         self,
@@ -82,9 +44,11 @@ class Line:
         number: int,
         keep_states: int,
         sends_notes: bool = True,
+        in_sets: bool = False,
         on_event: Callable[[Event], None],
         again_seconds: float = AGAIN_SECONDS,
         pause_seconds: float = 0.0,
+        gather_seconds: float = GATHER_SECONDS,
     ) -> None:
         self.remote = remote
         self.speed = Speed()
@@ -93,19 +57,22 @@ class Line:
         self._outbox = place.path / "outbox" / str(number)
         self._keep_states = keep_states
         self._sends_notes = sends_notes
+        self._in_sets = in_sets
         self._on_event = on_event
         self._again_seconds = again_seconds
         self._pause_seconds = pause_seconds
+        self._gather_seconds = gather_seconds
         self._turn = threading.Condition()
         self._checkpoints: list[Parcel] = []
         self._state: Parcel | None = None
         self._notes = False
         self._older_states = False
-        self._under_way: Parcel | None = None
+        self._under_way: tuple[Parcel, ...] = ()
         self._busy = False
         self._closing = False
         self._hurry_until: float | None = None
         self._not_before = 0.0
+        self._since = 0.0
         self._thread = threading.Thread(target=self._work, name="tenner-courier", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +82,7 @@ class Line:
     def take_checkpoint(self, path: Path, name: str, step: int) -> None:
         """Send a weights file as `name`. Gives back at once."""
         with self._turn:
+            self._begin_to_gather()
             self._checkpoints = [each for each in self._checkpoints if each.name != name]
             self._checkpoints.append(Parcel(path=path, step=step, name=name))
             self._turn.notify_all()
@@ -125,8 +93,9 @@ class Line:
             return
         staged = self._outbox / folder.name
         shutil.rmtree(staged, ignore_errors=True)
-        _link_tree(folder, staged)
+        link_tree(folder, staged)
         with self._turn:
+            self._begin_to_gather()
             older, self._state = self._state, Parcel(path=staged, step=step)
             self._turn.notify_all()
         if older and older.path != staged:
@@ -145,8 +114,8 @@ class Line:
         worthless is no longer sent, and nothing waits for a better moment."""
         with self._turn:
             self._hurry_until, self._not_before = until, 0.0
-            old = self._under_way
-            outdated = old and old.is_state and self._state and self._state.step > old.step
+            newer = self._state
+            outdated = newer and any(p.is_state and p.step < newer.step for p in self._under_way)
             self._turn.notify_all()
         if outdated:
             self.remote.cancel()
@@ -180,7 +149,7 @@ class Line:
     def waiting_bytes(self) -> int:
         """Bytes that are still to be sent."""
         with self._turn:
-            parcels = [*self._checkpoints, self._state, self._under_way]
+            parcels = [*self._checkpoints, self._state, *self._under_way]
         found = 0
         for parcel in parcels:
             with contextlib.suppress(OSError):
@@ -189,6 +158,10 @@ class Line:
 
     def _pending(self) -> bool:
         return bool(self._checkpoints or self._state or self._notes)
+
+    def _begin_to_gather(self) -> None:
+        if not (self._checkpoints or self._state):
+            self._since = time.monotonic()
 
     def _work(self) -> None:
         while True:
@@ -200,18 +173,18 @@ class Line:
                 if self._closing:
                     return
                 self._busy = True
-                parcel = self._next()
-                self._under_way = parcel
-                self._notes = self._notes and parcel is not None
+                parcels = self._next()
+                self._under_way = parcels
+                self._notes = self._notes and bool(parcels) and not self._in_sets
             try:
-                self._send(parcel) if parcel else self._send_notes()
+                self._send(parcels) if parcels else self._send_notes()
                 self.trouble = None
                 self._rest()
             except (DeliveryError, OSError) as error:
-                self._failed(parcel, error)
+                self._failed(parcels, error)
             finally:
                 with self._turn:
-                    self._under_way = None
+                    self._under_way = ()
 
     def _rest(self) -> None:
         with self._turn:
@@ -219,72 +192,101 @@ class Line:
                 self._not_before = time.monotonic() + self._pause_seconds
 
     def _is_time(self) -> bool:
+        if self._in_sets and self._hurry_until is None and not self._is_gathered():
+            return False
         return time.monotonic() >= self._not_before
 
-    def _next(self) -> Parcel | None:
-        """The newest weights, then the state, then older weights; in a hurry the state, which
-        holds the weights too, goes first where it will arrive in time."""
-        state = self._state
-        newest = max(self._checkpoints, key=lambda p: (p.is_weights, p.step), default=None)
-        if state and (newest is None or newest.step < state.step or self._arrives_in_time(state)):
-            self._state = None
-            return state
-        if newest is not None:
-            self._checkpoints.remove(newest)
-        return newest
+    def _is_gathered(self) -> bool:
+        """Whether all that belongs together is here, or was waited for long enough."""
+        if not (self._checkpoints or self._state):
+            return False
+        newest = max((parcel.step for parcel in self._checkpoints), default=0)
+        if not self._keep_states or (self._state and self._state.step >= newest):
+            return True
+        return time.monotonic() >= self._since + self._gather_seconds
 
-    def _arrives_in_time(self, parcel: Parcel) -> bool:
+    def _next(self) -> tuple[Parcel, ...]:
+        """The newest weights, then the state, then older weights; in a hurry the state, which
+        holds the weights too, goes first where it will arrive in time. In sets all together, in a
+        hurry where they will arrive in time."""
+        state = self._state
+        every = (*self._checkpoints, *((state,) if state else ()))
+        if self._in_sets and (self._hurry_until is None or self._arrive_in_time(every)):
+            self._checkpoints, self._state = [], None
+            return every
+        newest = max(self._checkpoints, key=lambda p: (p.is_weights, p.step), default=None)
+        if state and (newest is None or newest.step < state.step or self._arrive_in_time((state,))):
+            self._state = None
+            return (state,)
+        if newest is None:
+            return ()
+        self._checkpoints.remove(newest)
+        return (newest,)
+
+    def _arrive_in_time(self, parcels: Sequence[Parcel]) -> bool:
         speed = self.speed.bytes_per_second
         if self._hurry_until is None or speed is None:
             return False
-        return time.monotonic() + 1.5 * parcel.num_bytes / speed < self._hurry_until
+        num_bytes = sum(parcel.num_bytes for parcel in parcels)
+        return time.monotonic() + 1.5 * num_bytes / speed < self._hurry_until
 
-    def _send(self, parcel: Parcel) -> None:
-        if parcel.is_state and self._sends_notes:
+    def _send(self, parcels: Sequence[Parcel]) -> None:
+        states = [parcel for parcel in parcels if parcel.is_state]
+        if states and self._sends_notes and not self._in_sets:
             self._send_notes()  # a state is never seen without what led to it
-        num_bytes, started = parcel.num_bytes, time.monotonic()
-        if parcel.is_state:
-            self.remote.put_state(parcel.path, parcel.step)
-        else:
-            self.remote.put_checkpoint(parcel.path, parcel.name)
+        sizes = [parcel.num_bytes for parcel in parcels]
+        started = time.monotonic()
+        self.remote.put_set(self._shipment(parcels))
         seconds = time.monotonic() - started
-        self.speed.add(num_bytes, seconds)
-        self._on_event(
-            Sent(
-                what=parcel.what,
-                step=parcel.step,
-                destination=str(self.remote.destination),
-                num_bytes=num_bytes,
-                seconds=round(seconds, 3),
+        self.speed.add(sum(sizes), seconds)
+        for parcel, num_bytes in zip(parcels, sizes, strict=True):
+            self._on_event(
+                Sent(
+                    what=parcel.what,
+                    step=parcel.step,
+                    destination=str(self.remote.destination),
+                    num_bytes=num_bytes,
+                    seconds=round(seconds, 3),
+                )
             )
+        for state in states:
+            shutil.rmtree(state.path, ignore_errors=True)
+        if not self._in_sets:
+            with self._turn:
+                self._notes = self._sends_notes
+                self._older_states = self._older_states or bool(states)
+
+    def _shipment(self, parcels: Sequence[Parcel]) -> Shipment:
+        state = next((parcel for parcel in parcels if parcel.is_state), None)
+        weights = [parcel for parcel in parcels if not parcel.is_state]
+        return Shipment(
+            files=tuple(DeliveredFile(path=each.path, name=each.name) for each in weights),
+            notes=self._notes_now() if self._in_sets else (),
+            state=(state.path, state.step) if state else None,
+            keep_states=self._keep_states if self._in_sets and state else None,
         )
-        if parcel.is_state:
-            shutil.rmtree(parcel.path, ignore_errors=True)
-        with self._turn:
-            self._notes = self._sends_notes
-            self._older_states = self._older_states or parcel.is_state
+
+    def _notes_now(self) -> tuple[tuple[str, bytes], ...]:
+        return notes_of(self._place) if self._sends_notes else ()
 
     def _send_notes(self) -> None:
-        for name, path in ((LEDGER_FILE, self._place.ledger), (EVENTS_FILE, self._place.events)):
-            if path.is_file():
-                self.remote.put_file(name, path)
-        if self._older_states:
-            self.remote.drop_states(self._keep_states)
-            self._older_states = False
+        keep = self._keep_states if self._older_states else None
+        self.remote.put_set(Shipment(notes=self._notes_now(), keep_states=keep))
+        self._older_states = False
 
-    def _failed(self, parcel: Parcel | None, error: DeliveryError | OSError) -> None:
-        """Keep the parcel for later, unless a newer one took its place, and say so once."""
+    def _failed(self, parcels: Sequence[Parcel], error: DeliveryError | OSError) -> None:
+        """Keep what was not sent for later, unless newer ones took its place, and say so once."""
         known = error if isinstance(error, DeliveryError) else DeliveryError(str(error))
         with self._turn:
             if self._closing:
                 return
-            outdated = parcel is not None and parcel.is_state and self._state is not None
-            if parcel is None:
-                self._notes = True
-            elif parcel.is_state and not outdated:
-                self._state = parcel
-            elif not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
-                self._checkpoints.append(parcel)
+            outdated = self._state is not None and any(parcel.is_state for parcel in parcels)
+            self._notes = self._notes or self._in_sets or not parcels
+            for parcel in parcels:
+                if not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
+                    self._checkpoints.append(parcel)
+                elif parcel.is_state and self._state is None:
+                    self._state = parcel
             hurried = self._hurry_until is not None
             pause = 0.0 if outdated else min(1.0, self._again_seconds) if hurried else None
             pause = self._again_seconds if pause is None else pause
@@ -344,16 +346,3 @@ class Courier:
         """The speed of the slowest destination, as measured; None where nothing was sent yet."""
         speeds = [line.speed.bytes_per_second for line in self.lines]
         return min((speed for speed in speeds if speed), default=None)
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """`source` again as `target`, without copying where the disk can link. Raises OSError."""
-    for path in sorted(source.rglob("*")):
-        if not path.is_file():
-            continue
-        twin = target / path.relative_to(source)
-        twin.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, twin)
-        except OSError:
-            shutil.copyfile(path, twin)

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tenner.events import Event
-from tenner.run_dir import write_atomically
+from tenner.local_paths import LocalPaths
+from tenner.run_dir import RunDir, write_atomically
 
 
 class EventLog:
@@ -59,6 +60,22 @@ def read_event_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 continue
+
+
+def events_to_deliver(place: RunDir) -> bytes:
+    """The log of a run as it may leave this machine: without its paths. Raises OSError."""
+    paths = LocalPaths(inside=(place.path, Path.cwd()))
+    lines: list[bytes] = []
+    for raw in place.events.read_bytes().splitlines(keepends=True):
+        if b"/" not in raw and b"\\" not in raw:  # nearly all: the steps
+            lines.append(raw)
+            continue
+        try:
+            found = paths.removed_in(json.loads(raw))
+        except ValueError:
+            continue  # cut by a kill
+        lines.append(json.dumps(found, ensure_ascii=False).encode() + b"\n")
+    return b"".join(lines)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tenner.courier import EVENTS_FILE
 from tenner.dataset import Dataset
 from tenner.delivery.manifest import RemoteEntry
 from tenner.delivery.remote_run import RemoteRun
@@ -17,6 +16,7 @@ from tenner.delivery.remote_state import RemoteState
 from tenner.errors import DeliveryError, SettingsError
 from tenner.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger
+from tenner.parcel import EVENTS_FILE
 from tenner.plan import Length, Plan
 from tenner.preparation import Prepared
 from tenner.rescue import CHANGES_THE_NETWORK

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner.budget import Budget, BudgetGuard, delivery_seconds
-from tenner.courier import EVENTS_FILE, HUB_PAUSE_SECONDS, Courier, Line
+from tenner.courier import HUB_PAUSE_SECONDS, Courier, Line
 from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
-from tenner.delivery.remote_run import RemoteRun
+from tenner.delivery.remote_run import RemoteRun, Shipment
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import open_store
 from tenner.disk import DiskGuard
@@ -19,7 +19,8 @@ from tenner.events import Warned
 from tenner.going_on import machine_name, take_up
 from tenner.guards import Guard
 from tenner.keeper import Keeper
-from tenner.ledger import LEDGER_FILE, Finished, LedgerBook, Life
+from tenner.ledger import Finished, LedgerBook, Life
+from tenner.parcel import notes_of
 from tenner.plan import Plan
 from tenner.preparation import Prepared
 from tenner.run_dir import RunDir
@@ -153,14 +154,11 @@ class RunLife:
         self.keeper.note(ending="delivered")
         for remote in self.remotes:
             try:
-                for name, path in (
-                    (LEDGER_FILE, self.place.ledger),
-                    (EVENTS_FILE, self.place.events),
-                ):
-                    remote.put_file(name, path, limit_seconds=_LOOK_SECONDS)
-                remote.drop_states(0, limit_seconds=_LOOK_SECONDS)
-            except DeliveryError as error:
-                text = f"the ledger at {remote.destination} is old: {error.problems[0].text}"
+                last = Shipment(notes=notes_of(self.place), keep_states=0)
+                remote.put_set(last, limit_seconds=_LOOK_SECONDS)
+            except (DeliveryError, OSError) as error:
+                why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
+                text = f"the ledger at {remote.destination} is old: {why}"
                 fix = "a start on an empty machine would train again: start it in this directory"
                 self.stage.tell(Warned(text=text, fix=fix))
 
@@ -259,6 +257,7 @@ def begin_life(
             number=number,
             keep_states=settings.keep_remote_states if remote in outside else 0,
             sends_notes=remote in outside,
+            in_sets=remote.destination.kind == "hub",
             pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
             on_event=stage.tell,
         )

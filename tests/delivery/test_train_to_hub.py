@@ -89,7 +89,10 @@ def test_a_run_on_a_base_from_the_hub_ends_as_a_private_repo_with_its_card(
     assert 'load_lora_weights("me/star"' in card.decode()
     for path, blob in tree.items():
         content = hub.state.large[blob.sha256] if blob.content is None else blob.content
-        assert path.startswith(".tenner/") or str(tmp_path).encode() not in content, path
+        assert str(tmp_path).encode() not in content, path
+    commits = repo.branches["main"][1:]  # the first is the Hub's own
+    assert ["manifest.json" in each.changed for each in commits] == [False, True, False]
+    assert {"star.safetensors", ".tenner/star/ledger.json"} <= set(commits[0].changed)
 
     refused = {"X-Error-Message": f"Forbidden for {TOKEN}"}
     spoilt = Spoil(status=403, headers=refused)

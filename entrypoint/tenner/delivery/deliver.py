@@ -131,7 +131,7 @@ def deliver_to(
     every = (*files, last)
     missing = retrying(deadline, lambda: store.missing(every, deadline), on_retry=told)
     if not store.whole_sets and retrying(
-        deadline, lambda: withdraw_manifest(store, missing, deadline), on_retry=told
+        deadline, lambda: _withdraw_manifest(store, missing, deadline), on_retry=told
     ):
         missing = (*(file for file in missing if file != last), last)
     kept = tuple(file for file in every if file not in missing)
@@ -164,12 +164,17 @@ def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) 
     return (CARD_NAME,) if content and is_edited(content) else ()
 
 
-def withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
-    """Delete a manifest that would call a set complete while its files are being replaced."""
+def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+    """Whether a manifest there calls a set complete of which these would replace files."""
     content = store.read(MANIFEST_NAME, deadline) if missing else None
     there = read_manifest(content) if content else None
     names = {entry.name for entry in there.files} if there else set[str]()
-    if content is None or not any(file.name in names for file in missing):
+    return any(file.name in names for file in missing)
+
+
+def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+    """Delete a manifest that would call a set complete while its files are being replaced."""
+    if not is_in_a_set(store, missing, deadline):
         return False
     store.delete([MANIFEST_NAME], deadline)
     return True
@@ -181,8 +186,9 @@ def put_verified(
     deadline: Deadline,
     on_bytes: OnBytes,
     told: Callable[[str], None],
+    gone: Sequence[str] = (),
 ) -> None:
-    """Send what is missing until the store holds all of it."""
+    """Send what is missing until the store holds all of it; `gone` are removed with it."""
     missing = tuple(files)
     sent = False
 
@@ -193,7 +199,7 @@ def put_verified(
         if missing:
             deadline.check()
             sent = True
-            store.put(missing, deadline, on_bytes)
+            store.put(missing, deadline, on_bytes, gone)
         missing = store.missing(missing, deadline)
         if missing:
             names = ", ".join(file.name for file in missing[:3])

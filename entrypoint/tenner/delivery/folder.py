@@ -55,13 +55,20 @@ class FolderStore:
         except OSError as error:
             raise _trouble(remote, error) from error
 
-    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
         for file in files:
             target = self._root / file.name
             try:
                 self._put_one(file, target, deadline, on_bytes)
             except OSError as error:
                 raise _trouble(target, error) from error
+        self.delete(gone, deadline)
 
     def _put_one(
         self, file: SealedFile, target: Path, deadline: Deadline, on_bytes: OnBytes

@@ -73,7 +73,13 @@ class HubStore:
         remote = self._entries([file.name for file in files], deadline)
         return tuple(file for file in files if not _is_same(file, remote.get(file.name)))
 
-    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
         self._make_ready(deadline)
         with ExitStack() as opened:
             readers: list[tuple[SealedFile, _Counted]] = []
@@ -86,7 +92,8 @@ class HubStore:
                 reader.begin()
                 readers.append((file, reader))
                 additions.append(addition)
-            self._commit(deadline, additions, _title("Add", [file.name for file in files]))
+            operations = [*additions, *self._deletions(gone, deadline)]
+            self._commit(deadline, operations, _title("Add", [file.name for file in files]))
             for file, reader in readers:
                 reader.reached(file.size)  # what was there under another name is not read
 
@@ -157,15 +164,18 @@ class HubStore:
         return tuple(sorted(path.removeprefix(root) for path in found))
 
     def delete(self, names: Sequence[str], deadline: Deadline) -> None:
+        if gone := self._deletions(names, deadline):
+            self._commit(deadline, gone, _title("Remove", names))
+
+    def _deletions(self, names: Sequence[str], deadline: Deadline) -> list[Any]:
+        """The removal of those that are there: the Hub refuses that of others."""
         from huggingface_hub import CommitOperationDelete
 
-        there = self._entries(names, deadline)
-        gone = [
+        there = self._entries(names, deadline) if names else {}
+        return [
             CommitOperationDelete(self.destination.name_in_root(name), is_folder=False)
             for name in there
         ]
-        if gone:
-            self._commit(deadline, gone, _title("Remove", list(there)))
 
     def link(self, name: str) -> str:
         where = f"{self._client.endpoint}/{self.destination.root}"

@@ -4,39 +4,36 @@ Checkpoints go where the delivery will put them, so that it need not send them a
 else lies in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
 """
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
-from typing import TypeVar
 from urllib.parse import quote
 
-from tenner.delivery.deliver import put_verified, withdraw_manifest
+from tenner.delivery.deliver import is_in_a_set, put_verified
 from tenner.delivery.destination import Destination
+from tenner.delivery.limited import LimitedCalls, OnTrouble
 from tenner.delivery.manifest import (
+    MANIFEST_NAME,
     DeliveredFile,
     RemoteEntry,
     SealedFile,
     hash_file,
     make_manifest,
-    seal,
 )
-from tenner.delivery.parallel import in_parallel
 from tenner.delivery.remote_state import (
     FILES,
     MARK,
     STATE_NAME,
+    PackedState,
     RemoteState,
-    manifest_of_state,
+    newest_first,
+    outdated,
+    pack_state,
     read_state,
-    state_name,
-    state_of,
-    step_of,
 )
-from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.store import Store, open_store
+from tenner.delivery.retry import Deadline, Refused, retrying
+from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
 from tenner.run_dir import sync_directory
 from tenner.secrets import Secrets
@@ -44,8 +41,20 @@ from tenner.secrets import Secrets
 DEFAULT_LIMIT_SECONDS = 900.0
 ROOM = ".tenner"
 
-T = TypeVar("T")
-OnTrouble = Callable[[str], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment:
+    """What goes to a destination together: where it knows acts (a commit), in one.
+
+    `files` by the names that they get there, `notes` by their names in the run's own room with
+    their content, `state` as a folder that does not change and its absolute step. `keep_states` is
+    how many of the newest states stay, the one that comes among them; None leaves all.
+    """
+
+    files: tuple[DeliveredFile, ...] = ()
+    notes: tuple[tuple[str, bytes], ...] = ()
+    state: tuple[Path, int] | None = None
+    keep_states: int | None = None
 
 
 class RemoteRun:
@@ -72,58 +81,76 @@ class RemoteRun:
         self.destination = destination
         self.job = job
         self._room = f"{ROOM}/{_folder_name(job)}"
-        self._secrets = secrets
-        self._environ = environ
-        self._limit_seconds = limit_seconds
-        self._on_trouble = on_trouble
-        self._store: Store | None = None
-        self._lock = Lock()
-        self._under_way: set[Deadline] = set()
+        self._calls = LimitedCalls(
+            destination,
+            secrets,
+            environ,
+            limit_seconds=limit_seconds,
+            on_trouble=on_trouble,
+        )
+        self._ask, self._again = self._calls.ask, self._calls.again
+
+    def put_set(
+        self, shipment: Shipment, *, limit_seconds: float | None = None
+    ) -> RemoteState | None:
+        """Send a shipment and verify it; nothing is sent where the same content lies there.
+
+        The mark of its state comes last and those of states that go are removed first, or all in
+        one act. A state that was sent in part goes on. Gives the state as it lies there.
+        """
+        if shipment.keep_states is not None and shipment.keep_states < 0:
+            raise ValueError(f"keep_states = {shipment.keep_states}")
+        with TemporaryDirectory(prefix="tenner-set-") as scratch:
+            copies = self._written(shipment.notes, Path(scratch))
+            sealed = make_manifest([*shipment.files, *copies]).files
+            packed = self._packed(shipment.state, Path(scratch))
+            coming = packed.state if packed else None
+            files = (*sealed, *packed.files) if packed else sealed
+            marks = (packed.mark,) if packed else ()
+
+            def put(store: Store, deadline: Deadline) -> None:
+                turns: Sequence[Sequence[str]] = ()
+                if shipment.keep_states is not None:
+                    turns = self._leaving(store, deadline, shipment.keep_states, coming)
+                if store.whole_sets:
+                    gone = [name for names in turns for name in names]
+                    self._put(store, [*files, *marks], deadline, gone)
+                    return
+                for each in (files, marks):
+                    self._put(store, each, deadline)
+                for names in turns:
+                    self._again(deadline, lambda names=names: store.delete(names, deadline))
+
+            self._ask(put, limit_seconds)
+        return coming
 
     def put_checkpoint(
         self, path: Path, name: str = "", *, limit_seconds: float | None = None
     ) -> str:
-        """Send a weights file, by default as `checkpoints/<its name>`, and verify it.
+        """Send a weights file, by default as `checkpoints/<its name>`.
 
-        Nothing is sent where the same content lies there. Gives the name at the destination.
+        Gives the name at the destination.
         """
         asked = DeliveredFile(path=path, name=name or f"checkpoints/{path.name}")
-        (file,) = make_manifest([asked]).files
-        self._ask(lambda store, deadline: self._put(store, [file], deadline), limit_seconds)
-        return file.name
+        self.put_set(Shipment(files=(asked,)), limit_seconds=limit_seconds)
+        return asked.name
 
     def put_state(
         self, folder: Path, step: int, *, limit_seconds: float | None = None
     ) -> RemoteState:
-        """Send every file in `folder` as the state of the absolute `step`, and then its mark.
-
-        A state that was sent in part goes on. The folder must not change meanwhile.
-        """
-        manifest = manifest_of_state(folder, self.job)
-        name = state_name(step, manifest)
-        with TemporaryDirectory(prefix="tenner-state-") as scratch:
-            mark = _sealed(Path(scratch) / MARK, manifest.to_json(), self._name(name, MARK))
-            files = [replace(file, name=self._name(name, file.name)) for file in manifest.files]
-
-            def put(store: Store, deadline: Deadline) -> None:
-                sets = [[*files, mark]] if store.whole_sets else [files, [mark]]
-                for each in sets:
-                    self._put(store, each, deadline)
-
-            self._ask(put, limit_seconds)
-        entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
-        return state_of(name, entries)
+        """Send every file in `folder` as the state of the absolute `step`, and then its mark."""
+        sent = self.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
+        assert sent is not None
+        return sent
 
     def states(self, *, limit_seconds: float | None = None) -> tuple[RemoteState, ...]:
         """The complete states of this job, the newest (highest step) first."""
-
-        def look(store: Store, deadline: Deadline) -> tuple[RemoteState, ...]:
-            found = self._state_files(store, deadline)
-            states = [self._read_state(store, each, found[each], deadline) for each in found]
-            whole = [state for state in states if state]
-            return tuple(sorted(whole, key=lambda each: (each.step, each.name), reverse=True))
-
-        return self._ask(look, limit_seconds)
+        return self._ask(
+            lambda store, deadline: self._whole(
+                store, self._state_files(store, deadline), deadline
+            ),
+            limit_seconds,
+        )
 
     def fetch_state(
         self, state: RemoteState, into: Path, *, limit_seconds: float | None = None
@@ -169,51 +196,16 @@ class RemoteRun:
 
         With `keep` = 0 every state goes.
         """
-        if keep < 0:
-            raise ValueError(f"keep = {keep}")
-        whole = self.states(limit_seconds=limit_seconds)
-        kept = {state.name for state in whole[:keep]}
-        newest = whole[0].step if whole and keep else None
-
-        def drop(store: Store, deadline: Deadline) -> None:
-            found = self._state_files(store, deadline)
-            gone = {
-                state: names
-                for state, names in found.items()
-                if state not in kept and (newest is None or step_of(state) <= newest)
-            }
-            for each in self._in_order(gone, in_one=store.whole_sets):
-                self._again(deadline, lambda each=each: store.delete(each, deadline))
-
-        self._ask(drop, limit_seconds)
-
-    def _in_order(
-        self, states: Mapping[str, Sequence[str]], *, in_one: bool
-    ) -> Sequence[Sequence[str]]:
-        """The files of states to be removed, in turns: each one's mark before the rest."""
-        if in_one:
-            return [[name for names in states.values() for name in names]] if states else []
-        turns: list[list[str]] = []
-        for state, names in states.items():
-            mark = self._name(state, MARK)
-            turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
-        return [turn for turn in turns if turn]
+        self.put_set(Shipment(keep_states=keep), limit_seconds=limit_seconds)
 
     def put_file(self, name: str, path: Path, *, limit_seconds: float | None = None) -> None:
-        """Send a small file of the run (the ledger, the live page) as it is now.
-
-        It is copied first, so that it may be replaced meanwhile.
-        """
-        with TemporaryDirectory(prefix="tenner-file-") as scratch:
-            copy = Path(scratch) / "copy"
-            try:
-                shutil.copyfile(path, copy)
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise DeliveryError(f"cannot read {path}: {reason}") from error
-            asked = DeliveredFile(path=copy, name=f"{self._room}/{name}")
-            (file,) = make_manifest([asked]).files
-            self._ask(lambda store, deadline: self._put(store, [file], deadline), limit_seconds)
+        """Send a small file of the run (the ledger, a lease) as it is now."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DeliveryError(f"cannot read {path}: {reason}") from error
+        self.put_set(Shipment(notes=((name, content),)), limit_seconds=limit_seconds)
 
     def get_file(self, name: str, *, limit_seconds: float | None = None) -> bytes | None:
         """The content that `put_file` sent last under this name, None where there is none."""
@@ -248,62 +240,57 @@ class RemoteRun:
 
     def cancel(self) -> None:
         """End all calls that are under way now, as if their time were up."""
-        with self._lock:
-            for deadline in self._under_way:
-                deadline.cancel()
+        self._calls.cancel()
 
-    def _ask(self, action: Callable[[Store, Deadline], T], limit_seconds: float | None) -> T:
-        """Do `action` within its limit; whatever kept it is a DeliveryError."""
-        deadline = Deadline(self._limit_seconds if limit_seconds is None else limit_seconds)
-        with self._lock:
-            self._under_way.add(deadline)
-        try:
-            (ended,) = in_parallel(
-                [lambda: action(self._opened(), deadline)],
-                num_workers=1,
-                deadline=deadline,
-                name="tenner-remote-run",
-            )
-        finally:
-            with self._lock:
-                self._under_way.discard(deadline)
-        match ended:
-            case Refused():
-                raise self._error(ended.problem.text, ended.problem.fix) from ended
-            case Passing():
-                fix = "it works again when the other side answers; look at its address and network"
-                raise self._error(f"{self.destination}: {ended}", fix) from ended
-            case OSError():
-                fix = "look whether the disk of this machine is full or gone"
-                raise self._error(f"{self.destination}: {ended}", fix) from ended
-            case BaseException():
-                raise ended
-            case _:
-                return ended
-
-    def _error(self, text: str, fix: str) -> DeliveryError:
-        return DeliveryError(self._secrets.redact(text), fix=self._secrets.redact(fix))
-
-    def _opened(self) -> Store:
-        with self._lock:
-            if self._store is None:
-                self._store = open_store(self.destination, secrets=self._secrets, env=self._environ)
-            return self._store
-
-    def _again(self, deadline: Deadline, action: Callable[[], T]) -> T:
-        return retrying(deadline, action, on_retry=self._told)
-
-    def _told(self, trouble: str) -> None:
-        if self._on_trouble:
-            self._on_trouble(self._secrets.redact(f"{self.destination}: {trouble}; trying again"))
-
-    def _put(self, store: Store, files: Sequence[SealedFile], deadline: Deadline) -> None:
-        missing = self._again(deadline, lambda: store.missing(files, deadline))
+    def _put(
+        self,
+        store: Store,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        gone: Sequence[str] = (),
+    ) -> None:
+        """Send what is missing of `files`; `gone` are removed in the same act."""
+        missing = self._again(deadline, lambda: store.missing(files, deadline)) if files else ()
         if not missing:
+            if gone:
+                self._again(deadline, lambda: store.delete(gone, deadline))
             return
         # A set that is complete until now, of another run, would be called whole by its manifest.
-        self._again(deadline, lambda: withdraw_manifest(store, missing, deadline))
-        put_verified(store, missing, deadline, lambda num_bytes: None, self._told)
+        replaced = self._again(deadline, lambda: is_in_a_set(store, missing, deadline))
+        if replaced and not store.whole_sets:
+            self._again(deadline, lambda: store.delete([MANIFEST_NAME], deadline))
+        elif replaced:
+            gone = (*gone, MANIFEST_NAME)
+        put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.told, gone)
+
+    def _written(self, notes: Sequence[tuple[str, bytes]], scratch: Path) -> list[DeliveredFile]:
+        """The notes as files, by their whole names."""
+        written: list[DeliveredFile] = []
+        for number, (name, content) in enumerate(notes):
+            path = scratch / f"note-{number}"
+            path.write_bytes(content)
+            written.append(DeliveredFile(path=path, name=f"{self._room}/{name}"))
+        return written
+
+    def _packed(self, state: tuple[Path, int] | None, scratch: Path) -> PackedState | None:
+        if state is None:
+            return None
+        folder, step = state
+        room = f"{self._room}/state"
+        return pack_state(folder, step, job=self.job, room=room, scratch=scratch)
+
+    def _leaving(
+        self, store: Store, deadline: Deadline, keep: int, coming: RemoteState | None
+    ) -> Sequence[Sequence[str]]:
+        """The files of states that go, in turns: each one's mark before the rest."""
+        found = self._state_files(store, deadline)
+        whole = [each for each in self._whole(store, found, deadline) if each != coming]
+        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, keep)
+        turns: list[list[str]] = []
+        for state, names in gone.items():
+            mark = self._name(state, MARK)
+            turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
+        return [turn for turn in turns if turn]
 
     def _name(self, *parts: str) -> str:
         return "/".join((self._room, "state", *parts))
@@ -319,16 +306,19 @@ class RemoteRun:
                 found[state] = (*found.get(state, ()), name)
         return found
 
-    def _read_state(
-        self, store: Store, state: str, names: Sequence[str], deadline: Deadline
-    ) -> RemoteState | None:
-        """The state, or None where it is not whole."""
-        mark = self._name(state, MARK)
-        if mark not in names:
-            return None
-        content = self._again(deadline, lambda: store.read(mark, deadline))
-        start = self._name(state, "")
-        return read_state(state, content, {each.removeprefix(start) for each in names})
+    def _whole(
+        self, store: Store, found: Mapping[str, Sequence[str]], deadline: Deadline
+    ) -> tuple[RemoteState, ...]:
+        states: list[RemoteState] = []
+        for name, files in found.items():
+            mark = self._name(name, MARK)
+            if mark not in files:
+                continue
+            content = self._again(deadline, lambda mark=mark: store.read(mark, deadline))
+            inside = [each.removeprefix(self._name(name, "")) for each in files]
+            if state := read_state(name, content, inside):
+                states.append(state)
+        return newest_first(states)
 
 
 def _fetch_verified(
@@ -347,11 +337,6 @@ def _fetch_verified(
             raise Refused(Problem(text=text, fix="go on from an older state"), code="damaged")
 
     retrying(deadline, once)
-
-
-def _sealed(path: Path, content: str, name: str) -> SealedFile:
-    path.write_text(content, encoding="utf-8")
-    return seal(DeliveredFile(path=path, name=name))
 
 
 def _folder_name(job: str) -> str:

@@ -1,14 +1,13 @@
-"""A state at a destination: how its folder is named, what is in it, and when it is whole.
+"""A state at a destination: the folder it lies in, the names of its files, and its mark.
 
-A state is a folder named by its step and by a hash of its content, so that no state ever takes
-another's place, not even of the same step from another life of the run. Its files are sent first
-and `complete.json`, with each one's size and SHA-256, last: a state without it is not seen. When
-states are dropped, `complete.json` goes first. Pure, apart from reading the folder to be sent.
+The folder is named by the step and by a hash of the content, so that no state ever takes
+another's place. `complete.json`, the mark, lists each file with its size and SHA-256; it comes last
+and goes first, so that a state without it is not seen.
 """
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from tenner.delivery.manifest import (
     DeliveredFile,
     Manifest,
     RemoteEntry,
+    SealedFile,
     make_manifest,
     name_problem,
     read_manifest,
+    seal,
 )
 from tenner.errors import DeliveryError
 
@@ -42,23 +43,68 @@ class RemoteState:
         return sum(file.size for file in self.files)
 
 
-def read_state(name: str, mark: bytes | None, there: Collection[str]) -> RemoteState | None:
-    """The state in the folder `name`, or None where its mark is missing, or tells of files that
-    are not among `there`, the names in that folder."""
-    manifest = read_manifest(mark) if mark else None
+@dataclass(frozen=True, kw_only=True)
+class PackedState:
+    """A local state, ready to be sent: its files by the names that they get in its folder, and the
+    mark."""
+
+    state: RemoteState
+    files: tuple[SealedFile, ...]
+    mark: SealedFile
+
+
+def pack_state(folder: Path, step: int, *, job: str, room: str, scratch: Path) -> PackedState:
+    """Every file in `folder` as the state of the absolute `step`, in the folder `room` there.
+
+    The mark is written into `scratch`. Raises DeliveryError where there is nothing, or a file
+    cannot be read.
+    """
+    manifest = _manifest_of_state(folder, job)
+    name = f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
+    mark = _sealed(scratch / MARK, manifest.to_json(), f"{room}/{name}/{MARK}")
+    files = [replace(file, name=f"{room}/{name}/{file.name}") for file in manifest.files]
+    entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
+    return PackedState(state=_state(name, entries), files=tuple(files), mark=mark)
+
+
+def read_state(name: str, content: bytes | None, there: Sequence[str]) -> RemoteState | None:
+    """The state in the folder `name`, whose files are `there`; None where its mark is missing,
+    none, or tells of files that are not there."""
+    manifest = read_manifest(content) if content else None
     if manifest is None or not manifest.files:
         return None
-    seen: set[str] = set()
+    found, seen = set(there), set[str]()
     for entry in manifest.files:
         inside = entry.name.startswith(FILES) and not name_problem(entry.name, seen)
-        if not inside or entry.name not in there:
+        if not inside or entry.name not in found:
             return None
         seen.add(entry.name)
-    return state_of(name, manifest.files)
+    return _state(name, manifest.files)
 
 
-def manifest_of_state(folder: Path, job: str) -> Manifest:
-    """Raises DeliveryError where there is nothing, or a file cannot be read."""
+def outdated(
+    whole: Sequence[RemoteState], found: Mapping[str, Sequence[str]], keep: int
+) -> dict[str, Sequence[str]]:
+    """Of the states `found` (their files by their names) those to be removed: all but the `keep`
+    newest of `whole` (newest first), and unfinished ones older than them."""
+    kept = {state.name for state in whole[:keep]}
+    newest = whole[0].step if whole and keep else None
+    return {
+        state: names
+        for state, names in found.items()
+        if state not in kept and (newest is None or step_of(state) <= newest)
+    }
+
+
+def newest_first(states: Sequence[RemoteState]) -> tuple[RemoteState, ...]:
+    return tuple(sorted(states, key=lambda each: (each.step, each.name), reverse=True))
+
+
+def step_of(state_name: str) -> int:
+    return int(state_name.split("-")[1])
+
+
+def _manifest_of_state(folder: Path, job: str) -> Manifest:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not paths:
         raise DeliveryError(f"{folder} holds no state", fix="look whether it was moved or removed")
@@ -67,15 +113,12 @@ def manifest_of_state(folder: Path, job: str) -> Manifest:
     return make_manifest(files, job=job)
 
 
-def state_of(name: str, listed: Sequence[RemoteEntry]) -> RemoteState:
+def _state(name: str, listed: Sequence[RemoteEntry]) -> RemoteState:
     """The state in the folder `name`, whose mark lists these files."""
     files = [replace(each, name=each.name.removeprefix(FILES)) for each in listed]
     return RemoteState(step=step_of(name), name=name, files=tuple(files))
 
 
-def state_name(step: int, manifest: Manifest) -> str:
-    return f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
-
-
-def step_of(state_name: str) -> int:
-    return int(state_name.split("-")[1])
+def _sealed(path: Path, content: str, name: str) -> SealedFile:
+    path.write_text(content, encoding="utf-8")
+    return seal(DeliveredFile(path=path, name=name))

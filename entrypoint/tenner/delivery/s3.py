@@ -109,9 +109,16 @@ class S3Store:
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
-    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
         self._sent |= {file.name: Sent(sha256=file.sha256) for file in files}
         self._sent |= send_files(self._client, self.destination, files, deadline, on_bytes)
+        self.delete(gone, deadline)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}

@@ -34,8 +34,15 @@ class Store(Protocol):
         """The files that do not lie there with their size and content."""
         ...
 
-    def put(self, files: Sequence[SealedFile], deadline: Deadline, on_bytes: OnBytes) -> None:
-        """Send the files, replacing what has their names. Not yet verified."""
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
+        """Send the files, replacing what has their names; not yet verified. `gone` are removed
+        with them: in the same act where `whole_sets`, else when they have arrived."""
         ...
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:

@@ -216,7 +216,11 @@ def _begin(
             prepared = _prepare(request, place, stage, destinations, price)
             if not place.ledger.is_file():
                 prepared = with_measured_batch(
-                    prepared, environ=stage.child_environ, stop=stage.stop, say=stage.begin
+                    prepared,
+                    environ=stage.child_environ,
+                    stop=stage.stop,
+                    say=stage.begin,
+                    session=stage.session,
                 )
             life = begin_life(
                 prepared,

@@ -20,7 +20,7 @@ from tenner.expectation import over_budget
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
-from tenner.machine.trial import Trial
+from tenner.machine.trial import Trial, Tried
 from tenner.plan import Plan
 from tenner.secrets import without_secrets
 from tenner.settings import Request, Settings
@@ -28,6 +28,9 @@ from tenner.settings import Request, Settings
 OnImage = Callable[[int, int], None]
 Inspect = Callable[[DatasetRequest, Path, OnImage, OnBytes | None], Dataset]
 """As `tenner.dataset.inspect_dataset`."""
+TrialName = tuple[Path, tuple[str, ...], tuple[tuple[str, str], ...]]
+Trials = dict[TrialName, Tried]
+"""What trials of the card have found, for all runs of a session."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,14 @@ def prepare(
     host_price: Price | None = None,
     inspect: Inspect = inspect_dataset,
     try_card: bool = True,
+    trials: Trials | None = None,
     fetches_base: bool = True,
 ) -> Prepared:
     """Look at everything and decide. Raises TennerError with whose turn it is.
 
     `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
-    Python compute something on the card while the dataset is read; it takes seconds. A base model
+    Python compute something on the card while the dataset is read; it takes seconds, and what is
+    among `trials` is not tried again. A base model
     that is elsewhere is fetched, or with `fetches_base` off told as missing.
     """
     settings = request.settings
@@ -77,7 +82,10 @@ def prepare(
     base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
-    with _trial(settings, machine, engine, environ, wanted=try_card and device == "cuda") as trial:
+    name = _trial_name(settings, machine, engine)
+    known = (trials or {}).get(name)
+    wanted = try_card and device == "cuda" and known is None
+    with _trial(name, environ) if wanted else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
         resolution = settings.resolution or (base.resolution, base.resolution)
         asked = dataset_request(request, base, resolution, environ)
@@ -95,11 +103,14 @@ def prepare(
         plan, broken = decide({}), dict[str, str]()
         if trial:
             on_stage("machine", "waiting for the trial of the card")
-            tried = trial.finish()
-            if tried.problem:
-                raise MachineError(problems=[tried.problem])
-            broken = dict(tried.broken)
-            plan = decide(broken) if broken else plan
+            known = trial.finish()
+            if trials is not None:
+                trials[name] = known
+        if known and known.problem:
+            raise MachineError(problems=[known.problem])
+        if known and known.broken:
+            broken = dict(known.broken)
+            plan = decide(broken)
     return Prepared(
         request=request,
         base=base,
@@ -122,23 +133,20 @@ def _judged(settings: Settings, plan: Plan, base: Base, engine: ChosenEngine) ->
     return replace(plan, notices=(*plan.notices, *found))
 
 
-def _trial(
-    settings: Settings,
-    machine: Machine,
-    engine: ChosenEngine,
-    environ: Mapping[str, str],
-    *,
-    wanted: bool,
-) -> AbstractContextManager[Trial | None]:
-    """The trainer's Python at work on the card, with the libraries that the run would use."""
-    if not wanted:
-        return nullcontext()
+def _trial_name(settings: Settings, machine: Machine, engine: ChosenEngine) -> TrialName:
+    """The trainer's Python, the libraries that the run would use, and the cards it would see."""
     libraries: list[str] = []
     if engine.name == "sd-scripts" and settings.attention == "xformers":
         libraries.append("xformers")
     if settings.optimizer_type.lower().endswith("8bit"):
         libraries.append("bitsandbytes")
-    return Trial(engine.python, libraries, {**without_secrets(environ), **machine.child_env})
+    return engine.python, tuple(libraries), tuple(sorted(machine.child_env.items()))
+
+
+def _trial(name: TrialName, environ: Mapping[str, str]) -> AbstractContextManager[Trial]:
+    """The trainer's Python at work on the card."""
+    python, libraries, seen = name
+    return Trial(python, libraries, {**without_secrets(environ), **dict(seen)})
 
 
 def dataset_request(

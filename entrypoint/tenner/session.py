@@ -40,12 +40,18 @@ def no_fence() -> None:
     """Nobody else can have this run."""
 
 
+def nothing_kept() -> None:
+    """Nothing of an earlier run is on the card."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """How a run is prepared and its processes are started; where encoded pictures are kept.
 
     `ends_machine` is False where others follow on the same machine. `fence` raises where this
-    run is not this machine's any more; asked before the whole set is delivered.
+    run is not this machine's any more; asked before the whole set is delivered. `empty_card` ends
+    what earlier runs left on the card, so that its memory can be measured; `corrections` are what
+    such measurements came to, by what was measured.
     """
 
     prepare: Prepare = prepare
@@ -53,6 +59,8 @@ class Session:
     latents: Path | None = None
     ends_machine: bool = True
     fence: Callable[[], None] = no_fence
+    empty_card: Callable[[], None] = nothing_kept
+    corrections: dict[str, float] | None = None
 
 
 ALONE = Session()

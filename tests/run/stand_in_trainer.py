@@ -76,9 +76,10 @@ def take_memory(batch: int) -> None:
     """Hold memory of the card, as the fake nvidia-smi then tells: 3,000 MiB and 500 an image."""
     path = os.environ.get("STAND_IN_MEMORY")
     if path:
-        Path(path).write_text(str(24000 - 3000 - 500 * batch))
+        free = Path(path).read_text()
+        Path(path).write_text(str(int(free) - 3000 - 500 * batch))
         time.sleep(1.5)  # to be seen
-        Path(path).write_text("24000")
+        Path(path).write_text(free)
 
 
 def main() -> None:

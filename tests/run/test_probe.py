@@ -1,4 +1,5 @@
-"""`batch_size = "max"`: two steps are measured on the card before the training, and believed."""
+"""Two steps are measured on the card before the training, and believed: where the card is to be
+filled, and where the memory model is unsure."""
 
 import json
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 from program import StandIn
 
-from tenner.probing import TOO_MUCH, Probe, correction_of
+from tenner.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
+from tenner.sizing import HEADROOM
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,59 @@ from tenner.probing import TOO_MUCH, Probe, correction_of
 )
 def test_what_was_measured_corrects_the_model(probe: Probe, correction: float | None) -> None:
     assert correction_of(probe, 20.0) == correction
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed", "family", "capability", "says"),
+    [
+        ("max", 5.0, "sd1", (8, 9), "fills the card"),
+        ("auto", 10.0, "sd1", (8, 9), ""),
+        ("auto", 20 * HEADROOM * 0.9, "sd1", (8, 9), ""),
+        ("auto", 20 * HEADROOM * 0.93, "sd1", (8, 9), "within its own error"),
+        ("auto", 21.0, "sdxl", (8, 6), "within its own error"),
+        ("auto", 12.0, "sd2", (8, 9), "SD 2.x"),
+        ("auto", 9.0, "sd2", (8, 9), ""),  # far from the card's limit
+        ("auto", 12.0, "sd1", (7, 5), "such a card"),
+        ("auto", 12.0, "sd1", None, "such a card"),
+        (4, 21.0, "sd2", (7, 5), ""),  # the user's own word
+        ("max", None, "sd1", (8, 9), ""),  # the card hides its memory
+    ],
+)
+def test_it_is_measured_where_the_model_is_unsure_and_nowhere_else(
+    asked: str | int, needed: float | None, family: str, capability: tuple[int, int], says: str
+) -> None:
+    why = reason_to_measure(
+        asked, needed_gb=needed, free_gb=20.0, family=family, capability=capability
+    )
+    assert (says in why) if says else not why
+
+
+def small_card(folder: Path) -> StandIn:
+    """A Tesla T4, which the memory model was never held against."""
+    machine = StandIn(folder)
+    free = machine.folder / "free"
+    free.write_text("15000")
+    card = {"name": "Tesla T4", "memory.total": 15360, "compute_cap": "7.5"}
+    machine.describe(card | {"driver_version": "550.54.14", "memory.free": f"@{free}"})
+    machine.environ |= {"STAND_IN_MEMORY": str(free)}
+    return machine
+
+
+def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: Path) -> None:
+    machine = small_card(tmp_path / "pod")
+    _, dataset, *words = machine.train("unused")
+    lines = [f'dataset = "{dataset}"', f'base_model = "{words[1]}"', "resolution = 512"]
+    lines += ["no_samples = true", "max_train_steps = 5"]
+    jobs = "".join(f'[[jobs]]\noutput_name = "{n}"\nseed = {n}\n' for n in (1, 2))
+    (machine.folder / "jobs.toml").write_text("\n".join(lines) + "\n" + jobs)
+    assert machine.finish("batch", "jobs.toml") == 0, machine.said
+    assert machine.said.count("measuring the memory of a step") == 1
+    assert "within its own error" in machine.said
+    assert (machine.folder / "trials").read_text().count("\n") == 1
+    batch, told = plan_of(machine, "1")
+    assert "the model said" in told
+    assert batch == 8, "more than the model alone dared"
+    assert plan_of(machine, "2") == (8, "an earlier run here measured it")
 
 
 def plan_of(machine: StandIn, name: str) -> tuple[int, str]:

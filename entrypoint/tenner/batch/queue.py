@@ -172,6 +172,8 @@ def run_batch(
         session = Session(
             prepare=preparation.prepare,
             launch=warm.launch,
+            empty_card=warm.rest,
+            corrections={},
             latents=folder / "latents",
             ends_machine=False,
         )

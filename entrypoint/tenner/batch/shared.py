@@ -15,7 +15,7 @@ from tenner.cost import Price
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.errors import DatasetError, TennerError
 from tenner.event_log import read_event_lines
-from tenner.preparation import Inspect, OnImage, Prepared, prepare
+from tenner.preparation import Inspect, OnImage, Prepared, Trials, prepare
 from tenner.settings import Request
 
 
@@ -58,6 +58,8 @@ class SharedPreparation:
 
     environ: Mapping[str, str]
     inspect: Inspect
+    trials: Trials = field(default_factory=Trials)
+    """A card is tried once for all jobs."""
     _found: dict[tuple[str, str], Prepared] = field(default_factory=dict[tuple[str, str], Prepared])
 
     def look(self, request: Request, on_image: OnImage) -> Prepared:
@@ -80,10 +82,15 @@ class SharedPreparation:
         """As `tenner.preparation.prepare`. Raises TennerError."""
         key = (request.settings.output_dir, request.settings.output_name)
         if key not in self._found:
-            look = partial(
-                prepare, request, environ, workdir, host_price=host_price, inspect=self.inspect
+            look = partial(prepare, host_price=host_price, inspect=self.inspect, trials=self.trials)
+            self._found[key] = look(
+                request,
+                environ,
+                workdir,
+                on_stage=on_stage,
+                on_image=on_image,
+                on_bytes=on_bytes,
             )
-            self._found[key] = look(on_stage=on_stage, on_image=on_image, on_bytes=on_bytes)
         return replace(self._found[key], request=request)
 
     def gpu_name(self, request: Request) -> str:

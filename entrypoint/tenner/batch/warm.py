@@ -97,6 +97,13 @@ class WarmTrainer:
             return command
         return replace(command, argv=(python, "-m", ERRAND, str(worker.address), *words[1:]))
 
+    def rest(self) -> None:
+        """End an idle worker, so that what it keeps on the card is free; the next errand starts
+        another."""
+        if self._worker is not None and self._worker.is_idle():
+            self._worker.end()
+            self._worker = None
+
     def _for(self, python: str, environ: dict[str, str]) -> _Worker | None:
         """The worker that is there, or a new one where it ended or other work needs another; None
         where it cannot be started."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from tenner.engines import Command, ReadLine
+from tenner.engines import THREAD_WAITING, Command, ReadLine
 from tenner.events import Event, Failed
 from tenner.guards import Guard, Guards, Verdict
 from tenner.leash import leashed
@@ -151,7 +151,7 @@ def follow(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
-    surroundings = {**environ, **command.env}
+    surroundings = {**THREAD_WAITING, **environ, **command.env}
     with log.open("ab") as log_file:
         process = subprocess.Popen(
             leashed(command.argv, surroundings),

@@ -59,6 +59,16 @@ def test_events_are_read_and_every_byte_is_kept(tmp_path: Path) -> None:
     assert b"10%\r20%\r" in (tmp_path / "engine.log").read_bytes()
 
 
+def test_threads_of_a_trainer_wait_as_the_user_says_or_shortly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os; print(os.environ['GOMP_SPINCOUNT'])"
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert run(tmp_path, code, StopRequest())[0].last_lines == ("2000",)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert run(tmp_path, code, StopRequest())[0].last_lines[-1] == "7"
+
+
 def test_a_line_without_end_is_not_lost(tmp_path: Path) -> None:
     ending, _ = run(tmp_path, "import sys; sys.stdout.write('last words')", StopRequest())
     assert ending.last_lines == ("last words",)

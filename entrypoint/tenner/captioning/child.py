@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from tenner.dataset.workers import path_field
+from tenner.engines import THREAD_WAITING
 from tenner.errors import MachineError
 from tenner.secrets import without_secrets
 
@@ -29,6 +30,7 @@ class CaptionProcess:
             stderr=self._said,
             encoding="utf-8",
             env={
+                **THREAD_WAITING,
                 **without_secrets(environ),
                 "PYTHONPATH": os.pathsep.join(search),
                 "HF_HUB_OFFLINE": "1",

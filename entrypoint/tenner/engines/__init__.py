@@ -9,6 +9,11 @@ from tenner.events import Event
 ReadLine = Callable[[str], Event | None]
 """What one line of an engine's output says; None where it is only a line of the log."""
 
+THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "2000"}
+"""How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user says
+otherwise. As quick as the default on an idle machine, several times on one that does other work
+(`bench/thread_waiting.py`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:

@@ -8,6 +8,9 @@ brings the files into memory, so that neither pays for the disk. The bare run ge
 arguments that tenner gave the trainer, with paths of its own; tenner's time holds everything it
 adds: the check of every image, the proof of write access, states, reading the weights back,
 delivery, the page. Samples are off, since the bare run draws none.
+
+Of each run it is told when its phases began, in seconds after the start of the command: those of
+the trainer are read from its log by the same reader in both.
 """
 
 import argparse
@@ -18,12 +21,30 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.engines.sd_scripts.log_lines import LogReader, Output
+from tenner.engines.sd_scripts.resume import Life
 
 _OWN_PATHS = ("train_data_dir", "output_dir", "logging_dir", "tokenizer_cache_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Seconds of a whole command, and of each phase's begin after the command's."""
+
+    seconds: float
+    marks: tuple[tuple[str, float], ...]
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {at:.1f}" for name, at in self.marks)
+        return f"{phases}, end {self.seconds:.1f}"
 
 
 def main() -> None:
@@ -42,18 +63,19 @@ def main() -> None:
         with TemporaryDirectory(prefix="launch-wall-time-") as name:
             folder = Path(name)
             ours, words = with_tenner(asked.base, asked.dataset, asked.steps, folder)
-            theirs = with_accelerate(words, asked.dataset, folder)
+            theirs = with_accelerate(words, asked.dataset, asked.steps, folder)
         if number == 0:
             continue
-        pairs.append((ours, theirs))
-        print(f"round {number}: tenner {ours:.1f} s, accelerate launch {theirs:.1f} s")
+        pairs.append((ours.seconds, theirs.seconds))
+        print(f"round {number}: tenner {ours.seconds:.1f} s, accelerate launch", end=" ")
+        print(f"{theirs.seconds:.1f} s\n  tenner: {ours}\n  bare: {theirs}", flush=True)
     ours, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     print(f"medians: tenner {ours:.1f} s, accelerate launch {theirs:.1f} s; ratio {ratio:.3f}")
 
 
-def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[float, list[str]]:
-    """Seconds of the whole command, and the arguments with which it started the trainer."""
+def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Timed, list[str]]:
+    """The times of the whole command, and the arguments with which it started the trainer."""
     job = {
         "engine": "sd-scripts",
         "base_model": base.absolute(),
@@ -82,12 +104,21 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[fl
     )
     spy.chmod(0o755)
     environment = {**os.environ, "TENNER_TRAINER_PYTHON": str(spy)}
-    seconds = _timed(command, folder, environment)
-    return seconds, json.loads(noted.read_text())
+    started = time.time()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    seconds = time.time() - started
+    if done.returncode != 0:
+        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+    (log,) = (folder / "tenner").glob("*/events.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    timed = [(each, datetime.fromisoformat(each["time"]).timestamp() - started) for each in events]
+    return Timed(seconds=seconds, marks=_marks(timed)), json.loads(noted.read_text())
 
 
-def with_accelerate(words: list[str], dataset: Path, folder: Path) -> float:
-    """Seconds of `accelerate launch` with the same arguments, on a dataset folder of its own."""
+def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -> Timed:
+    """The times of `accelerate launch` with the same arguments, on a dataset folder of its own."""
     script, *options = words
     place = folder / "bare"
     (place / "data").mkdir(parents=True)
@@ -107,17 +138,44 @@ def with_accelerate(words: list[str], dataset: Path, folder: Path) -> float:
     launch += [f"--num_cpu_threads_per_process={os.cpu_count()}"]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     environment = {**os.environ, **offline}
-    return _timed([*launch, script, *kept, *named], Path(script).parent, environment)
+    command = [*launch, script, *kept, *named]
+    life = Life(num_steps=steps, steps_per_epoch=steps)
+    reader = LogReader(Output(life=life, output_dir=str(place), output_name="my_lora"))
+    found: list[tuple[dict[str, Any], float]] = []
+    lines: list[str] = []
+    started = time.time()
+    with subprocess.Popen(
+        command,
+        cwd=Path(script).parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:  # a carriage return ends a line too
+            lines.append(line)
+            if event := reader.read(line.rstrip("\n")):
+                found.append((json.loads(event.to_json()), time.time() - started))
+    seconds = time.time() - started
+    if process.returncode != 0:
+        sys.exit("".join(lines[-40:]))
+    return Timed(seconds=seconds, marks=_marks(found))
 
 
-def _timed(command: list[str], folder: Path, environment: dict[str, str]) -> float:
-    started = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
-    return time.perf_counter() - started
+def _marks(events: Iterable[tuple[dict[str, Any], float]]) -> tuple[tuple[str, float], ...]:
+    """When each phase was first told of, the first and the last step, and what was saved."""
+    found: dict[str, float] = {}
+    for event, at in events:
+        kind = event["event"]
+        if kind == "step":
+            found.setdefault("first step", at)
+            found["last step"] = at
+        elif kind == "phase":
+            found.setdefault(event["name"], at)
+        elif kind in ("state", "checkpoint", "done", "sent"):
+            found.setdefault(kind, at)
+    return tuple(sorted(found.items(), key=lambda each: each[1]))
 
 
 if __name__ == "__main__":

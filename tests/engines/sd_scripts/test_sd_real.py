@@ -1,0 +1,124 @@
+"""The real sd-scripts on a CPU, through the whole program: full-size models of random weights.
+
+Opt-in, see CONTRIBUTING: `SD_SCRIPTS_DIR` and `TENNER_TRAINER_PYTHON` name the trainer;
+`TENNER_TEST_MODELS` a folder where the models are kept (else SD 1.5 is made anew each time). SDXL
+needs that folder, 7 GB of disk, about 14 GB of memory and ten minutes: it is asked for with
+`TENNER_TEST_SDXL=1`.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from tenner.tiny import concept_dir
+from tests.guide import GUIDE
+
+pytestmark = [
+    pytest.mark.sd_scripts,
+    pytest.mark.skipif("SD_SCRIPTS_DIR" not in os.environ, reason="SD_SCRIPTS_DIR is not set"),
+    pytest.mark.timeout(2400),
+]
+ROOT = Path(__file__).resolve().parents[3]
+LIGHT = (
+    *("--device", "cpu", "--resolution", "64", "--min_bucket_reso", "64", "--no_samples"),
+    *("--network_dim", "4", "--network_alpha", "4", "--optimizer_type", "AdamW"),
+)
+"""What a CPU does in a test's time."""
+
+
+def made(maker: Path, *words: str | Path) -> None:
+    """Run a maker of models in the trainer's Python."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "entrypoint")}
+    python = os.environ["TENNER_TRAINER_PYTHON"]
+    subprocess.run([python, maker, *words], env=environ, check=True)
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kept = os.environ.get("TENNER_TEST_MODELS")
+    folder = (Path(kept) if kept else tmp_path_factory.mktemp("models")) / "sd15-random"
+    if not (folder / "model_index.json").is_file():
+        made(ROOT / "tests" / "image" / "make_random_base.py", folder)
+    return folder
+
+
+def train(cwd: Path, *words: str | Path) -> Path:
+    """`tenner train`, which has to deliver. Gives the run's directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tenner", "train", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (run,) = (cwd / "output").iterdir()
+    log = run / "engine.log"
+    told = log.read_text(errors="replace")[-3000:] if log.is_file() else ""
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{told}"
+    assert "delivered and verified" in done.stdout
+    return run
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [each for each in lines if each["event"] == kind]
+
+
+def assert_lora(run: Path, *parts: str) -> None:
+    """What was delivered is a LoRA of sd-scripts, with tensors of these parts."""
+    (path,) = (run / "delivered").glob("my_lora.safetensors")
+    with safe_open(path, "pt") as weights:
+        names = list(weights.keys())
+        assert weights.metadata()["ss_sd_scripts_commit_hash"]
+    for part in parts:
+        assert any(name.startswith(part) for name in names), part
+
+
+def test_the_guides_settings_train_delivered_and_verified(sd15: Path, tmp_path: Path) -> None:
+    (tmp_path / "training_config.toml").write_text(GUIDE)
+    data = tmp_path / "training_data"
+    data.mkdir()
+    (data / "10_sks star").symlink_to(concept_dir())
+    words = ("--pretrained_model_name_or_path", sd15, "--max_train_steps", "2")
+    run = train(tmp_path, *LIGHT, *words, "--lr_warmup_steps", "0", "--batch_size", "1")
+    assert [each["step"] for each in events(run, "step")] == [1, 2]
+    assert_lora(run, "lora_unet_", "lora_te_")
+
+
+def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> None:
+    """One epoch of 20 steps, since sd-scripts tells the mean of an epoch."""
+    means: dict[str, float] = {}
+    for engine in ("sd-scripts", "diffusers"):
+        place = tmp_path / engine
+        place.mkdir()
+        words = ("--engine", engine, "--base_model", sd15, "--dataset", concept_dir())
+        words = (*words, "--num_repeats", "4", "--batch_size", "4", "--max_train_steps", "20")
+        run = train(place, *LIGHT, *words, "--learning_rate", "1e-4", "--lr_scheduler", "constant")
+        steps = events(run, "step")
+        assert [each["step"] for each in steps] == list(range(1, 21))
+        if engine == "sd-scripts":
+            means[engine] = steps[-1]["loss_avg"]
+        else:
+            means[engine] = statistics.mean(each["loss"] for each in steps)
+    print(means)
+    assert means["diffusers"] == pytest.approx(means["sd-scripts"], rel=0.05)
+
+
+@pytest.mark.skipif("TENNER_TEST_SDXL" not in os.environ, reason="TENNER_TEST_SDXL is not set")
+def test_sdxl_in_full_size_trains_delivered_and_verified(tmp_path: Path) -> None:
+    base = Path(os.environ["TENNER_TEST_MODELS"]) / "sdxl-random.safetensors"
+    if not base.is_file():
+        made(Path(__file__).with_name("make_random_sdxl.py"), os.environ["SD_SCRIPTS_DIR"], base)
+    words = ("--engine", "sd-scripts", "--base_model", base, "--dataset", concept_dir())
+    words = (*words, "--mixed_precision", "bf16", "--full_bf16", "true", "--max_train_steps", "2")
+    words = (*words, "--network_train_unet_only", "true", "--batch_size", "1")
+    run = train(tmp_path, *LIGHT, *words, "--learning_rate", "1e-4")
+    assert [each["step"] for each in events(run, "step")] == [1, 2]
+    assert_lora(run, "lora_unet_")

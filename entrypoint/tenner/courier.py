@@ -67,6 +67,7 @@ class Line:
         self._state: Parcel | None = None
         self._notes = False
         self._older_states = False
+        self._forgets = False
         self._under_way: tuple[Parcel, ...] = ()
         self._busy = False
         self._closing = False
@@ -100,6 +101,20 @@ class Line:
             self._turn.notify_all()
         if older and older.path != staged:
             shutil.rmtree(older.path, ignore_errors=True)
+
+    def forget_states(self) -> None:
+        """Nothing may go on from the states that were sent: they are dropped before anything else
+        is sent, and what of them waits or is under way is not sent."""
+        if not self._keep_states:
+            return
+        with self._turn:
+            older, self._state, self._forgets = self._state, None, True
+            under_way = self._under_way
+            self._turn.notify_all()
+        if older:
+            shutil.rmtree(older.path, ignore_errors=True)
+        if any(parcel.is_state for parcel in under_way):
+            self.remote.cancel()
 
     def note(self) -> None:
         """The ledger or the events have news worth sending."""
@@ -157,7 +172,7 @@ class Line:
         return found
 
     def _pending(self) -> bool:
-        return bool(self._checkpoints or self._state or self._notes)
+        return bool(self._checkpoints or self._state or self._notes or self._forgets)
 
     def _begin_to_gather(self) -> None:
         if not (self._checkpoints or self._state):
@@ -173,11 +188,17 @@ class Line:
                 if self._closing:
                     return
                 self._busy = True
-                parcels = self._next()
+                parcels = () if self._forgets else self._next()
                 self._under_way = parcels
-                self._notes = self._notes and bool(parcels) and not self._in_sets
+                if not self._forgets:
+                    self._notes = self._notes and bool(parcels) and not self._in_sets
             try:
-                self._send(parcels) if parcels else self._send_notes()
+                if parcels:
+                    self._send(parcels)
+                elif self._forgets:
+                    self._forget()
+                else:
+                    self._send_notes()
                 self.trouble = None
                 self._rest()
             except (DeliveryError, OSError) as error:
@@ -192,7 +213,8 @@ class Line:
                 self._not_before = time.monotonic() + self._pause_seconds
 
     def _is_time(self) -> bool:
-        if self._in_sets and self._hurry_until is None and not self._is_gathered():
+        gathers = self._in_sets and self._hurry_until is None and not self._forgets
+        if gathers and not self._is_gathered():
             return False
         return time.monotonic() >= self._not_before
 
@@ -232,7 +254,7 @@ class Line:
 
     def _send(self, parcels: Sequence[Parcel]) -> None:
         states = [parcel for parcel in parcels if parcel.is_state]
-        if states and self._sends_notes and not self._in_sets:
+        if states and self._sends_notes and not self._in_sets and not self._forgets:
             self._send_notes()  # a state is never seen without what led to it
         sizes = [parcel.num_bytes for parcel in parcels]
         started = time.monotonic()
@@ -269,6 +291,12 @@ class Line:
     def _notes_now(self) -> tuple[tuple[str, bytes], ...]:
         return notes_of(self._place) if self._sends_notes else ()
 
+    def _forget(self) -> None:
+        self.remote.drop_states(0)
+        with self._turn:
+            self._forgets, self._older_states = False, False
+            self._notes = self._notes or self._sends_notes
+
     def _send_notes(self) -> None:
         keep = self._keep_states if self._older_states else None
         self.remote.put_set(Shipment(notes=self._notes_now(), keep_states=keep))
@@ -280,12 +308,13 @@ class Line:
         with self._turn:
             if self._closing:
                 return
-            outdated = self._state is not None and any(parcel.is_state for parcel in parcels)
+            states = [parcel for parcel in parcels if parcel.is_state]
+            outdated = bool(states) and (self._state is not None or self._forgets)
             self._notes = self._notes or self._in_sets or not parcels
             for parcel in parcels:
                 if not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
                     self._checkpoints.append(parcel)
-                elif parcel.is_state and self._state is None:
+                elif parcel.is_state and not outdated:
                     self._state = parcel
             hurried = self._hurry_until is not None
             pause = 0.0 if outdated else min(1.0, self._again_seconds) if hurried else None
@@ -321,6 +350,10 @@ class Courier:
     def take_state(self, folder: Path, step: int) -> None:
         for line in self.lines:
             line.take_state(folder, step)
+
+    def forget_states(self) -> None:
+        for line in self.lines:
+            line.forget_states()
 
     def note(self) -> None:
         for line in self.lines:

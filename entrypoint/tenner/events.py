@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-FailureKind = Literal["oom", "nan", "no_data", "base_model", "host", "other"]
+FailureKind = Literal["oom", "nan", "no_data", "base_model", "broken_state", "host", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The engine of a run, and the lighter ones that follow where the card's memory does not do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tenner.preparation import Prepared
 from tenner.rescue import last_words, next_rung
 from tenner.run_dir import RunDir, write_json
 from tenner.session import Session
-from tenner.training import Engine, Lighter
+from tenner.training import Engine, Lighter, put_aside, states
 
 
 def engine_for(
@@ -27,10 +27,12 @@ def engine_for(
     *,
     session: Session,
     environ: Mapping[str, str],
+    forget_states: Callable[[], None],
 ) -> Engine:
     """The engine that trains `plan`, its processes started as the session starts them.
 
-    What a lighter one gives up is noted for later lives.
+    What a lighter one gives up is noted for later lives. Where it trains another network, nothing
+    of before may be gone on from, here or (`forget_states`) at a destination.
     """
     settings = prepared.settings
 
@@ -39,13 +41,21 @@ def engine_for(
         if rung is None:
             return None
         changed = with_options(plan, rung.changed, prepared.dataset)
+        if not rung.keeps_states:  # before it is noted: a life that knows of it meets no old state
+            _leave_behind(place, book, plan.output_name)
+            forget_states()
         book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
         write_json(place.plan, plan_json(changed))
-        return Lighter(
-            engine=engine_for(prepared, place, book, changed, session=session, environ=environ),
-            says=rung.says,
-            keeps_states=rung.keeps_states,
+        next_engine = engine_for(
+            prepared,
+            place,
+            book,
+            changed,
+            session=session,
+            environ=environ,
+            forget_states=forget_states,
         )
+        return Lighter(engine=next_engine, says=rung.says)
 
     engine = bare_engine(prepared, place, plan, session.latents)
 
@@ -60,6 +70,13 @@ def engine_for(
         out_of_memory_fix=last_words(plan.options, settings),
         guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file),),
     )
+
+
+def _leave_behind(place: RunDir, book: LedgerBook, name: str) -> None:
+    """Put the states and weights of a network that is given up aside."""
+    put_aside(states(place), "other-network")
+    put_aside(sorted(place.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
+    book.change(lambda ledger: replace(ledger, checkpoints=(), state_step=0))
 
 
 def tokenizers_for(prepared: Prepared, place: RunDir) -> Path | None:

@@ -131,6 +131,10 @@ def take_up(
         refuse_other_job(here.job, job, str(place.path))
     if found:
         refuse_other_job(found.ledger.job, job, str(found.remote.destination))
+    if here and found and network_of(here) != network_of(found.ledger):
+        for remote in remotes:  # a state of the network that was given up is no way to go on
+            remote.drop_states(0, limit_seconds=LOOK_SECONDS)
+        found = None
     ledger = bring_back(found, place, say, take_events) if found else here
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
@@ -153,6 +157,11 @@ def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, object]:
         for key, value in ledger.savings.items()
         if same_machine or key in CHANGES_THE_NETWORK
     }
+
+
+def network_of(ledger: Ledger) -> dict[str, object]:
+    """What was given up of the network itself: states of one do not fit another."""
+    return savings_here(ledger, same_machine=False)
 
 
 def bring_back(

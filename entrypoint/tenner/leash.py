@@ -18,6 +18,23 @@ _ASK = (
     "os.execv(program, sys.argv[2:])\n"
 )
 
+_ASK_WORKER = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+    "os.getppid() == 1 and sys.exit(1)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+def leashed_worker(python: str, words: Sequence[str]) -> tuple[str, ...]:
+    """`words` for `python`, as a program that ends with the launcher that starts it.
+
+    Launchers give each worker a session of its own, where no signal to their group arrives.
+    """
+    if not sys.platform.startswith("linux"):
+        return (python, *words)
+    return (python, "-I", "-S", "-c", _ASK_WORKER, python, *words)
+
 
 def leashed(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     """`argv` as a command that ends with this program. Raises FileNotFoundError."""

@@ -326,7 +326,13 @@ def _train(life: RunLife, page: LivePage) -> Trained:
     stage.begin("training", f"{life.plan.length.num_steps} steps")
     environ = child_environ(prepared, stage)
     engine = engine_for(
-        prepared, place, life.book, life.plan, session=stage.session, environ=environ
+        prepared,
+        place,
+        life.book,
+        life.plan,
+        session=stage.session,
+        environ=environ,
+        forget_states=life.courier.forget_states,
     )
     try:
         with watching(life.plan.device, stage.environ) as card:

@@ -46,12 +46,10 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Lighter:
-    """The same training with less memory. `says` is what was given up for it; `keeps_states` is
-    False where it cannot go on from the states of before."""
+    """The same training with less memory. `says` is what was given up for it."""
 
     engine: "Engine"
     says: str
-    keeps_states: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +124,6 @@ def train(
             break
         on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
         engine = lighter.engine
-        if not lighter.keeps_states:
-            _put_aside(states(place), "other-network")
     if ending.signal is not None:
         raise _stopped(follower)
     reason = ending.ended_by.reason if ending.ended_by else ""
@@ -176,17 +172,24 @@ def _life(
     """One engine's run, from the newest state that it takes."""
     for state in [*states(place), None]:
         ending = _start(engine, state, place, environ, stop, grace_seconds, follower, guards)
-        if state is None or ending.returncode != engine.broken_state_exit:
+        if state is None or not _is_broken(ending, engine):
             return ending
         text = f"the state {state.name} is broken; going on from the one before"
         follower.on_event(Warned(text=text))
-        _put_aside([state], "broken")
+        put_aside([state], "broken")
     raise AssertionError("the last candidate is the beginning itself")
 
 
-def _put_aside(states: Sequence[Path], why: str) -> None:
-    for state in states:
-        state.rename(state.with_name(f"{why}-{state.name}"))
+def _is_broken(ending: Ending, engine: Engine) -> bool:
+    """Whether the state was. A launcher of several processes keeps their exit codes to itself."""
+    said = ending.failed is not None and ending.failed.kind == "broken_state"
+    return said or ending.returncode == engine.broken_state_exit
+
+
+def put_aside(found: Sequence[Path], why: str) -> None:
+    """Rename states or weights so that nothing goes on from them. Raises OSError."""
+    for each in found:
+        each.rename(each.with_name(f"{why}-{each.name}"))
 
 
 def _start(

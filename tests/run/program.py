@@ -123,6 +123,7 @@ class StandIn(Machine):
         described = {"name": card, "memory.total": 24564, "memory.free": 24000}
         described |= {"driver_version": "550.54.14", "compute_cap": "8.9"}
         self.programs = programs
+        self.card = described
         self.describe(described)
         self.environ |= {
             "PATH": f"{programs}{os.pathsep}{self.environ['PATH']}",
@@ -131,9 +132,9 @@ class StandIn(Machine):
         }
         self.base = sparse_base(folder / "base.safetensors")
 
-    def describe(self, card: dict[str, object]) -> None:
-        """What nvidia-smi tells of the card from now on."""
-        install_smi(self.programs, [card])
+    def describe(self, *cards: dict[str, object]) -> None:
+        """What nvidia-smi tells of the cards from now on."""
+        install_smi(self.programs, cards)
 
     def train(self, name: str, *words: str) -> tuple[str, ...]:
         return (

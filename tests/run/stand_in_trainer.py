@@ -2,7 +2,8 @@
 
 STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan` (from step
 STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
-STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on), `hang` (after five lines),
+STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
+is trained), `hang` (after five lines),
 `deaf` (to SIGTERM), `killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps).
 STAND_IN_SECONDS is a step's time.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
@@ -35,6 +36,8 @@ DISK_FULL = (
 
 def fits(told: dict[str, str]) -> bool:
     least = int(os.environ["STAND_IN_FITS"])
+    if least < 0:
+        return "network_train_unet_only" in told
     return int(told["train_batch_size"]) <= max(1, least) and (
         least > 0 or "gradient_checkpointing" in told
     )
@@ -44,6 +47,12 @@ def options(words: list[str]) -> dict[str, str]:
     """`--name=value` of our command line; switches are "true"."""
     pairs = (word.removeprefix("--").partition("=") for word in words if word.startswith("--"))
     return {name: value or "true" for name, _, value in pairs}
+
+
+def launched() -> dict[str, str]:
+    """What a launcher of several processes has put into the environment."""
+    names = ("WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ACCELERATE_MIXED_PRECISION")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def write_weights(path: Path, value: float = 0.5) -> None:
@@ -87,7 +96,10 @@ def main() -> None:
     out, name = Path(told["output_dir"]), told["output_name"]
     steps = int(told["max_train_steps"]) - int(told.get("initial_step", 0))
     every = int(told.get("save_every_n_steps", 0))
-    say(f"\nSTARTED {json.dumps(told)}\n")
+    if os.environ.get("RANK", "0") != "0":  # another card's process: it says and saves nothing
+        Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
+        return
+    say(f"\nSTARTED {json.dumps(told | launched())}\n")
     if ending == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     record("prepare images.")

@@ -30,6 +30,56 @@ def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path:
     assert machine.ledger("cat")["savings"]["train_batch_size"] == 1, "for the next life"
 
 
+def test_without_leave_to_freeze_the_text_encoder_it_ends_and_says_what_could_be_allowed(
+    tmp_path: Path,
+) -> None:
+    machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="0", STAND_IN_FITS="-1")
+    assert machine.finish(*machine.train("cat", *LENGTH)) == 5, machine.said
+    assert "set may_freeze_text_encoder = true, or rent a card with more memory" in machine.said
+    assert not any("network_train_unet_only" in each for each in machine.commands("cat"))
+
+
+def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_anew(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "kept"
+    machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="-1")
+    words = ("--max_train_steps", "24", "--save_every_n_steps", "4", "--destinations", str(kept))
+    words = (*words, "--may_freeze_text_encoder", "true")
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    keys = ("train_batch_size", "gradient_checkpointing", "network_train_unet_only")
+    tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
+    assert tried == [
+        *(("4", None, None), ("2", None, None), ("1", None, None)),
+        *(("1", "true", None), ("1", "true", "true")),
+    ]
+    assert "resume" not in machine.commands("cat")[-1], "its states are another network's"
+    steps = [each["step"] for each in machine.events("cat", "step")]
+    assert steps[-24:] == list(range(1, 25))
+    assert machine.ledger("cat")["savings"]["network_train_unet_only"] is True
+    names = {path.name for path in (kept / "checkpoints").iterdir()}
+    assert names == {f"cat-step{step:08d}.safetensors" for step in (4, 8, 12, 16, 20)}
+
+
+def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    words = ("--max_train_steps", "40", "--save_every_n_steps", "4", "--destinations", str(kept))
+    words = (*words, "--may_freeze_text_encoder", "true", "--batch_size", "1")
+    how = {"STAND_IN": "oom", "STAND_IN_STEPS": "16", "STAND_IN_FITS": "-1"}
+    first = StandIn(tmp_path / "first", STAND_IN_SECONDS="0.1", **how)
+
+    def has_sent_the_new_networks_state() -> bool:
+        sent = [each["step"] for each in first.events("cat", "sent") if each["what"] == "state"]
+        return len(sent) > 2 and max(sent) > sent[-1] >= 8
+
+    assert first.cut(first.train("cat", *words), has_sent_the_new_networks_state) == -9, first.said
+    second = StandIn(tmp_path / "second", **how)
+    assert second.finish(*second.train("cat", *words)) == 0, second.said
+    (started,) = second.commands("cat")
+    assert started["network_train_unet_only"] == "true"
+    assert started["resume"].endswith(("step-00000008", "step-00000012"))
+
+
 @pytest.mark.parametrize(("allowed", "code"), [("false", 5), ("true", 0)])
 def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
     tmp_path: Path, allowed: str, code: int

@@ -13,7 +13,7 @@ from tenner.engines.choice import ChosenEngine
 from tenner.engines.diffusers import engine as diffusers_engine
 from tenner.engines.diffusers.job import TrainItem, TrainJob
 from tenner.engines.sd_scripts.arguments import Paths
-from tenner.engines.sd_scripts.engine import Job
+from tenner.engines.sd_scripts.engine import THREADS_PER_PROCESS, Job
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.errors import Problem, SettingsError
 from tenner.plan import Plan
@@ -69,7 +69,10 @@ def own_engine(
         life = replace(job, resume=str(state) if state else None)
         write_atomically(place.job, life.to_json())
         started = diffusers_engine.command(
-            place.job.absolute(), chosen.python, num_processes=plan.num_processes
+            place.job.absolute(),
+            chosen.python,
+            num_processes=plan.num_processes,
+            threads_per_process=max(1, min(THREADS_PER_PROCESS, cpus // plan.num_processes)),
         )
         return Command(argv=started.argv, env=started.env)
 

@@ -180,6 +180,76 @@ def test_processes_together_do_what_one_does(base, items, tmp_path: Path, proces
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
+SAVES_ON_EACH = """
+import os, sys
+from tenner.engines.diffusers import loop, train
+from tenner.engines.diffusers.lora_file import lora_tensors, write_lora
+own = loop.Trainer.save_weights
+def save_weights(self, name="", *, final=False):
+    path = self.final_path().with_name(f"rank-{os.environ['RANK']}-{name}.safetensors")
+    write_lora(path, lora_tensors(self._network.bank, "float"), {})
+    own(self, name, final=final)
+loop.Trainer.save_weights = save_weights
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def launch(job: TrainJob, script: Path | None = None) -> subprocess.Popen[str]:
+    """Two processes by accelerate, as on two cards."""
+    place = Path(job.output_dir)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "job.json").write_text(job.to_json())
+    made = engine.command(place / "job.json", Path(sys.executable), num_processes=2)
+    argv = list(made.argv)
+    if script:
+        at = argv.index(engine.MODULE)
+        argv[at - 1 : at + 1] = [str(script)]
+    with (place / "stderr").open("w") as said:
+        return subprocess.Popen(
+            argv,
+            env={**os.environ, **made.env},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def test_launched_processes_hold_the_same_weights_and_one_of_them_saves(
+    base, items, tmp_path: Path
+) -> None:
+    script = tmp_path / "each.py"
+    script.write_text(SAVES_ON_EACH)
+    job = tiny_model.make_job(
+        base, tmp_path / "out", items, train_batch_size=1, learning_rate=1e-2, max_train_steps=8,
+        save_every_n_steps=4, save_state=True, save_precision="float",
+    )  # fmt: skip
+    process = launch(job, script)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, (tmp_path / "out" / "stderr").read_text()[-3000:]
+    events = [event for event in map(engine.read, out.splitlines()) if event is not None]
+    assert [event.step for event in of_kind(events, Step)] == list(range(1, 9))
+    assert [event.step for event in of_kind(events, Checkpoint)] == [4, 8]
+    assert [event.step for event in of_kind(events, StateSaved)] == [4, 8]
+    assert len(of_kind(events, Done)) == 1
+    for name in ("step00000004", ""):
+        one, other = (tmp_path / "out" / f"rank-{rank}-{name}.safetensors" for rank in (0, 1))
+        assert_same(one, other)
+        saved = load_file(tmp_path / "out" / f"lora{'-' if name else ''}{name}.safetensors")
+        assert all(torch.equal(value, saved[key]) for key, value in load_file(one).items())
+
+
+def test_launched_processes_end_with_their_launcher(base, items, tmp_path: Path) -> None:
+    job = tiny_model.make_job(base, tmp_path, items, train_batch_size=1, max_train_steps=100_000)
+    process = launch(job)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if isinstance(engine.read(line), Step):
+            process.kill()  # the launcher alone: its workers have sessions of their own
+            break
+    process.communicate(timeout=30)  # workers that live on would hold the output open
+
+
 def test_losses_that_are_not_finite_end_the_run(base, items, tmp_path: Path) -> None:
     job = tiny_model.make_job(
         base, tmp_path, items, noise_offset=float("inf"), max_nonfinite_steps=3

@@ -54,6 +54,7 @@ def test_several_cards_are_launched_with_every_setting_said() -> None:
     words = " ".join(command(job, job.life()).argv)
     assert "-m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2" in words
     assert "--mixed_precision fp16 --dynamo_backend no --num_cpu_threads_per_process 3" in words
+    assert " --no_python /opt/trainer/bin/python -I -S -c " in words
     assert "--ddp_timeout=30" in words
     assert "--lr_warmup_steps=20" in words
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tenner.engines import Command
 from tenner.events import Event, parse_event
+from tenner.leash import leashed_worker
 
 MODULE = "tenner.engines.diffusers.train"
 
@@ -32,8 +33,11 @@ class EngineExit(IntEnum):
     """SIGTERM or SIGINT; the state was saved."""
 
 
-def command(job_path: Path, python: Path, *, num_processes: int = 1) -> Command:
-    """The process that does the job at `job_path`, on `num_processes` GPUs.
+def command(
+    job_path: Path, python: Path, *, num_processes: int = 1, threads_per_process: int = 1
+) -> Command:
+    """The process that does the job at `job_path`, or one for each of `num_processes` GPUs, each
+    with so many CPU threads.
 
     `python` is an interpreter with torch, diffusers and transformers; this package is put on its
     path, so that tenner's own dependencies need not be installed there.
@@ -47,14 +51,15 @@ def command(job_path: Path, python: Path, *, num_processes: int = 1) -> Command:
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
     run = ("-m", MODULE, str(job_path))
-    if num_processes > 1:
-        launch = (
-            *("-m", "accelerate.commands.launch", "--multi_gpu"),
-            *("--num_processes", str(num_processes), "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        )
-        return Command(argv=(str(python), *launch, *run), env=environment)
-    return Command(argv=(str(python), *run), env=environment)
+    if num_processes == 1:
+        return Command(argv=(str(python), *run), env=environment)
+    launch = (
+        *("-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", str(num_processes), "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", str(threads_per_process), "--no_python"),
+    )
+    return Command(argv=(str(python), *launch, *leashed_worker(str(python), run)), env=environment)
 
 
 def read(line: str) -> Event | None:

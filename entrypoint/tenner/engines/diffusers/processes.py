@@ -8,10 +8,14 @@ launcher (or torchrun) has put into the environment.
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(minutes=30)
+"""How long processes wait for one that encodes all pictures, or saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ def join_processes() -> Processes:
         return Processes(rank=0, count=1, device=torch.device("cuda" if cuda else "cpu"))
     from accelerate import PartialState
 
-    state = PartialState(cpu=not cuda)
+    state = PartialState(cpu=not cuda, timeout=PATIENCE)
     return Processes(
         rank=state.process_index, count=state.num_processes, device=torch.device(str(state.device))
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tenner.engines.diffusers.batches import Schedule
-from tenner.events import EpochEnd, Event, Step, Warned
+from tenner.events import EpochEnd, Event, Failed, Step, Warned
 
 _MOST_PENDING = 16
 
@@ -36,7 +36,7 @@ class Teller:
         sys.stdout = sys.stderr
 
     def __call__(self, event: Event) -> None:
-        if not self.is_silent:
+        if not self.is_silent or isinstance(event, Failed):  # whichever process meets it
             self._out.write(event.to_json() + "\n")
             self._out.flush()
             for listener in self.listeners:

@@ -132,7 +132,7 @@ def _explain(tell: Teller, job: TrainJob, error: Exception) -> int:
         return _failed(tell, EngineExit.JOB, "other", text, error.fix)
     if isinstance(error, BrokenStateError):
         fix = "go on from the state before it"
-        return _failed(tell, EngineExit.BROKEN_STATE, "other", text, fix)
+        return _failed(tell, EngineExit.BROKEN_STATE, "broken_state", text, fix)
     if isinstance(error, NotFiniteError):
         fix = "lower the learning rate, or use bf16 instead of fp16"
         return _failed(tell, EngineExit.NOT_FINITE, "nan", text, fix)

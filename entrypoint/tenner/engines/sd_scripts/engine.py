@@ -16,6 +16,7 @@ from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
 from tenner.engines.sd_scripts.resume import Life, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
+from tenner.leash import leashed_worker
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
 LOG_WIDTH = 240
@@ -62,9 +63,10 @@ def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
         *("-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_machines", "1", "--num_processes", str(job.num_processes)),
         *("--mixed_precision", str(job.options.get("mixed_precision") or "no")),
-        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
+        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads), "--no_python"),
     )
-    return Command(argv=(python, *launch, script, *words), env=_environment(job, threads))
+    worker = leashed_worker(python, (script, *words))
+    return Command(argv=(python, *launch, *worker), env=_environment(job, threads))
 
 
 def sd_options(job: Job, life: Life, *, state: Path | None = None) -> dict[str, Value]:

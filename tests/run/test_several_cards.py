@@ -1,0 +1,40 @@
+"""Several cards: the real accelerate starts a process for each, and the run stays one."""
+
+from pathlib import Path
+
+from program import StandIn
+
+WORDS = ("--max_train_epochs", "6", "--save_every_n_epochs", "2", "--num_processes", "2")
+
+
+def two_cards(folder: Path, **extra: str) -> StandIn:
+    machine = StandIn(folder, STAND_IN_RANKS=str(folder), **extra)
+    machine.describe(machine.card, machine.card)
+    return machine
+
+
+def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> None:
+    machine = two_cards(tmp_path)
+    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said
+    (started,) = machine.commands("cat")
+    assert (started["WORLD_SIZE"], started["CUDA_VISIBLE_DEVICES"]) == ("2", "0,1")
+    assert started["ddp_timeout"] == "30"
+    assert started["ACCELERATE_MIXED_PRECISION"] == started["mixed_precision"] == "bf16"
+    assert int(started["OMP_NUM_THREADS"]) <= 4
+    same = (tmp_path / "1").read_text().split()
+    assert f"--max_train_steps={started['max_train_steps']}" in same, "both do the same job"
+    alone = StandIn(tmp_path / "alone")
+    assert alone.finish(*alone.train("cat", *WORDS[:-2])) == 0, alone.said
+    (one,) = alone.commands("cat")
+    # Five batches an epoch, which two share in three turns.
+    assert (started["max_train_steps"], one["max_train_steps"]) == ("18", "30")
+    assert [each["final"] for each in machine.events("cat", "checkpoint")].count(True) == 1
+
+
+def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path) -> None:
+    machine = two_cards(tmp_path, STAND_IN="killed", STAND_IN_STEPS="9")
+    words = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
+    assert machine.finish(*machine.train("cat", *words)) == 5, machine.said
+    machine.environ["STAND_IN"] = "success"
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")

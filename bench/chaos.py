@@ -1,13 +1,14 @@
 """Runs that are killed with SIGKILL at random points, and what becomes of them.
 
-    python -m bench.chaos [--runs 50] [--kills 3] [--seed 1] [--stand-in]
+    python -m bench.chaos [--runs 50] [--kills 3] [--seed 1] [--stand-in] [--progress FILE]
 
 Each run trains the tiny base (with --stand-in: a stand-in for sd-scripts) to an S3 server on
 loopback that fails now and then (5 % errors, 2 % cut connections), and is killed up to `kills`
 times at a random moment of its usual time: while it checks, trains, saves or delivers. It is
 started again in the same directory, or on an empty machine that knows only the destination. Every
 run has to end delivered, with every step exactly once in its curve, weights equal to those of an
-undisturbed run, and nothing at the destination that is not what its manifest says.
+undisturbed run, and nothing at the destination that is not what its manifest says. With
+--progress each run's story is kept, and a later start does only those that are missing.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,6 +56,13 @@ class Story:
     lives: list[Life] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     steps_trained: int = 0
+
+    def __str__(self) -> str:
+        cut = ", ".join(
+            f"{life.killed_while}{' (empty machine)' if life.on_empty else ''}"
+            for life in self.lives[:-1]
+        )
+        return f"killed while {cut}: {'; '.join(self.wrong) or 'all held'}"
 
 
 class Chaos:
@@ -162,9 +170,13 @@ class Chaos:
         return self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
 
-def chaos(runs: int, kills: int, seed: int, *, stand_in: bool) -> list[Story]:
-    """All stories, told as they end."""
-    dice, faults = random.Random(seed), random.Random(seed + 1)
+def chaos(
+    runs: int, kills: int, seed: int, *, stand_in: bool, progress: Path | None = None
+) -> list[Story]:
+    """All stories, told as they end; those in the file `progress` are not lived again."""
+    told = read_stories(progress) if progress else {}
+    missing = [number for number in range(runs) if number not in told]
+    faults = random.Random(seed + 1)
 
     def fault(asked: Asked) -> Spoil | None:
         del asked
@@ -173,7 +185,8 @@ def chaos(runs: int, kills: int, seed: int, *, stand_in: bool) -> list[Story]:
             return Spoil(status=500)
         return Spoil(cut=True) if throw < ERRORS + CUTS else None
 
-    stories: list[Story] = []
+    if not missing:
+        return list(told.values())
     with (
         TemporaryDirectory(prefix="tenner-chaos-") as folder,
         moto_server(Path(folder)) as server_port,
@@ -181,16 +194,23 @@ def chaos(runs: int, kills: int, seed: int, *, stand_in: bool) -> list[Story]:
     ):
         proxy.fault = fault
         all_of_it = Chaos(Path(folder), proxy.port, server_port, stand_in=stand_in)
-        for number in range(runs):
-            story = all_of_it.run(number, kills, dice)
-            stories.append(story)
-            cut = ", ".join(
-                f"{life.killed_while}{' (empty machine)' if life.on_empty else ''}"
-                for life in story.lives[:-1]
-            )
-            print(f"run {number}: killed while {cut}: {'; '.join(story.wrong) or 'all held'}")
-            sys.stdout.flush()
-    return stories
+        for number in missing:
+            told[number] = all_of_it.run(number, kills, random.Random(f"{seed}/{number}"))
+            print(f"run {number}: {told[number]}", flush=True)
+            if progress:
+                with progress.open("a") as file:
+                    file.write(json.dumps({"run": number, **asdict(told[number])}) + "\n")
+    return list(told.values())
+
+
+def read_stories(progress: Path) -> dict[int, Story]:
+    """The stories that an earlier start has kept, by the number of the run."""
+    found: dict[int, Story] = {}
+    for line in progress.read_text().splitlines() if progress.is_file() else []:
+        kept = json.loads(line)
+        lives = [Life(**life) for life in kept.pop("lives")]
+        found[kept.pop("run")] = Story(lives=lives, **kept)
+    return found
 
 
 def main() -> int:
@@ -199,8 +219,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stand-in", action="store_true", dest="stand_in")
+    parser.add_argument("--progress", type=Path, help="file of the stories so far")
     asked = parser.parse_args()
-    stories = chaos(asked.runs, asked.kills, asked.seed, stand_in=asked.stand_in)
+    stories = chaos(
+        asked.runs, asked.kills, asked.seed, stand_in=asked.stand_in, progress=asked.progress
+    )
     lives = [life for story in stories for life in story.lives[:-1]]
     doing = collections.Counter(life.killed_while for life in lives)
     good = sum(not story.wrong for story in stories)

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tenner.report.arabic import in_arabic
 from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
@@ -251,6 +252,16 @@ def _words() -> dict[str, dict[str, str]]:
     return json.loads(_own("words.json"))
 
 
+def said(text: str) -> Markup:
+    """What the program says, in both languages where its Arabic is known."""
+    arabic = in_arabic(text)
+    if arabic is None:
+        return Markup("<bdi>{}</bdi>").format(text)
+    return Markup(
+        '<span class="t" lang="en"><bdi>{}</bdi></span><span class="t" lang="ar">{}</span>'
+    ).format(text, arabic)
+
+
 def plain_words(key: str, language: str) -> str:
     """A text in one language, without markup, for an attribute."""
     return _words()[key][language]
@@ -268,6 +279,7 @@ def _own(name: str) -> str:
 def _template(name: str) -> Template:
     known = {
         "t": words,
+        "said": said,
         "known_word": known_word,
         "plain": plain_words,
         "spoken": spoken_duration,

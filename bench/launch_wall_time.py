@@ -9,14 +9,16 @@ arguments that tenner gave the trainer, with paths of its own; tenner's time hol
 adds: the check of every image, the proof of write access, states, reading the weights back,
 delivery, the page. Samples are off, since the bare run draws none.
 
-Of each run it is told when its phases began, in seconds after the start of the command: those of
-the trainer are read from its log by the same reader in both.
+Of each run it is told when its phases began, in seconds after the start of the command (those of
+the trainer are read from its log by the same reader in both), and the CPU seconds of all its
+processes, which say more than the clock on a machine that does other things too.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,14 +39,15 @@ _OWN_PATHS = ("train_data_dir", "output_dir", "logging_dir", "tokenizer_cache_di
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Seconds of a whole command, and of each phase's begin after the command's."""
+    """Seconds of a whole command, its processes' CPU seconds, and when each phase began."""
 
     seconds: float
+    cpu_seconds: float
     marks: tuple[tuple[str, float], ...]
 
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {at:.1f}" for name, at in self.marks)
-        return f"{phases}, end {self.seconds:.1f}"
+        return f"{phases}, end {self.seconds:.1f}; {self.cpu_seconds:.1f} s of CPU"
 
 
 def main() -> None:
@@ -104,7 +107,7 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Ti
     )
     spy.chmod(0o755)
     environment = {**os.environ, "TENNER_TRAINER_PYTHON": str(spy)}
-    started = time.time()
+    used, started = _cpu_seconds(), time.time()
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -113,8 +116,10 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Ti
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
     (log,) = (folder / "tenner").glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    timed = [(each, datetime.fromisoformat(each["time"]).timestamp() - started) for each in events]
-    return Timed(seconds=seconds, marks=_marks(timed)), json.loads(noted.read_text())
+    told = [(each, datetime.fromisoformat(each["time"]).timestamp() - started) for each in events]
+    cpu_seconds = _cpu_seconds() - used
+    timed = Timed(seconds=seconds, cpu_seconds=cpu_seconds, marks=_marks(told))
+    return timed, json.loads(noted.read_text())
 
 
 def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -> Timed:
@@ -143,7 +148,7 @@ def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -
     reader = LogReader(Output(life=life, output_dir=str(place), output_name="my_lora"))
     found: list[tuple[dict[str, Any], float]] = []
     lines: list[str] = []
-    started = time.time()
+    used, started = _cpu_seconds(), time.time()
     with subprocess.Popen(
         command,
         cwd=Path(script).parent,
@@ -160,7 +165,13 @@ def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -
     seconds = time.time() - started
     if process.returncode != 0:
         sys.exit("".join(lines[-40:]))
-    return Timed(seconds=seconds, marks=_marks(found))
+    return Timed(seconds=seconds, cpu_seconds=_cpu_seconds() - used, marks=_marks(found))
+
+
+def _cpu_seconds() -> float:
+    """Of all programs that were waited for until now."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _marks(events: Iterable[tuple[dict[str, Any], float]]) -> tuple[tuple[str, float], ...]:

@@ -9,7 +9,7 @@ from tenner.decision import num_cpus
 from tenner.engines import Command
 from tenner.engines.start import own_engine, sd_scripts_engine, train_items
 from tenner.going_on import with_options
-from tenner.guards import StopFileGuard
+from tenner.guards import DoneGuard, StopFileGuard
 from tenner.ledger import LedgerBook
 from tenner.plan import Plan, plan_json
 from tenner.preparation import Prepared
@@ -68,7 +68,7 @@ def engine_for(
         command=command,
         lighter=lighter,
         out_of_memory_fix=last_words(plan.options, settings),
-        guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file),),
+        guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file), DoneGuard()),
     )
 
 

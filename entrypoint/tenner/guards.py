@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tenner.events import Event, Failed, StateSaved, Step, Warned
+from tenner.events import Done, Event, Failed, StateSaved, Step, Warned
 
-Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left"]
+Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done"]
 
 BEFORE_FIRST_STEP_SECONDS = 3600.0
 """Loading, caching latents and compiling may be silent for long, so the limit is wide there."""
@@ -123,6 +123,17 @@ class StopFileGuard:
             said = Warned(text=text, level="note")
             return Verdict(event=said, end="ask", reason="stop_file")
         return None
+
+    def look(self) -> Verdict | None:
+        return None
+
+
+class DoneGuard:
+    """Ends an engine whose last word is that its final weights are whole: to take itself apart,
+    after that, takes sd-scripts two seconds and more."""
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        return Verdict(end="now", reason="done") if isinstance(event, Done) else None
 
     def look(self) -> Verdict | None:
         return None

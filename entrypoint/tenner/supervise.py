@@ -176,13 +176,17 @@ def follow(
         try:
             for line in _lines(process.stdout.fileno(), log_file, program, watch):
                 event = read(line)
-                if isinstance(event, Failed):
-                    program.failures.append(event)
                 if event is None:
                     tail.append(line)
-                else:
-                    on_event(event)
-                program.judge(watch.heard(event))
+                while True:
+                    if isinstance(event, Failed):
+                        program.failures.append(event)
+                    if event is not None:
+                        on_event(event)
+                    program.judge(watch.heard(event))
+                    event = read("") if event else None  # a line may say several things
+                    if event is None:
+                        break
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             # Not yet waited for, so the group's number cannot be another's: end what outlived it.

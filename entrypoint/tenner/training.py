@@ -115,6 +115,8 @@ def train(
         before = count_kills()
         ending = _life(engine, place, environ, stop, grace_seconds, follower, guards)
         seconds += ending.seconds
+        if ending.ended_by and ending.ended_by.reason == "done" and ending.signal is None:
+            return _believe(follower, seconds)
         failed = ending.failed or explain(ending.returncode, before)
         if failed is None or failed.kind != "oom" or ending.signal is not None:
             break

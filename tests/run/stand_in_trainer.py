@@ -5,7 +5,7 @@ STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the bat
 STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
 is trained), `hang` (after five lines),
 `deaf` (to SIGTERM), `killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps).
-STAND_IN_SECONDS is a step's time.
+STAND_IN_SECONDS is a step's time, STAND_IN_LINGERS what it takes to end after all is saved.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
 
@@ -145,6 +145,7 @@ def main() -> None:
         write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)
         record("model saved.")
     say(f"\r{bar}, avr_loss={loss}]\n")
+    time.sleep(float(os.environ.get("STAND_IN_LINGERS", "0")))
 
 
 if __name__ == "__main__":

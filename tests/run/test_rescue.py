@@ -123,6 +123,14 @@ def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_trainer_that_has_saved_all_is_not_waited_for(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path, STAND_IN_LINGERS="60")
+    assert machine.finish(*machine.train("cat", *LENGTH), timeout=50) == 0, machine.said
+    assert [each["step"] for each in machine.events("cat", "step")] == list(range(1, 13))
+    assert machine.ledger("cat")["finished"]["file"]["step"] == 12
+    assert not machine.events("cat", "failed")
+
+
 def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> None:
     machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
     smi = machine.folder / "bin" / "nvidia-smi"

@@ -2,8 +2,7 @@
 
 A reader is stateful, for three reasons: messages wrap; a bar first shows a new step with the old
 loss; and `saving …` is printed before the file is whole, so a checkpoint is only told once a later
-line shows that the trainer went on. One line gives at most one event; further ones wait for the
-next line.
+line shows that the trainer went on. What further events a line gave, empty lines bring.
 """
 
 import math
@@ -66,7 +65,7 @@ class LogReader:
         self._told: set[str] = set()
 
     def read(self, line: str) -> Event | None:
-        """What `line` says. Blank lines and lines of no meaning give None."""
+        """What `line` says, or None. An empty line gives what earlier ones left to be told."""
         for piece in pieces(line):
             if isinstance(piece, Continuation) and self._record:
                 text = f"{self._record.text} {piece.text}".strip()
@@ -89,15 +88,16 @@ class LogReader:
         if bar.title != "steps":
             self._cache_bar(bar)
             return
-        if self._steps.is_new(bar):
+        is_new = self._steps.is_new(bar)
+        if is_new:
             self._went_on()
-        elif self._final and not self._saving:
-            self._events.append(Done(path=self._final.path, step=self._final.step))
-            self._final = None
         for event in self._steps.read(bar):
             self._tell(event)
             if isinstance(event, Step):
                 self._end_epoch(event.step, event.loss_avg)
+        if self._final and not self._saving and not is_new:
+            self._events.append(Done(path=self._final.path, step=self._final.step))
+            self._final = None
 
     def _cache_bar(self, bar: Bar) -> None:
         tenths = bar.done * 10 // bar.total if bar.total else 0

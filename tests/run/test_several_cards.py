@@ -1,8 +1,9 @@
 """Several cards: the real accelerate starts a process for each, and the run stays one."""
 
+import signal
 from pathlib import Path
 
-from program import StandIn
+from program import Machine, StandIn
 
 WORDS = ("--max_train_epochs", "6", "--save_every_n_epochs", "2", "--num_processes", "2")
 
@@ -38,3 +39,17 @@ def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path
     machine.environ["STAND_IN"] = "success"
     assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
+
+
+def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_go_on(tmp_path: Path) -> None:
+    """On a CPU: accelerate's launcher, two real processes and their gradients brought together."""
+    machine = Machine(tmp_path)
+    words = machine.train("star", "--num_processes", "2", "--max_train_steps", "24")
+    words = (*words, "--device", "cpu", "--grace_seconds", "40")
+    code = machine.cut(words, lambda: len(machine.events("star", "step")) >= 3, signal.SIGTERM)
+    assert code == 143, machine.said
+    (state,) = machine.events("star", "state")
+    assert machine.finish(*words) == 0, machine.said
+    steps = [each["step"] for each in machine.events("star", "step")]
+    assert steps == list(range(1, 25)), f"stopped after step {state['step']}"
+    assert machine.ledger("star")["finished"]["file"]["step"] == 24

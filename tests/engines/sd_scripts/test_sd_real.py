@@ -82,6 +82,15 @@ def assert_lora(run: Path, *parts: str) -> None:
         assert any(name.startswith(part) for name in names), part
 
 
+LOAD = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float16)
+pipe.load_lora_weights(sys.argv[2])
+print(sorted(name for name, found in pipe.get_list_adapters().items() if found))
+"""
+
+
 def test_the_guides_settings_train_delivered_and_verified(sd15: Path, tmp_path: Path) -> None:
     (tmp_path / "training_config.toml").write_text(GUIDE)
     shutil.copytree(concept_dir() / "1_sks star", tmp_path / "training_data" / "10_sks star")
@@ -89,6 +98,11 @@ def test_the_guides_settings_train_delivered_and_verified(sd15: Path, tmp_path: 
     run = train(tmp_path, *LIGHT, *words, "--lr_warmup_steps", "0", "--batch_size", "1")
     assert [each["step"] for each in events(run, "step")] == [1, 2]
     assert_lora(run, "lora_unet_", "lora_te_")
+    lora = run / "delivered" / "my_lora.safetensors"
+    said = subprocess.run(
+        [sys.executable, "-c", LOAD, sd15, lora], capture_output=True, text=True, check=False
+    )
+    assert said.stdout.strip() == "['text_encoder', 'unet']", said.stderr[-2000:]
 
 
 def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tenner.errors import (
 )
 from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
+from tenner.everything_wrong import everything_wrong, in_turn
 from tenner.fitting import engine_for
 from tenner.going_on import machine_name, set_aside
 from tenner.handover import default_destination, deliver_persistently, deliver_run
@@ -246,29 +247,35 @@ def _prepare(
     price: Price | None,
 ) -> Prepared:
     """Everything that is checked before the training, and written down."""
-    prepared = stage.session.prepare(
-        request,
-        stage.environ,
-        place.path / "dataset",
-        on_stage=stage.begin,
-        on_image=lambda done, total: stage.screen.show(
-            Phase(name="dataset", detail="images decoded", done=done, total=total)
-        ),
-        on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
-        host_price=price,
-    )
-    if prepared.engine.name == "diffusers":
-        unsupported = not_in_own_engine(request.settings)
-        if unsupported:
-            raise SettingsError(problems=unsupported)
+    try:
+        prepared = stage.session.prepare(
+            request,
+            stage.environ,
+            place.path / "dataset",
+            on_stage=stage.begin,
+            on_image=lambda done, total: stage.screen.show(
+                Phase(name="dataset", detail="images decoded", done=done, total=total)
+            ),
+            on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
+            host_price=price,
+        )
+        if prepared.engine.name == "diffusers":
+            unsupported = not_in_own_engine(request.settings)
+            if unsupported:
+                raise SettingsError(problems=unsupported)
+    except TennerError as error:
+        raise everything_wrong(
+            error, request, stage.environ, destinations=destinations, secrets=stage.secrets
+        ) from error
     stage.begin("checking", "write access to " + ", ".join(map(str, destinations)))
     problems = check_destinations(
         destinations, secrets=stage.secrets, job=prepared.plan.output_name, env=stage.environ
     )
-    if errors_in(problems):
-        raise SettingsError(problems=errors_in(problems))
-    if problem := disk_problem(prepared.plan, place, destinations):
-        raise MachineError(problems=[problem])
+    full = disk_problem(prepared.plan, place, destinations)
+    errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
+    errors += [MachineError(problems=[full])] if full else []
+    if errors:
+        raise in_turn(errors)
     for notice in (*prepared.plan.notices, *problems):
         stage.screen.problem(notice)
     for choice in prepared.plan.choices:

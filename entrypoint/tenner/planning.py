@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tenner.errors import MachineError, Problem
+from tenner.errors import MachineError, Problem, TennerError
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, prepare
 from tenner.screen import duration, make_screen
@@ -30,13 +30,18 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 try_card=False,
                 fetches_base=False,
             )
-        except MachineError as error:
+        except TennerError as error:
+            from tenner.everything_wrong import everything_wrong
+
+            whole = everything_wrong(error, request, environ)
+            if not isinstance(error, MachineError):
+                raise whole from error
             elsewhere = Problem(
                 text="the plan for another machine needs no card here",
                 fix="tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all",
                 level="note",
             )
-            raise MachineError(problems=[*error.problems, elsewhere]) from error
+            raise type(whole)(problems=[*whole.problems, elsewhere]) from error
         if as_json:
             notices = [
                 {"level": each.level, "text": each.text, "fix": each.fix}

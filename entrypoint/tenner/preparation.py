@@ -75,8 +75,7 @@ def prepare(
     """
     settings = request.settings
     on_stage("machine", "looking for a card")
-    build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
-    machine = inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
+    machine = look_at_machine(settings, environ)
     if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
     base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
@@ -147,6 +146,12 @@ def _trial(name: TrialName, environ: Mapping[str, str]) -> AbstractContextManage
     """The trainer's Python at work on the card."""
     python, libraries, seen = name
     return Trial(python, libraries, {**without_secrets(environ), **dict(seen)})
+
+
+def look_at_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:
+    """The cards, held against the build of the Python that will train on them."""
+    build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
+    return inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
 
 
 def dataset_request(

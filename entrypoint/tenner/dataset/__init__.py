@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenner.dataset.inspection import inspect_dataset
+    from tenner.dataset.inspection import inspect_dataset, judge_dataset
     from tenner.dataset.items import Dataset, ImageItem
     from tenner.dataset.request import DatasetRequest, SubsetRequest
 
@@ -18,6 +18,7 @@ __all__ = [
     "ImageItem",
     "SubsetRequest",
     "inspect_dataset",
+    "judge_dataset",
 ]
 
 _ROOMS = {
@@ -26,6 +27,7 @@ _ROOMS = {
     "ImageItem": "items",
     "SubsetRequest": "request",
     "inspect_dataset": "inspection",
+    "judge_dataset": "inspection",
 }
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from tenner.dataset.buckets import Buckets, make_buckets
 from tenner.dataset.download import OnBytes
 from tenner.dataset.fetch import fetch
+from tenner.dataset.findings import Finding
 from tenner.dataset.items import Dataset, ImageItem, spread_regularisation
 from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, Source, Tree, read_tree
@@ -20,7 +21,7 @@ from tenner.dataset.request import DatasetRequest, SubsetRequest
 from tenner.dataset.working_copy import make_working_copy
 from tenner.errors import DatasetError, Problem, errors_in
 
-__all__ = ["Dataset", "ImageItem", "inspect_dataset", "read_sources"]
+__all__ = ["Dataset", "ImageItem", "inspect_dataset", "judge_dataset", "read_sources"]
 
 
 def inspect_dataset(
@@ -35,13 +36,8 @@ def inspect_dataset(
     """
     buckets = buckets_of(request)
     request = replace(request, skip=(*request.skip, workdir))
-    sources = read_sources(request, on_progress, on_bytes=on_bytes)
-    findings = [finding for source in sources for finding in source.findings]
+    sources, findings = judge_dataset(request, on_progress, on_bytes)
     images = [image for source in sources for image in source.images]
-    findings += judge_buckets(spread_regularisation(images), buckets, batch_size=request.batch_size)
-    errors = errors_in([finding.problem for finding in findings])
-    if errors:
-        raise DatasetError(problems=errors)
     train = [image for image in images if not image.is_reg]
     reg = [image for image in images if image.is_reg]
     copied = make_working_copy(train, workdir / "train", request=request)
@@ -64,6 +60,24 @@ def inspect_dataset(
         content_hash=content_hash(items),
         held_out=held_out,
     )
+
+
+def judge_dataset(
+    request: DatasetRequest,
+    on_progress: OnProgress | None = None,
+    on_bytes: OnBytes | None = None,
+) -> tuple[list[Source], list[Finding]]:
+    """Every tree, and what was found in all of them; nothing is written.
+
+    Raises DatasetError with every problem that forbids training on it.
+    """
+    sources = read_sources(request, on_progress, on_bytes=on_bytes)
+    findings = [finding for source in sources for finding in source.findings]
+    images = spread_regularisation([image for source in sources for image in source.images])
+    findings += judge_buckets(images, buckets_of(request), batch_size=request.batch_size)
+    if errors := errors_in([finding.problem for finding in findings]):
+        raise DatasetError(problems=errors)
+    return sources, findings
 
 
 def read_sources(

@@ -1,0 +1,108 @@
+"""All that stands in a run's way, told at once: what the other checks would have said too.
+
+A check that ends a run ends it before the checks behind it, and a start on a rented machine costs
+money. So before the error is told, whatever can be judged without it, without the network's
+gigabytes and within seconds, is looked at as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tenner.base_choice import find_base, must_be_fetched
+from tenner.base_model import Base
+from tenner.dataset import judge_dataset
+from tenner.delivery import Destination, check_destinations
+from tenner.errors import (
+    DatasetError,
+    MachineError,
+    Problem,
+    SettingsError,
+    TennerError,
+    errors_in,
+)
+from tenner.preparation import dataset_request, look_at_machine
+from tenner.secrets import Secrets
+from tenner.settings import Request
+
+_TURNS = (SettingsError, DatasetError, MachineError)
+"""Whose turn it is first: on another machine the same settings and images would fail again."""
+_USUAL_SIDE = 512
+
+
+def everything_wrong(
+    first: TennerError,
+    request: Request,
+    environ: Mapping[str, str],
+    *,
+    destinations: Sequence[Destination] = (),
+    secrets: Secrets | None = None,
+) -> TennerError:
+    """`first` and what else would have ended the run, as one error.
+
+    Its exit code is that of the settings before the dataset's before the machine's.
+    """
+    found, bases = [first], list[Base]()
+
+    def look(at: Callable[[], None]) -> None:
+        try:
+            at()
+        except TennerError as error:
+            found.append(error)
+
+    look(lambda: bases.extend(_base(request, environ)))
+    base = bases[0] if bases else None
+    if not isinstance(first, MachineError):
+        look(lambda: _machine(request, environ, base))
+    if not isinstance(first, DatasetError):
+        look(lambda: _dataset(request, environ, base))
+    if secrets is not None:
+        look(lambda: _destinations(destinations, secrets, environ))
+    return in_turn(found)
+
+
+def in_turn(errors: Sequence[TennerError]) -> TennerError:
+    """One error of several, each problem once, in the order of whose turn it is."""
+
+    def turn(error: TennerError) -> int:
+        return next((n for n, kind in enumerate(_TURNS) if isinstance(error, kind)), len(_TURNS))
+
+    ordered = sorted(errors, key=turn)
+    problems = dict.fromkeys(problem for error in ordered for problem in error.problems)
+    return type(ordered[0])(problems=tuple[Problem, ...](problems))
+
+
+def _base(request: Request, environ: Mapping[str, str]) -> tuple[Base, ...]:
+    settings = request.settings
+    if must_be_fetched(settings.base_model, environ):
+        return ()
+
+    def in_silence(name: str, detail: str) -> None:
+        del name, detail
+
+    return (find_base(settings, environ, fetches=False, on_stage=in_silence, on_bytes=None),)
+
+
+def _machine(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
+    settings = request.settings
+    if settings.device == "cpu":
+        return
+    machine = look_at_machine(settings, environ)
+    is_tiny = settings.base_model == "tiny" or (base is not None and base.is_tiny)
+    if settings.device == "cuda" or machine.has_gpu or not is_tiny:
+        machine.require_gpu()
+
+
+def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
+    settings = request.settings
+    usual = base.resolution if base else _USUAL_SIDE
+    asked = dataset_request(request, base, settings.resolution or (usual, usual), environ)
+    named = (asked.source, asked.reg_data_dir or "", *(each.image_dir for each in asked.subsets))
+    if not any("://" in each for each in named):  # what is here, and no download
+        judge_dataset(asked)
+
+
+def _destinations(
+    destinations: Sequence[Destination], secrets: Secrets, environ: Mapping[str, str]
+) -> None:
+    problems = check_destinations(destinations, secrets=secrets, env=environ)
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))

@@ -14,7 +14,6 @@ training a LoRA less the frozen weights' gradients (2.3 in all, as traced at 1.8
 latent area; weights are read three times (forward, backward, and once more for the encoder).
 """
 
-import argparse
 import json
 import os
 import platform
@@ -27,6 +26,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from bench.sd15_job import read_arguments
 
 TRAINING_TFLOP_512 = 1.844  # SD 1.5, LoRA on the U-Net, one image, forward and backward
 TEXT_TFLOP = 0.04  # CLIP-L, 77 tokens, forward and backward of a LoRA
@@ -44,14 +45,7 @@ class Result:
 
 def main() -> None:
     """Run both engines in turn and print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("base", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--rounds", type=int, default=2)
-    asked = parser.parse_args()
-    if "SD_SCRIPTS_DIR" not in os.environ or "TENNER_TRAINER_PYTHON" not in os.environ:
-        sys.exit("set SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON")
+    asked = read_arguments(__doc__, steps=25, rounds=2)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.steps} steps, batch 2, 64 px, fp32")
     found: dict[str, list[Result]] = {"diffusers": [], "sd-scripts": []}
     for number in range(asked.rounds):

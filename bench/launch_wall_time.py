@@ -14,7 +14,6 @@ the trainer are read from its log by the same reader in both), and the CPU secon
 processes, which say more than the clock on a machine that does other things too.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench.sd15_job import read_arguments
 from tenner.clip_tokenizers import write_clip_tokenizers
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import Life
@@ -52,14 +52,7 @@ class Timed:
 
 def main() -> None:
     """Run both in turn and print medians and the ratio of each round."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("base", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    if "SD_SCRIPTS_DIR" not in os.environ or "TENNER_TRAINER_PYTHON" not in os.environ:
-        sys.exit("set SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON")
+    asked = read_arguments(__doc__, steps=4, rounds=3)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.steps} steps, batch 2, 64 px")
     pairs: list[tuple[float, float]] = []
     for number in range(asked.rounds + 1):

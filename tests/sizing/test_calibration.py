@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.cards.measured import MeasuredMemory, measured_memory, measured_speed
+from bench.calibration import memory_rows
+from tenner.cards.measured import measured_speed
 from tenner.speed import modelled_row, modelled_seconds
 from tenner.vram import (
     TEXT_LORA_PER_DIM,
@@ -22,26 +23,8 @@ from tenner.vram import (
 MODULES = Path(__file__).parents[1] / "engines" / "diffusers"
 
 
-def memory_error(row: MeasuredMemory) -> float:
-    """Modelled over measured, less one."""
-    load = Load(
-        family=row.family,
-        pixels=row.side**2,
-        network_dim=row.network_dim,
-        text_encoder_trained=row.text_encoder_trained,
-    )
-    parts = dict(
-        memory_parts(
-            load, batch_size=row.batch_size, gradient_checkpointing=row.gradient_checkpointing
-        )
-    )
-    if row.scope == "allocator":
-        del parts["context"], parts["reserve"]
-    return sum(parts.values()) / row.gb - 1
-
-
 def test_memory_is_within_ten_percent_and_never_far_too_low() -> None:
-    errors = [memory_error(row) for row in measured_memory()]
+    errors = [modelled / measured - 1 for _, measured, modelled in memory_rows()]
     assert len(errors) >= 24
     assert statistics.median(map(abs, errors)) <= 0.05
     assert min(errors) > -0.12

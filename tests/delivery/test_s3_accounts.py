@@ -1,12 +1,18 @@
 """S3 as accounts have it: profiles, roles, encrypted buckets, regions; told before training."""
 
+import hashlib
+import os
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
+from urllib3 import HTTPResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,6 +26,8 @@ from tenner.delivery import (
     parse_destination,
     parse_destinations,
 )
+from tenner.delivery.endpoint import find_endpoint
+from tenner.delivery.s3_client import open_client
 from tenner.errors import DeliveryError
 from tenner.secrets import NO_SECRETS, Secrets
 
@@ -132,6 +140,65 @@ def test_an_etag_that_is_no_md5_is_answered_by_reading_back(proxy: Proxy, tmp_pa
     read_back = [asked for asked in proxy.seen if asked.method == "GET" and "x.saf" in asked.path]
     assert len(read_back) == 1
     assert deliver(files, [target], secrets=SECRETS, env={}).at[0].put == ()
+
+
+WANTS_MD5 = (
+    "<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is "
+    "required for Put Object requests with Object Lock parameters</Message></Error>"
+)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [Spoil(status=400, body=WANTS_MD5), Spoil(etag='"' + "0" * 32 + '"')]
+)
+def test_a_server_that_wants_or_needs_more_proof_is_given_the_md5_of_every_part(
+    proxy: Proxy, tmp_path: Path, spoilt: Spoil
+) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(os.urandom((40 << 20) + 1))
+    proxy.fault = lambda asked: (
+        spoilt if asked.method == "PUT" and "Content-MD5" not in asked.headers else None
+    )
+    target = parse_destination(at(proxy.port))
+    files = [DeliveredFile(path=file, name="x.safetensors")]
+    delivered = deliver(files, [target], secrets=SECRETS, env={})
+    assert delivered.at[0].put == ("x.safetensors", "manifest.json")
+    parts = [asked for asked in proxy.seen if "partNumber" in asked.path]
+    light = [asked for asked in parts if "Content-MD5" not in asked.headers]
+    assert len(parts) - len(light) == 6  # each part once
+    assert len(light) <= 6  # and none lightly any more once one was not enough
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "signs", "sends"),
+    [
+        ("https://s3.example.com", False, "UNSIGNED-PAYLOAD"),
+        ("https://s3.example.com", True, hashlib.sha256(b"part").hexdigest()),
+        ("http://s3.example.com", False, hashlib.sha256(b"part").hexdigest()),
+    ],
+)
+def test_a_part_is_signed_where_tls_does_not_keep_it_or_the_server_wants_it(
+    endpoint: str, signs: bool, sends: str
+) -> None:
+    client = open_client(
+        parse_destination("s3://bucket"),
+        find_endpoint("bucket", asked=endpoint, env={}),
+        secrets=SECRETS,
+        env={},
+        signs_payload=signs,
+    )
+    seen: list[dict[str, bytes]] = []
+
+    def instead_of_sending(request: Any, **more: Any) -> AWSResponse:
+        seen.append(dict(request.headers))
+        return AWSResponse(
+            request.url, 200, {}, HTTPResponse(body=BytesIO(), preload_content=False)
+        )
+
+    client.meta.events.register("before-send.s3", instead_of_sending)
+    client.upload_part(Bucket="bucket", Key="k", UploadId="u", PartNumber=1, Body=b"part")
+    sent = seen[0]["X-Amz-Content-SHA256"]
+    assert (sent.decode() if isinstance(sent, bytes) else sent) == sends
 
 
 @pytest.mark.parametrize("status", [301, 400])

@@ -108,7 +108,7 @@ def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
     except ValueError as error:
         fix = "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
         raise DatasetError(f"{source}: {error}", fix=fix) from None
-    client = open_client(place, endpoint, secrets=secrets, env=environ)
+    client = open_client(place, endpoint, secrets=secrets, env=environ, signs_payload=True)
     return _Bucket(client=client, place=place)
 
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 from tenner.delivery.destination import Destination
@@ -90,27 +92,53 @@ def deliver(
     `deadline` (for a caller that may cancel) replaces `total_limit_seconds`. Raises DeliveryError
     with the problems of every destination that failed; the local files are never touched.
     """
-    manifest = make_manifest(files, job=job)
     deadline = deadline or Deadline(total_limit_seconds)
     surroundings = os.environ if env is None else env
+    opening = [_Opening(each, secrets, surroundings) for each in destinations]
+    manifest = make_manifest(files, job=job)  # reading the files and the libraries side by side
     progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
     with TemporaryDirectory(prefix="tenner-manifest-") as folder:
 
-        def serve(number: int, destination: Destination) -> DeliveredTo | Problem:
+        def serve(number: int) -> DeliveredTo | Problem:
             try:
-                store = open_store(destination, secrets=secrets, env=surroundings)
+                store = opening[number].store(deadline)
                 return deliver_to(store, manifest, Path(folder) / str(number), deadline, progress)
             except Refused as refused:
                 return refused.problem
 
         ended = in_parallel(
-            [partial(serve, number, each) for number, each in enumerate(destinations)],
+            [partial(serve, number) for number in range(len(destinations))],
             num_workers=len(destinations),
             deadline=deadline,
             name="tenner-deliver",
         )
     results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
     return _sum_up(destinations, results, manifest, secrets)
+
+
+class _Opening:
+    """A store that is being opened, which reads its client library, while other work is done."""
+
+    def __init__(self, destination: Destination, secrets: Secrets, env: Mapping[str, str]) -> None:
+        self._opened: SimpleQueue[Store | BaseException] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                self._opened.put(open_store(destination, secrets=secrets, env=env))
+            except BaseException as error:  # noqa: BLE001  (raised where the store is wanted)
+                self._opened.put(error)
+
+        Thread(target=work, name="tenner-open", daemon=True).start()
+
+    def store(self, deadline: Deadline) -> Store:
+        """The store, once. Raises Passing or Refused."""
+        try:
+            opened = self._opened.get(timeout=deadline.remaining())
+        except Empty:
+            raise Passing("its client library was not ready in time") from None
+        if isinstance(opened, BaseException):
+            raise opened
+        return opened
 
 
 def deliver_to(

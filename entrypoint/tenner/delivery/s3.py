@@ -1,7 +1,6 @@
 """Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
 
-Every part travels with its MD5 and its signed SHA-256, which each server checks on arrival; none
-of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
+None of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
 stored is verified by size and ETag: the MD5 that the server itself took, or the MD5 of its parts'
 MD5s, against those of the bytes that were sent. Where an ETag is something else (KMS encryption),
 the object is read back and its SHA-256 compared.
@@ -24,6 +23,7 @@ from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
 from tenner.delivery.s3_upload import Digests, Sent, etag_of, part_bytes_for, send_files
+from tenner.delivery.s3_wire import Wire
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.secrets import Secrets
@@ -46,8 +46,9 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
             fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
         )
         raise Refused(problem) from error
-    client = open_client(destination, endpoint, secrets=secrets, env=env)
-    return S3Store(destination, client)
+    light = open_client(destination, endpoint, secrets=secrets, env=env, signs_payload=False)
+    strict = partial(open_client, destination, endpoint, secrets=secrets, env=env)
+    return S3Store(destination, Wire(light, partial(strict, signs_payload=True)))
 
 
 class S3Store:
@@ -55,15 +56,19 @@ class S3Store:
 
     whole_sets = False
 
-    def __init__(self, destination: Destination, client: S3Client) -> None:
+    def __init__(self, destination: Destination, wire: Wire) -> None:
         self.destination = destination
-        self._client = client
+        self._wire = wire
         self._sent: dict[str, Sent] = {}
+
+    @property
+    def _client(self) -> S3Client:
+        return self._wire.client
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
         key = self._key(name)
-        call(self.destination, deadline, self._client.put_object, **key, Body=content)
+        self._wire.put_object(partial(call, self.destination, deadline), content, **key)
         back = self.read(name, deadline)
         try:
             call(self.destination, deadline, self._client.delete_object, **key)
@@ -117,7 +122,7 @@ class S3Store:
         gone: Sequence[str] = (),
     ) -> None:
         self._sent |= {file.name: Sent(sha256=file.sha256) for file in files}
-        self._sent |= send_files(self._client, self.destination, files, deadline, on_bytes)
+        self._sent |= send_files(self._wire, self.destination, files, deadline, on_bytes)
         self.delete(gone, deadline)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:

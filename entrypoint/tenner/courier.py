@@ -102,18 +102,18 @@ class Line:
         if older and older.path != staged:
             shutil.rmtree(older.path, ignore_errors=True)
 
-    def forget_states(self) -> None:
-        """Nothing may go on from the states that were sent: they are dropped before anything else
-        is sent, and what of them waits or is under way is not sent."""
-        if not self._keep_states:
-            return
+    def forget(self) -> None:
+        """The run starts anew: weights and states that wait or are under way are not sent, and the
+        states that were are dropped before anything else is sent."""
         with self._turn:
-            older, self._state, self._forgets = self._state, None, True
+            older, self._state = self._state, None
+            self._checkpoints = [each for each in self._checkpoints if not each.is_weights]
+            self._forgets = self._keep_states > 0
             under_way = self._under_way
             self._turn.notify_all()
         if older:
             shutil.rmtree(older.path, ignore_errors=True)
-        if any(parcel.is_state for parcel in under_way):
+        if any(parcel.is_state or parcel.is_weights for parcel in under_way):
             self.remote.cancel()
 
     def note(self) -> None:
@@ -309,9 +309,13 @@ class Line:
             if self._closing:
                 return
             states = [parcel for parcel in parcels if parcel.is_state]
+            gone = [parcel for parcel in parcels if not parcel.path.exists()]  # put aside meanwhile
             outdated = bool(states) and (self._state is not None or self._forgets)
+            outdated = outdated or bool(gone)
             self._notes = self._notes or self._in_sets or not parcels
             for parcel in parcels:
+                if parcel in gone:
+                    continue
                 if not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
                     self._checkpoints.append(parcel)
                 elif parcel.is_state and not outdated:
@@ -320,7 +324,7 @@ class Line:
             pause = 0.0 if outdated else min(1.0, self._again_seconds) if hurried else None
             pause = self._again_seconds if pause is None else pause
             self._not_before = time.monotonic() + pause
-        if outdated and hurried:
+        if outdated and (hurried or gone):
             return
         if self.trouble is None or str(self.trouble) != str(known):
             text = f"not yet at {self.remote.destination}: {known.problems[0].text}"
@@ -351,9 +355,9 @@ class Courier:
         for line in self.lines:
             line.take_state(folder, step)
 
-    def forget_states(self) -> None:
+    def forget(self) -> None:
         for line in self.lines:
-            line.forget_states()
+            line.forget()
 
     def note(self) -> None:
         for line in self.lines:

@@ -27,12 +27,12 @@ def engine_for(
     *,
     session: Session,
     environ: Mapping[str, str],
-    forget_states: Callable[[], None],
+    forget: Callable[[], None],
 ) -> Engine:
     """The engine that trains `plan`, its processes started as the session starts them.
 
     What a lighter one gives up is noted for later lives. Where it trains another network, nothing
-    of before may be gone on from, here or (`forget_states`) at a destination.
+    of before may be gone on from, here or (`forget`) at a destination.
     """
     settings = prepared.settings
 
@@ -43,7 +43,7 @@ def engine_for(
         changed = with_options(plan, rung.changed, prepared.dataset)
         if not rung.keeps_states:  # before it is noted: a life that knows of it meets no old state
             _leave_behind(place, book, plan.output_name)
-            forget_states()
+            forget()
         book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
         write_json(place.plan, plan_json(changed))
         next_engine = engine_for(
@@ -53,7 +53,7 @@ def engine_for(
             changed,
             session=session,
             environ=environ,
-            forget_states=forget_states,
+            forget=forget,
         )
         return Lighter(engine=next_engine, says=rung.says)
 

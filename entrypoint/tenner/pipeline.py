@@ -339,7 +339,7 @@ def _train(life: RunLife, page: LivePage) -> Trained:
         life.plan,
         session=stage.session,
         environ=environ,
-        forget_states=life.courier.forget_states,
+        forget=life.courier.forget,
     )
     try:
         with watching(life.plan.device, stage.environ) as card:

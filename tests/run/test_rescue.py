@@ -1,6 +1,7 @@
 """What goes wrong while it trains, through the whole program: rescued, or brought out and named."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,21 +62,44 @@ def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_a
     assert names == {f"cat-step{step:08d}.safetensors" for step in (4, 8, 12, 16, 20)}
 
 
-def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
+def copy_at_rest(folder: Path, copy: Path) -> None:
+    """A copy, where nothing was changed in the folder meanwhile."""
+    try:
+        shutil.copytree(folder, copy)
+    except shutil.Error:
+        shutil.rmtree(copy)
+
+
+def sent_states(machine: Machine) -> list[int]:
+    return [each["step"] for each in machine.events("cat", "sent") if each["what"] == "state"]
+
+
+@pytest.mark.parametrize("where", ["an empty machine", "here, and the destination knows less"])
+def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(
+    tmp_path: Path, where: str
+) -> None:
+    kept, before = tmp_path / "kept", tmp_path / "before"
     words = ("--max_train_steps", "40", "--save_every_n_steps", "4", "--destinations", str(kept))
     words = (*words, "--may_freeze_text_encoder", "true", "--batch_size", "1")
     how = {"STAND_IN": "oom", "STAND_IN_STEPS": "16", "STAND_IN_FITS": "-1"}
     first = StandIn(tmp_path / "first", STAND_IN_SECONDS="0.1", **how)
 
     def has_sent_the_new_networks_state() -> bool:
-        sent = [each["step"] for each in first.events("cat", "sent") if each["what"] == "state"]
+        sent = sent_states(first)
+        if max(sent, default=0) >= 12 and not before.exists():
+            copy_at_rest(kept, before)
         return len(sent) > 2 and max(sent) > sent[-1] >= 8
 
     assert first.cut(first.train("cat", *words), has_sent_the_new_networks_state) == -9, first.said
-    second = StandIn(tmp_path / "second", **how)
+    second = first
+    if where == "an empty machine":
+        second = StandIn(tmp_path / "second", **how)
+    else:  # as where the first could not reach it any more
+        shutil.rmtree(kept)
+        before.rename(kept)
+    second.environ["STAND_IN_SECONDS"] = "0"
     assert second.finish(*second.train("cat", *words)) == 0, second.said
-    (started,) = second.commands("cat")
+    started = second.commands("cat")[-1]
     assert started["network_train_unet_only"] == "true"
     assert started["resume"].endswith(("step-00000008", "step-00000012"))
 

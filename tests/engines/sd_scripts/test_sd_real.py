@@ -1,9 +1,9 @@
 """The real sd-scripts on a CPU, through the whole program: full-size models of random weights.
 
 Opt-in, see CONTRIBUTING: `SD_SCRIPTS_DIR` and `TENNER_TRAINER_PYTHON` name the trainer;
-`TENNER_TEST_MODELS` a folder where the models are kept (else SD 1.5 is made anew each time). SDXL
+`TEST_MODELS` a folder where the models are kept (else SD 1.5 is made anew each time). SDXL
 needs that folder, 7 GB of disk, about 14 GB of memory and ten minutes: it is asked for with
-`TENNER_TEST_SDXL=1`.
+`TEST_SDXL=1`.
 """
 
 import json
@@ -43,7 +43,7 @@ def made(maker: Path, *words: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kept = os.environ.get("TENNER_TEST_MODELS")
+    kept = os.environ.get("TEST_MODELS")
     folder = (Path(kept) if kept else tmp_path_factory.mktemp("models")) / "sd15-random"
     if not (folder / "model_index.json").is_file():
         made(ROOT / "tests" / "image" / "make_random_base.py", folder)
@@ -126,9 +126,9 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
     assert means["diffusers"] == pytest.approx(means["sd-scripts"], rel=0.05)
 
 
-@pytest.mark.skipif("TENNER_TEST_SDXL" not in os.environ, reason="TENNER_TEST_SDXL is not set")
+@pytest.mark.skipif("TEST_SDXL" not in os.environ, reason="TEST_SDXL is not set")
 def test_sdxl_in_full_size_trains_delivered_and_verified(tmp_path: Path) -> None:
-    base = Path(os.environ["TENNER_TEST_MODELS"]) / "sdxl-random.safetensors"
+    base = Path(os.environ["TEST_MODELS"]) / "sdxl-random.safetensors"
     if not base.is_file():
         made(Path(__file__).with_name("make_random_sdxl.py"), os.environ["SD_SCRIPTS_DIR"], base)
     words = ("--engine", "sd-scripts", "--base_model", base, "--dataset", concept_dir())

@@ -1,26 +1,34 @@
 """What a hundred viewers of a 20,000-step run cost: the page's size, the server's time, the run's.
 
-    python bench/page_viewers.py [SECONDS] [VIEWERS]      120 s and 100 unless told
+    python -m bench.page_viewers [SECONDS] [VIEWERS]      150 s and 100 unless told
 
 A stand-in for a trainer, a process of its own that computes without pause, tells of a step every
-twentieth of a second or so; this process follows it as a run does (log, events, page). Turns with
-the page and its viewers alternate with turns without either, and the ratio of their steps is told.
+twentieth of a second or so; this process follows it as a run does (log, events, page). Turns of
+five seconds with the page and its viewers alternate with turns in which the page hears nothing and
+the viewers stand still (SIGSTOP); the first second of each is not counted. The ratio of their steps
+per second is told, turn by turn and as the median, and what the trainer's process itself took of
+the CPU for a step: that one does not tell of other work on the machine.
 The page holds sixty pictures of noise, which do not compress. Viewers are a process of their own
 at a lower priority (they would be other machines), and poll as the page's script does: every
 two seconds, with the ETag of what they have. Server time is taken around the application, from
-the request to the end of its answer. On a machine that does other work beside, the ratio of steps
-tells of that work too; what page and server themselves take is told as a share of a core.
+the request to the end of its answer; what page and server take is told as a share of a core.
 
-On two busy cores: page 2.2 MB; an update takes the server 4.6 ms (median of 1,200), 87 ms at worst;
-page and server take 0.027 of a core. The ratio of steps, 0.74 to 1.19, told of the other work.
+On two cores at a load of 7 (other work among it): page 2.2 MB; an update takes the server
+5.9 ms (median of 1,300), 177 ms at the 99th hundredth; page and server take 0.023 of a core; the
+trainer's CPU time a step is 1.010 times that without viewers (its steps per second, 0.97 times,
+tell of the other work).
 """
 
 import json
+import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
@@ -44,7 +52,8 @@ from tenner.supervise import StopRequest, follow
 from tenner.tiny import concept_dir
 
 FIRST_STEP = 20_000
-TURNS = 4
+SETTLE_SECONDS = 1.0
+TURN_SECONDS = 4.0
 TRAINER = """
 import json, sys, time
 end, step, x = time.monotonic() + float(sys.argv[1]), int(sys.argv[2]), 0.5
@@ -75,29 +84,84 @@ def long_run(place: RunDir) -> None:
             )
 
 
-def train(seconds: float, place: RunDir, page: LivePage | None) -> int:
-    """Steps that the stand-in makes in `seconds`, followed as a run follows its trainer."""
-    last = FIRST_STEP
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What was counted in one turn: steps per second, the trainer's CPU seconds a step, and the
+    share of a core that this process took."""
+
+    rate: float
+    cpu_per_step: float
+    own_cores: float
+
+
+@dataclass(kw_only=True)
+class Alternation:
+    """Follows one trainer, while a thread lets the page and its viewers work or stand still."""
+
+    page: LivePage
+    crowd: int
+    watched: bool = True
+    steps: int = 0
+    turns: dict[bool, list[Turn]] = field(default_factory=lambda: {True: [], False: []})
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.steps += 1
+        if self.watched:
+            self.page.hear(event)
+
+    def alternate(self, stop: StopRequest, seconds: float) -> None:
+        until, first = time.monotonic() + seconds, True
+        while not stop.pids and time.monotonic() < until:
+            time.sleep(0.05)
+        while time.monotonic() < until:
+            for watched in (first, not first):
+                self._turn(watched, stop)
+            first = not first  # so that neither is always the second of a pair
+        os.kill(self.crowd, signal.SIGCONT)
+
+    def _turn(self, watched: bool, stop: StopRequest) -> None:
+        self.watched = watched
+        os.kill(self.crowd, signal.SIGCONT if watched else signal.SIGSTOP)
+        time.sleep(SETTLE_SECONDS)
+        (trainer,) = stop.pids
+        before = (time.monotonic(), self.steps, cpu_seconds(trainer), time.process_time())
+        time.sleep(TURN_SECONDS)
+        after = (time.monotonic(), self.steps, cpu_seconds(trainer), time.process_time())
+        took, steps, cpu, own = (b - a for a, b in zip(before, after, strict=True))
+        turn = Turn(rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took)
+        self.turns[watched].append(turn)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of the CPU, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def train(seconds: float, place: RunDir, alternation: Alternation) -> None:
+    """The stand-in, followed as a run follows its trainer."""
+    stop = StopRequest()
+    thread = threading.Thread(target=alternation.alternate, args=(stop, seconds))
+    thread.start()
     with EventLog(place.path / "scratch.jsonl") as log:
 
         def on_event(event: Event) -> None:
-            nonlocal last
             log.append(event)
-            if isinstance(event, Step):
-                last = event.step
-            if page:
-                page.hear(event)
+            alternation.hear(event)
 
+        spare = 2 * (SETTLE_SECONDS + TURN_SECONDS) + 2
+        words = (sys.executable, "-c", TRAINER, str(seconds + spare), str(FIRST_STEP))
         follow(
-            Command(argv=(sys.executable, "-c", TRAINER, str(seconds), str(FIRST_STEP))),
+            Command(argv=words),
             read=parse_event,
             on_event=on_event,
             log=place.engine_log,
             environ={},
-            stop=StopRequest(),
+            stop=stop,
             grace_seconds=5,
         )
-    return last - FIRST_STEP
+    thread.join()
 
 
 VIEWERS = """
@@ -155,13 +219,9 @@ def pictures(folder: Path) -> SampleSet:
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 150.0
     viewers = int(sys.argv[2]) if len(sys.argv) > 2 else 100
-    turn = seconds / (2 * TURNS)
-    ratios: list[float] = []
-    cores: list[float] = []
     apps: list[Timed] = []
-    seen: list[str] = []
 
     def timed(served: Served) -> ASGIApp:
         apps.append(Timed(make_app(served)))
@@ -172,32 +232,31 @@ def main() -> None:
         long_run(place)
         drawn, run = pictures(Path(folder)), tiny_run(Path(folder))
         budget = Budget(max_cost_usd=10, max_hours=None, price_per_hour=0.5)
-        written = 0.0
-        for _ in range(TURNS):
-            busy = time.process_time()
-            alone = train(turn, place, None)
-            before = time.process_time() - busy
-            page = LivePage(prepared=run, place=place, tell=lambda event: None, budget=budget)
-            page.add_samples(drawn)
-            page.write()
-            started = time.thread_time()
-            page.write()
-            written = time.thread_time() - started
-            door = make_door("127.0.0.1", 0, (), None, {})
-            with page, mock.patch.object(server, "make_app", timed), open_page(place, door) as at:
-                words = (f"http://127.0.0.1:{at.port}", at.token, str(turn), str(viewers))
-                crowd = subprocess.Popen(
-                    (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
-                )
-                busy = time.process_time()
-                ratios.append(train(turn, place, page) / alone)
-                cores.append((time.process_time() - busy - before) / turn)
-                seen.append(crowd.communicate()[0])
+        page = LivePage(prepared=run, place=place, tell=lambda event: None, budget=budget)
+        page.add_samples(drawn)
+        page.write()
+        started = time.thread_time()
+        page.write()
+        written = time.thread_time() - started
+        door = make_door("127.0.0.1", 0, (), None, {})
+        with page, mock.patch.object(server, "make_app", timed), open_page(place, door) as at:
+            words = (f"http://127.0.0.1:{at.port}", at.token, str(seconds), str(viewers))
+            crowd = subprocess.Popen(
+                (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
+            )
+            time.sleep(10)  # until each viewer has its page
+            alternation = Alternation(page=page, crowd=crowd.pid)
+            train(seconds - 10, place, alternation)
+            seen = crowd.communicate()[0]
+    pairs = list(zip(alternation.turns[True], alternation.turns[False], strict=True))
+    ratios = [watched.rate / alone.rate for watched, alone in pairs]
+    cpu = [watched.cpu_per_step / alone.cpu_per_step for watched, alone in pairs]
+    cores = [watched.own_cores - alone.own_cores for watched, alone in pairs]
     updates = sorted(each for app in apps for each in app.seconds.get("/live.json", ()))
     pages = sorted(each for app in apps for each in app.seconds.get("/", ()))
     told = {
         "viewers": viewers,
-        "page_bytes": int(seen[0].split()[0]),
+        "page_bytes": int(seen.split()[0]),
         "page_again_cpu_ms": round(1000 * written),
         "page_server_median_ms": round(1000 * statistics.median(pages), 2),
         "update_server_median_ms": round(1000 * statistics.median(updates), 2),
@@ -207,6 +266,8 @@ def main() -> None:
         "cores_for_page_and_server": round(statistics.median(cores), 3),
         "step_ratios": [round(each, 3) for each in ratios],
         "step_ratio_median": round(statistics.median(ratios), 4),
+        "trainer_cpu_per_step_ratio_median": round(statistics.median(cpu), 4),
+        "load_of_this_machine": round(os.getloadavg()[0], 1),
     }
     print(json.dumps(told, indent=1))
 

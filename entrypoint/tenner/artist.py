@@ -1,6 +1,6 @@
 """Draws a run's LoRA: the guide's grid at its end, chosen epochs while it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from tenner.courier import Courier
 from tenner.dataset.captions import one_wording
 from tenner.decision import num_cpus
 from tenner.early_look import EarlyLook, Look, Room, Where, look_cells
+from tenner.engines import Command
 from tenner.events import Drew, Event, Warned
 from tenner.fitting import tokenizers_for
 from tenner.guards import Guard
@@ -15,10 +16,10 @@ from tenner.live_page import LivePage
 from tenner.machine import inspect_machine
 from tenner.plan import Plan
 from tenner.preparation import Prepared
+from tenner.priority import yielding
 from tenner.run_dir import RunDir
 from tenner.sample.job import Cell
 from tenner.sampling import Drawn, draw, grid_cells, lay_out, sample_prompts
-from tenner.session import start_anew
 from tenner.stage import Stage
 
 ENGINE_SHARE = 0.6
@@ -63,7 +64,7 @@ class Artist:
             grace_seconds=ENGINE_SHARE * stage.grace_seconds,
             on_event=self._tell_warnings if beside else stage.tell,
             cpus=max(1, cpus // 2) if beside else cpus,
-            launch=start_anew if beside else stage.session.launch,
+            launch=start_behind if beside else stage.session.launch,
             guards=guards,
         )
 
@@ -80,6 +81,12 @@ class Artist:
         if drawn is None:
             return None
         return lay_out(drawn, self.place.samples / "grid.png", title=prepared.plan.output_name)
+
+
+def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
+    """A process of its own that stands behind the training."""
+    del environ
+    return yielding(command)
 
 
 def own_captions(prepared: Prepared) -> list[str]:

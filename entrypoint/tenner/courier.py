@@ -1,8 +1,9 @@
 """Brings what a run saves to its destinations while it trains, and never holds the trainer up.
 
-Each destination has a thread of its own. Checkpoints are all sent; of the states only the newest,
-so a slow destination falls behind by one state and not by all. A state is first linked into the
-run's `outbox`, since engines drop their older states when they please.
+Each destination has a thread of its own, which stands behind the training. Checkpoints are all
+sent; of the states only the newest, so a slow destination falls behind by one state and not by all.
+A state is first linked into the run's `outbox`, since engines drop their older states when they
+please.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from tenner.delivery.remote_run import RemoteRun, Shipment
 from tenner.errors import DeliveryError
 from tenner.events import Event, Sent, Warned
 from tenner.parcel import Parcel, Speed, link_tree, notes_of
+from tenner.priority import yield_thread
 from tenner.run_dir import RunDir
 
 AGAIN_SECONDS = 30.0
@@ -179,6 +181,7 @@ class Line:
             self._since = time.monotonic()
 
     def _work(self) -> None:
+        yield_thread()
         while True:
             with self._turn:
                 self._busy = False

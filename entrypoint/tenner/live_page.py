@@ -4,8 +4,6 @@ Pages are written by a thread of their own that yields to everything else and sp
 `MAX_SHARE` of its time on them: the training is not to be slowed by being looked at.
 """
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, Tenner
 from tenner.event_log import read_event_lines
 from tenner.events import Event, Warned
 from tenner.preparation import Prepared
+from tenner.priority import yield_thread
 from tenner.report.facts import (
     CostFacts,
     LossCurve,
@@ -41,7 +40,6 @@ LEAST_SECONDS = 2.0
 MAX_SHARE = 0.01
 """Share of one core's time that pages may take while the training goes on."""
 SEND_SECONDS = 300.0
-_NICE = 10
 
 
 @dataclass(kw_only=True)
@@ -194,8 +192,7 @@ class LivePage:
         return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
 
     def _keep_true(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # where the system lets a thread yield
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        yield_thread()
         pause = 0.0
         while not self._closing.wait(pause):
             self._changed.wait(LEAST_SECONDS)

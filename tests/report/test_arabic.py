@@ -17,6 +17,9 @@ NO_PAGE = ("captioning", "cluster", "batch", "planning.py", "cli.py", "doctor.py
 STAYS_ENGLISH = {
     "pip install tensorboard",
     "HTTP {}",
+    "https://huggingface.co/settings/tokens",
+    "pip install 'tenner[hub]'",
+    "pip install 'tenner[s3]'",
     '{{"file_name": "photo1.jpg", "text": "a photo of …"}}',  # an example of a file
 }
 

@@ -81,6 +81,27 @@ def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportF
     assert places == sorted(places)
     calm = render_report(replace(facts, notices=notices[:1]))
     assert "Warnings" not in calm
+    asked = render_report(replace(facts, notices=notices, state="stopped"))
+    assert "Why it ended" in asked
+    assert "What went wrong" not in asked
+
+
+def test_notices_that_differ_in_numbers_alone_are_told_once(facts: ReportFacts) -> None:
+    notices = [Notice(text=f"the loss of step {n} is not finite") for n in range(3, 11)]
+    notices.append(Notice(text="the card is hot"))
+    told = " ".join(Elements(render_report(replace(facts, notices=tuple(notices)))).words)
+    assert "step 10" in told
+    assert "step 9" not in told
+    assert "8  times" in told
+
+
+def test_settings_that_somebody_set_stand_before_the_usual_ones(facts: ReportFacts) -> None:
+    both = (
+        SettingFact(name="clip_skip", value="2", source="default"),
+        SettingFact(name="network_dim", value="8", source="--network_dim"),
+    )
+    told = " ".join(Elements(render_report(replace(facts, settings=both))).words)
+    assert told.index("network_dim") < told.index("Those that nobody set") < told.index("clip_skip")
 
 
 def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:

@@ -8,6 +8,7 @@ came in through a caption would not run even if it were not escaped.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -65,6 +66,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "plot": plot_curve(facts.curve),
         "reading": reading,
         "notice_groups": notice_groups(facts.notices),
+        "was_ended": facts.state in ("stopped", "budget"),
         "groups": [_laid_out(each) for each in facts.sample_sets],
         "compared": compared,
         "lowest_validation": min(facts.curve.validation, key=lambda each: each[1], default=None),
@@ -79,12 +81,21 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
     return _template("page.html").render(told), json.dumps(live, ensure_ascii=False)
 
 
-def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[Notice]]:
-    """What went wrong, the warnings and the notes, each group that there is, in this order."""
-    groups: dict[Level, list[Notice]] = {}
+def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice, int]]]:
+    """What went wrong, the warnings and the notes, each group that there is, in this order.
+
+    Notices that differ in numbers alone are told once, by the last of them, with how many they are.
+    """
+    groups: dict[Level, list[tuple[Notice, int]]] = {}
     for level in LEVELS:
-        if group := [each for each in notices if each.level == level]:
-            groups[level] = group
+        alike: dict[tuple[str, str], tuple[Notice, int]] = {}
+        for each in notices:
+            if each.level == level:
+                key = (re.sub(r"\d+", "0", each.text), each.fix)
+                _, times = alike.get(key, (each, 0))
+                alike[key] = (each, times + 1)
+        if alike:
+            groups[level] = list(alike.values())
     return groups
 
 

@@ -10,6 +10,7 @@ from secrets import token_urlsafe
 import uvicorn
 
 from tenner.errors import SettingsError
+from tenner.priority import yield_thread
 from tenner.run_dir import RunDir
 from tenner.secrets import MASK
 from tenner.serve import TOKEN_VARIABLE
@@ -72,9 +73,12 @@ def open_page(place: RunDir, door: Door) -> Generator[Door]:
     """
     listening, opened = _listen(door)
     server = _server(place, opened)
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listening]}, name="serve", daemon=True
-    )
+
+    def serve() -> None:
+        yield_thread()  # the run beside it goes first
+        server.run(sockets=[listening])
+
+    thread = threading.Thread(target=serve, name="serve", daemon=True)
     thread.start()
     try:
         yield opened

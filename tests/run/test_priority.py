@@ -1,0 +1,55 @@
+"""What goes on beside a training stands behind it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tenner.courier import Courier, Line
+from tenner.engines import Command
+from tenner.priority import NICE, yielding
+from tenner.run_dir import RunDir
+
+
+class Remote:
+    """A destination that notes how far the thread that sends to it stands behind."""
+
+    destination = "file:///somewhere"
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def put_set(self, shipment: object) -> None:
+        self.seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_sending_stands_behind_and_the_run_itself_does_not(tmp_path: Path) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    remote, place = Remote(), RunDir(tmp_path / "run").create()
+    weights = tmp_path / "a.safetensors"
+    weights.write_bytes(b"x")
+    line = Line(
+        remote,  # pyright: ignore[reportArgumentType]
+        place,
+        number=0,
+        keep_states=0,
+        sends_notes=False,
+        on_event=lambda event: None,
+    )
+    with Courier(place=place, lines=[line]) as courier:
+        courier.take_checkpoint(weights, "checkpoints/a.safetensors", 1)
+        assert line.wait(time.monotonic() + 20)
+    assert remote.seen == [NICE]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_a_process_beside_the_training_starts_behind_it() -> None:
+    own = os.nice(0)
+    command = yielding(Command(argv=(sys.executable, "-c", "import os; print(os.nice(0))")))
+    done = subprocess.run(command.argv, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(19, own + NICE)

@@ -2,15 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.delivery import Destination
+from tenner.delivery.remote_run import ROOM
 from tenner.errors import Problem
 from tenner.events import Checkpoint, Event, StateSaved, Warned
 from tenner.guards import Verdict
-from tenner.machine import disk_room
+from tenner.machine import DiskRoom, disk_room
 from tenner.plan import Plan
 from tenner.run_dir import RunDir
 from tenner.training import states
@@ -20,25 +21,44 @@ STATES = 4
 """Two that are kept, one that is being written, one that is on its way to a destination."""
 OTHER_BYTES = 200_000_000
 """Samples, page, logs, and the copy of the images."""
+OTHER_DELIVERED_BYTES = 50_000_000
+"""Samples and page, at a destination."""
 _BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskNeed:
-    """What a run writes, in bytes. `copies` counts folders on the same disk that get a copy."""
+    """What a run writes, in bytes. `kept_states` stay at each destination; one more comes before
+    an older one goes."""
 
     checkpoint: int
     state: int
     num_checkpoints: int
-    copies: int = 0
+    kept_states: int = 0
 
     @property
-    def total(self) -> int:
-        weights = (self.num_checkpoints + 1) * self.checkpoint * (1 + self.copies)
-        return weights + STATES * self.state + OTHER_BYTES
+    def here(self) -> int:
+        """In the run's directory."""
+        return self._weights + STATES * self.state + OTHER_BYTES
+
+    @property
+    def delivered(self) -> int:
+        """At a destination."""
+        states = self.kept_states + 1 if self.kept_states else 0
+        return self._weights + states * self.state + OTHER_DELIVERED_BYTES
+
+    @property
+    def _weights(self) -> int:
+        return (self.num_checkpoints + 1) * self.checkpoint
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_checkpoints} checkpoints of {self.checkpoint / 1e6:.0f} MB, states of"
+            f" {self.state / 1e6:.0f} MB"
+        )
 
 
-def disk_need(plan: Plan, *, copies: int = 0) -> DiskNeed:
+def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
     """Reckoned from the plan; the tiny base's files are too small to count."""
     options, length = plan.options, plan.length
     parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
@@ -49,7 +69,7 @@ def disk_need(plan: Plan, *, copies: int = 0) -> DiskNeed:
         checkpoint=parameters * _BYTES[str(options.get("save_precision") or "fp16")],
         state=round(parameters * (4 + moments)),
         num_checkpoints=length.num_steps // every,
-        copies=copies,
+        kept_states=kept_states,
     )
 
 
@@ -65,22 +85,76 @@ def _load(plan: Plan) -> Load:
     )
 
 
-def disk_problem(plan: Plan, place: RunDir, destinations: Sequence[Destination]) -> Problem | None:
-    """The problem where this run will not fit. What it wrote already counts as there."""
+def disk_problem(
+    plan: Plan, place: RunDir, destinations: Sequence[Destination], *, kept_states: int = 0
+) -> Problem | None:
+    """The problem where this run will not fit its own disk, with the destinations that are on it.
+    What it wrote already counts as there."""
+    need = disk_need(plan, kept_states=kept_states)
     folders = [Path(each.root) for each in destinations if each.kind == "folder"]
-    copies = sum(_same_disk(place.path, each) for each in folders)
-    need = disk_need(plan, copies=copies)
-    written = sum(file.stat().st_size for file in place.path.rglob("*") if file.is_file())
+    here = [each for each in folders if _disk_of(each) == _disk_of(place.path)]
+    beside = [each for each in here if not each.is_relative_to(place.path.absolute())]
+    inside = len(here) - len(beside)  # those get no states
+    total = need.here + len(beside) * need.delivered
+    total += inside * disk_need(plan).delivered
+    written = _num_bytes(place.path.rglob("*"))
+    written += sum(_delivered_bytes(each, plan.output_name) for each in beside)
     room = disk_room(place.path)
-    missing = need.total - written - (room.free_mib << 20)
-    if missing <= 0:
+    if total - written <= room.free_mib << 20:
         return None
     return Problem(
-        text=f"this run writes about {need.total / 1e9:.1f} GB ({need.num_checkpoints} checkpoints"
-        f" of {need.checkpoint / 1e6:.0f} MB, states of {need.state / 1e6:.0f} MB), and"
+        text=f"this run writes about {total / 1e9:.1f} GB ({need}), and"
         f" {place.path.absolute()} has {room.free_mib / 953.7:.1f} GB free",
         fix="save less often, set output_dir to a larger disk, or rent a machine with more of it",
     )
+
+
+def full_destinations(
+    plan: Plan,
+    place: RunDir,
+    destinations: Sequence[Destination],
+    *,
+    kept_states: int,
+    room_of: Callable[[Path], DiskRoom] = disk_room,
+) -> tuple[Problem, ...]:
+    """Folders on other disks that will not hold what is delivered there, each with what it needs.
+
+    Free space is what the file system grants to us: the quota of a project or a directory is in
+    it (XFS, ZFS, CephFS, NFS), that of a user is not. What lies there already counts as there; of
+    two folders on one disk each is judged with both. An optional one is a warning.
+    """
+    need = disk_need(plan, kept_states=kept_states)
+    by_disk: dict[int, list[Destination]] = {}
+    for each in destinations:
+        if each.kind == "folder" and _disk_of(Path(each.root)) != _disk_of(place.path):
+            by_disk.setdefault(_disk_of(Path(each.root)), []).append(each)
+    problems: list[Problem] = []
+    for there in by_disk.values():
+        written = sum(_delivered_bytes(Path(each.root), plan.output_name) for each in there)
+        free = room_of(Path(there[0].root)).free_mib << 20
+        total = len(there) * need.delivered
+        if total - written > free:
+            problems += [_full(each, need, total, free) for each in there]
+    return tuple(problems)
+
+
+def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Problem:
+    return Problem(
+        text=f"{destination} has {free / 1e9:.1f} GB free, and this run brings about"
+        f" {total / 1e9:.1f} GB there ({need})",
+        fix="make room there, name another folder, save less often, or set keep_remote_states = 0",
+        level="error" if destination.required else "warning",
+    )
+
+
+def _delivered_bytes(root: Path, name: str) -> int:
+    """What an earlier life of the run `name` brought to a folder."""
+    found = [root / f"{name}.safetensors", *root.glob(f"checkpoints/{name}-*.safetensors")]
+    return _num_bytes([*found, *(root / ROOM / name).rglob("*")])
+
+
+def _num_bytes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 @dataclass(kw_only=True)
@@ -131,8 +205,9 @@ class DiskGuard:
         )
 
 
-def _same_disk(one: Path, other: Path) -> bool:
-    place = other
+def _disk_of(path: Path) -> int:
+    """The file system that a folder is on, or will be."""
+    place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
-    return one.stat().st_dev == place.stat().st_dev
+    return place.stat().st_dev

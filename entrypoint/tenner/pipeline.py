@@ -19,7 +19,7 @@ from tenner.delivery import (
     parse_destinations,
 )
 from tenner.delivery.check import check_destinations
-from tenner.disk import disk_problem
+from tenner.disk import disk_problem, full_destinations
 from tenner.engines.start import not_in_own_engine
 from tenner.errors import (
     BudgetReached,
@@ -271,7 +271,9 @@ def _prepare(
     problems = check_destinations(
         destinations, secrets=stage.secrets, job=prepared.plan.output_name, env=stage.environ
     )
-    full = disk_problem(prepared.plan, place, destinations)
+    states = prepared.settings.keep_remote_states
+    problems += full_destinations(prepared.plan, place, destinations, kept_states=states)
+    full = disk_problem(prepared.plan, place, destinations, kept_states=states)
     errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
     errors += [MachineError(problems=[full])] if full else []
     if errors:

@@ -1,13 +1,21 @@
 """A disk that is too small is found before the training, and one that fills is made room on."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
-from program import StandIn
+from program import StandIn, sparse_base
 
-from tenner.disk import DiskGuard
+from tenner.base_model import Base, inspect_base
+from tenner.delivery import parse_destination
+from tenner.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
+from tenner.errors import Problem
 from tenner.events import StateSaved, Warned
+from tenner.machine import DiskRoom
+from tenner.plan import Plan, Shape, plan_run
 from tenner.run_dir import RunDir
+from tenner.settings import Settings
 
 
 def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
@@ -17,6 +25,78 @@ def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> No
     assert "1000000 checkpoints of 151 MB" in machine.said
     assert "GB free" in machine.said
     assert not (machine.run("cat") / "engine.log").exists()
+
+
+def plan_with(base: Base, *, num_steps: int, every: int) -> Plan:
+    asked = {"max_train_steps": num_steps, "save_every_n_steps": every, "output_name": "cat"}
+    shape = Shape(
+        batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+        mixed_precision="fp16",
+        attention="sdpa",
+        num_workers=1,
+    )
+    return plan_run(
+        Settings.model_validate(asked),
+        engine="sd-scripts",
+        base=base,
+        device="cuda",
+        gpu="NVIDIA GeForce RTX 4090",
+        shape=shape,
+        resolution=(512, 512),
+        batches_per_epoch=20,
+        optimizer_type="AdamW",
+    )
+
+
+def other_disk(tmp_path: Path) -> Path:
+    """A folder that is not on the disk of the test's own."""
+    here = tmp_path.stat().st_dev
+    found = [each for each in map(Path, ("/dev/shm", "/run", "/var/tmp")) if each.is_dir()]
+    return next(each for each in found if each.stat().st_dev != here and os.access(each, os.W_OK))
+
+
+def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_told_before_the_training(
+    tmp_path: Path,
+) -> None:
+    machine = StandIn(tmp_path)
+    target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
+    words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
+    places = ("--destinations", f"file://{target}")
+    assert machine.finish(*machine.train("cat", *words, *places)) in {2, 4}, machine.said
+    assert f"file://{target} has " in machine.said
+    assert "this run brings about 150" in machine.said  # TB: a million of 151 MB
+    assert "keep_remote_states = 0" in machine.said
+    assert not target.exists()
+
+
+def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
+    tmp_path: Path,
+) -> None:
+    place = RunDir(tmp_path / "output" / "cat").create()
+    target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
+    plan = plan_with(
+        inspect_base(sparse_base(tmp_path / "b.safetensors"), name="b"), num_steps=20, every=10
+    )
+    need = disk_need(plan, kept_states=1)
+    assert need.delivered == 3 * need.checkpoint + 2 * need.state + OTHER_DELIVERED_BYTES
+
+    def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
+        room = DiskRoom(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
+        to = (parse_destination(f"file://{target}{options}"),)
+        return full_destinations(plan, place, to, kept_states=1, room_of=lambda path: room)
+
+    try:
+        assert found("", need.delivered + (1 << 20)) == ()
+        (problem,) = found("?optional", need.delivered - (1 << 20))
+        assert problem.level == "warning"
+        earlier = target / "checkpoints" / "cat-000001.safetensors"
+        earlier.parent.mkdir(parents=True)
+        earlier.write_bytes(bytes(2 << 20))
+        assert found("", need.delivered - (1 << 20)) == ()
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def state(place: RunDir, step: int) -> StateSaved:

@@ -1,6 +1,7 @@
 """The model card: metadata that the Hub reads, words that load the LoRA, and no path of ours."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,16 @@ def test_pictures_show_every_prompt_at_the_usual_strength() -> None:
     ]
     shown = [each.file for each in shown_samples(samples)]
     assert shown == ["a-0.7-1.png", "b-0.7-1.png", "a-0.7-2.png", "b-0.7-2.png"]
+
+
+def test_a_card_of_a_training_that_ended_early_says_so_and_promises_no_whole_set() -> None:
+    early = "the training ended early, after 40 of 200 steps: its budget was reached"
+    card = replace(
+        CARD, early=early, is_whole_set=False, weights="checkpoints/my_cat-000002.safetensors"
+    )
+    text = render_card(card)
+    assert f"**Unfinished:** {early}." in text
+    assert "`my_cat-000002.safetensors` into `models/Lora`" in text
+    assert "manifest.json" not in text
+    assert "Unfinished" not in render_card(CARD)
+    assert "manifest.json" in render_card(CARD)

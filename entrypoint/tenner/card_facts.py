@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tenner import __version__
 from tenner.base_model import FAMILY_NAMES
 from tenner.delivery import Destination
+from tenner.ledger import SavedFile
 from tenner.model_card import CARD_NAME, Card, WidgetPicture, render_card
 from tenner.preparation import Prepared
 from tenner.run_dir import RunDir, write_atomically
@@ -39,12 +41,47 @@ _SHOWN_OPTIONS = (
 
 
 def write_card(
-    prepared: Prepared, place: RunDir, drawn: Drawn | None, destinations: Sequence[Destination]
+    prepared: Prepared,
+    place: RunDir,
+    drawn: Drawn | None,
+    destinations: Sequence[Destination],
+    *,
+    num_steps: int,
 ) -> None:
-    """Write the card and its pictures into the run's directory. Raises OSError."""
+    """Write the card and its pictures into the run's directory, `num_steps` being those that were
+    trained. Raises OSError."""
     pictures = _pictures(place, drawn)
     card = card_of(prepared, pictures, destinations, has_grid=drawn is not None)
+    planned = prepared.plan.length.num_steps
+    if num_steps < planned:
+        card = _early(card, num_steps, planned)
     write_atomically(place.path / CARD_NAME, render_card(card))
+
+
+def write_card_of_checkpoint(
+    prepared: Prepared,
+    place: RunDir,
+    newest: SavedFile,
+    destinations: Sequence[Destination],
+    *,
+    why: str,
+) -> None:
+    """Write the card of a training that ended before its time, of which the checkpoint `newest`
+    is delivered. Raises OSError."""
+    card = card_of(prepared, (), destinations, has_grid=False)
+    folder = "/".join(part for part in (card.subfolder, "checkpoints") if part)
+    weights = f"checkpoints/{newest.name}"
+    card = replace(card, weights=weights, subfolder=folder, is_whole_set=False)
+    card = _early(card, newest.step, prepared.plan.length.num_steps, why)
+    write_atomically(place.path / CARD_NAME, render_card(card))
+
+
+def _early(card: Card, num_steps: int, planned: int, why: str = "") -> Card:
+    """The card of a training that ended early: its steps are those that were trained."""
+    early = f"the training ended early, after {num_steps} of {planned} steps"
+    steps = ("steps", f"{num_steps} of {planned} planned")
+    training = tuple(steps if fact[0] == "steps" else fact for fact in card.training)
+    return replace(card, early=f"{early}: {why}" if why else early, training=training)
 
 
 def card_of(

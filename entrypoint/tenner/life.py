@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner.budget import Budget, BudgetGuard, delivery_seconds
+from tenner.card_facts import write_card_of_checkpoint
 from tenner.courier import HUB_PAUSE_SECONDS, Courier, Line
 from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
 from tenner.delivery.remote_run import RemoteRun, Shipment
@@ -20,6 +21,7 @@ from tenner.going_on import machine_name, take_up
 from tenner.guards import Guard
 from tenner.keeper import Keeper
 from tenner.ledger import Finished, LedgerBook, Life
+from tenner.model_card import CARD_NAME
 from tenner.parcel import notes_of
 from tenner.plan import Plan
 from tenner.preparation import Prepared
@@ -79,6 +81,19 @@ class RunLife:
     def send_page(self, page: Path, step: int) -> None:
         """Let the run be watched where it is delivered."""
         self.courier.take_checkpoint(page, "report.html", step)
+
+    def send_card(self, error: TennerError) -> None:
+        """Tell where it is delivered what the newest checkpoint is of, and that it is no end."""
+        newest = max(self.book.now.checkpoints, key=lambda file: file.step, default=None)
+        if newest is None:
+            return
+        why = "its budget was reached" if isinstance(error, BudgetReached) else "it failed"
+        try:
+            write_card_of_checkpoint(self.prepared, self.place, newest, self.destinations, why=why)
+        except OSError as trouble:
+            self.stage.tell(Warned(text=f"no model card: {trouble.strerror or trouble}"))
+            return
+        self.courier.take_checkpoint(self.place.path / CARD_NAME, CARD_NAME, newest.step)
 
     def seconds_to_deliver(self) -> float:
         """What saving and delivering take from here on, by the sizes of what was saved last."""

@@ -29,7 +29,9 @@ class WidgetPicture:
 class Card:
     """What the card tells. `base_id` is the base's repo on the Hub, where it is one.
 
-    `load_from` is the repo that the weights lie in, or `.` for the card's own folder.
+    `load_from` is the repo that the weights lie in, or `.` for the card's own folder. `early` says
+    of a training that ended early how far it came and why; `is_whole_set` is False where only its
+    newest checkpoint is there.
     """
 
     name: str
@@ -46,8 +48,14 @@ class Card:
     has_grid: bool = False
     load_from: str = "."
     subfolder: str = ""
+    early: str = ""
+    is_whole_set: bool = True
     training: tuple[tuple[str, str], ...] = ()
     pictures: tuple[WidgetPicture, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        return Path(self.weights).name
 
     @property
     def example_prompt(self) -> str:

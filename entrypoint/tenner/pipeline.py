@@ -314,7 +314,7 @@ def _train_and_deliver(
     )
     page.settle()
     page.write("trained")
-    write_card(prepared, place, drawn, life.destinations)
+    write_card(prepared, place, drawn, life.destinations, num_steps=trained.step)
     delivered = _deliver(life)
     page.add(files=_file_facts(delivered))
     page.write("delivered")
@@ -357,6 +357,7 @@ def _train(life: RunLife, page: LivePage) -> Trained:
     except TennerError as error:
         if stage.stop.signal is None:  # else the grace time is the states'
             page.bring_out(error)
+            life.send_card(error)
         raise life.hand_over(error) from error
     return trained if trained.finished else life.finish_early(trained)
 

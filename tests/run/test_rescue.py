@@ -184,6 +184,11 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
     assert "delivered and verified: checkpoints/star-" in machine.said  # by its step or its epoch
     last = machine.events("star", "step")[-1]["step"]
     assert list(kept.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))
+    card = (kept / "README.md").read_text()
+    assert f"ended early, after {last} of 3000 steps: its budget was reached" in card
+    newest = machine.ledger("star")["checkpoints"][-1]["name"]
+    assert f'subfolder="checkpoints", weight_name="{newest}")' in card
+    assert (kept / "checkpoints" / newest).is_file()
     life = machine.ledger("star")["lives"][0]
     assert (life["ending"], life["last_step"]) == ("BudgetReached", last)
     assert 0 < life["cost_usd"] <= 0.01
@@ -204,6 +209,8 @@ def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
     ended = machine.events("star", "step")[-1]["step"]
     assert ended % 5 == 0
     assert machine.ledger("star")["finished"]["file"]["step"] == ended
+    told = f"**Unfinished:** the training ended early, after {ended} of 2000 steps."
+    assert told in (kept / "README.md").read_text()
     assert machine.finish(*machine.train("star", *words)) == 0
     assert machine.events("star", "step")[-1]["step"] == ended
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from tenner.delivery.deliver import is_in_a_set, put_verified
+from tenner.delivery.deliver import edited_cards, is_in_a_set, put_verified
 from tenner.delivery.destination import Destination
 from tenner.delivery.limited import LimitedCalls, OnTrouble
 from tenner.delivery.manifest import (
@@ -109,14 +109,16 @@ class RemoteRun:
             marks = (packed.mark,) if packed else ()
 
             def put(store: Store, deadline: Deadline) -> None:
+                left = self._again(deadline, lambda: edited_cards(store, files, deadline))
+                sent = [file for file in files if file.name not in left]
                 turns: Sequence[Sequence[str]] = ()
                 if shipment.keep_states is not None:
                     turns = self._leaving(store, deadline, shipment.keep_states, coming)
                 if store.whole_sets:
                     gone = [name for names in turns for name in names]
-                    self._put(store, [*files, *marks], deadline, gone)
+                    self._put(store, [*sent, *marks], deadline, gone)
                     return
-                for each in (files, marks):
+                for each in (sent, marks):
                     self._put(store, each, deadline)
                 for names in turns:
                     self._again(deadline, lambda names=names: store.delete(names, deadline))

@@ -105,7 +105,7 @@ def card_of(
         base_licence=base.licence,
         trigger=dataset.trigger,
         num_images=dataset.num_images,
-        num_captions=dataset.num_captions,
+        num_captions=min(dataset.num_captions, dataset.num_images),  # some may be held out
         has_grid=has_grid,
         load_from=hub.root if hub else ".",
         subfolder=hub.prefix if hub else "",

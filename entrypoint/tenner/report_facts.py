@@ -97,11 +97,11 @@ def dataset_facts(prepared: Prepared) -> DatasetFacts:
     buckets = dataset.images_by_bucket()
     shapes = ", ".join(f"{width}×{height}" for width, height in sorted(buckets))
     return DatasetFacts(
-        num_images=dataset.num_images,
+        num_images=dataset.num_images + len(dataset.held_out),
         num_captions=dataset.num_captions,
         images=tuple(
             DatasetImage(path=image.path, name=image.source, caption=image.caption)
-            for image in dataset.images
+            for image in (*dataset.images, *dataset.held_out)
         ),
         facts=(
             Pair(name="images seen in an epoch", value=str(dataset.num_image_passes)),

@@ -131,6 +131,15 @@ def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: 
     assert f"{tmp_path}/bases" not in told
 
 
+def test_images_that_are_held_out_count_among_those_with_captions(
+    prepared: Prepare, tmp_path: Path
+) -> None:
+    page = page_of(prepared(validation_split="0.2"), tmp_path)
+    page.write()
+    told = re.sub(r"<[^>]*>", "", page.place.report.read_text(encoding="utf-8"))
+    assert "20 images, 20 with a caption." in told
+
+
 def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: Path) -> None:
     with page_of(prepared(), tmp_path) as page:
         page.hear(step(7))

@@ -10,6 +10,7 @@ from tenner.clip_tokenizers import (
     open_clip_tokenizer,
     write_clip_tokenizers,
 )
+from tenner.clip_tokenizers.counting import count_tokens, most_tokens
 
 
 @pytest.fixture
@@ -46,3 +47,26 @@ def test_a_tokenizer_in_one_file_gives_the_same_numbers(folder: Path, tmp_path: 
     assert (one_file / "tokenizer.json").is_file()
     words = "A photo of SKS dog, très café"
     assert open_clip_tokenizer(one_file)(words).input_ids == tokenizer(words).input_ids
+
+
+WORDS = (
+    "sks cat, 1girl, masterpiece, best quality, (highres:1.2), don't, they've, o'clock's",
+    "A PHOTO of an ultra-realistic Labrador-Retriever; 35mm f/1.8!!! ... --ar 16:9",
+    "Crème brûlée naïve œuvre, Straße, ½ cup ⅓ x², Ⅳ times, № 5, 100°C, 50% off, $10",
+    "قطة تنام على كرسي أحمر، صورة واضحة",
+    "一只猫坐在红色的椅子上, 写真 ねこ カタカナ",
+    "emoji 😀👍🏽 family 👨‍👩‍👧 ♥ → ∑ √2 snake_case__x @user #tag https://a.b/c?d=e",
+    "pneumonoultramicroscopicsilicovolcanoconiosis qwrtzpsdfghjklyxcvbnm aaaaaaaaaaaaaaaaaa",
+    "tab\tand  double  blanks\u00a0and\u200bzero width",
+    "हिन्दी में लिखा हुआ, ภาษาไทย, עברית, Ελληνικά, русский язык",
+    "",
+)
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_tokens_are_counted_as_by_clips_tokenizer_without_its_libraries(
+    folder: Path, text: str
+) -> None:
+    tokenizer = open_clip_tokenizer(folder / "openai_clip-vit-large-patch14")
+    assert count_tokens(text) == len(tokenizer(text).input_ids) - 2
+    assert count_tokens(text) <= most_tokens(text)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenner.dataset.captions import Caption, find_caption_files
-from tenner.dataset.judge_captions import has_trigger, judge_captions, least_tokens, with_trigger
+from tenner.dataset.judge_captions import has_trigger, judge_captions, with_trigger
 from tenner.dataset.listing import classify
 from tenner.dataset.text import CaptionUnreadable, read_caption
 
@@ -102,8 +102,11 @@ def test_a_trigger_is_added_in_front_once():
 
 
 def test_captions_longer_than_clip_reads():
-    assert least_tokens("a red cat, 12 years old!") == 9
-    found = judged(["sks toy " + "word " * 80])["caption_long"]
+    found = judged(["sks toy " + "word " * 80, "a toy"])["caption_long"]
+    assert "the longest has 82" in found.text
+    assert found.files == ("0.png",)
+    no_words = "".join(f"qzx{number}" for number in range(40))  # few pieces, many tokens
+    assert "caption_long" in judged([no_words])
     assert "max_token_length = 150" in found.fix
     assert "caption_long" not in judged(["sks toy " + "word " * 80], max_token_length=150)
 

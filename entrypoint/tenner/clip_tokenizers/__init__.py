@@ -78,7 +78,7 @@ def open_clip_tokenizer(folder: Path) -> Any:
 def make_vocabulary(merges: str) -> dict[str, int]:
     """Every token with its number."""
     pairs = merges.splitlines()[1:]  # the first line is a version mark
-    alphabet = _printable_bytes()
+    alphabet = list(printable_bytes().values())
     tokens = [*alphabet, *(f"{mark}</w>" for mark in alphabet)]
     tokens += ["".join(pair.split()) for pair in pairs if pair.strip()]
     tokens += [START, END]
@@ -86,7 +86,9 @@ def make_vocabulary(merges: str) -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _printable_bytes() -> list[str]:
-    """The 256 bytes as printable characters, in CLIP's order: those that print first."""
+def printable_bytes() -> dict[int, str]:
+    """The printable sign for each of the 256 bytes, in CLIP's order: those that print first."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+    others = [byte for byte in range(256) if byte not in printable]
+    signs = {byte: chr(byte) for byte in printable}
+    return signs | {byte: chr(256 + number) for number, byte in enumerate(others)}

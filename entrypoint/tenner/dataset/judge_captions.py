@@ -5,21 +5,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tenner.clip_tokenizers.counting import count_tokens, most_tokens
 from tenner.dataset.captions import Caption
 from tenner.dataset.findings import Finding, counted, names
 
 BOILERPLATE_SHARE = 0.9
 MIN_CAPTIONS_FOR_BOILERPLATE = 8
-
-# The pieces into which CLIP's tokenizer splits text before it looks in its vocabulary:
-# contractions, runs of letters, single digits, runs of other characters. A piece is one token or
-# more, so their number is a lower bound that needs no vocabulary.
-_PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
-
-
-def least_tokens(text: str) -> int:
-    """A lower bound of the tokens CLIP makes of `text`, without the start and end tokens."""
-    return len(_PIECE.findall(text))
 
 
 def has_trigger(text: str, trigger: str) -> bool:
@@ -154,9 +145,7 @@ def _folded(text: str) -> str:
 
 
 def _too_long(captions: Mapping[str, Caption], limit: int) -> list[Finding]:
-    long = {
-        path: max(map(least_tokens, caption.text.split("\n"))) for path, caption in captions.items()
-    }
+    long = {path: _longest_line(caption.text, limit) for path, caption in captions.items()}
     over = [path for path, tokens in long.items() if tokens > limit]
     if not over:
         return []
@@ -170,11 +159,17 @@ def _too_long(captions: Mapping[str, Caption], limit: int) -> list[Finding]:
             kind="caption_long",
             level="warning",
             text=f"{counted(len(over), 'caption')} longer than the {limit} tokens CLIP reads "
-            f"(the longest has at least {long[most]}): {names(over)}",
+            f"(the longest has {long[most]}): {names(over)}",
             fix=fix,
             files=tuple(over),
         )
     ]
+
+
+def _longest_line(text: str, limit: int) -> int:
+    """The tokens of the longest line, counted where there may be more than `limit`."""
+    lines = [line for line in text.split("\n") if most_tokens(line) > limit]
+    return max(map(count_tokens, lines), default=0)
 
 
 def _boilerplate(captions: Mapping[str, Caption]) -> list[Finding]:

@@ -76,11 +76,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
     Raises SettingsError where what was asked cannot be had on this card, MachineError where the
     card cannot take the job at all.
     """
-    precision, why_precision = choose_precision(
-        settings.mixed_precision if ground.device == "cuda" else None,
-        capability=ground.capability if ground.device == "cuda" else None,
-        gpu_name=ground.card.name if ground.device == "cuda" else "",
-    )
+    precision, why_precision = _precision(settings, ground)
     optimizer, why_optimizer, optimizer_trouble = choose_optimizer(settings, ground)
     attention, why_attention, attention_trouble = choose_attention(settings, ground)
     load = None
@@ -150,6 +146,17 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         full_precision=precision == "no",
         num_processes=settings.num_processes,
     )
+
+
+def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
+    """The CPU computes in float32 whatever a file says that was written for a card; weights in
+    bf16, which are said with a word of their own, are taken seriously there too."""
+    asked = settings.mixed_precision
+    if ground.device == "cuda":
+        return choose_precision(asked, capability=ground.capability, gpu_name=ground.card.name)
+    if asked == "bf16" and settings.engine_options.get("full_bf16"):
+        return "bf16", "as asked: full_bf16 halves the memory, and a CPU computes it slowly"
+    return choose_precision(None, capability=None, gpu_name="")
 
 
 def choose_precision(

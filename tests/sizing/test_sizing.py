@@ -204,6 +204,16 @@ def test_bf16_on_a_card_without_it_is_refused_with_the_fix() -> None:
         choose_precision("bf16", capability=(7, 5), gpu_name="Tesla T4")
 
 
+def test_a_cpu_computes_in_float32_unless_weights_in_bf16_are_asked_for() -> None:
+    cpu = replace(ground(), device="cpu", capability=None)
+    for asked, wanted in (
+        (Settings(mixed_precision="fp16"), "no"),
+        (Settings(mixed_precision="bf16"), "no"),
+        (Settings(mixed_precision="bf16", engine_options={"full_bf16": True}), "bf16"),
+    ):
+        assert shape_run(asked, cpu).shape.mixed_precision == wanted
+
+
 def test_a_broken_library_is_replaced_with_a_warning() -> None:
     settings = Settings(attention="xformers")
     broken = {"xformers": "undefined symbol", "bitsandbytes": "no kernel image"}

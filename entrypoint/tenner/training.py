@@ -28,6 +28,8 @@ from tenner.run_dir import RunDir
 from tenner.supervise import Ending, StopRequest, follow
 from tenner.weights import Weights, inspect_weights
 
+_IN_GOOD_ORDER = ("done", "budget", "stop_file")
+"""Why an engine may be ended whose final weights are whole: its exit code says nothing then."""
 STATE_MARK = "state.json"
 """The file that an engine writes last into a state: one without it was cut and is no state."""
 
@@ -115,7 +117,8 @@ def train(
         before = count_kills()
         ending = _life(engine, place, environ, stop, grace_seconds, follower, guards)
         seconds += ending.seconds
-        if ending.ended_by and ending.ended_by.reason == "done" and ending.signal is None:
+        reason = ending.ended_by.reason if ending.ended_by else ""
+        if follower.done and reason in _IN_GOOD_ORDER and ending.signal is None:
             return _believe(follower, seconds)
         failed = ending.failed or explain(ending.returncode, before)
         if failed is None or failed.kind != "oom" or ending.signal is not None:
@@ -128,7 +131,6 @@ def train(
         engine = lighter.engine
     if ending.signal is not None:
         raise _stopped(follower)
-    reason = ending.ended_by.reason if ending.ended_by else ""
     if reason == "budget" and follower.done is None:
         raise _budget_reached(follower)
     asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None

@@ -14,7 +14,8 @@ from tenner.engines.sd_scripts.engine import Job
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.errors import Stopped, TrainingError
-from tenner.events import Event, Failed, Step, Warned
+from tenner.events import Done, Event, Failed, Step, Warned
+from tenner.guards import Guard, Verdict
 from tenner.run_dir import RunDir
 from tenner.supervise import StopRequest
 from tenner.training import Engine, Trained, states, train
@@ -34,7 +35,12 @@ class Run:
         self.events: list[Event] = []
 
     def live(
-        self, stop: StopRequest | None = None, batch: int = 2, every: int = 4, **env: str
+        self,
+        stop: StopRequest | None = None,
+        batch: int = 2,
+        every: int = 4,
+        guards: tuple[Guard, ...] = (),
+        **env: str,
     ) -> Trained:
         job = Job(
             trainer=self.trainer,
@@ -64,6 +70,7 @@ class Run:
             stop=stop or StopRequest(),
             grace_seconds=1,
             on_event=self.events.append,
+            guards=guards,
         )
 
     @property
@@ -116,6 +123,18 @@ def test_exit_0_without_a_file_is_no_success(run: Run) -> None:
 def test_exit_0_without_the_final_file_is_not_taken_for_the_end(run: Run) -> None:
     with pytest.raises(TrainingError, match="without its final weights"):
         run.live(STAND_IN="no_file")
+
+
+def test_a_budget_that_is_reached_after_the_last_save_is_no_failure(run: Run) -> None:
+    class Budget:
+        def heard(self, event: Event | None) -> Verdict | None:
+            return Verdict(end="ask", reason="budget") if isinstance(event, Done) else None
+
+        def look(self) -> None:
+            return None
+
+    trained = run.live(guards=(Budget(),), STAND_IN_LINGERS="30")
+    assert (trained.step, trained.finished) == (13, True)
 
 
 def test_weights_that_are_not_finite_are_no_success(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 A folder named by a subset as `conditioning_data_dir` holds a picture of the same name for every
 image; where it is white the image is learnt, where it is black it is not. The working copy carries
-the mask as the image's alpha channel, which sd-scripts reads with `alpha_mask`.
+the mask as the image's alpha channel, which both trainers read with `alpha_mask`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,19 +24,25 @@ from tenner.training import Engine
 _NOT_FOR_OURS = ("text_encoder_lr", "optimizer_args", "resolution", "zero_terminal_snr")
 """Options whose form differs between the plan and a job of our own engine."""
 
-_SAID_OTHERWISE = frozenset(("network_args", "network_module", "no_metadata", "cache_latents"))
+_SAID_OTHERWISE = frozenset(
+    ("network_args", "network_module", "no_metadata", "cache_latents", "masked_loss")
+)
 
 
 def not_in_own_engine(settings: Settings) -> list[Problem]:
     """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
     own = {each.name for each in fields(TrainJob)} | _SAID_OTHERWISE
     own |= {"cache_latents_to_disk", "cache_text_encoder_outputs", "persistent_data_loader_workers"}
+    asked = settings.engine_options
+    if asked.get("masked_loss") and not asked.get("alpha_mask"):
+        fix = "set alpha_mask = true and give images with transparency, or remove masked_loss"
+        return [Problem(text="masked_loss finds no masks", fix=fix)]
     return [
         Problem(
             text=f"the built-in trainer has no {key}",
             fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
         )
-        for key in settings.engine_options
+        for key in asked
         if key not in own
     ]
 

@@ -159,6 +159,8 @@ class TrainJob:
     ip_noise_gamma: float | None = None
     ip_noise_gamma_random_strength: bool = False
     prior_loss_weight: float = 1.0
+    alpha_mask: bool = False
+    """Weight the loss by each picture's alpha, at the latents' resolution."""
     min_timestep: int = 0
     max_timestep: int = 1000
     debiased_estimation_loss: bool = False

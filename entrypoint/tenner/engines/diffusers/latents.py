@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from tenner.engines.diffusers.draws import python_draw, torch_draw
 from tenner.engines.diffusers.job import TrainItem, TrainJob
@@ -44,10 +45,12 @@ class Cut:
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """One view's latents [4, h, w] in fp32, scaled as the U-Net wants them, and SDXL's sizes:
-    (original height, width, crop top, left, target height, width)."""
+    (original height, width, crop top, left, target height, width). `mask` [h, w], 0 to 1, is how
+    much the loss counts where; None is everywhere alike."""
 
     latents: Tensor
     sizes: tuple[int, int, int, int, int, int]
+    mask: Tensor | None = None
 
 
 class LatentCache:
@@ -63,6 +66,16 @@ class LatentCache:
         if len(views) == 1:
             return views[0]
         return python_draw(self._job.seed, "view", position).choice(views)
+
+
+def masks_of(views: Sequence[Encoded], device: torch.device) -> Tensor | None:
+    """The masks of a batch, [n, 1, h, w]; a picture without one counts whole. None without any."""
+    if all(view.mask is None for view in views):
+        return None
+    masks = [
+        torch.ones(view.latents.shape[1:]) if view.mask is None else view.mask for view in views
+    ]
+    return torch.stack(masks)[:, None].to(device)
 
 
 def cuts_of(job: TrainJob, item: TrainItem) -> list[Cut]:
@@ -118,13 +131,14 @@ class _Encoder:
     def views(self, item: TrainItem) -> Iterator[Encoded]:
         try:
             content = Path(item.image).read_bytes()
-            picture = _opened(item)
+            picture, alpha = _opened(item, keeps_alpha=self._job.alpha_mask)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise NoPictureError(f"{Path(item.image).name} cannot be read: {error}") from error
         original = item.original or picture.size
         resized = _resized(picture, item.resized)
+        mask = _resized(alpha, item.resized) if alpha else None
         for cut in cuts_of(self._job, item):
-            key = _key(content, item, cut, self._vae_name)
+            key = _key(content, item, cut, self._vae_name + ("+alpha" if mask else ""))
             latents = self._stored(key)
             if latents is None:
                 latents = self._encode(resized, item, cut, key)
@@ -136,6 +150,7 @@ class _Encoder:
                     *(original[1], original[0], cut.top, max(0, left)),
                     *(item.bucket[1], item.bucket[0]),
                 ),
+                mask=_mask(mask, item.bucket, cut, latents) if mask else None,
             )
 
     @torch.no_grad()
@@ -170,15 +185,20 @@ class _Encoder:
             write_atomically(self._folder / f"{key}.safetensors", content)
 
 
-def _opened(item: TrainItem) -> Image.Image:
-    """The picture upright and in RGB; transparent parts become white."""
+def _opened(item: TrainItem, *, keeps_alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+    """The picture upright and in RGB, and its alpha where that is asked for and there is one.
+
+    Transparent parts become white; where the alpha is kept they stay as they are stored.
+    """
     with Image.open(item.image) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
             layered = upright.convert("RGBA")
+            if keeps_alpha:
+                return layered.convert("RGB"), layered.getchannel("A")
             ground = Image.new("RGBA", layered.size, "white")
-            return Image.alpha_composite(ground, layered).convert("RGB")
-        return upright.convert("RGB")
+            return Image.alpha_composite(ground, layered).convert("RGB"), None
+        return upright.convert("RGB"), None
 
 
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -196,6 +216,15 @@ def _pixels(picture: Image.Image, size: tuple[int, int], cut: Cut) -> Tensor:
     values = torch.from_numpy(np.array(region, dtype=np.uint8)).permute(2, 0, 1)
     values = values.flip(2) if cut.mirrored else values
     return values.float() / 127.5 - 1.0
+
+
+def _mask(alpha: Image.Image, size: tuple[int, int], cut: Cut, latents: Tensor) -> Tensor:
+    """The alpha of a view at the latents' resolution, by areas: [h, w] from 0 to 1."""
+    region = alpha.crop((cut.left, cut.top, cut.left + size[0], cut.top + size[1]))
+    values = torch.from_numpy(np.array(region, dtype=np.float32)) / 255.0
+    values = values.flip(1) if cut.mirrored else values
+    shape = (latents.shape[1], latents.shape[2])
+    return interpolate(values[None, None], size=shape, mode="area")[0, 0]
 
 
 def _key(content: bytes, item: TrainItem, cut: Cut, vae_name: str) -> str:

@@ -16,7 +16,7 @@ from tenner.engines.diffusers.batches import Batch, Schedule, epoch_batches, sha
 from tenner.engines.diffusers.captions import draw_caption
 from tenner.engines.diffusers.draws import seed_of
 from tenner.engines.diffusers.job import TrainJob
-from tenner.engines.diffusers.latents import LatentCache
+from tenner.engines.diffusers.latents import LatentCache, masks_of
 from tenner.engines.diffusers.lora_file import lora_tensors, write_lora
 from tenner.engines.diffusers.metadata import file_metadata, training_metadata
 from tenner.engines.diffusers.network import Network
@@ -36,7 +36,8 @@ _STOP_INTERVAL = 5
 
 @dataclass(frozen=True)
 class _Samples:
-    """One process's share of a batch, on the device. `share` weights each sample's loss."""
+    """One process's share of a batch, on the device. `share` weights each sample's loss, `masks`
+    [n, 1, h, w] its places."""
 
     noisy: Tensor
     target: Tensor
@@ -44,6 +45,7 @@ class _Samples:
     share: Tensor
     captions: Sequence[str]
     sizes: Sequence[tuple[int, ...]]
+    masks: Tensor | None
 
 
 class StopRequest:
@@ -168,8 +170,10 @@ class Trainer:
 
     def _loss(self, samples: _Samples) -> Tensor:
         answer = self._answer(samples.noisy, samples.timesteps, samples.captions, samples.sizes)
-        error = (answer.float() - samples.target).square().mean(dim=(1, 2, 3))
-        return (error * samples.share).sum()
+        error = (answer.float() - samples.target).square()
+        if samples.masks is not None:
+            error = error * samples.masks
+        return (error.mean(dim=(1, 2, 3)) * samples.share).sum()
 
     def _answer(
         self,
@@ -254,6 +258,7 @@ class Trainer:
                 for item, position in zip(items, positions, strict=True)
             ],
             sizes=[view.sizes for view in views],
+            masks=masks_of(views, network.device),
         )
 
     # Saving

@@ -2,7 +2,7 @@
 
 A step's loss depends mostly on the timestep and the noise that were drawn. Here both are fixed, so
 two epochs are asked the same questions and differ by what was learnt alone. It is the plain mean
-of squared errors: no min-SNR, no weights, no dropout.
+of squared errors: no min-SNR, no weights, no dropout; only masks count as in the training.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tenner.engines.diffusers.draws import torch_draw
 from tenner.engines.diffusers.job import TrainItem, TrainJob
-from tenner.engines.diffusers.latents import Encoded
+from tenner.engines.diffusers.latents import Encoded, masks_of
 from tenner.engines.diffusers.network import Network
 from tenner.engines.diffusers.noise import NoiseSchedule, Question
 
@@ -64,7 +64,9 @@ class Validation:
             [item.caption for item, _, _ in batch],
             [view.sizes for _, view, _ in batch],
         )
-        return (said.float() - target).square().mean(dim=(1, 2, 3))
+        errors = (said.float() - target).square()
+        masks = masks_of([view for _, view, _ in batch], network.device)
+        return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
 
 def _questions(job: TrainJob, noise: NoiseSchedule, view: Encoded, number: int) -> list[Question]:

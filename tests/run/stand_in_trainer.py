@@ -49,6 +49,13 @@ def options(words: list[str]) -> dict[str, str]:
     return {name: value or "true" for name, _, value in pairs}
 
 
+def await_other_ranks() -> None:
+    """Real ones meet before their first step; the first one here says all they say."""
+    for rank in range(1, int(os.environ.get("WORLD_SIZE", "1"))):
+        while not Path(os.environ["STAND_IN_RANKS"], str(rank)).exists():
+            time.sleep(0.05)
+
+
 def launched() -> dict[str, str]:
     """What a launcher of several processes has put into the environment."""
     names = ("WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ACCELERATE_MIXED_PRECISION")
@@ -99,6 +106,7 @@ def main() -> None:
     if os.environ.get("RANK", "0") != "0":  # another card's process: it says and saves nothing
         Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
         return
+    await_other_ranks()
     say(f"\nSTARTED {json.dumps(told | launched())}\n")
     if ending == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

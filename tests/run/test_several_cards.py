@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from program import Machine, StandIn
 
 WORDS = ("--max_train_epochs", "6", "--save_every_n_epochs", "2", "--num_processes", "2")
@@ -41,6 +42,7 @@ def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
 
 
+@pytest.mark.long
 def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_go_on(tmp_path: Path) -> None:
     """On a CPU: accelerate's launcher, two real processes and their gradients brought together."""
     machine = Machine(tmp_path)

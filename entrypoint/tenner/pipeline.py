@@ -44,8 +44,8 @@ from tenner.notify import Notifier, webhook_problems
 from tenner.plan import plan_json
 from tenner.preparation import Prepared, fetching
 from tenner.probing import with_measured_batch
-from tenner.report.facts import ConceptFact, FileFact, TimingFact
-from tenner.report_facts import sample_set
+from tenner.report.facts import ConceptFact, TimingFact
+from tenner.report_facts import file_facts, sample_set
 from tenner.run_dir import RunDir, write_atomically, write_json
 from tenner.run_lock import lock_run
 from tenner.sampling import Drawn
@@ -316,7 +316,7 @@ def _train_and_deliver(
     page.write("trained")
     write_card(prepared, place, drawn, life.destinations, num_steps=trained.step)
     delivered = _deliver(life)
-    page.add(files=_file_facts(delivered))
+    page.add(files=file_facts(delivered))
     page.write("delivered")
     return Outcome(
         place=place,
@@ -391,11 +391,3 @@ def _deliver(life: RunLife) -> Delivered:
         raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
     life.note_delivered([each.destination for each in delivered.at])
     return delivered
-
-
-def _file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
-    where = ", ".join(each.destination for each in delivered.at)
-    return tuple(
-        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
-        for each in delivered.manifest.files
-    )

@@ -9,6 +9,7 @@ from typing import cast
 from tenner import __version__
 from tenner.base_model import FAMILY_NAMES, Base
 from tenner.decision import num_cpus
+from tenner.delivery import Delivered
 from tenner.preparation import Prepared
 from tenner.report.facts import (
     ChoiceFact,
@@ -156,3 +157,12 @@ def sample_set(drawn: Drawn) -> SampleSet:
     """What was drawn of the finished LoRA. Raises OSError or ValueError."""
     listing: Path = drawn.listing
     return SampleSet.of(Samples.read(listing), listing.parent)
+
+
+def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
+    """What was delivered, file by file, and where it lies."""
+    where = ", ".join(each.destination for each in delivered.at)
+    return tuple(
+        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
+        for each in delivered.manifest.files
+    )

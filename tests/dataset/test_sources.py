@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import boto3
+import pyarrow
+import pyarrow.parquet
 import pytest
 from botocore.config import Config
 from pictures import write_set
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
@@ -24,6 +27,8 @@ from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server
 
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
+from tenner.dataset.listing import list_files
+from tenner.dataset.metadata import read_metadata
 from tenner.errors import DatasetError
 
 
@@ -270,3 +275,59 @@ def test_what_is_wrong_with_a_hub_dataset_is_said(tmp_path, hub, monkeypatch):
     with pytest.raises(DatasetError) as refused:
         fetch("hf://datasets/me/toys", request(tmp_path))
     assert "HF_TOKEN" in refused.value.problems[0].fix
+
+
+def table_of(rows: list[dict[str, object]]) -> bytes:
+    """A table as `datasets` pushes one to the Hub: a picture is a structure of bytes and path."""
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out, row_group_size=2)
+    return out.getvalue()
+
+
+def picture_bytes(colour: str, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(out, kind)
+    return out.getvalue()
+
+
+def test_pictures_in_tables_of_the_hub_are_taken_out_once_with_their_captions(
+    tmp_path, hub, monkeypatch
+):
+    rows = [
+        {"image": {"bytes": picture_bytes("red"), "path": "../../a"}, "text": "a red toy"},
+        {"image": {"bytes": picture_bytes("blue", "JPEG"), "path": None}, "text": "a blue toy"},
+        {"image": None, "text": "nothing"},
+        {"image": {"bytes": b"no picture", "path": "c.png"}, "text": None},
+    ]
+    repo = hub.state.make_repo("dataset", "me/tables", private=True)
+    other = table_of([{"image": {"bytes": b"x", "path": ""}, "text": "not for training"}])
+    tables = {"data/train-00000-of-00001.parquet": table_of(rows), "data/test-0.parquet": other}
+    hub.state.add_files(repo, tables)
+    folder = fetch("hf://datasets/me/tables", request(tmp_path))
+    written = {"0000-000000.png", "0000-000001.jpg", "0000-000002.jpg"}
+    assert names(folder) == {*written, "metadata.jsonl"}
+    assert (folder / "0000-000000.png").read_bytes() == picture_bytes("red")
+    table = read_metadata(list_files(folder), written, folder)
+    assert table.captions == {"0000-000000.png": "a red toy", "0000-000001.jpg": "a blue toy"}
+    assert fetch("hf://datasets/me/tables", request(tmp_path)).samefile(folder)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DatasetError, match="one more package"):
+        fetch("hf://datasets/me/tables", request(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PAR1 cut", "cannot be taken out"),
+        (table_of([{"text": "no pictures"}]), "no column of pictures"),
+        (table_of([{"jpg": picture_bytes("red")}] * 3), "larger than"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_and_nothing_is_left(tmp_path, content, said):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(content)
+    with pytest.raises(DatasetError, match=said) as refused:
+        fetch(str(folder), request(tmp_path, max_bytes=300))
+    assert refused.value.problems[0].fix
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

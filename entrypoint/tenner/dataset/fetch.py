@@ -3,7 +3,8 @@ remote ones fetched first. Kept by content, so that a restart fetches and unpack
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
@@ -60,7 +61,20 @@ def _unpacked_alone(folder: Path, request: DatasetRequest) -> Path:
     archives = [path for path in entries if path.is_file() and is_archive(path)]
     if len(archives) == 1 and not any(path.is_dir() or is_picture(path) for path in entries):
         return _unpacked(archives[0].resolve(), request)
-    return folder
+    return _out_of_tables(folder, request)
+
+
+def _out_of_tables(folder: Path, request: DatasetRequest) -> Path:
+    """The folder, or where it holds tables and no pictures, those that are in them."""
+    from tenner.dataset.tables import find_tables, write_pictures
+
+    if any(is_picture(path) for path in folder.rglob("*")) or not (tables := find_tables(folder)):
+        return folder
+    digests = "".join(_digest(table, replace(request, sha256="")) for table in tables)
+    digest = hashlib.sha256(digests.encode()).hexdigest()
+    return _kept(
+        digest, request, lambda part: write_pictures(tables, part, max_bytes=request.max_bytes)
+    )
 
 
 def is_picture(path: Path) -> bool:
@@ -69,7 +83,7 @@ def is_picture(path: Path) -> bool:
 
 def _local(path: Path, request: DatasetRequest) -> Path:
     if path.is_dir():
-        return path
+        return _out_of_tables(path, request)
     if path.is_file():
         if not is_archive(path):
             raise DatasetError(f"the dataset {path} is a file, not a folder", fix="name its folder")
@@ -81,14 +95,22 @@ def _local(path: Path, request: DatasetRequest) -> Path:
 
 def _unpacked(archive: Path, request: DatasetRequest) -> Path:
     """The archive's content, unpacked once for each content."""
-    digest = _digest(archive, request)
+    return _kept(
+        _digest(archive, request),
+        request,
+        lambda part: unpack(archive, part, max_bytes=request.max_bytes),
+    )
+
+
+def _kept(digest: str, request: DatasetRequest, write: Callable[[Path], None]) -> Path:
+    """The folder of what has this digest; `write` fills it where it is not there yet."""
     folder = cache_dir(request) / digest[:32]
     if folder.is_dir():
         return folder
     part = folder.with_name(f"{folder.name}.{token_hex(4)}.part")
     try:
         part.mkdir(parents=True)
-        unpack(archive, part, max_bytes=request.max_bytes)
+        write(part)
         part.rename(folder)
     except OSError as error:
         if folder.is_dir():

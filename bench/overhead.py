@@ -1,98 +1,196 @@
 """What supervision, events, pages and background delivery cost a training: steps per second.
 
-    python -m bench.overhead [--steps 400] [--rounds 5]
+    python -m bench.overhead [SECONDS]      150 s unless told
 
-The same job of the tiny base, in turn: by `tenner train`, which keeps a log and a page, judges
+The same endless job of the tiny base twice: by `tenner train`, which keeps a log and a page, judges
 every checkpoint and sends it with its state to a folder while it trains; and by the bare engine,
-whose lines are only read. Steps per second are taken between step 20 and the last one, so neither
-loading nor the end is in them; checkpoints and states are saved in both. The median of the rounds'
-ratios is told, with all of them: on a machine that does other things too, single ones are noise.
+whose lines are only read. One of them stands still (SIGSTOP) while the other works for a turn of
+four seconds, with all that belongs to it; checkpoints and states are saved by both, every 50 steps.
+Told are the ratio of steps per second, turn by turn and as the median; the engine's own CPU seconds
+for a step, as a ratio too, which do not tell of other work on the machine; and what the supervisor
+takes of the CPU.
+
+On two cores (load 1.8, 40 s): median ratio of steps per second 1.00, of single turns 0.97 to 1.71
+(other work); the engine's CPU time a step 1.009 times that of the bare one; the supervisor takes
+1.7 ms of the CPU a step, 0.015 of a core, a third of it for the page.
 """
 
-import argparse
+import contextlib
 import json
 import os
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from datetime import datetime
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tenner.engines.diffusers.engine import command
+from tenner.supervise import THREAD_WAITING
 from tenner.tiny import concept_dir
 
-FIRST = 20
+SETTLE_SECONDS = 0.5
+TURN_SECONDS = 4.0
+WARM_STEPS = 20
+ENDLESS = 1_000_000
+JOB = (
+    *("train", str(concept_dir()), "--base_model", "tiny", "--resolution", "64"),
+    *("--min_bucket_reso", "64", "--batch_size", "4", "--network_dim", "16"),
+    *("--optimizer_type", "AdamW", "--learning_rate", "1e-3", "--no_samples"),
+    *("--max_train_steps", str(ENDLESS), "--save_every_n_steps", "50", "--output_name", "star"),
+)
 
 
-def supervised(folder: Path, steps: int) -> float:
-    """Steps per second of `tenner train`; its job stays in the run's directory."""
-    words = (
-        *("train", str(concept_dir()), "--base_model", "tiny", "--resolution", "64"),
-        *("--min_bucket_reso", "64", "--batch_size", "4", "--network_dim", "16"),
-        *("--optimizer_type", "AdamW", "--learning_rate", "1e-3", "--no_samples"),
-        *("--max_train_steps", str(steps), "--save_every_n_steps", "50"),
-        *("--output_dir", str(folder / "output"), "--output_name", "star"),
-        *("--destinations", f"file://{folder}/kept"),
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "tenner", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    at: dict[int, float] = {}
-    for line in (folder / "output" / "star" / "events.jsonl").read_text().splitlines():
-        found = json.loads(line)
-        if found["event"] == "step":
-            at[found["step"]] = datetime.fromisoformat(found["time"]).timestamp()
-    return (steps - FIRST) / (at[steps] - at[FIRST])
+@dataclass(kw_only=True)
+class Side:
+    """One of the two: its processes, its engine, and how many steps that made."""
+
+    pids: list[int]
+    engine: int
+    steps: list[int] = field(default_factory=lambda: [0])
+    rates: list[float] = field(default_factory=list[float])
+    cpu_per_step: list[float] = field(default_factory=list[float])
+    own_cpu_per_step: list[float] = field(default_factory=list[float])
+
+    def send(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def turn(self) -> None:
+        """Work for a turn, and note what it came to."""
+        self.send(signal.SIGCONT)
+        time.sleep(SETTLE_SECONDS)
+        before = self._now()
+        time.sleep(TURN_SECONDS)
+        took, steps, engine, others = (b - a for a, b in zip(before, self._now(), strict=True))
+        self.send(signal.SIGSTOP)
+        self.rates.append(steps / took)
+        self.cpu_per_step.append(engine / max(1, steps))
+        self.own_cpu_per_step.append(others / max(1, steps))
+
+    def _now(self) -> tuple[float, float, float, float]:
+        others = sum(cpu_seconds(pid) for pid in self.pids if pid != self.engine)
+        return time.monotonic(), self.steps[-1], cpu_seconds(self.engine), others
 
 
-def bare(folder: Path, steps: int) -> float:
-    """Steps per second of the engine alone, on the job that `supervised` left."""
-    job = json.loads((folder / "output" / "star" / "job.json").read_text())
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of the CPU, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(each)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for each in (task / "children").read_text().split()
+    ]
+
+
+def count_steps(path: Path, steps: list[int]) -> None:
+    """Follow a log of events to its newest step, for as long as the program lives."""
+    with path.open() as log:
+        while True:
+            line = log.readline()
+            if not line:
+                time.sleep(0.02)
+            elif '"event": "step"' in line and line.endswith("\n"):
+                steps.append(json.loads(line)["step"])
+
+
+@contextlib.contextmanager
+def supervised(folder: Path) -> Generator[Side]:
+    """`tenner train`, from where it trains."""
+    words = (*JOB, "--output_dir", str(folder), "--destinations", f"file://{folder}/kept")
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "tenner", *words], stdout=log, stderr=log
+        ) as process,
+    ):
+        try:
+            events = folder / "star" / "events.jsonl"
+            while '"event": "step"' not in (events.read_text() if events.is_file() else ""):
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+            (engine,) = children(process.pid)
+            side = Side(pids=[process.pid, engine], engine=engine)
+            threading.Thread(target=count_steps, args=(events, side.steps), daemon=True).start()
+            yield side
+        finally:
+            process.kill()  # the engine ends with it
+
+
+@contextlib.contextmanager
+def bare(folder: Path, job_file: Path) -> Generator[Side]:
+    """The engine alone, on the job that the supervised one has."""
+    job = json.loads(job_file.read_text())
     for key in ("output_dir", "state_dir"):
-        job[key] = str(folder / "bare" / key)
-        Path(job[key]).mkdir(parents=True, exist_ok=True)
+        job[key] = str(folder / key)
+        Path(job[key]).mkdir(parents=True)
     path = folder / "bare.json"
     path.write_text(json.dumps(job))
     started = command(path, Path(sys.executable))
-    at: dict[int, float] = {}
-    with subprocess.Popen(
-        started.argv,
-        env={**os.environ, **started.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith('{"event": "step"'):
-                at[json.loads(line)["step"]] = time.time()
-    assert process.returncode == 0
-    return (steps - FIRST) / (at[steps] - at[FIRST])
+    log = folder / "events"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            started.argv,
+            env={**THREAD_WAITING, **os.environ, **started.env},
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
+        try:
+            side = Side(pids=[process.pid], engine=process.pid)
+            threading.Thread(target=count_steps, args=(log, side.steps), daemon=True).start()
+            yield side
+        finally:
+            process.kill()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    ratios: list[float] = []
-    with TemporaryDirectory(prefix="tenner-overhead-") as name:
-        folder = Path(name)
-        for turn in range(asked.rounds):
-            with_it, alone = supervised(folder, asked.steps), bare(folder, asked.steps)
-            ratios.append(with_it / alone)
-            print(f"round {turn}: {with_it:.2f} against {alone:.2f} steps/s, {ratios[-1]:.3f}")
-            sys.stdout.flush()
-            for each in folder.iterdir():
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
-    print(f"median {statistics.median(ratios):.3f} over {len(ratios)} rounds")
-    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    return 0
+def warm(side: Side) -> None:
+    """Let it get over its first steps, and stand still."""
+    side.send(signal.SIGCONT)
+    while side.steps[-1] < WARM_STEPS:
+        time.sleep(0.1)
+    side.send(signal.SIGSTOP)
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 150.0
+    with TemporaryDirectory(prefix="tenner-overhead-", ignore_cleanup_errors=True) as name:
+        folder, own = Path(name) / "run", Path(name) / "bare"
+        folder.mkdir()
+        own.mkdir()
+        with supervised(folder) as run:
+            warm(run)
+            with bare(own, folder / "star" / "job.json") as engine:
+                warm(engine)
+                until, order = time.monotonic() + seconds, [run, engine]
+                while time.monotonic() < until:
+                    for side in order:
+                        side.turn()
+                    order.reverse()
+    ratios = [a / b for a, b in zip(run.rates, engine.rates, strict=True)]
+    cpu = [a / b for a, b in zip(run.cpu_per_step, engine.cpu_per_step, strict=True)]
+    supervisor = statistics.median(run.own_cpu_per_step)
+    told = {
+        "steps_per_second_alone": round(statistics.median(engine.rates), 2),
+        "step_ratios": [round(each, 3) for each in ratios],
+        "step_ratio_median": round(statistics.median(ratios), 4),
+        "engine_cpu_per_step_ratio_median": round(statistics.median(cpu), 4),
+        "supervisor_cpu_ms_per_step": round(1000 * supervisor, 2),
+        "supervisor_cores": round(supervisor * statistics.median(run.rates), 4),
+        "load_of_this_machine": round(os.getloadavg()[0], 1),
+    }
+    print(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,8 +23,7 @@ class EventLog:
             self._file.write(b"\n")
 
     def append(self, event: Event) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        line |= json.loads(event.to_json())
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event.to_dict()}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def put_before(self, earlier: bytes) -> None:

@@ -6,7 +6,7 @@ over all lives of a run, epochs count from 1.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 FailureKind = Literal["oom", "nan", "no_data", "base_model", "broken_state", "host", "other"]
@@ -18,8 +18,12 @@ class Event:
 
     event: ClassVar[str] = "event"
 
+    def to_dict(self) -> dict[str, Any]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"event": self.event, **values}
+
     def to_json(self) -> str:
-        return json.dumps({"event": self.event, **asdict(self)}, ensure_ascii=False)
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)

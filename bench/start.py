@@ -3,7 +3,7 @@
 python -m bench.start
 
 Modules are compiled, as pip leaves them, whatever PYTHONDONTWRITEBYTECODE says here. On two cores
-with nothing else to do plan takes 0.32 s; where the second core is taken it has to wait for the
+with nothing else to do plan takes 0.29 s; where the second core is taken it has to wait for the
 processes that decode the images.
 """
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from tenner.secrets import without_secrets
 
+_WORTH_SECONDS = 0.05
+"""A process takes about as long to start: less work than that is left to the first one."""
 Task = dict[str, Any]
 Answer = dict[str, Any]
 OnDone = Callable[[int, int], None]
@@ -116,7 +118,7 @@ _early: list["subprocess.Popen[str]"] = []
 
 
 @contextlib.contextmanager
-def early_workers(num_workers: int = 2) -> Generator[None]:
+def early_workers(num_workers: int = 1) -> Generator[None]:
     """Start processes for the pools to come, while this program still reads its own code.
 
     Those that no pool took are ended with the context. Raises OSError.
@@ -170,6 +172,8 @@ class WorkerPool:
             waiting.put(index)
 
         def work(worker: _Worker) -> None:
+            if worker is not used[0] and (stop.wait(_WORTH_SECONDS) or waiting.empty()):
+                return  # the first one did it all meanwhile
             while not stop.is_set():
                 try:
                     index = waiting.get_nowait()

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from sentences import ROOT, sentences
 
+from tenner.engines.sd_scripts.log_lines import PHASES
 from tenner.report.arabic import in_arabic
 from tenner.report.arabic import sentences as catalogue
+from tenner.report.page import known_word
+from tenner.sample.job import SampleJob
 from tests.machine.fake_smi import card, install_smi
 from tests.machine.program import photos, sparse_base, tenner
 
@@ -130,3 +133,14 @@ def test_all_that_a_plan_says_is_told_in_arabic(
     said = [each["reason"] for each in plan["choices"]]
     said += [text for each in plan["notices"] for text in (each["text"], each["fix"]) if text]
     assert [text for text in said if in_arabic(text) is None] == []
+
+
+def test_every_phase_of_a_training_has_its_words() -> None:
+    named = re.compile(r'Phase\(name="([a-z ]+)"|\.begin\("([a-z ]+)"|_phase\("([a-z ]+)"')
+    rooms = [ROOT / "pipeline.py", ROOT / "artist.py", ROOT / "demo.py"]
+    rooms += [*(ROOT / "engines").rglob("*.py")]
+    said = {name for room in rooms for each in named.findall(room.read_text()) for name in each}
+    said |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}
+    assert {"loading", "sampling"} <= said
+    silent = {each for each in said if each and not known_word(f"phase_{each}")}
+    assert silent == {"training"}  # that is what a state of training says itself

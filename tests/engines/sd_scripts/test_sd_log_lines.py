@@ -78,7 +78,7 @@ def test_a_whole_run() -> None:
     assert not of_kind(found, Failed)
     phases = [json.loads(event.to_json()) for event in found]
     names = dict.fromkeys(each["name"] for each in phases if each["event"] == "phase")
-    assert list(names) == ["dataset", "load", "cache_latents", "train", "sample"]
+    assert list(names) == ["dataset", "loading", "caching latents", "training", "sampling"]
     assert any(each.get("done") == each.get("total") == 20 for each in phases)
 
 

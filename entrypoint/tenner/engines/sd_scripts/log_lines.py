@@ -123,7 +123,7 @@ class LogReader:
         elif text.startswith("Random states saved in") and self._saving_state:
             self._events.append(self._saving_state)
             self._saving_state = None
-        for start, name in _PHASES.items():
+        for start, name in PHASES.items():
             if text.startswith(start):
                 self._phase(name)
         self._record = record
@@ -140,7 +140,7 @@ class LogReader:
         self._tell(Warned(text=text, fix=fix))
 
     def _phase(self, name: str) -> None:
-        self._caching = name if name.startswith("cache") else ""
+        self._caching = name if name.startswith("caching") else ""
         self._cached_tenths = -1
         if not (name == "dataset" and "dataset" in self._told):
             self._told.add(name)
@@ -174,7 +174,7 @@ class LogReader:
         elif text.startswith("NaN found in latents"):
             self._nan_in_latents()
         elif text.startswith("running training"):
-            self._phase("train")
+            self._phase("training")
         elif text.startswith("num batches per epoch"):
             self._batches_per_epoch = int(text.rsplit(":", 1)[1])
         elif text.startswith("total optimization steps"):
@@ -317,14 +317,14 @@ class _StepBar:
         return []
 
 
-_PHASES = {
+PHASES = {
     "prepare images": "dataset",
-    "loading model for process": "load",
-    "caching latents...": "cache_latents",
-    "caching Text Encoder outputs": "cache_text",
-    "generating sample images": "sample",
+    "loading model for process": "loading",
+    "caching latents...": "caching latents",
+    "caching Text Encoder outputs": "caching captions",
+    "generating sample images": "sampling",
 }
-"""Starts of messages that begin a phase, and its name."""
+"""Starts of messages that begin a phase, and its name: the same as the built-in trainer's."""
 
 _NO_NEWS = (
     "no regularization images",

@@ -65,7 +65,7 @@ class SdScriptsRun:
                     return self._keep_checkpoint(event)
                 case Done():
                     return replace(event, path=str(self._final or event.path))
-                case Phase(name="sample"):
+                case Phase(name="sampling"):
                     return replace(event, detail=str(self._samples()))
                 case _:
                     return event

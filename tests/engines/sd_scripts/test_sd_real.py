@@ -6,6 +6,7 @@ needs that folder, 7 GB of disk, about 14 GB of memory and ten minutes: it is as
 `TEST_SDXL=1`.
 """
 
+import getpass
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from tenner.local_paths import LocalPaths
 from tenner.tiny import concept_dir
 from tests.guide import GUIDE
 
@@ -77,7 +79,13 @@ def assert_lora(run: Path, *parts: str) -> None:
     (path,) = (run / "delivered").glob("my_lora.safetensors")
     with safe_open(path, "pt") as weights:
         names = list(weights.keys())
-        assert weights.metadata()["ss_sd_scripts_commit_hash"]
+        metadata = weights.metadata()
+    assert metadata["ss_sd_scripts_commit_hash"]
+    paths = LocalPaths()
+    assert {key: paths.removed(value) for key, value in metadata.items()} == metadata
+    assert getpass.getuser() not in json.dumps(metadata).split()
+    if kept := os.environ.get("TEST_METADATA"):
+        Path(kept).write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
     for part in parts:
         assert any(name.startswith(part) for name in names), part
 

@@ -27,6 +27,15 @@ class LocalPaths:
     inside: Sequence[Path] = ()
 
     @cached_property
+    def _home(self) -> str:
+        """This user's home, where it is a folder of its own."""
+        try:
+            home = Path.home()
+        except RuntimeError:  # no HOME, and no entry for this user
+            return "~"
+        return str(home) if len(home.parts) > 1 else "~"
+
+    @cached_property
     def _roots(self) -> re.Pattern[str] | None:
         found = {str(form) for each in self.inside for form in (each.absolute(), each.resolve())}
         longest_first = sorted((text for text in found if len(Path(text).parts) > 1), key=len)[::-1]
@@ -43,9 +52,9 @@ class LocalPaths:
         text = _FILE_URL.sub("", text)
         if self._roots:
             text = self._roots.sub(lambda found: "" if found[1] else ".", text)
+        text = _HOME.sub("~", text.replace(self._home, "~"))
         if Path(text).is_absolute() and not _MORE_THAN_A_PATH.search(text):
             return _shortened(text)  # a path alone: blanks are part of it
-        text = _HOME.sub("~", text)
         return _ABSOLUTE.sub(lambda found: f"…/{found[1] or ''}", text)
 
     def removed_in(self, value: Any) -> Any:

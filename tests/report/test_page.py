@@ -241,6 +241,16 @@ def test_any_curve_makes_a_page(facts: ReportFacts, losses: tuple[float, ...]) -
     assert "inf" not in points
 
 
+def test_a_loss_that_still_falls_has_not_ended_while_it_trains(facts: ReportFacts) -> None:
+    draw = random.Random(1)
+    losses = [0.3 - 0.2 * step / 5000 + 0.01 * draw.random() for step in range(5000)]
+    falls = replace(facts, curve=LossCurve(steps=range(1, 5001), losses=losses))
+    assert "the run ended before it settled" in render_report(falls)
+    live = render_report(replace(falls, state="training"))
+    assert "The loss is still falling." in live
+    assert "the run ended before it settled" not in live
+
+
 def test_an_empty_run_makes_a_page() -> None:
     assert "<h1>" in render_report(ReportFacts(name="x", state="failed"))
 

@@ -181,8 +181,8 @@ class TrainingSettings(BaseModel):
     """End early, after the next epoch, when the loss has settled or rises again at the end of two
     epochs in a row. A loss says little of a LoRA: look at the samples before you use this."""
     batch_size: BatchSize = "auto"
-    """Images per step: `auto` sizes it for the card, `max` fills the card by measurement, a number
-    is your word. `train_batch_size` is the same key."""
+    """Images per step: `auto` sizes it for the card, measured where the estimate is unsure; `max`
+    fills the card by measurement; a number is your word. `train_batch_size` is the same key."""
     gradient_accumulation_steps: Count = 1
     """Steps whose gradients are added up before the weights move."""
     effective_batch_size: Count | None = None

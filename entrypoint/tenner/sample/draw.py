@@ -234,4 +234,7 @@ def main(argv: Sequence[str], load: Load = load_pipeline) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)  # all is written: to take itself apart takes torch a second

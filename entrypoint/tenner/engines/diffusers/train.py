@@ -168,4 +168,6 @@ def _failed(tell: Teller, code: EngineExit, kind: FailureKind, text: str, fix: s
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # all is written and closed: to take itself apart takes torch a second

@@ -34,6 +34,7 @@ SAYING = {
     "Rung": ("says",),
     "Price": ("source",),
     "_sign": ("text",),
+    "Passing": ("text",),
     "_warning": ("text", "fix"),
     "_finding": ("text", "fix"),
     "mend": ("text",),
@@ -41,6 +42,7 @@ SAYING = {
 }
 POSITIONS = {
     "_sign": (2,),
+    "Passing": (0,),
     "_warning": (1, 2),
     "_finding": (2, 3),
     "mend": (1,),
@@ -73,6 +75,10 @@ def sentences(module: Path) -> set[str]:
         for value in said:
             found |= set(_told(value, place, found, 0))
     for function in [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)]:
+        if function.name == "_meaning":
+            for value in _returned(function):
+                for part in value.elts if isinstance(value, ast.Tuple) else ():
+                    found |= set(_told(part, Place(tree, function), found, 0))
         if function.name.startswith(("choose_", "_why", "why_", "next_rung", "reason_")):
             for value in _returned(function):
                 parts = value.elts[1:] if isinstance(value, ast.Tuple) else [value]

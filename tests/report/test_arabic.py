@@ -78,6 +78,14 @@ def test_the_arabic_carries_the_same_values() -> None:
         ("$0.34 an hour, as you said", "$0.34 في الساعة، كما ذكرت"),
         ("1 h 05 m", "1 س 05 د"),
         (
+            "s3://loras/x: its README.md was edited by hand and stays as it is",
+            "s3://loras/x: عُدّل README.md يدويًا فبقي كما هو",
+        ),
+        (
+            "s3://loras/x: there is no such bucket on that server; trying again",
+            "s3://loras/x: لا توجد حاوية (bucket) كهذه على ذلك الخادم؛ تُعاد المحاولة",
+        ),
+        (
             '3 of 20 captions without the trigger "x"; they write "y" 3 times: a.txt and 1 more',
             '3 من 20 وصفًا دون عبارة التفعيل "x"؛ كُتبت "y" 3 times: a.txt و1 غيرها',
         ),

@@ -17,6 +17,8 @@ from markupsafe import Markup
 
 _LONGEST = 1000
 """Letters of a text that is looked up: longer ones are a program's own output."""
+_PLACE = re.compile(r"((?:s3|hf|file|https?)://\S+): (.+)")
+"""A destination, and what is said of it."""
 _VALUES = {"n": r"[+-]?[\d.,]+(?:e[+-]?\d+)?", "usd": r"\$[\d.,]+"}
 _CODE = re.compile(
     r"""[A-Za-z_]\w* = ["']?(?:\{\w+\}|[\w.]+)["']?|hf://\{repo\}\?public|"\{n\}_\{folder\}"|--\w[\w=-]*"""
@@ -46,6 +48,9 @@ def in_arabic(text: str) -> Markup | None:
         parts = [in_arabic(part) for part in text.split("; ")]
         told = [part for part in parts if part is not None]
         known = Markup("؛ ").join(told) if len(told) == len(parts) else known
+    if known is None and (place := _PLACE.fullmatch(text)):
+        rest = in_arabic(place[2])
+        return rest and Markup('<bdi dir="ltr">{}</bdi>: ').format(place[1]) + rest
     return known
 
 

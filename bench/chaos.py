@@ -12,8 +12,8 @@ undisturbed run, and nothing at the destination that is not what its manifest sa
 
 Measured with real training (seed 1, on two busy cores, 19 seconds a run): 50 of 50 runs held. 115
 kills were thrown, counting those at a life that was just over: 38 while the trainer loaded, 22 at
-the checks, 21 in training, 18 at the delivery, 13 while it saved and sent, 2 at the dataset, 1 while
-it encoded pictures; 39 lives began on an empty machine.
+the checks, 21 in training, 18 at the delivery, 13 while it saved and sent, 2 at the dataset and 1
+while it encoded pictures; 39 lives began on an empty machine.
 """
 
 import argparse

@@ -14,8 +14,8 @@ the trainer are read from its log by the same reader in both), and the CPU secon
 processes, which say more than the clock on a machine that does other things too.
 
 Measured with 4 steps on two cores: 29.0 s against 31.4 s, a ratio of 0.936 in the median of three
-rounds (0.935 and 0.924, and 1.19 in one during which other programs ran). The check takes 0.7 s
-before the trainer starts and the delivery 0.1 s at the end; a second import and the two seconds in
+rounds (0.935 and 0.924, and 1.19 in one during which other programs ran). What tenner adds is 0.7 s
+before the trainer starts and 0.7 s after its last word; a second import and the two seconds in
 which the trainer takes itself apart are saved.
 """
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 
 from tenner.cards.measured import measured_memory, measured_speed
-from tenner.speed import modelled_row
-from tenner.vram import Load, memory_parts
+from tenner.planning.speed import modelled_row
+from tenner.planning.vram import Load, memory_parts
 
 
 def memory_rows() -> list[tuple[str, float, float]]:

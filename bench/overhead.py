@@ -30,7 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tenner.engines.diffusers.engine import command
-from tenner.supervise import THREAD_WAITING
+from tenner.supervision.supervise import THREAD_WAITING
 from tenner.tiny import concept_dir
 
 SETTLE_SECONDS = 0.5

@@ -36,19 +36,19 @@ from unittest import mock
 from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tenner.budget import Budget
 from tenner.engines import Command
-from tenner.event_log import EventLog
 from tenner.events import Event, Step, parse_event
-from tenner.live_page import LivePage
 from tenner.preparation import Prepared, prepare
 from tenner.report.facts import SampleImage, SampleSet
-from tenner.run_dir import RunDir
+from tenner.report.live_page import LivePage
+from tenner.running.event_log import EventLog
+from tenner.running.run_dir import RunDir
 from tenner.serve import server
 from tenner.serve.app import Served, make_app
 from tenner.serve.server import make_door, open_page
 from tenner.settings import load_request
-from tenner.supervise import StopRequest, follow
+from tenner.supervision.budget import Budget
+from tenner.supervision.supervise import StopRequest, follow
 from tenner.tiny import concept_dir
 
 FIRST_STEP = 20_000

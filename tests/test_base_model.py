@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.base_model import find_local_base, inspect_base, known_base, not_found
+from tenner.base.model import find_local_base, inspect_base, known_base, not_found
 from tenner.errors import SettingsError
 
 UNET = {"model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tenner.card_facts import shown_samples
 from tenner.delivery import DeliveredFile, deliver, parse_destination
 from tenner.events import Event, Warned
-from tenner.model_card import Card, WidgetPicture, is_edited, render_card
+from tenner.report.card_facts import shown_samples
+from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
 from tenner.sample.job import Cell, Sample
 from tenner.secrets import NO_SECRETS
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenner import __version__
-from tenner.command_line import NOT_SETTINGS, make_parser
+from tenner.commands.command_line import NOT_SETTINGS, make_parser
+from tenner.commands.flags import flag_values
 from tenner.dataset.workers import early_workers
 from tenner.engines.sd_scripts import facts
 from tenner.errors import ExitCode, Problem, TennerError
-from tenner.flags import flag_values
-from tenner.screen import Screen, duration, make_screen
 from tenner.secrets import redact_shapes
 from tenner.settings import Request, load_request
+from tenner.telling.screen import Screen, duration, make_screen
 
 if TYPE_CHECKING:
     from tenner.pipeline import Outcome
@@ -68,7 +68,7 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with early_workers():
-        from tenner.planning import print_comparison, print_plan
+        from tenner.commands.plan import print_comparison, print_plan
 
         request = _request(parsed, environ)
         if parsed.gpu:
@@ -79,14 +79,14 @@ def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _doctor(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.doctor import run_doctor
+    from tenner.commands.doctor import run_doctor
 
     return run_doctor(environ, output_dir=Path(parsed.output_dir), as_json=parsed.json)
 
 
 def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with early_workers():
-        from tenner.checking import run_check
+        from tenner.commands.check import run_check
 
         return run_check(
             _request(parsed, environ),
@@ -157,13 +157,13 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.demo import run_demo
+    from tenner.commands.demo import run_demo
 
     return run_demo(Path(parsed.output_dir), parsed.device, environ)
 
 
 def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.status import print_status
+    from tenner.commands.status import print_status
 
     del environ
     print_status(Path(parsed.run), as_json=parsed.json)
@@ -171,7 +171,7 @@ def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.redelivery import deliver_again
+    from tenner.commands.deliver import deliver_again
 
     deliver_again(Path(parsed.run), tuple(parsed.destinations), environ)
     return ExitCode.DELIVERED

@@ -10,12 +10,12 @@ from tenner.delivery import Destination
 from tenner.delivery.remote_run import ROOM
 from tenner.errors import Problem
 from tenner.events import Checkpoint, Event, StateSaved, Warned
-from tenner.guards import Verdict
 from tenner.machine import DiskRoom, disk_room
-from tenner.plan import Plan
-from tenner.run_dir import RunDir
-from tenner.training import states
-from tenner.vram import STATE_BYTES, Load
+from tenner.planning.plan import Plan
+from tenner.planning.vram import STATE_BYTES, Load
+from tenner.running.run_dir import RunDir
+from tenner.supervision.guards import Verdict
+from tenner.supervision.training import states
 
 STATES = 4
 """Two that are kept, one that is being written, one that is on its way to a destination."""

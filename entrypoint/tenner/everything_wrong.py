@@ -7,8 +7,8 @@ gigabytes and within seconds, is looked at as well.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tenner.base_choice import find_base, must_be_fetched
-from tenner.base_model import Base
+from tenner.base.choice import find_base, must_be_fetched
+from tenner.base.model import Base
 from tenner.dataset import judge_dataset
 from tenner.delivery import Destination, check_destinations
 from tenner.errors import (

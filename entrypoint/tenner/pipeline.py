@@ -9,10 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.artist import ENGINE_SHARE, Artist, child_environ, early_look
-from tenner.card_facts import write_card
-from tenner.card_watch import watching
-from tenner.cost import Price
 from tenner.delivery import (
     Delivered,
     Destination,
@@ -30,35 +26,39 @@ from tenner.errors import (
     TennerError,
     errors_in,
 )
-from tenner.event_log import EventLog
 from tenner.events import Failed, Phase
 from tenner.everything_wrong import everything_wrong, in_turn
-from tenner.fitting import engine_for
-from tenner.going_on import machine_name, set_aside
-from tenner.handover import default_destination, deliver_persistently, deliver_run
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.rented import Rented
-from tenner.life import RunLife, begin_life
-from tenner.live_page import LivePage
-from tenner.notify import Notifier, webhook_problems
-from tenner.plan import plan_json
+from tenner.planning.cost import Price
+from tenner.planning.fitting import engine_for
+from tenner.planning.plan import plan_json
+from tenner.planning.probing import with_measured_batch
 from tenner.preparation import Prepared, fetching
-from tenner.probing import with_measured_batch
+from tenner.report.card_facts import write_card
 from tenner.report.facts import ConceptFact, TimingFact
-from tenner.report_facts import file_facts, sample_set
-from tenner.run_dir import RunDir, write_atomically, write_json
-from tenner.run_lock import lock_run
-from tenner.sampling import Drawn
-from tenner.screen import Screen
+from tenner.report.live_page import LivePage
+from tenner.report.run_facts import file_facts, sample_set
+from tenner.running.event_log import EventLog
+from tenner.running.going_on import machine_name, set_aside
+from tenner.running.handover import default_destination, deliver_persistently, deliver_run
+from tenner.running.life import RunLife, begin_life
+from tenner.running.run_dir import RunDir, write_atomically, write_json
+from tenner.running.run_lock import lock_run
+from tenner.running.session import ALONE, Session
+from tenner.running.stage import Stage
+from tenner.sample.artist import ENGINE_SHARE, Artist, child_environ, early_look
+from tenner.sample.sampling import Drawn
 from tenner.secrets import secrets_from
 from tenner.serve import serving
-from tenner.session import ALONE, Session
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
-from tenner.stage import Stage
-from tenner.stop_when import StopWhen
-from tenner.supervise import stop_on_signals
-from tenner.training import Trained, train, trained_before
+from tenner.supervision.card_watch import watching
+from tenner.supervision.stop_when import StopWhen
+from tenner.supervision.supervise import stop_on_signals
+from tenner.supervision.training import Trained, train, trained_before
+from tenner.telling.notify import Notifier, webhook_problems
+from tenner.telling.screen import Screen
 
 HURRY_SECONDS = 60.0
 """What the background delivery is given to end its last file before the whole set is delivered."""

@@ -6,22 +6,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tenner.base_choice import OnBytes, find_base, must_be_fetched
-from tenner.base_model import Base
-from tenner.cost import Price
+from tenner.base.choice import OnBytes, find_base, must_be_fetched
+from tenner.base.model import Base
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
-from tenner.decision import choose_device, make_plan
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.errors import MachineError, SettingsError, errors_in
 from tenner.events import Phase
-from tenner.expectation import over_budget
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
 from tenner.machine.trial import Trial, Tried
-from tenner.plan import Plan
+from tenner.planning.cost import Price
+from tenner.planning.decision import choose_device, make_plan
+from tenner.planning.expectation import over_budget
+from tenner.planning.plan import Plan
 from tenner.secrets import without_secrets
 from tenner.settings import Request, Settings
 

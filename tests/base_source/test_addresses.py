@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tenner.base_model import KNOWN_BASES
-from tenner.base_source import parse_base_address
-from tenner.base_source.choosing import choose_files
+from tenner.base.model import KNOWN_BASES
+from tenner.base.source import parse_base_address
+from tenner.base.source.choosing import choose_files
 from tenner.errors import SettingsError
 
 FOLDER = (

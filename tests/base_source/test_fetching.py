@@ -23,8 +23,8 @@ from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server
 
-from tenner.base_model import inspect_base
-from tenner.base_source import FetchedBase, fetch_base, parse_base_address
+from tenner.base.model import inspect_base
+from tenner.base.source import FetchedBase, fetch_base, parse_base_address
 from tenner.errors import SettingsError
 from tenner.secrets import NO_SECRETS, Secrets
 from tenner.tiny import base_dir

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tenner.cards import card_named
-from tenner.comparing import Job, compare, read_job
+from tenner.planning.comparing import Job, compare, read_job
 from tenner.settings import load_request
 from tests.machine.program import photos
 

@@ -108,7 +108,7 @@ def test_the_image_holds_the_commit_whose_options_are_known() -> None:
 
 
 def test_baked_models_are_the_ones_that_are_known() -> None:
-    from tenner.base_model import KNOWN_BASES
+    from tenner.base.model import KNOWN_BASES
 
     models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
     for base in KNOWN_BASES:

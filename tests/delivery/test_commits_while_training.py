@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account, Commit
 
-from tenner.courier import Line
 from tenner.delivery import parse_destination
 from tenner.delivery.remote_run import RemoteRun
-from tenner.event_log import EventLog
 from tenner.events import Checkpoint, Event, Phase, Sent, StateSaved, Warned
-from tenner.ledger import Ledger
-from tenner.run_dir import RunDir, write_atomically
+from tenner.running.courier import Line
+from tenner.running.event_log import EventLog
+from tenner.running.ledger import Ledger
+from tenner.running.run_dir import RunDir, write_atomically
 from tenner.secrets import Secrets
 
 TOKEN = "loopback-write-word"

@@ -7,7 +7,7 @@ import pytest
 from tenner.delivery import Delivered, Manifest
 from tenner.errors import DeliveryError
 from tenner.events import Event, Warned
-from tenner.handover import deliver_persistently
+from tenner.running.handover import deliver_persistently
 
 DELIVERED = Delivered(at=(), manifest=Manifest(files=()))
 

@@ -15,7 +15,15 @@ from tenner.sample.job import SampleJob
 from tests.machine.fake_smi import card, install_smi
 from tests.machine.program import photos, sparse_base, tenner
 
-NO_PAGE = ("captioning", "cluster", "batch", "planning.py", "cli.py", "doctor.py", "comparing.py")
+NO_PAGE = (
+    "captioning",
+    "cluster",
+    "batch",
+    "commands/plan.py",
+    "cli.py",
+    "commands/doctor.py",
+    "planning/comparing.py",
+)
 """What is said where no run has a page."""
 STAYS_ENGLISH = {
     "pip install tensorboard",
@@ -145,7 +153,7 @@ def test_all_that_a_plan_says_is_told_in_arabic(
 
 def test_every_phase_of_a_training_has_its_words() -> None:
     named = re.compile(r'Phase\(name="([a-z ]+)"|\.begin\("([a-z ]+)"|_phase\("([a-z ]+)"')
-    rooms = [ROOT / "pipeline.py", ROOT / "artist.py", ROOT / "demo.py"]
+    rooms = [ROOT / "pipeline.py", ROOT / "sample" / "artist.py", ROOT / "commands" / "demo.py"]
     rooms += [*(ROOT / "engines").rglob("*.py")]
     said = {name for room in rooms for each in named.findall(room.read_text()) for name in each}
     said |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}

@@ -17,7 +17,7 @@ import pytest
 from tenner.report import ReportFacts, write_report
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page
-from tenner.run_dir import RunDir
+from tenner.running.run_dir import RunDir
 from tenner.serve.server import make_door, open_page
 
 CHROMIUM = os.environ.get("TENNER_CHROMIUM") or shutil.which("chromium")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tenner.budget import Budget
 from tenner.errors import (
     BudgetReached,
     DeliveryError,
@@ -22,14 +21,15 @@ from tenner.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.event_log import EventLog, read_event_lines
 from tenner.events import EpochEnd, Event, Step, Warned
-from tenner.live_page import LivePage
 from tenner.preparation import Prepared, prepare
+from tenner.report.live_page import LivePage
 from tenner.report.story import Story
-from tenner.run_dir import RunDir
+from tenner.running.event_log import EventLog, read_event_lines
+from tenner.running.run_dir import RunDir
 from tenner.secrets import Secrets
 from tenner.settings import load_request
+from tenner.supervision.budget import Budget
 from tenner.tiny import concept_dir
 
 JOB = {

@@ -8,8 +8,8 @@ import pytest
 
 from tenner.events import EpochEnd, Event, Warned
 from tenner.report.facts import LossCurve
-from tenner.run_dir import RunDir
-from tenner.stop_when import StopWhen
+from tenner.running.run_dir import RunDir
+from tenner.supervision.stop_when import StopWhen
 
 EPOCHS, STEPS = 20, 500
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from program import StandIn, sparse_base
 
-from tenner.base_model import Base, inspect_base
+from tenner.base.model import Base, inspect_base
 from tenner.delivery import parse_destination
 from tenner.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
 from tenner.errors import Problem
 from tenner.events import StateSaved, Warned
 from tenner.machine import DiskRoom
-from tenner.plan import Plan, Shape, plan_run
-from tenner.run_dir import RunDir
+from tenner.planning.plan import Plan, Shape, plan_run
+from tenner.running.run_dir import RunDir
 from tenner.settings import Settings
 
 

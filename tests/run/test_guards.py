@@ -2,10 +2,10 @@
 
 import pytest
 
-from tenner.budget import Budget, BudgetGuard, delivery_seconds
-from tenner.card_watch import CardWatch, Look, parse_look
 from tenner.events import Failed, Step, Warned
-from tenner.guards import SlowGuard
+from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
+from tenner.supervision.card_watch import CardWatch, Look, parse_look
+from tenner.supervision.guards import SlowGuard
 
 
 def step(number: int) -> Step:

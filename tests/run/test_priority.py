@@ -7,10 +7,10 @@ import threading
 import time
 from pathlib import Path
 
-from tenner.courier import Courier, Line
 from tenner.engines import Command
-from tenner.priority import NICE, yielding
-from tenner.run_dir import RunDir
+from tenner.running.courier import Courier, Line
+from tenner.running.run_dir import RunDir
+from tenner.supervision.priority import NICE, yielding
 
 
 class Remote:

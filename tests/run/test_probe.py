@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from program import StandIn
 
-from tenner.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
-from tenner.sizing import HEADROOM
+from tenner.planning.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
+from tenner.planning.sizing import HEADROOM
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.errors import Stopped, TrainingError
 from tenner.events import Done, Event, Failed, Step, Warned
-from tenner.guards import Guard, Verdict
-from tenner.run_dir import RunDir
-from tenner.supervise import StopRequest
-from tenner.training import Engine, Trained, states, train
+from tenner.running.run_dir import RunDir
+from tenner.supervision.guards import Guard, Verdict
+from tenner.supervision.supervise import StopRequest
+from tenner.supervision.training import Engine, Trained, states, train
 
 STAND_IN = Path(__file__).parent / "stand_in_trainer.py"
 

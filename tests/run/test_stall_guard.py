@@ -10,8 +10,8 @@ import pytest
 
 from tenner.engines import Command
 from tenner.events import Failed, Step, parse_event
-from tenner.guards import BEFORE_FIRST_STEP_SECONDS, LEAST_SECONDS, StallGuard
-from tenner.supervise import StopRequest, follow
+from tenner.supervision.guards import BEFORE_FIRST_STEP_SECONDS, LEAST_SECONDS, StallGuard
+from tenner.supervision.supervise import StopRequest, follow
 
 STEP = Step(step=1, num_steps=9, epoch=1, num_epochs=1, loss=0.1, loss_avg=0.1)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tenner.engines import Command
 from tenner.events import Event, Failed, Phase, parse_event
-from tenner.supervise import Ending, StopRequest, follow, stop_on_signals
+from tenner.supervision.supervise import Ending, StopRequest, follow, stop_on_signals
 
 
 def run(
@@ -150,7 +150,7 @@ def test_a_program_does_not_outlive_one_that_is_killed(tmp_path: Path) -> None:
     follower = (
         "import os, sys, pathlib\n"
         "from tenner.engines import Command\n"
-        "from tenner.supervise import StopRequest, follow\n"
+        "from tenner.supervision.supervise import StopRequest, follow\n"
         f"command = Command(argv=(sys.executable, '-c', {child + 'time.sleep(60)'!r}))\n"
         "follow(command, read=lambda line: None, on_event=print, environ=dict(os.environ),\n"
         f"  log=pathlib.Path({str(tmp_path / 'log')!r}), stop=StopRequest(), grace_seconds=1)\n"

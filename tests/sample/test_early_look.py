@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tenner.early_look import Room, card_needs_mib, look_cells, where_to_draw
 from tenner.errors import SettingsError
-from tenner.plan import Plan
+from tenner.planning.plan import Plan
 from tenner.preparation import prepare
+from tenner.sample.early_look import Room, card_needs_mib, look_cells, where_to_draw
 from tenner.settings import load_request
 from tenner.tiny import concept_dir
 

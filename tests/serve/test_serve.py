@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tenner.errors import SettingsError
-from tenner.run_dir import RunDir
+from tenner.running.run_dir import RunDir
 from tenner.serve.server import Door, make_door, open_page
 
 TOKEN = "t" * 24

@@ -10,8 +10,8 @@ import pytest
 
 from bench.calibration import memory_rows
 from tenner.cards.measured import measured_speed
-from tenner.speed import modelled_row, modelled_seconds
-from tenner.vram import (
+from tenner.planning.speed import modelled_row, modelled_seconds
+from tenner.planning.vram import (
     TEXT_LORA_PER_DIM,
     UNET_LORA_PER_DIM,
     Family,

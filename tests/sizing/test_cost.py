@@ -6,7 +6,15 @@ from importlib import resources
 import pytest
 
 from tenner.cards import card_named, cards
-from tenner.cost import GUIDE, Price, book_price, book_prices, cost_of_steps, cost_usd, price_of
+from tenner.planning.cost import (
+    GUIDE,
+    Price,
+    book_price,
+    book_prices,
+    cost_of_steps,
+    cost_usd,
+    price_of,
+)
 
 HOST = Price(usd_per_hour=0.61, kind="host", provider="RunPod", source="its API")
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tenner.cost import Price
 from tenner.errors import SettingsError
-from tenner.expectation import Expected, over_budget
-from tenner.plan import Length
+from tenner.planning.cost import Price
+from tenner.planning.expectation import Expected, over_budget
+from tenner.planning.plan import Length
+from tenner.planning.speed import ERROR, StepTime
 from tenner.preparation import Prepared, prepare
 from tenner.settings import Settings, load_request
-from tenner.speed import ERROR, StepTime
 from tests.machine.fake_smi import card, install_smi
 from tests.machine.program import photos, sparse_base, tenner
 

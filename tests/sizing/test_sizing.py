@@ -7,10 +7,17 @@ import pytest
 
 from tenner.cards import card_named
 from tenner.errors import MachineError, SettingsError
+from tenner.planning.shaping import Ground, choose_precision, choose_workers, shape_run
+from tenner.planning.sizing import (
+    BatchChoice,
+    CardMemory,
+    Wish,
+    choose_batch,
+    fill_up,
+    seconds_per_image,
+)
+from tenner.planning.vram import Family, Load, largest_batch, needed_gb
 from tenner.settings import Settings
-from tenner.shaping import Ground, choose_precision, choose_workers, shape_run
-from tenner.sizing import BatchChoice, CardMemory, Wish, choose_batch, fill_up, seconds_per_image
-from tenner.vram import Family, Load, largest_batch, needed_gb
 
 RTX_4090 = CardMemory(name="NVIDIA GeForce RTX 4090", free_mib=24000)
 A5000 = CardMemory(name="NVIDIA RTX A5000", free_mib=24000)

@@ -14,19 +14,19 @@ from tenner.batch.record import JobRecord, new_record, read_records, write_recor
 from tenner.batch.shared import SharedDatasets, SharedPreparation, last_loss, problems_of
 from tenner.batch.summary import write_summary
 from tenner.batch.warm import WarmTrainer
-from tenner.cost import price_of
 from tenner.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.events import Phase
 from tenner.hosts import end_host, find_host
 from tenner.pipeline import AlreadyDelivered, Outcome, run
+from tenner.planning.cost import price_of
 from tenner.preparation import Prepared
-from tenner.run_dir import RunDir
-from tenner.run_lock import lock_run
-from tenner.screen import Screen, duration
+from tenner.running.run_dir import RunDir
+from tenner.running.run_lock import lock_run
+from tenner.running.session import Session
 from tenner.secrets import secrets_from
-from tenner.session import Session
 from tenner.settings import Request
-from tenner.supervise import StopRequest, stop_on_signals
+from tenner.supervision.supervise import StopRequest, stop_on_signals
+from tenner.telling.screen import Screen, duration
 
 _SDXL_WORK = 2.0
 """Work per pixel of an SDXL step against one of SD 1.5: 15.01 TFLOP at 1024² and 1.844 at 512²,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tenner.run_dir import write_json
+from tenner.running.run_dir import write_json
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from tenner.base_choice import OnBytes
-from tenner.cost import Price
+from tenner.base.choice import OnBytes
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.errors import DatasetError, TennerError
-from tenner.event_log import read_event_lines
+from tenner.planning.cost import Price
 from tenner.preparation import Inspect, OnImage, Prepared, Trials, prepare
+from tenner.running.event_log import read_event_lines
 from tenner.settings import Request
 
 

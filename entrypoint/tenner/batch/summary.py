@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from tenner.batch.record import JobRecord
 from tenner.report.images import PictureStore
-from tenner.run_dir import RunDir, write_atomically
+from tenner.running.run_dir import RunDir, write_atomically
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
-from tenner.screen import duration
+from tenner.telling.screen import duration
 
 NUM_SEEDS = 3
 """Seeds that are compared: more pictures would be smaller ones."""

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 NOTE = ".tenner-captions.jsonl"
 State = Literal["missing", "drafted", "outdated", "human"]

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from tenner.vram import Family
+from tenner.planning.vram import Family
 
 
 @dataclass(frozen=True, kw_only=True)

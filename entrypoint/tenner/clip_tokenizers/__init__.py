@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77

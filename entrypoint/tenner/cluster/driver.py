@@ -25,11 +25,11 @@ from tenner.cluster.order import LOST, Order, Result, travelling
 from tenner.cluster.task import do_job
 from tenner.delivery.lease import LEASE_SECONDS
 from tenner.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
-from tenner.run_dir import RunDir
-from tenner.run_lock import lock_run
-from tenner.screen import Screen
+from tenner.running.run_dir import RunDir
+from tenner.running.run_lock import lock_run
 from tenner.settings import Request
-from tenner.supervise import StopRequest, stop_on_signals
+from tenner.supervision.supervise import StopRequest, stop_on_signals
+from tenner.telling.screen import Screen
 
 LOCAL = "local"
 """In place of an address: a Ray of this machine's own, for as long as the batch takes."""

@@ -22,14 +22,14 @@ from tenner.delivery import Destination, parse_destinations
 from tenner.delivery.lease import Lease, LeaseLost
 from tenner.delivery.remote_run import RemoteRun
 from tenner.errors import BudgetReached, ExitCode, Stopped, TennerError
-from tenner.handover import default_destination
-from tenner.ledger import ledger_of
 from tenner.pipeline import AlreadyDelivered, run
-from tenner.run_dir import RunDir, write_json
-from tenner.screen import make_screen
+from tenner.running.handover import default_destination
+from tenner.running.ledger import ledger_of
+from tenner.running.run_dir import RunDir, write_json
+from tenner.running.session import Session
 from tenner.secrets import secrets_from, without_secrets
-from tenner.session import Session
 from tenner.settings import Request
+from tenner.telling.screen import make_screen
 
 _NODE_OUTPUT = "TENNER_OUTPUT_DIR"
 """Where this node keeps runs, whatever the job says."""

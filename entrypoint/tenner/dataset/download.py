@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tenner.errors import DatasetError, TennerError
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 if TYPE_CHECKING:
     import httpx

@@ -12,7 +12,7 @@ from pathlib import Path
 from tenner.dataset.check import CheckResult, headline
 from tenner.dataset.findings import Finding, printable
 from tenner.dataset.items import ImageItem
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 MAX_SHOWN = 1500
 """More would make a page of tens of megabytes; those with problems come first then."""

@@ -18,7 +18,7 @@ from tenner.dataset.findings import FileNote
 from tenner.dataset.request import DatasetRequest
 from tenner.dataset.workers import WorkerPool, path_field
 from tenner.errors import DatasetError
-from tenner.run_dir import write_json
+from tenner.running.run_dir import write_json
 
 if TYPE_CHECKING:
     from tenner.dataset.items import ImageItem

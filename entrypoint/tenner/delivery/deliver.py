@@ -33,7 +33,7 @@ from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import OnBytes, Store, open_store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
-from tenner.model_card import CARD_NAME, is_edited
+from tenner.report.model_card import CARD_NAME, is_edited
 from tenner.secrets import Secrets
 
 DEFAULT_LIMIT_SECONDS = 1800.0

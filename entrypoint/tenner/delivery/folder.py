@@ -12,7 +12,7 @@ from tenner.delivery.manifest import SealedFile, changed_since, hash_file
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
-from tenner.run_dir import sync_directory
+from tenner.running.run_dir import sync_directory
 
 _BLOCK_BYTES = 1 << 20
 _PASSING = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR)

@@ -19,7 +19,7 @@ from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
-from tenner.run_dir import sync_directory
+from tenner.running.run_dir import sync_directory
 from tenner.secrets import Secrets
 
 _MOST_PATHS = 500

@@ -35,7 +35,7 @@ from tenner.delivery.remote_state import (
 from tenner.delivery.retry import Deadline, Refused, retrying
 from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
-from tenner.run_dir import sync_directory
+from tenner.running.run_dir import sync_directory
 from tenner.secrets import Secrets
 
 DEFAULT_LIMIT_SECONDS = 900.0

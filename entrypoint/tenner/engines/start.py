@@ -16,10 +16,10 @@ from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import THREADS_PER_PROCESS, Job
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.errors import Problem, SettingsError
-from tenner.plan import Plan
-from tenner.run_dir import RunDir, write_atomically
+from tenner.planning.plan import Plan
+from tenner.running.run_dir import RunDir, write_atomically
 from tenner.settings.model import Settings
-from tenner.training import Engine
+from tenner.supervision.training import Engine
 
 _NOT_FOR_OURS = ("text_encoder_lr", "optimizer_args", "resolution", "zero_terminal_snr")
 """Options whose form differs between the plan and a job of our own engine."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from tenner.cost import Price
 from tenner.hosts.api import Ask, HostError, call
+from tenner.planning.cost import Price
 from tenner.secrets import Secrets
 
 Action = Literal["none", "stop", "remove"]

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from tenner.cost import Price, price_of
 from tenner.errors import SettingsError, errors_in
 from tenner.events import Failed
 from tenner.hosts.ending import ask_price, end_host
 from tenner.hosts.host import Host
-from tenner.notify import Notifier
+from tenner.planning.cost import Price, price_of
+from tenner.running.stage import Stage
 from tenner.settings.model import Settings
-from tenner.stage import Stage
+from tenner.telling.notify import Notifier
 
 
 @dataclass(kw_only=True)

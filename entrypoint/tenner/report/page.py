@@ -24,7 +24,7 @@ from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 from tenner.sample.cells import USUAL
 
 LANGUAGES = ("en", "ar")

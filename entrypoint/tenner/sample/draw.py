@@ -26,7 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tenner.events import Done, Event, Failed, Phase, Warned
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
 from tenner.sample.png_text import LoraTag, parameters

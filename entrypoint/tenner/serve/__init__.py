@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from tenner.errors import SettingsError
-from tenner.run_dir import RunDir
+from tenner.running.run_dir import RunDir
 from tenner.secrets import Secrets, secrets_from
 from tenner.settings.model import Settings
 

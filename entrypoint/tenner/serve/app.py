@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tenner.report.page import content_policy
-from tenner.run_dir import RunDir, write_atomically
+from tenner.running.run_dir import RunDir, write_atomically
 from tenner.serve.access import Access, Asked
 
 _HEADERS = {

@@ -10,12 +10,12 @@ from secrets import token_urlsafe
 import uvicorn
 
 from tenner.errors import SettingsError
-from tenner.priority import yield_thread
-from tenner.run_dir import RunDir
+from tenner.running.run_dir import RunDir
 from tenner.secrets import MASK
 from tenner.serve import TOKEN_VARIABLE
 from tenner.serve.access import Access
 from tenner.serve.app import Served, make_app
+from tenner.supervision.priority import yield_thread
 
 MAX_CONNECTIONS = 400
 """More at a time are told to come back: the page is for people, and there is one of it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tenner.engines import Command
 from tenner.events import Event, parse_event
-from tenner.leash import leashed_worker
+from tenner.supervision.leash import leashed_worker
 
 MODULE = "tenner.engines.diffusers.train"
 

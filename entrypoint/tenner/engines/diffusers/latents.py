@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from tenner.engines.diffusers.draws import python_draw, torch_draw
 from tenner.engines.diffusers.job import TrainItem, TrainJob
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 _VERSION = "1"
 # Cuts kept of a picture that is cut at random places.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tenner.engines.diffusers.job import SavePrecision
 from tenner.engines.diffusers.lora import LoraBank
-from tenner.run_dir import write_atomically
+from tenner.running.run_dir import write_atomically
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from tenner.run_dir import sync_directory
+from tenner.running.run_dir import sync_directory
 
 _FORMAT = 1
 

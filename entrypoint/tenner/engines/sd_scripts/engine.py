@@ -16,7 +16,7 @@ from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
 from tenner.engines.sd_scripts.resume import Life, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
-from tenner.leash import leashed_worker
+from tenner.supervision.leash import leashed_worker
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
 LOG_WIDTH = 240

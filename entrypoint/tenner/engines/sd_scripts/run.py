@@ -16,7 +16,7 @@ from tenner.engines.sd_scripts.files import (
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import checkpoint_name
 from tenner.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
-from tenner.run_dir import RunDir
+from tenner.running.run_dir import RunDir
 
 BROKEN_STATE_EXIT = 24
 """What the command of a life ends with where its state is broken; the trainer itself ends with 1

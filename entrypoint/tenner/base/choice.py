@@ -1,0 +1,98 @@
+"""Which base model a run trains: one on this machine, or one that is brought to it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tenner.base.model import (
+    Base,
+    find_local_base,
+    hold_to_sha256,
+    inspect_base,
+    known_base,
+    not_found,
+)
+from tenner.dataset.fetch import downloads_dir
+from tenner.errors import Problem, SettingsError
+from tenner.secrets import secrets_from
+from tenner.settings import Settings
+from tenner.tiny import base_dir
+
+OnBytes = Callable[[int, int | None], None]
+MODELS_DIR = "/opt/models"
+"""Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
+
+
+def must_be_fetched(base_model: str, environ: Mapping[str, str]) -> bool:
+    """Whether the base is known and not on this machine. Raises SettingsError where it is here and
+    broken."""
+    if not known_base(base_model) and "://" not in base_model:
+        return False
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    return find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir()) is None
+
+
+def find_base(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    fetches: bool,
+    on_stage: Callable[[str, str], None],
+    on_bytes: OnBytes | None,
+) -> Base:
+    """The base model, on this machine or brought to it, of the family that was said.
+
+    Raises SettingsError.
+    """
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    asked = settings.base_model
+    base = find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
+    if base is None:
+        from tenner.base.source import fetch_base, parse_base_address
+
+        address = parse_base_address(asked)
+        if address is None or not fetches:
+            raise not_found(asked, models_dir, may_be_fetched=address is not None)
+        on_stage("base model", str(address))
+        fetched = fetch_base(
+            address,
+            cache=downloads_dir(environ) / "bases",
+            secrets=secrets_from(environ)[0],
+            environ=environ,
+            on_bytes=on_bytes,
+            sha256=settings.base_model_sha256 or address.sha256,
+        )
+        base = inspect_base(fetched.path, name=str(address))
+        base = replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
+    elif settings.base_model_sha256:
+        hold_to_sha256(base, settings.base_model_sha256)
+    problems = _contradictions(settings, base)
+    if problems:
+        raise SettingsError(problems=problems)
+    return base
+
+
+def _contradictions(settings: Settings, base: Base) -> list[Problem]:
+    problems: list[Problem] = []
+    if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
+        told = "is" if settings.v2 else "is not"
+        problems.append(
+            Problem(
+                text=f"v2 = {str(settings.v2).lower()} says that {base.name} {told} Stable"
+                " Diffusion 2.x; its weights say otherwise",
+                fix="remove v2",
+            )
+        )
+    said = settings.v_parameterization
+    if base.prediction is None and said is None:
+        problems.append(
+            Problem(
+                text=f"{base.name} does not tell what it predicts",
+                fix="set v_parameterization: true for the 768 px models of 2.x, false for the base",
+            )
+        )
+    told = base.layout == "diffusers" and said is not None
+    if told and said != (base.prediction == "v_prediction"):
+        text = f"v_parameterization = {str(said).lower()}, but {base.name} predicts otherwise"
+        problems.append(Problem(text=text, fix="remove v_parameterization"))
+    return problems

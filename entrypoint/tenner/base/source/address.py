@@ -1,0 +1,126 @@
+"""Where a base model is to come from, as people paste it.
+
+`hf://user/repo`, `hf://user/repo@revision/path/model.safetensors` and the Hub's web addresses,
+`https://host/…/model.safetensors`, `s3://bucket/…/model.safetensors` or a folder there.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tenner.base.model import KnownBase, known_base
+from tenner.errors import SettingsError
+from tenner.secrets import redact_shapes
+
+_HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+_SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}
+_EXAMPLES = "hf://user/repo, https://host/model.safetensors or s3://bucket/model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseAddress:
+    """`place` is the repo, the URL or the bucket; `path` a file or folder inside a repo or bucket.
+
+    `known` is what tenner knows of it already: its licence, and its file by revision and SHA-256.
+    """
+
+    kind: Literal["hub", "web", "s3"]
+    place: str
+    path: str = ""
+    revision: str = "main"
+    known: KnownBase | None = None
+    options: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of the one file that is known; empty for everything else."""
+        known = self.known
+        if known is None or (self.path, self.revision) != (known.file, known.revision):
+            return ""
+        return known.sha256
+
+    def __str__(self) -> str:
+        """As it may be shown: without what follows a `?`."""
+        if self.kind == "web":
+            return self.place.partition("?")[0]
+        at = f"@{self.revision}" if self.kind == "hub" and self.revision != "main" else ""
+        scheme = "hf" if self.kind == "hub" else "s3"
+        return f"{scheme}://{self.place}{at}" + (f"/{self.path}" if self.path else "")
+
+
+def parse_base_address(asked: str) -> BaseAddress | None:
+    """Where `asked` is to be fetched from; None where it names no place to fetch from.
+
+    A short name, or any name of a known base, stands for that base's own file on the Hub. Raises
+    SettingsError where an address cannot be meant.
+    """
+    wanted = asked.strip().strip("\"'")
+    scheme, found, rest = wanted.partition("://")
+    if not found:
+        known = known_base(wanted)
+        return _known(known) if known else None
+    match scheme.lower():
+        case "hf" | "huggingface":
+            return _hub(wanted, rest)
+        case "http" | "https":
+            return _web(wanted)
+        case "s3":
+            bucket, _, tail = rest.partition("/")
+            path, _, options = tail.partition("?")
+            if not bucket or not path.strip("/"):
+                raise SettingsError(
+                    f"base_model = {wanted} names no file in a bucket", fix=_EXAMPLES
+                )
+            return BaseAddress(kind="s3", place=bucket, path=path.strip("/"), options=options)
+        case other:
+            raise SettingsError(
+                f"base_model = {wanted.partition('?')[0]}: nothing is fetched from {other}://",
+                fix=f"use {_EXAMPLES}",
+            )
+
+
+def _known(known: KnownBase) -> BaseAddress:
+    return BaseAddress(
+        kind="hub", place=known.hub_id, path=known.file, revision=known.revision, known=known
+    )
+
+
+def _hub(wanted: str, rest: str) -> BaseAddress:
+    parts = [part for part in unquote(rest.partition("?")[0]).split("/") if part]
+    if parts[:1] == ["models"]:
+        parts = parts[1:]
+    if len(parts) < 2 or parts[0] in {"datasets", "spaces"}:
+        raise SettingsError(f"base_model = {wanted} names no model repo", fix=f"use {_EXAMPLES}")
+    user, repo, inside = parts[0], parts[1], parts[2:]
+    repo, _, revision = repo.partition("@")
+    if len(inside) >= 2 and inside[0] in {"tree", "blob", "resolve"}:
+        revision, inside = inside[1], inside[2:]
+    known = known_base(f"{user}/{repo}")
+    if known and not inside and not revision:
+        return _known(known)
+    return BaseAddress(
+        kind="hub",
+        place=known.hub_id if known else f"{user}/{repo}",
+        path="/".join(inside),
+        revision=revision or "main",
+        known=known,
+    )
+
+
+def _web(wanted: str) -> BaseAddress:
+    parts = urlsplit(wanted)
+    host = (parts.hostname or "").lower()
+    if host in _HUB_HOSTS:
+        return _hub(wanted.partition("?")[0], parts.path.strip("/"))
+    if not host or not re.fullmatch(r"[\w.:-]+", host):
+        raise SettingsError("base_model is no web address", fix=f"use {_EXAMPLES}")
+    shown = redact_shapes(wanted.partition("?")[0])
+    secret = [name for name, _ in parse_qsl(parts.query) if name.lower() in _SECRET_PARTS]
+    if secret or parts.password:
+        raise SettingsError(
+            f"base_model = {shown} has a password or token in its address, which would be written"
+            " into settings and reports",
+            fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
+        )
+    return BaseAddress(kind="web", place=wanted)

@@ -1,0 +1,65 @@
+"""A base model in a bucket: one checkpoint, or a folder in diffusers layout."""
+
+from tenner.base.source.address import BaseAddress
+from tenner.base.source.choosing import choose_files
+from tenner.base.source.fetch import FetchedBase, Fetching, check_sha256, key_of
+from tenner.delivery.destination import Destination, parse_destination
+from tenner.delivery.retry import Deadline, Passing, Refused, retrying
+from tenner.delivery.s3 import S3Store, open_s3
+from tenner.errors import SettingsError
+
+_LONGEST_SECONDS = 6 * 3600.0
+"""Seven GB at 3 Mbit/s."""
+
+
+def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
+    """Raises SettingsError where it is not there or cannot be brought."""
+    place = _place(address)
+    deadline = Deadline(_LONGEST_SECONDS)
+    try:
+        store = open_s3(place, secrets=task.secrets, env=task.environ)
+        return _fetch(store, address, task, deadline)
+    except Refused as refused:
+        raise SettingsError(problems=[refused.problem]) from refused
+    except Passing as passing:
+        raise SettingsError(
+            f"{address} cannot be fetched: {passing}",
+            fix="check the network; a second start goes on where this one ended",
+        ) from passing
+
+
+def _place(address: BaseAddress) -> Destination:
+    """The folder that holds the file, or the folder itself."""
+    folder = address.path
+    if folder.endswith(".safetensors"):
+        folder = folder.rpartition("/")[0]
+    options = f"?{address.options}" if address.options else ""
+    return parse_destination(f"s3://{address.place}/{folder}{options}")
+
+
+def _fetch(store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
+    room = task.cache / "s3" / key_of(f"{address} {address.options}")
+    if address.path.endswith(".safetensors"):
+        names = (address.path.rpartition("/")[2],)
+    else:
+        listed = retrying(deadline, lambda: store.names("", deadline))
+        names = choose_files(listed, where=str(address))
+    versions = {
+        name: retrying(deadline, lambda name=name: store.version(name, deadline)) for name in names
+    }
+    folder = room / key_of(str(sorted(versions.items())))
+    total = sum(size for size, _ in versions.values())
+    before = 0
+    for name, (size, _) in versions.items():
+        target = folder / name
+        if not target.is_file():
+
+            def told(done: int, before: int = before) -> None:
+                if task.on_bytes:
+                    task.on_bytes(before + done, total)
+
+            store.fetch(name, target, deadline, on_bytes=told)
+        before += size
+    if len(names) == 1:
+        check_sha256(folder / names[0], task.sha256, address)
+    return FetchedBase(path=folder / names[0] if len(names) == 1 else folder)

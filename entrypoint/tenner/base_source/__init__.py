@@ -1,6 +1,0 @@
-"""Base models that are not on this machine: from the Hugging Face Hub, the web or S3, kept here."""
-
-from tenner.base_source.address import BaseAddress, parse_base_address
-from tenner.base_source.fetch import FetchedBase, fetch_base
-
-__all__ = ["BaseAddress", "FetchedBase", "fetch_base", "parse_base_address"]

@@ -1,0 +1,67 @@
+"""`tenner check`: the dataset judged as the training would take it, on any machine."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tenner.base.choice import MODELS_DIR
+from tenner.base.model import Base, find_local_base, known_base
+from tenner.dataset.check import check, render
+from tenner.dataset.sheet import write_sheet
+from tenner.errors import ExitCode, SettingsError
+from tenner.events import Phase
+from tenner.preparation import dataset_request, fetching
+from tenner.settings import Request
+from tenner.telling.screen import make_screen
+from tenner.tiny import base_dir
+
+
+def run_check(
+    request: Request,
+    environ: Mapping[str, str],
+    *,
+    as_json: bool,
+    strict: bool,
+    page: Path | None,
+) -> ExitCode:
+    """Judge the dataset, print what was found, and write the contact sheet to `page`.
+
+    The base need not be here. Raises DatasetError only where there is nothing to look at.
+    """
+    settings = request.settings
+    base = _base(settings.base_model, environ)
+    known = known_base(settings.base_model)
+    side = base.resolution if base else 1024 if known and known.family == "sdxl" else 512
+    asked = dataset_request(request, base, settings.resolution or (side, side), environ)
+    screen = make_screen()
+    with TemporaryDirectory(prefix="tenner-check-") as folder:
+        with screen:
+            result = check(
+                asked,
+                Path(folder) if page else None,
+                lambda done, total: screen.show(
+                    Phase(name="check", detail="images decoded", done=done, total=total)
+                ),
+                lambda done, total: screen.show(fetching(done, total)),
+            )
+        if page:
+            write_sheet(result, page)
+    if as_json:
+        print(json.dumps(result.to_json(), ensure_ascii=False, indent=1))
+    else:
+        from rich.console import Console
+
+        Console().print(render(result))
+        if page:
+            print(f"contact sheet: {page}")
+    return result.exit_code(strict=strict)
+
+
+def _base(asked: str, environ: Mapping[str, str]) -> Base | None:
+    """The base where it is here and whole; a broken one is the training's business."""
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    try:
+        return find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
+    except SettingsError:
+        return None

@@ -1,0 +1,155 @@
+"""What is done with what was looked at: every decision of a run, with its reason. Pure."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tenner.base.model import Base
+from tenner.dataset import Dataset
+from tenner.engines.choice import ChosenEngine
+from tenner.errors import Problem
+from tenner.machine import Machine
+from tenner.planning.cost import Price, price_of
+from tenner.planning.expectation import Expected, expect, expected_choices
+from tenner.planning.plan import Device, Length, Plan, plan_run
+from tenner.planning.shaping import Ground, Shaped, shape_run
+from tenner.planning.sizing import CardMemory, Choice
+from tenner.settings import Request, Settings
+
+_FEWEST_IMAGES = 20  # what the guide wants for the simplest concept
+
+
+def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
+    """The card, or the CPU where that was asked for or the base is tiny.
+
+    Raises MachineError where a card is needed and cannot be used: never a silent CPU run.
+    """
+    if settings.device == "cpu":
+        return "cpu"
+    if settings.device == "auto" and base.is_tiny and not machine.has_gpu:
+        return "cpu"
+    machine.require_gpu()
+    return "cuda"
+
+
+def make_plan(
+    request: Request,
+    base: Base,
+    machine: Machine,
+    device: Device,
+    engine: ChosenEngine,
+    dataset: Dataset,
+    resolution: tuple[int, int],
+    host_price: Price | None = None,
+    broken: Mapping[str, str] | None = None,
+    correction: float = 1.0,
+) -> Plan:
+    """All decisions of the run, with their reasons. Pure."""
+    settings = request.settings
+    ground = Ground(
+        device=device,
+        card=CardMemory(name=machine.gpu_name, free_mib=machine.free_mib, correction=correction),
+        capability=machine.capability,
+        engine=engine.name,
+        family=base.family,
+        is_tiny=base.is_tiny,
+        resolution=resolution,
+        buckets=dataset.images_by_bucket(),
+        cpus=machine.host.cpus,
+        shm_mib=machine.host.shm_mib,
+        broken=broken,
+    )
+    shaped = shape_run(settings, ground)
+    price = price_of(
+        asked=settings.price_per_hour,
+        host=host_price,
+        gpu_name=machine.gpu_name if device == "cuda" else "",
+        num_gpus=settings.num_processes,
+    )
+    choices = (
+        Choice(name="engine", value=engine.name, reason=engine.reason),
+        Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
+        *shaped.choices,
+    )
+    plan = plan_run(
+        settings,
+        engine=engine.name,
+        base=base,
+        device=device,
+        gpu=machine.gpu_name if device == "cuda" else None,
+        shape=shaped.shape,
+        resolution=resolution,
+        batches_per_epoch=dataset.batches_per_epoch(shaped.shape.batch_size),
+        optimizer_type=shaped.optimizer,
+        choices=choices,
+        notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
+    )
+    expected = _expected(settings, shaped, plan.length, machine, dataset, price)
+    return replace(
+        plan,
+        expected=expected,
+        needed_gb=shaped.batch.needed_gb,
+        choices=(*plan.choices, *expected_choices(expected)),
+    )
+
+
+def _expected(
+    settings: Settings,
+    shaped: Shaped,
+    length: Length,
+    machine: Machine,
+    dataset: Dataset,
+    price: Price | None,
+) -> Expected | None:
+    """Hours and dollars, where the run is on a card whose speed is known."""
+    if shaped.load is None:
+        return None
+    from tenner.sample.sampling import grid_cells
+
+    captions = [image.caption for image in dataset.images if not image.is_reg]
+    cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
+    return expect(
+        settings,
+        shaped.load,
+        shaped.batch,
+        length,
+        gpu_name=machine.gpu_name,
+        price=price,
+        num_pictures=len(cells),
+    )
+
+
+def notices(
+    request: Request,
+    base: Base,
+    machine: Machine,
+    device: Device,
+    engine: ChosenEngine,
+    dataset: Dataset,
+) -> tuple[Problem, ...]:
+    """Warnings and notes of all parts, in the order of the run."""
+    cards = machine.problems if device == "cuda" else ()
+    found = (*request.notices, *cards, *base.notices, *engine.notices, *dataset.problems)
+    left = sum(not image.is_reg for image in dataset.images)
+    if not dataset.held_out or left >= _FEWEST_IMAGES:
+        return found
+    small = Problem(
+        text=f"{len(dataset.held_out)} of {left + len(dataset.held_out)} images are held out, and"
+        f" {left} left to learn from: so few mislead, and the training wants them",
+        fix="leave validation_split out",
+        level="warning",
+    )
+    return (*found, small)
+
+
+def num_cpus(machine: Machine) -> int:
+    """Whole cores that this process may use."""
+    return max(1, int(machine.host.cpus or os.cpu_count() or 1))
+
+
+def _device_name(machine: Machine, device: Device) -> str:
+    return machine.gpu_name if device == "cuda" else f"CPU, {num_cpus(machine)} cores"
+
+
+def _why_device(device: Device) -> str:
+    return "found with nvidia-smi" if device == "cuda" else "asked for, or the base is tiny"

@@ -1,0 +1,182 @@
+"""What a run is expected to take, in hours and dollars, before it starts.
+
+Pure. The time model gives the step, the plan its number, the price its dollars; the error that the
+model is known for is carried along, so that a limit is judged fairly.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tenner.cards import Card
+from tenner.errors import Problem
+from tenner.planning.cost import Price, cost_usd
+from tenner.planning.plan import Length
+from tenner.planning.sizing import BatchChoice, Choice
+from tenner.planning.speed import ERROR, StepTime, picture_seconds, step_time
+from tenner.planning.vram import Load
+from tenner.settings.model import Settings
+from tenner.telling.screen import duration
+
+GUIDE_PASSES = 5000
+"""The guide's job: 50 images, 10 repeats (its folder's name), 10 epochs."""
+GUIDE_SDXL = 1.75
+"""Its factor for SDXL, the middle of 1.5 to 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Time and cost of a run on a card, without renting, downloading and delivering."""
+
+    step: StepTime
+    num_steps: int
+    pictures_seconds: float
+    price: Price | None
+
+    @property
+    def training_seconds(self) -> float:
+        return self.step.seconds * self.num_steps
+
+    @property
+    def seconds(self) -> float:
+        """Training and drawing."""
+        return self.training_seconds + self.pictures_seconds
+
+    @property
+    def usd(self) -> float | None:
+        return cost_usd(self.seconds, self.price) if self.price else None
+
+    def to_json(self) -> dict[str, Any]:
+        price = self.price
+        return {
+            "seconds_per_step": round(self.step.seconds, 4),
+            "from_measurements_of_this_card": self.step.is_measured,
+            "source": self.step.source,
+            "training_seconds": round(self.training_seconds),
+            "samples_seconds": round(self.pictures_seconds),
+            "seconds": round(self.seconds),
+            "error_share": ERROR,
+            "usd_per_hour": price.usd_per_hour if price else None,
+            "price_from": price.source if price else None,
+            "price_kind": price.kind if price else None,
+            "usd": None if self.usd is None else round(self.usd, 3),
+        }
+
+
+def expect(
+    settings: Settings,
+    load: Load,
+    batch: BatchChoice,
+    length: Length,
+    *,
+    gpu_name: str,
+    price: Price | None,
+    num_pictures: int,
+) -> Expected | None:
+    """None where the card's speed is not known."""
+    step = step_time(
+        load,
+        gpu_name=gpu_name,
+        batch_size=batch.batch_size,
+        gradient_checkpointing=batch.gradient_checkpointing,
+        accumulation=batch.accumulation,
+    )
+    if step is None:
+        return None
+    picture = picture_seconds(
+        load.family, pixels=load.pixels, gpu_name=gpu_name, num_steps=settings.sample_steps
+    )
+    return Expected(
+        step=step,
+        num_steps=length.num_steps,
+        pictures_seconds=(picture or 0.0) * num_pictures,
+        price=price,
+    )
+
+
+def guide_seconds(card: Card, *, num_passes: int, is_sdxl: bool) -> float | None:
+    """What the guide's table would say for so many images seen, where it knows the card."""
+    if card.guide_hours is None:
+        return None
+    factor = GUIDE_SDXL if is_sdxl else 1.0
+    return card.guide_hours * 3600 * num_passes / GUIDE_PASSES * factor
+
+
+def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
+    """Time and cost as lines of the plan."""
+    if expected is None:
+        return ()
+    known = "measured on such cards" if expected.step.is_measured else "by the card's peak"
+    each = f"{expected.step.seconds:.2f} s a step, {known}, give or take {ERROR:.0%}"
+    if expected.pictures_seconds:
+        each += f"; {duration(expected.pictures_seconds)} of it for samples"
+    found = [Choice(name="time", value=duration(expected.seconds), reason=each)]
+    if expected.price is not None and expected.usd is not None:
+        price = expected.price
+        found.append(
+            Choice(
+                name="cost",
+                value=f"${expected.usd:.2f}",
+                reason=f"${price.usd_per_hour:.2f} an hour, {_by(price)}",
+            )
+        )
+    return tuple(found)
+
+
+def over_budget(settings: Settings, expected: Expected | None, length: Length) -> list[Problem]:
+    """What the run would go over, and what would fit.
+
+    An error only where even the fast end of the estimate is over, and, for dollars, the price is
+    the user's or the host's; else a warning: the run itself stops at its limits.
+    """
+    if expected is None:
+        return []
+    found: list[Problem] = []
+    if settings.max_hours is not None:
+        limit = settings.max_hours * 3600
+        said = f"max_hours = {settings.max_hours:g}"
+        about = f"about {duration(expected.seconds)}"
+        found += _judged(said, about, expected, limit, length, raise_key="max_hours", is_sure=True)
+    if expected.price and expected.usd is not None and expected.price.usd_per_hour > 0:
+        limit = settings.max_cost_usd / expected.price.usd_per_hour * 3600
+        said = f"max_cost_usd = {settings.max_cost_usd:g}"
+        about = f"about ${expected.usd:.2f} at ${expected.price.usd_per_hour:.2f} an hour"
+        sure = expected.price.is_sure
+        found += _judged(
+            said, about, expected, limit, length, raise_key="max_cost_usd", is_sure=sure
+        )
+    return found
+
+
+def _judged(
+    said: str,
+    about: str,
+    expected: Expected,
+    limit_seconds: float,
+    length: Length,
+    *,
+    raise_key: str,
+    is_sure: bool,
+) -> list[Problem]:
+    if expected.seconds <= limit_seconds:
+        return []
+    surely = is_sure and expected.seconds * (1 - ERROR) > limit_seconds
+    steps = int((limit_seconds - expected.pictures_seconds) / expected.step.seconds)
+    epochs = steps // length.steps_per_epoch
+    ways: list[str] = []
+    if epochs >= 1:
+        ways.append(f"max_train_epochs = {epochs} would fit")
+    elif steps >= 1:
+        ways.append(f"max_train_steps = {steps} would fit")
+    ways += ["tenner plan --gpu all shows other cards", f"or raise {raise_key}"]
+    return [
+        Problem(
+            text=f"{said}, but this run takes {about}",
+            fix="; ".join(ways),
+            level="error" if surely else "warning",
+        )
+    ]
+
+
+def _by(price: Price) -> str:
+    names = {"asked": "as you said", "host": "as the host says"}
+    return names.get(price.kind) or f"{price.provider or 'price book'}: {price.source}"

@@ -1,0 +1,238 @@
+"""What a run will do, decided before anything is paid for. Pure: facts in, a plan out.
+
+Every decision that the user left open is made here, once, and carries its reason. Engines only
+translate: `options` holds sd-scripts' option names with decided values.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tenner.base.model import Base
+from tenner.errors import Problem
+from tenner.planning.sizing import Choice
+from tenner.settings.model import Settings
+
+if TYPE_CHECKING:
+    from tenner.planning.expectation import Expected
+
+EngineName = Literal["sd-scripts", "diffusers"]
+Device = Literal["cuda", "cpu"]
+Value = str | int | float | bool | tuple[str | int | float | bool, ...] | None
+
+_WARMUP_STEPS = 100  # the guide's
+_EPOCHS = 10  # the guide's
+_SAVE_EVERY_EPOCHS = 2  # the guide's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a run is, in optimizer steps. Epochs are counted from the whole dataset."""
+
+    num_steps: int
+    steps_per_epoch: int
+
+    @property
+    def num_epochs(self) -> int:
+        return -(-self.num_steps // self.steps_per_epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run, decided. `options` are in sd-scripts' names; `choices` say why."""
+
+    output_name: str
+    engine: EngineName
+    base: Base
+    device: Device
+    gpu: str | None
+    num_processes: int
+    resolution: tuple[int, int]
+    length: Length
+    options: Mapping[str, Value]
+    choices: tuple[Choice, ...] = ()
+    notices: tuple[Problem, ...] = field(default=())
+    expected: "Expected | None" = None
+    """Hours and dollars; None on a CPU, or where the card's speed is not known."""
+    needed_gb: float | None = None
+    """What the memory model says of it, in 1e9 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the card and the data decide: batch, precision, attention, workers."""
+
+    batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    attention: Literal["xformers", "sdpa"]
+    num_workers: int
+
+
+def plan_run(
+    settings: Settings,
+    *,
+    engine: EngineName,
+    base: Base,
+    device: Device,
+    gpu: str | None,
+    shape: Shape,
+    resolution: tuple[int, int],
+    batches_per_epoch: int,
+    optimizer_type: str,
+    choices: tuple[Choice, ...] = (),
+    notices: tuple[Problem, ...] = (),
+) -> Plan:
+    """The whole plan. `batches_per_epoch` counts batches of `shape.batch_size` over all buckets."""
+    length = run_length(settings, batches_per_epoch, shape.gradient_accumulation_steps)
+    warmup = warmup_steps(settings, length)
+    save_epochs, save_steps = save_every(settings, length)
+    options: dict[str, Value] = {
+        **_own_options(settings),
+        **settings.engine_options,
+        "resolution": resolution,
+        "max_train_steps": length.num_steps,
+        "train_batch_size": shape.batch_size,
+        "gradient_accumulation_steps": shape.gradient_accumulation_steps,
+        "gradient_checkpointing": shape.gradient_checkpointing,
+        "mixed_precision": shape.mixed_precision,
+        "attention": shape.attention,
+        "max_data_loader_n_workers": shape.num_workers,
+        "optimizer_type": optimizer_type,
+        "validation_split": settings.validation_split or None,
+        "lr_warmup_steps": warmup,
+        "unet_lr": settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
+        "text_encoder_lr": settings.text_encoder_lr or (settings.learning_rate / 2,),
+        "save_every_n_epochs": save_epochs,
+        "save_every_n_steps": save_steps,
+    }
+    said = [
+        Choice(name="steps", value=str(length.num_steps), reason=_length_reason(settings, length)),
+        Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings)),
+    ]
+    return Plan(
+        output_name=settings.output_name,
+        engine=engine,
+        base=base,
+        device=device,
+        gpu=gpu,
+        num_processes=settings.num_processes,
+        resolution=resolution,
+        length=length,
+        options=options,
+        choices=(*choices, *said),
+        notices=notices,
+    )
+
+
+def run_length(settings: Settings, batches_per_epoch: int, accumulation: int) -> Length:
+    """Optimizer steps as sd-scripts counts them: batches are dealt to processes and accumulated,
+    and what is left over at the end of an epoch makes a step too."""
+    per_step = accumulation * settings.num_processes
+    per_epoch = max(1, -(-batches_per_epoch // per_step))
+    epochs = settings.max_train_epochs or _EPOCHS
+    return Length(
+        num_steps=settings.max_train_steps or per_epoch * epochs, steps_per_epoch=per_epoch
+    )
+
+
+def warmup_steps(settings: Settings, length: Length) -> int:
+    """The guide's 100 steps, and never more than a tenth of the run unless the user said so."""
+    asked = settings.lr_warmup_steps
+    if asked is None:
+        return min(_WARMUP_STEPS, length.num_steps // 10)
+    return round(asked * length.num_steps) if isinstance(asked, float) else asked
+
+
+def save_every(settings: Settings, length: Length) -> tuple[int | None, int | None]:
+    """Epochs and steps between checkpoints: the user's, else every two epochs as in the guide, or
+    as often as `sample_at_epochs` needs them."""
+    if settings.save_every_n_epochs or settings.save_every_n_steps:
+        return settings.save_every_n_epochs, settings.save_every_n_steps
+    return math.gcd(_SAVE_EVERY_EPOCHS, *settings.sample_at_epochs), None
+
+
+def _own_options(settings: Settings) -> dict[str, Value]:
+    """Settings that mean the same in every engine, under their own names."""
+    same = (
+        "v2",
+        "v_parameterization",
+        "zero_terminal_snr",
+        "vae",
+        "clip_skip",
+        "max_token_length",
+        "enable_bucket",
+        "min_bucket_reso",
+        "max_bucket_reso",
+        "bucket_no_upscale",
+        "random_crop",
+        "flip_aug",
+        "shuffle_caption",
+        "keep_tokens",
+        "caption_separator",
+        "caption_dropout_rate",
+        "caption_dropout_every_n_epochs",
+        "caption_tag_dropout_rate",
+        "network_module",
+        "network_dim",
+        "network_alpha",
+        "conv_dim",
+        "conv_alpha",
+        "network_args",
+        "network_dropout",
+        "network_weights",
+        "network_train_unet_only",
+        "network_train_text_encoder_only",
+        "learning_rate",
+        "lr_scheduler",
+        "lr_scheduler_num_cycles",
+        "lr_scheduler_power",
+        "optimizer_args",
+        "max_grad_norm",
+        "seed",
+        "min_snr_gamma",
+        "noise_offset",
+        "ip_noise_gamma",
+        "prior_loss_weight",
+        "torch_compile",
+        "save_precision",
+        "save_model_as",
+        "training_comment",
+    )
+    return {name: getattr(settings, name) for name in same}
+
+
+def _length_reason(settings: Settings, length: Length) -> str:
+    if settings.max_train_steps:
+        return f"as asked, about {length.num_epochs} epochs of {length.steps_per_epoch}"
+    epochs = settings.max_train_epochs or _EPOCHS
+    return f"{epochs} epochs of {length.steps_per_epoch}"
+
+
+def _warmup_reason(settings: Settings) -> str:
+    if settings.lr_warmup_steps is None:
+        return "100 as in the guide, at most a tenth of the run"
+    return "as asked"
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as `plan.json` holds it: no local paths."""
+    return {
+        "output_name": plan.output_name,
+        "engine": plan.engine,
+        "base": {"name": plan.base.name, "family": plan.base.family, "hub_id": plan.base.hub_id},
+        "device": plan.device,
+        "gpu": plan.gpu,
+        "num_processes": plan.num_processes,
+        "num_steps": plan.length.num_steps,
+        "num_epochs": plan.length.num_epochs,
+        "steps_per_epoch": plan.length.steps_per_epoch,
+        "expected": plan.expected.to_json() if plan.expected else None,
+        "needed_gb": None if plan.needed_gb is None else round(plan.needed_gb, 2),
+        "options": {key: value for key, value in plan.options.items() if value is not None},
+        "choices": [
+            {"name": each.name, "value": each.value, "reason": each.reason} for each in plan.choices
+        ],
+    }

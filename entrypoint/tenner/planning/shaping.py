@@ -1,0 +1,283 @@
+"""How a card and a dataset shape a run: precision, optimizer, batch, attention, workers.
+
+Pure, and the same for the card that is here and for one that is only named, so that
+`tenner plan --gpu NAME` on a laptop decides as the run on that card will.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tenner.errors import Problem, SettingsError
+from tenner.planning.plan import Device, EngineName, Shape
+from tenner.planning.sizing import BatchChoice, CardMemory, Choice, Wish, choose_batch, fill_up
+from tenner.planning.vram import Family, Load
+from tenner.settings.model import Settings
+
+Precision = Literal["no", "fp16", "bf16"]
+Size = tuple[int, int]
+
+_PREFETCHED = 2  # batches that torch's DataLoader keeps ready for each worker
+_CHANGING_CAPTIONS = (
+    "shuffle_caption",
+    "caption_dropout_rate",
+    "caption_tag_dropout_rate",
+    "caption_dropout_every_n_epochs",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a run stands on, besides its settings. `buckets` holds image passes by (width, height);
+    `broken` the trainer's libraries that do not import, with what they said."""
+
+    device: Device
+    card: CardMemory
+    capability: tuple[int, int] | None
+    engine: EngineName
+    family: Family
+    is_tiny: bool
+    resolution: Size
+    buckets: Mapping[Size, int]
+    cpus: float = 1.0
+    shm_mib: int = 64
+    broken: Mapping[str, str] | None = None
+
+    @property
+    def most_images(self) -> int:
+        """What the fullest bucket can give to one batch."""
+        return max(self.buckets.values(), default=1)
+
+    @property
+    def largest_area(self) -> int:
+        """Pixels of the largest bucket."""
+        areas = [width * height for width, height in self.buckets]
+        return max(areas, default=self.resolution[0] * self.resolution[1])
+
+    def trouble_with(self, library: str) -> str | None:
+        return (self.broken or {}).get(library)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """The shape with what it was decided from. `load` is None where no card is used."""
+
+    shape: Shape
+    batch: BatchChoice
+    optimizer: str
+    load: Load | None
+    choices: tuple[Choice, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def shape_run(settings: Settings, ground: Ground) -> Shaped:
+    """Decide all that the card and the data decide.
+
+    Raises SettingsError where what was asked cannot be had on this card, MachineError where the
+    card cannot take the job at all.
+    """
+    precision, why_precision = _precision(settings, ground)
+    optimizer, why_optimizer, optimizer_trouble = choose_optimizer(settings, ground)
+    attention, why_attention, attention_trouble = choose_attention(settings, ground)
+    load = None
+    if ground.device == "cuda" and not ground.is_tiny:
+        load = load_of(settings, ground, optimizer=optimizer, precision=precision)
+        batch = choose_batch(load, ground.card, wish_of(settings, ground))
+    else:
+        batch = _unmeasured_batch(settings, ground)
+    workers, why_workers = choose_workers(settings, ground, batch.batch_size)
+    choices = (
+        Choice(name="batch size", value=str(batch.batch_size), reason=batch.reason),
+        Choice(
+            name="checkpointing",
+            value="on" if batch.gradient_checkpointing else "off",
+            reason=batch.why_checkpointing,
+        ),
+        Choice(name="accumulation", value=str(batch.accumulation), reason=batch.why_accumulation),
+        Choice(name="precision", value=precision, reason=why_precision),
+        Choice(name="attention", value=attention, reason=why_attention),
+        Choice(name="optimizer", value=optimizer, reason=why_optimizer),
+        Choice(name="workers", value=str(workers), reason=why_workers),
+    )
+    return Shaped(
+        shape=Shape(
+            batch_size=batch.batch_size,
+            gradient_accumulation_steps=batch.accumulation,
+            gradient_checkpointing=batch.gradient_checkpointing,
+            mixed_precision=precision,
+            attention=attention,
+            num_workers=workers,
+        ),
+        batch=batch,
+        optimizer=optimizer,
+        load=load,
+        choices=choices,
+        problems=tuple(each for each in (optimizer_trouble, attention_trouble) if each),
+    )
+
+
+def wish_of(settings: Settings, ground: Ground) -> Wish:
+    """What the user said of the batch."""
+    return Wish(
+        batch_size=settings.batch_size,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        effective_batch_size=settings.effective_batch_size,
+        accumulation=settings.gradient_accumulation_steps,
+        most_images=ground.most_images,
+        num_processes=settings.num_processes,
+    )
+
+
+def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Precision) -> Load:
+    """What the card will have to hold."""
+    options = settings.engine_options
+    text_trained = not settings.network_train_unet_only
+    return Load(
+        family=ground.family,
+        pixels=ground.largest_area,
+        network_dim=settings.network_dim,
+        conv_dim=settings.conv_dim or 0,
+        unet_trained=not settings.network_train_text_encoder_only,
+        text_encoder_trained=text_trained,
+        text_encoder_held=not text_trained and not _captions_cached(settings, ground),
+        optimizer=optimizer,
+        half_lora=bool(options.get("full_bf16") or options.get("full_fp16")),
+        half_base=bool(options.get("fp8_base")),
+        full_precision=precision == "no",
+        num_processes=settings.num_processes,
+    )
+
+
+def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
+    """The CPU computes in float32 whatever a file says that was written for a card; weights in
+    bf16, which are said with a word of their own, are taken seriously there too."""
+    asked = settings.mixed_precision
+    if ground.device == "cuda":
+        return choose_precision(asked, capability=ground.capability, gpu_name=ground.card.name)
+    if asked == "bf16" and settings.engine_options.get("full_bf16"):
+        return "bf16", "as asked: full_bf16 halves the memory, and a CPU computes it slowly"
+    return choose_precision(None, capability=None, gpu_name="")
+
+
+def choose_precision(
+    asked: Precision | None, *, capability: tuple[int, int] | None, gpu_name: str
+) -> tuple[Precision, str]:
+    """bf16 where the card computes it (8.0 and later), else fp16; the CPU takes float32.
+
+    Raises SettingsError for bf16 on a card without it.
+    """
+    if capability is None and not gpu_name:
+        return "no", "the CPU computes in float32"
+    has_bf16 = capability is not None and capability >= (8, 0)
+    if asked == "bf16" and not has_bf16:
+        raise SettingsError(
+            f"mixed_precision = 'bf16', but {gpu_name} has no bf16",
+            fix="set mixed_precision = 'fp16', or leave it out",
+        )
+    if asked is not None:
+        return asked, "as asked"
+    return ("bf16", "the card has it") if has_bf16 else ("fp16", "the card has no bf16")
+
+
+def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Problem | None]:
+    """The user's optimizer, its reason and a warning. 8-bit ones are bitsandbytes' and need a card;
+    where they cannot be had the plain one stands in, which computes the same in 32 bits."""
+    asked = settings.optimizer_type
+    if not asked.lower().endswith("8bit"):
+        return asked, "as asked", None
+    plain = asked[: -len("8bit")].removeprefix("Paged")
+    if ground.device == "cpu":
+        return plain, f"{asked} needs an NVIDIA card; {plain} computes the same in 32 bits", None
+    trouble = ground.trouble_with("bitsandbytes")
+    if trouble is None:
+        return asked, "as asked" if asked != "AdamW8bit" else "the guide's", None
+    return (
+        plain,
+        f"bitsandbytes does not work here; {plain} computes the same in 32 bits",
+        Problem(
+            text=f"{asked} cannot be used, bitsandbytes does not work here ({trouble}): trained"
+            f" with {plain}, which takes more memory",
+            fix=f"reinstall bitsandbytes for this torch, or set optimizer_type = '{plain}'",
+            level="warning",
+        ),
+    )
+
+
+def choose_attention(
+    settings: Settings, ground: Ground
+) -> tuple[Literal["xformers", "sdpa"], str, Problem | None]:
+    """torch's own attention unless xformers is asked for and works."""
+    asked = settings.attention
+    if asked != "xformers":
+        return "sdpa", "as asked" if asked == "sdpa" else "torch's own, always there", None
+    if ground.engine == "diffusers":
+        text = "the built-in trainer has no xformers: attention is computed by torch itself"
+        return "sdpa", "the built-in trainer's", Problem(text=text, level="note")
+    if ground.device == "cpu":
+        text = "xformers needs an NVIDIA card: attention is computed by torch itself"
+        return "sdpa", "xformers needs a card", Problem(text=text, level="note")
+    trouble = ground.trouble_with("xformers")
+    if trouble is None:
+        return "xformers", "as asked", None
+    return (
+        "sdpa",
+        "xformers does not work here",
+        Problem(
+            text=f"xformers does not work here ({trouble}): attention is computed by torch itself",
+            fix="reinstall xformers for this torch, or set attention = 'sdpa'",
+            level="warning",
+        ),
+    )
+
+
+def choose_workers(settings: Settings, ground: Ground, batch_size: int) -> tuple[int, str]:
+    """Processes that load images: none where latents are cached, else as many as the CPUs and
+    /dev/shm allow, which hands the images over."""
+    if ground.engine == "diffusers":
+        return 0, "the built-in trainer keeps all latents in memory"
+    if settings.max_data_loader_n_workers is not None:
+        return settings.max_data_loader_n_workers, "as asked"
+    if _latents_cached(settings):
+        return 0, "latents are cached: handed over in the process itself"
+    each_mib = _PREFETCHED * batch_size * ground.largest_area * 3 * 4 / 2**20
+    by_shm = int(ground.shm_mib / 2 / each_mib)
+    by_cpus = int(ground.cpus) - 1
+    found = max(0, min(4, by_shm, by_cpus))
+    limit = "/dev/shm" if by_shm < min(4, by_cpus) else "CPUs" if by_cpus < 4 else "usual number"
+    return found, f"by the {limit}: {ground.shm_mib} MiB of /dev/shm, {ground.cpus:g} CPUs"
+
+
+def _latents_cached(settings: Settings) -> bool:
+    options = settings.engine_options
+    changing = settings.random_crop or options.get("color_aug")
+    return not changing and options.get("cache_latents") is not False
+
+
+def _captions_cached(settings: Settings, ground: Ground) -> bool:
+    """Text encoders leave the card: sd-scripts caches SDXL's outputs, our own engine all."""
+    if ground.engine == "sd-scripts" and ground.family != "sdxl":
+        return False
+    said = settings.engine_options.get("cache_text_encoder_outputs")
+    if said is not None:
+        return bool(said)
+    changing = any(getattr(settings, key) for key in _CHANGING_CAPTIONS)
+    changing = changing or bool(settings.engine_options.get("enable_wildcard"))
+    return not changing
+
+
+def _unmeasured_batch(settings: Settings, ground: Ground) -> BatchChoice:
+    """On a CPU, or with the tiny base, memory does not decide."""
+    asked = settings.batch_size
+    usual = min(8 if ground.is_tiny else 1, ground.most_images)
+    size = asked if isinstance(asked, int) else usual
+    where = "the tiny base" if ground.is_tiny else f"a {ground.device}"
+    choice = BatchChoice(
+        batch_size=size,
+        gradient_checkpointing=bool(settings.gradient_checkpointing),
+        needed_gb=None,
+        reason="as asked" if isinstance(asked, int) else f"usual for {where}",
+        why_checkpointing="as asked" if settings.gradient_checkpointing else "not needed",
+        accumulation=settings.gradient_accumulation_steps,
+        why_accumulation="as asked",
+    )
+    return fill_up(choice, wish_of(settings, ground))

@@ -1,0 +1,305 @@
+"""How a card is used: batch and gradient checkpointing, one decision with accumulation.
+
+Pure: what the card and the user say in, a choice with its reason out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tenner.cards import Card, card_named
+from tenner.errors import MachineError, SettingsError
+from tenner.planning.speed import modelled_seconds
+from tenner.planning.vram import Load, largest_batch, needed_gb
+
+HEADROOM = 0.92
+"""Share of the free memory that is planned with: allocators fragment, other tensors come and go."""
+MODEL_MARGIN = 0.85
+"""A batch is refused only where even this share of what the model says does not fit: the model has
+been 10 % too high, and what it has not seen may be further off."""
+AUTO_LIMIT = 8
+"""`auto` stops here: the guide's largest batch. More images a step mean fewer steps to learn in."""
+_USUAL_PEAK = 100.0  # TFLOP/s, to compare choices on a card whose peak is not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Something that was decided, and why, in one line."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardMemory:
+    """The card to size for. `free_mib` is None where the driver hides it."""
+
+    name: str
+    free_mib: int | None
+    correction: float = 1.0
+    """Measured over modelled memory of this very job on this card, where it was measured."""
+
+    @property
+    def free_gb(self) -> float:
+        """1e9 bytes; all that is free."""
+        return (self.free_mib or 0) * 2**20 / 1e9
+
+    @property
+    def usable_gb(self) -> float:
+        """What is planned with, in the model's GB."""
+        return self.free_gb * HEADROOM / self.correction
+
+    @property
+    def known(self) -> Card | None:
+        return card_named(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user said of the batch. `most_images` is what the largest bucket can fill."""
+
+    batch_size: int | Literal["auto", "max"] = "auto"
+    gradient_checkpointing: bool | None = None
+    effective_batch_size: int | None = None
+    """Images that move the weights once, over all processes: accumulation fills it up."""
+    accumulation: int = 1
+    most_images: int = 1
+    num_processes: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchChoice:
+    """Images a step, and whether activations are recomputed. `needed_gb` is the model's word."""
+
+    batch_size: int
+    gradient_checkpointing: bool
+    needed_gb: float | None
+    reason: str
+    why_checkpointing: str
+    accumulation: int = 1
+    why_accumulation: str = ""
+    is_unsure: bool = False
+    """The model cannot say that it fits: to be measured, where a card is there."""
+
+
+def choose_batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
+    """Batch, checkpointing and accumulation for a card.
+
+    Raises MachineError where not even one image fits with every saving on, and SettingsError where
+    the user's own batch cannot fit, naming the one that does.
+    """
+    part = _part_of_effective(wish)
+    limited = wish if part is None else replace(wish, most_images=min(part, _most(wish)))
+    choice = _choose(load, card, limited)
+
+    def refit(size: int) -> BatchChoice:
+        return _of_size(load, card, size, wish.gradient_checkpointing)
+
+    return fill_up(choice, wish, refit=None if card.free_mib is None else refit)
+
+
+def fill_up(
+    choice: BatchChoice, wish: Wish, *, refit: Callable[[int], BatchChoice] | None = None
+) -> BatchChoice:
+    """Accumulate up to the wanted effective batch, from its largest divisor that the card takes.
+
+    `refit` sizes a smaller batch anew. Raises SettingsError where the parts do not make the whole.
+    """
+    part = _part_of_effective(wish)
+    if part is None:
+        why = "as asked" if wish.accumulation > 1 else "none asked for"
+        return replace(choice, accumulation=wish.accumulation, why_accumulation=why)
+    size = max(each for each in range(1, choice.batch_size + 1) if part % each == 0)
+    if size != choice.batch_size:
+        reason = f"the largest part of {part} up to {choice.batch_size}"
+        if refit:
+            choice = refit(size)
+            reason = f"{reason}; {choice.reason}"
+        choice = replace(choice, batch_size=size, reason=reason)
+    why = f"{wish.effective_batch_size} images to a step, as asked"
+    return replace(choice, accumulation=part // size, why_accumulation=why)
+
+
+def _choose(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
+    if card.free_mib is None:
+        return _blind(wish)
+    if isinstance(wish.batch_size, int):
+        return _as_asked(load, card, wish, wish.batch_size)
+    _refuse_too_small(load, card, wish)
+    guide = card.known.guide_batch if card.known else None
+    if wish.batch_size == "auto" and guide and load.family in ("sd1", "sdxl"):
+        size = min(guide[load.family == "sdxl"], _most(wish))
+        choice = _of_size(load, card, size, wish.gradient_checkpointing)
+        if not choice.is_unsure:
+            reason = f"the guide's for {card.known.name if card.known else card.name}"
+            return replace(choice, reason=f"{reason}; {choice.reason}")
+    limit = _most(wish) if wish.batch_size == "max" else min(_most(wish), AUTO_LIMIT)
+    return _fastest(load, card, wish, limit)
+
+
+def _blind(wish: Wish) -> BatchChoice:
+    size = wish.batch_size if isinstance(wish.batch_size, int) else 1
+    saving = wish.gradient_checkpointing is not False
+    reason = "the card does not tell its memory: the least that can run"
+    return BatchChoice(
+        batch_size=size,
+        gradient_checkpointing=saving,
+        needed_gb=None,
+        reason="as asked; the card does not tell its memory" if size > 1 else reason,
+        why_checkpointing="as asked" if wish.gradient_checkpointing is not None else reason,
+        is_unsure=True,
+    )
+
+
+def _as_asked(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchChoice:
+    """The user's batch: refused only where it certainly does not fit."""
+    choice = _of_size(load, card, size, wish.gradient_checkpointing)
+    if _may_fit(choice.needed_gb, card):
+        return choice
+    _refuse_too_small(load, card, wish)
+    fits = {
+        saving: largest_batch(load, free_gb=card.usable_gb, gradient_checkpointing=saving)
+        for saving in _allowed(wish)
+    }
+    most = max(fits.values())
+    fix = f"set batch_size = {most}" if most else "set batch_size = 1"
+    if not fits[choice.gradient_checkpointing]:
+        fix += " and gradient_checkpointing = true"
+    part = max((each for each in range(1, most + 1) if size % each == 0), default=0)
+    if part and wish.effective_batch_size is None:
+        fix += (
+            f", or batch_size = {part} and gradient_accumulation_steps ="
+            f" {size // part * wish.accumulation} for as many images to a step"
+        )
+    saving = " with gradient checkpointing" if choice.gradient_checkpointing else ""
+    raise SettingsError(
+        f"batch_size = {size} needs about {choice.needed_gb:.1f} GB{saving};"
+        f" {card.name} has {card.free_gb:.1f} GB free",
+        fix=f"{fix}; or leave it to batch_size = 'auto'",
+    )
+
+
+def _of_size(load: Load, card: CardMemory, size: int, asked: bool | None) -> BatchChoice:
+    """A given batch: without checkpointing where it fits, as that is faster."""
+    plain = needed_gb(load, batch_size=size, gradient_checkpointing=False)
+    recompute = plain > card.usable_gb if asked is None else asked
+    needed = needed_gb(load, batch_size=size, gradient_checkpointing=recompute)
+    fits = needed <= card.usable_gb
+    why = "as asked" if asked is not None else "not needed, and it costs time"
+    if recompute and asked is None:
+        why = f"needs {plain:.1f} GB without it"
+    return BatchChoice(
+        batch_size=size,
+        gradient_checkpointing=recompute,
+        needed_gb=needed,
+        reason=f"{'needs' if fits else 'may not fit: needs'} {_of(needed, card)}",
+        why_checkpointing=why,
+        is_unsure=not fits,
+    )
+
+
+def _fastest(load: Load, card: CardMemory, wish: Wish, limit: int) -> BatchChoice:
+    """The pair of batch and checkpointing that trains an image soonest, by the time model."""
+    pairs = [
+        (min(fits, limit), saving)
+        for saving in _allowed(wish)
+        if (fits := largest_batch(load, free_gb=card.usable_gb, gradient_checkpointing=saving))
+    ]
+    if not pairs:  # the least that can run may still fit, as the model is not exact
+        return _of_size(load, card, 1, wish.gradient_checkpointing is not False)
+    size, saving = min(pairs, key=lambda pair: seconds_per_image(load, card, *pair))
+    choice = _of_size(load, card, size, saving)
+    why = choice.why_checkpointing
+    if len(pairs) == 2:
+        other = next(pair for pair in pairs if pair[1] != saving)
+        why = _compared(load, card, (size, saving), other)
+    elif wish.gradient_checkpointing is None:
+        why = "not one image fits without it"
+    bound = "the card's limit" if size < limit else f"the most that {_limited_by(wish, limit)}"
+    return replace(choice, reason=f"{bound}; {choice.reason}", why_checkpointing=why)
+
+
+def _compared(
+    load: Load, card: CardMemory, chosen: tuple[int, bool], other: tuple[int, bool]
+) -> str:
+    share = seconds_per_image(load, card, *other) / seconds_per_image(load, card, *chosen) - 1
+    words = "with" if other[1] else "without"
+    return f"batch {other[0]} {words} it would take {share:.0%} longer"
+
+
+def _limited_by(wish: Wish, limit: int) -> str:
+    if limit == _most(wish):
+        return "the largest bucket can fill"
+    return "auto takes (max fills the card)"
+
+
+def seconds_per_image(
+    load: Load, card: CardMemory, batch_size: int, gradient_checkpointing: bool
+) -> float:
+    """By the time model, to compare choices."""
+    peak = card.known.peak_tflops if card.known else None
+    seconds = modelled_seconds(
+        load.family,
+        pixels=load.pixels,
+        peak_tflops=peak or _USUAL_PEAK,
+        batch_size=batch_size,
+        gradient_checkpointing=gradient_checkpointing,
+        text_encoder_trained=load.text_encoder_trained,
+    )
+    return seconds / batch_size
+
+
+def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
+    """Raise MachineError where not one image fits, even if the model is too high."""
+    saving = wish.gradient_checkpointing is not False
+    least = needed_gb(load, batch_size=1, gradient_checkpointing=saving)
+    if _may_fit(least, card):
+        return
+    even = "even with gradient checkpointing" if saving else "without gradient checkpointing"
+    ways = ["lower network_dim or resolution"]
+    if load.text_encoder_trained:
+        ways.append("set network_train_unet_only = true")
+    if not saving:
+        ways.append("set gradient_checkpointing = true")
+    raise MachineError(
+        f"one image needs {least:.1f} GB {even}; {card.name} has {card.free_gb:.1f} GB free",
+        fix=f"rent a card with {least / HEADROOM:.0f} GB or more, or {', or '.join(ways)}",
+    )
+
+
+def _part_of_effective(wish: Wish) -> int | None:
+    """Images of a wanted effective batch that one process takes.
+
+    Raises SettingsError where the parts do not make the whole.
+    """
+    wanted = wish.effective_batch_size
+    if wanted is None:
+        return None
+    part, rest = divmod(wanted, wish.num_processes)
+    size = wish.batch_size if isinstance(wish.batch_size, int) else 1
+    if rest or part % size:
+        by = f"num_processes = {wish.num_processes}" if rest else f"batch_size = {size}"
+        raise SettingsError(
+            f"effective_batch_size = {wanted} cannot be divided by {by}",
+            fix="choose a multiple, or leave batch_size to 'auto'",
+        )
+    return part
+
+
+def _allowed(wish: Wish) -> tuple[bool, ...]:
+    """With and without checkpointing, or only what the user said."""
+    asked = wish.gradient_checkpointing
+    return (False, True) if asked is None else (asked,)
+
+
+def _most(wish: Wish) -> int:
+    return max(1, wish.most_images)
+
+
+def _may_fit(needed: float | None, card: CardMemory) -> bool:
+    return needed is None or needed * MODEL_MARGIN <= card.free_gb / card.correction
+
+
+def _of(needed: float, card: CardMemory) -> str:
+    return f"{needed * card.correction:.1f} of {card.free_gb:.1f} GB"

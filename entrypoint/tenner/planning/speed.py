@@ -1,0 +1,139 @@
+"""How long a training step takes on a card, before it was ever run there.
+
+A step is bound by kernel launches when it is small and by arithmetic when it is large:
+`((launches)^1.5 + (work / (peak x use))^1.5)^(1/1.5)`, in seconds. Work is counted by tracing the
+U-Nets; launches and use are fitted to public measurements of sd-scripts and SimpleTuner
+(`cards/measured.toml`; `bench/calibration.py` prints model against measurement). Those cards sit in
+servers and desktops of their time: a slower host CPU launches more slowly. Once a run has made its
+first steps its own time counts, not this.
+
+Not known: SD 2.x (taken as SD 1.x), cards before Ampere, float32, torch.compile.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from tenner.cards import card_named
+from tenner.cards.measured import MeasuredSpeed, measured_speed
+from tenner.planning.vram import NATIVE_SIDE, Family, Load
+
+LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
+"""The least time of a step, however fast the card."""
+TEXT_LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.05, "sd2": 0.10, "sdxl": 0.20}
+"""More where text encoders are trained: fitted for SDXL's 264 modules, by number for the others."""
+CHECKPOINTING_LAUNCHES = 1.7
+"""Forward runs twice."""
+USE: Mapping[Family, float] = {"sd1": 0.16, "sd2": 0.16, "sdxl": 0.42}
+"""Share of the card's peak that large steps reach."""
+STEP_TFLOP: Mapping[Family, tuple[float, float]] = {
+    "sd1": (1.844, 2.670),
+    "sd2": (1.844, 2.670),
+    "sdxl": (15.01, 21.95),
+}
+"""Work of an image at the native side, without and with gradient checkpointing."""
+PIXEL_POWER: Mapping[Family, float] = {"sd1": 1.31, "sd2": 1.31, "sdxl": 1.13}
+"""Attention grows faster than pixels: counted at 512 and 768 (SD 1.x), 768 and 1024 (SDXL)."""
+FORWARD_TFLOP: Mapping[Family, float] = {"sd1": 0.803, "sd2": 0.803, "sdxl": 6.761}
+"""Work of one denoising step of one picture at the native side."""
+FORWARD_LAUNCHES = 0.18
+"""Kernel launches of a bare U-Net's forward pass to those of a training step: 3,062 to 17,000 in
+SDXL, by tracing."""
+BLEND = 1.5
+ERROR = 0.25
+"""How far the model may be off, as a share: 10 % at worst on the few cards it has seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of an optimizer step and where they come from."""
+
+    seconds: float
+    is_measured: bool
+    """Scaled by measurements of this very card and family."""
+    source: str
+
+
+def step_time(
+    load: Load,
+    *,
+    gpu_name: str,
+    batch_size: int,
+    gradient_checkpointing: bool,
+    accumulation: int = 1,
+) -> StepTime | None:
+    """Expected seconds of an optimizer step; None for a card whose peak is not known, or in
+    float32."""
+    card = card_named(gpu_name)
+    if card is None or card.peak_tflops is None or load.full_precision:
+        return None
+    seconds = modelled_seconds(
+        load.family,
+        pixels=load.pixels,
+        peak_tflops=card.peak_tflops,
+        batch_size=batch_size,
+        gradient_checkpointing=gradient_checkpointing,
+        text_encoder_trained=load.text_encoder_trained,
+        accumulation=accumulation,
+    )
+    factor, sources = _by_measurement(card.name, load.family)
+    source = "; ".join(sources) or "the time model, from the card's peak"
+    return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source)
+
+
+def modelled_seconds(
+    family: Family,
+    *,
+    pixels: int,
+    peak_tflops: float,
+    batch_size: int,
+    gradient_checkpointing: bool,
+    text_encoder_trained: bool,
+    accumulation: int = 1,
+) -> float:
+    """Seconds of an optimizer step by the model alone."""
+    launches = LAUNCH_SECONDS[family] * (CHECKPOINTING_LAUNCHES if gradient_checkpointing else 1)
+    launches += TEXT_LAUNCH_SECONDS[family] * text_encoder_trained
+    share = (pixels / NATIVE_SIDE[family] ** 2) ** PIXEL_POWER[family]
+    work = batch_size * STEP_TFLOP[family][gradient_checkpointing] * share
+    arithmetic = work / (peak_tflops * USE[family])
+    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * accumulation
+
+
+def picture_seconds(family: Family, *, pixels: int, gpu_name: str, num_steps: int) -> float | None:
+    """Seconds to draw a sample with guidance (two pictures a step), by the same model; not fitted
+    to any measurement of drawing. None for a card whose peak is not known."""
+    card = card_named(gpu_name)
+    if card is None or card.peak_tflops is None:
+        return None
+    share = (pixels / NATIVE_SIDE[family] ** 2) ** PIXEL_POWER[family]
+    arithmetic = 2 * FORWARD_TFLOP[family] * share / (card.peak_tflops * USE[family])
+    launches = LAUNCH_SECONDS[family] * FORWARD_LAUNCHES
+    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * num_steps
+
+
+def modelled_row(row: MeasuredSpeed) -> float:
+    """The model's word on a measured row."""
+    card = card_named(row.card)
+    if card is None or card.peak_tflops is None:
+        raise ValueError(f"no peak known for {row.card}")
+    return modelled_seconds(
+        row.family,
+        pixels=row.side**2,
+        peak_tflops=card.peak_tflops,
+        batch_size=row.batch_size,
+        gradient_checkpointing=row.gradient_checkpointing,
+        text_encoder_trained=row.text_encoder_trained,
+        accumulation=row.gradient_accumulation_steps,
+    )
+
+
+@cache
+def _by_measurement(card: str, family: Family) -> tuple[float, tuple[str, ...]]:
+    """Measured over modelled on one card, the geometric mean of its rows, and their sources."""
+    rows = [row for row in measured_speed() if row.card == card and row.family == family]
+    if not rows:
+        return 1.0, ()
+    logs = [math.log(row.seconds_per_step / modelled_row(row)) for row in rows]
+    return math.exp(math.fsum(logs) / len(logs)), tuple(dict.fromkeys(r.source for r in rows))

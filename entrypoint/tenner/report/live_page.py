@@ -1,0 +1,237 @@
+"""The run's page, kept true while the run goes on, and told its end whatever that is.
+
+Pages are written by a thread of their own that yields to everything else and spends at most
+`MAX_SHARE` of its time on them: the training is not to be slowed by being looked at.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, TennerError
+from tenner.events import Event, Warned
+from tenner.planning.cost import Price, book_price
+from tenner.preparation import Prepared
+from tenner.report.facts import (
+    CostFacts,
+    LossCurve,
+    Notice,
+    ReportFacts,
+    SampleSet,
+    State,
+    redacted,
+)
+from tenner.report.images import PictureStore
+from tenner.report.page import render_page
+from tenner.report.run_facts import Found, report_facts
+from tenner.report.story import Story
+from tenner.running.event_log import read_event_lines
+from tenner.running.run_dir import RunDir, write_atomically
+from tenner.secrets import NO_SECRETS, Secrets
+from tenner.supervision.budget import Budget
+from tenner.supervision.priority import yield_thread
+
+LEAST_SECONDS = 2.0
+"""A page is not written oftener than this."""
+MAX_SHARE = 0.01
+"""Share of one core's time that pages may take while the training goes on."""
+SEND_SECONDS = 300.0
+
+
+@dataclass(kw_only=True)
+class LivePage:
+    """Writes `report.html` and `live.json` of a run while it is used as a context.
+
+    `hear` takes every event; `add` takes what the pipeline has found; `write` writes at once. A
+    page that cannot be written is a warning: the run goes on without it.
+    """
+
+    prepared: Prepared
+    place: RunDir
+    tell: Callable[[Event], None]
+    budget: Budget
+    started: float = field(default_factory=time.monotonic)
+    """When this life of the run began, by `now`."""
+    send: Callable[[Path, int], None] | None = None
+    """Takes a copy of the page every `SEND_SECONDS`, with the step that it shows, for whoever
+    watches the run at its destination."""
+    secrets: Secrets = NO_SECRETS
+    now: Callable[[], float] = time.monotonic
+    found: Found = field(default_factory=Found)
+    state: State = "training"
+    problems: tuple[Problem, ...] = ()
+    _failed: bool = False
+
+    def __post_init__(self) -> None:
+        self._story = Story.of_log(read_event_lines(self.place.events), now=self.now)
+        self._pictures = PictureStore()
+        self._sent_at = self.now()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_true, name="page", daemon=True)
+
+    def hear(self, event: Event) -> None:
+        """Take in one event of the run."""
+        with self._lock:
+            self._story.hear(event)
+        self._changed.set()
+
+    def add(self, **found: Any) -> None:
+        """Note what the run has found; keys are those of `Found`."""
+        with self._lock:
+            self.found = replace(self.found, **found)
+        self._changed.set()
+
+    def add_samples(self, drawn: SampleSet) -> None:
+        """Show what was drawn: epochs in their order, the finished LoRA last."""
+        with self._lock:
+            others = [each for each in self.found.sample_sets if each.epoch != drawn.epoch]
+            sets = sorted([*others, drawn], key=lambda each: (each.final, each.epoch or 0))
+            self.found = replace(self.found, sample_sets=tuple(sets))
+        self._changed.set()
+
+    def write(self, state: State | None = None) -> None:
+        """Write the page now, as one of a run in `state`."""
+        with self._writing:
+            with self._lock:
+                self.state = state or self.state
+                facts = self._facts()
+            try:
+                page, live = render_page(redacted(facts, self.secrets.redact), self._pictures)
+                write_atomically(self.place.report, page)
+                write_atomically(self.place.live, live)
+            except OSError as error:
+                self._cannot_write(error)
+
+    @property
+    def curve(self) -> LossCurve:
+        """The loss of every step so far."""
+        with self._lock:
+            return self._story.curve()
+
+    def send_if_due(self) -> None:
+        """Write the page and give a copy of it away, where that was not done for a while."""
+        if self.now() - self._sent_at >= SEND_SECONDS:
+            self.write()
+            self._send_copy()
+
+    def bring_out(self, error: TennerError) -> None:
+        """Write the page of a run that ends with `error`, and give a copy of it away."""
+        self.settle()
+        with self._lock:
+            self.problems = error.problems
+        self.write(ending(error))
+        self._send_copy()
+
+    def _send_copy(self) -> None:
+        """A copy, since what is being sent must not change; the last may still be on its way."""
+        self._sent_at = self.now()
+        if self.send is None:
+            return
+        folder = self.place.path / "page"
+        older = sorted(folder.glob("*.html"))[:-1] if folder.is_dir() else []
+        step = self._story.last.step if self._story.last else 0
+        copy = folder / f"{step:09d}.html"
+        try:
+            write_atomically(copy, self.place.report.read_bytes())
+            for each in older:
+                each.unlink(missing_ok=True)
+        except OSError as error:
+            self._cannot_write(error)
+            return
+        self.send(copy, step)
+
+    def settle(self) -> None:
+        """Write no more by itself: what is delivered must not change meanwhile."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _cannot_write(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            why = error.strerror or str(error)
+            self.tell(Warned(text=f"the page {self.place.report} cannot be written: {why}"))
+
+    def _facts(self) -> ReportFacts:
+        said = tuple(
+            Notice(text=each.text, fix=each.fix, level=each.level)
+            for each in (*self.problems, *self.prepared.plan.notices, *self._story.notices)
+        )
+        facts = report_facts(self.prepared, self._story, self.found, state=self.state)
+        return replace(facts, notices=said, cost=self._cost())
+
+    def _cost(self) -> CostFacts | None:
+        """Dollars over all lives: by the price of this machine, else the price book's for the
+        card, which is an estimate and said to be one."""
+        price, source, spent = self.budget.price_per_hour, "", self.budget.spent_usd
+        if price is None:
+            book = self._book_price()
+            if book is None:
+                return None
+            price, source = book.usd_per_hour, book.source
+            spent = self.budget.spent_seconds / 3600 * price
+        spent += (self.now() - self.started) / 3600 * price
+        left = self._story.seconds_left if self.state == "training" else 0.0
+        return CostFacts(
+            spent_usd=spent,
+            expected_usd=None if left is None else spent + left / 3600 * price,
+            price_per_hour=price,
+            max_cost_usd=self.budget.max_cost_usd,
+            price_source=source,
+        )
+
+    def _book_price(self) -> Price | None:
+        plan = self.prepared.plan
+        return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
+
+    def _keep_true(self) -> None:
+        yield_thread()
+        pause = 0.0
+        while not self._closing.wait(pause):
+            self._changed.wait(LEAST_SECONDS)
+            if self._closing.is_set() or not self._changed.is_set():
+                continue
+            self._changed.clear()
+            started = time.thread_time()
+            self.write()
+            self.send_if_due()
+            pause = max(LEAST_SECONDS, (time.thread_time() - started) / MAX_SHARE)
+
+    def __enter__(self) -> Self:
+        self._changed.set()  # the first page is due now
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.settle()
+        if error is None:
+            return
+        if isinstance(error, TennerError):
+            with self._lock:
+                self.problems = error.problems
+        self.write(ending(error))
+
+
+def ending(error: BaseException) -> State:
+    """The state of a run that ended with `error`."""
+    match error:
+        case Stopped() | KeyboardInterrupt():
+            return "stopped"
+        case BudgetReached():
+            return "budget"
+        case DeliveryError():
+            return "not_delivered"
+        case _:
+            return "failed"

@@ -1,0 +1,168 @@
+"""A run's files and nouns, told to the report in plain values."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from tenner import __version__
+from tenner.base.model import FAMILY_NAMES, Base
+from tenner.delivery import Delivered
+from tenner.planning.decision import num_cpus
+from tenner.preparation import Prepared
+from tenner.report.facts import (
+    ChoiceFact,
+    ConceptFact,
+    DatasetFacts,
+    DatasetImage,
+    FileFact,
+    Pair,
+    ReportFacts,
+    SampleSet,
+    SettingFact,
+    State,
+    TimingFact,
+)
+from tenner.report.story import Story
+from tenner.sample.job import Samples
+from tenner.sample.sampling import Drawn
+from tenner.settings.model import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the run has found so far, beside its events."""
+
+    lora_file: str = ""
+    sample_sets: tuple[SampleSet, ...] = ()
+    concept: tuple[ConceptFact, ...] = ()
+    concept_definition: str = ""
+    files: tuple[FileFact, ...] = ()
+    timings: tuple[TimingFact, ...] = ()
+
+
+def report_facts(
+    prepared: Prepared,
+    story: Story,
+    found: Found,
+    *,
+    state: State,
+) -> ReportFacts:
+    """All that the page shows of this run, but for what it cost and what went wrong."""
+    plan, base, last = prepared.plan, prepared.base, story.last
+    return ReportFacts(
+        name=plan.output_name,
+        state=state,
+        phase=story.phase if state in ("training", "trained") and story.phase != "training" else "",
+        language=prepared.settings.language,
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        trigger=prepared.dataset.trigger,
+        family=base.family,
+        base_name=base_name(base),
+        base_is_file=base.layout == "checkpoint" and not base.hub_id,
+        base_licence=base.licence,
+        engine=plan.engine,
+        lora_file=found.lora_file,
+        step=last.step if last else 0,
+        num_steps=plan.length.num_steps,
+        epoch=last.epoch if last else 0,
+        num_epochs=plan.length.num_epochs,
+        eta_seconds=story.seconds_left,
+        images_per_second=last.images_per_second if last else None,
+        curve=story.curve(),
+        sample_sets=found.sample_sets,
+        concept=found.concept,
+        concept_definition=found.concept_definition,
+        dataset=dataset_facts(prepared),
+        settings=setting_facts(prepared),
+        choices=tuple(
+            ChoiceFact(name=each.name, value=each.value, reason=each.reason)
+            for each in plan.choices
+        ),
+        machine=machine_facts(prepared),
+        files=found.files,
+        timings=found.timings,
+    )
+
+
+def base_name(base: Base) -> str:
+    """What a reader knows the base by: its repo on the Hub, else the name of its file or folder,
+    since a path on the machine that trained says nothing elsewhere."""
+    return base.hub_id or Path(base.name).name
+
+
+def dataset_facts(prepared: Prepared) -> DatasetFacts:
+    dataset = prepared.dataset
+    buckets = dataset.images_by_bucket()
+    shapes = ", ".join(f"{width}×{height}" for width, height in sorted(buckets))
+    return DatasetFacts(
+        num_images=dataset.num_images + len(dataset.held_out),
+        num_captions=dataset.num_captions,
+        images=tuple(
+            DatasetImage(path=image.path, name=image.source, caption=image.caption)
+            for image in (*dataset.images, *dataset.held_out)
+        ),
+        facts=(
+            Pair(name="images seen in an epoch", value=str(dataset.num_image_passes)),
+            Pair(name="buckets", value=shapes),
+            *(
+                (Pair(name="held out", value=str(len(dataset.held_out))),)
+                if dataset.held_out
+                else ()
+            ),
+            Pair(name="left out", value=str(len(dataset.left_out))),
+            Pair(name="mended", value=str(len(dataset.mended))),
+        ),
+    )
+
+
+def setting_facts(prepared: Prepared) -> tuple[SettingFact, ...]:
+    """Every setting with where it came from; undecided ones are among the plan's choices."""
+    settings, request = prepared.settings, prepared.request
+    return tuple(
+        SettingFact(name=key, value=shown(getattr(settings, key)), source=request.source(key))
+        for key in Settings.model_fields
+        if getattr(settings, key) not in (None, (), {}, "")
+    )
+
+
+def shown(value: object) -> str:
+    """A setting's value as one writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        parts = cast("tuple[object, ...]", value)
+        return ", ".join(str(part) for part in parts)
+    return str(value)
+
+
+def machine_facts(prepared: Prepared) -> tuple[Pair, ...]:
+    machine, host = prepared.machine, prepared.machine.host
+    pairs = [
+        Pair(name="base", value=FAMILY_NAMES[prepared.base.family]),
+        Pair(name="cores", value=str(num_cpus(machine))),
+        Pair(name="memory", value=f"{host.ram_mib or 0:,} MiB"),
+        Pair(name="system", value=f"{os.uname().sysname} {os.uname().machine}"),
+    ]
+    if machine.has_gpu and prepared.plan.device == "cuda":
+        gpu = machine.chosen[0]
+        pairs.insert(0, Pair(name="card", value=f"{gpu.name}, {gpu.total_mib or '?'} MiB"))
+        pairs.insert(1, Pair(name="driver", value=gpu.driver))
+    return tuple(pairs)
+
+
+def sample_set(drawn: Drawn) -> SampleSet:
+    """What was drawn of the finished LoRA. Raises OSError or ValueError."""
+    listing: Path = drawn.listing
+    return SampleSet.of(Samples.read(listing), listing.parent)
+
+
+def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
+    """What was delivered, file by file, and where it lies."""
+    where = ", ".join(each.destination for each in delivered.at)
+    return tuple(
+        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
+        for each in delivered.manifest.files
+    )

@@ -1,0 +1,106 @@
+"""The files of a trained run, brought to its destinations and verified there."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
+from tenner.delivery.retry import Deadline
+from tenner.errors import DeliveryError, Problem
+from tenner.events import Event, Warned
+from tenner.report.model_card import CARD_NAME
+from tenner.running.run_dir import RunDir, write_json
+from tenner.secrets import Secrets
+
+PAUSE_SECONDS = 60.0
+"""Between two deliveries of a run that is kept alive; each of them tries for itself too."""
+
+
+def default_destination(place: RunDir) -> Destination:
+    """A folder in the run's own directory."""
+    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
+
+
+def deliver_run(
+    place: RunDir,
+    destinations: tuple[Destination, ...],
+    *,
+    name: str,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    on_event: Callable[[Event], None],
+    deadline: Deadline | None = None,
+) -> Delivered:
+    """Deliver the files of a trained run, and note where they are verified.
+
+    Raises DeliveryError with the command that tries again; the files are kept.
+    """
+    try:
+        delivered = deliver(
+            delivered_files(place, name),
+            destinations,
+            secrets=secrets,
+            on_event=on_event,
+            job=name,
+            env=environ,
+            deadline=deadline,
+        )
+    except DeliveryError as error:
+        retry = Problem(
+            text=f"the files are kept in {place.path}",
+            fix=f"when the cause is mended: tenner deliver {place.path}",
+        )
+        raise DeliveryError(problems=[*error.problems, retry]) from error
+    write_json(place.delivered, delivered.to_json())
+    return delivered
+
+
+def deliver_persistently(
+    deliver_once: Callable[[], Delivered],
+    *,
+    minutes: float,
+    stopped: Callable[[], bool],
+    on_event: Callable[[Event], None],
+    pause_seconds: float = PAUSE_SECONDS,
+) -> Delivered:
+    """Deliver, and after a failure again and again until `minutes` have gone.
+
+    A signal ends the waiting. Raises the last DeliveryError.
+    """
+    until = time.monotonic() + 60 * minutes
+    while True:
+        try:
+            return deliver_once()
+        except DeliveryError as error:
+            left = until - time.monotonic()
+            if left <= 0 or stopped():
+                raise
+            why = error.problems[0]
+            text = f"not delivered: {why.text}; tried again for {left / 60:.0f} more minutes"
+            on_event(Warned(text=text, fix=why.fix))
+        wake = min(until, time.monotonic() + pause_seconds)
+        while time.monotonic() < wake and not stopped():
+            time.sleep(min(0.5, pause_seconds))
+
+
+def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
+    """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
+    grid, the page, the settings."""
+    files = [
+        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
+    ]
+    files += [
+        DeliveredFile(path=path, name=f"checkpoints/{path.name}")
+        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+    ]
+    pictures = [*place.samples.glob("epoch-*.png"), *place.samples.glob("widget-*.png")]
+    for path, to in (
+        (place.path / CARD_NAME, CARD_NAME),
+        (place.samples / "grid.png", "samples/grid.png"),
+        *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
+        (place.report, "report.html"),
+        (place.settings, "settings.toml"),
+        (place.plan, "plan.json"),
+    ):
+        if path.is_file():
+            files.append(DeliveredFile(path=path, name=to))
+    return files

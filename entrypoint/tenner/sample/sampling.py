@@ -1,0 +1,152 @@
+"""Draw the pictures that show a LoRA, in a process of their own, and lay them out as a grid."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tenner.engines import Command
+from tenner.engines.diffusers.engine import command as trainer_command
+from tenner.events import Event, Warned, parse_event
+from tenner.planning.plan import Plan
+from tenner.running.run_dir import RunDir, write_atomically
+from tenner.running.session import Launch, start_anew
+from tenner.sample.cells import guide_cells
+from tenner.sample.job import SAMPLES_FILE, Cell, SampleJob
+from tenner.settings.model import Settings
+from tenner.supervision.guards import Guard
+from tenner.supervision.supervise import StopRequest, follow
+
+MODULE = "tenner.sample.draw"
+_DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
+    "no": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
+_RESCALE, _HIGH = 0.7, 5.0  # arXiv 2305.08891, section 3.4: at high guidance pictures overexpose
+_DISTINCT_PROMPTS = 2
+"""Prompts taken from the captions when the user names none: more cost time and tell no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Pictures that were drawn, listed in `listing`, and the sheet of them all."""
+
+    listing: Path
+    grid: Path | None = None
+    seconds: float = 0.0
+
+
+def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[str]:
+    """The user's prompts, else the commonest captions of the dataset, else the trigger alone."""
+    if settings.sample_prompts:
+        return list(settings.sample_prompts)
+    counts: dict[str, int] = {}
+    for caption in captions:
+        counts[caption] = counts.get(caption, 0) + 1
+    usual = sorted(counts, key=lambda caption: (-counts[caption], caption))
+    return usual[:_DISTINCT_PROMPTS] or [trigger or "a picture"]
+
+
+def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
+    """What the guide asks to be looked at, for this dataset."""
+    return guide_cells(
+        sample_prompts(settings, captions, trigger),
+        trigger,
+        settings.sample_strengths,
+        settings.sample_seeds,
+        negative=settings.sample_negative_prompt,
+    )
+
+
+def draw(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    settings: Settings,
+    plan: Plan,
+    weights: Path,
+    python: Path,
+    tokenizers: Path | None,
+    place: RunDir,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    on_event: Callable[[Event], None],
+    cpus: int,
+    launch: Launch = start_anew,
+    guards: Sequence[Guard] = (),
+) -> Drawn | None:
+    """Draw `cells` into `folder`; None, with a warning, where it failed: the weights are good
+    without pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job = _job(cells, folder, settings=settings, plan=plan, weights=weights, cpus=cpus)
+    job = replace(job, tokenizers=str(tokenizers) if tokenizers else None)
+    job_file = folder / "job.json"
+    write_atomically(job_file, job.to_json())
+    started = trainer_command(job_file.absolute(), python)
+    argv = (str(python), "-m", MODULE, str(job_file.absolute()))
+    ending = follow(
+        launch(Command(argv=argv, env=started.env), environ),
+        read=parse_event,
+        on_event=on_event,
+        log=place.path / "samples.log",
+        environ=environ,
+        stop=stop,
+        grace_seconds=grace_seconds,
+        guards=guards,
+    )
+    listing = folder / SAMPLES_FILE
+    if ending.ended_by is not None and ending.ended_by.reason == "left":
+        return None
+    if ending.returncode != 0 or not listing.is_file():
+        why = ending.failed.text if ending.failed else "\n".join(ending.last_lines[-3:])
+        on_event(Warned(text=f"no samples: {why}", fix=f"see {place.path / 'samples.log'}"))
+        return None
+    return Drawn(listing=listing, seconds=ending.seconds)
+
+
+def lay_out(drawn: Drawn, path: Path, *, title: str) -> Drawn:
+    """Write the sheet of all drawn pictures to `path`. Raises OSError or ValueError."""
+    from tenner.sample.grid import draw_grid, read_tiles
+
+    sheet = draw_grid(read_tiles(drawn.listing), title=title)
+    temporary = path.with_suffix(".part.png")
+    sheet.save(temporary, optimize=True)
+    temporary.replace(path)
+    return Drawn(listing=drawn.listing, grid=path, seconds=drawn.seconds)
+
+
+def _job(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    settings: Settings,
+    plan: Plan,
+    weights: Path,
+    cpus: int,
+) -> SampleJob:
+    width, height = plan.resolution
+    base = plan.base
+    tiny = base.is_tiny
+    zero_snr = bool(settings.zero_terminal_snr or base.zero_terminal_snr)
+    return SampleJob(
+        base=str(base.path.absolute()),
+        family=base.family,
+        cells=tuple(cells),
+        out_dir=str(folder.absolute()),
+        lora=str(weights.absolute()),
+        v_parameterization=bool(settings.v_parameterization or base.prediction == "v_prediction"),
+        zero_terminal_snr=zero_snr,
+        width=width,
+        height=height,
+        steps=settings.sample_steps,
+        guidance_scale=settings.sample_guidance,
+        sampler=settings.sample_sampler,
+        guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
+        clip_skip=settings.clip_skip,
+        device=plan.device,
+        dtype=_DTYPES[str(plan.options["mixed_precision"])] if plan.device == "cuda" else "float32",
+        batch_size=25 if tiny else 4,
+        num_threads=cpus if plan.device == "cpu" else None,
+    )

@@ -1,0 +1,1 @@
+"""The trainer's process: started, followed, judged, rescued, ended."""

@@ -1,0 +1,93 @@
+"""What a run may cost, and when it has to end so that its result still gets out in time.
+
+Dollars and hours count over all lives of the run, from the start of the program: what a machine
+cost before that is not known here. The time that delivery needs is kept back, by the upload speed
+that was measured, or by a guess while nothing was sent yet.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tenner.events import Event, Warned
+from tenner.supervision.guards import Verdict
+
+GUESSED_BYTES_PER_SECOND = 5e6
+"""40 Mbit/s: what a slow host uploads with; only until the run has measured its own."""
+SAVING_SECONDS = 10.0
+WARN_AT = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The limits, and what earlier lives have used of them. `price_per_hour` is None where the
+    machine's price is not known: then only hours can be held to."""
+
+    max_cost_usd: float | None
+    max_hours: float | None
+    price_per_hour: float | None
+    spent_usd: float = 0.0
+    spent_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """What is left for this life, in seconds; None without a limit."""
+        left: list[float] = []
+        if self.max_hours is not None:
+            left.append(self.max_hours * 3600 - self.spent_seconds)
+        if self.max_cost_usd is not None and self.price_per_hour:
+            left.append((self.max_cost_usd - self.spent_usd) / self.price_per_hour * 3600)
+        return min(left, default=None)
+
+    def cost_usd(self, seconds: float) -> float | None:
+        """What `seconds` of this machine cost."""
+        return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
+
+    def says(self, seconds: float) -> str:
+        """`$1.24 of $10.00`, `0.5 of 2.0 hours`: after `seconds` of this life."""
+        parts: list[str] = []
+        cost = self.cost_usd(seconds)
+        if cost is not None and self.max_cost_usd is not None:
+            parts.append(f"${self.spent_usd + cost:.2f} of ${self.max_cost_usd:.2f}")
+        if self.max_hours is not None:
+            hours = (self.spent_seconds + seconds) / 3600
+            parts.append(f"{hours:.2f} of {self.max_hours:g} hours")
+        return ", ".join(parts)
+
+
+def delivery_seconds(num_bytes: int, bytes_per_second: float | None) -> float:
+    """What is kept back to save and deliver: twice what the measured speed says."""
+    return SAVING_SECONDS + 2 * num_bytes / (bytes_per_second or GUESSED_BYTES_PER_SECOND)
+
+
+@dataclass(kw_only=True)
+class BudgetGuard:
+    """Warns at 80 % and asks the engine to save and end when only the delivery still fits.
+
+    `reserve` tells what that takes now, in seconds; `started` is when this life began (monotonic).
+    """
+
+    budget: Budget
+    started: float
+    reserve: Callable[[], float]
+    now: Callable[[], float] = time.monotonic
+    _has_warned: bool = False
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        return None
+
+    def look(self) -> Verdict | None:
+        left = self.budget.seconds
+        if left is None:
+            return None
+        used = self.now() - self.started
+        if used >= left - self.reserve():
+            text = f"the budget ends here ({self.budget.says(used)}): saving and delivering"
+            return Verdict(event=Warned(text=text), end="ask", reason="budget")
+        total = self.budget.spent_seconds + left
+        if not self._has_warned and self.budget.spent_seconds + used >= WARN_AT * total:
+            self._has_warned = True
+            fix = "raise max_cost_usd or max_hours now and start again, or let it end in order"
+            text = f"80 % of the budget is used ({self.budget.says(used)})"
+            return Verdict(event=Warned(text=text, fix=fix))
+        return None

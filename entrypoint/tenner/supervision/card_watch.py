@@ -1,0 +1,169 @@
+"""Whether the card is still there and at work, asked of nvidia-smi now and then while it trains.
+
+nvidia-smi can hang where a driver has died, so it is asked from a thread of its own.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+
+from tenner.events import Event, Failed, Step, Warned
+from tenner.secrets import without_secrets
+from tenner.supervision.guards import Verdict
+
+EVERY_SECONDS = 30.0
+AGAIN_SECONDS = 1.0
+FAILURES = 3
+"""So many answers in a row that are none, a second apart: the host has lost the card."""
+IDLE_PERCENT = 20.0
+IDLE_LOOKS = 10
+HOT_LOOKS = 3
+_FIELDS = ("utilization.gpu", "clocks_throttle_reasons.hw_slowdown", "temperature.gpu")
+_ACTIVE = "active"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One answer: what the busiest card does, or why there is none. None where it does not say."""
+
+    utilization_percent: float | None = None
+    is_throttled: bool = False
+    celsius: float | None = None
+    trouble: str = ""
+
+
+def parse_look(text: str, returncode: int) -> Look:
+    """nvidia-smi's answer to `_FIELDS`, a card a line."""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if "not a valid field" in first:
+        return Look()  # an old driver: it is there, and tells nothing
+    if returncode != 0 or not first or "," not in first:
+        return Look(trouble=first or f"nvidia-smi ended with code {returncode}")
+    rows = [
+        [part.strip() for part in line.split(",")] for line in text.splitlines() if line.strip()
+    ]
+    used = [number for row in rows if (number := _number(row[0])) is not None]
+    heat = [number for row in rows if (number := _number(row[-1])) is not None]
+    return Look(
+        utilization_percent=max(used, default=None),
+        is_throttled=any(row[1].lower() == _ACTIVE for row in rows if len(row) > 1),
+        celsius=max(heat, default=None),
+    )
+
+
+def ask_smi(environ: Mapping[str, str]) -> Look:
+    """Run nvidia-smi once; it is given 20 s."""
+    words = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            words,
+            env=without_secrets(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Look(trouble="nvidia-smi does not answer")
+    except OSError as error:
+        return Look(trouble=f"nvidia-smi cannot be run: {error.strerror}")
+    return parse_look(done.stdout + done.stderr, done.returncode)
+
+
+@dataclass(kw_only=True)
+class CardWatch:
+    """A guard. Used as a context, so that its thread ends with the training."""
+
+    ask: Callable[[], Look]
+    every_seconds: float = EVERY_SECONDS
+    again_seconds: float = AGAIN_SECONDS
+    _looks: deque[Look] = field(default_factory=lambda: deque[Look](maxlen=IDLE_LOOKS))
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _steps: int = 0
+    _steps_at_look: int = 0
+    _answers: SimpleQueue[Look] = field(default_factory=SimpleQueue[Look])
+    _told: set[str] = field(default_factory=set[str])
+
+    def __enter__(self) -> "CardWatch":
+        threading.Thread(target=self._watch, name="card", daemon=True).start()
+        return self
+
+    def __exit__(self, *of_the_error: object) -> None:
+        self._closing.set()
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        self._steps += isinstance(event, Step)
+        return None
+
+    def look(self) -> Verdict | None:
+        if self._answers.empty():
+            return None
+        while not self._answers.empty():
+            self._looks.append(self._answers.get())
+        looks = list(self._looks)
+        lost = looks[-FAILURES:]
+        if len(lost) == FAILURES and all(each.trouble for each in lost):
+            failed = Failed(
+                kind="host",
+                text=f"the host has lost its card: {lost[-1].trouble}",
+                fix="rent another machine and start the same command there:"
+                " it goes on from the last state",
+            )
+            return Verdict(event=failed, end="ask", reason="host")
+        trains, self._steps_at_look = self._steps > self._steps_at_look, self._steps
+        return self._slow(looks) if trains else None
+
+    def take(self, look: Look) -> None:
+        """An answer came, from any thread."""
+        self._answers.put(look)
+
+    def _slow(self, looks: list[Look]) -> Verdict | None:
+        """Signs of a bad host, each told once."""
+        used = [look.utilization_percent for look in looks if look.utilization_percent is not None]
+        if len(used) == IDLE_LOOKS and statistics.median(used) < IDLE_PERCENT:
+            text = f"the card is at work for {statistics.median(used):.0f} % of the time only"
+            return self._once(
+                "idle", text, "the CPU or the disk holds it up, or another program has the card"
+            )
+        hot = looks[-HOT_LOOKS:]
+        if len(hot) == HOT_LOOKS and all(look.is_throttled for look in hot):
+            at = f" at {hot[-1].celsius:.0f} °C" if hot[-1].celsius is not None else ""
+            fix = "the host's cooling or power is bad: another machine would be faster"
+            return self._once("hot", f"the card is slowed down by its own protection{at}", fix)
+        return None
+
+    def _once(self, what: str, text: str, fix: str) -> Verdict | None:
+        if what in self._told:
+            return None
+        self._told.add(what)
+        return Verdict(event=Warned(text=text, fix=fix))
+
+    def _watch(self) -> None:
+        while not self._closing.is_set():
+            found = self.ask()
+            self.take(found)
+            self._closing.wait(self.again_seconds if found.trouble else self.every_seconds)
+
+
+@contextlib.contextmanager
+def watching(device: str, environ: Mapping[str, str]) -> Generator[tuple[CardWatch, ...]]:
+    """The guard of a card, none for a training on the CPU."""
+    if device != "cuda":
+        yield ()
+        return
+    with CardWatch(ask=partial(ask_smi, environ)) as watch:
+        yield (watch,)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,241 @@
+"""Start a program, follow what it says, and stop it when asked: once, and whole.
+
+The program gets its own session, so that a signal to the container reaches it through this
+module alone and never twice. Its output goes to a log as it is, and to `read` line by line; the
+supervisor knows nothing of trainers.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from tenner.engines import THREAD_WAITING, Command, ReadLine
+from tenner.events import Event, Failed
+from tenner.supervision.guards import Guard, Guards, Verdict
+from tenner.supervision.leash import leashed
+
+_MAX_LINE_BYTES = 65_536
+_LOOK_SECONDS = 0.9
+PATIENCE_SECONDS = 120.0
+"""What an engine that a guard asks to end may take to save: on a slow disk, a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a program ended. `signal` is the one that stopped this run, where one did; `ended_by`
+    the guard's verdict that ended it, where one did."""
+
+    returncode: int
+    signal: int | None = None
+    ended_by: Verdict | None = None
+    failed: Failed | None = None
+    last_lines: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class StopRequest:
+    """Whether a signal asked this run to end; shared between the handler and the loop."""
+
+    signal: int | None = None
+    times: int = 0
+    asked_at: float = 0.0
+    pids: set[int] = field(default_factory=set[int])
+    ends_at_once: bool = False
+
+    @contextlib.contextmanager
+    def at_once(self) -> Generator[None]:
+        """While nothing can be lost: a first signal raises KeyboardInterrupt here."""
+        self.ends_at_once = True
+        try:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.ends_at_once = False
+
+    def seconds_left(self, grace_seconds: float) -> float:
+        """What is left of the time after the first signal: all of it while there was none, and
+        nothing after a second one."""
+        if self.times > 1:
+            return 0.0
+        gone = time.monotonic() - self.asked_at if self.signal is not None else 0.0
+        return max(0.0, grace_seconds - gone)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Generator[StopRequest]:
+    """SIGTERM and SIGINT ask for an orderly end; a second one ends the running program at once."""
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        request.times += 1
+        request.asked_at = request.asked_at or time.monotonic()
+        for pid in request.pids:
+            _signal_group(pid, signal.SIGTERM if request.times == 1 else signal.SIGKILL)
+        if (request.times > 1 and not request.pids) or request.ends_at_once:
+            raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(kw_only=True)
+class _Program:
+    """A running program, and how its end was asked for: by a signal to this run, or a guard."""
+
+    pid: int
+    stop: StopRequest
+    grace_seconds: float
+    patience_seconds: float
+    on_event: Callable[[Event], None]
+    verdict: Verdict | None = None
+    asked_at: float = 0.0
+    failures: list[Failed] = field(default_factory=list[Failed])
+
+    def judge(self, verdicts: Sequence[Verdict]) -> None:
+        """Do what guards ask for. What the program itself called a failure says more."""
+        for each in verdicts:
+            if isinstance(each.event, Failed):
+                self.failures.extend([] if self.failures else [each.event])
+            if each.event is not None:
+                self.on_event(each.event)
+            if each.end == "no" or self.stop.signal is not None:
+                continue
+            if self.verdict is None:
+                self.verdict, self.asked_at = each, time.monotonic()
+                _signal_group(self.pid, signal.SIGTERM if each.end == "ask" else signal.SIGKILL)
+            elif each.end == "now":
+                _signal_group(self.pid, signal.SIGKILL)
+
+    def end_if_late(self, *, quiet: bool) -> None:
+        """End what did not end by itself in time, and children that hold the output open."""
+        now = time.monotonic()
+        late = self.stop.signal is not None and now - self.stop.asked_at > self.grace_seconds
+        asked = self.verdict is not None and now - self.asked_at > self.patience_seconds
+        if late or asked or (quiet and _has_exited(self.pid)):
+            _signal_group(self.pid, signal.SIGKILL)
+
+
+def follow(
+    command: Command,
+    *,
+    read: ReadLine,
+    on_event: Callable[[Event], None],
+    log: Path,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    guards: Sequence[Guard] = (),
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Ending:
+    """Run `command` to its end, under the eyes of `guards`.
+
+    After a first signal the program has `grace_seconds` to end by itself, and `patience_seconds`
+    where a guard asked for it. Raises OSError where the program cannot be started.
+    """
+    started = time.monotonic()
+    tail: deque[str] = deque(maxlen=40)
+    watch = Guards(each=guards)
+    surroundings = {**THREAD_WAITING, **environ, **command.env}
+    with log.open("ab") as log_file:
+        process = subprocess.Popen(
+            leashed(command.argv, surroundings),
+            env=surroundings,
+            cwd=command.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        stop.pids.add(process.pid)
+        if stop.signal is not None:  # it came between the last check and the start
+            _signal_group(process.pid, signal.SIGTERM)
+        program = _Program(
+            pid=process.pid,
+            stop=stop,
+            grace_seconds=grace_seconds,
+            patience_seconds=patience_seconds,
+            on_event=on_event,
+        )
+        try:
+            for line in _lines(process.stdout.fileno(), log_file, program, watch):
+                event = read(line)
+                if event is None:
+                    tail.append(line)
+                while True:
+                    if isinstance(event, Failed):
+                        program.failures.append(event)
+                    if event is not None:
+                        on_event(event)
+                    program.judge(watch.heard(event))
+                    event = read("") if event else None  # a line may say several things
+                    if event is None:
+                        break
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            # Not yet waited for, so the group's number cannot be another's: end what outlived it.
+            _signal_group(process.pid, signal.SIGKILL)
+            process.stdout.close()
+            returncode = process.wait()
+            stop.pids.discard(process.pid)
+    return Ending(
+        returncode=returncode,
+        signal=stop.signal,
+        ended_by=program.verdict,
+        failed=program.failures[-1] if program.failures else None,
+        last_lines=tuple(tail),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _lines(output: int, log: BinaryIO, program: _Program, watch: Guards) -> Iterator[str]:
+    """The program's lines as they come; a carriage return ends a line too (progress bars)."""
+    pending = b""
+    looked_at = 0.0
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(timeout=1.0)
+            program.end_if_late(quiet=not ready)
+            if time.monotonic() - looked_at >= _LOOK_SECONDS:
+                looked_at = time.monotonic()
+                program.judge(watch.look())
+            if not ready:
+                continue
+            chunk = os.read(output, _MAX_LINE_BYTES)
+            if not chunk:
+                break
+            log.write(chunk)
+            log.flush()
+            *whole, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
+            if len(pending) > _MAX_LINE_BYTES:
+                whole, pending = [*whole, pending], b""
+            yield from (each.decode(errors="replace") for each in whole if each.strip())
+    if pending.strip():
+        yield pending.decode(errors="replace")
+
+
+def _has_exited(pid: int) -> bool:
+    """Whether the process ended, leaving it to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

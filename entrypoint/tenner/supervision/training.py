@@ -1,0 +1,280 @@
+"""Train: hand the plan to its engine, follow it, and believe only the files it leaves.
+
+A run may have several lives, and a life several engines: each starts from the newest state that
+the engine accepts; a state that turns out to be broken is put aside and the one before is taken;
+where the card's memory did not do, a lighter engine goes on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tenner.engines import Command, ReadLine
+from tenner.errors import (
+    BudgetReached,
+    DatasetError,
+    MachineError,
+    Problem,
+    SettingsError,
+    Stopped,
+    TennerError,
+    TrainingError,
+)
+from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Step, Warned
+from tenner.running.ledger import Finished
+from tenner.running.run_dir import RunDir
+from tenner.supervision.death import count_kills, explain
+from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
+from tenner.supervision.supervise import Ending, StopRequest, follow
+from tenner.weights import Weights, inspect_weights
+
+_IN_GOOD_ORDER = ("done", "budget", "stop_file")
+"""Why an engine may be ended whose final weights are whole: its exit code says nothing then."""
+STATE_MARK = "state.json"
+"""The file that an engine writes last into a state: one without it was cut and is no state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training left: weights that were read and are finite. `finished` is False where a
+    stop file ended it early."""
+
+    weights: Weights
+    step: int
+    finished: bool
+    seconds: float
+    resumed_from: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighter:
+    """The same training with less memory. `says` is what was given up for it."""
+
+    engine: "Engine"
+    says: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How to start an engine from a state (None: from the beginning), and read its lines.
+
+    `lighter` gives the next engine to try where memory ran out; `out_of_memory_fix` is what the
+    user can do where none is left. `guards` are those that this very engine needs.
+    """
+
+    name: str
+    command: Callable[[Path | None], Command]
+    read: ReadLine
+    broken_state_exit: int
+    lighter: Callable[[], Lighter | None] = lambda: None
+    out_of_memory_fix: str = ""
+    guards: tuple[Guard, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Follower:
+    """Keeps what matters of an engine's events while passing all of them on."""
+
+    on_event: Callable[[Event], None]
+    step: int = 0
+    first_step: int | None = None
+    done: Done | None = None
+    checkpoint: Checkpoint | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Step(step=step):
+                self.first_step = step if self.first_step is None else self.first_step
+                self.step = step
+            case Done():
+                self.done = event
+            case Checkpoint():
+                self.checkpoint = event
+            case _:
+                pass
+        self.on_event(event)
+
+
+def train(
+    engine: Engine,
+    place: RunDir,
+    *,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    on_event: Callable[[Event], None],
+    guards: Sequence[Guard] = (),
+) -> Trained:
+    """Train to the end of the plan, or as far as a stop file lets it.
+
+    Raises Stopped where a signal ended it, BudgetReached where a guard did, and where it failed
+    the error of whose turn it is (MachineError for a fault of the host, TrainingError else).
+    Whatever was saved stays in the run's directory.
+    """
+    follower = Follower(on_event=on_event)
+    seconds = 0.0
+    while True:
+        before = count_kills()
+        ending = _life(engine, place, environ, stop, grace_seconds, follower, guards)
+        seconds += ending.seconds
+        reason = ending.ended_by.reason if ending.ended_by else ""
+        if follower.done and reason in _IN_GOOD_ORDER and ending.signal is None:
+            return _believe(follower, seconds)
+        failed = ending.failed or explain(ending.returncode, before)
+        if failed is None or failed.kind != "oom" or ending.signal is not None:
+            break
+        lighter = engine.lighter()
+        if lighter is None:
+            failed = replace(failed, fix=engine.out_of_memory_fix or failed.fix)
+            break
+        on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
+        engine = lighter.engine
+    if ending.signal is not None:
+        raise _stopped(follower)
+    if reason == "budget" and follower.done is None:
+        raise _budget_reached(follower)
+    asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
+    if reason == "nan" or (ending.returncode and not (reason == "stop_file" and asked_to_end)):
+        raise _failed(engine, ending, failed, place)
+    if follower.done is None and not asked_to_end:
+        raise TrainingError(
+            f"{engine.name} ended without an error and without its final weights",
+            fix=f"its last words are in {place.engine_log}",
+        )
+    return _believe(follower, seconds)
+
+
+def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
+    """The training that an earlier life finished, where its weights are still here and good."""
+    if finished is None:
+        return None
+    found = inspect_weights(place.checkpoints / finished.file.name)
+    if isinstance(found, Problem) or found.num_bytes != finished.file.size:
+        return None
+    step = finished.file.step
+    return Trained(
+        weights=found, step=step, finished=True, seconds=finished.seconds, resumed_from=step
+    )
+
+
+def states(place: RunDir) -> list[Path]:
+    """Whole states in the run's directory, newest first."""
+    found = [each for each in place.state.iterdir() if (each / STATE_MARK).is_file()]
+    whole = [each for each in found if each.name.startswith("step-")]
+    return sorted(whole, key=lambda each: each.name, reverse=True)
+
+
+def _life(
+    engine: Engine,
+    place: RunDir,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    follower: Follower,
+    guards: Sequence[Guard],
+) -> Ending:
+    """One engine's run, from the newest state that it takes."""
+    for state in [*states(place), None]:
+        ending = _start(engine, state, place, environ, stop, grace_seconds, follower, guards)
+        if state is None or not _is_broken(ending, engine):
+            return ending
+        text = f"the state {state.name} is broken; going on from the one before"
+        follower.on_event(Warned(text=text))
+        put_aside([state], "broken")
+    raise AssertionError("the last candidate is the beginning itself")
+
+
+def _is_broken(ending: Ending, engine: Engine) -> bool:
+    """Whether the state was. A launcher of several processes keeps their exit codes to itself."""
+    said = ending.failed is not None and ending.failed.kind == "broken_state"
+    return said or ending.returncode == engine.broken_state_exit
+
+
+def put_aside(found: Sequence[Path], why: str) -> None:
+    """Rename states or weights so that nothing goes on from them. Raises OSError."""
+    for each in found:
+        each.rename(each.with_name(f"{why}-{each.name}"))
+
+
+def _start(
+    engine: Engine,
+    state: Path | None,
+    place: RunDir,
+    environ: Mapping[str, str],
+    stop: StopRequest,
+    grace_seconds: float,
+    follower: Follower,
+    guards: Sequence[Guard],
+) -> Ending:
+    try:
+        return follow(
+            engine.command(state),
+            read=engine.read,
+            on_event=follower,
+            log=place.engine_log,
+            environ=environ,
+            stop=stop,
+            grace_seconds=grace_seconds,
+            guards=(StallGuard(), NanGuard(), SlowGuard(), *engine.guards, *guards),
+        )
+    except OSError as error:
+        raise MachineError(
+            f"{engine.name} cannot be started: {error.strerror or error}",
+            fix="check TENNER_TRAINER_PYTHON, or leave it unset",
+        ) from error
+
+
+def _believe(follower: Follower, seconds: float) -> Trained:
+    """The weights that the engine says it wrote, where they are really there and finite."""
+    done = follower.done
+    path = (
+        Path(done.path) if done else Path(follower.checkpoint.path if follower.checkpoint else "")
+    )
+    found = inspect_weights(path)
+    if isinstance(found, Problem):
+        raise TrainingError(problems=[replace(found, text=f"trained, but {found.text}")])
+    first = follower.first_step or 1
+    return Trained(
+        weights=found,
+        step=done.step if done else follower.step,
+        finished=done is not None,
+        seconds=seconds,
+        resumed_from=first - 1,
+    )
+
+
+def _stopped(follower: Follower) -> Stopped:
+    return Stopped(
+        f"stopped by a signal after step {follower.step}",
+        fix="start the same command again: it goes on from the last state",
+    )
+
+
+_LONGEST = 1000
+"""Letters of a failure that are shown: torch lists a thousand missing tensors in one line."""
+_WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
+    "host": MachineError,
+    "base_model": SettingsError,
+    "no_data": DatasetError,
+}
+
+
+def _failed(engine: Engine, ending: Ending, said: Failed | None, place: RunDir) -> TennerError:
+    failed = said or Failed(kind="other", text=_last_words(engine, ending))
+    fix = failed.fix or f"the whole log is in {place.engine_log}"
+    text = failed.text if len(failed.text) < _LONGEST else f"{failed.text[:_LONGEST]} …"
+    return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {text}", fix=fix)
+
+
+def _budget_reached(follower: Follower) -> BudgetReached:
+    return BudgetReached(
+        f"the budget ended the training after step {follower.step}",
+        fix="raise max_cost_usd or max_hours and start the same command: it goes on from there",
+    )
+
+
+def _last_words(engine: Engine, ending: Ending) -> str:
+    code = ending.returncode
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    words = "\n    ".join(ending.last_lines[-5:])
+    return f"{engine.name} {how}\n    {words}" if words else f"{engine.name} {how}"

@@ -256,6 +256,7 @@ def test_a_card_without_a_price_is_reckoned_by_the_price_book(
     assert "the middle of" in page.place.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_real_run_is_on_its_page_while_it_trains_and_after_a_signal(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     words = [f"--{key}={value}" for key, value in JOB.items()]

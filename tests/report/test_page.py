@@ -191,6 +191,7 @@ def test_hostile_words_stay_words(facts: ReportFacts, tmp_path: Path) -> None:
     assert "49" not in "".join(word for word in elements.words if "{{" in word)
 
 
+@pytest.mark.long
 def test_a_long_run_with_many_pictures_stays_under_3_mb(facts: ReportFacts, tmp_path: Path) -> None:
     pictures = tuple(
         SampleImage(

@@ -197,6 +197,7 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
     assert machine.events("star", "step")[-1]["step"] <= last + 40
 
 
+@pytest.mark.long
 def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
     machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
     words = ("--max_train_epochs", "400", "--destinations", str(kept))

@@ -15,6 +15,7 @@ def two_cards(folder: Path, **extra: str) -> StandIn:
     return machine
 
 
+@pytest.mark.long
 def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> None:
     machine = two_cards(tmp_path)
     assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said

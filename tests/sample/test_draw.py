@@ -54,6 +54,7 @@ def test_strength_turns_the_lora_and_zero_is_the_base(
         assert not same(with_lora[0.5, seed], with_lora[1.0, seed])
 
 
+@pytest.mark.long
 def test_strength_means_what_it_means_to_kohya(
     job: SampleJob, draw: Run, python: Python, models: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_strength_means_what_it_means_to_kohya(
         assert same(pictures(job)[0.5, seed], pictures(other)[0.5, seed])
 
 
+@pytest.mark.long
 def test_pictures_say_how_they_were_made(job: SampleJob, draw: Run) -> None:
     cells = (
         Cell(prompt="نجمة sks", negative_prompt="blur", strength=0.8, seed=7),
@@ -110,6 +112,7 @@ def test_sdxl_is_drawn(job: SampleJob, draw: Run, models: Path) -> None:
     assert draw(xl)[1][-1]["event"] == "done"
 
 
+@pytest.mark.long
 def test_what_cannot_be_loaded_is_named(job: SampleJob, draw: Run, tmp_path: Path) -> None:
     code, events = draw(replace(job, base=str(tmp_path / "none")))
     assert (code, events[-1]["kind"]) == (1, "base_model")

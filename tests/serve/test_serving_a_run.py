@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tenner.tiny import concept_dir
 
@@ -27,6 +28,7 @@ JOB = {
 }
 
 
+@pytest.mark.long
 def test_a_run_is_watched_and_finished_from_its_page(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     log = tmp_path / "log"

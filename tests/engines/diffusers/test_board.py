@@ -29,6 +29,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(each.step, each.value) for each in log.Scalars(name)] for name in names}
 
 
+@pytest.mark.long
 def test_a_real_run_is_logged_and_a_run_without_tensorboard_says_so(tmp_path: Path) -> None:
     job = tiny_model.make_job(
         tiny_model.make_base(tmp_path / "base"),

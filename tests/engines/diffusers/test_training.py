@@ -74,6 +74,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit(base, items, tmp_path: Path) -> None:
     common = {"max_train_steps": 40, "shuffle_caption": True, "caption_dropout_rate": 0.2,
               "flip_aug": True, "save_state_every_n_steps": 20, "noise_offset": 0.05,
@@ -146,6 +147,7 @@ def test_checkpoints_and_states_come_when_asked(base, items, tmp_path: Path) -> 
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [2])
 def test_processes_together_do_what_one_does(base, items, tmp_path: Path, processes: int) -> None:
     alone = tiny_model.make_job(

@@ -13,6 +13,10 @@ are those of the process. The order changes from round to round.
 What a CPU must do for that can be read in the CPU seconds: both sign a SHA-256 of each part, since
 the server has no TLS; `aws` adds a CRC-32, tenner the file's own SHA-256 for the manifest and the
 MD5 that the server's ETag is held against. `--hashes` times these three alone.
+
+On two cores, which client and server share, three rounds: tenner 5.2 s (4.1 s of CPU, peak 153 MB),
+`aws` 4.1 s by default and 4.2 s tuned (2.2 and 2.1 s of CPU): 0.80 of its speed. The difference is
+the two seconds of CPU that the proof of each file takes.
 """
 
 import argparse

@@ -52,11 +52,13 @@ class Shelf:
         self._lock = threading.Lock()
         self._kept: _Version | None = None
 
+    def kept(self) -> _Version | None:
+        """What was read, where it still is the newest. Raises FileNotFoundError."""
+        kept = self._kept
+        return kept if kept is not None and kept.etag == self._etag() else None
+
     def newest(self) -> _Version:
         """Raises FileNotFoundError."""
-        kept = self._kept
-        if kept is not None and kept.etag == self._etag():
-            return kept
         with self._lock:
             etag = self._etag()
             if self._kept is None or self._kept.etag != etag:
@@ -105,7 +107,7 @@ class Served:
             return refusal
         shelf = self.shelves.setdefault(path, Shelf(path))
         try:
-            found = await run_in_threadpool(shelf.newest)
+            found = shelf.kept() or await run_in_threadpool(shelf.newest)
         except FileNotFoundError:
             return _text(HTTPStatus.NOT_FOUND, "the run has not written its page yet; try again")
         headers = {**_HEADERS, "ETag": found.etag, "Vary": "Accept-Encoding"}

@@ -15,7 +15,8 @@ ALARMS = re.compile(r"^(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*",
 
 def test_without_a_word_of_ours_it_trains_and_says_what_is_missing(engine: Engine) -> None:
     done = engine.run()
-    assert done.code == 4
+    assert done.code == 3
+    assert "no images in training_data" in done.said
     assert "docker run --gpus all" in done.said
 
 
@@ -40,8 +41,9 @@ def test_no_command_of_tenner_hides_behind_another_program(engine: Engine) -> No
     assert found.said == ""
 
 
-def test_without_a_gpu_it_says_so_with_exit_4(engine: Engine) -> None:
-    done = engine.run("train", *SHORT, "--device", "cuda", "--dataset", "/none")
+def test_without_a_gpu_it_says_so_with_exit_4(engine: Engine, concept: Path) -> None:
+    mounted = {str(concept): {"bind": "/data", "mode": "ro"}}
+    done = engine.run("train", *SHORT, "--device", "cuda", "--dataset", "/data", volumes=mounted)
     assert done.code == 4
     assert "--gpus all" in done.said
 

@@ -19,6 +19,7 @@ from tenner.errors import (
     TennerError,
     errors_in,
 )
+from tenner.planning.decision import choose_device
 from tenner.preparation import dataset_request, look_at_machine
 from tenner.secrets import Secrets
 from tenner.settings import Request
@@ -82,12 +83,10 @@ def _base(request: Request, environ: Mapping[str, str]) -> tuple[Base, ...]:
 
 
 def _machine(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
-    settings = request.settings
-    if settings.device == "cpu":
-        return
-    machine = look_at_machine(settings, environ)
-    is_tiny = settings.base_model == "tiny" or (base is not None and base.is_tiny)
-    if settings.device == "cuda" or machine.has_gpu or not is_tiny:
+    machine = look_at_machine(request.settings, environ)
+    if base:
+        choose_device(request.settings, machine, base)
+    elif request.settings.device != "cpu":
         machine.require_gpu()
 
 

@@ -1,11 +1,13 @@
 """Delivery to S3, with the real client, against two independent servers behind a fault proxy."""
 
+import base64
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
@@ -14,7 +16,7 @@ from botocore.config import Config
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, seaweed_server
 
 from tenner.delivery import (
     DeliveredFile,
@@ -30,7 +32,7 @@ from tenner.events import Event
 from tenner.secrets import Secrets
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
-SERVERS = {"moto": moto_server, "rclone": rclone_server}
+SERVERS = {"moto": moto_server, "rclone": rclone_server, "seaweed": seaweed_server}
 BUCKET = "loras"
 
 
@@ -39,6 +41,12 @@ def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as port:
         client_at(port).create_bucket(Bucket=BUCKET)
         yield port
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The server's."""
+    return request.node.callspec.params["server_port"]
 
 
 @pytest.fixture
@@ -188,6 +196,72 @@ def test_parts_that_arrived_are_not_sent_again(
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
 
 
+@pytest.mark.parametrize("answer", [(404, "NoSuchUpload"), (400, "InvalidRequest")])
+def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
+    server_port: int,
+    proxy: Proxy,
+    target: Destination,
+    files: list[DeliveredFile],
+    answer: tuple[int, str],
+) -> None:
+    proxy.fault = lambda asked: (
+        Spoil(status=503, body=error_xml("SlowDown")) if "partNumber=3" in asked.path else None
+    )
+    with pytest.raises(DeliveryError):
+        deliver_to(target, files[:1], seconds=3)
+    (old,) = {upload_id(asked) for asked in proxy.seen if "partNumber=" in asked.path}
+    spoilt = Spoil(status=answer[0], body=error_xml(answer[1]))
+    proxy.fault = lambda asked: (
+        spoilt if asked.method == "PUT" and upload_id(asked) == old else None
+    )
+    before = len(proxy.seen)
+    deliver_to(target, files[:1])
+    new = {upload_id(asked) for asked in proxy.seen[before:] if "partNumber=" in asked.path}
+    assert len(new - {old}) == 1
+    assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
+    unfinished = client_at(server_port).list_multipart_uploads(Bucket=BUCKET, Prefix=target.prefix)
+    assert not unfinished.get("Uploads")
+
+
+def test_parts_are_proven_by_sha256_only_where_the_server_looks_at_it(
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile], name: str
+) -> None:
+    proxy.fault = lambda asked: Spoil(head_etag='"' + "0" * 32 + '-3"')  # as with KMS
+    deliver_to(target, files[:1])
+    parts = [asked for asked in proxy.seen if "partNumber=" in asked.path]
+    proven = [asked for asked in parts if "x-amz-checksum-sha256" in asked.headers]
+    read_back = [asked for asked in proxy.seen if asked.method == "GET" and "cat." in asked.path]
+    assert len(parts) == 3
+    looks_at_it = name == "seaweed"
+    assert len(proven) == (3 if looks_at_it else 0)
+    assert bool([asked for asked in read_back if "uploads" not in asked.path]) != looks_at_it
+    assert (
+        client_at(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)["KeyCount"] == 2
+    )
+
+
+@pytest.mark.parametrize("server_port", ["seaweed"], indirect=True)
+def test_a_part_that_the_server_took_otherwise_is_sent_again(
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    spoilt: list[Asked] = []
+
+    def other_hash(asked: Asked) -> Spoil | None:
+        if "partNumber=2" in asked.path and not spoilt:
+            spoilt.append(asked)
+            return Spoil(sha256=base64.b64encode(bytes(32)).decode())
+        return None
+
+    proxy.fault = other_hash
+    deliver_to(target, files[:1])
+    assert len([asked for asked in proxy.seen if "partNumber=2" in asked.path]) == 2
+    assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
+
+
+def upload_id(asked: Asked) -> str:
+    return parse_qs(urlsplit(asked.path).query).get("uploadId", [""])[0]
+
+
 def test_access_denied_for_ever_is_given_up_soon_and_hides_the_keys(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
@@ -210,6 +284,7 @@ def test_check_leaves_nothing_behind(proxy: Proxy, target: Destination) -> None:
     assert store.names("", Deadline(10)) == ()
 
 
+@pytest.mark.parametrize("server_port", ["moto", "rclone"], indirect=True)  # the third makes it
 def test_check_names_a_missing_bucket(proxy: Proxy) -> None:
     absent = parse_destination(f"s3://not-there?endpoint_url=http://127.0.0.1:{proxy.port}")
     (problem,) = check_destinations([absent], secrets=SECRETS, env={})

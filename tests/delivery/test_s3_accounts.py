@@ -175,9 +175,11 @@ def test_a_server_that_wants_or_needs_more_proof_is_given_the_md5_of_every_part(
         ("https://s3.example.com", False, "UNSIGNED-PAYLOAD"),
         ("https://s3.example.com", True, hashlib.sha256(b"part").hexdigest()),
         ("http://s3.example.com", False, hashlib.sha256(b"part").hexdigest()),
+        ("http://127.0.0.1:9000", False, "UNSIGNED-PAYLOAD"),
+        ("http://localhost:9000", True, hashlib.sha256(b"part").hexdigest()),
     ],
 )
-def test_a_part_is_signed_where_tls_does_not_keep_it_or_the_server_wants_it(
+def test_a_part_is_signed_where_it_could_be_changed_on_the_way_or_the_server_wants_it(
     endpoint: str, signs: bool, sends: str
 ) -> None:
     client = open_client(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tenner.report import (
+from tenner.report.facts import (
     ChoiceFact,
     ConceptFact,
     CostFacts,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tenner.report import ReportFacts, write_report
+from tenner.report.facts import ReportFacts
 from tenner.report.images import PictureStore
-from tenner.report.page import render_page
+from tenner.report.page import render_page, write_report
 from tenner.running.run_dir import RunDir
 from tenner.serve.server import make_door, open_page
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tenner.report import (
+from tenner.report.facts import (
     ChoiceFact,
     ConceptFact,
     DatasetFacts,
@@ -24,10 +24,8 @@ from tenner.report import (
     SampleSet,
     SettingFact,
     TimingFact,
-    render_report,
-    write_report,
 )
-from tenner.report.page import compare_epochs
+from tenner.report.page import compare_epochs, render_report, write_report
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}\u202e"
 

@@ -5,7 +5,7 @@ import sys
 
 from tenner.tiny import concept_dir
 
-HEAVY = ("torch", "numpy", "PIL", "rich", "rapidfuzz", "httpx", "jinja2", "boto3", "starlette")
+HEAVY = ("torch", "numpy", "PIL", "rich", "rapidfuzz", "httpx", "jinja2", "botocore", "starlette")
 PROBE = """
 import sys
 from tenner.cli import main
@@ -37,3 +37,9 @@ def test_help_and_plan_read_no_heavy_library() -> None:
 
 def test_a_slip_is_named_before_anything_is_decoded() -> None:
     assert read_by("plan", "--learnig_rate", "1") == "2 rapidfuzz"
+
+
+def test_a_delivery_reads_nothing_of_the_page() -> None:
+    probe = "import sys, tenner.delivery; print(*{'jinja2', 'PIL', 'botocore'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

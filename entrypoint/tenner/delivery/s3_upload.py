@@ -1,6 +1,7 @@
 """Sending files to S3: small ones whole, large ones in parts, all on one set of connections."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from secrets import token_hex
 
@@ -68,6 +69,6 @@ def _send_whole(
     sent: Sent,
 ) -> None:
     metadata = {"sha256": file.sha256}
-    with Body.of_file(file.path, size=file.size) as body:
+    with closing(Body.of_file(file.path, size=file.size)) as body:
         sent.digests[1], sent.etag = wire.put_object(reach, body, **key, Metadata=metadata)
     on_bytes(file.size)

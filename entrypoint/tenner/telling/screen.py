@@ -7,7 +7,6 @@ training, at most every `_LINE_SECONDS` seconds.
 import os
 import sys
 import time
-from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from tenner.errors import Level, Problem
@@ -24,12 +23,7 @@ class Screen(Protocol):
     def problem(self, problem: Problem) -> None: ...
     def show(self, event: Event) -> None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def make_screen(out: TextIO = sys.stderr, *, price_per_hour: float | None = None) -> Screen:
@@ -124,10 +118,5 @@ class LineScreen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None

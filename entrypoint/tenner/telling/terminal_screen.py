@@ -1,7 +1,6 @@
 """A run on a terminal: one bar for what goes on, lines above it for what happened."""
 
 import time
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -77,10 +76,5 @@ class TerminalScreen:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()

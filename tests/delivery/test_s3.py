@@ -262,6 +262,36 @@ def upload_id(asked: Asked) -> str:
     return parse_qs(urlsplit(asked.path).query).get("uploadId", [""])[0]
 
 
+def test_a_part_that_is_cut_is_sent_again(
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    cut: list[Asked] = []
+
+    def once_each(asked: Asked) -> Spoil | None:
+        """Twice in a row, since the client library itself tries once more."""
+        if "partNumber=" in asked.path and sum(asked.path == old.path for old in cut) < 2:
+            cut.append(asked)
+            return Spoil(cut=True)
+        return None
+
+    proxy.fault = once_each
+    deliver_to(target, files[:1])
+    assert len(cut) == 6
+    assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
+
+
+def test_a_file_that_shrinks_on_its_way_is_named_and_not_called_delivered(
+    proxy: Proxy, target: Destination, files: list[DeliveredFile]
+) -> None:
+    def shrink(asked: Asked) -> None:
+        if asked.method == "POST" and "uploads" in asked.path:
+            os.truncate(files[0].path, 1 << 20)
+
+    proxy.fault = shrink
+    with pytest.raises(DeliveryError, match=r"changed while it was delivered|became shorter"):
+        deliver_to(target, files[:1], seconds=5)
+
+
 def test_access_denied_for_ever_is_given_up_soon_and_hides_the_keys(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:

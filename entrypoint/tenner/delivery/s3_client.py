@@ -109,7 +109,7 @@ def call(
 
 def code_of(error: BaseException | None) -> str:
     """The server's own word for an error of the client library."""
-    answer: Answer = getattr(error, "response", {})
+    answer: Answer = getattr(error, "response", None) or {}  # none came where the line was cut
     return str(answer.get("Error", {}).get("Code", ""))
 
 

@@ -15,7 +15,8 @@ On two cores, which client and server share, medians of five and six rounds: to 
 (3.7 s of CPU), `aws` 4.9 s by default and 4.9 s tuned (3.0 and 2.8 s): 0.97 of its speed, the
 difference being the MD5 of each part (1.4 s of CPU, `--hashes`) that the server's is held against;
 other series gave 0.94 to 0.96. To SeaweedFS 7.3 s (2.6 s of CPU), `aws` 7.1 and 8.4 s (2.7 and
-2.5): 0.97; single rounds with any client take 12 s there. Peak memory 64 MB, `aws` 90 and 107.
+2.5): 0.97, and 1.13 in a series of five: single rounds with any client take 12 s there. Peak memory
+64 MB, `aws` 90 and 107.
 """
 
 import argparse

@@ -246,7 +246,7 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
     with fault_proxy(9) as proxy:
         proxy.fault = lambda asked: Spoil(silent=True)
         text = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{proxy.port}"
-        run = RemoteRun(parse_destination(text), "cat", SECRETS, {}, limit_seconds=0.5)
+        run = RemoteRun(parse_destination(text), "cat", SECRETS, {}, limit_seconds=1.5)
         small = tmp_path / "small"
         small.write_text("x")
         for call in (

@@ -150,7 +150,8 @@ def hash_file(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 in hex. Raises OSError."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as source:
-        block = memoryview(bytearray(_BLOCK_BYTES))
+        most = os.fstat(source.fileno()).st_size or 1
+        block = memoryview(bytearray(min(most, _BLOCK_BYTES)))
         while got := source.readinto(block):
             digest.update(block[:got])
             size += got

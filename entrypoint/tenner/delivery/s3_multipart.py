@@ -58,7 +58,6 @@ class Multipart:
     _upload_id: str = ""
     _is_new: bool = True
     _there: dict[int, _Part] = field(default_factory=dict[int, _Part])
-    _arrived: set[int] = field(default_factory=set[int])
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -93,12 +92,11 @@ class Multipart:
                 which = {"UploadId": self._upload_id, "PartNumber": number}
                 digest, etag = send(self.reach, body, **self.key, **which)
                 self._there[number] = _Part(etag=etag)
-            self.sent.digests[number] = digest
         with self._lock, self._told_apart():
-            if number not in self._arrived:
-                self._arrived.add(number)
+            if number not in self.sent.digests:
                 on_bytes(body.size)
-            if len(self._arrived) == self.num_parts and not self.sent.etag:
+            self.sent.digests[number] = digest
+            if len(self.sent.digests) == self.num_parts and not self.sent.etag:
                 self._complete()
 
     def give_up(self) -> None:
@@ -115,9 +113,11 @@ class Multipart:
     def _find_unfinished(self) -> None:
         """Look for an upload to go on with. Older ones of the same key are given up, since their
         parts cost storage for ever."""
-        client, (bucket, key) = self.wire.client, self.key.values()
+        client, key = self.wire.client, self.key["Key"]
         with suppress(Refused, Passing):  # no right to list, or a server without the call
-            answer = self.reach(client.list_multipart_uploads, Bucket=bucket, Prefix=key)
+            answer = self.reach(
+                client.list_multipart_uploads, Bucket=self.key["Bucket"], Prefix=key
+            )
             found = [
                 each
                 for each in answer.get("Uploads", ())

@@ -149,6 +149,7 @@ def measure(name: str, server: str, source: Path, scratch: Path, aws: Path) -> U
 
 
 def make_bucket(port: int) -> None:
+    """A bucket that was used before: SeaweedFS takes up to 3 s to make room for a first object."""
     client = boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -157,6 +158,8 @@ def make_bucket(port: int) -> None:
         region_name="us-east-1",
     )
     client.create_bucket(Bucket=BUCKET)
+    for number in range(8):
+        client.put_object(Bucket=BUCKET, Key=f"older-{number}", Body=bytes(100_000))
 
 
 def run(command: list[str], env: dict[str, str]) -> Upload:

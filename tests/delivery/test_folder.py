@@ -1,5 +1,6 @@
 """Delivery into a folder, with real files."""
 
+import errno
 import json
 import os
 import sys
@@ -13,7 +14,9 @@ from tenner.delivery import (
     deliver,
     make_manifest,
     parse_destination,
+    sealing,
 )
+from tenner.delivery.sealing import hash_file
 from tenner.errors import DeliveryError
 from tenner.events import Event, Phase
 from tenner.secrets import NO_SECRETS
@@ -86,10 +89,43 @@ def test_a_file_that_changes_meanwhile_is_told_and_not_tried_for_ever(
     files = files_of_a_run(tmp_path / "run")
     manifest = make_manifest(files)
     module = sys.modules["tenner.delivery.deliver"]
-    monkeypatch.setattr(module, "make_manifest", lambda *_, **__: manifest)
+    monkeypatch.setattr(module, "begin_manifest", lambda *_, **__: manifest)
     files[1].path.write_text("another page")
     with pytest.raises(DeliveryError, match=r"report\.html changed while it was delivered"):
         deliver(files, [parse_destination(f"file://{tmp_path}/out")], secrets=NO_SECRETS)
+
+
+def test_files_that_cannot_be_hashed_are_named_and_no_set_is_called_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of_a_run(tmp_path / "run")
+
+    def fail(path: Path) -> tuple[int, str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(sealing, "hash_file", fail)
+    with pytest.raises(DeliveryError, match=r"cannot read .*, which is to be delivered") as raised:
+        deliver(files, [parse_destination(f"file://{tmp_path}/out")], secrets=NO_SECRETS)
+    assert raised.value.problems[0].fix
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(DeliveryError) as raised:
+        make_manifest(files)
+    assert len(raised.value.problems) == len(files)
+
+
+def test_a_file_that_grows_while_it_is_hashed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of_a_run(tmp_path / "run")
+
+    def grow(path: Path) -> tuple[int, str]:
+        with path.open("ab") as out:
+            out.write(b"more")
+        return hash_file(path)
+
+    monkeypatch.setattr(sealing, "hash_file", grow)
+    with pytest.raises(DeliveryError, match=r"cat\.safetensors changed while it was delivered"):
+        make_manifest(files)
 
 
 def test_an_optional_destination_that_fails_leaves_the_run_delivered(tmp_path: Path) -> None:

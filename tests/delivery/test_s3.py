@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,8 +26,10 @@ from tenner.delivery import (
     check_destinations,
     deliver,
     parse_destination,
+    sealing,
 )
 from tenner.delivery.retry import Deadline
+from tenner.delivery.sealing import hash_file
 from tenner.delivery.store import open_store
 from tenner.errors import DeliveryError
 from tenner.events import Event
@@ -90,6 +94,13 @@ def stored(port: int, target: Destination, name: str) -> bytes:
     return client_at(port).get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
 
+def wait_for(port: int, target: Destination, name: str) -> None:
+    key = target.name_in_root(name)
+    client_at(port).get_waiter("object_exists").wait(
+        Bucket=BUCKET, Key=key, WaiterConfig={"Delay": 0.2, "MaxAttempts": 150}
+    )
+
+
 def deliver_to(target: Destination, files: list[DeliveredFile], seconds: float = 60, **more):
     return deliver(
         files, [target], secrets=SECRETS, env={}, total_limit_seconds=seconds, **more
@@ -114,6 +125,35 @@ def test_manifest_is_the_last_thing_written(
     deliver_to(target, files)
     written = [asked.path for asked in proxy.seen if asked.method in {"PUT", "POST"}]
     assert "manifest.json" in written[-1]
+
+
+def test_files_are_on_their_way_while_they_are_hashed_and_the_manifest_waits(
+    server_port: int,
+    target: Destination,
+    files: list[DeliveredFile],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrived = threading.Event()
+
+    def hash_late(path: Path) -> tuple[int, str]:
+        if path.name == "cat.safetensors":
+            assert arrived.wait(60)
+        return hash_file(path)
+
+    monkeypatch.setattr(sealing, "hash_file", hash_late)
+    with ThreadPoolExecutor() as pool:
+        delivery = pool.submit(deliver_to, target, files)
+        try:
+            wait_for(server_port, target, "cat.safetensors")
+            listed = client_at(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)
+            there = {each["Key"].rpartition("/")[2] for each in listed["Contents"]}
+            assert "manifest.json" not in there
+        finally:
+            arrived.set()
+        assert delivery.result().bytes_put > 20 << 20
+    entries = json.loads(stored(server_port, target, "manifest.json"))["files"]
+    sealed = {each["name"]: each["sha256"] for each in entries}
+    assert sealed["cat.safetensors"] == hashlib.sha256(files[0].path.read_bytes()).hexdigest()
 
 
 def test_servers_that_refuse_newer_checksum_headers_work(

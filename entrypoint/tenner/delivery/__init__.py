@@ -3,14 +3,8 @@
 from tenner.delivery.check import check_destinations
 from tenner.delivery.deliver import Delivered, DeliveredTo, deliver
 from tenner.delivery.destination import Destination, parse_destination, parse_destinations
-from tenner.delivery.manifest import (
-    MANIFEST_NAME,
-    DeliveredFile,
-    Manifest,
-    SealedFile,
-    make_manifest,
-    read_manifest,
-)
+from tenner.delivery.manifest import MANIFEST_NAME, Manifest, make_manifest, read_manifest
+from tenner.delivery.sealing import DeliveredFile, SealedFile
 
 __all__ = [
     "MANIFEST_NAME",

@@ -8,7 +8,7 @@ destination holds the whole set.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,11 @@ from threading import Thread
 from typing import Any
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import (
-    MANIFEST_NAME,
-    DeliveredFile,
-    Manifest,
-    SealedFile,
-    make_manifest,
-    read_manifest,
-    seal,
-)
+from tenner.delivery.manifest import MANIFEST_NAME, Manifest, begin_manifest, read_manifest
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.progress import Progress
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
+from tenner.delivery.sealing import DeliveredFile, SealedFile, begin_sealing
 from tenner.delivery.store import OnBytes, Store, open_store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
@@ -95,7 +88,7 @@ def deliver(
     deadline = deadline or Deadline(total_limit_seconds)
     surroundings = os.environ if env is None else env
     opening = [_Opening(each, secrets, surroundings) for each in destinations]
-    manifest = make_manifest(files, job=job)  # reading the files and the libraries side by side
+    manifest = begin_manifest(files, job=job)
     progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
     with TemporaryDirectory(prefix="tenner-manifest-") as folder:
 
@@ -150,35 +143,43 @@ def deliver_to(
     """
     start = time.monotonic()
     place = str(store.destination)
-    told = progress.retry_teller(place)
-    left = retrying(deadline, lambda: edited_cards(store, manifest.files, deadline), on_retry=told)
+    told, on_bytes = progress.retry_teller(place), progress.counter(place)
+    again = partial(retrying, deadline, on_retry=told)
+    left = again(lambda: edited_cards(store, manifest.files, deadline))
     for name in left:
         progress.left(place, name)
     files = tuple(file for file in manifest.files if file.name not in left)
-    last = _sealed_manifest(replace(manifest, files=files), scratch)
-    every = (*files, last)
-    missing = retrying(deadline, lambda: store.missing(every, deadline), on_retry=told)
-    if not store.whole_sets and retrying(
-        deadline, lambda: _withdraw_manifest(store, missing, deadline), on_retry=told
-    ):
-        missing = (*(file for file in missing if file != last), last)
-    kept = tuple(file for file in every if file not in missing)
-    progress.kept(place, sum(file.size for file in kept))
-    on_bytes = progress.counter(place)
-    sets = [missing] if store.whole_sets else [[f for f in missing if f != last], [last]]
-    for files_in_set in sets:
-        if any(file in missing for file in files_in_set):
-            put_verified(store, files_in_set, deadline, on_bytes, told)
+    put: list[SealedFile] = []
+    kept: list[SealedFile] = []
+    for act in _acts(store, replace(manifest, files=files), scratch):
+        missing = again(partial(store.missing, act, deadline))
+        if not store.whole_sets:
+            again(partial(_withdraw_manifest, store, missing, deadline))
+        there = [file for file in act if file not in missing]
+        progress.kept(place, sum(file.size for file in there))
+        if missing:
+            put_verified(store, missing, deadline, on_bytes, told)
+        put += missing
+        kept += there
     shown = [*files] if store.destination.link_seconds or store.destination.kind != "s3" else []
     return DeliveredTo(
         destination=place,
-        put=tuple(file.name for file in missing),
+        put=tuple(file.name for file in put),
         kept=tuple(file.name for file in kept),
-        bytes_put=sum(file.size for file in missing),
+        bytes_put=sum(file.size for file in put),
         seconds=round(time.monotonic() - start, 3),
         links=tuple((file.name, store.link(file.name)) for file in shown),
         left=left,
     )
+
+
+def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[SealedFile]]:
+    """What is sent together, the manifest last. It has every file's hash, and waits for those."""
+    if store.whole_sets:
+        yield *manifest.files, _sealed_manifest(manifest, scratch)
+        return
+    yield manifest.files
+    yield (_sealed_manifest(manifest, scratch),)
 
 
 def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) -> tuple[str, ...]:
@@ -194,18 +195,16 @@ def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) 
 
 def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
     """Whether a manifest there calls a set complete of which these would replace files."""
-    content = store.read(MANIFEST_NAME, deadline) if missing else None
+    names = {file.name for file in missing} - {MANIFEST_NAME}
+    content = store.read(MANIFEST_NAME, deadline) if names else None
     there = read_manifest(content) if content else None
-    names = {entry.name for entry in there.files} if there else set[str]()
-    return any(file.name in names for file in missing)
+    return bool(there) and any(entry.name in names for entry in there.files)
 
 
-def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> None:
     """Delete a manifest that would call a set complete while its files are being replaced."""
-    if not is_in_a_set(store, missing, deadline):
-        return False
-    store.delete([MANIFEST_NAME], deadline)
-    return True
+    if is_in_a_set(store, missing, deadline):
+        store.delete([MANIFEST_NAME], deadline)
 
 
 def put_verified(
@@ -242,7 +241,8 @@ def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
     folder.mkdir()
     path = folder / MANIFEST_NAME
     path.write_text(manifest.to_json(), encoding="utf-8")
-    return seal(DeliveredFile(path=path, name=MANIFEST_NAME))
+    (sealed,) = begin_sealing([DeliveredFile(path=path, name=MANIFEST_NAME)])
+    return sealed
 
 
 def _answer(

@@ -8,8 +8,8 @@ from pathlib import Path
 from secrets import token_hex
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import SealedFile, changed_since, hash_file
 from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.sealing import SealedFile, changed_since, hash_file
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.running.run_dir import sync_directory

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
-from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.sealing import SealedFile, changed_since
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.running.run_dir import sync_directory

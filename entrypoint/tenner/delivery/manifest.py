@@ -3,46 +3,22 @@
 A reader that finds `manifest.json` knows that the set is whole; one that does not must wait.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
+from tenner.delivery.sealing import (
+    DeliveredFile,
+    SealedFile,
+    begin_sealing,
+    wait_until_sealed,
+)
 from tenner.errors import DeliveryError, Problem
 
 MANIFEST_NAME = "manifest.json"
 _VERSION = 1
-_BLOCK_BYTES = 4 << 20  # so large that threads that hash seldom wait for one that does not
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeliveredFile:
-    """A local file and the relative name (with `/`) that it gets at every destination."""
-
-    path: Path
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SealedFile:
-    """A file whose size in bytes and SHA-256 (hex) were read once and are held to from then on.
-
-    `stamp` (inode, time in ns, size) tells cheaply that nobody wrote to it since.
-    """
-
-    path: Path
-    name: str
-    size: int
-    sha256: str
-    stamp: tuple[int, int, int] = field(default=(0, 0, -1), compare=False)
-
-    def is_as_sealed(self) -> bool:
-        """Whether it is surely what it was; False says little. Raises OSError."""
-        return self.stamp == _stamp(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +53,8 @@ class RemoteManifest:
     files: tuple[RemoteEntry, ...]
 
 
-def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
-    """Read every file once and write down its size and SHA-256.
+def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
+    """The manifest of these files while they are still being hashed.
 
     Raises DeliveryError with all files that are missing, unreadable or badly named: names are
     relative, inside the destination, and each is used once.
@@ -92,24 +68,20 @@ def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
             continue
         seen.add(file.name)
         named.append(file)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # hashing needs no GIL
-        found = list(pool.map(_sealed_or_problem, named))
-    problems += [each for each in found if isinstance(each, Problem)]
-    sealed = [each for each in found if isinstance(each, SealedFile)]
+    try:
+        sealed = begin_sealing(named)
+    except DeliveryError as error:
+        raise DeliveryError(problems=[*problems, *error.problems]) from error
     if problems:
         raise DeliveryError(problems=problems)
-    return Manifest(files=tuple(sealed), job=job)
+    return Manifest(files=sealed, job=job)
 
 
-def _sealed_or_problem(file: DeliveredFile) -> SealedFile | Problem:
-    try:
-        return seal(file)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return Problem(
-            text=f"cannot read {file.path}, which is to be delivered: {reason}",
-            fix="look whether it was moved or the disk is full",
-        )
+def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
+    """The manifest of these files, all hashed. Raises DeliveryError as `begin_manifest`."""
+    manifest = begin_manifest(files, job=job)
+    wait_until_sealed(manifest.files)
+    return manifest
 
 
 def read_manifest(text: bytes | str) -> RemoteManifest | None:
@@ -123,39 +95,6 @@ def read_manifest(text: bytes | str) -> RemoteManifest | None:
         return RemoteManifest(job=str(content.get("job", "")), files=entries)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def seal(file: DeliveredFile) -> SealedFile:
-    """Size and SHA-256 of a file as it is now. Raises OSError."""
-    stamp = _stamp(file.path)
-    size, sha256 = hash_file(file.path)
-    return SealedFile(path=file.path, name=file.name, size=size, sha256=sha256, stamp=stamp)
-
-
-def changed_since(file: SealedFile) -> Problem | None:
-    """What to say where a file is not what it was when it was sealed. Raises OSError."""
-    if hash_file(file.path) == (file.size, file.sha256):
-        return None
-    return Problem(
-        text=f"{file.path} changed while it was delivered", fix="deliver again when it rests"
-    )
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def hash_file(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 in hex. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as source:
-        most = os.fstat(source.fileno()).st_size or 1
-        block = memoryview(bytearray(min(most, _BLOCK_BYTES)))
-        while got := source.readinto(block):
-            digest.update(block[:got])
-            size += got
-    return size, digest.hexdigest()
 
 
 def name_problem(name: str, seen: set[str]) -> str:

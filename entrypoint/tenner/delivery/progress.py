@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from tenner.delivery.manifest import SealedFile
+from tenner.delivery.sealing import SealedFile
 from tenner.events import Event, Phase, Warned
 from tenner.secrets import Secrets
 

@@ -13,14 +13,7 @@ from urllib.parse import quote
 from tenner.delivery.deliver import edited_cards, is_in_a_set, put_verified
 from tenner.delivery.destination import Destination
 from tenner.delivery.limited import LimitedCalls, OnTrouble
-from tenner.delivery.manifest import (
-    MANIFEST_NAME,
-    DeliveredFile,
-    RemoteEntry,
-    SealedFile,
-    hash_file,
-    make_manifest,
-)
+from tenner.delivery.manifest import MANIFEST_NAME, RemoteEntry, make_manifest
 from tenner.delivery.remote_state import (
     FILES,
     MARK,
@@ -33,6 +26,7 @@ from tenner.delivery.remote_state import (
     read_state,
 )
 from tenner.delivery.retry import Deadline, Refused, retrying
+from tenner.delivery.sealing import DeliveredFile, SealedFile, hash_file
 from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
 from tenner.running.run_dir import sync_directory

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.delivery.manifest import (
-    DeliveredFile,
     Manifest,
     RemoteEntry,
-    SealedFile,
     make_manifest,
     name_problem,
     read_manifest,
-    seal,
 )
+from tenner.delivery.sealing import DeliveredFile, SealedFile, begin_sealing
 from tenner.errors import DeliveryError
 
 MARK = "complete.json"
@@ -121,4 +119,5 @@ def _state(name: str, listed: Sequence[RemoteEntry]) -> RemoteState:
 
 def _sealed(path: Path, content: str, name: str) -> SealedFile:
     path.write_text(content, encoding="utf-8")
-    return seal(DeliveredFile(path=path, name=name))
+    (sealed,) = begin_sealing([DeliveredFile(path=path, name=name)])
+    return sealed

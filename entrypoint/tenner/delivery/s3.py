@@ -18,7 +18,6 @@ from secrets import token_hex
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
-from tenner.delivery.manifest import SealedFile, changed_since
 from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.s3_body import Body
@@ -27,6 +26,7 @@ from tenner.delivery.s3_multipart import part_bytes_for
 from tenner.delivery.s3_proof import Digests, Sent, etag_in, etag_of
 from tenner.delivery.s3_upload import send_files
 from tenner.delivery.s3_wire import Wire
+from tenner.delivery.sealing import SealedFile, changed_since
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.secrets import Secrets
@@ -94,7 +94,7 @@ class S3Store:
 
     def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
         sent = self._sent.get(file.name)
-        sent = sent if sent and sent.sha256 == file.sha256 else None  # a name may be sent anew
+        sent = sent if sent and sent.file == file else None  # a name may be sent anew
         mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
         key = self._key(file.name)
         try:
@@ -120,7 +120,7 @@ class S3Store:
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
     ) -> None:
-        self._sent |= {file.name: Sent(sha256=file.sha256) for file in files}
+        self._sent |= {file.name: Sent(file=file) for file in files}
         self._sent |= send_files(self._wire, self.destination, files, deadline, on_bytes)
         self.delete(gone, deadline)
 

@@ -7,12 +7,12 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from tenner.delivery.manifest import SealedFile
 from tenner.delivery.retry import Passing, Refused
 from tenner.delivery.s3_body import Body
 from tenner.delivery.s3_client import code_of
 from tenner.delivery.s3_proof import Sent, etag_in, in_base64
 from tenner.delivery.s3_wire import Reach, Wire
+from tenner.delivery.sealing import SealedFile
 from tenner.delivery.store import OnBytes
 
 SMALLEST_PART_BYTES = 8 << 20
@@ -47,13 +47,13 @@ class _Part:
 
 @dataclass(kw_only=True)
 class Multipart:
-    """An upload in parts. `key` are its bucket and key, `spare` a key that nothing lies under."""
+    """An upload in parts. `key` are its bucket and key, `spare` such that nothing lies under."""
 
     wire: Wire
     reach: Reach
     file: SealedFile
     key: dict[str, str]
-    spare: str
+    spare: dict[str, str]
     sent: Sent
     _upload_id: str = ""
     _is_new: bool = True
@@ -73,7 +73,7 @@ class Multipart:
 
         Raises Passing or Refused.
         """
-        self.sent.by_sha256 = self.wire.proves_sha256(self.reach, {**self.key, "Key": self.spare})
+        self.sent.by_sha256 = self.wire.proves_sha256(self.reach, self.spare)
         self._find_unfinished()
         self._is_new = not self._upload_id
         if self._is_new:
@@ -144,9 +144,8 @@ class Multipart:
             more = {"PartNumberMarker": int(page["NextPartNumberMarker"])}
 
     def _start(self) -> None:
-        told = {"sha256": self.file.sha256}
         call = self.wire.client.create_multipart_upload
-        create = partial(self.reach, call, **self.key, Metadata=told)
+        create = partial(self.reach, call, **self.key)
         if self.sent.by_sha256:
             try:
                 self._upload_id = str(create(ChecksumAlgorithm="SHA256")["UploadId"])

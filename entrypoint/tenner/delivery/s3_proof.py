@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from tenner.delivery.s3_client import Answer
+from tenner.delivery.sealing import SealedFile
 
 Digests = dict[int, bytes]
 """The hash of each part of a file, by its number from 1; of one that went up whole, that of all."""
@@ -12,12 +13,12 @@ Digests = dict[int, bytes]
 
 @dataclass(kw_only=True)
 class Sent:
-    """What was sent of the file with this hash, and the ETag that the server gave it in the end.
+    """What was sent of a file, and the ETag that the server gave it in the end.
 
     `digests` are SHA-256s where the server proves those (`by_sha256`), else MD5s.
     """
 
-    sha256: str
+    file: SealedFile
     digests: Digests = field(default_factory=Digests)
     by_sha256: bool = False
     etag: str = ""

@@ -6,7 +6,6 @@ from functools import partial
 from secrets import token_hex
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import SealedFile
 from tenner.delivery.parallel import first_error, in_parallel
 from tenner.delivery.retry import Deadline, Passing, retrying
 from tenner.delivery.s3_body import Body
@@ -14,6 +13,7 @@ from tenner.delivery.s3_client import NUM_CONNECTIONS, call
 from tenner.delivery.s3_multipart import SMALLEST_PART_BYTES, CannotGoOn, Multipart
 from tenner.delivery.s3_proof import Sent
 from tenner.delivery.s3_wire import Reach, Wire
+from tenner.delivery.sealing import SealedFile
 from tenner.delivery.store import OnBytes
 
 
@@ -26,11 +26,12 @@ def send_files(
 ) -> dict[str, Sent]:
     """Send all files, parts of several side by side; what was sent of each, by its name.
 
-    Raises Passing or Refused.
+    They may still be hashed meanwhile: that is not waited for. Raises Passing or Refused.
     """
     reach = partial(call, destination, deadline)
-    sent = {file.name: Sent(sha256=file.sha256) for file in files}
-    spare = destination.name_in_root(f".tenner-check-{token_hex(4)}")
+    sent = {file.name: Sent(file=file) for file in files}
+    spare_key = destination.name_in_root(f".tenner-check-{token_hex(4)}")
+    spare = {"Bucket": destination.root, "Key": spare_key}
     uploads: list[Multipart] = []
     jobs: list[Callable[[], None]] = []
     for file in files:
@@ -68,7 +69,6 @@ def _send_whole(
     on_bytes: OnBytes,
     sent: Sent,
 ) -> None:
-    metadata = {"sha256": file.sha256}
     with closing(Body.of_file(file.path, size=file.size)) as body:
-        sent.digests[1], sent.etag = wire.put_object(reach, body, **key, Metadata=metadata)
+        sent.digests[1], sent.etag = wire.put_object(reach, body, **key)
     on_bytes(file.size)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import SealedFile
 from tenner.delivery.retry import Deadline
+from tenner.delivery.sealing import SealedFile
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 

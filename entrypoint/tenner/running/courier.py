@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.delivery.manifest import DeliveredFile
 from tenner.delivery.remote_run import RemoteRun, Shipment
+from tenner.delivery.sealing import DeliveredFile
 from tenner.errors import DeliveryError
 from tenner.events import Event, Sent, Warned
 from tenner.running.parcel import Parcel, Speed, link_tree, notes_of

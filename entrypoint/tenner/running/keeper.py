@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.delivery.manifest import hash_file
+from tenner.delivery.sealing import hash_file
 from tenner.errors import Problem
 from tenner.events import Checkpoint, Event, Failed, StateSaved, Step, Warned
 from tenner.running.courier import Courier

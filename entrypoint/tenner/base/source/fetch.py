@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from tenner.base.source.address import BaseAddress
 from tenner.dataset.download import Wanted, download
-from tenner.delivery.manifest import hash_file
+from tenner.delivery.sealing import hash_file
 from tenner.errors import Problem, SettingsError
 from tenner.running.run_dir import write_json
 from tenner.safetensors_head import read_safetensors_header, refuse_beginning

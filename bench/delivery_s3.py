@@ -3,7 +3,7 @@
     python -m venv /tmp/aws && /tmp/aws/bin/pip install awscli
     python -m bench.delivery_s3 /tmp/aws/bin/aws [--rounds 3] [--mib 1024]
 
-The files have 10 to 200 MB, as checkpoints and states do. There are two servers, each empty for
+The files have 10 to 200 MB, as checkpoints and states do. There are two servers, each fresh for
 each upload: `rclone serve s3`, which knows no checksum but the MD5 that it takes (and keeps here,
 as S3 does, instead of reading the object again for every HEAD), and SeaweedFS, which like AWS
 checks the SHA-256 of each part. `aws` runs with its default settings and tuned (20 requests at

@@ -104,10 +104,16 @@ def test_files_that_cannot_be_hashed_are_named_and_no_set_is_called_complete(
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr(sealing, "hash_file", fail)
+    targets = [parse_destination(f"file://{tmp_path}/{name}") for name in ("out", "other")]
     with pytest.raises(DeliveryError, match=r"cannot read .*, which is to be delivered") as raised:
-        deliver(files, [parse_destination(f"file://{tmp_path}/out")], secrets=NO_SECRETS)
-    assert raised.value.problems[0].fix
+        deliver(files, targets, secrets=NO_SECRETS)
+    assert len(set(raised.value.problems)) == len(raised.value.problems)
+    assert all(problem.fix for problem in raised.value.problems)
     assert not (tmp_path / "out" / "manifest.json").exists()
+    (tmp_path / "blocked").write_text("")
+    blocked = parse_destination(f"file://{tmp_path}/blocked/out?optional")
+    with pytest.raises(DeliveryError, match=r"cannot read .*, which is to be delivered"):
+        deliver(files, [blocked], secrets=NO_SECRETS)
     with pytest.raises(DeliveryError) as raised:
         make_manifest(files)
     assert len(raised.value.problems) == len(files)

@@ -22,7 +22,13 @@ from tenner.delivery.manifest import MANIFEST_NAME, Manifest, begin_manifest, re
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.progress import Progress
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.sealing import DeliveredFile, SealedFile, begin_sealing
+from tenner.delivery.sealing import (
+    DeliveredFile,
+    SealedFile,
+    begin_sealing,
+    stop_sealing,
+    wait_until_sealed,
+)
 from tenner.delivery.store import OnBytes, Store, open_store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
@@ -106,7 +112,13 @@ def deliver(
             name="tenner-deliver",
         )
     results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
-    return _sum_up(destinations, results, manifest, secrets)
+    try:
+        delivered = _sum_up(destinations, results, manifest, secrets)
+        wait_until_sealed(manifest.files)  # nobody did where optional ones alone failed early
+    except DeliveryError:
+        stop_sealing(manifest.files)
+        raise
+    return delivered
 
 
 class _Opening:
@@ -273,6 +285,7 @@ def _sum_up(
             problem = Problem(text=secrets.redact(result.text), fix=secrets.redact(result.fix))
             (required if destination.required else optional).append(problem)
     if required:
-        raise DeliveryError(problems=(*required, *optional))
+        told = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
+        raise DeliveryError(problems=tuple(told))
     at = tuple(result for result in results if isinstance(result, DeliveredTo))
     return Delivered(at=at, manifest=manifest, problems=tuple(optional))

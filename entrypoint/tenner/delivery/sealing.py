@@ -15,6 +15,7 @@ from tenner.delivery.retry import Refused
 from tenner.errors import DeliveryError, Problem
 
 _BLOCK_BYTES = 4 << 20  # so large that threads that hash seldom wait for one that does not
+_MOST_THREADS = 8  # more are faster than disks, and each has a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
             problems.append(_cannot_read(file.path, error))
     if problems:
         raise DeliveryError(problems=problems)
-    with_stamps = tuple(zip(files, stamps, strict=True))
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # hashing needs no GIL
+    num_threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    pool = ThreadPoolExecutor(max_workers=num_threads)  # hashing needs no GIL
     sealed = tuple(
         SealedFile(
             path=file.path,
@@ -76,10 +77,16 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
             stamp=stamp,
             hashed=pool.submit(_hash_of, file.path, stamp[2]),
         )
-        for file, stamp in with_stamps
+        for file, stamp in zip(files, stamps, strict=True)
     )
     pool.shutdown(wait=False)
     return sealed
+
+
+def stop_sealing(files: Sequence[SealedFile]) -> None:
+    """Hash none any more that was not begun: nobody waits for it."""
+    for file in files:
+        file.hashed.cancel()
 
 
 def wait_until_sealed(files: Sequence[SealedFile]) -> None:

@@ -25,7 +25,7 @@ from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.sealing import (
     DeliveredFile,
     SealedFile,
-    begin_sealing,
+    seal_text,
     stop_sealing,
     wait_until_sealed,
 )
@@ -114,7 +114,7 @@ def deliver(
     results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
     try:
         delivered = _sum_up(destinations, results, manifest, secrets)
-        wait_until_sealed(manifest.files)  # nobody did where optional ones alone failed early
+        wait_until_sealed(manifest.files)  # not yet where only optional destinations failed
     except DeliveryError:
         stop_sealing(manifest.files)
         raise
@@ -251,10 +251,7 @@ def put_verified(
 
 def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
     folder.mkdir()
-    path = folder / MANIFEST_NAME
-    path.write_text(manifest.to_json(), encoding="utf-8")
-    (sealed,) = begin_sealing([DeliveredFile(path=path, name=MANIFEST_NAME)])
-    return sealed
+    return seal_text(folder / MANIFEST_NAME, manifest.to_json(), MANIFEST_NAME)
 
 
 def _answer(

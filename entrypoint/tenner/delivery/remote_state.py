@@ -18,7 +18,7 @@ from tenner.delivery.manifest import (
     name_problem,
     read_manifest,
 )
-from tenner.delivery.sealing import DeliveredFile, SealedFile, begin_sealing
+from tenner.delivery.sealing import DeliveredFile, SealedFile, seal_text
 from tenner.errors import DeliveryError
 
 MARK = "complete.json"
@@ -59,7 +59,7 @@ def pack_state(folder: Path, step: int, *, job: str, room: str, scratch: Path) -
     """
     manifest = _manifest_of_state(folder, job)
     name = f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
-    mark = _sealed(scratch / MARK, manifest.to_json(), f"{room}/{name}/{MARK}")
+    mark = seal_text(scratch / MARK, manifest.to_json(), f"{room}/{name}/{MARK}")
     files = [replace(file, name=f"{room}/{name}/{file.name}") for file in manifest.files]
     entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
     return PackedState(state=_state(name, entries), files=tuple(files), mark=mark)
@@ -115,9 +115,3 @@ def _state(name: str, listed: Sequence[RemoteEntry]) -> RemoteState:
     """The state in the folder `name`, whose mark lists these files."""
     files = [replace(each, name=each.name.removeprefix(FILES)) for each in listed]
     return RemoteState(step=step_of(name), name=name, files=tuple(files))
-
-
-def _sealed(path: Path, content: str, name: str) -> SealedFile:
-    path.write_text(content, encoding="utf-8")
-    (sealed,) = begin_sealing([DeliveredFile(path=path, name=name)])
-    return sealed

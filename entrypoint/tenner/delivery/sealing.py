@@ -44,8 +44,8 @@ class SealedFile:
 
     @property
     def sha256(self) -> str:
-        """Waits until it is known. Raises Refused where it cannot be, for one of two reasons: the
-        file cannot be read, or became another while it was."""
+        """Waits until it is known. Raises Refused where the file cannot be read, or changed its
+        size while it was."""
         return self.hashed.result()
 
     def is_as_sealed(self) -> bool:
@@ -83,6 +83,13 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
     return sealed
 
 
+def seal_text(path: Path, content: str, name: str) -> SealedFile:
+    """A new file at `path` with this content. Raises OSError where it cannot be written."""
+    path.write_text(content, encoding="utf-8")
+    (sealed,) = begin_sealing([DeliveredFile(path=path, name=name)])
+    return sealed
+
+
 def stop_sealing(files: Sequence[SealedFile]) -> None:
     """Hash none any more that was not begun: nobody waits for it."""
     for file in files:
@@ -90,7 +97,7 @@ def stop_sealing(files: Sequence[SealedFile]) -> None:
 
 
 def wait_until_sealed(files: Sequence[SealedFile]) -> None:
-    """Raises DeliveryError with all whose hash cannot be known."""
+    """Wait for every hash. Raises DeliveryError with all that cannot be known."""
     refused = [file.hashed.exception() for file in files]
     problems = [each.problem for each in refused if isinstance(each, Refused)]
     if problems:

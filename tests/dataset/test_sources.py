@@ -67,13 +67,13 @@ class Versions(BaseHTTPRequestHandler):
         self.answer(206 if start else 200, data[start:])
 
     def answer(self, status: int, body: bytes) -> None:
+        sent = body if self.send is None else body[: self.send]
+        self.seen.append((status, len(sent)))  # before the answer, which the test may act on
         self.send_response(status)
         if self.etag:
             self.send_header("ETag", self.etag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        sent = body if self.send is None else body[: self.send]
-        self.seen.append((status, len(sent)))
         self.wfile.write(sent)
 
     def log_message(self, *_: object) -> None:

@@ -43,6 +43,8 @@ class Proxy:
     port: int
     fault: Callable[[Asked], Spoil | None] = lambda asked: None
     seen: list[Asked] = field(default_factory=list)
+    done: list[Asked] = field(default_factory=list)
+    """What the server behind it has done, answered or not."""
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -87,6 +89,8 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
                 if k.lower() not in {"connection", "transfer-encoding", "date", "server"}
             }
             upstream.close()
+            if answer.status < 400:
+                proxy.done.append(asked)
             if spoil.lose_answer:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,8 @@ from tenner.engines.sd_scripts import facts
 from tenner.errors import ExitCode, Problem, TennerError
 from tenner.secrets import redact_shapes
 from tenner.settings import Request, load_request
-from tenner.telling.screen import Screen, duration, make_screen
+from tenner.telling.lines import duration
+from tenner.telling.screen import Screen, make_screen
 
 if TYPE_CHECKING:
     from tenner.pipeline import Outcome

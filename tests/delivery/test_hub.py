@@ -22,8 +22,9 @@ from tenner.delivery import (
     deliver,
     parse_destination,
 )
+from tenner.delivery.opening import open_store
 from tenner.delivery.retry import Deadline
-from tenner.delivery.store import Store, open_store
+from tenner.delivery.store import Store
 from tenner.errors import DeliveryError
 from tenner.events import Event, Phase
 from tenner.secrets import Secrets

@@ -21,9 +21,10 @@ from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
 
 from tenner.delivery import DeliveredFile, Destination, deliver, parse_destination
+from tenner.delivery.opening import open_store
 from tenner.delivery.remote_run import RemoteRun
 from tenner.delivery.retry import Deadline
-from tenner.delivery.store import Store, open_store
+from tenner.delivery.store import Store
 from tenner.errors import DeliveryError
 from tenner.secrets import Secrets
 

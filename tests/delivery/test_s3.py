@@ -28,9 +28,9 @@ from tenner.delivery import (
     parse_destination,
     sealing,
 )
+from tenner.delivery.opening import open_store
 from tenner.delivery.retry import Deadline
 from tenner.delivery.sealing import hash_file
-from tenner.delivery.store import open_store
 from tenner.errors import DeliveryError
 from tenner.events import Event
 from tenner.secrets import Secrets

@@ -9,7 +9,7 @@ import pytest
 from tenner.errors import SettingsError
 from tenner.planning.cost import Price
 from tenner.planning.expectation import Expected, over_budget
-from tenner.planning.plan import Length
+from tenner.planning.length import Length
 from tenner.planning.speed import ERROR, StepTime
 from tenner.preparation import Prepared, prepare
 from tenner.settings import Settings, load_request

@@ -26,7 +26,8 @@ from tenner.running.session import Session
 from tenner.secrets import secrets_from
 from tenner.settings import Request
 from tenner.supervision.supervise import StopRequest, stop_on_signals
-from tenner.telling.screen import Screen, duration
+from tenner.telling.lines import duration
+from tenner.telling.screen import Screen
 
 _SDXL_WORK = 2.0
 """Work per pixel of an SDXL step against one of SD 1.5: 15.01 TFLOP at 1024² and 1.844 at 512²,

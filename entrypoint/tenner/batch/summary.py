@@ -17,7 +17,7 @@ from tenner.batch.record import JobRecord
 from tenner.report.images import PictureStore
 from tenner.running.run_dir import RunDir, write_atomically
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
-from tenner.telling.screen import duration
+from tenner.telling.lines import duration
 
 NUM_SEEDS = 3
 """Seeds that are compared: more pictures would be smaller ones."""

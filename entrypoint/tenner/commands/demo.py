@@ -20,7 +20,8 @@ from tenner.sample.job import Cell, Samples
 from tenner.sample.sampling import Drawn
 from tenner.settings import load_request
 from tenner.supervision.training import Trained
-from tenner.telling.screen import duration, make_screen
+from tenner.telling.lines import duration
+from tenner.telling.screen import make_screen
 from tenner.tiny import concept_dir, held_out, regularisation_dir
 
 DEFINITION = (

@@ -10,7 +10,8 @@ from tenner.errors import MachineError, Problem, TennerError
 from tenner.planning.plan import plan_json
 from tenner.preparation import Prepared, prepare
 from tenner.settings import Request
-from tenner.telling.screen import duration, make_screen
+from tenner.telling.lines import duration
+from tenner.telling.screen import make_screen
 
 if TYPE_CHECKING:
     from tenner.planning.comparing import Job, Offer

@@ -11,7 +11,7 @@ from tenner.errors import SettingsError
 from tenner.running.event_log import read_event_lines
 from tenner.running.ledger import Ledger, Life, ledger_of
 from tenner.running.run_dir import RunDir
-from tenner.telling.screen import duration
+from tenner.telling.lines import duration
 
 State = Literal["running", "delivered", "trained, not delivered", "stopped", "failed", "cut"]
 

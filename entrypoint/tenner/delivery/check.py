@@ -6,9 +6,10 @@ from functools import partial
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import MANIFEST_NAME, read_manifest
+from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.store import Store, open_store
+from tenner.delivery.store import Store
 from tenner.errors import Level, Problem
 from tenner.secrets import Secrets
 

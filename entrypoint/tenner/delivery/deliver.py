@@ -19,6 +19,7 @@ from typing import Any
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import MANIFEST_NAME, Manifest, begin_manifest, read_manifest
+from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.progress import Progress
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
@@ -29,7 +30,7 @@ from tenner.delivery.sealing import (
     stop_sealing,
     wait_until_sealed,
 )
-from tenner.delivery.store import OnBytes, Store, open_store
+from tenner.delivery.store import OnBytes, Store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
 from tenner.report.model_card import CARD_NAME, is_edited

@@ -5,9 +5,10 @@ from threading import Lock
 from typing import TypeVar
 
 from tenner.delivery.destination import Destination
+from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.store import Store, open_store
+from tenner.delivery.store import Store
 from tenner.errors import DeliveryError
 from tenner.secrets import Secrets
 

@@ -5,7 +5,7 @@ it did not see: `holds` is True only where the remote size and content agree wit
 Its methods raise `Passing` and `Refused` (see `retry`), never a library's own errors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,6 @@ from tenner.delivery.destination import Destination
 from tenner.delivery.retry import Deadline
 from tenner.delivery.sealing import SealedFile
 from tenner.errors import Problem
-from tenner.secrets import Secrets
 
 OnBytes = Callable[[int], None]
 """Told of every piece of a file that has arrived, in bytes."""
@@ -72,23 +71,3 @@ class Store(Protocol):
     def link(self, name: str) -> str:
         """Where a person opens the file, or an empty text."""
         ...
-
-
-def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> Store:
-    """The store of a destination. Its client library is imported here and not before.
-
-    Raises Refused where the library is not installed or its settings are wrong.
-    """
-    match destination.kind:
-        case "folder":
-            from tenner.delivery.folder import FolderStore
-
-            return FolderStore(destination)
-        case "s3":
-            from tenner.delivery.s3 import open_s3
-
-            return open_s3(destination, secrets=secrets, env=env)
-        case "hub":
-            from tenner.delivery.hub import open_hub
-
-            return open_hub(destination, secrets=secrets, env=env)

@@ -13,10 +13,12 @@ from tenner.dataset.buckets import batches_per_epoch
 from tenner.errors import SettingsError, TennerError
 from tenner.planning.cost import GUIDE, Price, book_prices, cost_usd
 from tenner.planning.expectation import expect, guide_seconds
-from tenner.planning.plan import EngineName, run_length
+from tenner.planning.length import run_length
+from tenner.planning.plan import EngineName
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory
 from tenner.preparation import dataset_request
+from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 from tenner.tiny import base_dir
 
@@ -109,8 +111,6 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
 
 def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job:
     """Dataset and family, on any machine. Raises TennerError where they cannot be known."""
-    from tenner.sample.sampling import grid_cells
-
     settings = request.settings
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
     base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())

@@ -11,9 +11,11 @@ from tenner.errors import Problem
 from tenner.machine import Machine
 from tenner.planning.cost import Price, price_of
 from tenner.planning.expectation import Expected, expect, expected_choices
-from tenner.planning.plan import Device, Length, Plan, plan_run
+from tenner.planning.length import Length
+from tenner.planning.plan import Device, Plan, plan_run
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory, Choice
+from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 
 _FEWEST_IMAGES = 20  # what the guide wants for the simplest concept
@@ -104,8 +106,6 @@ def _expected(
     """Hours and dollars, where the run is on a card whose speed is known."""
     if shaped.load is None:
         return None
-    from tenner.sample.sampling import grid_cells
-
     captions = [image.caption for image in dataset.images if not image.is_reg]
     cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
     return expect(

@@ -7,35 +7,21 @@ translate: `options` holds sd-scripts' option names with decided values.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tenner.base.model import Base
 from tenner.errors import Problem
+from tenner.planning.expectation import Expected
+from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice
 from tenner.settings.model import Settings
-
-if TYPE_CHECKING:
-    from tenner.planning.expectation import Expected
 
 EngineName = Literal["sd-scripts", "diffusers"]
 Device = Literal["cuda", "cpu"]
 Value = str | int | float | bool | tuple[str | int | float | bool, ...] | None
 
 _WARMUP_STEPS = 100  # the guide's
-_EPOCHS = 10  # the guide's
 _SAVE_EVERY_EPOCHS = 2  # the guide's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Length:
-    """How long a run is, in optimizer steps. Epochs are counted from the whole dataset."""
-
-    num_steps: int
-    steps_per_epoch: int
-
-    @property
-    def num_epochs(self) -> int:
-        return -(-self.num_steps // self.steps_per_epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +39,7 @@ class Plan:
     options: Mapping[str, Value]
     choices: tuple[Choice, ...] = ()
     notices: tuple[Problem, ...] = field(default=())
-    expected: "Expected | None" = None
+    expected: Expected | None = None
     """Hours and dollars; None on a CPU, or where the card's speed is not known."""
     needed_gb: float | None = None
     """What the memory model says of it, in 1e9 bytes."""
@@ -109,7 +95,7 @@ def plan_run(
         "save_every_n_steps": save_steps,
     }
     said = [
-        Choice(name="steps", value=str(length.num_steps), reason=_length_reason(settings, length)),
+        Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),
         Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings)),
     ]
     return Plan(
@@ -124,17 +110,6 @@ def plan_run(
         options=options,
         choices=(*choices, *said),
         notices=notices,
-    )
-
-
-def run_length(settings: Settings, batches_per_epoch: int, accumulation: int) -> Length:
-    """Optimizer steps as sd-scripts counts them: batches are dealt to processes and accumulated,
-    and what is left over at the end of an epoch makes a step too."""
-    per_step = accumulation * settings.num_processes
-    per_epoch = max(1, -(-batches_per_epoch // per_step))
-    epochs = settings.max_train_epochs or _EPOCHS
-    return Length(
-        num_steps=settings.max_train_steps or per_epoch * epochs, steps_per_epoch=per_epoch
     )
 
 
@@ -202,13 +177,6 @@ def _own_options(settings: Settings) -> dict[str, Value]:
         "training_comment",
     )
     return {name: getattr(settings, name) for name in same}
-
-
-def _length_reason(settings: Settings, length: Length) -> str:
-    if settings.max_train_steps:
-        return f"as asked, about {length.num_epochs} epochs of {length.steps_per_epoch}"
-    epochs = settings.max_train_epochs or _EPOCHS
-    return f"{epochs} epochs of {length.steps_per_epoch}"
 
 
 def _warmup_reason(settings: Settings) -> str:

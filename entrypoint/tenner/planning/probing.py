@@ -22,7 +22,8 @@ from tenner.events import Event, Failed
 from tenner.machine import query_gpus
 from tenner.planning.decision import make_plan
 from tenner.planning.fitting import bare_engine
-from tenner.planning.plan import Length, Plan
+from tenner.planning.length import Length
+from tenner.planning.plan import Plan
 from tenner.planning.sizing import HEADROOM, Choice
 from tenner.planning.vram import Family
 from tenner.preparation import Prepared

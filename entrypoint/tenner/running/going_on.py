@@ -14,7 +14,8 @@ from tenner.delivery.manifest import RemoteEntry
 from tenner.delivery.remote_run import RemoteRun
 from tenner.delivery.remote_state import RemoteState
 from tenner.errors import DeliveryError, SettingsError
-from tenner.planning.plan import Length, Plan
+from tenner.planning.length import Length
+from tenner.planning.plan import Plan
 from tenner.preparation import Prepared
 from tenner.running.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.running.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
+from tenner.delivery.opening import open_store
 from tenner.delivery.remote_run import RemoteRun, Shipment
 from tenner.delivery.retry import Deadline, Passing, Refused
-from tenner.delivery.store import open_store
 from tenner.disk import DiskGuard
 from tenner.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.events import Warned

@@ -16,9 +16,10 @@ from tenner.report.live_page import LivePage
 from tenner.running.courier import Courier
 from tenner.running.run_dir import RunDir
 from tenner.running.stage import Stage
+from tenner.sample.cells import grid_cells, sample_prompts
 from tenner.sample.early_look import EarlyLook, Look, Room, Where, look_cells
 from tenner.sample.job import Cell
-from tenner.sample.sampling import Drawn, draw, grid_cells, lay_out, sample_prompts
+from tenner.sample.sampling import Drawn, draw, lay_out
 from tenner.supervision.guards import Guard
 from tenner.supervision.priority import yielding
 

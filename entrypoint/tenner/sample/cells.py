@@ -11,11 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tenner.sample.job import Cell
+from tenner.settings.model import Settings
 
 GUIDE_STRENGTHS = (0.5, 0.7, 0.8, 1.0)
 GUIDE_SEEDS = (1, 2, 3, 4, 5)
 FULL = 1.0
 USUAL = 0.8
+_DISTINCT_PROMPTS = 2
+"""Prompts taken from the captions when the user names none: more cost time and tell no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,28 @@ class Prompt:
             plain=without_trigger(full, trigger) if plain is None else plain,
             negative=negative,
         )
+
+
+def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[str]:
+    """The user's prompts, else the commonest captions of the dataset, else the trigger alone."""
+    if settings.sample_prompts:
+        return list(settings.sample_prompts)
+    counts: dict[str, int] = {}
+    for caption in captions:
+        counts[caption] = counts.get(caption, 0) + 1
+    usual = sorted(counts, key=lambda caption: (-counts[caption], caption))
+    return usual[:_DISTINCT_PROMPTS] or [trigger or "a picture"]
+
+
+def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
+    """What the guide asks to be looked at, for this dataset."""
+    return guide_cells(
+        sample_prompts(settings, captions, trigger),
+        trigger,
+        settings.sample_strengths,
+        settings.sample_seeds,
+        negative=settings.sample_negative_prompt,
+    )
 
 
 def guide_cells(

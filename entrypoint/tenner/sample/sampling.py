@@ -11,7 +11,6 @@ from tenner.events import Event, Warned, parse_event
 from tenner.planning.plan import Plan
 from tenner.running.run_dir import RunDir, write_atomically
 from tenner.running.session import Launch, start_anew
-from tenner.sample.cells import guide_cells
 from tenner.sample.job import SAMPLES_FILE, Cell, SampleJob
 from tenner.settings.model import Settings
 from tenner.supervision.guards import Guard
@@ -24,8 +23,6 @@ _DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
     "bf16": "bfloat16",
 }
 _RESCALE, _HIGH = 0.7, 5.0  # arXiv 2305.08891, section 3.4: at high guidance pictures overexpose
-_DISTINCT_PROMPTS = 2
-"""Prompts taken from the captions when the user names none: more cost time and tell no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +32,6 @@ class Drawn:
     listing: Path
     grid: Path | None = None
     seconds: float = 0.0
-
-
-def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[str]:
-    """The user's prompts, else the commonest captions of the dataset, else the trigger alone."""
-    if settings.sample_prompts:
-        return list(settings.sample_prompts)
-    counts: dict[str, int] = {}
-    for caption in captions:
-        counts[caption] = counts.get(caption, 0) + 1
-    usual = sorted(counts, key=lambda caption: (-counts[caption], caption))
-    return usual[:_DISTINCT_PROMPTS] or [trigger or "a picture"]
-
-
-def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
-    """What the guide asks to be looked at, for this dataset."""
-    return guide_cells(
-        sample_prompts(settings, captions, trigger),
-        trigger,
-        settings.sample_strengths,
-        settings.sample_seeds,
-        negative=settings.sample_negative_prompt,
-    )
 
 
 def draw(

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tenner.errors import Level, Problem
 from tenner.events import Event, Phase, Step
-from tenner.telling.screen import MARKS, event_line, step_line
+from tenner.telling.lines import MARKS, event_line, step_line
 
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

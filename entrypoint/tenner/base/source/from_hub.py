@@ -6,7 +6,7 @@ from typing import Any
 
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.choosing import choose_files
-from tenner.base.source.fetch import (
+from tenner.base.source.fetching import (
     FetchedBase,
     Fetching,
     RemoteFile,

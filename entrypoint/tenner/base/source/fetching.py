@@ -1,0 +1,148 @@
+"""What every source of base models shares: cut downloads go on, what arrived is verified and kept.
+
+What is complete is noted in `complete.json` beside it and not asked for again where its revision
+is fixed; where it is not, the server is asked which version it has, and what is here is taken
+when it does not answer.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from tenner.base.source.address import BaseAddress
+from tenner.dataset.download import Wanted, download
+from tenner.delivery.sealing import hash_file
+from tenner.errors import Problem, SettingsError
+from tenner.running.run_dir import write_json
+from tenner.safetensors_head import read_safetensors_header, refuse_beginning
+from tenner.secrets import Secrets
+
+OnBytes = Callable[[int, int | None], None]
+MAX_BYTES = 32 * 1024**3
+"""SDXL in float32 has 14 GB; more than twice that is no base model of these families."""
+_COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedBase:
+    """A base model that is here now, a file or a folder. `hub_id` and `licence` where known."""
+
+    path: Path
+    hub_id: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file to fetch: its name here, its URL, and its size and SHA-256 where they are known."""
+
+    name: str
+    url: str
+    size: int | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetching:
+    """What every source is given: where to keep things, and whom to tell."""
+
+    cache: Path
+    secrets: Secrets
+    environ: Mapping[str, str]
+    on_bytes: OnBytes | None = None
+    sha256: str = ""
+
+
+def wanted_file(
+    cache: Path, *, headers: Mapping[str, str], denied_fix: str, weights: bool = True
+) -> Wanted:
+    """What a download is told: its words, and to look at the first bytes of weights."""
+
+    def look(beginning: bytes, length: int | None) -> None:
+        if weights:
+            refuse_beginning(beginning)
+        refuse_full_disk(cache, length or 0)
+
+    return Wanted(
+        error=SettingsError,
+        kind="a model",
+        too_large="the base model is larger than",
+        too_large_fix="name a checkpoint of Stable Diffusion 1.x, 2.x or XL",
+        denied_fix=denied_fix,
+        page_fix="give the link of the file itself: on Hugging Face it has /resolve/ in it, on"
+        " Civitai it is that of the Download button",
+        headers=headers,
+        look=look,
+    )
+
+
+def bring(address: BaseAddress, target: Path, url: str, task: Fetching, wanted: Wanted) -> None:
+    """Bring weights to `target`; a file that is none does not stay. Raises SettingsError."""
+    try:
+        download(url, target, max_bytes=MAX_BYTES, on_bytes=task.on_bytes, wanted=wanted)
+        if target.suffix == ".safetensors":
+            read_safetensors_header(target)
+    except SettingsError as error:
+        if target.is_file():
+            target.unlink()
+        raise _named(error, address, target) from error
+
+
+def refuse_full_disk(cache: Path, num_bytes: int) -> None:
+    """Raise SettingsError where `num_bytes` more do not fit into the cache's disk."""
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if num_bytes > free:
+        raise SettingsError(
+            f"the base model has {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in"
+            f" {cache}",
+            fix="make room there, or set TENNER_CACHE_DIR to a folder on a larger disk",
+        )
+
+
+def check_sha256(path: Path, wanted: str, address: BaseAddress) -> None:
+    """Raise SettingsError, and remove the file, where it is another one than was wanted."""
+    if not wanted:
+        return
+    found = hash_file(path)[1]
+    if found != wanted.removeprefix("sha256:"):
+        path.unlink()
+        raise SettingsError(
+            f"{address} is not the file that was meant: its SHA-256 is {found}",
+            fix="fetch it again, or correct base_model_sha256",
+        )
+
+
+def key_of(text: str) -> str:
+    """A short name for a source's folder in the cache."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def note_complete(folder: Path, files: Mapping[str, int], facts: Mapping[str, str]) -> None:
+    """Note that all `files` (sizes by name) of a base are in `folder`, verified."""
+    write_json(folder / _COMPLETE, {"files": dict(files), **facts})
+
+
+def complete_facts(folder: Path) -> dict[str, Any] | None:
+    """What was noted, where every file is still there with its size."""
+    try:
+        noted = cast("dict[str, Any]", json.loads((folder / _COMPLETE).read_text("utf-8")))
+        files = cast("dict[str, int]", noted["files"])
+        whole = all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return noted if whole and files else None
+
+
+def _named(error: SettingsError, address: BaseAddress, target: Path) -> SettingsError:
+    """The problems with the address in place of the path in the cache."""
+    problems: list[Problem] = []
+    for problem in error.problems:
+        text = problem.text.replace(str(target), str(address))
+        text = text if str(address) in text else f"base_model = {address}: {text}"
+        problems.append(replace(problem, text=text))
+    return SettingsError(problems=problems)

@@ -1,0 +1,30 @@
+"""A base model at a URL: one file, with the user's token where it is Civitai's."""
+
+from pathlib import Path
+
+from tenner.base.source.address import BaseAddress
+from tenner.base.source.fetching import (
+    FetchedBase,
+    Fetching,
+    bring,
+    check_sha256,
+    key_of,
+    wanted_file,
+)
+
+
+def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
+    """The file at the address. Raises SettingsError."""
+    name = Path(address.place.partition("?")[0]).name
+    name = name if name.endswith(".safetensors") else f"{name or 'model'}.safetensors"
+    target = task.cache / "web" / key_of(address.place) / name[-120:]
+    host = address.place.split("/")[2].rpartition("@")[2].partition(":")[0]
+    token = task.secrets.get("CIVITAI_TOKEN") if host.endswith("civitai.com") else None
+    wanted = wanted_file(
+        task.cache,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        denied_fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
+    )
+    bring(address, target, address.place, task, wanted)
+    check_sha256(target, task.sha256, address)
+    return FetchedBase(path=target)

@@ -1,0 +1,38 @@
+"""How long a run is, counted as sd-scripts counts."""
+
+from dataclasses import dataclass
+
+from tenner.settings.model import Settings
+
+_EPOCHS = 10  # the guide's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a run is, in optimizer steps. Epochs are counted from the whole dataset."""
+
+    num_steps: int
+    steps_per_epoch: int
+
+    @property
+    def num_epochs(self) -> int:
+        return -(-self.num_steps // self.steps_per_epoch)
+
+
+def run_length(settings: Settings, batches_per_epoch: int, accumulation: int) -> Length:
+    """Optimizer steps as sd-scripts counts them: batches are dealt to processes and accumulated,
+    and what is left over at the end of an epoch makes a step too."""
+    per_step = accumulation * settings.num_processes
+    per_epoch = max(1, -(-batches_per_epoch // per_step))
+    epochs = settings.max_train_epochs or _EPOCHS
+    return Length(
+        num_steps=settings.max_train_steps or per_epoch * epochs, steps_per_epoch=per_epoch
+    )
+
+
+def length_reason(settings: Settings, length: Length) -> str:
+    """Where the number of steps comes from, for the plan."""
+    if settings.max_train_steps:
+        return f"as asked, about {length.num_epochs} epochs of {length.steps_per_epoch}"
+    epochs = settings.max_train_epochs or _EPOCHS
+    return f"{epochs} epochs of {length.steps_per_epoch}"

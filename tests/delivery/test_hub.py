@@ -236,6 +236,7 @@ def test_a_hub_that_never_answers_ends_at_the_limit(
     proxy: Proxy, files: list[DeliveredFile]
 ) -> None:
     proxy.fault = lambda asked: Spoil(silent=True)
+    store_at(proxy)  # loads the client library, which takes a second
     with pytest.raises(DeliveryError, match="no answer within 2 s"):
         deliver_to(proxy, files, seconds=2)
 

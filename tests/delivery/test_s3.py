@@ -215,6 +215,7 @@ def test_a_server_that_never_answers_ends_at_the_limit(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
     proxy.fault = lambda asked: Spoil(silent=True)
+    open_store(target, secrets=SECRETS, env={})  # loads the client library, which takes a second
     with pytest.raises(DeliveryError, match="no answer within 2 s"):
         deliver_to(target, files, seconds=2)
 

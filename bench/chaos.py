@@ -32,11 +32,9 @@ from tempfile import TemporaryDirectory
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / "run"), str(_TESTS / "delivery")]
 
-import boto3  # noqa: E402
-from botocore.config import Config  # noqa: E402
 from program import Machine, StandIn, same_weights  # noqa: E402
 from servers.fault_proxy import Asked, Spoil, fault_proxy  # noqa: E402
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server  # noqa: E402
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client  # noqa: E402
 
 BUCKET = "chaos"
 STEPS = 20
@@ -77,14 +75,7 @@ class Chaos:
         self.folder = folder
         self.stand_in = stand_in
         self.endpoint = f"http://127.0.0.1:{port}"
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{server_port}",
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET_KEY,
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        self.client = s3_client(server_port)
         self.client.create_bucket(Bucket=BUCKET)
         self.whole = self.machine(folder / "whole")
         started = time.monotonic()

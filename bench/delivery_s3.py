@@ -33,9 +33,13 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import boto3
-
-from tests.delivery.servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, seaweed_server
+from tests.delivery.servers.s3_servers import (
+    KEY_ID,
+    SECRET_KEY,
+    make_used_bucket,
+    rclone_server,
+    seaweed_server,
+)
 
 BUCKET = "bench"
 SERVERS = {"rclone": partial(rclone_server, keeps_hashes=True), "seaweed": seaweed_server}
@@ -135,7 +139,7 @@ def measure(name: str, server: str, source: Path, scratch: Path, aws: Path) -> U
     folder.mkdir()
     try:
         with SERVERS[server](folder) as port:
-            make_bucket(port)
+            make_used_bucket(port, BUCKET)
             env = environment(port, scratch / ("tuned" if name == "aws tuned" else "plain"))
             if name == "tenner":
                 target = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{port}"
@@ -146,20 +150,6 @@ def measure(name: str, server: str, source: Path, scratch: Path, aws: Path) -> U
             return run(command, env)
     finally:
         shutil.rmtree(folder)
-
-
-def make_bucket(port: int) -> None:
-    """A bucket that was used before: SeaweedFS takes up to 3 s to make room for a first object."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET_KEY,
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket=BUCKET)
-    for number in range(8):
-        client.put_object(Bucket=BUCKET, Key=f"older-{number}", Body=bytes(100_000))
 
 
 def run(command: list[str], env: dict[str, str]) -> Upload:

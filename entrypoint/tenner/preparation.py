@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tenner.base.choice import OnBytes, find_base, must_be_fetched
+from tenner.base.choice import find_base, must_be_fetched
 from tenner.base.model import Base
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.dataset.download import OnBytes
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE

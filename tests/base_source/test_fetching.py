@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
 from servers.fault_proxy import Asked, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
-from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
 
 from tenner.base.model import inspect_base
 from tenner.base.source import FetchedBase, fetch_base, parse_base_address
@@ -287,14 +285,7 @@ def test_a_checkpoint_from_a_bucket(tmp_path: Path) -> None:
     content = checkpoint()
     with rclone_server(server) as port:
         endpoint = f"http://127.0.0.1:{port}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET_KEY,
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = s3_client(port)
         client.create_bucket(Bucket="models")
         client.put_object(Bucket="models", Key="sd/model.safetensors", Body=content)
         keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}

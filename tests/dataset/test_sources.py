@@ -10,11 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-import boto3
 import pyarrow
 import pyarrow.parquet
 import pytest
-from botocore.config import Config
 from pictures import write_set
 from PIL import Image
 
@@ -23,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 from servers.fault_proxy import Asked, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
 
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
@@ -154,16 +152,8 @@ def test_a_known_checksum_asks_nothing(tmp_path, web):
 @pytest.fixture(scope="module")
 def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with moto_server(tmp_path_factory.mktemp("moto")) as port:
-        bucket(port).create_bucket(Bucket="photos")
+        s3_client(port).create_bucket(Bucket="photos")
         yield port
-
-
-def bucket(port: int):
-    return boto3.client(
-        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
-        aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET_KEY,
-        config=Config(s3={"addressing_style": "path"}),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -178,7 +168,7 @@ def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("keys")
 def test_a_bucket_is_mirrored_and_what_is_gone_there_is_gone_here(tmp_path, s3_port):
-    s3 = bucket(s3_port)
+    s3 = s3_client(s3_port)
     for path in write_set(tmp_path / "set", 3):
         for each in (path, path.with_suffix(".txt")):
             s3.upload_file(str(each), "photos", f"sets/10_toy/{each.name}")
@@ -203,7 +193,7 @@ def test_a_bucket_is_mirrored_and_what_is_gone_there_is_gone_here(tmp_path, s3_p
 
 @pytest.mark.usefixtures("keys")
 def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, s3_port):
-    bucket(s3_port).put_object(Bucket="photos", Key="big.zip", Body=zipped(b"one", 3_000_000))
+    s3_client(s3_port).put_object(Bucket="photos", Key="big.zip", Body=zipped(b"one", 3_000_000))
 
     def cut(asked: Asked) -> Spoil | None:
         return Spoil(cut=True) if asked.method == "GET" and asked.number == 3 else None

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Proxy, Spoil, fault_proxy
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
 from tenner.delivery import Destination, parse_destination
 from tenner.delivery.lease import Lease, LeaseLost
@@ -31,14 +29,7 @@ def lease_at(destination: Destination, on_lost: Callable[[str], None] = lambda w
 
 
 def bucket_at(port: int) -> Destination:
-    boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET_KEY,
-        region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
-    ).create_bucket(Bucket="loras")
+    s3_client(port).create_bucket(Bucket="loras")
     return parse_destination(f"s3://loras/a?endpoint_url=http://127.0.0.1:{port}")
 
 

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.hub_server import hub_server
 from servers.hub_state import Account
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
 from tenner.delivery import DeliveredFile, Destination, deliver, parse_destination
 from tenner.delivery.opening import open_store
@@ -65,14 +63,7 @@ def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             yield hub.port
         return
     with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as port:
-        boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET_KEY,
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        ).create_bucket(Bucket=BUCKET)
+        s3_client(port).create_bucket(Bucket=BUCKET)
         yield port
 
 
@@ -254,6 +245,7 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
         proxy.fault = lambda asked: Spoil(silent=True)
         text = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{proxy.port}"
         run = RemoteRun(parse_destination(text), "cat", SECRETS, {}, limit_seconds=1.5)
+        open_store(run.destination, secrets=SECRETS, env={})  # loads the client library first
         small = tmp_path / "small"
         small.write_text("x")
         for call in (
@@ -263,7 +255,7 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
             lambda: run.get_file("x"),
         ):
             start = time.monotonic()
-            with pytest.raises(DeliveryError, match=r"no answer|time limit"):
+            with pytest.raises(DeliveryError, match="no answer"):
                 call()
             assert time.monotonic() - start < 15
 

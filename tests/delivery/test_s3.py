@@ -11,14 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
 import pytest
-from botocore.config import Config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, seaweed_server
+from servers.s3_servers import (
+    KEY_ID,
+    SECRET_KEY,
+    make_used_bucket,
+    moto_server,
+    rclone_server,
+    s3_client,
+    seaweed_server,
+)
 
 from tenner.delivery import (
     DeliveredFile,
@@ -43,9 +49,7 @@ BUCKET = "loras"
 @pytest.fixture(scope="module", params=sorted(SERVERS))
 def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as port:
-        client_at(port).create_bucket(Bucket=BUCKET)
-        for number in range(8):  # SeaweedFS takes seconds to make room for a first object
-            client_at(port).put_object(Bucket=BUCKET, Key=f"older/{number}", Body=b"older")
+        make_used_bucket(port, BUCKET)
         yield port
 
 
@@ -80,25 +84,14 @@ def files(tmp_path: Path) -> list[DeliveredFile]:
     return made
 
 
-def client_at(port: int):
-    return boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET_KEY,
-        region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
 def stored(port: int, target: Destination, name: str) -> bytes:
     key = target.name_in_root(name)
-    return client_at(port).get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    return s3_client(port).get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
 
 def wait_for(port: int, target: Destination, name: str) -> None:
     key = target.name_in_root(name)
-    client_at(port).get_waiter("object_exists").wait(
+    s3_client(port).get_waiter("object_exists").wait(
         Bucket=BUCKET, Key=key, WaiterConfig={"Delay": 0.2, "MaxAttempts": 150}
     )
 
@@ -147,7 +140,7 @@ def test_files_are_on_their_way_while_they_are_hashed_and_the_manifest_waits(
         delivery = pool.submit(deliver_to, target, files)
         try:
             wait_for(server_port, target, "cat.safetensors")
-            listed = client_at(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)
+            listed = s3_client(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)
             there = {each["Key"].rpartition("/")[2] for each in listed["Contents"]}
             assert "manifest.json" not in there
         finally:
@@ -228,7 +221,7 @@ def test_parts_that_arrived_are_not_sent_again(
     def only_two_parts(asked: Asked) -> Spoil | None:
         if not is_part(asked, 3):
             return None
-        if any(is_part(done, 1) for done in proxy.done) and any(is_part(d, 2) for d in proxy.done):
+        if all(any(is_part(done, part) for done in proxy.done) for part in (1, 2)):
             deadline.cancel()
         return Spoil(status=503, body=error_xml("SlowDown"))
 
@@ -273,7 +266,7 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
     new = {upload_id(asked) for asked in proxy.seen[before:] if "partNumber=" in asked.path}
     assert len(new - {old}) == 1
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
-    unfinished = client_at(server_port).list_multipart_uploads(Bucket=BUCKET, Prefix=target.prefix)
+    unfinished = s3_client(server_port).list_multipart_uploads(Bucket=BUCKET, Prefix=target.prefix)
     assert not unfinished.get("Uploads")
 
 
@@ -290,7 +283,7 @@ def test_parts_are_proven_by_sha256_only_where_the_server_looks_at_it(
     assert len(proven) == (3 if looks_at_it else 0)
     assert bool([asked for asked in read_back if "uploads" not in asked.path]) != looks_at_it
     assert (
-        client_at(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)["KeyCount"] == 2
+        s3_client(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)["KeyCount"] == 2
     )
 
 

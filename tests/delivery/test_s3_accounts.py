@@ -8,16 +8,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.config import Config
 from urllib3 import HTTPResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Proxy, Spoil, fault_proxy
-from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
 from tenner.delivery import (
     DeliveredFile,
@@ -36,14 +34,7 @@ BUCKET = "loras"
 
 
 def make_bucket(port: int) -> None:
-    boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET_KEY,
-        region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
-    ).create_bucket(Bucket=BUCKET)
+    s3_client(port).create_bucket(Bucket=BUCKET)
 
 
 @pytest.fixture(scope="module")

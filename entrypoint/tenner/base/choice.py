@@ -12,13 +12,13 @@ from tenner.base.model import (
     known_base,
     not_found,
 )
+from tenner.dataset.download import OnBytes
 from tenner.dataset.fetch import downloads_dir
 from tenner.errors import Problem, SettingsError
 from tenner.secrets import secrets_from
 from tenner.settings import Settings
 from tenner.tiny import base_dir
 
-OnBytes = Callable[[int, int | None], None]
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
 

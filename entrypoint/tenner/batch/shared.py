@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from tenner.base.choice import OnBytes
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.dataset.download import OnBytes
 from tenner.errors import DatasetError, TennerError
 from tenner.planning.cost import Price
 from tenner.preparation import Inspect, OnImage, Prepared, Trials, prepare

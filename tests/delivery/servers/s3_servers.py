@@ -10,8 +10,32 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
 
 KEY_ID, SECRET_KEY = "AKIAIOSFODNN7LOOPBCK", "loopback-secret-key-0123456789"
+
+
+def s3_client(port: int) -> Any:
+    """A client of the server at `port`, with its keys."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=KEY_ID,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+def make_used_bucket(port: int, name: str) -> None:
+    """A bucket that was used before: SeaweedFS takes up to 3 s to make room for a first object."""
+    client = s3_client(port)
+    client.create_bucket(Bucket=name)
+    for number in range(8):
+        client.put_object(Bucket=name, Key=f"older/{number}", Body=bytes(100_000))
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """Base models that are not on this machine: from the Hugging Face Hub, the web or S3, kept here."""
 
 from tenner.base.source.address import BaseAddress, parse_base_address
+from tenner.base.source.cache import FetchedBase
 from tenner.base.source.fetch import fetch_base
-from tenner.base.source.fetching import FetchedBase
 
 __all__ = ["BaseAddress", "FetchedBase", "fetch_base", "parse_base_address"]

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenner.base.source.address import BaseAddress
-from tenner.base.source.fetching import FetchedBase, Fetching, OnBytes
+from tenner.base.source.cache import FetchedBase, Fetching
+from tenner.base.source.from_web import fetch_from_web
+from tenner.dataset.download import OnBytes
 from tenner.errors import SettingsError
 from tenner.secrets import Secrets
 
@@ -47,6 +49,4 @@ def _fetch(address: BaseAddress, task: Fetching) -> FetchedBase:
 
             return fetch_from_s3(address, task)
         case "web":
-            from tenner.base.source.from_web import fetch_from_web
-
             return fetch_from_web(address, task)

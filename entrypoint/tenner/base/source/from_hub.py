@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.base.source.address import BaseAddress
-from tenner.base.source.choosing import choose_files
-from tenner.base.source.fetching import (
+from tenner.base.source.cache import (
     FetchedBase,
     Fetching,
     RemoteFile,
@@ -17,6 +16,7 @@ from tenner.base.source.fetching import (
     refuse_full_disk,
     wanted_file,
 )
+from tenner.base.source.choosing import choose_files
 from tenner.delivery.hub_client import HubClient, ask, open_hub_client
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.errors import SettingsError

@@ -1,8 +1,8 @@
 """A base model in a bucket: one checkpoint, or a folder in diffusers layout."""
 
 from tenner.base.source.address import BaseAddress
+from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
-from tenner.base.source.fetching import FetchedBase, Fetching, check_sha256, key_of
 from tenner.delivery.destination import Destination, parse_destination
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.s3 import S3Store, open_s3

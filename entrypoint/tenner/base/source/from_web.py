@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tenner.base.source.address import BaseAddress
-from tenner.base.source.fetching import (
+from tenner.base.source.cache import (
     FetchedBase,
     Fetching,
     bring,

@@ -1,4 +1,4 @@
-"""What every source of base models shares: cut downloads go on, what arrived is verified and kept.
+"""The cache of base models: cut downloads go on, what arrived is verified and kept.
 
 What is complete is noted in `complete.json` beside it and not asked for again where its revision
 is fixed; where it is not, the server is asked which version it has, and what is here is taken
@@ -8,20 +8,19 @@ when it does not answer.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from tenner.base.source.address import BaseAddress
-from tenner.dataset.download import Wanted, download
+from tenner.dataset.download import OnBytes, Wanted, download
 from tenner.delivery.sealing import hash_file
 from tenner.errors import Problem, SettingsError
 from tenner.running.run_dir import write_json
 from tenner.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.secrets import Secrets
 
-OnBytes = Callable[[int, int | None], None]
 MAX_BYTES = 32 * 1024**3
 """SDXL in float32 has 14 GB; more than twice that is no base model of these families."""
 _COMPLETE = "complete.json"

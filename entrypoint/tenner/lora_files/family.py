@@ -1,0 +1,79 @@
+"""Which family of base models a LoRA was made for."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tenner.base.model import FAMILY_NAMES, Family
+from tenner.lora_files.modules import LoraModule
+
+_CONTEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""What the cross-attention of each family's U-Net reads: its text encoders' width."""
+_ATTENDS_TEXT = re.compile(r".*attn2[._]to_[kv]")
+_METADATA_FAMILIES: tuple[tuple[str, Family], ...] = (
+    ("sdxl", "sdxl"),
+    ("stable-diffusion-xl", "sdxl"),
+    ("sd_v2", "sd2"),
+    ("stable-diffusion-v2", "sd2"),
+    ("sd_v1", "sd1"),
+    ("stable-diffusion-v1", "sd1"),
+)
+_FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"double_blocks|single_blocks|single_transformer_blocks", "Flux"),
+    (r"joint_blocks", "Stable Diffusion 3"),
+)
+
+
+def family_of(
+    modules: Sequence[LoraModule], metadata: Mapping[str, str]
+) -> tuple[Family | None, str, str]:
+    """(family, what told it, architecture). Shapes tell more surely than names, these more surely
+    than the metadata; a small model of nobody's widths is told by its metadata alone."""
+    if any(each.part == "transformer" for each in modules):
+        paths = [each.path for each in modules if each.part == "transformer"]
+        for pattern, name in _FOREIGN:
+            if any(re.match(pattern, path) for path in paths):
+                return None, "names", name
+        return None, "names", "a transformer model"
+    by = _by_shapes(modules) or _by_names(modules) or _by_metadata(metadata)
+    if by is None:
+        return None, "", "unknown"
+    return by[0], by[1], FAMILY_NAMES[by[0]]
+
+
+def _by_shapes(modules: Sequence[LoraModule]) -> tuple[Family, str] | None:
+    widths = Counter(
+        each.in_features
+        for each in modules
+        if each.part == "unet" and _ATTENDS_TEXT.match(each.path)
+    )
+    for width, _ in widths.most_common():
+        if width in _CONTEXT_WIDTHS:
+            return _CONTEXT_WIDTHS[width], "shapes"
+    if any(each.part == "unet" for each in modules):
+        return None
+    text = {each.part: each.in_features for each in modules if "q_proj" in each.path}
+    if "text_encoder_2" in text or any(each.name.startswith("lora_te1_") for each in modules):
+        return ("sdxl", "shapes") if text.get("text_encoder_2", 1280) == 1280 else None
+    width = text.get("text_encoder")
+    known: dict[int | None, Family] = {768: "sd1", 1024: "sd2"}
+    return (known[width], "shapes") if width in known else None
+
+
+def _by_names(modules: Sequence[LoraModule]) -> tuple[Family, str] | None:
+    """SDXL alone has two text encoders, and ten transformer blocks in the middle."""
+    deep = re.compile(r"(mid_block|middle_block)[._].*transformer_blocks[._]9[._]")
+    if any(each.part == "unet" and deep.match(each.path) for each in modules):
+        return "sdxl", "names"
+    return None
+
+
+def _by_metadata(metadata: Mapping[str, str]) -> tuple[Family, str] | None:
+    for key in ("ss_base_model_version", "modelspec.architecture"):
+        value = metadata.get(key, "").lower()
+        for beginning, family in _METADATA_FAMILIES:
+            if value.startswith(beginning):
+                return family, key
+    if metadata.get("ss_v2", "").lower() == "true":
+        return "sd2", "ss_v2"
+    return None

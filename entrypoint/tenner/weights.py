@@ -7,10 +7,16 @@ needs nothing of the trainer's environment. A 38 MB file takes about a tenth of 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tenner.errors import Problem, SettingsError
-from tenner.safetensors_head import read_safetensors_header
+from tenner.safetensors_head import (
+    METADATA,
+    TensorEntry,
+    data_start,
+    read_safetensors_header,
+    tensor_entries,
+)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -51,10 +57,11 @@ def inspect_weights(path: Path) -> Weights | Problem:
         header = read_safetensors_header(path)
     except SettingsError as error:
         return error.problems[0]
-    metadata: dict[str, str] = header.pop("__metadata__", {})
-    if not header:
+    metadata: dict[str, str] = header.get(METADATA, {})
+    tensors = tensor_entries(header)
+    if not tensors:
         return Problem(text=f"{path} holds no tensors", fix="train again")
-    broken = tuple(_not_finite(path, header))
+    broken = tuple(_not_finite(path, tensors))
     if broken:
         shown = ", ".join(broken[:3]) + (" …" if len(broken) > 3 else "")
         return Problem(
@@ -62,7 +69,7 @@ def inspect_weights(path: Path) -> Weights | Problem:
             fix="lower learning_rate, or set mixed_precision = 'bf16' (or 'no')",
         )
     return Weights(
-        path=path, num_tensors=len(header), num_bytes=path.stat().st_size, metadata=metadata
+        path=path, num_tensors=len(tensors), num_bytes=path.stat().st_size, metadata=metadata
     )
 
 
@@ -83,10 +90,10 @@ def _repeat(value: int, lanes: int, num_bytes: int) -> int:
     return int.from_bytes(value.to_bytes(num_bytes, "little") * lanes, "little")
 
 
-def _not_finite(path: Path, header: Mapping[str, Any]) -> Iterator[str]:
+def _not_finite(path: Path, tensors: Mapping[str, TensorEntry]) -> Iterator[str]:
+    start = data_start(path)
     with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        for name, tensor in header.items():
+        for name, tensor in tensors.items():
             layout = FORMATS.get(tensor["dtype"])
             begin, end = tensor["data_offsets"]
             if layout and any(

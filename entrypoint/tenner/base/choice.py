@@ -15,6 +15,7 @@ from tenner.base.model import (
 from tenner.dataset.download import OnBytes
 from tenner.dataset.fetch import downloads_dir
 from tenner.errors import Problem, SettingsError
+from tenner.safetensors_head import read_safetensors_header
 from tenner.secrets import secrets_from
 from tenner.settings import Settings
 from tenner.tiny import base_dir
@@ -66,10 +67,29 @@ def find_base(
         base = replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
     elif settings.base_model_sha256:
         hold_to_sha256(base, settings.base_model_sha256)
-    problems = _contradictions(settings, base)
+    problems = [*_contradictions(settings, base), *_wrong_files(settings)]
     if problems:
         raise SettingsError(problems=problems)
     return base
+
+
+def _wrong_files(settings: Settings) -> list[Problem]:
+    """What is wrong with the other weights that the settings name: missing, cut, no safetensors."""
+    problems: list[Problem] = []
+    named = {"vae": settings.vae, "network_weights": settings.network_weights}
+    for key, value in named.items():
+        path = Path(value or "").expanduser()
+        if not value or (key == "vae" and path.is_dir()):
+            continue
+        if not path.is_file():
+            text = f"{key} = '{value}': there is no such file"
+            problems.append(Problem(text=text, fix=f"correct or remove {key}"))
+            continue
+        try:
+            read_safetensors_header(path)
+        except SettingsError as error:
+            problems += [replace(each, text=f"{key}: {each.text}") for each in error.problems]
+    return problems
 
 
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:

@@ -6,7 +6,6 @@ themselves, never from a file's name.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tenner.errors import Problem, SettingsError
-from tenner.safetensors_head import read_safetensors_header
+from tenner.json_text import read_object
+from tenner.safetensors_head import read_safetensors_header, tensor_entries
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Layout = Literal["diffusers", "checkpoint"]
@@ -167,7 +167,8 @@ def inspect_base(path: Path, *, name: str) -> Base:
 
 def _inspect_checkpoint(path: Path, name: str) -> Base:
     header = read_safetensors_header(path)
-    family = family_of_tensors({key: each.get("shape", []) for key, each in header.items()}, path)
+    shapes = {key: each["shape"] for key, each in tensor_entries(header).items()}
+    family = family_of_tensors(shapes, path)
     marked = "v_pred" in header  # the marker that v-prediction SDXL checkpoints carry
     unknown_in_single_file: Prediction | None = None if family == "sd2" else "epsilon"
     return Base(
@@ -211,7 +212,8 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
     def has(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in shapes)
 
-    channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [0, 4])[1]
+    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [])
+    channels = first[1] if len(first) > 1 else 4
     if has(r"lora_unet_|lora_te|unet\..*lora"):
         return "a LoRA, not a base", "name it as network_weights to go on from it"
     if has(r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks)\."):
@@ -244,18 +246,43 @@ def _inspect_folder(path: Path, name: str) -> Base:
         raise SettingsError(f"{path} is an inpainting or editing model", fix=fix)
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     scheduler = _json(scheduler_file) if scheduler_file.is_file() else {}
-    vae = _json(path / "vae" / "config.json")
-    factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
     return Base(
         name=name,
         path=path,
         family=_family_of_folder(path, unet),
         layout="diffusers",
-        prediction=scheduler.get("prediction_type", "epsilon"),
+        prediction=_prediction(scheduler_file, scheduler),
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
-        resolution=int(unet.get("sample_size") or 64) * factor,
+        resolution=_resolution(path, unet),
         num_bytes=sum(each.stat().st_size for each in path.rglob("*.safetensors")),
     )
+
+
+def _resolution(path: Path, unet: Mapping[str, Any]) -> int:
+    """The side in pixels that the model was made for. Raises SettingsError."""
+    blocks = _json(path / "vae" / "config.json").get("block_out_channels", [0] * 4)
+    latents = unet.get("sample_size") or 64
+    is_list = isinstance(blocks, list)
+    num_blocks = len(cast("list[object]", blocks)) if is_list else 0
+    if not 1 <= num_blocks <= 8 or type(latents) is not int or not 1 <= latents <= 1024:
+        text = f"{path}: sample_size of the U-Net or block_out_channels of the VAE make no sense"
+        raise SettingsError(text, fix="download its config.json files again")
+    return latents * 2 ** (num_blocks - 1)
+
+
+def _prediction(file: Path, scheduler: Mapping[str, Any]) -> Prediction:
+    """What the model predicts. Raises SettingsError for what no trainer here can teach it."""
+    match scheduler.get("prediction_type", "epsilon"):
+        case "epsilon":
+            return "epsilon"
+        case "v_prediction":
+            return "v_prediction"
+        case other:
+            raise SettingsError(
+                f"{file}: the model predicts {str(other)[:40]!r}; tenner trains models that predict"
+                " epsilon or v_prediction",
+                fix="take another base model",
+            )
 
 
 def _family_of_folder(path: Path, unet: Mapping[str, Any]) -> Family:
@@ -280,9 +307,12 @@ def _weights_problem(folder: Path) -> Problem | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+        return read_object(path)
     except ValueError:
         raise SettingsError(f"{path} is not JSON", fix="download it again") from None
+    except OSError as error:
+        text = f"{path} cannot be read: {error.strerror or error}"
+        raise SettingsError(text, fix="let this user read it (chmod a+r)") from None
 
 
 def _with_facts(base: Base, known: KnownBase, *, asked: str) -> Base:

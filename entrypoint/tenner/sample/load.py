@@ -18,6 +18,8 @@ from diffusers.utils.logging import disable_progress_bar
 from safetensors import safe_open
 
 from tenner.clip_tokenizers import open_clip_tokenizer
+from tenner.errors import SettingsError
+from tenner.safetensors_head import data_start, read_safetensors_header
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
 from tenner.sample.single_file import open_single_file
@@ -167,11 +169,15 @@ def lora_tag(path: Path) -> LoraTag:
     """Name and short hash of a LoRA file: the hash of all that follows the safetensors header.
 
     A1111 and Civitai know a LoRA by the first 12 digits of this hash, since it stays the same
-    when only the metadata change.
+    when only the metadata change. Raises LoadError where it is no such file.
     """
     digest = hashlib.sha256()
+    try:
+        read_safetensors_header(path)
+    except SettingsError as error:
+        raise LoadError(error.problems[0].text) from None
     with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        file.seek(data_start(path))
         while block := file.read(1 << 20):
             digest.update(block)
     return LoraTag(name=path.stem, short_hash=digest.hexdigest()[:12])

@@ -37,6 +37,9 @@ def parse_toml(raw: bytes, *, name: str) -> tuple[dict[str, Any], tuple[Problem,
         return tomllib.loads(text), ()
     except tomllib.TOMLDecodeError as error:
         return {}, (_explain(text, str(error), name),)
+    except RecursionError:
+        fix = "a settings file is lines of  key = value  and  [section]"
+        return {}, (Problem(text=f"{name} is nested too deep to be settings", fix=fix),)
 
 
 def line_of(path: Path, key: str) -> int | None:

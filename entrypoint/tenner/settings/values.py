@@ -4,12 +4,13 @@ Environment variables and flags are always text, and people paste what other too
 each type here takes the field's usual spellings and refuses the rest with the wanted form.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
+
+from tenner.json_text import parse_json
 
 Scalar = str | int | float | bool
 
@@ -54,7 +55,7 @@ def _is_list(value: Any) -> bool:
 
 def _json_list(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         raise ValueError('want a list such as ["one", "two"]') from None
 

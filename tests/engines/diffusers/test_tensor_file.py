@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tenner.engines.diffusers.lora_file import LoraFileError, read_lora
 from tenner.engines.diffusers.tensor_file import Renamed, TensorFile
+from tenner.sample.load import LoadError, lora_tag
 
 
 def test_every_number_format_comes_back(tmp_path: Path) -> None:
@@ -26,7 +28,29 @@ def test_a_cut_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="ends inside a"):
+    with pytest.raises(ValueError, match="is cut"):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize(
+    "head", [b'{"a":{"dtype":"F32","shape":[1],"data_offsets":null}}', b"{" + b"[" * 100_000]
+)
+def test_a_head_made_to_harm_is_a_value_error(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        TensorFile(path)
+    with pytest.raises(LoraFileError, match=r"x\.safetensors"):
+        read_lora(path, None)  # pyright: ignore[reportArgumentType]  it is not reached
+    with pytest.raises(LoadError, match=r"x\.safetensors"):
+        lora_tag(path)
+
+
+def test_numbers_of_a_format_that_torch_lacks_are_told(tmp_path: Path) -> None:
+    head = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))
+    with pytest.raises(ValueError, match="format F4"):
         TensorFile(path)["a"]
 
 

@@ -6,7 +6,6 @@ our own layers; the VAE, used only to encode the pictures once, is diffusers' ow
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from tenner.engines.diffusers.checkpoint import CheckpointFile
 from tenner.engines.diffusers.job import TrainJob
 from tenner.engines.diffusers.tensor_file import Renamed, TensorFile
+from tenner.json_text import read_object
 
 
 class BaseModelError(Exception):
@@ -158,7 +158,7 @@ def _shipped(part: str, family: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    return read_object(path)
 
 
 def _tensors(folder: Path) -> Mapping[str, Tensor]:

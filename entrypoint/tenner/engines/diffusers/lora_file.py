@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tenner.engines.diffusers.job import SavePrecision
 from tenner.engines.diffusers.lora import LoraBank
+from tenner.errors import SettingsError
 from tenner.running.run_dir import write_atomically
+from tenner.safetensors_head import read_safetensors_header
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -40,7 +42,10 @@ def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str])
 def read_lora(path: Path, bank: LoraBank) -> None:
     """Start from a LoRA file (`network_weights`). Raises LoraFileError."""
     try:
+        read_safetensors_header(path)
         found = load_file(path)
+    except SettingsError as error:
+        raise LoraFileError(error.problems[0].text) from error
     except (OSError, SafetensorError) as error:
         raise LoraFileError(f"{path.name} cannot be read: {error}") from error
     matched = 0

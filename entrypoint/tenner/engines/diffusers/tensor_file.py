@@ -5,14 +5,15 @@ closed, so that a base model would be held twice while it is loaded; and the sys
 pages out and read them again at every step.
 """
 
-import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from tenner.errors import SettingsError
+from tenner.safetensors_head import data_start, read_safetensors_header, tensor_entries
 
 _DTYPES = {
     "F64": torch.float64,
@@ -29,16 +30,16 @@ _DTYPES = {
 class TensorFile(Mapping[str, Tensor]):
     """The tensors of one file; each look-up reads its tensor anew.
 
-    Raises OSError, and ValueError for a file that is no safetensors file.
+    Raises ValueError for a file that is no safetensors file or is cut, and OSError.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = cast("dict[str, Any]", json.loads(file.read(length)))
-        self._start = 8 + length
-        self._entries = {name: each for name, each in header.items() if name != "__metadata__"}
+        try:
+            self._entries = tensor_entries(read_safetensors_header(path))
+            self._start = data_start(path)
+        except SettingsError as error:
+            raise ValueError(error.problems[0].text) from None
 
     def __getitem__(self, name: str) -> Tensor:
         entry = self._entries[name]
@@ -49,7 +50,10 @@ class TensorFile(Mapping[str, Tensor]):
             file.seek(self._start + begin)
             if raw.numel() and file.readinto(room) != raw.numel():
                 raise ValueError(f"{self._path.name} ends inside {name}")
-        return raw.view(_DTYPES[entry["dtype"]]).view(tuple(entry["shape"]))
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(f"{name} has numbers of the format {entry['dtype']}")
+        return raw.view(dtype).view(tuple(entry["shape"]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -155,7 +155,8 @@ def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:
         peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
     else:
         peak = ""
-    text = f"out of memory at batch {job.train_batch_size}{peak}: {str(error).splitlines()[0]}"
+    said = next(iter(str(error).splitlines()), "") or "the system said nothing more"
+    text = f"out of memory at batch {job.train_batch_size}{peak}: {said}"
     fix = "a smaller train_batch_size, or gradient_checkpointing = true"
     return _failed(tell, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem
+from tenner.json_text import parse_json
 from tenner.slips import nearest_name
 
 
@@ -31,7 +32,7 @@ class Imported:
 def import_json(text: str, *, name: str) -> Imported:
     """A JSON file: the GUI's form, a dataset configuration, or plain keys."""
     try:
-        tables = json.loads(text.removeprefix("\ufeff"))
+        tables = parse_json(text.removeprefix("\ufeff"))
     except ValueError as error:
         problem = Problem(text=f"{name} is not JSON: {error}", fix="export it again, or use TOML")
         return Imported(values={}, problems=(problem,))

@@ -7,7 +7,7 @@ gigabytes and within seconds, is looked at as well.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tenner.base.choice import find_base, must_be_fetched
+from tenner.base.choice import assume_base, find_base, must_be_fetched
 from tenner.base.model import Base
 from tenner.dataset import judge_dataset
 from tenner.delivery import Destination, check_destinations
@@ -20,13 +20,13 @@ from tenner.errors import (
     errors_in,
 )
 from tenner.planning.decision import choose_device
+from tenner.planning.family_defaults import with_family_defaults
 from tenner.preparation import dataset_request, look_at_machine
 from tenner.secrets import Secrets
 from tenner.settings import Request
 
 _TURNS = (SettingsError, DatasetError, MachineError)
 """Whose turn it is first: on another machine the same settings and images would fail again."""
-_USUAL_SIDE = 512
 
 
 def everything_wrong(
@@ -92,8 +92,11 @@ def _machine(request: Request, environ: Mapping[str, str], base: Base | None) ->
 
 def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
     settings = request.settings
-    usual = base.resolution if base else _USUAL_SIDE
-    asked = dataset_request(request, base, settings.resolution or (usual, usual), environ)
+    assumed = assume_base(settings, base)
+    request = with_family_defaults(
+        request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
+    )
+    asked = dataset_request(request, assumed.family, assumed.resolution, environ)
     named = (asked.source, asked.reg_data_dir or "", *(each.image_dir for each in asked.subsets))
     if not any("://" in each for each in named):  # what is here, and no download
         judge_dataset(asked)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenner.base.choice import find_base, must_be_fetched
-from tenner.base.model import Base
+from tenner.base.families import FAMILY_DEFAULTS
+from tenner.base.model import Base, Family
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.dataset.download import OnBytes
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
-from tenner.errors import MachineError, SettingsError, errors_in
+from tenner.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.events import Phase
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
@@ -22,6 +23,7 @@ from tenner.machine.trial import Trial, Tried
 from tenner.planning.cost import Price
 from tenner.planning.decision import choose_device, make_plan
 from tenner.planning.expectation import over_budget
+from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.plan import Plan
 from tenner.secrets import without_secrets
 from tenner.settings import Request, Settings
@@ -80,6 +82,11 @@ def prepare(
     if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
     base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
+    resolution = settings.resolution or (base.resolution, base.resolution)
+    request = with_family_defaults(
+        request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
+    )
+    settings = request.settings
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
     name = _trial_name(settings, machine, engine)
@@ -87,8 +94,7 @@ def prepare(
     wanted = try_card and device == "cuda" and known is None
     with _trial(name, environ) if wanted else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
-        resolution = settings.resolution or (base.resolution, base.resolution)
-        asked = dataset_request(request, base, resolution, environ)
+        asked = dataset_request(request, base.family, resolution, environ)
         if engine.name == "diffusers":  # sd-scripts holds images out by itself
             share, seed = settings.validation_split, settings.seed
             asked = replace(asked, validation_split=share, validation_seed=seed)
@@ -128,9 +134,24 @@ def _judged(settings: Settings, plan: Plan, base: Base, engine: ChosenEngine) ->
     found = over_budget(settings, plan.expected, plan.length)
     if engine.name == "sd-scripts":
         found += errors_in(conflicts(plan.options, family=base.family))
+    elif not plan.options.get("network_train_unet_only"):
+        found += _caches_what_is_trained(settings)
     if errors_in(found):
         raise SettingsError(problems=errors_in(found))
     return replace(plan, notices=(*plan.notices, *found))
+
+
+def _caches_what_is_trained(settings: Settings) -> list[Problem]:
+    """The built-in trainer's word for what sd-scripts' rules say too."""
+    names = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+    if not any(settings.engine_options.get(name) for name in names):
+        return []
+    return [
+        Problem(
+            text="cache_text_encoder_outputs needs a text encoder that does not change",
+            fix="set network_train_unet_only = true, or remove cache_text_encoder_outputs",
+        )
+    ]
 
 
 def _trial_name(settings: Settings, machine: Machine, engine: ChosenEngine) -> TrialName:
@@ -156,15 +177,13 @@ def look_at_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:
 
 
 def dataset_request(
-    request: Request, base: Base | None, resolution: tuple[int, int], environ: Mapping[str, str]
+    request: Request, family: Family, resolution: tuple[int, int], environ: Mapping[str, str]
 ) -> DatasetRequest:
-    """The settings of the dataset, in the dataset room's words. Without a base the resolution
-    tells the family."""
-    settings = request.settings
-    is_sdxl = base.family == "sdxl" if base else min(resolution) >= 1024
-    usual = 8 if base and base.is_tiny else 32 if is_sdxl else 64
-    steps = settings.bucket_reso_steps or usual
-    smallest = min(settings.min_bucket_reso, *resolution)
+    """The settings of the dataset, as `tenner.dataset` takes them. What depends on the family and
+    is still open is decided."""
+    settings = with_family_defaults(request, family, resolution).settings
+    assert settings.max_bucket_reso is not None
+    assert settings.bucket_reso_steps is not None
     cache = environ.get("TENNER_CACHE_DIR")
     batch = settings.batch_size
     return DatasetRequest(
@@ -177,9 +196,10 @@ def dataset_request(
         caption_extension=settings.caption_extension,
         resolution=resolution,
         enable_bucket=settings.enable_bucket,
-        min_bucket_reso=smallest,
-        max_bucket_reso=max(settings.max_bucket_reso, *resolution),
-        bucket_reso_steps=steps,
+        min_bucket_reso=settings.min_bucket_reso,
+        max_bucket_reso=settings.max_bucket_reso,
+        bucket_reso_steps=settings.bucket_reso_steps,
+        finest_step=FAMILY_DEFAULTS[family].finest_step,
         bucket_no_upscale=settings.bucket_no_upscale,
         max_token_length=settings.max_token_length,
         batch_size=batch if isinstance(batch, int) else None,

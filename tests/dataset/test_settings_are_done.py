@@ -131,7 +131,7 @@ def test_alpha_is_kept_where_it_is_the_mask(tmp_path):
     said = load_request(
         {"dataset": str(tmp_path), "alpha_mask": "true"}, {}, read_default_config=False
     )
-    asked = dataset_request(said, None, (64, 64), {})
+    asked = dataset_request(said, "sd1", (64, 64), {})
     dataset = inspect_dataset(asked, tmp_path / "work")
     with Image.open(dataset.images[0].path) as copy:
         assert copy.getpixel((0, 0)) == (255, 0, 0, 90)

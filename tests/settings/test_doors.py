@@ -186,7 +186,7 @@ def test_any_option_of_sd_scripts_is_checked_by_its_own_facts(tmp_path: Path) ->
             "network_train_unet_only = true\nnetwork_train_text_encoder_only = true",
             "leave nothing",
         ),
-        ("min_bucket_reso = 2048", "above max_bucket_reso"),
+        ("min_bucket_reso = 2112", "above max_bucket_reso"),
         ('output_name = "a/b"', "not a file name"),
         ("lr_warmup_steps = 50\nmax_train_steps = 40", "is the whole run"),
     ],

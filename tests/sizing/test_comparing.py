@@ -57,7 +57,7 @@ def test_a_table_for_people_names_what_does_not_fit(photos: Path, tmp_path: Path
     assert "Stable Diffusion XL at 1024×1024, 50 images" in lines[0]
     row = next(line for line in lines if line.startswith("RTX 4090 (24 GB)"))
     assert "your price" in row
-    assert "1g" in row
+    assert "2g" in row  # the text encoders of SDXL are left alone by default
     assert any(line.startswith("RTX 4060 does not fit: one image needs") for line in lines)
 
 

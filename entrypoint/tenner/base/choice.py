@@ -1,11 +1,15 @@
 """Which base model a run trains: one on this machine, or one that is brought to it."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.base.model import (
+    FAMILY_NAMES,
+    SIDES,
     Base,
+    Family,
     find_local_base,
     hold_to_sha256,
     inspect_base,
@@ -22,6 +26,50 @@ from tenner.tiny import base_dir
 
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed:
+    """What a dataset is judged for; `notice` where that was not read from a base."""
+
+    family: Family
+    resolution: tuple[int, int]
+    is_tiny: bool = False
+    notice: Problem | None = None
+
+
+def assume_base(settings: Settings, base: Base | None) -> Assumed:
+    """The family and resolution to judge a dataset for, where the base may be elsewhere.
+
+    A known name tells the family; else "xl" in the name, or a resolution of 1024 and more, means
+    SDXL, and anything else Stable Diffusion 1.x. Such a guess is said.
+    """
+    if base:
+        side = base.resolution
+        resolution = settings.resolution or (side, side)
+        return Assumed(family=base.family, resolution=resolution, is_tiny=base.is_tiny)
+    known, said = known_base(settings.base_model), settings.resolution
+    name = settings.base_model.rstrip("/").rpartition("/")[2]
+    family: Family = "sd1"
+    if known:
+        family = known.family
+    elif re.search(r"xl|pony|illustrious|noob", name, re.IGNORECASE) or (
+        said and said[0] * said[1] >= SIDES["sdxl"] ** 2
+    ):
+        family = "sdxl"
+    elif settings.v2:
+        family = "sd2"
+    side = SIDES[family]
+    resolution = said or (side, side)
+    if known:
+        return Assumed(family=family, resolution=resolution)
+    notice = Problem(
+        text=f"the base model is not here: the images are judged for {FAMILY_NAMES[family]} at"
+        f" {resolution[0]}×{resolution[1]}",
+        fix="name base_model where it is, or set resolution",
+        level="note",
+    )
+    return Assumed(family=family, resolution=resolution, notice=notice)
 
 
 def must_be_fetched(base_model: str, environ: Mapping[str, str]) -> bool:

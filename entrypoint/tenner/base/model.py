@@ -26,6 +26,9 @@ FAMILY_NAMES: dict[Family, str] = {
     "sdxl": "Stable Diffusion XL",
 }
 
+SIDES: dict[Family, int] = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+"""Side in pixels that a family was made for; of SD 2.x the models that predict v."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBase:

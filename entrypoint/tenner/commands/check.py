@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tenner.base.choice import MODELS_DIR
-from tenner.base.model import Base, find_local_base, known_base
+from tenner.base.choice import MODELS_DIR, assume_base
+from tenner.base.model import Base, find_local_base
 from tenner.dataset.check import check, render
 from tenner.dataset.sheet import write_sheet
 from tenner.errors import ExitCode, SettingsError
 from tenner.events import Phase
+from tenner.planning.family_defaults import with_family_defaults
 from tenner.preparation import dataset_request, fetching
 from tenner.settings import Request
 from tenner.telling.screen import make_screen
@@ -30,10 +31,11 @@ def run_check(
     The base need not be here. Raises DatasetError only where there is nothing to look at.
     """
     settings = request.settings
-    base = _base(settings.base_model, environ)
-    known = known_base(settings.base_model)
-    side = base.resolution if base else 1024 if known and known.family == "sdxl" else 512
-    asked = dataset_request(request, base, settings.resolution or (side, side), environ)
+    assumed = assume_base(settings, _base(settings.base_model, environ))
+    request = with_family_defaults(
+        request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
+    )
+    asked = dataset_request(request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
     with TemporaryDirectory(prefix="tenner-check-") as folder:
         with screen:
@@ -45,6 +47,8 @@ def run_check(
                 ),
                 lambda done, total: screen.show(fetching(done, total)),
             )
+        if assumed.notice:
+            result = result.with_finding("assumed_base", assumed.notice)
         if page:
             write_sheet(result, page)
     if as_json:

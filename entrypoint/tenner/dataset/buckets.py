@@ -135,6 +135,17 @@ def make_buckets(
     )
 
 
+def widest_bucket(resolution: Size) -> int:
+    """The longest side that no picture up to 4:1 outgrows at the area of `resolution`, in whole
+    steps of 64 pixels: 1024 at 512, 2048 at 1024.
+
+    The latter is the longest side in the table of sizes that SDXL was trained at (arXiv 2307.01952,
+    appendix I: 512×2048 to 2048×512).
+    """
+    longest = 2 * math.sqrt(resolution[0] * resolution[1])
+    return max(*resolution, math.ceil(longest / 64 - 1e-9) * 64)
+
+
 def _sizes(resolution: Size, smallest: int, largest: int, steps: int) -> tuple[Size, ...]:
     area = resolution[0] * resolution[1]
     square = int(math.sqrt(area) // steps) * steps

@@ -6,19 +6,18 @@ part of the result, beside every image that can be shown.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenner.dataset.buckets import BucketPlace, Buckets, Size
 from tenner.dataset.download import OnBytes
 from tenner.dataset.findings import FileNote, Finding, counted, printable
-from tenner.dataset.inspection import buckets_of, common_trigger, read_sources
+from tenner.dataset.inspection import buckets_of, common_trigger, judge_whole, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation
-from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, thumb_path
 from tenner.dataset.request import DatasetRequest
-from tenner.errors import ExitCode
+from tenner.errors import ExitCode, Problem
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +38,11 @@ class CheckResult:
     num_captions: int
     num_ignored: int
     thumbs: Mapping[Path, Path]
+
+    def with_finding(self, kind: str, problem: Problem) -> "CheckResult":
+        """The result with one more finding, of what lies outside the dataset."""
+        more = Finding(kind=kind, level=problem.level, text=problem.text, fix=problem.fix)
+        return replace(self, findings=(*self.findings, more))
 
     def count(self, level: str) -> int:
         return sum(finding.level == level for finding in self.findings)
@@ -108,8 +112,7 @@ def check(
     buckets = buckets_of(request)
     sources = read_sources(request, on_progress, thumbs_dir, on_bytes)
     images = spread_regularisation([image for source in sources for image in source.images])
-    findings = [finding for source in sources for finding in source.findings]
-    findings += judge_buckets(images, buckets, batch_size=request.batch_size)
+    findings = judge_whole(sources, request)
     order = list(LEVELS)
     findings.sort(key=lambda finding: order.index(finding.level))
     thumbs: dict[Path, Path] = {}

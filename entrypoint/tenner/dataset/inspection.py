@@ -10,11 +10,17 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tenner.dataset.buckets import Buckets, make_buckets
+from tenner.dataset.buckets import Buckets
 from tenner.dataset.download import OnBytes
 from tenner.dataset.fetch import fetch
 from tenner.dataset.findings import Finding
-from tenner.dataset.items import Dataset, ImageItem, spread_regularisation
+from tenner.dataset.items import (
+    Dataset,
+    ImageItem,
+    judge_regularisation,
+    spread_regularisation,
+)
+from tenner.dataset.judge_buckets import buckets_of as make_buckets_of
 from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, Source, Tree, read_tree
 from tenner.dataset.request import DatasetRequest, SubsetRequest
@@ -72,12 +78,20 @@ def judge_dataset(
     Raises DatasetError with every problem that forbids training on it.
     """
     sources = read_sources(request, on_progress, on_bytes=on_bytes)
-    findings = [finding for source in sources for finding in source.findings]
-    images = spread_regularisation([image for source in sources for image in source.images])
-    findings += judge_buckets(images, buckets_of(request), batch_size=request.batch_size)
+    findings = judge_whole(sources, request)
     if errors := errors_in([finding.problem for finding in findings]):
         raise DatasetError(problems=errors)
     return sources, findings
+
+
+def judge_whole(sources: Sequence[Source], request: DatasetRequest) -> list[Finding]:
+    """What was found in each tree, and in all of them together."""
+    images = [image for source in sources for image in source.images]
+    return [
+        *(finding for source in sources for finding in source.findings),
+        *judge_regularisation(images),
+        *judge_buckets(spread_regularisation(images), request),
+    ]
 
 
 def read_sources(
@@ -159,14 +173,7 @@ def _without_archive_suffix(name: str) -> str:
 def buckets_of(request: DatasetRequest) -> Buckets:
     """The request's buckets. Raises DatasetError where its numbers contradict each other."""
     try:
-        return make_buckets(
-            resolution=request.resolution,
-            enable_bucket=request.enable_bucket,
-            min_bucket_reso=request.min_bucket_reso,
-            max_bucket_reso=request.max_bucket_reso,
-            bucket_reso_steps=request.bucket_reso_steps,
-            bucket_no_upscale=request.bucket_no_upscale,
-        )
+        return make_buckets_of(request)
     except ValueError as error:
         fix = "change min_bucket_reso, max_bucket_reso or resolution"
         raise DatasetError(str(error), fix=fix) from None

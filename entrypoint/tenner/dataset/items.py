@@ -1,5 +1,6 @@
 """The dataset as the later stages know it: images with their captions, repeats and buckets."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -142,3 +143,31 @@ def spread_regularisation(images: Sequence[ImageItem]) -> tuple[ImageItem, ...]:
         if count
     ]
     return (*(image for image in images if not image.is_reg), *used)
+
+
+def judge_regularisation(images: Sequence[ImageItem]) -> list[Finding]:
+    """How many of the regularisation images are used, and how often they are seen in an epoch.
+
+    `images` are all, before the balance.
+    """
+    reg = [image for image in images if image.is_reg]
+    if not reg or len(reg) == len(images):
+        return []
+    used = [image for image in spread_regularisation(images) if image.is_reg]
+    passes = sum(image.num_repeats for image in used)
+    text = (
+        f"{len(used)} of {len(reg)} regularisation images are used, {passes} seen in an epoch"
+        f" beside {_passes(images, is_reg=False)} training images"
+    )
+    unused = tuple({image.source: None for image in reg[len(used) :]})
+    if not unused:
+        return [Finding(kind="regularisation", level="note", text=text)]
+    times = math.ceil(len(reg) / _passes(images, is_reg=False))
+    fix = f"repeat the training images {times} times as often, or leave the others out"
+    if any(image.num_repeats > 1 for image in reg):
+        fix = "name the regularisation folder with one repeat, as 1_name"
+    return [Finding(kind="regularisation", level="warning", text=text, fix=fix, files=unused)]
+
+
+def _passes(images: Sequence[ImageItem], *, is_reg: bool) -> int:
+    return sum(image.num_repeats for image in images if image.is_reg == is_reg)

@@ -39,6 +39,7 @@ class DatasetRequest:
     `caption_extension`: None finds it.
     `caption_prefix`, `caption_suffix`: written before and behind every caption, with a space.
     `enable_wildcard`: captions keep all their lines, one of which the trainer draws.
+    `finest_step`: the smallest `bucket_reso_steps` that the family's U-Net takes.
     `batch_size`: where the user named one; only to judge small buckets.
     `skip`: folders that are no part of the dataset wherever they lie, as the runs' own.
     `alpha_color`: RGB hex behind transparent pixels; `alpha_mask` keeps the alpha instead, for a
@@ -60,6 +61,7 @@ class DatasetRequest:
     min_bucket_reso: int = 256
     max_bucket_reso: int = 1024
     bucket_reso_steps: int = 64
+    finest_step: int = 64
     bucket_no_upscale: bool = False
     batch_size: int | None = None
     max_token_length: int = 75

@@ -129,7 +129,11 @@ def build_view(
     is_reg: bool = False,
 ) -> View:
     """The concepts of a tree. `root_name` is the tree's own folder name, `num_repeats` what the
-    user set for folders that name none."""
+    user set for training folders that name none.
+
+    Regularisation images of such folders count once whatever the training images do: the balance
+    (`items.spread_regularisation`) repeats them as often as is needed.
+    """
     reading = _Reading(_by_folder(entries), root_name, num_repeats, is_reg)
     if not reading.by_folder:
         reading.findings.append(_nothing_found(entries, root_name))
@@ -263,9 +267,10 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
             f'rename it to "{DEFAULT_REPEATS}_{said}", or set num_repeats',
         )
     else:
-        repeats = 1 if reading.is_reg else DEFAULT_REPEATS
-        if reading.num_repeats is not None:
-            repeats = reading.num_repeats
+        if reading.is_reg:
+            _read_concept(reading, folder, 1, name if folder else "")
+            return
+        repeats = DEFAULT_REPEATS if reading.num_repeats is None else reading.num_repeats
         text = f'"{said}" names no repeats: each of its images is seen {repeats} times an epoch'
         fix = f'set num_repeats, or name the folder "{repeats}_{said}"'
         if repeats != reading.num_repeats:

@@ -13,6 +13,7 @@ from tenner.dataset.buckets import batches_per_epoch
 from tenner.errors import SettingsError, TennerError
 from tenner.planning.cost import GUIDE, Price, book_prices, cost_usd
 from tenner.planning.expectation import expect, guide_seconds
+from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.length import run_length
 from tenner.planning.plan import EngineName
 from tenner.planning.shaping import Ground, Shaped, shape_run
@@ -111,12 +112,15 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
 
 def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job:
     """Dataset and family, on any machine. Raises TennerError where they cannot be known."""
-    settings = request.settings
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
-    family, side = (base.family, base.resolution) if base else _family_of(settings)
-    resolution = settings.resolution or (side, side)
-    asked = dataset_request(request, base, resolution, environ)
+    base = find_local_base(request.settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
+    family, side = (base.family, base.resolution) if base else _family_of(request.settings)
+    resolution = request.settings.resolution or (side, side)
+    request = with_family_defaults(
+        request, family, resolution, is_tiny=base is not None and base.is_tiny
+    )
+    settings = request.settings
+    asked = dataset_request(request, family, resolution, environ)
     dataset = inspect_dataset(asked, workdir)
     captions = [image.caption for image in dataset.images if not image.is_reg]
     cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)

@@ -11,6 +11,7 @@ from tenner.errors import Problem
 from tenner.machine import Machine
 from tenner.planning.cost import Price, price_of
 from tenner.planning.expectation import Expected, expect, expected_choices
+from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.length import Length
 from tenner.planning.plan import Device, Plan, plan_run
 from tenner.planning.shaping import Ground, Shaped, shape_run
@@ -47,6 +48,9 @@ def make_plan(
     correction: float = 1.0,
 ) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
+    request = with_family_defaults(
+        request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
+    )
     settings = request.settings
     ground = Ground(
         device=device,
@@ -72,6 +76,7 @@ def make_plan(
         Choice(name="engine", value=engine.name, reason=engine.reason),
         Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
         *shaped.choices,
+        *family_choices(request, base),
     )
     plan = plan_run(
         settings,

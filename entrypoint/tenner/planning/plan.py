@@ -141,6 +141,7 @@ def _own_options(settings: Settings) -> dict[str, Value]:
         "enable_bucket",
         "min_bucket_reso",
         "max_bucket_reso",
+        "bucket_reso_steps",
         "bucket_no_upscale",
         "random_crop",
         "flip_aug",

@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from tenner.base.model import known_base
+from tenner.dataset.buckets import widest_bucket
 from tenner.errors import Problem
 from tenner.settings.model import Settings
 
@@ -101,18 +103,26 @@ def _captions(settings: Settings) -> Iterator[Problem]:
             text=f"cache_text_encoder_outputs encodes captions once, {key} changes them each step",
             fix=f"remove cache_text_encoder_outputs or {key}",
         )
-    if not settings.network_train_unet_only:
+    if not settings.network_train_unet_only and not _leaves_text_encoders_alone(settings):
         yield Problem(
             text="cache_text_encoder_outputs needs a text encoder that does not change",
             fix="set network_train_unet_only = true, or remove cache_text_encoder_outputs",
         )
 
 
+def _leaves_text_encoders_alone(settings: Settings) -> bool:
+    """Whether the default may do so: of SDXL, and of a base whose family is not known yet."""
+    known = known_base(settings.base_model)
+    other = known is not None and known.family != "sdxl"
+    return not other and settings.network_train_unet_only is None and not settings.text_encoder_lr
+
+
 def _sizes(settings: Settings) -> Iterator[Problem]:
-    if settings.enable_bucket and settings.min_bucket_reso > settings.max_bucket_reso:
+    least_widest = widest_bucket(settings.resolution or (1024, 1024))
+    largest = settings.max_bucket_reso or max(1024, least_widest)
+    if settings.enable_bucket and settings.min_bucket_reso > largest:
         yield Problem(
-            text=f"min_bucket_reso {settings.min_bucket_reso} is above max_bucket_reso"
-            f" {settings.max_bucket_reso}",
+            text=f"min_bucket_reso {settings.min_bucket_reso} is above max_bucket_reso {largest}",
             fix="swap them",
         )
 

@@ -108,10 +108,11 @@ class DatasetSettings(BaseModel):
     """Sort images into buckets of like aspect ratio instead of cropping all to one shape."""
     min_bucket_reso: Count = 256
     """Shortest side of a bucket in pixels."""
-    max_bucket_reso: Count = 1024
-    """Longest side of a bucket in pixels."""
+    max_bucket_reso: Count | None = None
+    """Longest side of a bucket in pixels. Default: twice the resolution's side, which holds
+    pictures up to 4:1 at their whole area: 1024 at 512, 2048 for SDXL at 1024."""
     bucket_reso_steps: Count | None = None
-    """Bucket sides are multiples of this many pixels (64; 32 for SDXL in sd-scripts)."""
+    """Bucket sides are multiples of this many pixels. Default: 64; 32 for SDXL."""
     bucket_no_upscale: Switch = False
     """Never enlarge a small image to fill a bucket."""
     random_crop: Switch = False
@@ -155,8 +156,9 @@ class NetworkSettings(BaseModel):
     """Share of a LoRA's inner values dropped at each step."""
     network_weights: str | None = None
     """A LoRA file to start from."""
-    network_train_unet_only: Switch = False
-    """Leave the text encoder alone: less memory, and captions are encoded once."""
+    network_train_unet_only: Switch | None = None
+    """Leave the text encoder alone: less memory, and captions are encoded once. Default: no; yes
+    for SDXL, unless text_encoder_lr is set."""
     network_train_text_encoder_only: Switch = False
     """Leave the U-Net alone."""
 
@@ -195,7 +197,8 @@ class TrainingSettings(BaseModel):
     unet_lr: Rate | None = None
     """Learning rate of the U-Net; default learning_rate."""
     text_encoder_lr: Rates | None = None
-    """Learning rate of the text encoders; two for SDXL's two. Default: half of learning_rate."""
+    """Learning rate of the text encoders; two for SDXL's two. Default: half of learning_rate; a
+    tenth for SDXL, where they are only trained when this or network_train_unet_only says so."""
     lr_scheduler: Literal[
         "constant",
         "constant_with_warmup",
@@ -225,7 +228,8 @@ class TrainingSettings(BaseModel):
     min_snr_gamma: Rate | None = None
     """Weigh steps by min-SNR with this gamma (5 is usual): steadier learning."""
     noise_offset: Rate | None = None
-    """Shift the noise per channel: darker darks, brighter brights."""
+    """Shift the noise per channel: darker darks, brighter brights. Default: none; 0.0357 for an
+    SDXL base that predicts noise, which was trained so. 0 for none."""
     ip_noise_gamma: Rate | None = None
     """Input perturbation noise."""
     prior_loss_weight: Rate = 1.0

@@ -1,0 +1,114 @@
+"""Settings that were left open, decided by the family of the base, each with its reason.
+
+Pure. The values and their sources stand in `base.families`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
+from tenner.base.model import Base, Family, Prediction
+from tenner.dataset.buckets import widest_bucket
+from tenner.planning.sizing import Choice
+from tenner.settings import Request, Settings
+
+_LEAST_WIDEST = 1024
+"""sd-scripts' own default of max_bucket_reso, and the guide's."""
+
+
+def with_family_defaults(
+    request: Request,
+    family: Family,
+    resolution: tuple[int, int],
+    *,
+    prediction: Prediction | None = "epsilon",
+    is_tiny: bool = False,
+) -> Request:
+    """The request with all that depends on the family decided; what the user set stays.
+
+    Idempotent. `prediction` is the base's.
+    """
+    settings, own = request.settings, FAMILY_DEFAULTS[family]
+    steps = TINY_STEPS if is_tiny else own.bucket_reso_steps.value
+    largest = settings.max_bucket_reso or max(_LEAST_WIDEST, widest_bucket(resolution))
+    decided: dict[str, Any] = {
+        "min_bucket_reso": min(settings.min_bucket_reso, *resolution),
+        "max_bucket_reso": max(largest, *resolution),
+        "bucket_reso_steps": settings.bucket_reso_steps or steps,
+        "network_train_unet_only": _unet_only(settings, family),
+        "text_encoder_lr": settings.text_encoder_lr
+        or (settings.learning_rate * own.text_encoder_lr_share.value,),
+        "noise_offset": _noise_offset(settings, family, prediction),
+    }
+    return replace(request, settings=settings.model_copy(update=decided))
+
+
+def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
+    """What the family decided, or the user, as a plan shows it. `request` has it decided."""
+    settings, own = request.settings, FAMILY_DEFAULTS[base.family]
+
+    def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
+        asked = request.source(key) != "default"
+        return Choice(name=name, value=value, reason="as asked" if asked else default.reason)
+
+    assert settings.text_encoder_lr is not None
+    rates = ", ".join(f"{rate:g}" for rate in settings.text_encoder_lr)
+    text = choice("text encoder", rates, "text_encoder_lr", own.text_encoder_lr_share)
+    if settings.network_train_unet_only:
+        frozen = own.network_train_unet_only
+        text = choice("text encoder", "not trained", "network_train_unet_only", frozen)
+    sides = f"{settings.min_bucket_reso} to {settings.max_bucket_reso}"
+    steps = f"{settings.bucket_reso_steps} pixels"
+    rank = f"{settings.network_dim}, alpha {settings.network_alpha:g}"
+    offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
+    skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
+    vae = "in float32" if own.no_half_vae.value else "in the run's precision"
+    return (
+        _sides(request, sides),
+        choice("bucket steps", steps, "bucket_reso_steps", _steps(base, own.bucket_reso_steps)),
+        choice("rank", rank, "network_dim", own.rank),
+        text,
+        choice("noise offset", offset, "noise_offset", _offset_reason(base, own.noise_offset)),
+        choice("clip skip", skip, "clip_skip", own.clip_skip),
+        choice("VAE", vae, "no_half_vae", own.no_half_vae),
+    )
+
+
+def _sides(request: Request, sides: str) -> Choice:
+    if not request.settings.enable_bucket:
+        return Choice(name="bucket sides", value="one size", reason="as asked")
+    if request.source("max_bucket_reso") != "default":
+        return Choice(name="bucket sides", value=sides, reason="as asked")
+    reason = "pictures up to 4:1 keep the whole area of the resolution"
+    return Choice(name="bucket sides", value=sides, reason=reason)
+
+
+def _unet_only(settings: Settings, family: Family) -> bool:
+    if settings.network_train_unet_only is not None:
+        return settings.network_train_unet_only
+    if settings.network_train_text_encoder_only:
+        return False
+    if settings.text_encoder_lr and any(settings.text_encoder_lr):
+        return False
+    return FAMILY_DEFAULTS[family].network_train_unet_only.value
+
+
+def _noise_offset(
+    settings: Settings, family: Family, prediction: Prediction | None
+) -> float | None:
+    """None with v-prediction, which needs no such help (arXiv 2305.08891), or with other noise."""
+    if settings.noise_offset is not None or prediction != "epsilon":
+        return settings.noise_offset
+    if settings.engine_options.get("multires_noise_iterations"):
+        return None  # sd-scripts takes one of the two
+    return FAMILY_DEFAULTS[family].noise_offset.value
+
+
+def _offset_reason(base: Base, default: Default[float | None]) -> Default[float | None]:
+    if base.prediction != "v_prediction":
+        return default
+    return replace(default, reason="a base that predicts v needs none")
+
+
+def _steps(base: Base, default: Default[int]) -> Default[int]:
+    return replace(default, reason="the tiny base's own") if base.is_tiny else default

@@ -13,6 +13,7 @@ import pytest
 from tenner.errors import SettingsError
 from tenner.planning.plan import Plan
 from tenner.preparation import prepare
+from tenner.sample.cells import Prompt
 from tenner.sample.early_look import Room, card_needs_mib, look_cells, where_to_draw
 from tenner.settings import load_request
 from tenner.tiny import concept_dir
@@ -68,9 +69,10 @@ def test_what_a_picture_needs_grows_with_its_size_and_family() -> None:
 
 def test_a_cpu_draws_few_pictures_and_a_card_the_strengths_and_seeds() -> None:
     settings = load_request(JOB, {}, read_default_config=False).settings
-    few = look_cells(["a star", "two"], "sks", settings, "cpu")
+    prompts = [Prompt.of(text, "sks") for text in ("a star", "two")]
+    few = look_cells(prompts, settings, "cpu")
     assert [(each.strength, each.seed) for each in few] == [(0, 1), (0.8, 1), (0, 2), (0.8, 2)]
-    full = look_cells(["a star", "two"], "sks", settings, "cuda")
+    full = look_cells(prompts, settings, "cuda")
     assert len(full) == 2 * 5 * (1 + 4)
 
 

@@ -168,6 +168,7 @@ def sd_scripts_engine(
                 logging_dir=(place.path / "logs").absolute(),
                 tokenizers=tokenizers,
                 vae=Path(str(vae)) if vae else None,
+                sample_prompts=_prompts_file(plan, place),
             ),
             options=plan.options,
             num_steps=plan.length.num_steps,
@@ -181,6 +182,17 @@ def sd_scripts_engine(
     return Engine(
         name="sd-scripts", command=run.command, read=run.read, broken_state_exit=BROKEN_STATE_EXIT
     )
+
+
+def _prompts_file(plan: Plan, place: RunDir) -> Path | None:
+    """The prompts as a file, where sd-scripts is to draw samples itself. Raises OSError."""
+    prompts = plan.options.get("sample_prompts")
+    draws = ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
+    if not isinstance(prompts, tuple) or not any(plan.options.get(key) for key in draws):
+        return None
+    file = place.path.absolute() / "sample_prompts.txt"
+    write_atomically(file, "".join(f"{line}\n" for line in prompts))
+    return file
 
 
 def keyword_arguments(words: object) -> dict[str, Any]:

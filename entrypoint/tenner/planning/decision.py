@@ -12,6 +12,7 @@ from tenner.machine import Machine
 from tenner.planning.cost import Price, price_of
 from tenner.planning.expectation import Expected, expect, expected_choices
 from tenner.planning.family_defaults import family_choices, with_family_defaults
+from tenner.planning.kept_tags import kept_tags
 from tenner.planning.length import Length
 from tenner.planning.plan import Device, Plan, plan_run
 from tenner.planning.shaping import Ground, Shaped, shape_run
@@ -92,8 +93,11 @@ def make_plan(
         notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
     )
     expected = _expected(settings, shaped, plan.length, machine, dataset, price)
+    keep_tokens, about_tags = kept_tags(settings, dataset)
     return replace(
         plan,
+        options={**plan.options, "keep_tokens": keep_tokens},
+        notices=(*plan.notices, *about_tags),
         expected=expected,
         needed_gb=shaped.batch.needed_gb,
         choices=(*plan.choices, *expected_choices(expected)),

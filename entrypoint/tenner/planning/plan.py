@@ -93,6 +93,7 @@ def plan_run(
         "text_encoder_lr": settings.text_encoder_lr or (settings.learning_rate / 2,),
         "save_every_n_epochs": save_epochs,
         "save_every_n_steps": save_steps,
+        "sample_prompts": settings.sample_prompts or None,
     }
     said = [
         Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),

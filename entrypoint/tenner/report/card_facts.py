@@ -152,7 +152,11 @@ def _pictures(place: RunDir, drawn: Drawn | None) -> tuple[WidgetPicture, ...]:
 
 def shown_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Up to four pictures at the usual strength, of as many prompts as there are."""
-    plain = [each for each in samples if each.cell.group == each.cell.prompt]
+    plain = [
+        each
+        for each in samples
+        if each.cell.prompt and each.cell.group.startswith(each.cell.prompt)
+    ]
     strengths = {each.cell.strength for each in plain if each.cell.strength > 0}
     if not strengths:
         return []

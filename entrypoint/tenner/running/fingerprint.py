@@ -21,6 +21,7 @@ OF_THE_CARD = frozenset(
         "gradient_checkpointing",
         "max_data_loader_n_workers",
         "mixed_precision",
+        "sample_prompts",
         "save_every_n_epochs",
         "save_every_n_steps",
         "torch_compile",

@@ -111,7 +111,7 @@ def early_look(
         weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
     ) -> Drawn | None:
         artist = Artist(prepared=prepared, weights=weights, place=place, stage=stage)
-        cells = look_cells(prompts, trigger, settings, where)
+        cells = look_cells(prompts, settings, where)
         return artist.draw(cells, folder, beside=where, guards=guards)
 
     def on_look(look: Look) -> None:

@@ -8,10 +8,11 @@ what it leaves alone.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenner.sample.job import Cell
 from tenner.settings.model import Settings
+from tenner.settings.prompt_lines import PromptLine, parse_prompt
 
 GUIDE_STRENGTHS = (0.5, 0.7, 0.8, 1.0)
 GUIDE_SEEDS = (1, 2, 3, 4, 5)
@@ -32,6 +33,8 @@ class Prompt:
     text: str
     plain: str
     negative: str = ""
+    own: PromptLine | None = None
+    """What its line says of size, seed, guidance and steps."""
 
     @classmethod
     def of(
@@ -45,16 +48,62 @@ class Prompt:
             negative=negative,
         )
 
+    @classmethod
+    def of_line(cls, line: str, trigger: str, *, negative: str = "") -> "Prompt":
+        """The prompt of a line with sd-scripts' options; `negative` where it has none of its own.
 
-def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[str]:
+        Raises ValueError where the line is ill-formed.
+        """
+        own = parse_prompt(line)
+        prompt = cls.of(
+            own.text, trigger, negative=negative if own.negative is None else own.negative
+        )
+        return replace(prompt, own=own)
+
+    @property
+    def group(self) -> str:
+        """The words over its pictures: the prompt, and what its line says of them."""
+        own = self.own
+        if own is None:
+            return self.text
+        said: list[str] = []
+        if own.width or own.height:
+            said.append(f"{own.width or '…'}×{own.height or '…'}")
+        said += [f"guidance {own.guidance:g}"] if own.guidance is not None else []
+        said += [f"{own.steps} steps"] if own.steps else []
+        said += [f"without: {own.negative}"] if own.negative else []
+        return f"{self.text} ({', '.join(said)})" if said else self.text
+
+    def seeds(self, usual: Sequence[int]) -> Sequence[int]:
+        """Its own seed, else the usual ones."""
+        return usual if self.own is None or self.own.seed is None else (self.own.seed,)
+
+    def drawn_as(self, cell: Cell) -> Cell:
+        """The cell with the size, guidance and steps of the prompt's own line."""
+        if self.own is None:
+            return cell
+        own = self.own
+        return replace(
+            cell,
+            width=own.width,
+            height=own.height,
+            steps=own.steps,
+            guidance_scale=own.guidance,
+        )
+
+
+def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[Prompt]:
     """The user's prompts, else the commonest captions of the dataset, else the trigger alone."""
+    negative = settings.sample_negative_prompt
     if settings.sample_prompts:
-        return list(settings.sample_prompts)
+        lines = settings.sample_prompts
+        return [Prompt.of_line(line, trigger, negative=negative) for line in lines]
     counts: dict[str, int] = {}
     for caption in captions:
         counts[caption] = counts.get(caption, 0) + 1
     usual = sorted(counts, key=lambda caption: (-counts[caption], caption))
-    return usual[:_DISTINCT_PROMPTS] or [trigger or "a picture"]
+    texts = usual[:_DISTINCT_PROMPTS] or [trigger or "a picture"]
+    return [Prompt.of(text, trigger, negative=negative) for text in texts]
 
 
 def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
@@ -64,7 +113,6 @@ def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tup
         trigger,
         settings.sample_strengths,
         settings.sample_seeds,
-        negative=settings.sample_negative_prompt,
     )
 
 
@@ -88,9 +136,13 @@ def guide_cells(
     ]
     cells = [cell for prompt in full for cell in strength_cells(prompt, strengths, seeds)]
     if full and trigger:
-        cells += plain_cells(full[0], seeds)
-        cells += place_cells(full[0], trigger, seeds)
-        cells += negative_cells(full[0], trigger, seeds)
+        first, own_seeds = full[0], full[0].seeds(seeds)
+        further = [
+            *plain_cells(first, own_seeds),
+            *place_cells(first, trigger, own_seeds),
+            *negative_cells(first, trigger, own_seeds),
+        ]
+        cells += map(first.drawn_as, further)
     return tuple(cells)
 
 
@@ -98,17 +150,18 @@ def strength_cells(
     prompt: Prompt, strengths: Sequence[float], seeds: Sequence[int]
 ) -> Iterable[Cell]:
     """Strength columns, seed rows; strength 0 is put first."""
-    for seed in seeds:
+    for seed in prompt.seeds(seeds):
         for strength in (0.0, *(each for each in strengths if each != 0.0)):
-            yield Cell(
+            cell = Cell(
                 prompt=prompt.text,
                 negative_prompt=prompt.negative,
                 strength=strength,
                 seed=seed,
-                group=prompt.text,
+                group=prompt.group,
                 row=seed_label(seed),
                 column=strength_label(strength),
             )
+            yield prompt.drawn_as(cell)
 
 
 def plain_cells(prompt: Prompt, seeds: Sequence[int]) -> Iterable[Cell]:

@@ -78,7 +78,12 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     artist.draw_all()
     listing = Samples(
         samples=tuple(
-            Sample(cell=cell, file=file_name(cell, job), width=job.width, height=job.height)
+            Sample(
+                cell=cell,
+                file=file_name(cell, job),
+                width=cell.width or job.width,
+                height=cell.height or job.height,
+            )
             for cell in job.cells
         ),
         lora=Path(job.lora).name if job.lora else None,
@@ -92,21 +97,31 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     return out_dir / SAMPLES_FILE
 
 
-Picture = tuple[float, str, str, int]  # strength, prompt, negative prompt, seed
+Drawing = tuple[int | None, int | None, int | None, float | None]  # size, steps, guidance
+Picture = tuple[float, str, str, int, Drawing]  # strength, prompt, negative prompt, seed
 
 
 def unique_pictures(cells: Sequence[Cell]) -> dict[Picture, Cell]:
     """The cells without those that show a picture another cell shows too, by strength."""
     found: dict[Picture, Cell] = {}
     for cell in sorted(cells, key=lambda each: each.strength):
-        found.setdefault((cell.strength, cell.prompt, cell.negative_prompt, cell.seed), cell)
+        found.setdefault(_picture(cell), cell)
     return found
+
+
+def _picture(cell: Cell) -> Picture:
+    return cell.strength, cell.prompt, cell.negative_prompt, cell.seed, drawing_of(cell)
+
+
+def drawing_of(cell: Cell) -> Drawing:
+    """What all pictures of one batch have in common besides the strength."""
+    return cell.width, cell.height, cell.steps, cell.guidance_scale
 
 
 def file_name(cell: Cell, job: SampleJob) -> str:
     """A name that tells the cell: its place in the job's unique pictures, strength and seed."""
     order = {key: place for place, key in enumerate(unique_pictures(job.cells), start=1)}
-    place = order[cell.strength, cell.prompt, cell.negative_prompt, cell.seed]
+    place = order[_picture(cell)]
     return f"{place:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
 
 
@@ -130,7 +145,8 @@ class Artist:
         for strength, cells in groupby(missing, key=lambda cell: cell.strength):
             if self.tag:
                 set_strength(self.pipe, strength)
-            self.draw_strength(list(cells))
+            for _, alike in groupby(cells, key=drawing_of):
+                self.draw_strength(list(alike))
 
     def draw_strength(self, cells: list[Cell]) -> None:
         """Draw cells of one strength; a batch that does not fit in memory is halved for good."""
@@ -150,7 +166,7 @@ class Artist:
             cells = rest
 
     def images(self, cells: list[Cell]) -> list[Image.Image]:
-        job = self.job
+        job = self.job.of_cell(cells[0])
 
         def tell(_pipe: Any, step: int, _time: Any, kept: dict[str, Any]) -> dict[str, Any]:
             self.progress.step(f"strength {cells[0].strength:g}, step {step + 1} of {job.steps}")

@@ -66,17 +66,16 @@ def where_to_draw(plan: Plan, room: Room) -> Where:
     return "cpu" if base.family != "sdxl" and room.cpus >= QUIET_CORES and enough else "after"
 
 
-def look_cells(
-    prompts: Sequence[str], trigger: str, settings: Settings, where: Where
-) -> tuple[Cell, ...]:
+def look_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> tuple[Cell, ...]:
     """The grid of an early look: strengths and seeds alone, and on a CPU only the usual strength
     beside the base."""
     seeds = settings.sample_seeds
-    full = [Prompt.of(text, trigger, negative=settings.sample_negative_prompt) for text in prompts]
     if where == "cpu":
-        return tuple(strength_cells(full[0], (USUAL,), seeds[:_CPU_SEEDS]))
+        return tuple(strength_cells(prompts[0], (USUAL,), seeds[:_CPU_SEEDS]))
     return tuple(
-        cell for prompt in full for cell in strength_cells(prompt, settings.sample_strengths, seeds)
+        cell
+        for prompt in prompts
+        for cell in strength_cells(prompt, settings.sample_strengths, seeds)
     )
 
 

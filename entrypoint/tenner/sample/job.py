@@ -5,7 +5,7 @@ environment, which holds nothing else of tenner's dependencies.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ Family = Literal["sd1", "sd2", "sdxl"]
 class Cell:
     """One picture of a grid. `strength` 0 is the base model itself, without the LoRA.
 
-    `group`, `row` and `column` are the words under which the grid shows it.
+    `group`, `row` and `column` are the words under which the grid shows it. `width`, `height`
+    (pixels), `steps` and `guidance_scale` are the job's where they are None.
     """
 
     prompt: str
@@ -26,6 +27,10 @@ class Cell:
     group: str = ""
     row: str = ""
     column: str = ""
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,17 @@ class SampleJob:
     batch_size: int = 4
     num_threads: int | None = None
     phase: str = "sampling"
+
+    def of_cell(self, cell: Cell) -> "SampleJob":
+        """The job with the size, steps and guidance of one of its cells."""
+        guidance = cell.guidance_scale
+        return replace(
+            self,
+            width=cell.width or self.width,
+            height=cell.height or self.height,
+            steps=cell.steps or self.steps,
+            guidance_scale=self.guidance_scale if guidance is None else guidance,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)

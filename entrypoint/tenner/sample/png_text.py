@@ -38,6 +38,7 @@ class LoraTag:
 
 def parameters(cell: Cell, job: SampleJob, *, sampler: str, lora: LoraTag | None) -> str:
     """The `parameters` text of one picture."""
+    job = job.of_cell(cell)
     prompt = cell.prompt
     if lora and cell.strength != 0:
         prompt = f"{prompt} <lora:{lora.name}:{cell.strength:g}>".lstrip()

@@ -93,7 +93,7 @@ class DatasetSettings(BaseModel):
     trigger: str | None = None
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
     add_trigger: Switch = False
-    """Put the trigger in front of captions that lack it."""
+    """Put the trigger in front of captions that lack it. It stays first where tags are shuffled."""
     num_repeats: Count | None = None
     """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
     caption_extension: str | None = None
@@ -195,10 +195,11 @@ class TrainingSettings(BaseModel):
     learning_rate: Rate = 1e-4
     """Learning rate. If results are weak, try 2e-4 or 3e-4."""
     unet_lr: Rate | None = None
-    """Learning rate of the U-Net; default learning_rate."""
+    """Learning rate of the U-Net; default learning_rate. 0 leaves the U-Net out."""
     text_encoder_lr: Rates | None = None
-    """Learning rate of the text encoders; two for SDXL's two. Default: half of learning_rate; a
-    tenth for SDXL, where they are only trained when this or network_train_unet_only says so."""
+    """Learning rate of the text encoders; two for SDXL's two, in the built-in trainer. 0 leaves the
+    text encoder out. Default: half of learning_rate; a tenth for SDXL, where they are only trained
+    when this or network_train_unet_only says so."""
     lr_scheduler: Literal[
         "constant",
         "constant_with_warmup",
@@ -277,7 +278,9 @@ class SampleSettings(BaseModel):
     model_config = _PART
 
     sample_prompts: Lines = ()
-    """Prompts to draw with the trained LoRA. Default: built from the trigger and your captions."""
+    """Prompts to draw with the trained LoRA, or a `.txt`, `.toml` or `.json` file of them as for
+    sd-scripts. A line may end in `--n negative --w 512 --h 768 --d seed --l guidance --s steps`.
+    Default: built from the trigger and your captions."""
     sample_negative_prompt: str = ""
     """What samples should not show."""
     sample_strengths: Numbers = (0.5, 0.7, 0.8, 1.0)

@@ -27,6 +27,8 @@ from tenner.settings.doors import (
 )
 from tenner.settings.model import Settings
 from tenner.settings.names import canonical, nearest, setting_names
+from tenner.settings.prompt_lines import read_prompts
+from tenner.settings.trained_parts import trained_parts
 
 DEFAULT_CONFIG = Path("training_config.toml")
 """Read from the working directory when no other file is named, as the guide calls it."""
@@ -94,6 +96,11 @@ def resolve(layers: Sequence[Layer]) -> Request:
     settings, invalid = _validated(settings_values, said_at)
     problems += invalid
     settings = settings.model_copy(update={"engine_options": engine_values})
+    settings, parts = trained_parts(settings)
+    problems += parts
+    prompts, wrong = read_prompts(settings.sample_prompts)
+    settings = settings.model_copy(update={"sample_prompts": prompts})
+    problems += wrong
     problems += conflicts(settings, said_at)
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))

@@ -72,7 +72,7 @@ def test_the_guis_form_is_read_with_its_own_idea_of_unset() -> None:
     assert (values["conv_dim"], values["conv_alpha"]) == (16, 8)
     assert values["network_args"] == ["rank_dropout=0.1"]
     assert values["attention"] == "xformers"
-    assert values["sample_prompts"] == ["sks star, red", "sks star"]
+    assert values["sample_prompts"] == ["sks star, red --w 512 --h 512", "sks star"]
     assert values["caption_prefix"] == "a b"
     assert values["min_timestep"] == "10"
     assert values["alpha_mask"] is True

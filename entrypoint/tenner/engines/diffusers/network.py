@@ -14,6 +14,7 @@ from tenner.engines.diffusers.kept import KeptBase
 from tenner.engines.diffusers.load import BaseModel, BaseModelError, TextSource
 from tenner.engines.diffusers.lora import LoraBank
 from tenner.engines.diffusers.lora_file import LoraFileError, read_lora
+from tenner.engines.diffusers.optimizers import base_rates
 from tenner.engines.diffusers.parts import Keep, LoraPlan, Parts, keep_nothing
 from tenner.engines.diffusers.text import TextEncoders, Tokenizer
 from tenner.engines.diffusers.unet import Unet
@@ -75,7 +76,7 @@ def build_network(
         bank=bank,
         device=device,
         dtype=dtype,
-        trains_text=not job.network_train_unet_only,
+        trains_text=any(segment != "unet" for segment in bank.segments()),
         memory_format=_memory_format(job),
     )
 
@@ -104,7 +105,7 @@ def _build_unet(
         name_of: Callable[[str], str] = lambda path: _lora_name("lora_unet", names.of(path))  # noqa: E731
     else:
         name_of = lambda path: _lora_name("lora_unet", path)  # noqa: E731
-    plan = None if job.network_train_text_encoder_only else _plan(job, bank, "unet", name_of)
+    plan = _plan(job, bank, "unet", name_of) if _is_trained(job, "unet") else None
     parts = Parts(
         base.unet,
         device=device,
@@ -159,8 +160,19 @@ def _text_parts(
     def name_of(path: str) -> str:
         return _lora_name(prefix, f"text_model.{path}")
 
-    plan = None if job.network_train_unet_only else _plan(job, bank, segment, name_of)
+    plan = _plan(job, bank, segment, name_of) if _is_trained(job, segment) else None
     return Parts(source.tensors, device=device, dtype=dtype, plan=plan, keep=keep)
+
+
+def _is_trained(job: TrainJob, segment: str) -> bool:
+    """Whether a part gets a LoRA: not one that a switch leaves out, nor one at a rate of 0 beside
+    others (SDXL's two text encoders have a rate each)."""
+    if segment == "unet":
+        left_out = job.network_train_text_encoder_only
+    else:
+        left_out = job.network_train_unet_only
+    rates = base_rates(job)
+    return not left_out and (rates[segment] > 0 or not any(rates.values()))
 
 
 def _plan(job: TrainJob, bank: LoraBank, segment: str, name_of: Callable[[str], str]) -> LoraPlan:

@@ -74,7 +74,13 @@ def conflicts(values: Mapping[str, object], *, family: Family) -> tuple[Problem,
         for rule in RULES
         if rule.when(asked)
     ]
-    return (*found, *_sizes(asked), *_optimizer(asked), *_written_arguments(asked))
+    return (
+        *found,
+        *_text_encoder_rates(asked),
+        *_sizes(asked),
+        *_optimizer(asked),
+        *_written_arguments(asked),
+    )
 
 
 def _caches_captions(asked: Asked) -> bool:
@@ -278,6 +284,15 @@ RULES = (
         level="warning",
     ),
 )
+
+
+def _text_encoder_rates(asked: Asked) -> Iterator[Problem]:
+    """`networks.lora` has one rate for SDXL's two text encoders: the first that is given."""
+    rates = asked.words("text_encoder_lr")
+    if asked.family == "sdxl" and len({float(each) for each in rates}) > 1:
+        text = f"sd-scripts trains both text encoders at one rate, {rates[0]}: {rates[1]} would"
+        fix = "give one rate, or train with the built-in trainer (engine = 'diffusers')"
+        yield Problem(text=f"{text} be left out", fix=fix)
 
 
 def _sizes(asked: Asked) -> Iterator[Problem]:

@@ -183,8 +183,8 @@ def _more_arguments(form: Mapping[str, Any], problems: list[Problem]) -> dict[st
 
 
 def _prompts(text: str) -> list[str]:
-    """The prompts themselves: size, steps and seeds behind `--` are tenner's to choose."""
-    lines = [line.split(" --")[0].strip() for line in text.splitlines()]
+    """The prompts with what stands behind `--` in a line."""
+    lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -1,0 +1,33 @@
+"""How many tags stay in place when tags are shuffled or dropped. Pure."""
+
+from tenner.dataset import Dataset
+from tenner.errors import Problem
+from tenner.settings.model import Settings
+
+
+def kept_tags(settings: Settings, dataset: Dataset) -> tuple[int, tuple[Problem, ...]]:
+    """`keep_tokens`, raised so far that a trigger which `add_trigger` put first stays first, and
+    what is to be said of it."""
+    trigger = dataset.trigger if settings.add_trigger else ""
+    moves = settings.shuffle_caption or settings.caption_tag_dropout_rate > 0
+    if not trigger or not (moves or settings.engine_options.get("token_warmup_step")):
+        return settings.keep_tokens, ()
+    needed = len(trigger.split(settings.caption_separator or ","))
+    kept, problems = max(settings.keep_tokens, needed), list[Problem]()
+    if kept > settings.keep_tokens:
+        text = f'keep_tokens = {kept}, so that the trigger "{trigger}" stays first in each caption'
+        problems.append(Problem(text=text, level="note"))
+    lines = [
+        line for each in dataset.images if not each.is_reg for line in each.caption.split("\n")
+    ]
+    elsewhere = sum(not line.startswith(trigger) for line in lines)
+    if elsewhere:
+        problems.append(
+            Problem(
+                text=f"{elsewhere} of {len(lines)} captions have the trigger further on, where"
+                " shuffling moves it",
+                fix="put it first in them, or take it out: add_trigger writes it in front",
+                level="warning",
+            )
+        )
+    return kept, tuple(problems)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tenner.lora_files.names import Kind, Part, underscored
 
@@ -25,11 +26,12 @@ Tensors = Mapping[str, TensorEntry]
 class LoraModule:
     """One adapted module, as the file has it.
 
-    `name` and `path` are the file's own. `rank` is None where the kind has none; `in_features`,
+    `name` and `path` are those in `file`. `rank` is None where the kind has none; `in_features`,
     `out_features` and `kernel` are None where the tensors do not tell. `is_whole` is False where
     a tensor is missing, or down and up do not fit each other.
     """
 
+    file: Path
     name: str
     part: Part
     path: str

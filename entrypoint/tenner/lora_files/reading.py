@@ -96,7 +96,7 @@ def read_lora_file(path: Path) -> LoraFile:
     Raises SettingsError where there is nothing, or something that is no LoRA; OSError.
     """
     path = _file_in(path)
-    metadata, entries = _head(path)
+    metadata, entries = read_head(path)
     grouped: dict[str, list[tuple[TensorName, TensorEntry]]] = {}
     others: list[str] = []
     for entry in entries:
@@ -107,7 +107,7 @@ def read_lora_file(path: Path) -> LoraFile:
             grouped.setdefault(name.module, []).append((name, entry))
     config = _adapter_config(path, metadata)
     with path.open("rb") as file:
-        every = [_module(file, members, config) for members in grouped.values()]
+        every = [_module(path, file, members, config) for members in grouped.values()]
     modules = tuple(each for each in every if each.kind != "unknown")
     if not modules:
         raise _not_a_lora(path, [entry.name for entry in entries])
@@ -130,8 +130,8 @@ def read_lora_file(path: Path) -> LoraFile:
     )
 
 
-def _head(path: Path) -> tuple[dict[str, str], list[TensorEntry]]:
-    """(metadata, tensors). Raises SettingsError."""
+def read_head(path: Path) -> tuple[dict[str, str], list[TensorEntry]]:
+    """(metadata, tensors) of a safetensors file. Raises SettingsError, OSError."""
     try:
         header = read_safetensors_header(path)
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError):
@@ -206,7 +206,10 @@ def _adapter_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _module(
-    file: BinaryIO, members: Sequence[tuple[TensorName, TensorEntry]], config: Mapping[str, Any]
+    path: Path,
+    file: BinaryIO,
+    members: Sequence[tuple[TensorName, TensorEntry]],
+    config: Mapping[str, Any],
 ) -> LoraModule:
     first = members[0][0]
     tensors = {name.role: entry for name, entry in members}
@@ -216,6 +219,7 @@ def _module(
     if alpha is None and kind in ("lora", "dora") and rank:
         alpha = _configured_alpha(config, first, rank)
     return LoraModule(
+        file=path,
         name=first.module,
         part=first.part,
         path=first.path,

@@ -134,6 +134,28 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounded(Event):
+    """Saving the final weights in a smaller precision took this share of each part's update."""
+
+    event: ClassVar[str] = "rounded"
+    lost: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsMeasured(Event):
+    """How far the final weights moved the base, for each network part.
+
+    Each of `parts` has `part`, `num_modules`, `num_unchanged`, `norm`, `base_norm`, `ratio` (the
+    update's Frobenius norm over that of the weights it adapts), `moved_ratio` (the same of what
+    this training added) and `dtype`; numbers that could not be had are null.
+    """
+
+    event: ClassVar[str] = "weights"
+    path: str
+    parts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done(Event):
     """The engine finished: the final weights are at `path`, after `step` steps."""
 
@@ -155,6 +177,8 @@ _KINDS: dict[str, type[Event]] = {
         Sent,
         Warned,
         Failed,
+        Rounded,
+        WeightsMeasured,
         Done,
     )
 }

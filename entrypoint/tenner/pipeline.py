@@ -47,6 +47,7 @@ from tenner.running.run_dir import RunDir, write_atomically, write_json
 from tenner.running.run_lock import lock_run
 from tenner.running.session import ALONE, Session
 from tenner.running.stage import Stage
+from tenner.running.weights_check import judge_weights
 from tenner.sample.artist import ENGINE_SHARE, Artist, child_environ, early_look
 from tenner.sample.sampling import Drawn
 from tenner.secrets import secrets_from
@@ -297,6 +298,7 @@ def _train_and_deliver(
         stage.listeners.append(looks.hear)
         trained = trained_before(life.book.now.finished, place) or _train(life, page)
         looks.finish()
+    _judge(life, page, trained)
     artist = Artist(prepared=prepared, weights=trained.weights.path, place=place, stage=stage)
     draws = not prepared.settings.no_samples and life.has_time_to_draw()
     drawn = artist.draw_grid() if draws else None
@@ -327,6 +329,22 @@ def _train_and_deliver(
         seconds=time.monotonic() - stage.started,
         concept=concept,
     )
+
+
+def _judge(life: RunLife, page: LivePage, trained: Trained) -> None:
+    """Raise TrainingError where the weights learnt nothing. They are kept, and brought out as
+    those of any failed training are."""
+    stage = life.stage
+    if stage.stop.signal is not None:
+        return
+    judged = judge_weights(life.prepared, life.place, stage, trained)
+    page.add(weights=judged.facts)
+    if judged.error is None:
+        return
+    if stage.stop.signal is None:
+        page.bring_out(judged.error)
+        life.send_card(judged.error)
+    raise life.hand_over(judged.error)
 
 
 def _train(life: RunLife, page: LivePage) -> Trained:

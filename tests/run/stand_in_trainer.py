@@ -3,7 +3,7 @@
 STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan` (from step
 STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
 STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
-is trained), `hang` (after five lines),
+is trained), `hang` (after five lines), `learns_nothing` (the final weights are where they began),
 `deaf` (to SIGTERM), `killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps).
 STAND_IN_SECONDS is a step's time, STAND_IN_LINGERS what it takes to end after all is saved.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
@@ -68,6 +68,22 @@ def write_weights(path: Path, value: float = 0.5) -> None:
     described = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     header = json.dumps(described).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
+
+
+def write_untrained(path: Path) -> None:
+    """A whole LoRA of one module as it begins: lora_up zero."""
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    shapes = {
+        f"{name}.alpha": [],
+        f"{name}.lora_down.weight": [1, 2],
+        f"{name}.lora_up.weight": [2, 1],
+    }
+    ends = ((0, 4), (4, 12), (12, 20))
+    head, numbers = {}, struct.pack("<5f", 1.0, 0.5, -0.5, 0.0, 0.0)
+    for (key, shape), (begin, end) in zip(shapes.items(), ends, strict=True):
+        head[key] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    header = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + numbers)
 
 
 def write_state(folder: Path, value: float = 0.5) -> None:
@@ -150,7 +166,10 @@ def main() -> None:
         write_state(out / f"{name}-state", float("nan") if ending == "nan" else 0.5)
         record(f"Random states saved in {out}/{name}-state/random_states_0.pkl")
         say(f"\nsaving checkpoint: {out}/{name}.safetensors\n")
-        write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)
+        if ending == "learns_nothing":
+            write_untrained(out / f"{name}.safetensors")
+        else:
+            write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)
         record("model saved.")
     say(f"\r{bar}, avr_loss={loss}]\n")
     time.sleep(float(os.environ.get("STAND_IN_LINGERS", "0")))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
+from tenner.lora_files.names import Part
 from tenner.sample.job import Samples
 
 State = Literal["training", "trained", "delivered", "not_delivered", "stopped", "budget", "failed"]
@@ -172,6 +174,32 @@ class ConceptFact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsFact:
+    """How far the LoRA moved one network part: `norm` of its update, `ratio` to the norm of the
+    weights that it adapts, `moved_ratio` the same of what this training added to the LoRA that it
+    went on from. None where it could not be measured."""
+
+    part: Part
+    num_modules: int
+    num_unchanged: int
+    norm: float | None = None
+    ratio: float | None = None
+    moved_ratio: float | None = None
+
+    @property
+    def reading(self) -> str:
+        """A word of words.json for what the numbers say."""
+        if self.num_unchanged == self.num_modules:
+            return "weights_none"
+        moved = self.ratio if self.moved_ratio is None else self.moved_ratio
+        if moved is None or self.ratio is None:
+            return "weights_untold"
+        if moved < LEAST_RATIO:
+            return "weights_little"
+        return "weights_much" if self.ratio > MOST_RATIO else "weights_usual"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportFacts:
     """Everything on the page. What is empty or None is left out."""
 
@@ -201,6 +229,7 @@ class ReportFacts:
     sample_sets: tuple[SampleSet, ...] = ()
     concept: tuple[ConceptFact, ...] = ()
     concept_definition: str = ""
+    weights: tuple[WeightsFact, ...] = ()
     dataset: DatasetFacts | None = None
     settings: tuple[SettingFact, ...] = ()
     choices: tuple[ChoiceFact, ...] = ()

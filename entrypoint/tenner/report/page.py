@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
 from tenner.report.arabic import in_arabic
 from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
@@ -73,6 +74,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "pictures": pictures.inline_all([*_pictures(facts), *_again(compared)]),
         "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
         "next_steps": next_steps(facts, reading),
+        "weights_bounds": (LEAST_RATIO, MOST_RATIO),
         "advice": ADVICE.get(reading.reading, ()),
     }
     parts = {name: _template(f"{name}.html").render(told) for name in LIVE_PARTS}
@@ -101,7 +103,8 @@ def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice
 
 def _outline(facts: ReportFacts) -> str:
     """A short name for all that a page shows beside its live parts."""
-    rest = (facts.state, facts.sample_sets, facts.concept, facts.files, len(facts.timings))
+    drawn = (facts.sample_sets, facts.concept, facts.weights)
+    rest = (facts.state, *drawn, facts.files, len(facts.timings))
     return hashlib.sha256(repr(rest).encode()).hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ from tenner.report.facts import (
     SettingFact,
     State,
     TimingFact,
+    WeightsFact,
 )
 from tenner.report.story import Story
 from tenner.sample.job import Samples
@@ -38,6 +39,7 @@ class Found:
     sample_sets: tuple[SampleSet, ...] = ()
     concept: tuple[ConceptFact, ...] = ()
     concept_definition: str = ""
+    weights: tuple[WeightsFact, ...] = ()
     files: tuple[FileFact, ...] = ()
     timings: tuple[TimingFact, ...] = ()
 
@@ -75,6 +77,7 @@ def report_facts(
         sample_sets=found.sample_sets,
         concept=found.concept,
         concept_definition=found.concept_definition,
+        weights=found.weights,
         dataset=dataset_facts(prepared),
         settings=setting_facts(prepared),
         choices=tuple(

@@ -211,7 +211,8 @@ class RunLife:
 
     def _what_there_is(self, at: Sequence[str]) -> str:
         ledger = self.book.now
-        newest = max(ledger.checkpoints, key=lambda file: file.step, default=None)
+        files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
+        newest = max(files, key=lambda file: file.step, default=None)
         parts = [f"checkpoints/{newest.name}"] if newest else []
         if ledger.state_step and any(line.keeps_states for line in self.courier.lines):
             parts.append(f"the state of step {ledger.state_step}")

@@ -6,7 +6,7 @@ where the card's memory did not do, a lighter engine goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenner.engines import Command, ReadLine
@@ -20,7 +20,7 @@ from tenner.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Step, Warned
+from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
 from tenner.running.ledger import Finished
 from tenner.running.run_dir import RunDir
 from tenner.supervision.death import count_kills, explain
@@ -44,6 +44,9 @@ class Trained:
     finished: bool
     seconds: float
     resumed_from: int = 0
+    lost_in_saving: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Share of each network part's update that the precision of the file took away, as far as the
+    trainer said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,7 @@ class Follower:
     first_step: int | None = None
     done: Done | None = None
     checkpoint: Checkpoint | None = None
+    lost_in_saving: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -90,6 +94,8 @@ class Follower:
                 self.done = event
             case Checkpoint():
                 self.checkpoint = event
+            case Rounded(lost=lost):
+                self.lost_in_saving = lost
             case _:
                 pass
         self.on_event(event)
@@ -240,6 +246,7 @@ def _believe(follower: Follower, seconds: float) -> Trained:
         finished=done is not None,
         seconds=seconds,
         resumed_from=first - 1,
+        lost_in_saving=follower.lost_in_saving,
     )
 
 

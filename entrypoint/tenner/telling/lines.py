@@ -1,7 +1,22 @@
 """What a person reads of a run, a line for each thing."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tenner.errors import Level
-from tenner.events import Checkpoint, Drew, EpochEnd, Event, Failed, Phase, Sent, Step, Warned
+from tenner.events import (
+    Checkpoint,
+    Drew,
+    EpochEnd,
+    Event,
+    Failed,
+    Phase,
+    Sent,
+    Step,
+    Warned,
+    WeightsMeasured,
+)
+from tenner.lora_files.names import PART_NAMES
 
 MARKS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "note"}
 
@@ -49,5 +64,18 @@ def event_line(event: Event) -> str | None:
             return f"{level}: {text}" + (f" (fix: {fix})" if fix else "")
         case Failed(text=text, fix=fix):
             return f"error: {text}" + (f" (fix: {fix})" if fix else "")
+        case WeightsMeasured(parts=parts):
+            return "; ".join(_weights(part) for part in parts)
         case _:
             return None
+
+
+def _weights(part: Mapping[str, Any]) -> str:
+    """`U-Net: the update is 0.031 of the weights`"""
+    name = PART_NAMES.get(part["part"], part["part"])
+    changed, ratio = part["num_modules"] - part["num_unchanged"], part["ratio"]
+    if not changed:
+        return f"{name}: nothing changed"
+    if ratio is None:
+        return f"{name}: {changed} of {part['num_modules']} modules changed"
+    return f"{name}: the update is {ratio:.2g} of the weights"

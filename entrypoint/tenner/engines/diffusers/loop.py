@@ -17,7 +17,7 @@ from tenner.engines.diffusers.captions import draw_caption
 from tenner.engines.diffusers.draws import seed_of
 from tenner.engines.diffusers.job import TrainJob
 from tenner.engines.diffusers.latents import LatentCache, masks_of
-from tenner.engines.diffusers.lora_file import lora_tensors, write_lora
+from tenner.engines.diffusers.lora_file import lora_tensors, lost_in_saving, write_lora
 from tenner.engines.diffusers.metadata import file_metadata, training_metadata
 from tenner.engines.diffusers.network import Network
 from tenner.engines.diffusers.noise import NoiseSchedule
@@ -27,7 +27,7 @@ from tenner.engines.diffusers.tell import Losses, Teller
 from tenner.engines.diffusers.text import CaptionCache
 from tenner.engines.diffusers.update import Updater
 from tenner.engines.diffusers.validation import Validation
-from tenner.events import Checkpoint, Phase, StateSaved, Validated
+from tenner.events import Checkpoint, Phase, Rounded, StateSaved, Validated
 
 _SIZE_EMBEDDING = 256
 # Steps between looking at the other processes' stop flags.
@@ -310,6 +310,8 @@ class Trainer:
             job, training, tensors, step=self._step, epoch=epoch, now=now, velocity=velocity
         )
         write_lora(path, tensors, metadata)
+        if final:
+            self._tell(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
         self._tell(Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final))
 
     def save_state(self) -> None:

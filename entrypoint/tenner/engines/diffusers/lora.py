@@ -191,6 +191,15 @@ class LoraBank:
                 down, up = down + sizes[0], up + sizes[1]
             start += site.size()
 
+    def ups(self) -> Iterator[tuple[str, Tensor]]:
+        """(segment, all `lora_up` numbers of a site), flat."""
+        start = 0
+        for segment, sites in self._sites.items():
+            for site in sites:
+                first = start + _aligned(site.down_numel)
+                yield segment, self.weights[first : first + site.up_numel]
+                start += site.size()
+
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Start values as in sd-scripts: down uniform (Kaiming, a = sqrt 5), up zero.

@@ -33,6 +33,21 @@ def lora_tensors(bank: LoraBank, precision: SavePrecision) -> dict[str, Tensor]:
     return dict(sorted(found.items()))
 
 
+@torch.no_grad()
+def lost_in_saving(bank: LoraBank, precision: SavePrecision) -> dict[str, float]:
+    """The share of each part's `lora_up` that the file's precision takes away: 0 in fp32, 1 where
+    all of it becomes zero. Parts are those of `tenner.lora_files.names`; one that is zero anyway
+    is left out."""
+    squares: dict[str, list[float]] = {}
+    for segment, up in bank.ups():
+        whole = up.double()
+        away = whole - up.to(_DTYPES[precision]).double()
+        sums = squares.setdefault(segment, [0.0, 0.0])
+        sums[0] += float(away.square().sum())
+        sums[1] += float(whole.square().sum())
+    return {segment: (away / whole) ** 0.5 for segment, (away, whole) in squares.items() if whole}
+
+
 def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write the file whole or not at all."""
     write_atomically(path, save(tensors, metadata))

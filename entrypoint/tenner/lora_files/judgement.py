@@ -1,0 +1,173 @@
+"""Whether trained weights learnt anything, and whether they moved as far as trained LoRAs do.
+
+The bounds, for the update's Frobenius norm over that of the weights it adapts, in a network part:
+
+- Below 2e-4 the update is smaller than the error that the base itself has by being kept in fp16:
+  2^-11 / sqrt(3) of a number that lies at random in its binade, 2.0e-4 over all of them. In the
+  demo's training at a hundredth of its rates (`python -m bench.weight_ratio`) pictures are then
+  those of the base.
+- Above 0.5 it is several times what is known of LoRAs that do their task: 0.11 at rank 4 and 0.06
+  at rank 64 (LoRA, arXiv 2106.09685, table 7: 6.91 and 3.57 of 61.95), and what a norm of 1 for
+  each module comes to, at which users of sd-scripts' `scale_weight_norms` call a LoRA overtrained
+  (kohya-ss/sd-scripts, pull request 545).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tenner.errors import Level, Problem
+from tenner.lora_files.measured import Measured, PartMeasure
+from tenner.lora_files.names import PART_NAMES, Part
+
+LEAST_RATIO = 2e-4
+MOST_RATIO = 0.5
+MOST_LOST = 0.05
+"""Share of an update that saving may take away: bf16 takes 0.002, fp16 0.0003."""
+MOST_TINY = 0.5
+"""Share of numbers that may be below the smallest normal one of their precision."""
+
+_STEP_FINDERS = ("prodigy", "dadapt")
+"""Optimizers whose learning rate is a factor on the step that they find: their authors say 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What of a training tells why nothing was learnt. `rates` are learning rates by part; `lost`
+    the share of the update that saving took away, where the trainer said so."""
+
+    optimizer: str = ""
+    rates: Mapping[Part, float] = field(default_factory=dict[Part, float])
+    warmup_steps: int = 0
+    num_steps: int = 0
+    goes_on_from: str = ""
+    lost: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+def judge(measured: Measured, training: Training) -> tuple[Problem, ...]:
+    """What is wrong with trained weights: errors where nothing was learnt, or nothing in the
+    U-Net; warnings where a part did not move, or moved less or more than trained LoRAs do."""
+    parts = measured.parts
+    if parts and all(part.is_unchanged for part in parts):
+        return (_nothing_learnt(parts, training),)
+    found: list[Problem] = []
+    for part in parts:
+        if part.is_unchanged:
+            found += _part_unchanged(part, training)
+            continue
+        found += _size(part)
+        found += _precision(part, training)
+    return tuple(found)
+
+
+def _nothing_learnt(parts: tuple[PartMeasure, ...], training: Training) -> Problem:
+    number = sum(part.num_modules for part in parts)
+    cause, fix = likely_cause(parts[0], training)
+    if training.goes_on_from:
+        what = f"the LoRA is what it started from: none of its {number} modules changed"
+    else:
+        what = f"the LoRA learnt nothing: the update of all {number} modules is zero"
+    return _joined(what, cause, fix, "error")
+
+
+def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
+    if training.rates.get(part.part) == 0:
+        return []  # as was asked for
+    name = PART_NAMES[part.part]
+    cause, fix = likely_cause(part, training)
+    level: Level = "error" if part.part == "unet" else "warning"
+    if training.goes_on_from:
+        what = f"the {name} is what it started from: none of its {part.num_modules} modules changed"
+    else:
+        what = f"the {name} learnt nothing: the update of all {part.num_modules} modules is zero"
+    return [_joined(what, cause, fix, level)]
+
+
+def likely_cause(part: PartMeasure, training: Training) -> tuple[str, str]:
+    """(why the part did not move, what to do)."""
+    rate = training.rates.get(part.part)
+    again = "then start again with --restart"
+    if rate == 0:
+        return "its learning rate is 0", f"set learning_rate = 1e-4; {again}"
+    if rate is not None and rate < 0.1 and training.optimizer.lower().startswith(_STEP_FINDERS):
+        cause = (
+            f"with {training.optimizer} the learning rate is a factor on the step that it finds"
+            f" itself, and {rate:g} of it is next to nothing"
+        )
+        return (
+            cause,
+            f"set learning_rate = 1 and leave text_encoder_lr and unet_lr out; {again}",
+        )
+    if max(part.lost or 0.0, training.lost.get(part.part, 0.0)) > MOST_TINY:
+        return (
+            f"what was learnt is too small for {_precision_name(part)} and was saved as zero",
+            f"set save_precision = 'float' or 'bf16', and a higher learning_rate; {again}",
+        )
+    if training.warmup_steps >= training.num_steps > 0:
+        return (
+            "the training ended before its warm-up did",
+            f"set lr_warmup_steps below max_train_steps; {again}",
+        )
+    if rate is not None:
+        return (
+            f"a learning rate of {rate:g} over {training.num_steps} steps changes no number",
+            f"set learning_rate = 1e-4, or train longer; {again}",
+        )
+    return "no number was changed", f"look at the learning rates on the page; {again}"
+
+
+def _size(part: PartMeasure) -> list[Problem]:
+    name, moved, whole = PART_NAMES[part.part], part.moved_ratio, part.ratio
+    if moved is not None and moved < LEAST_RATIO:
+        return [
+            Problem(
+                text=f"the {name}'s update is {moved:.1e} of its weights: too little to be seen in"
+                f" pictures (trained LoRAs have {LEAST_RATIO:g} to {MOST_RATIO:g})",
+                fix="train longer, or raise learning_rate or network_alpha",
+                level="warning",
+            )
+        ]
+    if whole is not None and whole > MOST_RATIO:
+        return [
+            Problem(
+                text=f"the {name}'s update is {whole:.2g} of its weights: little of the base is"
+                f" left (trained LoRAs have {LEAST_RATIO:g} to {MOST_RATIO:g})",
+                fix="use an earlier checkpoint or a lower strength, or train with a lower"
+                " learning_rate",
+                level="warning",
+            )
+        ]
+    return []
+
+
+def _precision(part: PartMeasure, training: Training) -> list[Problem]:
+    name = PART_NAMES[part.part]
+    fix = "set save_precision = 'float' or 'bf16'"
+    lost = max(part.lost or 0.0, training.lost.get(part.part, 0.0))
+    if lost > MOST_LOST:
+        return [
+            Problem(
+                text=f"saving in {_precision_name(part)} took {lost:.0%} of the {name}'s update:"
+                " its numbers are too small for it",
+                fix=fix,
+                level="warning",
+            )
+        ]
+    if part.tiny_share > MOST_TINY:
+        return [
+            Problem(
+                text=f"{part.tiny_share:.0%} of the {name}'s numbers are below the smallest normal"
+                f" number of {_precision_name(part)} and have lost digits",
+                fix=fix,
+                level="warning",
+            )
+        ]
+    return []
+
+
+def _precision_name(part: PartMeasure) -> str:
+    names = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
+    return names.get(part.dtype, part.dtype)
+
+
+def _joined(what: str, cause: str, fix: str, level: Level) -> Problem:
+    return Problem(text="; ".join((what, cause)), fix=fix, level=level)

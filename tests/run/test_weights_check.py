@@ -1,0 +1,137 @@
+"""A run whose LoRA learnt nothing does not end as delivered, whichever trainer made it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from program import Machine, StandIn
+from safetensors.torch import load_file
+
+from tenner.lora_files.measured import MeasureJob
+from tenner.lora_files.measuring import measure
+from tenner.tiny import base_dir
+
+STEPS = ("--max_train_steps", "3")
+
+
+def weights(machine: Machine, name: str) -> dict[str, dict[str, Any]]:
+    (event,) = machine.events(name, "weights")
+    return {part["part"]: part for part in event["parts"]}
+
+
+def lora(machine: Machine, name: str) -> Path:
+    return machine.run(name) / "checkpoints" / f"{name}.safetensors"
+
+
+def test_a_learning_rate_of_zero_ends_with_5_and_is_not_delivered(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    words = machine.train("zero", *STEPS, "--learning_rate", "0")
+    assert machine.finish(*words) == 5, machine.said
+    assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.said
+    assert "its learning rate is 0" in machine.said
+    assert "set learning_rate = 1e-4" in machine.said
+    ups = [value for key, value in load_file(lora(machine, "zero")).items() if "lora_up" in key]
+    assert len(ups) == 96
+    assert not any(up.any() for up in ups)
+    assert not (machine.run("zero") / "delivered" / "manifest.json").exists()
+    page = (machine.run("zero") / "report.html").read_text()
+    assert "learnt nothing" in page
+    assert "لم يتعلّم شيئًا" in page
+    assert "data-live" not in page  # it goes on no more
+    # A second start trains nothing and says the same.
+    trained = lora(machine, "zero").stat().st_mtime_ns
+    assert machine.finish(*words) == 5
+    assert lora(machine, "zero").stat().st_mtime_ns == trained
+
+
+def test_a_usual_run_tells_how_far_it_moved_the_base(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert machine.finish(*machine.train("usual", *STEPS)) == 0, machine.said
+    tensors = load_file(lora(machine, "usual"))
+    parts = weights(machine, "usual")
+    assert set(parts) == {"unet", "text_encoder"}
+    for part, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
+        squares = 0.0
+        for name in {key.partition(".")[0] for key in tensors if key.startswith(prefix)}:
+            down = tensors[f"{name}.lora_down.weight"].double().flatten(1)
+            up = tensors[f"{name}.lora_up.weight"].double().flatten(1)
+            scale = float(tensors[f"{name}.alpha"]) / down.shape[0]
+            squares += float((scale * up @ down).square().sum())
+        assert parts[part]["norm"] == pytest.approx(math.sqrt(squares), rel=1e-5)
+        assert parts[part]["ratio"] == pytest.approx(math.sqrt(squares) / parts[part]["base_norm"])
+        assert parts[part]["num_unchanged"] == 0
+    page = (machine.run("usual") / "report.html").read_text()
+    assert f"{parts['unet']['ratio']:.2g}" in page
+    assert "as trained LoRAs" in page
+    assert "كسائر ملفات LoRA المدرَّبة" in page
+
+
+@pytest.mark.long
+def test_numbers_that_fp16_cannot_hold_are_named_with_the_precision_that_can(
+    tmp_path: Path,
+) -> None:
+    machine = Machine(tmp_path)
+    small = (*STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
+    assert machine.finish(*machine.train("lost", *small)) == 5, machine.said
+    assert "what was learnt is too small for fp16 and was saved as zero" in machine.said
+    assert "save_precision = 'float' or 'bf16'" in machine.said
+    kept = (*small, "--save_precision", "float")
+    assert machine.finish(*machine.train("kept", *kept)) == 0, machine.said
+    assert "too little to be seen" in machine.said
+
+
+@pytest.mark.long
+def test_going_on_from_a_lora_is_measured_against_it(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert machine.finish(*machine.train("first", *STEPS)) == 0, machine.said
+    start = lora(machine, "first")
+    onward = (*STEPS, "--network_weights", str(start))
+    still = machine.train("still", *onward, "--learning_rate", "0")
+    assert machine.finish(*still) == 5, machine.said
+    assert "the LoRA is what it started from: none of its 96 modules changed" in machine.said
+    assert machine.finish(*machine.train("moved", *onward)) == 0, machine.said
+    parts = weights(machine, "moved")
+    assert 0 < parts["unet"]["moved_ratio"] < 2 * parts["unet"]["ratio"]
+    job = MeasureJob(path=str(lora(machine, "moved")), base=str(base_dir()), start=str(start))
+    found = {part.part: part.moved_ratio for part in measure(job).parts}
+    assert parts["unet"]["moved_ratio"] == pytest.approx(found["unet"])
+    assert "of it new" in (machine.run("moved") / "report.html").read_text()
+
+
+@pytest.mark.long
+def test_a_text_encoder_alone_that_stood_still_is_a_warning(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    words = machine.train("half", *STEPS, "--text_encoder_lr", "1e-9")
+    assert machine.finish(*words) == 0, machine.said
+    assert "warning: the text encoder learnt nothing" in machine.said
+    assert weights(machine, "half")["unet"]["num_unchanged"] == 0
+
+
+def test_sd_scripts_weights_are_judged_alike(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path, STAND_IN="learns_nothing")
+    assert machine.finish(*machine.train("none", "--max_train_steps", "3")) == 5, machine.said
+    assert "the LoRA learnt nothing: the update of all 1 modules is zero" in machine.said
+    assert "3 steps changes no number" in machine.said
+    assert json.loads((machine.run("none") / "ledger.json").read_text())["delivered_to"] == []
+
+
+def test_the_share_that_saving_takes_is_that_of_the_numbers_themselves() -> None:
+    from tenner.engines.diffusers.lora import LoraBank, LoraSpec
+    from tenner.engines.diffusers.lora_file import lost_in_saving
+
+    bank = LoraBank()
+    for segment, name in (("unet", "a"), ("text_encoder", "b"), ("text_encoder_2", "c")):
+        spec = LoraSpec(name=name, in_features=6, out_features=10, rank=2, alpha=1.0)
+        bank.add(segment, (spec,))
+    bank.allocate(torch.device("cpu"), torch.float32)
+    bank.initialise(1)
+    ups = {spec.name: up for spec, _, up in bank.named_views(bank.weights)}
+    ups["a"].copy_(torch.linspace(1e-7, 3e-7, 20).view(10, 2))
+    ups["b"].fill_(1e-9)
+    lost = lost_in_saving(bank, "fp16")
+    expected = torch.linalg.norm(ups["a"] - ups["a"].half().float()) / torch.linalg.norm(ups["a"])
+    assert lost == {"unet": pytest.approx(float(expected), rel=1e-4), "text_encoder": 1.0}
+    assert lost_in_saving(bank, "float") == {"unet": 0.0, "text_encoder": 0.0}

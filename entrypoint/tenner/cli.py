@@ -5,7 +5,10 @@ at once.
 """
 
 import argparse
+import contextlib
+import io
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +20,8 @@ from tenner.commands.flags import flag_values
 from tenner.dataset.workers import early_workers
 from tenner.engines.sd_scripts import facts
 from tenner.errors import ExitCode, Problem, TennerError
+from tenner.last_handler import as_tenner_error, handle_threads
+from tenner.places import require_temporary_folder
 from tenner.secrets import redact_shapes
 from tenner.settings import Request, load_request
 from tenner.telling.lines import duration
@@ -32,15 +37,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         make_parser().print_help()
         return ExitCode.SETTINGS
+    _print_any_text()
+    handle_threads(os.environ)
     parsed = make_parser(arguments).parse_args(arguments)
     try:
-        return _COMMANDS[parsed.command](parsed, os.environ)
+        if parsed.command in _WRITES_TEMPORARY_FILES:
+            require_temporary_folder()
+        code = _COMMANDS[parsed.command](parsed, os.environ)
+        sys.stdout.flush()
+        return code
     except TennerError as error:
-        _tell(error.problems)
-        return error.exit_code
+        return _ended(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return ExitCode.STOPPED
+    except Exception as error:  # noqa: BLE001  the last handler: no traceback leaves the program
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return ExitCode.STOPPED
+        return _ended(as_tenner_error(error, os.environ))
+
+
+def _print_any_text() -> None:
+    """Let file names that are no valid text be printed, with their bytes as \\udcXX."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads what is printed any more (`tenner plan | head`); then nothing more is
+    written there."""
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    closed = any(what & select.POLLERR for _, what in watched.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def _ended(error: TennerError) -> int:
+    """Say how a command ended badly. Returns its exit code."""
+    with contextlib.suppress(OSError):
+        _tell(error.problems)
+    return error.exit_code
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
@@ -194,6 +233,7 @@ def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
+_WRITES_TEMPORARY_FILES = ("train", "plan", "check", "batch", "demo", "deliver")
 _COMMANDS = {
     "train": _train,
     "plan": _plan,

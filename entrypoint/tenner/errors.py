@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     TRAINING = 5
     NOT_DELIVERED = 6
     BUDGET = 7
+    INTERNAL = 70
     STOPPED = 143
 
 
@@ -90,6 +91,12 @@ class BudgetReached(TennerError):
     """The budget or the deadline was reached; the best state is saved and delivered."""
 
     exit_code = ExitCode.BUDGET
+
+
+class InternalError(TennerError):
+    """A fault of tenner's own. 70 is what BSD's sysexits.h gives an internal software error."""
+
+    exit_code = ExitCode.INTERNAL
 
 
 class Stopped(TennerError):

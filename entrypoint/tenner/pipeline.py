@@ -4,8 +4,9 @@ Only frozen nouns pass between the stages. What is checked before the training c
 comes after believes only what it has read back.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from tenner.events import Failed, Phase
 from tenner.everything_wrong import everything_wrong, in_turn
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.rented import Rented
+from tenner.last_handler import as_tenner_error
+from tenner.places import make_writable
 from tenner.planning.cost import Price
 from tenner.planning.fitting import engine_for
 from tenner.planning.plan import plan_json
@@ -111,7 +114,9 @@ def run(
     problems = (*problems, *wrong, *check_ending(settings, host), *webhook_problems(secrets))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
-    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name).create()
+    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    for folder in (place.path, place.checkpoints, place.state, place.samples):
+        make_writable(folder, name="the run's folder")
     with lock_run(place):
         if restart and (aside := set_aside(place)):
             screen.say(f"the run that was here is kept in {aside}")
@@ -128,15 +133,16 @@ def run(
             with Notifier.of(settings, secrets, on_event=stage.tell) as news:
                 machine = Rented(host=host, settings=settings, stage=stage, news=news)
                 try:
-                    ended = _run(
-                        request,
-                        place,
-                        machine,
-                        destinations or (default_destination(place),),
-                        restart=restart,
-                        measure=measure,
-                        measure_definition=measure_definition,
-                    )
+                    with _foreseen(place, environ):
+                        ended = _run(
+                            request,
+                            place,
+                            machine,
+                            destinations or (default_destination(place),),
+                            restart=restart,
+                            measure=measure,
+                            measure_definition=measure_definition,
+                        )
                 except TennerError as error:
                     _tell_of(error, stage, news)
                     if error.is_brought_out and stop.signal is None and session.ends_machine:
@@ -145,6 +151,17 @@ def run(
                 if session.ends_machine:
                     machine.end()
                 return ended
+
+
+@contextlib.contextmanager
+def _foreseen(place: RunDir, environ: Mapping[str, str]) -> Generator[None]:
+    """Whatever goes wrong comes out as a TennerError, so that it is kept and told as any other."""
+    try:
+        yield
+    except TennerError:
+        raise
+    except Exception as error:
+        raise as_tenner_error(error, environ, folders=(place.path,)) from error
 
 
 def _run(

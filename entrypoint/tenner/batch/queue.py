@@ -18,6 +18,7 @@ from tenner.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.events import Phase
 from tenner.hosts import end_host, find_host
 from tenner.pipeline import AlreadyDelivered, Outcome, run
+from tenner.places import make_writable
 from tenner.planning.cost import price_of
 from tenner.preparation import Prepared
 from tenner.running.run_dir import RunDir
@@ -162,7 +163,7 @@ def run_batch(
     Raises SettingsError where another program holds the batch, Stopped where a signal ended it.
     """
     folder = batch.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_writable(folder, name="the batch's folder")
     datasets = SharedDatasets(folder=folder / "datasets")
     preparation = SharedPreparation(environ=environ, inspect=datasets.inspect)
     with (

@@ -25,6 +25,7 @@ from tenner.cluster.order import LOST, Order, Result, travelling
 from tenner.cluster.task import do_job
 from tenner.delivery.lease import LEASE_SECONDS
 from tenner.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
+from tenner.places import make_writable
 from tenner.running.run_dir import RunDir
 from tenner.running.run_lock import lock_run
 from tenner.settings import Request
@@ -299,7 +300,7 @@ def run_on_ray(
     if problems:
         raise SettingsError(problems=problems)
     batch = replace(batch, jobs=tuple(map(_absolute, batch.jobs)))
-    batch.folder.mkdir(parents=True, exist_ok=True)
+    make_writable(batch.folder, name="the batch's folder")
     screen = make_screen(batch.jobs[0])
     with lock_run(RunDir(batch.folder)), connected(address) as cluster:
         handout = Handout(

@@ -29,7 +29,8 @@ def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         prog="tenner",
         description="Train a Stable Diffusion LoRA for under ten dollars, and never lose a run.",
         epilog="Exit codes: 0 delivered and verified, 2 settings, 3 dataset, 4 machine,"
-        " 5 training, 6 trained but not delivered, 7 budget reached, 143 stopped by a signal.",
+        " 5 training, 6 trained but not delivered, 7 budget reached, 70 a fault of"
+        " tenner's own, 143 stopped by a signal.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

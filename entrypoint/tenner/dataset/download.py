@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tenner.dataset.redirects import RedirectGuard
 from tenner.errors import DatasetError, TennerError
 from tenner.running.run_dir import write_atomically
 
@@ -131,9 +132,13 @@ class _Task:
         begun = _read_version(self.part) if kept is None else None
         have = _size(self.part) if begun and (begun.condition or begun.length) else 0
         headers = {**self.wanted.headers, **_headers(kept, begun, have)}
-        with httpx.stream(
-            "GET", self.url, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS
-        ) as answer:
+        guard: Any = RedirectGuard(error=self.wanted.error)
+        with (
+            httpx.Client(
+                event_hooks=guard.hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS
+            ) as client,
+            client.stream("GET", self.url, headers=headers) as answer,
+        ):
             if answer.status_code == 304 and kept:
                 return
             if answer.status_code == 416:

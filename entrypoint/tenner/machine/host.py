@@ -59,14 +59,14 @@ def inspect_host(root: Path = Path("/")) -> Host:
 def disk_room(path: Path) -> DiskRoom:
     """Room for `path`, which need not exist: its nearest existing parent is asked."""
     place = path.absolute()
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:  # noqa: PTH110 it never raises
         place = place.parent
     figures = os.statvfs(place)
     return DiskRoom(
         path=path,
         free_mib=figures.f_bavail * figures.f_frsize // MIB,
         total_mib=figures.f_blocks * figures.f_frsize // MIB,
-        is_writable=os.access(place, os.W_OK | os.X_OK),
+        is_writable=os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK),  # noqa: PTH112
     )
 
 

@@ -334,7 +334,8 @@ def _find_program(env: Mapping[str, str]) -> tuple[str | None, Problem | None]:
         if program := shutil.which("nvidia-smi", path=search):
             return program, None
     folders = [Path(part) for part in path.split(os.pathsep) if part]
-    blocked = [folder / "nvidia-smi" for folder in folders if (folder / "nvidia-smi").is_file()]
+    programs = [folder / "nvidia-smi" for folder in folders]
+    blocked = [each for each in programs if os.path.isfile(each)]  # noqa: PTH113 it never raises
     if blocked:
         return None, Problem(
             text=f"{blocked[0]} is there, but cannot be run",

@@ -23,7 +23,9 @@ class EventLog:
 
     def append(self, event: Event) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event.to_dict()}
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.write(
+            json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        )
 
     def put_before(self, earlier: bytes) -> None:
         """Take in what earlier lives told on another machine, unless steps are here. Raises
@@ -67,7 +69,9 @@ def events_to_deliver(place: RunDir) -> bytes:
             found = paths.removed_in(json.loads(raw))
         except ValueError:
             continue  # cut by a kill
-        lines.append(json.dumps(found, ensure_ascii=False).encode() + b"\n")
+        lines.append(
+            json.dumps(found, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        )
     return b"".join(lines)
 
 

@@ -90,9 +90,10 @@ class RunDir:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` so that `path` holds the old file or the new one, never a part.
 
-    The folder is made where it is missing. Raises OSError.
+    The folder is made where it is missing. Raises OSError. What is no valid text in a file name
+    (bytes that are not UTF-8) is written as an escape, which JSON reads back as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -81,6 +81,8 @@ def load_request(
 def resolve(layers: Sequence[Layer]) -> Request:
     """The strongest value of each key. Raises SettingsError with every problem found."""
     problems = [problem for layer in layers for problem in layer.problems]
+    layers, not_text = _as_text(layers)
+    problems += not_text
     merged: dict[str, Any] = {}
     said_at: dict[str, str] = {}
     for layer in reversed(layers):
@@ -110,6 +112,37 @@ def resolve(layers: Sequence[Layer]) -> Request:
         notices=tuple(problems),
         subsets=next((each.subsets for each in layers if each.subsets), ()),
     )
+
+
+def _as_text(layers: Sequence[Layer]) -> tuple[list[Layer], list[Problem]]:
+    """The layers without values that no file can hold: bytes that are not UTF-8, and NUL."""
+    problems: list[Problem] = []
+    kept: list[Layer] = []
+    for layer in layers:
+        wrong = {key: why for key, value in layer.values.items() if (why := _not_text(value))}
+        for key, why in wrong.items():
+            shown = repr(layer.values[key])
+            problems.append(
+                Problem(
+                    text=f"{key} = {shown[:80]} ({layer.said_at[key]}) holds {why}",
+                    fix="rename the folder or file in plain letters, and write the name as UTF-8",
+                )
+            )
+        values = {key: value for key, value in layer.values.items() if key not in wrong}
+        kept.append(replace(layer, values=values))
+    return kept, problems
+
+
+def _not_text(value: Any) -> str:
+    """What is in a value, or in one of a list, that is no text; empty where all is."""
+    if isinstance(value, list | tuple):
+        found = [_not_text(each) for each in cast("Sequence[Any]", value)]
+        return next((each for each in found if each), "")
+    if not isinstance(value, str):
+        return ""
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        return "bytes that are not UTF-8"
+    return "a NUL byte" if "\0" in value else ""
 
 
 def _named(environ: Mapping[str, str], name: str) -> Path | None:

@@ -19,6 +19,7 @@ from tenner.errors import (
     TennerError,
     errors_in,
 )
+from tenner.judging import judge_early, raise_errors
 from tenner.planning.decision import choose_device
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.preparation import dataset_request, look_at_machine
@@ -51,6 +52,7 @@ def everything_wrong(
 
     look(lambda: bases.extend(_base(request, environ)))
     base = bases[0] if bases else None
+    look(lambda: raise_errors(judge_early(request, environ, base)))
     if not isinstance(first, MachineError):
         look(lambda: _machine(request, environ, base))
     if not isinstance(first, DatasetError):

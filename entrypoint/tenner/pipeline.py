@@ -17,7 +17,6 @@ from tenner.delivery import (
 )
 from tenner.delivery.check import check_destinations
 from tenner.disk import disk_problem, full_destinations
-from tenner.engines.start import not_in_own_engine
 from tenner.errors import (
     BudgetReached,
     DeliveryError,
@@ -277,10 +276,6 @@ def _prepare(
             on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
             host_price=price,
         )
-        if prepared.engine.name == "diffusers":
-            unsupported = not_in_own_engine(request.settings)
-            if unsupported:
-                raise SettingsError(problems=unsupported)
     except TennerError as error:
         raise everything_wrong(
             error, request, stage.environ, destinations=destinations, secrets=stage.secrets

@@ -12,10 +12,10 @@ from tenner.base.model import Base, Family
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.dataset.download import OnBytes
 from tenner.engines.choice import ChosenEngine, choose_engine
-from tenner.engines.sd_scripts.conflicts import conflicts
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
-from tenner.errors import MachineError, Problem, SettingsError, errors_in
+from tenner.errors import MachineError
 from tenner.events import Phase
+from tenner.judging import judge_early, judge_plan, judge_request, raise_errors
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
@@ -81,14 +81,18 @@ def prepare(
     machine = look_at_machine(settings, environ)
     if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
+        raise_errors(judge_early(request, environ, None))
     base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
     resolution = settings.resolution or (base.resolution, base.resolution)
+    written = request
     request = with_family_defaults(
         request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
     )
     settings = request.settings
     device = choose_device(settings, machine, base)
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
+    found = judge_request(written, trainer=engine.name, family=base.family)
+    raise_errors(found)
     name = _trial_name(settings, machine, engine)
     known = (trials or {}).get(name)
     wanted = try_card and device == "cuda" and known is None
@@ -104,7 +108,7 @@ def prepare(
             plan = make_plan(
                 request, base, machine, device, engine, dataset, resolution, host_price, broken
             )
-            return _judged(settings, plan, base, engine)
+            return _judged(request, replace(plan, notices=(*plan.notices, *found)))
 
         plan, broken = decide({}), dict[str, str]()
         if trial:
@@ -129,29 +133,12 @@ def prepare(
     )
 
 
-def _judged(settings: Settings, plan: Plan, base: Base, engine: ChosenEngine) -> Plan:
+def _judged(request: Request, plan: Plan) -> Plan:
     """The plan with its warnings. Raises SettingsError where it may not be carried out."""
-    found = over_budget(settings, plan.expected, plan.length)
-    if engine.name == "sd-scripts":
-        found += errors_in(conflicts(plan.options, family=base.family))
-    elif not plan.options.get("network_train_unet_only"):
-        found += _caches_what_is_trained(settings)
-    if errors_in(found):
-        raise SettingsError(problems=errors_in(found))
+    over = over_budget(request.settings, plan.expected, plan.length)
+    found = (*over, *judge_plan(request, plan))
+    raise_errors(found)
     return replace(plan, notices=(*plan.notices, *found))
-
-
-def _caches_what_is_trained(settings: Settings) -> list[Problem]:
-    """The built-in trainer's word for what sd-scripts' rules say too."""
-    names = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
-    if not any(settings.engine_options.get(name) for name in names):
-        return []
-    return [
-        Problem(
-            text="cache_text_encoder_outputs needs a text encoder that does not change",
-            fix="set network_train_unet_only = true, or remove cache_text_encoder_outputs",
-        )
-    ]
 
 
 def _trial_name(settings: Settings, machine: Machine, engine: ChosenEngine) -> TrialName:

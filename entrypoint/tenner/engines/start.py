@@ -1,6 +1,5 @@
 """A plan handed to its engine: the files and arguments of a run, and how its lines are read."""
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,36 +14,14 @@ from tenner.engines.diffusers.job import TrainItem, TrainJob
 from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import THREADS_PER_PROCESS, Job
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
-from tenner.errors import Problem, SettingsError
 from tenner.planning.plan import Plan
+from tenner.rules.network import OWN_NETWORK_ARGS
+from tenner.rules.written import keyword_arguments
 from tenner.running.run_dir import RunDir, write_atomically
-from tenner.settings.model import Settings
 from tenner.supervision.training import Engine
 
 _NOT_FOR_OURS = ("text_encoder_lr", "optimizer_args", "resolution", "zero_terminal_snr")
 """Options whose form differs between the plan and a job of our own engine."""
-
-_SAID_OTHERWISE = frozenset(
-    ("network_args", "network_module", "no_metadata", "cache_latents", "masked_loss")
-)
-
-
-def not_in_own_engine(settings: Settings) -> list[Problem]:
-    """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
-    own = {each.name for each in fields(TrainJob)} | _SAID_OTHERWISE
-    own |= {"cache_latents_to_disk", "cache_text_encoder_outputs", "persistent_data_loader_workers"}
-    asked = settings.engine_options
-    if asked.get("masked_loss") and not asked.get("alpha_mask"):
-        fix = "set alpha_mask = true and give images with transparency, or remove masked_loss"
-        return [Problem(text="masked_loss finds no masks", fix=fix)]
-    return [
-        Problem(
-            text=f"the built-in trainer has no {key}",
-            fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
-        )
-        for key in asked
-        if key not in own
-    ]
 
 
 def own_engine(
@@ -118,7 +95,7 @@ def train_job(
     plan: Plan, place: RunDir, *, items: Sequence[TrainItem], num_threads: int | None
 ) -> TrainJob:
     """The plan as a job of the built-in trainer."""
-    options = {**plan.options, **conv_ranks(plan.options)}
+    options = {**plan.options, **network_arguments(plan.options)}
     known = {each.name for each in fields(TrainJob)} - set(_NOT_FOR_OURS)
     same: dict[str, Any] = {
         key: value for key, value in options.items() if key in known and value is not None
@@ -130,7 +107,7 @@ def train_job(
         "items": tuple(items),
         "resolution": options["resolution"],
         "text_encoder_lr": options["text_encoder_lr"],
-        "optimizer_args": keyword_arguments(options.get("optimizer_args")),
+        "optimizer_args": keyword_arguments(_words(options, "optimizer_args")),
         "zero_terminal_snr": options.get("zero_terminal_snr"),
         "output_dir": str(place.checkpoints.absolute()),
         "output_name": plan.output_name,
@@ -195,41 +172,11 @@ def _prompts_file(plan: Plan, place: RunDir) -> Path | None:
     return file
 
 
-def keyword_arguments(words: object) -> dict[str, Any]:
-    """`("betas=(0.9, 0.99)", "decouple=True")` as keyword arguments, literals as in Python.
-
-    Raises SettingsError for words that are no `key=value`.
-    """
-    found: dict[str, Any] = {}
-    for word in words if isinstance(words, tuple) else ():  # pyright: ignore[reportUnknownVariableType]
-        key, equals, value = str(word).partition("=")  # pyright: ignore[reportUnknownArgumentType]
-        if not equals or not key.isidentifier():
-            raise SettingsError(f"'{word}' is no argument", fix="write it as key=value")
-        try:
-            found[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key] = value
-    return found
+def _words(options: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(str(word) for word in options.get(name) or ())
 
 
-def conv_ranks(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`conv_dim` and `conv_alpha` where they were said as sd-scripts' network_args.
-
-    Raises SettingsError for arguments of the network that the built-in trainer does not have.
-    """
-    arguments = keyword_arguments(options.get("network_args"))
-    same = {"dropout": "network_dropout", "rank_dropout": "rank_dropout"}
-    names = {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha", "module_dropout": "module_dropout"}
-    names |= same
-    unknown = [key for key in arguments if key not in names]
-    if unknown:
-        raise SettingsError(
-            problems=[
-                Problem(
-                    text=f"the built-in trainer has no network argument {key}",
-                    fix="remove it, or train with sd-scripts (engine = 'sd-scripts')",
-                )
-                for key in unknown
-            ]
-        )
-    return {names[key]: value for key, value in arguments.items()}
+def network_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a job that were given as sd-scripts' network_args; the rules refuse others."""
+    given = keyword_arguments(_words(options, "network_args"))
+    return {OWN_NETWORK_ARGS[key]: value for key, value in given.items()}

@@ -73,7 +73,7 @@ def plan_run(
 ) -> Plan:
     """The whole plan. `batches_per_epoch` counts batches of `shape.batch_size` over all buckets."""
     length = run_length(settings, batches_per_epoch, shape.gradient_accumulation_steps)
-    warmup = warmup_steps(settings, length)
+    warmup, shortened = warmup_steps(settings, length)
     save_epochs, save_steps = save_every(settings, length)
     options: dict[str, Value] = {
         **_own_options(settings),
@@ -97,7 +97,7 @@ def plan_run(
     }
     said = [
         Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),
-        Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings)),
+        Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings, shortened)),
     ]
     return Plan(
         output_name=settings.output_name,
@@ -110,16 +110,28 @@ def plan_run(
         length=length,
         options=options,
         choices=(*choices, *said),
-        notices=notices,
+        notices=(*notices, *shortened),
     )
 
 
-def warmup_steps(settings: Settings, length: Length) -> int:
-    """The guide's 100 steps, and never more than a tenth of the run unless the user said so."""
-    asked = settings.lr_warmup_steps
-    if asked is None:
-        return min(_WARMUP_STEPS, length.num_steps // 10)
-    return round(asked * length.num_steps) if isinstance(asked, float) else asked
+def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem, ...]]:
+    """The guide's 100 steps, and never more than a tenth of the run unless the user said so.
+
+    A warm-up that would leave no step at the full rate is shortened to a tenth, which is said.
+    """
+    expected, tenth = settings.lr_warmup_steps, length.num_steps // 10
+    if expected is None:
+        return min(_WARMUP_STEPS, tenth), ()
+    steps = round(expected * length.num_steps) if isinstance(expected, float) else expected
+    if steps == 0 or steps < length.num_steps:
+        return steps, ()
+    said = Problem(
+        text=f"lr_warmup_steps = {expected} is as long as the run of {length.num_steps} steps or"
+        f" longer: the warm-up is shortened to {tenth}",
+        fix="write a share instead, such as lr_warmup_steps = 0.1, or train longer",
+        level="warning",
+    )
+    return tenth, (said,)
 
 
 def save_every(settings: Settings, length: Length) -> tuple[int | None, int | None]:
@@ -181,7 +193,9 @@ def _own_options(settings: Settings) -> dict[str, Value]:
     return {name: getattr(settings, name) for name in same}
 
 
-def _warmup_reason(settings: Settings) -> str:
+def _warmup_reason(settings: Settings, shortened: tuple[Problem, ...]) -> str:
+    if shortened:
+        return "shortened to a tenth of the run"
     if settings.lr_warmup_steps is None:
         return "100 as in the guide, at most a tenth of the run"
     return "as asked"

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem, SettingsError, errors_in
-from tenner.settings.conflicts import conflicts
+from tenner.rules import judge
 from tenner.settings.doors import (
     PREFIX,
     PROGRAM_VARIABLES,
@@ -29,6 +29,7 @@ from tenner.settings.model import Settings
 from tenner.settings.names import canonical, nearest, setting_names
 from tenner.settings.prompt_lines import read_prompts
 from tenner.settings.trained_parts import trained_parts
+from tenner.settings.view import view_of
 
 DEFAULT_CONFIG = Path("training_config.toml")
 """Read from the working directory when no other file is named, as the guide calls it."""
@@ -103,7 +104,7 @@ def resolve(layers: Sequence[Layer]) -> Request:
     prompts, wrong = read_prompts(settings.sample_prompts)
     settings = settings.model_copy(update={"sample_prompts": prompts})
     problems += wrong
-    problems += conflicts(settings, said_at)
+    problems += judge(view_of(settings, said_at))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
     return Request(

@@ -17,9 +17,10 @@ from torch import Tensor
 from tenner.engines.diffusers import engine
 from tenner.engines.diffusers.job import TrainItem, TrainJob
 from tenner.engines.diffusers.latents import Encoded, encode_all, masks_of
-from tenner.engines.start import not_in_own_engine
+from tenner.errors import SettingsError
 from tenner.events import Event, Step
-from tenner.settings import Settings
+from tenner.judging import judge_request
+from tenner.settings import load_request
 
 
 class StandInVae:
@@ -131,5 +132,10 @@ def test_what_is_hidden_is_not_learnt(tmp_path: Path) -> None:
 def test_the_built_in_trainer_takes_masks_by_sd_scripts_names(
     options: dict[str, bool], told: str
 ) -> None:
-    settings = Settings.model_validate({"engine_options": options})
-    assert [problem.text for problem in not_in_own_engine(settings)] == [told] * bool(told)
+    flags = {"dataset": "there", **options}
+    if told:
+        with pytest.raises(SettingsError, match=told):
+            load_request(flags, {}, read_default_config=False)
+    else:
+        request = load_request(flags, {}, read_default_config=False)
+        assert judge_request(request, trainer="diffusers", family="sd1") == ()

@@ -1,0 +1,88 @@
+"""Rules of captions and the text encoders."""
+
+from tenner.rules.rule import SD_SCRIPTS, Rule
+from tenner.rules.view import Needs, View
+
+CACHES = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+_MOST_LAYERS = {"sd1": 12, "sd2": 23, "sdxl": 12}
+"""Layers of the smallest text encoder; SD 2.x's last of 24 is cut off by its makers."""
+
+
+def _cached_captions_change(name: str) -> Rule:
+    return Rule(
+        when=lambda view: view.any_on(*CACHES) and view.on(name),
+        text=f"cache_text_encoder_outputs encodes captions once, {name} changes them at each step",
+        fix=f"remove cache_text_encoder_outputs or {name}",
+        needs="settings",
+    )
+
+
+def _leaves_text_encoders_alone(view: View) -> bool:
+    """Whether the settings do, or the default may: SDXL's, or that of a family not known yet."""
+    said = view.values.get("network_train_unet_only")
+    if said is not None:
+        return bool(said)
+    return view.family in (None, "sdxl") and not any(view.numbers("text_encoder_lr"))
+
+
+def _cached_text_encoders_change(needs: Needs) -> Rule:
+    return Rule(
+        when=lambda view: view.any_on(*CACHES) and not _leaves_text_encoders_alone(view),
+        text="cache_text_encoder_outputs needs text encoders that do not change",
+        fix="set network_train_unet_only = true, or remove cache_text_encoder_outputs",
+        needs=needs,
+    )
+
+
+RULES = (
+    _cached_captions_change("shuffle_caption"),
+    _cached_captions_change("caption_dropout_rate"),
+    _cached_captions_change("caption_tag_dropout_rate"),
+    _cached_captions_change("token_warmup_step"),
+    _cached_captions_change("caption_dropout_every_n_epochs"),  # only without effect in sd-scripts
+    _cached_captions_change("enable_wildcard"),  # likewise: one draw for the whole run
+    _cached_text_encoders_change("settings"),
+    _cached_text_encoders_change("trainer"),  # of a base whose name does not tell its family
+    Rule(
+        when=lambda view: view.family in ("sd1", "sd2") and view.any_on(*CACHES),
+        text="cache_text_encoder_outputs is for SDXL only",
+        fix="remove it: SD 1.x and 2.x have no such option in sd-scripts",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: (
+            view.any_on("keep_tokens", "keep_tokens_separator")
+            and not view.any_on("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_step")
+        ),
+        text="keep_tokens has no effect: nothing shuffles or drops tags",
+        fix="set shuffle_caption = true, or remove keep_tokens",
+        level="warning",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: view.family == "sdxl" and view.values.get("clip_skip") is not None,
+        text="clip_skip has no effect on SDXL, which always takes the last layer but one",
+        fix="remove clip_skip",
+        level="warning",
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: view.family == "sd2" and view.values.get("clip_skip") is not None,
+        text="clip_skip is for SD 1.x: SD 2.x was trained on its last layer but one",
+        fix="remove clip_skip",
+        level="warning",
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: (
+            view.family is not None and view.number("clip_skip") > _MOST_LAYERS[view.family]
+        ),
+        text=lambda view: (
+            f"clip_skip = {view.text('clip_skip')}: the text encoder has"
+            f" {_MOST_LAYERS[view.family or 'sd1']} layers"
+        ),
+        fix="set clip_skip to 1 or 2, or remove it",
+        needs="trainer",
+    ),
+)

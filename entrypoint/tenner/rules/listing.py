@@ -1,0 +1,22 @@
+"""All rules, in the order in which they are told."""
+
+from tenner.errors import Problem
+from tenner.rules import captions, images, length, network, noise, optimizer, run, sampling
+from tenner.rules.rule import Check, Rule
+from tenner.rules.view import View
+
+RULES: tuple[Rule | Check, ...] = (
+    *run.RULES,
+    *length.RULES,
+    *network.RULES,
+    *optimizer.RULES,
+    *captions.RULES,
+    *images.RULES,
+    *noise.RULES,
+    *sampling.RULES,
+)
+
+
+def judge(view: View) -> tuple[Problem, ...]:
+    """All that the rules say of what is known, each problem once. Pure."""
+    return tuple(dict.fromkeys(each for rule in RULES for each in rule.problems(view)))

@@ -1,0 +1,114 @@
+"""Rules of the network: its ranks, and which parts of the base it is laid over."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from tenner.engines.diffusers.job import TrainJob
+from tenner.errors import Level, Problem
+from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
+from tenner.rules.view import View
+from tenner.rules.written import keyword_arguments, written_problems
+
+OWN_NETWORK_ARGS = {
+    "conv_dim": "conv_dim",
+    "conv_alpha": "conv_alpha",
+    "dropout": "network_dropout",
+    "rank_dropout": "rank_dropout",
+    "module_dropout": "module_dropout",
+}
+"""sd-scripts' arguments of the network that the built-in trainer has, with its own names."""
+
+_SAID_OTHERWISE = frozenset(
+    (
+        *("network_args", "network_module", "no_metadata", "cache_latents", "masked_loss"),
+        *("cache_latents_to_disk", "cache_text_encoder_outputs", "persistent_data_loader_workers"),
+    )
+)
+"""Options that the built-in trainer obeys under another name, or always."""
+
+
+def _unknown_network_args(view: View) -> Iterator[Problem]:
+    for key in keyword_arguments(view.words("network_args")):
+        if key not in OWN_NETWORK_ARGS:
+            yield Problem(
+                text=f"the built-in trainer has no network argument {key}",
+                fix="remove it, or train with sd-scripts (engine = 'sd-scripts')",
+            )
+
+
+def _unknown_options(view: View) -> Iterator[Problem]:
+    """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
+    own = {each.name for each in fields(TrainJob)} | _SAID_OTHERWISE
+    for key in view.options:
+        if key not in own:
+            yield Problem(
+                text=f"the built-in trainer has no {key}",
+                fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
+            )
+
+
+def _needs(name: str, other: str, level: Level = "error") -> Rule:
+    return Rule(
+        when=lambda view: view.on(name) and not view.on(other),
+        text=f"{name} needs {other}",
+        fix=f"set {other}, or remove {name}",
+        level=level,
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    )
+
+
+def _second_rate(view: View) -> bool:
+    """`networks.lora` has one rate for SDXL's two text encoders: the first that is given."""
+    trained = not view.on("network_train_unet_only")
+    return view.family == "sdxl" and trained and len(set(view.numbers("text_encoder_lr"))) > 1
+
+
+RULES = (
+    Rule(
+        when=_second_rate,
+        text=lambda view: (
+            "sd-scripts trains both text encoders at one rate,"
+            f" {view.numbers('text_encoder_lr')[0]:g}:"
+            f" {view.numbers('text_encoder_lr')[1]:g} would be left out"
+        ),
+        fix="give one rate, or train with the built-in trainer (engine = 'diffusers')",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: view.on("network_train_unet_only", "network_train_text_encoder_only"),
+        text="network_train_unet_only and network_train_text_encoder_only leave nothing to train",
+        fix="set one of them to false",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: (
+            view.on("network_train_unet_only") and any(view.numbers("text_encoder_lr"))
+        ),
+        text="text_encoder_lr has no effect with network_train_unet_only",
+        fix="remove one of them",
+        level="warning",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: view.get("conv_alpha") is not None and view.get("conv_dim") is None,
+        text="conv_alpha has no effect without conv_dim",
+        fix="set conv_dim too",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: view.get("network_alpha") == 0,
+        text=lambda view: (
+            f"network_alpha = 0 ({view.source('network_alpha')}) is the dim itself in sd-scripts"
+            " and nothing elsewhere"
+        ),
+        fix=lambda view: f"write network_alpha = {view.text('network_dim')}",
+        needs="settings",
+    ),
+    Check(find=lambda view: written_problems(view, "network_args"), needs="settings"),
+    Check(find=_unknown_network_args, trainers=OWN, needs="trainer"),
+    Check(find=_unknown_options, trainers=OWN, needs="trainer"),
+    _needs("dim_from_weights", "network_weights"),
+    _needs("base_weights_multiplier", "base_weights", "warning"),
+)

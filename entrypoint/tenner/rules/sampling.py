@@ -1,0 +1,53 @@
+"""Rules of samples."""
+
+from tenner.rules.rule import SD_SCRIPTS, Rule
+from tenner.rules.view import View
+
+
+def _missed(view: View) -> list[int]:
+    """Epochs of `sample_at_epochs` after which no checkpoint is kept."""
+    every = int(view.number("save_every_n_epochs"))
+    return [int(epoch) for epoch in view.numbers("sample_at_epochs") if every and epoch % every]
+
+
+RULES = (
+    Rule(
+        when=lambda view: (
+            view.any_on("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
+            and not view.on("sample_prompts")
+        ),
+        text="samples during training need sample_prompts; sd-scripts dies without them",
+        fix="set sample_prompts, or say sample_at_epochs and leave them to tenner",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: view.on("sample_at_epochs", "no_samples"),
+        text="sample_at_epochs asks for samples and no_samples for none",
+        fix="keep one of them",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: min(view.numbers("sample_at_epochs"), default=1) < 1,
+        text=lambda view: (
+            f"sample_at_epochs = {min(view.numbers('sample_at_epochs')):.0f}: epochs count from 1"
+        ),
+        fix="remove it",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: view.on("sample_at_epochs", "save_every_n_steps"),
+        text="sample_at_epochs draws from checkpoints of epochs, save_every_n_steps keeps none",
+        fix="set save_every_n_epochs instead",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: bool(_missed(view)),
+        text=lambda view: (
+            f"sample_at_epochs = {', '.join(map(str, _missed(view)))}: no checkpoint is kept there"
+            f" (save_every_n_epochs = {view.text('save_every_n_epochs')})"
+        ),
+        fix="choose multiples of it, or leave save_every_n_epochs unset",
+        needs="settings",
+    ),
+)

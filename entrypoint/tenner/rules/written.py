@@ -1,0 +1,42 @@
+"""Arguments written as `key=value`: for the optimizer, its schedule and the network."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tenner.errors import Problem
+from tenner.rules.view import View
+
+
+def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """`("betas=(0.9, 0.99)", "decouple=True")` as keyword arguments, literals as in Python.
+
+    A value that is no literal is its text; words that are no `key=value` are left out, which
+    `written_problems` tells.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key.isidentifier():
+            found[key] = ast.literal_eval(value) if _is_literal(value) else value
+    return found
+
+
+def written_problems(view: View, name: str) -> Iterator[Problem]:
+    """What is wrong with how the arguments of `name` are written; the network's may be words."""
+    for word in view.words(name):
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier():
+            yield Problem(text=f"{name}: '{word}' is not key=value", fix=f"write {key}=VALUE")
+        elif name != "network_args" and not _is_literal(value):
+            meant = value.capitalize() if value in ("true", "false", "none") else f"'{value}'"
+            text = f"{name}: the value of {word} is not a number, True, False or 'text'"
+            yield Problem(text=text, fix=f"write {key}={meant}")
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return "=" not in text

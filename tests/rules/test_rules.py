@@ -1,0 +1,239 @@
+"""What a trainer refuses together, or passes over in silence, is told before anything starts."""
+
+from dataclasses import replace
+
+import pytest
+
+from tenner.engines.sd_scripts.arguments import Family
+from tenner.engines.sd_scripts.facts import options
+from tenner.errors import Problem
+from tenner.rules import RULES, Check, Needs, Rule, Trainer, View, judge
+
+GUIDE: dict[str, object] = {
+    "resolution": 512,
+    "enable_bucket": True,
+    "min_bucket_reso": 256,
+    "max_bucket_reso": 1024,
+    "lr_scheduler": "cosine_with_restarts",
+    "lr_warmup_steps": 100,
+    "optimizer_type": "AdamW8bit",
+    "mixed_precision": "fp16",
+    "cache_latents": True,
+    "output_name": "my_lora",
+}
+
+_CACHED = {"cache_text_encoder_outputs": True, "network_train_unet_only": True}
+CASES: list[tuple[Family, dict[str, object], str]] = [
+    (
+        "sdxl",
+        {"cache_text_encoder_outputs": True, "network_train_unet_only": False},
+        "do not change",
+    ),
+    (
+        "sdxl",
+        {
+            "cache_text_encoder_outputs": True,
+            "network_train_unet_only": True,
+            "shuffle_caption": True,
+        },
+        "shuffle_caption changes them",
+    ),
+    (
+        "sdxl",
+        {
+            "cache_text_encoder_outputs_to_disk": True,
+            "network_train_unet_only": True,
+            "caption_dropout_rate": 0.1,
+        },
+        "caption_dropout_rate changes them",
+    ),
+    ("sd1", {**_CACHED}, "for SDXL only"),
+    ("sd1", {"random_crop": True}, "random_crop changes them"),
+    ("sd1", {"color_aug": True}, "color_aug changes them"),
+    (
+        "sd1",
+        {"network_train_unet_only": True, "network_train_text_encoder_only": True},
+        "nothing to train",
+    ),
+    ("sd1", {"full_bf16": True}, "full_bf16 needs mixed_precision = bf16"),
+    ("sd1", {"fp8_base": True, "mixed_precision": "no"}, "fp8_base needs"),
+    ("sd1", {"adaptive_noise_scale": 0.1}, "needs noise_offset"),
+    ("sd1", {"scale_v_pred_loss_like_noise_pred": True}, "needs v_parameterization"),
+    ("sd2", {"v_pred_like_loss": 0.1, "v_parameterization": True}, "predicts v"),
+    ("sd1", {"zero_terminal_snr": True}, "needs v_parameterization"),
+    ("sd1", {"dim_from_weights": True}, "needs network_weights"),
+    ("sd1", {"fused_backward_pass": True}, "Adafactor only"),
+    (
+        "sd1",
+        {
+            "fused_backward_pass": True,
+            "optimizer_type": "Adafactor",
+            "lr_warmup_steps": 0,
+            "gradient_accumulation_steps": 2,
+        },
+        "does not accumulate",
+    ),
+    ("sd1", {"lr_scheduler": "constant"}, "takes no warm-up"),
+    ("sd1", {"optimizer_type": "Adafactor"}, "takes no warm-up"),
+    ("sd1", {"lr_scheduler_type": "CosineAnnealingLR"}, "takes no warm-up"),
+    ("sd1", {"lr_scheduler": "cosine_with_min_lr"}, "how low"),
+    ("sd1", {"cpu_offload_checkpointing": True}, "stops with an error"),
+    ("sd1", {"deepspeed": True}, "not installed"),
+    ("sd1", {"log_with": "wandb"}, "wandb is not installed"),
+    ("sd1", {"sample_every_n_epochs": 1}, "need sample_prompts"),
+    ("sd1", {"masked_loss": True}, "finds no masks"),
+    ("sd1", {"min_timestep": 500, "max_timestep": 500}, "not below max_timestep"),
+    ("sd1", {"validation_split": 0.1}, "epochs shorter"),
+    ("sdxl", {"v2": True}, "the base is SDXL"),
+    ("sdxl", {"clip_skip": 2}, "clip_skip"),
+    ("sd1", {"keep_tokens": 1}, "no effect"),
+    ("sd1", {"xformers": True, "mem_eff_attn": True}, "slower"),
+    ("sd1", {"prior_loss_weight": 0.5}, "without reg_data_dir"),
+    ("sd1", {"base_weights_multiplier": (0.5,)}, "needs base_weights"),
+    ("sd1", {"resolution": "128,256"}, "min_bucket_reso = 256 is above the resolution 128x256"),
+    ("sd1", {"resolution": (2048, 512)}, "max_bucket_reso = 1024 is below"),
+    ("sd1", {"bucket_reso_steps": 32}, "not a multiple of 64"),
+    ("sdxl", {"bucket_reso_steps": 48}, "not a multiple of 32"),
+    ("sd1", {"optimizer_type": "AdamW8bits"}, "no optimizer AdamW8bits"),
+    ("sd1", {"optimizer_type": "sgd"}, "no optimizer sgd"),
+    ("sd1", {"optimizer_type": "DAdaptAdam"}, "dadaptation"),
+    ("sd1", {"optimizer_args": ("decouple=true",)}, "decouple=true is not"),
+    ("sd1", {"optimizer_args": ("weight_decay",)}, "not key=value"),
+    ("sd1", {"network_args": ("=4",)}, "not key=value"),
+]
+
+
+MORE: list[tuple[Family, dict[str, object], str]] = [
+    ("sdxl", {**_CACHED, "caption_tag_dropout_rate": 0.5}, "encodes captions once"),
+    ("sdxl", {**_CACHED, "token_warmup_step": 0.5}, "encodes captions once"),
+    ("sdxl", {**_CACHED, "caption_dropout_every_n_epochs": 2}, "encodes captions once"),
+    ("sdxl", {**_CACHED, "enable_wildcard": True}, "encodes captions once"),
+    ("sd1", {"full_fp16": True, "mixed_precision": "no"}, "full_fp16 needs"),
+    ("sd2", {"clip_skip": 2}, "clip_skip is for SD 1.x"),
+    ("sd1", {"clip_skip": 13}, "12 layers"),
+    ("sd1", {"max_train_epochs": 1, "max_train_steps": 1}, "are both set"),
+    ("sd1", {"save_every_n_epochs": 1, "save_every_n_steps": 1}, "are both set"),
+    ("sd1", {"effective_batch_size": 4, "gradient_accumulation_steps": 2}, "are both set"),
+    ("sd1", {"network_train_unet_only": True, "text_encoder_lr": (1e-5,)}, "has no effect"),
+    ("sd1", {"conv_alpha": 1}, "without conv_dim"),
+    ("sd1", {"network_alpha": 0.0, "network_dim": 4}, "write network_alpha = 4"),
+    ("sd1", {"min_bucket_reso": 2048, "max_bucket_reso": 1024}, "is above max_bucket_reso"),
+    ("sd1", {"dataset": "C:\\me\\pictures"}, "is on your PC"),
+    ("sd1", {"output_name": "a/b"}, "is not a file name"),
+    ("sd1", {"sample_at_epochs": (2,), "no_samples": True}, "no_samples for none"),
+    ("sd1", {"sample_at_epochs": (0,)}, "epochs count from 1"),
+    ("sd1", {"sample_at_epochs": (2,), "save_every_n_steps": 5}, "keeps none"),
+    ("sd1", {"sample_at_epochs": (3,), "save_every_n_epochs": 2}, "no checkpoint is kept"),
+    ("sd1", {"lr_scheduler_args": ("a",)}, "not key=value"),
+    ("sdxl", {"text_encoder_lr": (1e-5, 2e-5)}, "2e-05 would be left out"),
+]
+"""More cases, of which some set off two rules."""
+
+NEEDS: tuple[Needs, ...] = ("settings", "trainer", "plan")
+
+
+def judged(
+    values: dict[str, object], *, family: Family, trainer: Trainer = "sd-scripts"
+) -> tuple[Problem, ...]:
+    """What the rules say in a start, from the first to the last that is known."""
+    found: list[Problem] = []
+    for knows in NEEDS:
+        view = View(
+            values=values,
+            options={key: value for key, value in values.items() if key not in GUIDE},
+            sources=dict.fromkeys(values, "--flag"),
+            knows=knows,
+            trainer=trainer,
+            family=family,
+        )
+        found += judge(view)
+    return tuple(found)
+
+
+def test_the_guides_settings_stand_together() -> None:
+    assert judged(GUIDE, family="sd1") == ()
+    assert judged({**GUIDE, "resolution": 1024}, family="sdxl") == ()
+
+
+@pytest.mark.parametrize(("family", "bad", "said"), CASES, ids=lambda each: str(each)[:60])
+def test_one_conflict_is_told_once_with_its_fix(
+    family: Family, bad: dict[str, object], said: str
+) -> None:
+    [problem] = set(judged({**GUIDE, **bad}, family=family))
+    assert said in problem.text
+    assert problem.fix
+
+
+OWN_CASES: list[tuple[dict[str, object], str]] = [
+    ({"scale_weight_norms": 1.0}, "the built-in trainer has no scale_weight_norms"),
+    ({"secondary_separator": ";;;"}, "the built-in trainer has no secondary_separator"),
+    ({"network_args": ("algo=locon",)}, "no network argument algo"),
+    ({"network_args": ("loraplus_lr_ratio=4",)}, "no network argument loraplus_lr_ratio"),
+    ({"zero_terminal_snr": True}, "zero_terminal_snr needs v_parameterization"),
+    ({"shuffle_caption": False, "keep_tokens": 1}, "keep_tokens has no effect"),
+    ({"prior_loss_weight": 0.5}, "prior_loss_weight has no effect"),
+]
+"""What was told by one trainer only, or too late, and is told of the built-in one too."""
+
+
+@pytest.mark.parametrize(("bad", "said"), OWN_CASES, ids=lambda each: str(each)[:60])
+def test_the_built_in_trainer_is_judged_by_the_same_rules(
+    bad: dict[str, object], said: str
+) -> None:
+    settings = {*GUIDE, "network_args", "zero_terminal_snr", "keep_tokens", "prior_loss_weight"}
+    view = View(values={**GUIDE, **bad}, trainer="diffusers", family="sd1")
+    options = {key: value for key, value in bad.items() if key not in settings}
+    found = [
+        problem for knows in NEEDS for problem in judge(replace(view, knows=knows, options=options))
+    ]
+    [problem] = [each for each in found if said in each.text]
+    assert problem.fix
+
+
+def _sets_off(rule: Rule | Check) -> bool:
+    """Whether one of the cases here is what the rule is for."""
+    guide = [({**GUIDE, **bad}, family) for family, bad, _ in (*CASES, *MORE)]
+    cases = [(values, family, "sd-scripts") for values, family in guide]
+    cases += [({**GUIDE, **bad}, "sd1", "diffusers") for bad, _ in OWN_CASES]
+    return any(
+        rule.problems(
+            View(
+                values=values,
+                options=values,
+                sources=dict.fromkeys(values, "--flag"),
+                knows=rule.needs,
+                trainer=trainer,
+                family=family,
+            )
+        )
+        for values, family, trainer in cases
+    )
+
+
+@pytest.mark.parametrize("rule", RULES, ids=range(len(RULES)))
+def test_each_rule_is_tried_here(rule: Rule | Check) -> None:
+    assert _sets_off(rule), rule
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"optimizer_args": ("betas=0.9,0.99", "weight_decay=0.01", "decouple=True")},
+        {"optimizer_type": "bitsandbytes.optim.AdEMAMix8bit"},
+        {"optimizer_type": "prodigy"},
+        {"lr_scheduler": "constant", "lr_warmup_steps": 0},
+        {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=False",)},
+        {"enable_bucket": False, "resolution": 64},
+        {"min_timestep": 0, "max_timestep": 1000},
+        {"sample_every_n_epochs": 1, "sample_prompts": "p.txt"},
+    ],
+)
+def test_what_works_is_let_through(good: dict[str, object]) -> None:
+    assert judged({**GUIDE, **good}, family="sd1") == ()
+
+
+def test_defaults_of_all_options_stand_together() -> None:
+    values = {
+        name: option.default for name, option in options().items() if option.default is not None
+    }
+    assert judged({**values, "output_name": "my_lora"}, family="sd1") == ()

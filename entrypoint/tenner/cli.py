@@ -196,6 +196,12 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return run_batch(batch, environ, screen_of)
 
 
+def _inspect(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.commands.inspect_lora import run_inspect
+
+    return run_inspect(Path(parsed.file), parsed.base, environ, as_json=parsed.json)
+
+
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.commands.demo import run_demo
 
@@ -241,6 +247,7 @@ _COMMANDS = {
     "check": _check,
     "caption": _caption,
     "batch": _batch,
+    "inspect": _inspect,
     "demo": _demo,
     "status": _status,
     "deliver": _deliver,

@@ -20,6 +20,7 @@ NO_PAGE = (
     "cluster",
     "batch",
     "commands/plan.py",
+    "commands/inspect_lora.py",
     "cli.py",
     "commands/doctor.py",
     "planning/comparing.py",

@@ -12,6 +12,7 @@ COMMANDS = {
     "check": "look at every image and caption, and say what is wrong",
     "caption": "draft captions with a tagger, never over one that you wrote",
     "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
+    "inspect": "what a LoRA file is, who reads it, and whether it learnt anything",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
     "status": "how far a run is, what it has cost, and where its result lies",
     "deliver": "deliver a finished run again",
@@ -140,6 +141,16 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="a LoRA's .safetensors file, or a folder of PEFT or diffusers"
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="the base that it adapts, to compare its size with"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="./output", help="where runs would be kept")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -174,6 +185,7 @@ _ARGUMENTS = {
     "check": _check_arguments,
     "caption": _caption_arguments,
     "batch": _batch_arguments,
+    "inspect": _inspect_arguments,
     "demo": _demo_arguments,
     "status": _status_arguments,
     "deliver": _deliver_arguments,

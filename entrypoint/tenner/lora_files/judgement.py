@@ -112,7 +112,7 @@ def likely_cause(part: PartMeasure, training: Training) -> tuple[str, str]:
             f"a learning rate of {rate:g} over {training.num_steps} steps changes no number",
             f"set learning_rate = 1e-4, or train longer; {again}",
         )
-    return "no number was changed", f"look at the learning rates on the page; {again}"
+    return "no number was changed", "train again with a higher learning_rate"
 
 
 def _size(part: PartMeasure) -> list[Problem]:

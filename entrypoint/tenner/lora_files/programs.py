@@ -1,0 +1,88 @@
+"""Which programs read a LoRA file, by its names and kinds of network.
+
+From the programs' own loaders: A1111's `extensions-builtin/Lora`, ComfyUI's `comfy/lora.py`,
+diffusers' `load_lora_weights`, sd-scripts' `networks/lora.py`, PEFT's `load_adapter`.
+"""
+
+from dataclasses import dataclass
+
+from tenner.lora_files.names import Kind, Naming
+from tenner.lora_files.reading import LoraFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program that loads LoRAs: the names and kinds that it knows."""
+
+    name: str
+    namings: tuple[Naming, ...]
+    kinds: tuple[Kind, ...]
+
+
+PROGRAMS = (
+    Program(
+        name="A1111, Forge",
+        namings=("kohya",),
+        kinds=("lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "norm"),
+    ),
+    Program(
+        name="ComfyUI",
+        namings=("kohya", "diffusers", "diffusers_old", "comfyui"),
+        kinds=("lora", "dora", "loha", "lokr", "oft", "glora", "full", "norm"),
+    ),
+    Program(
+        name="diffusers",
+        namings=("kohya", "diffusers", "diffusers_old"),
+        kinds=("lora", "dora"),
+    ),
+    Program(name="PEFT", namings=("peft",), kinds=("lora", "dora")),
+    Program(name="sd-scripts (networks.lora)", namings=("kohya",), kinds=("lora",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadBy:
+    """Whether a program reads a file; `why_not` says what stands against it."""
+
+    program: str
+    why_not: str = ""
+
+
+def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
+    """Each program, and what it does not know of the file. tenner goes on from what sd-scripts
+    reads, for the families that it trains."""
+    found = [ReadBy(program=each.name, why_not=_why_not(each, file)) for each in PROGRAMS]
+    mine = found[-1].why_not
+    if not mine and file.architecture != "unknown" and file.family is None:
+        mine = f"it trains no {file.architecture}"
+    return (*found, ReadBy(program="tenner (network_weights)", why_not=mine))
+
+
+def _why_not(program: Program, file: LoraFile) -> str:
+    if file.naming not in program.namings:
+        return f"modules are named as {NAMING_NAMES[file.naming]} does"
+    unknown: list[Kind] = [kind for kind in file.kinds if kind not in program.kinds]
+    return f"it has no {', '.join(KIND_NAMES[kind] for kind in unknown)}" if unknown else ""
+
+
+NAMING_NAMES: dict[Naming, str] = {
+    "kohya": "kohya",
+    "peft": "PEFT",
+    "diffusers": "diffusers",
+    "diffusers_old": "diffusers before 0.22",
+    "comfyui": "ComfyUI",
+    "lycoris": "LyCORIS's wrapper",
+    "unknown": "nobody known",
+}
+KIND_NAMES: dict[Kind, str] = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "oft": "OFT",
+    "ia3": "(IA)³",
+    "glora": "GLoRA",
+    "full": "full difference",
+    "norm": "norms",
+    "unknown": "unknown",
+}

@@ -25,6 +25,7 @@ from tenner.planning.family_defaults import with_family_defaults
 from tenner.preparation import dataset_request, look_at_machine
 from tenner.secrets import Secrets
 from tenner.settings import Request
+from tenner.start_files import with_start_files
 
 _TURNS = (SettingsError, DatasetError, MachineError)
 """Whose turn it is first: on another machine the same settings and images would fail again."""
@@ -53,6 +54,7 @@ def everything_wrong(
     look(lambda: bases.extend(_base(request, environ)))
     base = bases[0] if bases else None
     look(lambda: raise_errors(judge_early(request, environ, base)))
+    look(lambda: _start_files(request, base))
     if not isinstance(first, MachineError):
         look(lambda: _machine(request, environ, base))
     if not isinstance(first, DatasetError):
@@ -82,6 +84,10 @@ def _base(request: Request, environ: Mapping[str, str]) -> tuple[Base, ...]:
         del name, detail
 
     return (find_base(settings, environ, fetches=False, on_stage=in_silence, on_bytes=None),)
+
+
+def _start_files(request: Request, base: Base | None) -> None:
+    with_start_files(request, base)
 
 
 def _machine(request: Request, environ: Mapping[str, str], base: Base | None) -> None:

@@ -27,6 +27,7 @@ from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.plan import Plan
 from tenner.secrets import without_secrets
 from tenner.settings import Request, Settings
+from tenner.start_files import with_start_files
 
 OnImage = Callable[[int, int], None]
 Inspect = Callable[[DatasetRequest, Path, OnImage, OnBytes | None], Dataset]
@@ -93,6 +94,8 @@ def prepare(
     engine = choose_engine(settings, environ, tiny=base.is_tiny)
     found = judge_request(written, trainer=engine.name, family=base.family)
     raise_errors(found)
+    request = with_start_files(request, base, engine.name)
+    settings = request.settings
     name = _trial_name(settings, machine, engine)
     known = (trials or {}).get(name)
     wanted = try_card and device == "cuda" and known is None

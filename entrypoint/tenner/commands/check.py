@@ -14,6 +14,7 @@ from tenner.events import Phase
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.preparation import dataset_request, fetching
 from tenner.settings import Request
+from tenner.start_files import with_start_files
 from tenner.telling.screen import make_screen
 from tenner.tiny import base_dir
 
@@ -28,13 +29,16 @@ def run_check(
 ) -> ExitCode:
     """Judge the dataset, print what was found, and write the contact sheet to `page`.
 
-    The base need not be here. Raises DatasetError only where there is nothing to look at.
+    The base need not be here. Raises SettingsError where a file that the settings name cannot be
+    used, DatasetError only where there is nothing to look at.
     """
     settings = request.settings
-    assumed = assume_base(settings, _base(settings.base_model, environ))
+    found = _base(settings.base_model, environ)
+    assumed = assume_base(settings, found)
     request = with_family_defaults(
         request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
     )
+    request = with_start_files(request, found)
     asked = dataset_request(request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
     with TemporaryDirectory(prefix="tenner-check-") as folder:

@@ -96,7 +96,7 @@ def _add_flag(
         group.add_argument(
             f"--no_{key}", dest=key, action="store_const", const="false", help=argparse.SUPPRESS
         )
-    elif isinstance(field.get_default(), tuple) or "_lr" in key:
+    elif isinstance(field.get_default(), tuple) or key == "text_encoder_lr":
         group.add_argument(*names, dest=key, nargs="+", help=shown, metavar="VALUE")
     else:
         group.add_argument(*names, dest=key, help=shown, metavar="VALUE")

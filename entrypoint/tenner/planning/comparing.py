@@ -21,6 +21,7 @@ from tenner.planning.sizing import CardMemory
 from tenner.preparation import dataset_request
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
+from tenner.start_files import with_start_files
 from tenner.tiny import base_dir
 
 SHOWN_SHARE = 0.93
@@ -119,6 +120,7 @@ def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job
     request = with_family_defaults(
         request, family, resolution, is_tiny=base is not None and base.is_tiny
     )
+    request = with_start_files(request, base)
     settings = request.settings
     asked = dataset_request(request, family, resolution, environ)
     dataset = inspect_dataset(asked, workdir)

@@ -17,6 +17,7 @@ from tenner.errors import DeliveryError, SettingsError
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.preparation import Prepared
+from tenner.running.extending import as_longer, keep_result, longer, told
 from tenner.running.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.running.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger
 from tenner.running.parcel import EVENTS_FILE
@@ -39,9 +40,9 @@ class Found:
     state: RemoteState | None
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
-        delivered, finished, _, _ = self.ledger.rank
-        return delivered, finished, self.state.step if self.state else 0
+    def rank(self) -> tuple[int, bool, bool, int]:
+        num_steps, delivered, finished, *_ = self.ledger.rank
+        return num_steps, delivered, finished, self.state.step if self.state else 0
 
 
 def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
@@ -127,7 +128,14 @@ def take_up(
     known = here or (found.ledger if found else None)
     settings, dataset = prepared.settings, prepared.dataset
     plan = keep_decisions(prepared.plan, known, settings, dataset) if known else prepared.plan
+    if known:
+        plan = with_options(plan, _length_of(plan, known, settings), dataset)
     job = fingerprint(plan, settings, dataset=dataset.content_hash)
+    is_longer = known is not None and as_longer(known, job, plan) is not known
+    if known and is_longer:
+        say(told(known, plan))
+    here = as_longer(here, job, plan) if here else None
+    found = replace(found, ledger=as_longer(found.ledger, job, plan)) if found else None
     if here:
         refuse_other_job(here.job, job, str(place.path))
     if found:
@@ -137,6 +145,8 @@ def take_up(
             remote.drop_states(0, limit_seconds=LOOK_SECONDS)
         found = None
     ledger = bring_back(found, place, say, take_events) if found else here
+    if known and is_longer:
+        keep_result(known, place)
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
         return replace(prepared, plan=plan), begun
@@ -144,6 +154,13 @@ def take_up(
     savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
     plan = with_options(plan, savings, dataset) if savings else plan
     return replace(prepared, plan=plan), ledger
+
+
+def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, object]:
+    """What a run that is gone on with keeps of its length, or is given where it is extended."""
+    decided: dict[str, object] = {"lr_warmup_steps": ledger.decided["lr_warmup_steps"]}
+    num_steps = longer(plan, ledger, settings)
+    return decided | ({"max_train_steps": num_steps} if num_steps else {})
 
 
 def machine_name(prepared: Prepared) -> str:

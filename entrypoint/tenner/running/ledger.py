@@ -79,9 +79,11 @@ class Ledger:
         return sum(life.cost_usd or 0.0 for life in self.lives)
 
     @property
-    def rank(self) -> tuple[bool, bool, int, int]:
-        """Which of two ledgers of the same run is ahead."""
-        return bool(self.delivered_to), self.finished is not None, self.state_step, len(self.lives)
+    def rank(self) -> tuple[int, bool, bool, int, int]:
+        """Which of two ledgers of the same run is ahead: the longer one, where it was extended."""
+        delivered, finished = bool(self.delivered_to), self.finished is not None
+        num_steps = self.decided.get("max_train_steps", 0)
+        return num_steps, delivered, finished, self.state_step, len(self.lives)
 
     def with_life(self, life: Life) -> "Ledger":
         return replace(self, lives=(*self.lives, life))

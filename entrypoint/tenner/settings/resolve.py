@@ -100,6 +100,8 @@ def resolve(layers: Sequence[Layer]) -> Request:
     problems += invalid
     settings = settings.model_copy(update={"engine_options": engine_values})
     settings, parts = trained_parts(settings)
+    if settings.network_train_unet_only:  # also where a rate of 0 means it
+        said_at.setdefault("network_train_unet_only", said_at.get("text_encoder_lr", "default"))
     problems += parts
     prompts, wrong = read_prompts(settings.sample_prompts)
     settings = settings.model_copy(update={"sample_prompts": prompts})

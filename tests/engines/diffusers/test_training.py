@@ -401,9 +401,8 @@ def test_sd2_learns_velocity_as_its_scheduler_says(items, tmp_path: Path) -> Non
 
 
 def test_of_two_text_encoders_one_at_rate_0_is_left_out(base_xl, items, tmp_path: Path) -> None:
-    job = tiny_model.job(
-        base_xl, items, tmp_path, family="sdxl", max_train_steps=1, text_encoder_lr=(1e-3, 0.0)
-    )
+    rates = {"text_encoder_lr": (1e-3, 0.0), "max_train_steps": 1}
+    job = tiny_model.make_job(base_xl, tmp_path, items, family="sdxl", **rates)
     train(job)
     names = set(load_file(tmp_path / f"{job.output_name}.safetensors"))
     assert any(name.startswith("lora_te1_") for name in names)

@@ -37,6 +37,15 @@ def test_the_second_encoder_pads_with_zero(folder: Path) -> None:
     assert tokenizer("", padding="max_length").input_ids[2:] == [0] * 75
 
 
+def test_sd2_has_its_tokenizer_where_sd_scripts_looks_for_it(folder: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    name = "stabilityai/stable-diffusion-2".replace("/", "_")  # library/strategy_base.py
+    tokenizer = CLIPTokenizer.from_pretrained(folder / name)
+    assert tokenizer("", padding="max_length").input_ids[2:] == [0] * 75
+    assert tokenizer.model_max_length == 77
+
+
 def test_a_tokenizer_in_one_file_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
     two_files = folder / "openai_clip-vit-large-patch14"
     tokenizer = open_clip_tokenizer(two_files)

@@ -46,9 +46,11 @@ def judge_early(
     settings = request.settings
     known = known_base(settings.base_model)
     family = base.family if base else known.family if known else None
+    noise = "" if base is None or base.betas.is_usual else str(base.betas)
+    tiny = bool(base and base.is_tiny)
     try:
-        trainer = choose_engine(settings, environ, tiny=bool(base and base.is_tiny)).name
-    except MachineError:
+        trainer = choose_engine(settings, environ, tiny=tiny, other_noise=noise).name
+    except (MachineError, SettingsError):
         return ()
     return judge_request(request, trainer=trainer, family=family)
 

@@ -35,6 +35,7 @@ from tenner.places import make_writable
 from tenner.planning.cost import Price
 from tenner.planning.fitting import engine_for
 from tenner.planning.plan import plan_json
+from tenner.planning.predicting import with_measured_prediction
 from tenner.planning.probing import with_measured_batch
 from tenner.preparation import Prepared, fetching
 from tenner.report.card_facts import write_card
@@ -232,6 +233,13 @@ def _begin(
         with stage.stop.at_once():
             price = machine.price()
             prepared = _prepare(request, place, stage, destinations, price)
+            prepared = with_measured_prediction(
+                prepared,
+                note=place.path / "prediction.json",
+                environ=stage.child_environ,
+                stop=stage.stop,
+                say=stage.begin,
+            )
             if not place.ledger.is_file():
                 prepared = with_measured_batch(
                     prepared,

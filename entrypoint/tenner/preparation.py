@@ -91,7 +91,8 @@ def prepare(
     )
     settings = request.settings
     device = choose_device(settings, machine, base)
-    engine = choose_engine(settings, environ, tiny=base.is_tiny)
+    other_noise = "" if base.betas.is_usual else str(base.betas)
+    engine = choose_engine(settings, environ, tiny=base.is_tiny, other_noise=other_noise)
     found = judge_request(written, trainer=engine.name, family=base.family)
     raise_errors(found)
     request = with_start_files(request, base, engine.name)

@@ -1,6 +1,7 @@
-"""Stable Diffusion 1.5 in full size with random weights, for the image's tests; runs in the image.
+"""Stable Diffusion 1.5 or 2.x in full size with random weights, for the image's tests; runs in the
+image.
 
-python make_random_base.py FOLDER
+python make_random_base.py FOLDER [sd1|sd2]
 """
 
 import json
@@ -13,16 +14,17 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.clip_tokenizers import tokenizer_names, write_clip_tokenizers
 
 
-def main(folder: Path) -> None:
-    """Write the model in diffusers layout, in fp16 (2 GB)."""
+def main(folder: Path, family: str = "sd1") -> None:
+    """Write the model in diffusers layout, in fp16 (2 GB; SD 2.x 2.5). SD 2.x predicts v."""
     text = (resources.files("tenner.engines.diffusers") / "configs.json").read_text()
-    parts = json.loads(text)["sd1"]
+    parts = json.loads(text)[family]
+    prediction = "v_prediction" if family == "sd2" else "epsilon"
     with tempfile.TemporaryDirectory() as place:
         tokenizers = write_clip_tokenizers(Path(place))
-        tokenizer = CLIPTokenizer.from_pretrained(tokenizers / "openai_clip-vit-large-patch14")
+        tokenizer = CLIPTokenizer.from_pretrained(tokenizers / tokenizer_names(family)[0])
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
     StableDiffusionPipeline(
@@ -30,7 +32,14 @@ def main(folder: Path) -> None:
         vae=AutoencoderKL.from_config(parts["vae"]),
         text_encoder=CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])),
         tokenizer=tokenizer,
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        scheduler=PNDMScheduler(
+            skip_prk_steps=True,
+            steps_offset=1,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type=prediction,
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -38,4 +47,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -15,7 +15,9 @@ from tenner.base.model import (
     inspect_base,
     known_base,
     not_found,
+    with_evidence,
 )
+from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.dataset.download import OnBytes
 from tenner.dataset.fetch import downloads_dir
 from tenner.errors import Problem, SettingsError
@@ -118,7 +120,45 @@ def find_base(
     problems = [*_contradictions(settings, base), *_wrong_files(settings)]
     if problems:
         raise SettingsError(problems=problems)
-    return base
+    return settle_prediction(settings, base)
+
+
+def settle_prediction(settings: Settings, base: Base) -> Base:
+    """The base with what the settings say of its prediction and its noise, and a line for what was
+    assumed. Raises SettingsError where the two cannot stand together."""
+    said, snr = settings.v_parameterization, settings.zero_terminal_snr
+    notices = list(base.notices)
+    if said is not None:
+        prediction: Prediction = "v_prediction" if said else "epsilon"
+        if base.contradiction or (base.prediction_from and prediction != base.prediction):
+            notices.append(_overruled(base, prediction))
+        evidence = Evidence(says=prediction, where="v_parameterization", is_firm=True)
+        own_snr = base.zero_terminal_snr and said
+        base = replace(with_evidence(base, [evidence]), zero_terminal_snr=own_snr)
+    elif not base.prediction_from and base.family == "sdxl":
+        notices.append(ASSUMED)
+    snr = base.zero_terminal_snr if snr is None else snr
+    if snr and base.prediction == "epsilon":
+        fix = "set v_parameterization, or remove zero_terminal_snr"
+        if settings.zero_terminal_snr is None:
+            fix = "set zero_terminal_snr = false, or correct the base's scheduler"
+        text = "zero_terminal_snr needs v_parameterization: noise cannot be predicted from noise"
+        raise SettingsError(text, fix=fix)
+    return replace(base, zero_terminal_snr=snr, notices=tuple(notices))
+
+
+ASSUMED = Problem(
+    text="nothing in the base says what it predicts: taken for one that predicts noise",
+    fix="set v_parameterization = true if its page speaks of v-prediction",
+    level="note",
+)
+
+
+def _overruled(base: Base, prediction: Prediction) -> Problem:
+    own = PREDICTION_NAMES[base.prediction or "epsilon"]
+    told = base.contradiction or f"{base.prediction_from} says that it predicts {own}"
+    text = f"{told}; trained as one that predicts {PREDICTION_NAMES[prediction]}, as asked"
+    return Problem(text=text, level="warning")
 
 
 def _wrong_files(settings: Settings) -> list[Problem]:
@@ -152,15 +192,22 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
             )
         )
     said = settings.v_parameterization
-    if base.prediction is None and said is None:
+    if base.contradiction and said is None:
+        text = f"{base.name} is described in two ways: {base.contradiction}"
+        fix = "set v_parameterization = true for v, false for noise: its page says which"
+        problems.append(Problem(text=text, fix=fix))
+    elif base.prediction is None and said is None:
         problems.append(
             Problem(
                 text=f"{base.name} does not tell what it predicts",
                 fix="set v_parameterization: true for the 768 px models of 2.x, false for the base",
             )
         )
-    told = base.layout == "diffusers" and said is not None
+    told = base.is_firm and not base.contradiction and said is not None
     if told and said != (base.prediction == "v_prediction"):
-        text = f"v_parameterization = {str(said).lower()}, but {base.name} predicts otherwise"
+        text = (
+            f"v_parameterization = {str(said).lower()}, but {base.name} predicts otherwise:"
+            f" {base.prediction_from} says so"
+        )
         problems.append(Problem(text=text, fix="remove v_parameterization"))
     return problems

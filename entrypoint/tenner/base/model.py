@@ -7,18 +7,28 @@ themselves, never from a file's name.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from tenner.base.prediction import (
+    SCHEDULER_FILE,
+    USUAL_BETAS,
+    Evidence,
+    NoiseBetas,
+    Prediction,
+    betas_of,
+    evidence_in_checkpoint,
+    evidence_in_folder,
+    settled,
+)
 from tenner.errors import Problem, SettingsError
 from tenner.json_text import read_object
 from tenner.safetensors_head import read_safetensors_header, tensor_entries
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Layout = Literal["diffusers", "checkpoint"]
-Prediction = Literal["epsilon", "v_prediction"]
 
 FAMILY_NAMES: dict[Family, str] = {
     "sd1": "Stable Diffusion 1.x",
@@ -84,8 +94,9 @@ KNOWN_BASES = (
 class Base:
     """Base weights that are there, whole, and of a family that can be trained.
 
-    `resolution` is the side in pixels that the base was made for. `prediction` is None where a
-    single file does not tell.
+    `resolution` is the side in pixels that the base was made for. `prediction` is what it was
+    trained to answer, None where nothing tells or where sources contradict each other;
+    `prediction_from` says where it stands, empty where it was only assumed.
     """
 
     name: str
@@ -99,6 +110,12 @@ class Base:
     licence: str = ""
     hub_id: str = ""
     notices: tuple[Problem, ...] = ()
+    prediction_from: str = ""
+    contradiction: str = ""
+    """Where sources differ in what it predicts: what each says."""
+    is_firm: bool = False
+    """`prediction` is the model's own word, from a marked tensor or its scheduler."""
+    betas: NoiseBetas = USUAL_BETAS
 
     @property
     def is_tiny(self) -> bool:
@@ -172,17 +189,35 @@ def _inspect_checkpoint(path: Path, name: str) -> Base:
     header = read_safetensors_header(path)
     shapes = {key: each["shape"] for key, each in tensor_entries(header).items()}
     family = family_of_tensors(shapes, path)
-    marked = "v_pred" in header  # the marker that v-prediction SDXL checkpoints carry
-    unknown_in_single_file: Prediction | None = None if family == "sd2" else "epsilon"
-    return Base(
+    base = Base(
         name=name,
         path=path,
         family=family,
         layout="checkpoint",
-        prediction="v_prediction" if marked else unknown_in_single_file,
-        zero_terminal_snr="ztsnr" in header,
-        resolution={"sd1": 512, "sd2": 768, "sdxl": 1024}[family],
+        prediction=None,
+        zero_terminal_snr=False,
+        resolution=SIDES[family],
         num_bytes=path.stat().st_size,
+    )
+    base = with_evidence(base, evidence_in_checkpoint(path, name, header))
+    if base.prediction is None and not base.contradiction and family != "sd2":
+        return replace(base, prediction="epsilon")  # assumed: SD 2.x has both, the others rarely
+    return base
+
+
+def with_evidence(base: Base, found: Sequence[Evidence]) -> Base:
+    """The base with what `found` says of its prediction. Of SD 2.x the single files that predict
+    noise were made for 512 pixels."""
+    prediction, told = settled(found)
+    is_sd2_base = base.family == "sd2" and base.layout == "checkpoint" and prediction == "epsilon"
+    return replace(
+        base,
+        prediction=prediction,
+        prediction_from=told if prediction else "",
+        contradiction="" if prediction else told,
+        is_firm=any(each.is_firm for each in found),
+        zero_terminal_snr=any(each.zero_terminal_snr for each in found),
+        resolution=512 if is_sd2_base else base.resolution,
     )
 
 
@@ -247,18 +282,23 @@ def _inspect_folder(path: Path, name: str) -> Base:
     if unet.get("in_channels", 4) != 4:
         fix = "train on the plain model it was made from"
         raise SettingsError(f"{path} is an inpainting or editing model", fix=fix)
-    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    scheduler_file = path / SCHEDULER_FILE
     scheduler = _json(scheduler_file) if scheduler_file.is_file() else {}
-    return Base(
+    base = Base(
         name=name,
         path=path,
         family=_family_of_folder(path, unet),
         layout="diffusers",
-        prediction=_prediction(scheduler_file, scheduler),
-        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+        prediction=None,
+        zero_terminal_snr=False,
         resolution=_resolution(path, unet),
         num_bytes=sum(each.stat().st_size for each in path.rglob("*.safetensors")),
+        betas=betas_of(path, scheduler),
     )
+    base = with_evidence(base, evidence_in_folder(path, name, scheduler))
+    if base.prediction is None and not base.contradiction:
+        return replace(base, prediction="epsilon")  # assumed: without a scheduler's configuration
+    return base
 
 
 def _resolution(path: Path, unet: Mapping[str, Any]) -> int:
@@ -271,21 +311,6 @@ def _resolution(path: Path, unet: Mapping[str, Any]) -> int:
         text = f"{path}: sample_size of the U-Net or block_out_channels of the VAE make no sense"
         raise SettingsError(text, fix="download its config.json files again")
     return latents * 2 ** (num_blocks - 1)
-
-
-def _prediction(file: Path, scheduler: Mapping[str, Any]) -> Prediction:
-    """What the model predicts. Raises SettingsError for what no trainer here can teach it."""
-    match scheduler.get("prediction_type", "epsilon"):
-        case "epsilon":
-            return "epsilon"
-        case "v_prediction":
-            return "v_prediction"
-        case other:
-            raise SettingsError(
-                f"{file}: the model predicts {str(other)[:40]!r}; tenner trains models that predict"
-                " epsilon or v_prediction",
-                fix="take another base model",
-            )
 
 
 def _family_of_folder(path: Path, unet: Mapping[str, Any]) -> Family:

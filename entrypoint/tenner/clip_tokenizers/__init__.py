@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tenner.running.run_dir import write_atomically
 
@@ -21,12 +21,21 @@ NUM_TOKENS = 49_408
 PADDING = {
     "openai_clip-vit-large-patch14": END,
     "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k": "!",
+    "stabilityai_stable-diffusion-2": "!",
 }
-"""Folder names as sd-scripts looks for them, and what each pads a caption with."""
+"""Folder names as sd-scripts looks for them (library/strategy_sd.py, strategy_sdxl.py), and what
+each pads a caption with. OpenCLIP, whose text encoders SD 2.x and SDXL's second are, pads with
+zeros, and "!" is token 0; OpenAI's pads with the end mark."""
+
+
+def tokenizer_names(family: Literal["sd1", "sd2", "sdxl"]) -> tuple[str, ...]:
+    """The folders of a family's tokenizers, in the order of its text encoders."""
+    openai, open_clip, sd2 = PADDING
+    return {"sd1": (openai,), "sd2": (sd2,), "sdxl": (openai, open_clip)}[family]
 
 
 def write_clip_tokenizers(to: Path) -> Path:
-    """Write both tokenizers' folders under `to`, and return `to`. Raises OSError."""
+    """Write the tokenizers' folders under `to`, and return `to`. Raises OSError."""
     merges = (Path(__file__).parent / "merges.txt").read_text(encoding="utf-8")
     vocabulary = json.dumps(make_vocabulary(merges), ensure_ascii=False)
     for name, padding in PADDING.items():

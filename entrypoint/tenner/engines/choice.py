@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
-from tenner.errors import MachineError, Problem
+from tenner.errors import MachineError, Problem, SettingsError
 from tenner.secrets import without_secrets
 from tenner.settings.model import Settings
 
@@ -31,18 +31,27 @@ class ChosenEngine:
 
 
 def choose_engine(
-    settings: Settings, environ: Mapping[str, str], *, tiny: bool = False
+    settings: Settings, environ: Mapping[str, str], *, tiny: bool = False, other_noise: str = ""
 ) -> ChosenEngine:
     """The engine that was asked for, or the best that is here.
 
-    sd-scripts has SD's sizes written into it, so the tiny base is always trained by our own.
-    Raises MachineError where the engine, or any at all, is not installed.
+    sd-scripts has SD's sizes written into it, so the tiny base is always trained by our own; so is
+    a base whose noise schedule is not Stable Diffusion's, described in `other_noise`.
+    Raises MachineError where the engine, or any at all, is not installed, SettingsError where the
+    engine that was asked for cannot train this base.
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
     asked = settings.engine
     if asked == "diffusers" or tiny:
         why = "as asked" if asked == "diffusers" else "the tiny base is trained by the built-in one"
         return _own(python, reason=why)
+    if other_noise and asked == "sd-scripts":
+        text = "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
+        raise SettingsError(
+            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'diffusers')"
+        )
+    if other_noise:
+        return _own(python, reason=f"sd-scripts cannot train the base's noise: {other_noise}")
     found = find(environ)
     if isinstance(found, Trainer):
         why = "as asked" if asked == "sd-scripts" else "installed here"

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tenner.clip_tokenizers import PADDING
+from tenner.clip_tokenizers import tokenizer_names
 from tenner.dataset import Dataset
 from tenner.engines import Command
 from tenner.engines.choice import ChosenEngine
@@ -45,8 +45,8 @@ def own_engine(
     if latents:
         job = replace(job, cache_dir=str(latents.absolute()))
     if tokenizers:
-        first, second = (str(tokenizers / name) for name in PADDING)
-        job = replace(job, tokenizer=first, tokenizer_2=second)
+        first, *second = (str(tokenizers / name) for name in tokenizer_names(plan.base.family))
+        job = replace(job, tokenizer=first, tokenizer_2=second[0] if second else None)
 
     def command(state: Path | None) -> Command:
         life = replace(job, resume=str(state) if state else None)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
-from tenner.base.model import Base, Family, Prediction
+from tenner.base.model import Base, Family
+from tenner.base.prediction import Prediction
 from tenner.dataset.buckets import widest_bucket
 from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings

@@ -78,6 +78,8 @@ def plan_run(
     options: dict[str, Value] = {
         **_own_options(settings),
         **settings.engine_options,
+        "v_parameterization": base.prediction == "v_prediction",
+        "zero_terminal_snr": base.zero_terminal_snr,
         "resolution": resolution,
         "max_train_steps": length.num_steps,
         "train_batch_size": shape.batch_size,
@@ -146,8 +148,6 @@ def _own_options(settings: Settings) -> dict[str, Value]:
     """Settings that mean the same in every engine, under their own names."""
     same = (
         "v2",
-        "v_parameterization",
-        "zero_terminal_snr",
         "vae",
         "clip_skip",
         "max_token_length",

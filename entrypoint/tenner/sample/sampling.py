@@ -104,14 +104,14 @@ def _job(
     width, height = plan.resolution
     base = plan.base
     tiny = base.is_tiny
-    zero_snr = bool(settings.zero_terminal_snr or base.zero_terminal_snr)
+    zero_snr = base.zero_terminal_snr
     return SampleJob(
         base=str(base.path.absolute()),
         family=base.family,
         cells=tuple(cells),
         out_dir=str(folder.absolute()),
         lora=str(weights.absolute()),
-        v_parameterization=bool(settings.v_parameterization or base.prediction == "v_prediction"),
+        v_parameterization=base.prediction == "v_prediction",
         zero_terminal_snr=zero_snr,
         width=width,
         height=height,

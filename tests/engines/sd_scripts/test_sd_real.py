@@ -135,6 +135,46 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
     assert means["diffusers"] == pytest.approx(means["sd-scripts"], rel=0.05)
 
 
+@pytest.fixture(scope="module")
+def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predicts v."""
+    kept = os.environ.get("TEST_MODELS")
+    folder = (Path(kept) if kept else tmp_path_factory.mktemp("models")) / "sd2-random"
+    if not (folder / "model_index.json").is_file():
+        made(ROOT / "tests" / "image" / "make_random_base.py", folder, "sd2")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "version"),
+    [
+        ({}, "sd_v2_v"),
+        ({"rescale_betas_zero_snr": True}, "sd_v2_v"),
+        ({"prediction_type": "epsilon"}, "sd_v2"),
+    ],
+    ids=["v", "v-zero-snr", "epsilon"],
+)
+def test_sd2_trains_as_its_scheduler_says(
+    sd2: Path, tmp_path: Path, scheduler: dict[str, object], version: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(sd2, base, copy_function=os.link)
+    file = base / "scheduler" / "scheduler_config.json"
+    said = json.loads(file.read_text()) | scheduler
+    file.unlink()  # it is a link to the original
+    file.write_text(json.dumps(said))
+    words = ("--engine", "sd-scripts", "--base_model", base, "--dataset", concept_dir())
+    words = (*words, "--max_train_steps", "2", "--batch_size", "1", "--lr_warmup_steps", "0")
+    run = train(tmp_path, *LIGHT, *words)
+    assert [each["step"] for each in events(run, "step")] == [1, 2]
+    assert_lora(run, "lora_unet_", "lora_te_")
+    with safe_open(run / "delivered" / "my_lora.safetensors", "pt") as weights:
+        metadata = weights.metadata()
+    assert metadata["ss_v2"] == "True"
+    assert metadata["ss_base_model_version"] == version
+    assert metadata["ss_zero_terminal_snr"] == str("rescale_betas_zero_snr" in scheduler)
+
+
 @pytest.mark.skipif("TEST_SDXL" not in os.environ, reason="TEST_SDXL is not set")
 def test_sdxl_in_full_size_trains_delivered_and_verified(tmp_path: Path) -> None:
     base = Path(os.environ["TEST_MODELS"]) / "sdxl-random.safetensors"

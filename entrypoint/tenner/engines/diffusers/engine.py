@@ -34,7 +34,12 @@ class EngineExit(IntEnum):
 
 
 def command(
-    job_path: Path, python: Path, *, num_processes: int = 1, threads_per_process: int = 1
+    job_path: Path,
+    python: Path,
+    *,
+    num_processes: int = 1,
+    threads_per_process: int = 1,
+    module: str = MODULE,
 ) -> Command:
     """The process that does the job at `job_path`, or one for each of `num_processes` GPUs, each
     with so many CPU threads.
@@ -50,7 +55,7 @@ def command(
         "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
-    run = ("-m", MODULE, str(job_path))
+    run = ("-m", module, str(job_path))
     if num_processes == 1:
         return Command(argv=(str(python), *run), env=environment)
     launch = (

@@ -126,6 +126,10 @@ class Trainer:
             self.save_state()
         return True
 
+    def loss_on(self, questions: Validation) -> float:
+        """The network's loss on questions that are put to it as it is now."""
+        return questions.loss(self._answer)
+
     def final_path(self) -> Path:
         return Path(self._job.output_dir) / f"{self._job.output_name}.safetensors"
 

@@ -1,0 +1,220 @@
+"""What a base was trained to answer, and under which noise: read from all that says it.
+
+A base that predicts v and is trained as if it predicted noise gives a LoRA that spoils every
+picture, and nothing on the way says so. Sources, strongest first: tensors that are there as marks,
+a scheduler's configuration, the checkpoint's metadata, a configuration file beside it, the hash or
+the name of a well-known model. Pure but for small files and, where a file has exactly the size of a
+known one, its hash.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tenner.errors import SettingsError
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+
+PREDICTION_NAMES: dict[Prediction, str] = {"epsilon": "noise", "v_prediction": "v"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One source: what it says, and where that is. `is_firm` where it is the model's own word,
+    which a name is not."""
+
+    says: Prediction
+    where: str
+    zero_terminal_snr: bool = False
+    is_firm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownPrediction:
+    """A well-known model, by its names or by the one file that has this size and hash."""
+
+    pattern: str
+    says: Prediction
+    zero_terminal_snr: bool = False
+    num_bytes: int = 0
+    sha256: str = ""
+
+
+KNOWN_PREDICTIONS = (
+    KnownPrediction(  # huggingface.co/Laxhar/noobai-XL-Vpred-1.0, its model card
+        pattern=r"noob.{0,12}v[-_ ]?pred",
+        says="v_prediction",
+        zero_terminal_snr=True,
+        num_bytes=7_105_350_110,
+        sha256="ea349eeae87ca8d25ba902c93810f7ca83e5c82f920edf12f273af004ae02819",
+    ),
+    KnownPrediction(pattern=r"terminus-?xl", says="v_prediction", zero_terminal_snr=True),
+    KnownPrediction(pattern=r"easy-?fluff", says="v_prediction", zero_terminal_snr=True),
+    KnownPrediction(
+        pattern=r"(?:zero-?terminal|terminal|zt?)-?snr.{0,8}v[-_ ]?pred",
+        says="v_prediction",
+        zero_terminal_snr=True,
+    ),
+    KnownPrediction(pattern=r"(?<![a-z])v[-_ ]?pred", says="v_prediction"),
+    KnownPrediction(pattern=r"(?<![a-z])eps(?:ilon)?[-_ ]?pred", says="epsilon"),
+    KnownPrediction(pattern=r"v1-5-pruned|sd_xl_base_1\.0", says="epsilon"),
+    KnownPrediction(pattern=r"v2-1_768|768-v-ema", says="v_prediction"),
+    KnownPrediction(pattern=r"v2-1_512|512-base-ema", says="epsilon"),
+)
+"""The first whose name fits counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseBetas:
+    """The noise schedule of a base. The defaults are Stable Diffusion's, which are all that
+    sd-scripts can make (train_network.py, `get_noise_scheduler`)."""
+
+    start: float = 0.00085
+    end: float = 0.012
+    schedule: str = "scaled_linear"
+    num_steps: int = 1000
+
+    @property
+    def is_usual(self) -> bool:
+        return self == USUAL_BETAS
+
+    def __str__(self) -> str:
+        return f"betas {self.start:g} to {self.end:g}, {self.schedule}, {self.num_steps} steps"
+
+
+USUAL_BETAS = NoiseBetas()
+
+
+def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
+    """What all evidence says, and from where; with None the contradiction in words, or nothing."""
+    if not found:
+        return None, ""
+    if all(each.says == found[0].says for each in found):
+        return found[0].says, found[0].where
+    told = [f"{each.where} says that it predicts {PREDICTION_NAMES[each.says]}" for each in found]
+    return None, ", ".join(told)
+
+
+def evidence_in_checkpoint(path: Path, name: str, header: Mapping[str, Any]) -> list[Evidence]:
+    """All that speaks in and about a single file. Raises SettingsError for what no trainer does."""
+    found = [*_marks(path, header), *_metadata(header.get("__metadata__") or {})]
+    found += _configuration_beside(path)
+    by_name = list(_names(path.stem, name))
+    return [*found, *(by_name or ([] if found else _hash(path)))]
+
+
+def evidence_in_folder(path: Path, name: str, scheduler: Mapping[str, Any]) -> list[Evidence]:
+    """All that speaks in and about a diffusers folder; `scheduler` is its scheduler's
+    configuration. Raises SettingsError for what no trainer does."""
+    said = scheduler.get("prediction_type", "epsilon" if scheduler else None)
+    found: list[Evidence] = []
+    if said in ("epsilon", "v_prediction"):
+        snr = bool(scheduler.get("rescale_betas_zero_snr", False))
+        where = "its scheduler"
+        found.append(Evidence(says=said, where=where, zero_terminal_snr=snr, is_firm=True))
+    elif said is not None:
+        raise SettingsError(
+            f"{path / SCHEDULER_FILE}: the model predicts {str(said)[:40]!r}; tenner trains models"
+            " that predict epsilon or v_prediction",
+            fix="take another base model",
+        )
+    return [*found, *_names(path.name, name)]
+
+
+def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
+    """The noise schedule that a scheduler's configuration describes; what it leaves out is Stable
+    Diffusion's. Raises SettingsError for one that no trainer knows."""
+    usual = USUAL_BETAS
+    schedule = str(scheduler.get("beta_schedule", usual.schedule))
+    if scheduler.get("trained_betas") is not None or schedule not in ("scaled_linear", "linear"):
+        said = "trained_betas" if scheduler.get("trained_betas") is not None else schedule
+        raise SettingsError(
+            f"{path}: no trainer here knows the noise schedule of its scheduler ({said})",
+            fix="take the base that it was made from",
+        )
+    try:
+        found = NoiseBetas(
+            start=float(scheduler.get("beta_start", usual.start)),
+            end=float(scheduler.get("beta_end", usual.end)),
+            schedule=schedule,
+            num_steps=int(scheduler.get("num_train_timesteps", usual.num_steps)),
+        )
+    except (TypeError, ValueError, OverflowError):
+        found = NoiseBetas(num_steps=0)
+    if not (0 < found.start <= found.end < 1 and 1 <= found.num_steps <= 100_000):
+        raise SettingsError(
+            f"{path / SCHEDULER_FILE}: beta_start, beta_end and num_train_timesteps make no sense",
+            fix="download it again",
+        )
+    return found
+
+
+def _marks(path: Path, header: Mapping[str, Any]) -> Iterator[Evidence]:
+    """Tensors that say what a file is, as ComfyUI reads them (comfy/supported_models.py, SDXL)."""
+    if "edm_vpred.sigma_max" in header or "edm_mean" in header:
+        raise SettingsError(
+            f"{path} is trained on EDM's noise levels (CosXL, Playground 2.5)",
+            fix="take a base that predicts noise or v: no trainer here can train this one",
+        )
+    if "v_pred" in header:
+        snr = "ztsnr" in header
+        where = "its tensor v_pred"
+        yield Evidence(says="v_prediction", where=where, zero_terminal_snr=snr, is_firm=True)
+
+
+def _metadata(metadata: object) -> Iterator[Evidence]:
+    """The words of Stability's ModelSpec: `prediction_type`, and `architecture` of SD 2.x."""
+    if not isinstance(metadata, Mapping):
+        return
+    told = cast("Mapping[str, object]", metadata)
+    said = str(told.get("modelspec.prediction_type") or "").strip().lower()
+    if said in ("epsilon", "eps"):
+        yield Evidence(says="epsilon", where="its metadata (modelspec.prediction_type)")
+    elif said in ("v", "v_prediction", "v-prediction", "vpred", "v_pred"):
+        yield Evidence(says="v_prediction", where="its metadata (modelspec.prediction_type)")
+    architecture = str(told.get("modelspec.architecture") or "").lower()
+    if architecture.startswith("stable-diffusion-v2-768-v"):
+        yield Evidence(says="v_prediction", where="its metadata (modelspec.architecture)")
+    elif architecture.startswith("stable-diffusion-v2-512"):
+        yield Evidence(says="epsilon", where="its metadata (modelspec.architecture)")
+
+
+def _configuration_beside(path: Path) -> Iterator[Evidence]:
+    """`model.yaml` beside `model.safetensors`, as web UIs want it for models that predict v."""
+    file = path.with_suffix(".yaml")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    except OSError:
+        return
+    found = re.search(r"^\s*parameterization:\s*[\"']?(v|eps)\b", text[:20_000], re.MULTILINE)
+    if found:
+        says: Prediction = "v_prediction" if found[1] == "v" else "epsilon"
+        yield Evidence(says=says, where=f"the file {file.name} beside it")
+
+
+def _names(*names: str) -> Iterator[Evidence]:
+    for name in names:
+        for known in KNOWN_PREDICTIONS:
+            if re.search(known.pattern, name, re.IGNORECASE):
+                yield Evidence(
+                    says=known.says, where="its name", zero_terminal_snr=known.zero_terminal_snr
+                )
+                return
+
+
+def _hash(path: Path) -> list[Evidence]:
+    """A known file under another name; hashed only where its size is that file's to the byte."""
+    size = path.stat().st_size
+    for known in KNOWN_PREDICTIONS:
+        if known.sha256 and size == known.num_bytes:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest == known.sha256:
+                snr = known.zero_terminal_snr
+                return [Evidence(says=known.says, where="its hash", zero_terminal_snr=snr)]
+    return []

@@ -125,7 +125,7 @@ def find_base(
 
 def settle_prediction(settings: Settings, base: Base) -> Base:
     """The base with what the settings say of its prediction and its noise, and a line for what was
-    assumed. Raises SettingsError where the two cannot stand together."""
+    assumed. Whether the two can stand together is among the rules (`rules.noise`)."""
     said, snr = settings.v_parameterization, settings.zero_terminal_snr
     notices = list(base.notices)
     if said is not None:
@@ -138,12 +138,6 @@ def settle_prediction(settings: Settings, base: Base) -> Base:
     elif not base.prediction_from and base.family == "sdxl":
         notices.append(ASSUMED)
     snr = base.zero_terminal_snr if snr is None else snr
-    if snr and base.prediction == "epsilon":
-        fix = "set v_parameterization, or remove zero_terminal_snr"
-        if settings.zero_terminal_snr is None:
-            fix = "set zero_terminal_snr = false, or correct the base's scheduler"
-        text = "zero_terminal_snr needs v_parameterization: noise cannot be predicted from noise"
-        raise SettingsError(text, fix=fix)
     return replace(base, zero_terminal_snr=snr, notices=tuple(notices))
 
 

@@ -56,11 +56,14 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
     return found.with_checkpoint(replace(ledger.finished.file, name=_name_at_step(ledger)))
 
 
-def keep_result(ledger: Ledger, place: RunDir) -> None:
+def keep_result(ledger: Ledger, place: RunDir) -> int:
     """Keep the result of the shorter run under the name of its step, and forget that it was asked
-    to end. Raises SettingsError where there is no state to go on from, OSError."""
+    to end. Gives the step of the state to go on from.
+
+    Raises SettingsError where there is none, OSError.
+    """
     if ledger.finished is None:
-        return
+        return ledger.state_step
     file = ledger.finished.file
     final = place.checkpoints / file.name
     if not states(place):
@@ -74,6 +77,7 @@ def keep_result(ledger: Ledger, place: RunDir) -> None:
     if final.is_file():
         shutil.copyfile(final, place.checkpoints / _name_at_step(ledger))
     place.stop_file.unlink(missing_ok=True)
+    return int(states(place)[0].name.rpartition("-")[2])
 
 
 def _name_at_step(ledger: Ledger) -> str:

@@ -145,11 +145,11 @@ def take_up(
             remote.drop_states(0, limit_seconds=LOOK_SECONDS)
         found = None
     ledger = bring_back(found, place, say, take_events) if found else here
-    if known and is_longer:
-        keep_result(known, place)
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
         return replace(prepared, plan=plan), begun
+    if known and is_longer:
+        ledger = replace(ledger, state_step=keep_result(known, place))
     machine = ledger.lives[-1].machine if ledger.lives else ""
     savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
     plan = with_options(plan, savings, dataset) if savings else plan

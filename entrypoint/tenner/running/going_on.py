@@ -158,7 +158,8 @@ def take_up(
 
 def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, object]:
     """What a run that is gone on with keeps of its length, or is given where it is extended."""
-    decided: dict[str, object] = {"lr_warmup_steps": ledger.decided["lr_warmup_steps"]}
+    kept = plan.options["lr_warmup_steps"]
+    decided: dict[str, object] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", kept)}
     num_steps = longer(plan, ledger, settings)
     return decided | ({"max_train_steps": num_steps} if num_steps else {})
 

@@ -155,7 +155,8 @@ class NetworkSettings(BaseModel):
     network_dropout: Share | None = None
     """Share of a LoRA's inner values dropped at each step."""
     network_weights: str | None = None
-    """A LoRA file to start from."""
+    """A LoRA file to start from, of the base's family and with kohya's names. Rank and alpha are
+    the file's."""
     network_train_unet_only: Switch | None = None
     """Leave the text encoder alone: less memory, and captions are encoded once. Default: no; yes
     for SDXL, unless text_encoder_lr is set."""

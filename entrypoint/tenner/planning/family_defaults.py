@@ -8,7 +8,7 @@ from typing import Any
 
 from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
 from tenner.base.model import Base, Family
-from tenner.base.prediction import Prediction
+from tenner.base.prediction import PREDICTION_NAMES, Prediction
 from tenner.dataset.buckets import widest_bucket
 from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings
@@ -65,6 +65,7 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
     vae = "in float32" if own.no_half_vae.value else "in the run's precision"
     return (
+        _prediction(base),
         _sides(request, sides),
         choice("bucket steps", steps, "bucket_reso_steps", _steps(base, own.bucket_reso_steps)),
         choice("rank", rank, "network_dim", own.rank),
@@ -73,6 +74,14 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
         choice("clip skip", skip, "clip_skip", own.clip_skip),
         choice("VAE", vae, "no_half_vae", own.no_half_vae),
     )
+
+
+def _prediction(base: Base) -> Choice:
+    value = PREDICTION_NAMES[base.prediction or "epsilon"]
+    value += ", zero terminal SNR" if base.zero_terminal_snr else ""
+    if base.prediction_from:
+        return Choice(name="prediction", value=value, reason=f"{base.prediction_from} says so")
+    return Choice(name="prediction", value=value, reason="assumed, as nothing says otherwise")
 
 
 def _sides(request: Request, sides: str) -> Choice:

@@ -67,9 +67,10 @@ class BaseModelSettings(BaseModel):
     v2: Switch | None = None
     """The base is Stable Diffusion 2.x. Read from the weights; say it only to have it checked."""
     v_parameterization: Switch | None = None
-    """The base predicts v. Read from its scheduler; needed for a single file that predicts v."""
+    """The base predicts v. Read from its scheduler, marks, metadata or name; measured on a card
+    where nothing of an SDXL base says it. Sources that differ end the run until this is set."""
     zero_terminal_snr: Switch | None = None
-    """The noise schedule ends in pure noise. Read from the base's scheduler."""
+    """The noise schedule ends in pure noise. Read from the base's scheduler, marks or name."""
     clip_skip: Count | None = None
     """Take the text encoder's output this many layers from its end."""
     max_token_length: Literal[75, 150, 225] = 75

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from tenner import __version__
 from tenner.commands.command_line import NOT_SETTINGS, make_parser
 from tenner.commands.flags import flag_values
+from tenner.commands.positional import is_dataset
 from tenner.dataset.workers import early_workers
 from tenner.engines.sd_scripts import facts
-from tenner.errors import ExitCode, Problem, TennerError
+from tenner.errors import ExitCode, Problem, SettingsError, TennerError
 from tenner.last_handler import as_tenner_error, handle_threads
 from tenner.places import require_temporary_folder
 from tenner.secrets import redact_shapes
@@ -83,12 +84,19 @@ def _ended(error: TennerError) -> int:
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
-    """The settings of a job. A folder given in place of the settings file is the dataset."""
+    """The settings of a job. What is given in place of the settings file may be the dataset.
+
+    Raises SettingsError.
+    """
     flags = flag_values(parsed, not_settings=NOT_SETTINGS)
     named = parsed.config or parsed.config_flag
-    if named and Path(named).is_dir():
-        flags.setdefault("dataset", named)
-        named = None
+    if named and is_dataset(named):
+        if flags.setdefault("dataset", named) != named:
+            raise SettingsError(
+                f"the dataset is given twice: {named} and --dataset {flags['dataset']}",
+                fix="keep one of them",
+            )
+        named = parsed.config_flag if parsed.config else None
     return load_request(flags, environ, config=Path(named) if named else None, preset=parsed.preset)
 
 

@@ -50,7 +50,11 @@ def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "config", nargs="?", help="settings file (TOML); default ./training_config.toml"
+        "config",
+        nargs="?",
+        metavar="DATASET_OR_SETTINGS",
+        help="a dataset (folder, archive, s3://, https://, hf://) or a settings file (TOML);"
+        " default ./training_config.toml",
     )
     parser.add_argument("--config", "--config_file", dest="config_flag", help=argparse.SUPPRESS)
     parser.add_argument("--preset", help="start from a packaged preset")

@@ -81,7 +81,11 @@ def _card_checks(machine: Machine) -> Iterator[Check]:
         if gpu not in machine.chosen:
             yield Check(name="card", mark="note", found=f"{gpu.label}: not used")
     if machine.chosen:
-        yield Check(name="driver", mark="ok", found=f"{machine.driver}, for {machine.cuda.label}")
+        yield Check(
+            name="driver",
+            mark="ok",
+            found=f"{machine.driver or 'not told'}, for {machine.cuda.label}",
+        )
     for problem in machine.problems:
         yield _of(problem, "card")
 

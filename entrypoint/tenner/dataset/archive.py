@@ -8,9 +8,12 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Generator
+import zlib
+from collections import Counter
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -22,6 +25,12 @@ MAX_RATIO = 200
 """Unpacked bytes for each packed one, above 100 MB: pictures do not shrink, bombs do."""
 RATIO_COUNTS_FROM = 100 * 1024**2
 CHUNK = 1024**2
+ARCHIVE_SUFFIXES = (
+    *(".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+    *(".tzst", ".tbz2", ".txz", ".rar", ".7z"),
+)
+_NOT_UNPACKED = {b"Rar!\x1a\x07": "RAR", b"7z\xbc\xaf\x27\x1c": "7z"}
+"""How archives begin that need a program of their own, by the formats' documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +55,33 @@ class Limits:
 
 def is_archive(path: Path) -> bool:
     """Whether `unpack` may be tried: by name, or by the first bytes."""
-    if path.name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz",
-                                   ".tar.zst", ".tzst", ".tbz2", ".txz")):  # fmt: skip
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return True
     try:
         with path.open("rb") as opened:
-            return opened.read(4) in (b"PK\x03\x04", b"PK\x05\x06") or tarfile.is_tarfile(path)
+            begins = opened.read(8)
+        known = (b"PK\x03\x04", b"PK\x05\x06", *_NOT_UNPACKED)
+        return begins.startswith(known) or tarfile.is_tarfile(path)
     except OSError:
         return False
+
+
+def refuse_other_archives(archive: Path) -> None:
+    """Raise DatasetError for archives that only programs outside the standard library unpack."""
+    with archive.open("rb") as opened:
+        begins = opened.read(8)
+    kind = next((name for magic, name in _NOT_UNPACKED.items() if begins.startswith(magic)), None)
+    if kind:
+        raise DatasetError(
+            f"{archive.name} is a {kind} archive, which tenner does not unpack",
+            fix="unpack it and name the folder, or pack the images as zip or tar.gz",
+        )
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
     """Unpack into the empty `folder`. Raises DatasetError; then the folder may hold a part."""
     limits = Limits(max_bytes=max_bytes, packed_bytes=archive.stat().st_size)
+    refuse_other_archives(archive)
     try:
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, folder, limits)
@@ -66,18 +89,24 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
             _unpack_tar(archive, folder, limits)
     except DatasetError:
         raise
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, LZMAError, zlib.error):
         raise DatasetError(
-            f"{archive.name} is damaged or no archive: {error}",
+            f"{archive.name} is damaged, cut, or no archive",
             fix="pack it again as zip or tar.gz, and upload it whole",
         ) from None
-    except (RuntimeError, NotImplementedError) as error:
+    except NotImplementedError:
         raise DatasetError(
-            f"{archive.name} cannot be unpacked: {error}", fix="pack it without a password, as zip"
+            f"{archive.name} is packed by a method that tenner does not unpack",
+            fix="pack it again as an ordinary zip (deflate) or tar.gz",
+        ) from None
+    except RuntimeError:  # what zipfile raises for an encrypted member without a password
+        raise DatasetError(
+            f"{archive.name} is encrypted", fix="pack it without a password, as zip"
         ) from None
     except OSError as error:
         raise DatasetError(
-            f"{archive.name} cannot be unpacked: {error}", fix="check it, and the free disk space"
+            f"{archive.name} cannot be unpacked: {error.strerror or 'its content is damaged'}",
+            fix="check it, and the free disk space",
         ) from None
 
 
@@ -85,10 +114,12 @@ def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> None:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
         targets = [_target(folder, member.filename, archive) for member in members]
+        files = [str(at) for at, each in zip(targets, members, strict=True) if not each.is_dir()]
         for member in members:
             if stat.S_ISLNK(member.external_attr >> 16):
                 _refuse(archive, member.filename, "a link")
         _count(members, archive)
+        _refuse_doubled(files, archive)
         written = 0
         for member, target in zip(members, targets, strict=True):
             if member.is_dir():
@@ -156,6 +187,17 @@ def _count(members: "list[zipfile.ZipInfo] | range", archive: Path) -> None:
     if len(members) > MAX_MEMBERS:
         raise DatasetError(
             f"{archive.name} holds more than {MAX_MEMBERS:,} files", fix="pack only the images"
+        )
+
+
+def _refuse_doubled(targets: Sequence[str], archive: Path) -> None:
+    """Two entries of one name: one would be lost, and which one is anybody's guess."""
+    doubled = [name for name, count in Counter(targets).items() if count > 1]
+    if doubled:
+        shown = ", ".join(printable(Path(each).name) for each in doubled[:3])
+        raise DatasetError(
+            f"{archive.name} holds {len(doubled)} names more than once: {shown}",
+            fix="pack the images and captions anew, each once",
         )
 
 

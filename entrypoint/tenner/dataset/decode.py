@@ -31,6 +31,8 @@ BIG_PIXELS = 24_000_000
 MIN_SIDE = 8
 """The VAE makes one latent of 8x8 pixels; a smaller file is a tracking pixel, not a picture."""
 ORIENTATION = 0x0112
+ZEROS_AT_LEAST = 512
+"""Zeros at a JPEG's end that say it is cut: a sector of a disk."""
 
 warnings.simplefilter("ignore")  # a worker's stderr is nobody's; what matters is in the facts
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -87,12 +89,17 @@ class Refused(Exception):
 
 
 def _read(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size == 0:
-        raise Refused("empty (0 bytes)")
-    if size > MAX_BYTES:
-        raise Refused(f"larger than {MAX_BYTES // 1024**2} MB")
-    data = path.read_bytes()
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise Refused("empty (0 bytes)")
+        if size > MAX_BYTES:
+            raise Refused(f"larger than {MAX_BYTES // 1024**2} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"closed to this user or gone ({error.strerror or error})") from None
+    if _ends_in_zeros(data):
+        raise Refused("cut off: its end is only zeros, as a failed copy leaves it")
     head = data[:512].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         raise Refused("a git-lfs pointer, not the picture (run: git lfs pull)")
@@ -101,6 +108,14 @@ def _read(path: Path) -> bytes:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
         raise Refused("HEIC, which needs: pip install 'tenner[dataset]'")
     return data
+
+
+def _ends_in_zeros(data: bytes) -> bool:
+    """Whether a JPEG ends in zeros without its end marker, which libjpeg decodes as grey."""
+    if data[:3] != b"\xff\xd8\xff":
+        return False
+    kept = data.rstrip(b"\0")
+    return len(data) - len(kept) >= ZEROS_AT_LEAST and not kept.endswith(b"\xff\xd9")
 
 
 def _open(data: bytes, *, alone: bool) -> Image.Image:

@@ -132,7 +132,7 @@ def _near_miss(text: str, trigger: str) -> str:
 
     for size in sorted({length, 1, length + 1}):
         for start in range(len(words) - size + 1):
-            found = " ".join(words[start : start + size]).strip(" ,.;:!?()\"'")
+            found = " ".join(words[start : start + size]).strip(" ,.;:!?()\"'“”‘’„«»")
             slips = OSA.distance(_folded(found), wanted, score_cutoff=1)
             if slips == 0 or (slips == 1 and len(wanted) >= 6):
                 return found

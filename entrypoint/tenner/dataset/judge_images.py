@@ -50,8 +50,24 @@ def judge_images(
 ) -> list[Finding]:
     """Findings about all readable images, by path."""
     found = [*_small(facts, resolution), *_doubled(facts), *_near_doubled(facts)]
-    found += [*_blurred(facts), *_compressed(facts), *_exposed(facts)]
+    found += [*_blurred(facts), *_compressed(facts), *_exposed(facts), *_animated(facts)]
     return found if is_reg else [*found, *_set_size(len(facts))]
+
+
+def _animated(facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    moving = [path for path, each in facts.items() if "frames" in each.needs]
+    if not moving:
+        return []
+    return [
+        Finding(
+            kind="animated",
+            level="warning",
+            text=f"{counted(len(moving), 'image')} with several frames, of which only the first is"
+            f" trained: {names(moving)}",
+            fix="save the frames that you want as pictures of their own",
+            files=tuple(moving),
+        )
+    ]
 
 
 def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:

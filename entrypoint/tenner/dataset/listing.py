@@ -14,6 +14,8 @@ FileKind = Literal["image", "caption", "metadata", "cache", "junk", "unsupported
 
 MAX_DEPTH = 16
 MAX_FILES = 2_000_000
+CANNOT_BE_READ = "cannot be read"
+"""How `why` begins of what is there and closed to this user."""
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib",
@@ -111,22 +113,22 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, ...]:
-    """Every file below `root`, sorted by path. Links to files are files; links to folders and
-    folders deeper than 16 are listed as one thing that is not read; folders of tenner's runs, and
-    those in `skip`, as one thing that is no part of the dataset. Raises OSError where the root
-    cannot be read."""
+    """Every file below `root`, sorted by path. Links to files and folders are what they lead to;
+    links that lead around themselves and folders deeper than 16 are listed as one thing that is
+    not read; folders of tenner's runs, and those in `skip`, as one thing that is no part of the
+    dataset. Raises OSError where the root cannot be read."""
     skipped = {path.resolve() for path in skip}
     found: list[FileEntry] = []
-    waiting = [("", root)]
+    waiting: list[tuple[str, Path, tuple[Path, ...]]] = [("", root, (root.resolve(),))]
     while waiting:
-        prefix, folder = waiting.pop()
+        prefix, folder, chain = waiting.pop()
         depth = prefix.count("/")
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
             if not prefix:
                 raise
-            why = f"cannot be read ({error.strerror})"
+            why = f"{CANNOT_BE_READ} ({error.strerror})"
             found.append(FileEntry(path=prefix, size=0, kind="unsupported", why=why))
             continue
         if prefix and (_is_run(entries) or (skipped and folder.resolve() in skipped)):
@@ -135,18 +137,38 @@ def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, .
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
-            if not entry.is_dir(follow_symlinks=False):
+            if not _is_folder(entry):
                 found.append(_entry(entry, path))
+            elif entry.is_symlink() and _leads_around(entry, folder, chain):
+                why = "a link to a folder that it lies in"
+                found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
             elif _is_junk_folder(entry.name):
                 found.append(FileEntry(path=path, size=0, kind="junk", why="a system folder"))
             elif depth >= MAX_DEPTH:
                 why = f"more than {MAX_DEPTH} folders deep"
                 found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
             else:
-                waiting.append((path + "/", Path(entry.path)))
+                inner = Path(entry.path)
+                links = chain
+                if entry.is_symlink():
+                    links = (*chain, folder.resolve(), inner.resolve())
+                waiting.append((path + "/", inner, links))
         if len(found) > MAX_FILES:
             raise OSError(f"more than {MAX_FILES:,} files; this is no dataset folder")
     return tuple(sorted(found, key=lambda entry: entry.path))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _leads_around(entry: "os.DirEntry[str]", folder: Path, chain: Sequence[Path]) -> bool:
+    """Whether a link leads to a folder that holds this one, or one that was come from."""
+    target = Path(entry.path).resolve()
+    return any(each.is_relative_to(target) for each in (*chain, folder.resolve()))
 
 
 def _is_run(entries: "Sequence[os.DirEntry[str]]") -> bool:
@@ -156,8 +178,6 @@ def _is_run(entries: "Sequence[os.DirEntry[str]]") -> bool:
 
 def _entry(entry: "os.DirEntry[str]", path: str) -> FileEntry:
     try:
-        if entry.is_symlink() and entry.is_dir():
-            return FileEntry(path=path, size=0, kind="unsupported", why="a link to a folder")
         if not entry.is_file():
             return FileEntry(path=path, size=0, kind="unsupported", why="not a readable file")
         found = classify(path, entry.stat().st_size)
@@ -166,5 +186,5 @@ def _entry(entry: "os.DirEntry[str]", path: str) -> FileEntry:
         with Path(entry.path).open("rb") as opened:
             return classify(path, found.size, opened.read(16))
     except OSError as error:
-        why = f"cannot be read ({error.strerror})"
+        why = f"{CANNOT_BE_READ} ({error.strerror})"
         return FileEntry(path=path, size=0, kind="unsupported", why=why)

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -14,13 +14,14 @@ from tenner.dataset.findings import FileNote, Finding, counted, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
-from tenner.dataset.listing import FileEntry, list_files
+from tenner.dataset.listing import CANNOT_BE_READ, FileEntry, list_files
 from tenner.dataset.masks import Mask, find_masks
 from tenner.dataset.metadata import read_metadata
 from tenner.dataset.request import DatasetRequest, SubsetRequest
 from tenner.dataset.view import View, build_view, subset_view
 from tenner.dataset.workers import WorkerPool, path_field
 
+_OF_A_FILE_LEFT_OUT = "the caption of a file that is left out"
 OnProgress = Callable[[int, int], None]
 
 
@@ -215,8 +216,9 @@ def _not_used(
     entries: Sequence[FileEntry], images: set[str], captions: frozenset[str]
 ) -> list[FileNote]:
     """Files that are no part of the training, and are not merely a system's or a cache's."""
+    others = {(each.folder, each.stem) for each in entries if each.kind in ("unsupported", "image")}
     return [
-        FileNote(path=entry.path, why=_why_not_used(entry))
+        FileNote(path=entry.path, why=_why_not_used(entry, others))
         for entry in entries
         if entry.kind not in ("junk", "cache")
         and entry.path not in images
@@ -224,8 +226,12 @@ def _not_used(
     ]
 
 
-def _why_not_used(entry: FileEntry) -> str:
+def _why_not_used(entry: FileEntry, others: Collection[tuple[str, str]]) -> str:
+    """Why a file is no part of the training; `others` are folder and stem of what could be images
+    and is left out."""
     if entry.kind == "caption":
+        if (entry.folder, entry.stem) in others:
+            return _OF_A_FILE_LEFT_OUT
         return "a text file without an image of its name"
     if entry.kind == "image":
         return "in a folder that is not read"
@@ -236,10 +242,12 @@ def _about_left_out(left_out: Sequence[FileNote]) -> list[Finding]:
     """Said where it may be a loss: formats that are not read, captions whose image is gone."""
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for note in left_out:
-        if note.why not in ("not an image", "in a folder that is not read"):
+        if note.why not in ("not an image", "in a folder that is not read", _OF_A_FILE_LEFT_OUT):
             by_reason[note.why].append(note.path)
     return [
-        Finding(
+        _closed(why, paths)
+        if why.startswith(CANNOT_BE_READ)
+        else Finding(
             kind="left_out",
             level="warning",
             text=f"{counted(len(paths), 'file')} left out, each {why}: {names(paths)}",
@@ -248,3 +256,14 @@ def _about_left_out(left_out: Sequence[FileNote]) -> list[Finding]:
         )
         for why, paths in by_reason.items()
     ]
+
+
+def _closed(why: str, paths: Sequence[str]) -> Finding:
+    """Folders and files that are there and may not be read: without them it is another dataset."""
+    return Finding(
+        kind="closed",
+        level="error",
+        text=f"{names(paths)} {why}",
+        fix="let this user read it (chmod -R a+rX), or remove it from the dataset",
+        files=tuple(paths),
+    )

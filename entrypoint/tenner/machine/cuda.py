@@ -108,7 +108,7 @@ def _fitting_tag(capability: Capability) -> str | None:
 def driver_problem(driver: str, build: CudaBuild) -> Problem | None:
     """The driver is older than the trainer's CUDA can work with."""
     needed = LEAST_DRIVER.get(build.version[0])
-    if not needed or version_numbers(driver) >= version_numbers(needed):
+    if not needed or not driver or version_numbers(driver) >= version_numbers(needed):
         return None
     return Problem(
         text=f"the NVIDIA driver is {driver}; {build.label} needs {needed} or newer",

@@ -1,6 +1,7 @@
 """What this machine can do, found once at the start of a run and handed on as `Machine`."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from tenner.machine.visible import child_environment, choose_gpus, select_visibl
 
 BUSY_SHARE = 0.10
 """More of the memory than this in other hands is worth a word. A desktop takes about 5 %."""
+
+
+_SHARES_MEMORY = re.compile(r"\b(GB10|Thor|Orin|Tegra|Jetson|Grace)\b", re.I)
+"""Names of NVIDIA chips whose GPU and CPU use one memory (DGX Spark, Jetson)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,7 @@ def machine_of(
     if query.problem or not query.gpus:
         problems = (query.problem,) if query.problem else ()
         return Machine(gpus=(), chosen=(), cuda=cuda, host=host, problems=problems)
-    gpus = tuple(_with_capability(gpu) for gpu in query.gpus)
+    gpus = tuple(_with_memory(_with_capability(gpu), host) for gpu in query.gpus)
     visible = select_visible(gpus, env)
     if visible.problem:
         problems = (visible.problem,)
@@ -125,6 +130,14 @@ def _with_capability(gpu: Gpu) -> Gpu:
         return gpu
     card = card_named(gpu.name)
     return replace(gpu, capability=card.capability) if card else gpu
+
+
+def _with_memory(gpu: Gpu, host: Host) -> Gpu:
+    """A chip that shares the machine's memory has none of its own to tell: what the kernel says is
+    available (MemAvailable) is what it may take."""
+    if gpu.total_mib or gpu.is_divided or not _SHARES_MEMORY.search(gpu.name):
+        return gpu
+    return replace(gpu, total_mib=host.ram_mib, free_mib=host.free_ram_mib)
 
 
 def _problems(

@@ -30,7 +30,7 @@ FIELDS = (
 )
 """What is asked of each card. Drivers before 510 do not know `compute_cap`."""
 
-TIME_LIMIT_SECONDS = 15.0
+TIME_LIMIT_SECONDS = 45.0
 
 _DRIVER = re.compile(r"\d{3,4}\.\d{1,4}(\.\d{1,4})?")
 _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
@@ -79,7 +79,8 @@ def _gpu_of(row: Mapping[str, str], *, position: int) -> Gpu | None:
     driver = row.get("driver_version", "")
     is_name = bool(re.search(r"[A-Za-z]", name)) and not _NOT_A_NAME.search(name)
     is_memory = _mib(memory) is not None or _is_unknown(memory)
-    if not (is_name and is_memory and _DRIVER.fullmatch(driver)):
+    driver = "" if _is_unknown(driver) and "driver_version" in row else driver
+    if not (is_name and is_memory and (not driver or _DRIVER.fullmatch(driver))):
         return None
     index = row.get("index", "")
     uuid = row.get("uuid", "")
@@ -246,6 +247,8 @@ def query_gpus(
     if problem or not program:
         return GpuQuery(problem=problem)
     answer, fields = _ask_for_cards(program, env, time_limit_s)
+    if isinstance(answer, Problem):  # the first call wakes cards that sleep, the second finds them
+        answer, fields = _ask_for_cards(program, env, time_limit_s)
     if isinstance(answer, Problem):
         return GpuQuery(problem=answer)
     gpus = parse_gpus(answer.stdout, fields)

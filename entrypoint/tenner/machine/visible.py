@@ -7,8 +7,12 @@ counts as nvidia-smi does, and children get `CUDA_DEVICE_ORDER=PCI_BUS_ID` so th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tenner.cards import card_named
 from tenner.errors import Problem
 from tenner.machine.gpu import Gpu
+
+LIKE_MEMORY = 0.9
+"""Cards with this share of the most free memory are taken to have as much: a desktop takes 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +90,30 @@ def _listed(gpus: Sequence[Gpu]) -> str:
 def choose_gpus(
     visible: Visible, num_gpus: int, *, is_usable: Callable[[Gpu], bool]
 ) -> tuple[Gpu, ...]:
-    """The cards to train on: the first ones where the user gave an order, else those with most
-    free memory among those that the trainer has kernels for. May be fewer than `num_gpus`.
+    """The cards to train on: the first ones where the user gave an order, else the fastest of
+    those with about the most free memory that the trainer has kernels for. May be fewer than
+    `num_gpus`.
 
     A process sees only one slice of a divided card, so slices are never taken together.
     """
     usable = [gpu for gpu in visible.gpus if is_usable(gpu)] or list(visible.gpus)
     if not visible.by_user:
-        usable.sort(key=_worth, reverse=True)
+        most = max((_memory(gpu) for gpu in usable), default=0)
+        usable.sort(key=lambda gpu: _worth(gpu, most), reverse=True)
     chosen = usable[: max(num_gpus, 1)]
     return tuple(chosen[:1] if any(gpu.is_slice for gpu in chosen) else chosen)
 
 
-def _worth(gpu: Gpu) -> tuple[int, tuple[int, int], int]:
-    return (gpu.free_mib or gpu.total_mib or 0, gpu.capability or (0, 0), -gpu.index)
+def _worth(gpu: Gpu, most_mib: int) -> tuple[bool, float, tuple[int, int], int, int]:
+    """Among cards with about the most memory the faster one is worth more."""
+    card = card_named(gpu.name)
+    enough = _memory(gpu) >= LIKE_MEMORY * most_mib
+    speed = (card.peak_tflops or 0.0) if card and enough else 0.0
+    return (enough, speed, gpu.capability or (0, 0), _memory(gpu), -gpu.index)
+
+
+def _memory(gpu: Gpu) -> int:
+    return gpu.free_mib or gpu.total_mib or 0
 
 
 def child_environment(chosen: Sequence[Gpu]) -> dict[str, str]:

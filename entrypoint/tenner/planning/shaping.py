@@ -164,11 +164,14 @@ def choose_precision(
 ) -> tuple[Precision, str]:
     """bf16 where the card computes it (8.0 and later), else fp16; the CPU takes float32.
 
-    Raises SettingsError for bf16 on a card without it.
+    Raises SettingsError for bf16 on a card that is known to be without it.
     """
     if capability is None and not gpu_name:
         return "no", "the CPU computes in float32"
-    has_bf16 = capability is not None and capability >= (8, 0)
+    if capability is None:
+        reason = f"{gpu_name} does not say what it can do; every card computes fp16"
+        return (asked, "as asked") if asked is not None else ("fp16", reason)
+    has_bf16 = capability >= (8, 0)
     if asked == "bf16" and not has_bf16:
         raise SettingsError(
             f"mixed_precision = 'bf16', but {gpu_name} has no bf16",

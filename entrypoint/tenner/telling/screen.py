@@ -26,16 +26,17 @@ class Screen(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def make_screen(out: TextIO = sys.stderr, *, price_per_hour: float | None = None) -> Screen:
-    """The screen that fits `out`."""
+def make_screen(out: TextIO | None = None, *, price_per_hour: float | None = None) -> Screen:
+    """The screen that fits `out`, stderr where none is given."""
+    stream: TextIO = sys.stderr if out is None else out
     said = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
-    if out.isatty() or said:
+    if stream.isatty() or said:
         from tenner.telling.terminal_screen import terminal_screen
 
-        found = terminal_screen(out, price_per_hour=price_per_hour)
+        found = terminal_screen(stream, price_per_hour=price_per_hour)
         if found is not None:
             return found
-    return LineScreen(out, price_per_hour=price_per_hour)
+    return LineScreen(stream, price_per_hour=price_per_hour)
 
 
 class LineScreen:

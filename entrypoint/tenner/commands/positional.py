@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tenner.dataset.archive import ARCHIVE_SUFFIXES, is_archive
 from tenner.errors import SettingsError
-from tenner.settings.conflicts import windows_path
+from tenner.rules.run import windows_path
 from tenner.slips import nearest_name
 
 SETTINGS_SUFFIXES = (".toml", ".json")

@@ -25,6 +25,7 @@ from tenner.last_handler import as_tenner_error, handle_threads
 from tenner.places import require_temporary_folder
 from tenner.secrets import redact_shapes
 from tenner.settings import Request, load_request
+from tenner.sizes import size_words
 from tenner.telling.lines import duration
 from tenner.telling.screen import Screen, make_screen
 
@@ -268,7 +269,7 @@ def _tell_outcome(outcome: "Outcome") -> None:
     """The last words of a good run: where everything is."""
     weights = outcome.trained.weights
     print(f"trained {outcome.trained.step} steps in {duration(outcome.seconds)}")
-    print(f"  LoRA    {weights.path} ({weights.num_bytes / 1e6:.1f} MB)")
+    print(f"  LoRA    {weights.path} ({size_words(weights.num_bytes)})")
     if outcome.drawn and outcome.drawn.grid:
         print(f"  samples {outcome.drawn.grid}")
     print(f"  report  {outcome.place.report}")

@@ -14,6 +14,7 @@ from tenner.machine import DiskRoom, disk_room
 from tenner.planning.plan import Plan
 from tenner.planning.vram import STATE_BYTES, Load
 from tenner.running.run_dir import RunDir
+from tenner.sizes import size_words
 from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states
 
@@ -52,9 +53,11 @@ class DiskNeed:
         return (self.num_checkpoints + 1) * self.checkpoint
 
     def __str__(self) -> str:
+        if not self.checkpoint:
+            return f"{self.num_checkpoints} small checkpoints, pictures and logs"
         return (
-            f"{self.num_checkpoints} checkpoints of {self.checkpoint / 1e6:.0f} MB, states of"
-            f" {self.state / 1e6:.0f} MB"
+            f"{self.num_checkpoints} checkpoints of {size_words(self.checkpoint)}, states of"
+            f" {size_words(self.state)}"
         )
 
 
@@ -103,8 +106,8 @@ def disk_problem(
     if total - written <= room.free_mib << 20:
         return None
     return Problem(
-        text=f"this run writes about {total / 1e9:.1f} GB ({need}), and"
-        f" {place.path.absolute()} has {room.free_mib / 953.7:.1f} GB free",
+        text=f"this run writes about {size_words(total)} ({need}), and"
+        f" {place.path.absolute()} has {size_words(room.free_mib << 20)} free",
         fix="save less often, set output_dir to a larger disk, or rent a machine with more of it",
     )
 
@@ -140,8 +143,8 @@ def full_destinations(
 
 def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Problem:
     return Problem(
-        text=f"{destination} has {free / 1e9:.1f} GB free, and this run brings about"
-        f" {total / 1e9:.1f} GB there ({need})",
+        text=f"{destination} has {size_words(free)} free, and this run brings about"
+        f" {size_words(total)} there ({need})",
         fix="make room there, name another folder, save less often, or set keep_remote_states = 0",
         level="error" if destination.required else "warning",
     )
@@ -198,8 +201,8 @@ class DiskGuard:
         also = f"; {len(dropped)} older states are dropped" if dropped else ""
         return Verdict(
             event=Warned(
-                text=f"the disk is nearly full: {free / 1e6:.0f} MB are free, and a save takes"
-                f" {self._largest / 1e6:.0f} MB{also}",
+                text=f"the disk is nearly full: {size_words(free)} are free, and a save takes"
+                f" {size_words(self._largest)}{also}",
                 fix="free space there; what is saved is at the destinations",
             )
         )

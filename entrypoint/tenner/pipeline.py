@@ -26,7 +26,7 @@ from tenner.errors import (
     TennerError,
     errors_in,
 )
-from tenner.events import Failed, Phase
+from tenner.events import Failed, Phase, Warned
 from tenner.everything_wrong import everything_wrong, in_turn
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.rented import Rented
@@ -290,7 +290,11 @@ def _prepare(
         ) from error
     stage.begin("checking", "write access to " + ", ".join(map(str, destinations)))
     problems = check_destinations(
-        destinations, secrets=stage.secrets, job=prepared.plan.output_name, env=stage.environ
+        destinations,
+        secrets=stage.secrets,
+        job=prepared.plan.output_name,
+        env=stage.environ,
+        on_trouble=lambda text: stage.tell(Warned(text=text)),
     )
     states = prepared.settings.keep_remote_states
     problems += full_destinations(prepared.plan, place, destinations, kept_states=states)

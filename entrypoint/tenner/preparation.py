@@ -25,7 +25,7 @@ from tenner.planning.decision import choose_device, make_plan
 from tenner.planning.expectation import over_budget
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.plan import Plan
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 from tenner.settings import Request, Settings
 from tenner.start_files import with_start_files
 
@@ -158,7 +158,7 @@ def _trial_name(settings: Settings, machine: Machine, engine: ChosenEngine) -> T
 def _trial(name: TrialName, environ: Mapping[str, str]) -> AbstractContextManager[Trial]:
     """The trainer's Python at work on the card."""
     python, libraries, seen = name
-    return Trial(python, libraries, {**without_secrets(environ), **dict(seen)})
+    return Trial(python, libraries, {**child_environ(environ), **dict(seen)})
 
 
 def look_at_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:

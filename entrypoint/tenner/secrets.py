@@ -4,18 +4,18 @@ Secrets keep the names their owners gave them (`HF_TOKEN`, `AWS_SECRET_ACCESS_KE
 come as `NAME_FILE`, a path to a file that holds the value, as Docker and Kubernetes mount them.
 They live in one `Secrets` value, whose `repr` is masked. Everything that writes text for people
 or files passes it through `redact`; every child process gets an environment from
-`without_secrets`.
+`child_environ`.
 """
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tenner.addresses import MASK, without_credentials_in
 from tenner.errors import Problem
-
-MASK = "***"
 
 KNOWN_NAMES = (
     "HF_TOKEN",
@@ -34,7 +34,9 @@ KNOWN_NAMES = (
 a webhook's address carries its password in its path."""
 
 _SECRET_NAME = re.compile(
-    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL|WEBHOOK)", re.I
+    r"(TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|(?:^|_)PASS(?:$|_)|PASSPHRASE|API_?KEY|ACCESS_?KEY"
+    r"|PRIVATE_?KEY|SSH_?KEY|CREDENTIAL|WEBHOOK)",
+    re.I,
 )
 # What well-known tokens look like, for those that turn up in the wrong variable: Hugging Face,
 # AWS key ids, RunPod, GitHub, Weights & Biases (40 hex digits are too common to be taken here).
@@ -51,6 +53,35 @@ _AUTHORIZATION = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+
+CHILD_ENV = "TENNER_CHILD_ENV"
+"""Names further variables that child processes may see."""
+_CHILD_NAME = re.compile(
+    # The process itself: where programs, libraries and temporary files lie, who it is, how it talks
+    r"PATH|HOME|USER|LOGNAME|SHELL|PWD|HOSTNAME|TERM|COLORTERM|COLUMNS|LINES|TZ|LANG|LANGUAGE|LC_\w+"
+    r"|TMPDIR|TEMP|TMP|XDG_\w+|LD_\w+|DYLD_\w+|NO_COLOR|FORCE_COLOR|MALLOC_\w+|GLIBC_TUNABLES"
+    # Windows
+    r"|SYSTEMROOT|SystemRoot|WINDIR|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|PROGRAMDATA|USERPROFILE"
+    r"|NUMBER_OF_PROCESSORS|PROCESSOR_\w+"
+    # Python and its environments
+    r"|PYTHON\w*|VIRTUAL_ENV|CONDA_\w+|UV_\w+"
+    # Cards, their drivers and compilers
+    r"|(?:CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|NVTE|GPU|ROCR?|HIP|HSA|MIOPEN|AMD|ZE|SYCL|MPS)_\w+"
+    r"|CC|CXX|CFLAGS|CXXFLAGS|NVCC_\w+|MAX_JOBS"
+    # Threads
+    r"|(?:OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|NUMEXPR|VECLIB|RAYON|TBB)_\w+"
+    # Libraries of a trainer, and their caches
+    r"|(?:TORCH|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|XFORMERS|BITSANDBYTES|BNB|ACCELERATE"
+    r"|DEEPSPEED|FSDP|HF|HUGGINGFACE|HUGGING_FACE|TRANSFORMERS|DIFFUSERS|DATASETS|TOKENIZERS"
+    r"|SAFETENSORS|ONNXRUNTIME|ORT|OPENCV|TF|TENSORBOARD|WANDB|TQDM|MPLCONFIG|NUMBA)\w*"
+    # Processes of one training on several cards
+    r"|MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|NODE_RANK"
+    # The network
+    r"|(?:https?|all|no|ftp)_proxy|(?:HTTPS?|ALL|NO|FTP)_PROXY|SSL_CERT_(?:FILE|DIR)"
+    r"|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    # tenner's own
+    r"|TENNER_\w+|SD_SCRIPTS_\w+"
+)
 
 _SHORTEST = 6
 """Shorter values are not searched for in text: masking every `a` would ruin it and hide nothing."""
@@ -122,7 +153,9 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
 
 
 def redact_shapes(text: str) -> str:
-    """`text` without what looks like a token, a signature or a password, whoever's it is."""
+    """`text` without what looks like a token, a signature or a password, whoever's it is, and with
+    each address in it as it may be shown."""
+    text = without_credentials_in(text)
     text = _TOKEN_SHAPE.sub(MASK, text)
     text = _SIGNED_PART.sub(rf"\g<1>{MASK}", text)
     text = _AUTHORIZATION.sub(rf"\g<1>{MASK}", text)
@@ -130,11 +163,27 @@ def redact_shapes(text: str) -> str:
     return _USER_IN_URL.sub(MASK, text)
 
 
-def without_secrets(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """`env` (the process's own by default) as a child that needs no secret may see it.
+def child_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What of `env` (the process's own by default) a child process may see.
 
-    Left out: names that say they hold a secret (also as `NAME_FILE`), and values that have the
-    shape of a token whatever their name is.
+    Only variables that are known to be of use to a trainer or its libraries, and those that
+    TENNER_CHILD_ENV names (`NAME,OTHER_*`); of these none whose name says that it holds a secret,
+    and none whose value has the shape of one.
+    """
+    source = os.environ if env is None else env
+    more = tuple(part for part in re.split(r"[\s,]+", source.get(CHILD_ENV, "")) if part)
+    return {
+        name: value
+        for name, value in without_secrets(source).items()
+        if _CHILD_NAME.fullmatch(name) or any(fnmatchcase(name, each) for each in more)
+    }
+
+
+def without_secrets(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`env` (the process's own by default) without names that say they hold a secret (also as
+    `NAME_FILE`), and without values that have the shape of one.
+
+    For what stays within the program; a child process is given `child_environ`.
     """
     source = os.environ if env is None else env
     return {

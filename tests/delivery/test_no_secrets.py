@@ -1,10 +1,12 @@
 """No secret anywhere, however a run fails: not in output, files, or what children are given."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,66 @@ def test_no_secret_is_left_behind_whatever_fails(proxy: Proxy, tmp_path: Path) -
         assert [path for path in files if secret.encode() in path.read_bytes()] == [], name
         given = [seen for seen in children.seen.values() if secret.encode() in seen]
         assert given == [], name
+
+
+@pytest.mark.long
+def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
+    """A dataset behind a password and a signature: trained on, delivered, and told of nowhere."""
+    hidden = {
+        each: f"{each}Loopback{number}Word" for number, each in enumerate(("pw", "sig", "tok"))
+    }
+    packed = tmp_path / "photos"
+    shutil.make_archive(str(packed), "zip", concept_dir())
+    content = packed.with_suffix(".zip").read_bytes()
+    packed.with_suffix(".zip").unlink()
+    seen: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers.get("Authorization", "")))
+            whole = f"sig={hidden['sig']}&token={hidden['tok']}" in self.path
+            self.send_response(200 if whole else 403)
+            self.send_header("Content-Length", str(len(content) if whole else 0))
+            self.end_headers()
+            self.wfile.write(content if whole else b"")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        place = f"127.0.0.1:{server.server_address[1]}"
+        query = f"sig={hidden['sig']}&token={hidden['tok']}"
+        address = f"http://alice:{hidden['pw']}@{place}/photos.zip?{query}"
+        to = f"file://{tmp_path}/kept"
+        done = tenner(tmp_path, "train", "--dataset", address, *SHORT, "--destinations", to)
+        assert done.returncode == 0, done.stdout + done.stderr
+        ways = [
+            ("train", "--dataset", address + "x", *SHORT, "--restart"),
+            ("train", str(concept_dir()), *SHORT, "--base_model", address, "--device", "cpu"),
+            ("train", str(concept_dir()), *SHORT, "--vae", address),
+            ("train", str(concept_dir()), *SHORT, "--network_weights", address),
+            ("train", str(concept_dir()), *SHORT, "--destinations", address),
+            (
+                "plan",
+                "--dataset",
+                address,
+                *SHORT,
+                "--destinations",
+                f"s3://KEY:{hidden['pw']}@bucket/x",
+            ),
+            ("train", str(tmp_path / "kept" / "settings.toml")),
+        ]
+        failed = [tenner(tmp_path, *words) for words in ways]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert any(auth.startswith("Basic ") for _, auth in seen), "the server was given all of it"
+    assert "without its password or token" in failed[-1].stdout + failed[-1].stderr
+    said = [text for each in (done, *failed) for text in (each.stdout, each.stderr)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert (tmp_path / "kept" / "events.jsonl").is_file() or len(files) > 10
+    for name, secret in hidden.items():
+        assert [text for text in said if secret in text] == [], name
+        assert [path for path in files if secret.encode() in path.read_bytes()] == [], name

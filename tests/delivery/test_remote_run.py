@@ -255,7 +255,7 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
             lambda: run.get_file("x"),
         ):
             start = time.monotonic()
-            with pytest.raises(DeliveryError, match="no answer"):
+            with pytest.raises(DeliveryError, match=r"no answer|time limit"):
                 call()
             assert time.monotonic() - start < 15
 

@@ -34,7 +34,8 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("TENNER_", "SD_"))
     }
-    return {**kept, "OMP_NUM_THREADS": "1", **extra}
+    # The stand-in for sd-scripts is steered by variables that no trainer is given else.
+    return {**kept, "OMP_NUM_THREADS": "1", "TENNER_CHILD_ENV": "STAND_IN*", **extra}
 
 
 class Machine:

@@ -12,7 +12,7 @@ from typing import IO, Any
 from tenner.dataset.workers import path_field
 from tenner.engines import THREAD_WAITING
 from tenner.errors import MachineError
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 
 
 class CaptionProcess:
@@ -30,7 +30,7 @@ class CaptionProcess:
             encoding="utf-8",
             env={
                 **THREAD_WAITING,
-                **without_secrets(environ),
+                **child_environ(environ),
                 "PYTHONPATH": os.pathsep.join(search),
                 "HF_HUB_OFFLINE": "1",
                 "TRANSFORMERS_OFFLINE": "1",

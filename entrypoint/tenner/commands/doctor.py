@@ -15,7 +15,7 @@ from tenner.machine.gpu import capability_text
 from tenner.machine.host import Host
 from tenner.machine.torch_build import trainer_build
 from tenner.machine.trial import LIBRARIES, TORCH, Trial, Tried, trainer_python
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 
 Mark = Literal["ok", "warning", "error", "note"]
 
@@ -59,7 +59,7 @@ def examine(environ: Mapping[str, str], *, output_dir: Path) -> tuple[Check, ...
     """Every check, in the order of a run. Starts the trainer's Python: it takes seconds."""
     python = trainer_python(environ)
     machine = inspect_machine(environ, cuda=trainer_build(python))
-    child_env = {**without_secrets(environ), **machine.child_env}
+    child_env = {**child_environ(environ), **machine.child_env}
     with Trial(python, LIBRARIES, child_env) as trial:
         checks = [*_card_checks(machine), *_host_checks(machine.host)]
         checks += [*_disk_checks(environ, output_dir), *_base_checks(environ)]

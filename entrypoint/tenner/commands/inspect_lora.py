@@ -26,7 +26,7 @@ from tenner.lora_files.names import PART_NAMES, Part
 from tenner.lora_files.programs import KIND_NAMES, NAMING_NAMES, read_by
 from tenner.lora_files.provenance import trained_on
 from tenner.lora_files.reading import LoraFile, read_lora_file
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 from tenner.tiny import base_dir
 from tenner.weights import inspect_weights
 
@@ -90,7 +90,7 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
         job_file = Path(folder) / "job.json"
         job_file.write_text(json.dumps(asdict(job)), encoding="utf-8")
         argv = [python, "-m", "tenner.lora_files.measuring", str(job_file)]
-        surroundings = {**without_secrets(environ), **settings}
+        surroundings = {**child_environ(environ), **settings}
         try:
             done = subprocess.run(
                 argv, env=surroundings, capture_output=True, text=True, check=False

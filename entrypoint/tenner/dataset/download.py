@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tenner.addresses import Address, full_address, without_credentials_in
 from tenner.dataset.redirects import RedirectGuard
 from tenner.errors import DatasetError, TennerError
 from tenner.running.run_dir import write_atomically
@@ -81,6 +82,12 @@ def download(
     """
     import httpx
 
+    url = Address(url)
+    if url.lacks_credentials:
+        raise wanted.error(
+            f"{url} is an address without its password or token, which are never written down",
+            fix="give the whole address again",
+        )
     name = Path(urlsplit(url).path).name or "the file"
     host = urlsplit(url).hostname or url
     task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
@@ -91,7 +98,8 @@ def download(
         try:
             task.run()
         except httpx.InvalidURL as error:
-            raise wanted.error(f"{url} is no address: {error}", fix="correct it") from None
+            why = without_credentials_in(str(error))
+            raise wanted.error(f"{url} is no address: {why}", fix="correct it") from None
         except httpx.HTTPError as error:
             if target.is_file():
                 return
@@ -99,7 +107,7 @@ def download(
             if failures == ATTEMPTS:
                 unreachable = Unreachable if wanted is A_DATASET else wanted.error
                 raise unreachable(
-                    f"{name} cannot be fetched from {host}: {error}",
+                    f"{name} cannot be fetched from {host}: {without_credentials_in(str(error))}",
                     fix="check the address; a second start goes on where this one ended",
                 ) from None
             time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
@@ -137,7 +145,7 @@ class _Task:
             httpx.Client(
                 event_hooks=guard.hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS
             ) as client,
-            client.stream("GET", self.url, headers=headers) as answer,
+            client.stream("GET", full_address(self.url), headers=headers) as answer,
         ):
             if answer.status_code == 304 and kept:
                 return

@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
 
+from tenner.addresses import full_address
 from tenner.dataset.archive import is_archive, remove_tree, unpack
 from tenner.dataset.download import OnBytes, download
 from tenner.dataset.listing import classify
@@ -137,7 +138,7 @@ def _digest(archive: Path, request: DatasetRequest) -> str:
 
 def _download(url: str, request: DatasetRequest, on_bytes: OnBytes | None) -> Path:
     """The archive of a URL, in the cache; where its checksum is known and it is here, unasked."""
-    key = hashlib.sha256(url.encode()).hexdigest()[:32]
+    key = hashlib.sha256(full_address(url).encode()).hexdigest()[:32]
     name = Path(urlsplit(url).path).name or "dataset"
     target = cache_dir(request) / "downloads" / f"{key}-{name[-80:]}"
     if not (request.sha256 and target.is_file() and _is_right(target, request)):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 
 _WORTH_SECONDS = 0.05
 """A process takes about as long to start: less work than that is left to the first one."""
@@ -98,7 +98,7 @@ def _launch() -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=without_secrets() | {"PYTHONPATH": os.pathsep.join(search)},
+        env=child_environ() | {"PYTHONPATH": os.pathsep.join(search)},
         encoding="utf-8",
     )
 

@@ -1,16 +1,17 @@
 """The check before money is spent: can we write, read back and delete at every destination?"""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.manifest import MANIFEST_NAME, read_manifest
 from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
+from tenner.delivery.progress import Repeats
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import Store
-from tenner.errors import Level, Problem
+from tenner.errors import Level, Problem, errors_in
 from tenner.secrets import Secrets
 
 DEFAULT_CHECK_SECONDS = 60.0
@@ -23,27 +24,38 @@ def check_destinations(
     job: str = "",
     env: Mapping[str, str] | None = None,
     total_limit_seconds: float = DEFAULT_CHECK_SECONDS,
+    on_trouble: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Prove write access everywhere, side by side; all problems by value, none raised.
 
     What is wrong with an optional destination is a warning. A complete set of another `job` that
-    lies there already is a warning too: its files of the same names would be replaced.
+    lies there already is a warning too: its files of the same names would be replaced. What is
+    tried again is given to `on_trouble`.
     """
     surroundings = os.environ if env is None else env
-    deadline = Deadline(total_limit_seconds)
+    limit = Deadline(total_limit_seconds)
 
     def check(destination: Destination) -> tuple[Problem, ...]:
+        repeats = Repeats()
+
+        def told(trouble: str) -> None:
+            if on_trouble and (since := repeats.is_due(trouble)):
+                on_trouble(secrets.redact(f"{destination}: {trouble}; {since}"))
+
+        deadline = limit.telling(told)
         try:
             store = open_store(destination, secrets=secrets, env=surroundings)
             found = retrying(deadline, lambda: store.probe(deadline))
-            return found or retrying(deadline, lambda: _other_set(store, job, deadline))
+            if errors_in(found) or not store.permissions(deadline).reads:
+                return found
+            return (*found, *retrying(deadline, lambda: _other_set(store, job, deadline)))
         except Refused as refused:
             return (refused.problem,)
 
     ended = in_parallel(
         [partial(check, destination) for destination in destinations],
         num_workers=len(destinations),
-        deadline=deadline,
+        deadline=limit,
         name="tenner-check",
     )
     answers = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]

@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any
 
 from tenner.delivery.destination import Destination
-from tenner.delivery.manifest import MANIFEST_NAME, Manifest, begin_manifest, read_manifest
+from tenner.delivery.manifest import MANIFEST_NAME, Manifest, begin_manifest
 from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
 from tenner.delivery.progress import Progress
@@ -30,7 +30,8 @@ from tenner.delivery.sealing import (
     stop_sealing,
     wait_until_sealed,
 )
-from tenner.delivery.store import OnBytes, Store
+from tenner.delivery.sending import is_in_a_set, put_verified, withdraw
+from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
 from tenner.report.model_card import CARD_NAME, is_edited
@@ -157,6 +158,7 @@ def deliver_to(
     start = time.monotonic()
     place = str(store.destination)
     told, on_bytes = progress.retry_teller(place), progress.counter(place)
+    deadline = deadline.telling(told)
     again = partial(retrying, deadline, on_retry=told)
     left = again(lambda: edited_cards(store, manifest.files, deadline))
     for name in left:
@@ -206,48 +208,10 @@ def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) 
     return (CARD_NAME,) if content and is_edited(content) else ()
 
 
-def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
-    """Whether a manifest there calls a set complete of which these would replace files."""
-    names = {file.name for file in missing} - {MANIFEST_NAME}
-    content = store.read(MANIFEST_NAME, deadline) if names else None
-    there = read_manifest(content) if content else None
-    return bool(there) and any(entry.name in names for entry in there.files)
-
-
 def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> None:
-    """Delete a manifest that would call a set complete while its files are being replaced."""
+    """Take back a manifest that would call a set complete while its files are being replaced."""
     if is_in_a_set(store, missing, deadline):
-        store.delete([MANIFEST_NAME], deadline)
-
-
-def put_verified(
-    store: Store,
-    files: Sequence[SealedFile],
-    deadline: Deadline,
-    on_bytes: OnBytes,
-    told: Callable[[str], None],
-    gone: Sequence[str] = (),
-) -> None:
-    """Send what is missing until the store holds all of it; `gone` are removed with it."""
-    missing = tuple(files)
-    sent = False
-
-    def once() -> None:
-        nonlocal missing, sent
-        if sent:  # it may only have been shown late: look before sending again
-            missing = store.missing(missing, deadline)
-        if missing:
-            deadline.check()
-            sent = True
-            store.put(missing, deadline, on_bytes, gone)
-        missing = store.missing(missing, deadline)
-        if missing:
-            names = ", ".join(file.name for file in missing[:3])
-            raise Passing(
-                f"{names}: what {store.destination} holds is not what was sent (size or hash)"
-            )
-
-    retrying(deadline, once, on_retry=told)
+        withdraw(store, [MANIFEST_NAME], deadline)
 
 
 def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
@@ -282,8 +246,12 @@ def _sum_up(
         if isinstance(result, Problem):
             problem = Problem(text=secrets.redact(result.text), fix=secrets.redact(result.fix))
             (required if destination.required else optional).append(problem)
+    at = tuple(result for result in results if isinstance(result, DeliveredTo))
     if required:
         told = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
+        if at:
+            names = ", ".join(each.destination for each in at)
+            done = Problem(text=f"delivered and verified all the same: {names}", level="note")
+            told[done] = None
         raise DeliveryError(problems=tuple(told))
-    at = tuple(result for result in results if isinstance(result, DeliveredTo))
     return Delivered(at=at, manifest=manifest, problems=tuple(optional))

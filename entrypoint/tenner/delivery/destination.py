@@ -15,8 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from tenner.addresses import MASK, full_address, without_credentials
 from tenner.delivery.endpoint import ENDPOINT_HOSTS, bucket_in_host
 from tenner.errors import Problem, SettingsError
+from tenner.secrets import redact_shapes
 
 Kind = Literal["s3", "hub", "folder"]
 
@@ -92,7 +94,8 @@ def parse_destinations(
 
 def parse_destination(text: str) -> Destination:
     """Read one destination. Raises SettingsError with every problem that `text` has."""
-    wanted = text.strip().strip("\"'")
+    # No destination takes credentials from its address: without them it is all that is needed.
+    wanted = without_credentials(full_address(text).strip().strip("\"'"))
     if not wanted:
         raise SettingsError("a destination is empty", fix=f"use {_EXAMPLES}")
     if wanted.startswith("arn:aws:s3:::"):
@@ -166,7 +169,15 @@ def _parse_s3(wanted: str, clean: str) -> Destination:
     bucket, _, rest = body.partition("/")
     prefix = "/".join(part for part in rest.split("/") if part)
     options, problems = _options("s3", query, wanted)
-    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+    if "@" in bucket:
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)} has keys in its address",
+                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write "
+                f"s3://{bucket.rpartition('@')[2]}",
+            )
+        )
+    elif not _BUCKET.fullmatch(bucket) or ".." in bucket:
         better = re.sub(r"[^a-z0-9.-]+", "-", bucket.lower()).strip("-.")
         hint = f"did you mean s3://{better}?" if _BUCKET.fullmatch(better) else f"use {_EXAMPLES}"
         problems.append(
@@ -192,7 +203,7 @@ def _parse_s3(wanted: str, clean: str) -> Destination:
         root=bucket,
         prefix=prefix,
         required="optional" not in options,
-        endpoint_url=options.get("endpoint_url"),
+        endpoint_url=_without_user(options.get("endpoint_url")),
         region=options.get("region"),
         profile=options.get("profile"),
         addressing="virtual"
@@ -297,6 +308,11 @@ def _options(kind: Kind, query: str, wanted: str) -> tuple[dict[str, str], list[
     return options, problems
 
 
+def _without_user(url: str | None) -> str | None:
+    """An endpoint's address: keys come from AWS_*, never from it."""
+    return url.replace(f"//{MASK}@", "//") if url else url
+
+
 def _link_seconds(text: str, wanted: str, problems: list[Problem]) -> int:
     if not text:
         return 0
@@ -327,6 +343,9 @@ def _path_problems(path: str, wanted: str) -> list[Problem]:
 
 def _with_note(destination: Destination, wanted: str) -> Destination:
     """Keep what was mended: all that differs from what was pasted, options aside."""
+    if f"{MASK}@" in wanted:
+        note = f"{_shown(wanted)}: the user and password in it are not used; set AWS_* or HF_TOKEN"
+        return replace(destination, notes=(note,))
     plain = unquote(wanted.partition("?")[0]).rstrip("/")
     if plain == str(destination) or quote(plain) == quote(str(destination)):
         return destination
@@ -339,6 +358,4 @@ def _with_note(destination: Destination, wanted: str) -> Destination:
 
 def _shown(wanted: str) -> str:
     """The pasted text without a password or signature in it."""
-    from tenner.secrets import redact_shapes
-
-    return redact_shapes(wanted)
+    return re.sub(r"^[^/@\s]+@", f"{MASK}@", redact_shapes(wanted))

@@ -8,6 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tenner.delivery.destination import Destination
+from tenner.delivery.permissions import ALL_PERMISSIONS, Permissions
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.sealing import SealedFile, changed_since, hash_file
 from tenner.delivery.store import OnBytes
@@ -42,6 +43,9 @@ class FolderStore:
         finally:
             _remove_quietly(probe, missing)
         return ()
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        return ALL_PERMISSIONS
 
     def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
         return tuple(file for file in files if not self._holds(file))

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
+from tenner.delivery.permissions import ALL_PERMISSIONS, Permissions
 from tenner.delivery.retry import Deadline, Passing, Refused
 from tenner.delivery.sealing import SealedFile, changed_since
 from tenner.delivery.store import OnBytes
@@ -68,6 +69,9 @@ class HubStore:
             fix = f"make it private on its page, or say hf://{self.destination.root}?public"
             return (Problem(text=text, fix=fix, level="warning"),)
         return ()
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        return ALL_PERMISSIONS
 
     def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
         remote = self._entries([file.name for file in files], deadline)

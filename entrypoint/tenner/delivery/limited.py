@@ -7,6 +7,7 @@ from typing import TypeVar
 from tenner.delivery.destination import Destination
 from tenner.delivery.opening import open_store
 from tenner.delivery.parallel import in_parallel
+from tenner.delivery.progress import Repeats
 from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.store import Store
 from tenner.errors import DeliveryError
@@ -40,6 +41,8 @@ class LimitedCalls:
         self._store: Store | None = None
         self._lock = Lock()
         self._under_way: set[Deadline] = set()
+        self._said: set[str] = set()
+        self._repeats = Repeats()
 
     def cancel(self) -> None:
         """End all calls that are under way now, as if their time were up."""
@@ -54,7 +57,7 @@ class LimitedCalls:
             self._under_way.add(deadline)
         try:
             (ended,) = in_parallel(
-                [lambda: action(self._opened(), deadline)],
+                [lambda: action(self._opened(), deadline.telling(self.told))],
                 num_workers=1,
                 deadline=deadline,
                 name="tenner-remote-run",
@@ -89,5 +92,18 @@ class LimitedCalls:
         return retrying(deadline, action, on_retry=self.told)
 
     def told(self, trouble: str) -> None:
+        """Tell what is tried again: at once, and now and then while it goes on."""
+        if since := self._repeats.is_due(trouble):
+            place = str(self.destination)
+            named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
+            self._tell(f"{named}; {since}")
+
+    def say(self, text: str) -> None:
+        """Tell something once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
         if self._on_trouble:
-            self._on_trouble(self._secrets.redact(f"{self.destination}: {trouble}; trying again"))
+            self._on_trouble(self._secrets.redact(text))

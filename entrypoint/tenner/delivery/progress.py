@@ -11,6 +11,31 @@ from tenner.secrets import Secrets
 _EVERY_SECONDS = 1.0
 
 
+class Repeats:
+    """When a trouble is said: at once, and while it goes on each `every_seconds`."""
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self._every_seconds = every_seconds
+        self._first: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def is_due(self, trouble: str) -> str:
+        """What to say behind it: `trying again`, and how often it was met; empty where it was said
+        lately. Safe to call from several threads."""
+        now = time.monotonic()
+        with self._lock:
+            first = self._first.setdefault(trouble, now)
+            self._count[trouble] = self._count.get(trouble, 0) + 1
+            if trouble in self._last and now - self._last[trouble] < self._every_seconds:
+                return ""
+            self._last[trouble] = now
+            if self._count[trouble] == 1:
+                return "trying again"
+            return f"trying again ({self._count[trouble]} times in {now - first:.0f} s)"
+
+
 class Progress:
     """Counts the bytes of all destinations together; safe to call from many threads."""
 
@@ -43,14 +68,13 @@ class Progress:
         return lambda num_bytes: self._add(place, num_bytes)
 
     def retry_teller(self, place: str) -> Callable[[str], None]:
-        """A function that says each trouble once: a trouble that stays is not repeated."""
-        told: set[str] = set()
+        """A function that says each trouble at once, and again now and then while it stays."""
+        repeats = Repeats()
 
         def tell(trouble: str) -> None:
-            if trouble not in told:
-                told.add(trouble)
+            if since := repeats.is_due(trouble):
                 named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
-                self._emit(Warned(text=self._secrets.redact(f"{named}; trying again")))
+                self._emit(Warned(text=self._secrets.redact(f"{named}; {since}")))
 
         return tell
 

@@ -5,35 +5,29 @@ else lies in `.tenner/<job>/`: small files that change (the ledger, the live pag
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from tenner.delivery.deliver import edited_cards, is_in_a_set, put_verified
+from tenner.delivery.deliver import edited_cards
 from tenner.delivery.destination import Destination
+from tenner.delivery.kept_states import KeptStates
 from tenner.delivery.limited import LimitedCalls, OnTrouble
 from tenner.delivery.manifest import MANIFEST_NAME, RemoteEntry, make_manifest
-from tenner.delivery.remote_state import (
-    FILES,
-    MARK,
-    STATE_NAME,
-    PackedState,
-    RemoteState,
-    newest_first,
-    outdated,
-    pack_state,
-    read_state,
-)
+from tenner.delivery.permissions import ALL_PERMISSIONS, Permissions
+from tenner.delivery.remote_state import PackedState, RemoteState, pack_state
 from tenner.delivery.retry import Deadline, Refused, retrying
 from tenner.delivery.sealing import DeliveredFile, SealedFile, hash_file
+from tenner.delivery.sending import OWN_FOLDER, is_in_a_set, put_verified, withdraw
 from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
 from tenner.running.run_dir import sync_directory
 from tenner.secrets import Secrets
 
 DEFAULT_LIMIT_SECONDS = 900.0
-ROOM = ".tenner"
+ROOM = OWN_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +36,15 @@ class Shipment:
 
     `files` by the names that they get there, `notes` by their names in the run's own room with
     their content, `state` as a folder that does not change and its absolute step. `keep_states` is
-    how many of the newest states stay, the one that comes among them; None leaves all.
+    how many of the newest states stay, the one that comes among them; None leaves all. `gone` are
+    names of files that are removed in the end, so far as the keys allow.
     """
 
     files: tuple[DeliveredFile, ...] = ()
     notes: tuple[tuple[str, bytes], ...] = ()
     state: tuple[Path, int] | None = None
     keep_states: int | None = None
+    gone: tuple[str, ...] = ()
 
 
 class RemoteRun:
@@ -89,8 +85,9 @@ class RemoteRun:
     ) -> RemoteState | None:
         """Send a shipment and verify it; nothing is sent where the same content lies there.
 
-        The mark of its state comes last and those of states that go are removed first, or all in
-        one act. A state that was sent in part goes on. Gives the state as it lies there.
+        The mark of its state comes last, and older states are removed after it, or all in one act.
+        A state that was sent in part goes on. Gives the state as it lies there; None where none was
+        given, or what is there could not be read back.
         """
         if shipment.keep_states is not None and shipment.keep_states < 0:
             raise ValueError(f"keep_states = {shipment.keep_states}")
@@ -98,27 +95,28 @@ class RemoteRun:
             copies = self._written(shipment.notes, Path(scratch))
             sealed = make_manifest([*shipment.files, *copies]).files
             packed = self._packed(shipment.state, Path(scratch))
-            coming = packed.state if packed else None
-            files = (*sealed, *packed.files) if packed else sealed
-            marks = (packed.mark,) if packed else ()
+            keep = shipment.keep_states
 
-            def put(store: Store, deadline: Deadline) -> None:
-                left = self._again(deadline, lambda: edited_cards(store, files, deadline))
-                sent = [file for file in files if file.name not in left]
-                turns: Sequence[Sequence[str]] = ()
-                if shipment.keep_states is not None:
-                    turns = self._leaving(store, deadline, shipment.keep_states, coming)
+            def put(store: Store, deadline: Deadline) -> RemoteState | None:
+                left = self._again(deadline, lambda: edited_cards(store, sealed, deadline))
+                sent = [file for file in sealed if file.name not in left]
                 if store.whole_sets:
-                    gone = [name for names in turns for name in names]
-                    self._put(store, [*sent, *marks], deadline, gone)
-                    return
-                for each in (sent, marks):
-                    self._put(store, each, deadline)
-                for names in turns:
-                    self._again(deadline, lambda names=names: store.delete(names, deadline))
+                    return self._put_at_once(store, sent, packed, shipment, deadline)
+                self._put(store, sent, deadline)
+                if shipment.gone and store.permissions(deadline).deletes:
+                    with suppress(Refused):
+                        self._again(deadline, lambda: store.delete(shipment.gone, deadline))
+                if packed is None and keep is None:
+                    return None
+                states = self._states(store, deadline)
+                if not states.permissions().reads:
+                    return None  # nobody could go on from it with these keys
+                coming = self._put_state(store, states, packed, deadline) if packed else None
+                if keep is not None:
+                    states.remove_older(keep, coming)
+                return coming
 
-            self._ask(put, limit_seconds)
-        return coming
+            return self._ask(put, limit_seconds)
 
     def put_checkpoint(
         self, path: Path, name: str = "", *, limit_seconds: float | None = None
@@ -136,16 +134,24 @@ class RemoteRun:
     ) -> RemoteState:
         """Send every file in `folder` as the state of the absolute `step`, and then its mark."""
         sent = self.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
-        assert sent is not None
+        if sent is None:
+            text = f"{self.destination}: no state is kept where nothing can be read back"
+            raise DeliveryError(text, fix="give these keys s3:GetObject too")
         return sent
+
+    def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
+        """What the keys may do there besides writing."""
+        if self.destination.kind != "s3":
+            return ALL_PERMISSIONS
+        return self._ask(
+            lambda store, deadline: self._again(deadline, lambda: store.permissions(deadline)),
+            limit_seconds,
+        )
 
     def states(self, *, limit_seconds: float | None = None) -> tuple[RemoteState, ...]:
         """The complete states of this job, the newest (highest step) first."""
         return self._ask(
-            lambda store, deadline: self._whole(
-                store, self._state_files(store, deadline), deadline
-            ),
-            limit_seconds,
+            lambda store, deadline: self._states(store, deadline).whole(), limit_seconds
         )
 
     def fetch_state(
@@ -161,8 +167,9 @@ class RemoteRun:
         part = into.with_name(f".{into.name[:100]}.{state.name}.part")
 
         def fetch(store: Store, deadline: Deadline) -> None:
+            states = self._states(store, deadline)
             for entry in state.files:
-                name = self._name(state.name, FILES + entry.name)
+                name = states.entry_name(state, entry)
                 _fetch_verified(store, name, entry, part / entry.name, deadline)
             deadline.check()  # nothing appears after the caller was told that it did not come
             part.replace(into)
@@ -238,6 +245,41 @@ class RemoteRun:
         """End all calls that are under way now, as if their time were up."""
         self._calls.cancel()
 
+    def _states(self, store: Store, deadline: Deadline) -> KeptStates:
+        return KeptStates(
+            store,
+            f"{self._room}/state",
+            deadline,
+            say=self._calls.say,
+            on_retry=self._calls.told,
+        )
+
+    def _put_at_once(
+        self,
+        store: Store,
+        files: Sequence[SealedFile],
+        packed: PackedState | None,
+        shipment: Shipment,
+        deadline: Deadline,
+    ) -> RemoteState | None:
+        """Files, a state with its mark, and what it replaces, in one act."""
+        keep = shipment.keep_states
+        coming = packed.state if packed else None
+        states = (*packed.files, packed.mark) if packed else ()
+        turns = self._states(store, deadline).leaving(keep, coming) if keep is not None else []
+        gone = [*shipment.gone, *(name for names in turns for name in names)]
+        self._put(store, [*files, *states], deadline, gone)
+        return coming
+
+    def _put_state(
+        self, store: Store, states: KeptStates, packed: PackedState, deadline: Deadline
+    ) -> RemoteState:
+        if states.uses_slots():
+            return states.put_in_slot(packed)
+        for files in (packed.files, (packed.mark,)):
+            self._put(store, files, deadline)
+        return packed.state
+
     def _put(
         self,
         store: Store,
@@ -254,7 +296,7 @@ class RemoteRun:
         # A set that is complete until now, of another run, would be called whole by its manifest.
         replaced = self._again(deadline, lambda: is_in_a_set(store, missing, deadline))
         if replaced and not store.whole_sets:
-            self._again(deadline, lambda: store.delete([MANIFEST_NAME], deadline))
+            self._again(deadline, lambda: withdraw(store, [MANIFEST_NAME], deadline))
         elif replaced:
             gone = (*gone, MANIFEST_NAME)
         put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.told, gone)
@@ -274,47 +316,6 @@ class RemoteRun:
         folder, step = state
         room = f"{self._room}/state"
         return pack_state(folder, step, job=self.job, room=room, scratch=scratch)
-
-    def _leaving(
-        self, store: Store, deadline: Deadline, keep: int, coming: RemoteState | None
-    ) -> Sequence[Sequence[str]]:
-        """The files of states that go, in turns: each one's mark before the rest."""
-        found = self._state_files(store, deadline)
-        whole = [each for each in self._whole(store, found, deadline) if each != coming]
-        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, keep)
-        turns: list[list[str]] = []
-        for state, names in gone.items():
-            mark = self._name(state, MARK)
-            turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
-        return [turn for turn in turns if turn]
-
-    def _name(self, *parts: str) -> str:
-        return "/".join((self._room, "state", *parts))
-
-    def _state_files(self, store: Store, deadline: Deadline) -> dict[str, tuple[str, ...]]:
-        """All files in the states' folders, by state, complete or not."""
-        start = f"{self._room}/state"
-        names = self._again(deadline, lambda: store.names(start, deadline))
-        found: dict[str, tuple[str, ...]] = {}
-        for name in names:
-            state, _, _ = name.removeprefix(f"{start}/").partition("/")
-            if STATE_NAME.fullmatch(state):
-                found[state] = (*found.get(state, ()), name)
-        return found
-
-    def _whole(
-        self, store: Store, found: Mapping[str, Sequence[str]], deadline: Deadline
-    ) -> tuple[RemoteState, ...]:
-        states: list[RemoteState] = []
-        for name, files in found.items():
-            mark = self._name(name, MARK)
-            if mark not in files:
-                continue
-            content = self._again(deadline, lambda mark=mark: store.read(mark, deadline))
-            inside = [each.removeprefix(self._name(name, "")) for each in files]
-            if state := read_state(name, content, inside):
-                states.append(state)
-        return newest_first(states)
 
 
 def _fetch_verified(

@@ -61,9 +61,35 @@ class Deadline:
         if self.passed():
             raise OutOfTime(f"the time limit of {self.seconds:.0f} s is reached")
 
+    def telling(self, tell: Callable[[str], None]) -> "Deadline":
+        """The same limit for one destination, whose troubles are given to `tell`."""
+        return _Telling(self, tell)
+
+    def tell(self, trouble: str) -> None:
+        """Say what is tried again, where anyone listens."""
+
     def sleep(self, seconds: float) -> None:
         """Wait, no longer than the time left."""
         self._cancelled.wait(min(seconds, self.remaining()))
+
+
+class _Telling(Deadline):
+    def __init__(self, parent: Deadline, tell: Callable[[str], None]) -> None:
+        self.seconds = parent.seconds
+        self._parent = parent
+        self._tell = tell
+
+    def remaining(self) -> float:
+        return self._parent.remaining()
+
+    def cancel(self) -> None:
+        self._parent.cancel()
+
+    def tell(self, trouble: str) -> None:
+        self._tell(trouble)
+
+    def sleep(self, seconds: float) -> None:
+        self._parent.sleep(seconds)
 
 
 def retrying(
@@ -71,8 +97,8 @@ def retrying(
 ) -> T:
     """Do `action` until it works, the deadline passes, or it is refused three times.
 
-    Waits 0.25 s at first, doubling to 30 s, jittered. `on_retry` is told each trouble that is
-    tried again. Raises the last Passing or Refused.
+    Waits 0.25 s at first, doubling to 30 s, jittered. Each trouble that is tried again is given to
+    `on_retry`, by default to whoever the deadline tells. Raises the last Passing or Refused.
     """
     refusals = 0
     last: BaseException | None = None
@@ -86,8 +112,8 @@ def retrying(
 
     def tell(state: RetryCallState) -> None:
         trouble = state.outcome.exception() if state.outcome else None
-        if on_retry and trouble:
-            on_retry(str(trouble))
+        if trouble:
+            (on_retry or deadline.tell)(str(trouble))
 
     again = Retrying(
         stop=ended,

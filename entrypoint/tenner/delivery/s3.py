@@ -12,27 +12,40 @@ an earlier one, are compared by hash and not sent again.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import find_endpoint
 from tenner.delivery.parallel import first_error, in_parallel
-from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.permissions import Permissions
+from tenner.delivery.retry import Deadline, Passing, Refused, retrying
 from tenner.delivery.s3_body import Body
-from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, code_of, open_client
+from tenner.delivery.s3_client import (
+    NUM_CONNECTIONS,
+    Answer,
+    S3Client,
+    call,
+    code_of,
+    open_client,
+)
 from tenner.delivery.s3_multipart import part_bytes_for
+from tenner.delivery.s3_permissions import Kept, growth_of, limits_of
 from tenner.delivery.s3_proof import Digests, Sent, etag_in, etag_of
-from tenner.delivery.s3_upload import send_files
+from tenner.delivery.s3_upload import CHECK_NAME, send_files
 from tenner.delivery.s3_wire import Wire
 from tenner.delivery.sealing import SealedFile, changed_since
+from tenner.delivery.sending import OWN_FOLDER
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 
 _BLOCK_BYTES = 1 << 20
-_FORBIDDEN = {"403", "AccessDenied", "Forbidden"}
+_FORBIDDEN = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
+_CHECK_CONTENT = b"Written by tenner to find out what its keys may do here.\n"
 _NOTHING = hashlib.md5(usedforsecurity=False).digest()
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 
@@ -54,6 +67,14 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
     return S3Store(destination, Wire(light, partial(strict, signs_payload=True)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ReadBack:
+    """An object's content, and what the bucket keeps of it once it is removed."""
+
+    content: bytes
+    kept: Kept
+
+
 class S3Store:
     """A bucket, or a prefix in one."""
 
@@ -63,28 +84,76 @@ class S3Store:
         self.destination = destination
         self._wire = wire
         self._sent: dict[str, Sent] = {}
+        self._permissions: Permissions | None = None
 
     @property
     def _client(self) -> S3Client:
         return self._wire.client
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
-        name, content = f".tenner-check-{token_hex(4)}", token_hex(16).encode()
+        deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
+        # Without the right to delete it is one name, so that not each start leaves a file.
+        name = _check_name() if deletes else CHECK_NAME
+        content = token_hex(16).encode() if deletes else _CHECK_CONTENT
         key = self._key(name)
         self._wire.put_object(partial(call, self.destination, deadline), Body.of(content), **key)
-        back = self.read(name, deadline)
-        try:
-            call(self.destination, deadline, self._client.delete_object, **key)
-        except Refused as refused:
-            text = f"{self.destination}: files can be written but not deleted"
-            return (Problem(text=text, fix=refused.problem.fix, level="warning"),)
-        if back != content:
+        back = self._read_if_allowed(name, deadline)
+        lists = self._may_list(deadline)
+        self._permissions = Permissions(reads=back is not None, lists=lists, deletes=deletes)
+        if deletes:
+            self.delete([name], deadline)
+        if back and back.content != content:
             text = f"{self.destination} gives back other bytes than were written"
             return (Problem(text=text, fix="this server does not keep what it is given"),)
-        return ()
+        versions = growth_of(self.destination, back.kept) if back and back.kept else ()
+        return (*limits_of(self.destination, self._permissions), *versions)
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        if self._permissions is None:
+            deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
+            lists = self._may_list(deadline)
+            reads = self._may_read(deadline, lists=lists)
+            self._permissions = Permissions(reads=reads, lists=lists, deletes=deletes)
+        return self._permissions
+
+    def _may_read(self, deadline: Deadline, *, lists: bool) -> bool:
+        if self._may(deadline, "get_object", **self._key(_check_name())):
+            return True
+        if lists:
+            return False  # else the same is answered for what is not there
+        content, key = Body.of(_CHECK_CONTENT), self._key(CHECK_NAME)
+        self._wire.put_object(partial(call, self.destination, deadline), content, **key)
+        return self._read_if_allowed(CHECK_NAME, deadline) is not None
+
+    def _may_list(self, deadline: Deadline) -> bool:
+        where = {"Bucket": self.destination.root, "MaxKeys": 1}
+        start = self.destination.name_in_root(f"{OWN_FOLDER}/")
+        return self._may(deadline, "list_objects_v2", Prefix=start, **where)
+
+    def _may(self, deadline: Deadline, action: str, **what: Any) -> bool:
+        """Whether a call is allowed, for what is not there. Raises Passing or Refused."""
+        try:
+            call(self.destination, deadline, getattr(self._client, action), **what)
+        except Refused as refused:
+            if refused.code not in _FORBIDDEN | _ABSENT:
+                raise
+            return refused.code in _ABSENT
+        return True
+
+    def _read_if_allowed(self, name: str, deadline: Deadline) -> "_ReadBack | None":
+        try:
+            answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
+        except Refused as refused:
+            if refused.code not in _FORBIDDEN:
+                raise
+            return None
+        content = call(self.destination, deadline, answer["Body"].read)
+        is_versioned = answer.get("VersionId", "null") != "null"
+        kept: Kept = "locked" if answer.get("ObjectLockMode") else "versions"
+        return _ReadBack(content=content, kept=kept if is_versioned else "")
 
     def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
-        looks = [partial(self._holds, file, deadline) for file in files]
+        looks = [partial(retrying, deadline, partial(self._holds, f, deadline)) for f in files]
         found = in_parallel(
             looks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
         )
@@ -95,16 +164,18 @@ class S3Store:
     def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
         sent = self._sent.get(file.name)
         sent = sent if sent and sent.file == file else None  # a name may be sent anew
+        if self._permissions and not self._permissions.reads:
+            return was_taken(sent)
         mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
-        key = self._key(file.name)
         try:
-            head = call(self.destination, deadline, self._client.head_object, **key, **mode)
+            head = self._head(file.name, deadline, **mode)
         except Refused as refused:
-            code = refused.code
-            # Without the right to list, AWS answers 403 for what is not there.
-            if code in _ABSENT or (code in _FORBIDDEN and file.name not in self._sent):
+            if refused.code in _ABSENT:
                 return False
-            raise
+            if refused.code not in _FORBIDDEN:
+                raise
+            # Without the right to list, AWS answers so for what is not there.
+            return was_taken(sent) if not self.permissions(deadline).reads else False
         if head["ContentLength"] != file.size:
             return False
         if sent and file.is_as_sealed() and sent.is_what_lies_there(head):
@@ -112,6 +183,19 @@ class S3Store:
         if etag_agrees(file, etag_in(head)):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
+
+    def _head(self, name: str, deadline: Deadline, **mode: str) -> Answer:
+        """What is known of an object. A refusal has no text: GET is asked for it."""
+        key = self._key(name)
+        try:
+            return call(self.destination, deadline, self._client.head_object, **key, **mode)
+        except Refused as refused:
+            may_be_absent = self._permissions and not self._permissions.lists
+            if refused.code in _ABSENT or may_be_absent:
+                raise
+            first = {"Range": "bytes=0-0"}
+            call(self.destination, deadline, self._client.get_object, **key, **first)
+            raise
 
     def put(
         self,
@@ -140,12 +224,14 @@ class S3Store:
         except Refused as refused:
             if refused.code in _ABSENT:
                 return None
+            if refused.code in _FORBIDDEN and self.permissions(deadline).reads:
+                return None  # not there, which these keys are not told
             raise
         return call(self.destination, deadline, answer["Body"].read)
 
     def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
         """Size in bytes and ETag of an object. Raises Refused where there is none."""
-        head = call(self.destination, deadline, self._client.head_object, **self._key(name))
+        head = self._head(name, deadline)
         return int(head["ContentLength"]), str(head.get("ETag", ""))
 
     def fetch(
@@ -162,7 +248,8 @@ class S3Store:
         found: list[str] = []
         more: dict[str, str] = {}
         while True:
-            page = call(self.destination, deadline, self._client.list_objects_v2, **start, **more)
+            ask = partial(call, self.destination, deadline, self._client.list_objects_v2)
+            page = retrying(deadline, partial(ask, **start, **more))
             found += [str(each["Key"]).removeprefix(root) for each in page.get("Contents", ())]
             if not page.get("IsTruncated"):
                 return tuple(sorted(found))
@@ -170,7 +257,8 @@ class S3Store:
 
     def delete(self, names: Sequence[str], deadline: Deadline) -> None:
         for name in names:  # one by one: the call for many needs a checksum that some refuse
-            call(self.destination, deadline, self._client.delete_object, **self._key(name))
+            delete = partial(call, self.destination, deadline, self._client.delete_object)
+            retrying(deadline, partial(delete, **self._key(name)))
 
     def link(self, name: str) -> str:
         if not self.destination.link_seconds:
@@ -191,6 +279,16 @@ class S3Store:
             digest.update(block)
             size += len(block)
         return size, digest.hexdigest()
+
+
+def was_taken(sent: Sent | None) -> bool:
+    """Whether the server's answer to the upload of a file proves it: an ETag that is its MD5, or a
+    hash that the server checked as it came."""
+    return bool(sent and sent.etag and sent.file.is_as_sealed())
+
+
+def _check_name() -> str:
+    return f"{CHECK_NAME}-{token_hex(4)}"
 
 
 def etag_agrees(file: SealedFile, etag: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from tenner.delivery.destination import Destination
 from tenner.delivery.endpoint import Endpoint
 from tenner.delivery.retry import Deadline, Passing, Refused
+from tenner.delivery.s3_refusals import explain_answer
 from tenner.errors import Problem
 from tenner.secrets import Secrets
 
@@ -121,67 +122,7 @@ def explain(destination: Destination, error: Exception) -> Passing | Refused:
         return own  # raised by what was being sent
     if answer is None:
         return _explain_without_answer(destination, error)
-    code = str(answer.get("Error", {}).get("Code", ""))
-    said = str(answer.get("Error", {}).get("Message", "")) or code
-    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
-    if status >= 500 or status == 429 or code in _PASSING_CODES:
-        return Passing(f"the server answered {status} {code}: {said}")
-    headers = cast(Mapping[str, str], answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
-    region = headers.get("x-amz-bucket-region") or answer.get("Error", {}).get("Region")
-    problem = Problem(text=f"{destination}: {_meaning(code, status, said)}", fix=_fix(code, region))
-    return Refused(problem, code=code)
-
-
-_PASSING_CODES = {
-    "SlowDown",
-    "RequestTimeout",
-    "Throttling",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-    "InternalError",
-    "ServiceUnavailable",
-    "OperationAborted",
-    "BadDigest",
-    "XAmzContentSHA256Mismatch",
-    "IncompleteBody",
-    "NoSuchUpload",
-    "InvalidPart",
-    "PreconditionFailed",
-}
-_CHECK_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, letter for letter"
-_FIXES = {
-    "NoSuchBucket": "create the bucket, or check its name and the endpoint (AWS_ENDPOINT_URL)",
-    "InvalidAccessKeyId": f"{_CHECK_KEYS}; for other servers than AWS set AWS_ENDPOINT_URL too",
-    "SignatureDoesNotMatch": f"{_CHECK_KEYS}; the region must be the bucket's",
-    "InvalidToken": "the session token is not valid: take fresh keys, or unset AWS_SESSION_TOKEN",
-    "ExpiredToken": "the session token has run out: take fresh keys that outlive the run",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it, or rent another machine",
-}
-
-
-def _meaning(code: str, status: int, said: str) -> str:
-    match code:
-        case "NoSuchBucket":
-            return "there is no such bucket on that server"
-        case "InvalidAccessKeyId":
-            return "the server does not know this access key"
-        case "SignatureDoesNotMatch":
-            return "the secret key does not belong to the access key"
-        case "AccessDenied" | "403" | "Forbidden" | "AllAccessDisabled":
-            return f"access denied ({said})"
-        case "PermanentRedirect" | "301" | "AuthorizationHeaderMalformed":
-            return "the bucket is in another region"
-        case _:
-            return f"the server answered {status} {code}: {said}"
-
-
-def _fix(code: str, region: str | None) -> str:
-    if code in {"PermanentRedirect", "301", "AuthorizationHeaderMalformed"}:
-        return f"set AWS_REGION={region}" if region else "set AWS_REGION to the bucket's region"
-    return _FIXES.get(
-        code,
-        "these keys need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket there",
-    )
+    return explain_answer(str(destination), answer, str(getattr(error, "operation_name", "")))
 
 
 def _explain_without_answer(destination: Destination, error: Exception) -> Passing | Refused:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from secrets import token_hex
 
 from tenner.delivery.destination import Destination
 from tenner.delivery.parallel import first_error, in_parallel
@@ -15,6 +14,9 @@ from tenner.delivery.s3_proof import Sent
 from tenner.delivery.s3_wire import Reach, Wire
 from tenner.delivery.sealing import SealedFile
 from tenner.delivery.store import OnBytes
+
+CHECK_NAME = ".tenner-check"
+"""A name that is written only to learn how a server answers."""
 
 
 def send_files(
@@ -30,7 +32,7 @@ def send_files(
     """
     reach = partial(call, destination, deadline)
     sent = {file.name: Sent(file=file) for file in files}
-    spare_key = destination.name_in_root(f".tenner-check-{token_hex(4)}")
+    spare_key = destination.name_in_root(CHECK_NAME)  # where it stays, it is one file
     spare = {"Bucket": destination.root, "Key": spare_key}
     uploads: list[Multipart] = []
     jobs: list[Callable[[], None]] = []
@@ -41,7 +43,7 @@ def send_files(
             jobs.append(partial(_send_whole, wire, reach, file, key, on_bytes, one))
             continue
         uploads.append(Multipart(wire=wire, reach=reach, file=file, key=key, spare=spare, sent=one))
-    _do([upload.begin for upload in uploads], deadline)
+    _do([partial(retrying, deadline, upload.begin) for upload in uploads], deadline)
     for upload in uploads:
         numbers = range(1, upload.num_parts + 1)
         jobs += [partial(upload.send_part, number, on_bytes) for number in numbers]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tenner.delivery.destination import Destination
+from tenner.delivery.permissions import Permissions
 from tenner.delivery.retry import Deadline
 from tenner.delivery.sealing import SealedFile
 from tenner.errors import Problem
@@ -27,6 +28,10 @@ class Store(Protocol):
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         """Write, read back and delete something small; all problems by value."""
+        ...
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        """What may be done there besides writing, as found out once."""
         ...
 
     def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.errors import MachineError, Problem, SettingsError
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "diffusers"]
@@ -88,7 +88,7 @@ def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
     try:
         done = subprocess.run(
             [python, "-c", code, *names],
-            env=without_secrets(),
+            env=child_environ(),
             capture_output=True,
             text=True,
             timeout=60,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tenner.errors import Problem
 from tenner.machine.gpu import Capability, Gpu
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 
 FIELDS = (
     "name",
@@ -298,7 +298,7 @@ def _run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=without_secrets(env),
+            env=child_environ(env),
             start_new_session=True,
         )
     except OSError as error:

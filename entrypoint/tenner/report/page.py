@@ -27,6 +27,7 @@ from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
 from tenner.running.run_dir import write_atomically
 from tenner.sample.cells import USUAL
+from tenner.sizes import size_words
 
 LANGUAGES = ("en", "ar")
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -317,16 +318,6 @@ def _templates() -> Environment:
         "number": lambda value: f"{value:,}",
     }
     return environment
-
-
-def size_words(num_bytes: int) -> str:
-    """`812 B`, `9.5 MB`: decimal units, as shops and file managers say them."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def spoken_duration(seconds: float) -> Markup:

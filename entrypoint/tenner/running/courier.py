@@ -258,7 +258,8 @@ class Line:
     def _send(self, parcels: Sequence[Parcel]) -> None:
         states = [parcel for parcel in parcels if parcel.is_state]
         if states and self._sends_notes and not self._in_sets and not self._forgets:
-            self._send_notes()  # a state is never seen without what led to it
+            # A state is never seen without what led to it; older ones go once it is there.
+            self.remote.put_set(Shipment(notes=self._notes_now()))
         sizes = [parcel.num_bytes for parcel in parcels]
         started = time.monotonic()
         self.remote.put_set(self._shipment(parcels))

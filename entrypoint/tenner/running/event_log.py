@@ -9,6 +9,7 @@ from typing import Any, Self
 from tenner.events import Event
 from tenner.local_paths import LocalPaths
 from tenner.running.run_dir import RunDir, write_atomically
+from tenner.secrets import redact_shapes
 
 
 class EventLog:
@@ -22,7 +23,8 @@ class EventLog:
             self._file.write(b"\n")
 
     def append(self, event: Event) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event.to_dict()}
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        line |= {key: _shown(value) for key, value in event.to_dict().items()}
         self._file.write(
             json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         )
@@ -73,6 +75,11 @@ def events_to_deliver(place: RunDir) -> bytes:
             json.dumps(found, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         )
     return b"".join(lines)
+
+
+def _shown(value: Any) -> Any:
+    """A value of an event as it may be delivered: this file goes where the LoRA goes."""
+    return redact_shapes(value) if isinstance(value, str) else value
 
 
 def _ends_with_newline(path: Path) -> bool:

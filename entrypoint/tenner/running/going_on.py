@@ -54,6 +54,8 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
     found: list[Found] = []
     for remote in remotes:
         try:
+            if not remote.permissions(limit_seconds=LOOK_SECONDS).reads:
+                continue  # said when the destination was checked
             ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=LOOK_SECONDS))
             if ledger is None:
                 continue

@@ -1,7 +1,10 @@
 """The files of a trained run, brought to its destinations and verified there."""
 
+import json
+import re
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tenner.delivery import Delivered, DeliveredFile, Destination, deliver
 from tenner.delivery.retry import Deadline
@@ -82,15 +85,36 @@ def deliver_persistently(
             time.sleep(min(0.5, pause_seconds))
 
 
+def unplanned_checkpoints(place: RunDir, name: str) -> frozenset[str]:
+    """Checkpoints that a stop or a limit saved between two planned saves, by their names: of a
+    finished run they say nothing that its planned ones do not say better."""
+    try:
+        options: dict[str, Any] = json.loads(place.plan.read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    found: set[str] = set()
+    for path in place.checkpoints.glob(f"{name}-*.safetensors"):
+        saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))
+        if saved is None:
+            continue
+        every = options.get(f"save_every_n_{'steps' if saved[1] else 'epochs'}")
+        is_planned = int(saved[2]) % int(every) == 0 if every else not saved[1]
+        if not is_planned:
+            found.add(path.name)
+    return frozenset(found)
+
+
 def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
     """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
-    grid, the page, the settings."""
+    grid, the page, the settings. What a stop saved between two planned saves is left out."""
     files = [
         DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
     ]
+    unplanned = unplanned_checkpoints(place, name)
     files += [
         DeliveredFile(path=path, name=f"checkpoints/{path.name}")
         for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+        if path.name not in unplanned
     ]
     pictures = [*place.samples.glob("epoch-*.png"), *place.samples.glob("widget-*.png")]
     for path, to in (

@@ -20,6 +20,7 @@ from tenner.report.card_facts import write_card_of_checkpoint
 from tenner.report.model_card import CARD_NAME
 from tenner.running.courier import HUB_PAUSE_SECONDS, Courier, Line
 from tenner.running.going_on import machine_name, take_up
+from tenner.running.handover import unplanned_checkpoints
 from tenner.running.keeper import Keeper
 from tenner.running.ledger import Finished, LedgerBook, Life
 from tenner.running.parcel import notes_of
@@ -169,7 +170,12 @@ class RunLife:
         self.keeper.note(ending="delivered")
         for remote in self.remotes:
             try:
-                last = Shipment(notes=notes_of(self.place), keep_states=0)
+                unplanned = unplanned_checkpoints(self.place, self.plan.output_name)
+                last = Shipment(
+                    notes=notes_of(self.place),
+                    keep_states=0,
+                    gone=tuple(f"checkpoints/{each}" for each in sorted(unplanned)),
+                )
                 remote.put_set(last, limit_seconds=_LOOK_SECONDS)
             except (DeliveryError, OSError) as error:
                 why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
@@ -191,12 +197,18 @@ class RunLife:
         try:
             store = open_store(destination, secrets=stage.secrets, env=stage.environ)
             content = store.read(MANIFEST_NAME, deadline)
-        except (Passing, Refused):
+        except Passing:
             return False
+        except Refused:
+            return self._is_write_only(destination)  # then the ledger here is what is known
         manifest = read_manifest(content) if content else None
         if manifest is None or manifest.job != self.plan.output_name:
             return False
         return wanted in {(each.name, each.sha256) for each in manifest.files}
+
+    def _is_write_only(self, destination: Destination) -> bool:
+        known = [remote for remote in self.remotes if remote.destination == destination]
+        return any(not can_be_read(remote) for remote in known)
 
     def _send_what_is_here(self) -> None:
         """What an earlier life saved and could not send: what is there already is not sent."""
@@ -266,12 +278,13 @@ def begin_life(
     life = Life(started=now, machine=machine_name(prepared), first_step=ledger.step)
     book = LedgerBook(place, ledger)
     book.change(lambda ledger: ledger.with_life(life))
+    holding_states = [remote for remote in outside if can_be_read(remote)]
     lines = [
         Line(
             remote,
             place,
             number=number,
-            keep_states=settings.keep_remote_states if remote in outside else 0,
+            keep_states=settings.keep_remote_states if remote in holding_states else 0,
             sends_notes=remote in outside,
             in_sets=remote.destination.kind == "hub",
             pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
@@ -294,6 +307,14 @@ def begin_life(
         budget=budget,
         remotes=tuple(outside),
     )
+
+
+def can_be_read(remote: RemoteRun) -> bool:
+    """Whether what is sent there can be gone on with; taken for so where no answer comes."""
+    try:
+        return remote.permissions(limit_seconds=_LOOK_SECONDS).reads
+    except DeliveryError:
+        return True
 
 
 def is_inside(destination: Destination, place: RunDir) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tenner.events import Event, Phase
 from tenner.running.event_log import EventLog
 from tenner.running.session import ALONE, Session
-from tenner.secrets import Secrets, without_secrets
+from tenner.secrets import Secrets, child_environ
 from tenner.supervision.supervise import StopRequest
 from tenner.telling.screen import Screen
 
@@ -42,4 +42,4 @@ class Stage:
     @property
     def child_environ(self) -> dict[str, str]:
         """What children are started with: no secret among it."""
-        return without_secrets(self.environ)
+        return child_environ(self.environ)

@@ -29,6 +29,7 @@ PROGRAM_VARIABLES = {
     "TENNER_HOST_API": "another address of the host's API",
     "TENNER_WEBHOOK": "where a run tells of itself",
     "TENNER_WEBHOOK_FILE": "a file with that address",
+    "TENNER_CHILD_ENV": "further variables that the trainer may see",
     "TENNER_LOG": "how much is said: quiet, normal, debug",
 }
 """Variables that steer the program rather than a run; they are no settings."""

@@ -16,6 +16,7 @@ from tenner.settings.values import (
     Lines,
     Number,
     Numbers,
+    Place,
     Places,
     Rate,
     Rates,
@@ -57,12 +58,12 @@ class BaseModelSettings(BaseModel):
 
     model_config = _PART
 
-    base_model: str = "sd15"
+    base_model: Place = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
     diffusers layout or a `.safetensors` checkpoint, here or at `hf://`, `https://`, `s3://`."""
     base_model_sha256: str | None = None
     """SHA-256 that a base model of one file must have."""
-    vae: str | None = None
+    vae: Place | None = None
     """Another VAE, as a folder or a `.safetensors` file."""
     v2: Switch | None = None
     """The base is Stable Diffusion 2.x. Read from the weights; say it only to have it checked."""
@@ -82,14 +83,14 @@ class DatasetSettings(BaseModel):
 
     model_config = _PART
 
-    dataset: str = "./training_data"
+    dataset: Place = "./training_data"
     """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
     Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
     dataset_sha256: str | None = None
     """SHA-256 that the dataset's archive must have."""
     max_dataset_gb: Rate = 50.0
     """Largest dataset that is fetched or unpacked, in GB of 1024³ bytes."""
-    reg_data_dir: str | None = None
+    reg_data_dir: Place | None = None
     """Regularisation images: others of the same class, so that the class is not forgotten."""
     trigger: str | None = None
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
@@ -155,7 +156,7 @@ class NetworkSettings(BaseModel):
     """More arguments for the network, as `key=value`."""
     network_dropout: Share | None = None
     """Share of a LoRA's inner values dropped at each step."""
-    network_weights: str | None = None
+    network_weights: Place | None = None
     """A LoRA file to start from, of the base's family and with kohya's names. Rank and alpha are
     the file's."""
     network_train_unet_only: Switch | None = None

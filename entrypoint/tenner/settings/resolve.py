@@ -16,6 +16,7 @@ from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem, SettingsError, errors_in
 from tenner.rules import judge
+from tenner.secrets import redact_shapes
 from tenner.settings.doors import (
     PREFIX,
     PROGRAM_VARIABLES,
@@ -263,4 +264,5 @@ def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
 
 def _shown(value: Any) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = redact_shapes(text)
     return text if len(text) <= 80 else f"{text[:77]}…"

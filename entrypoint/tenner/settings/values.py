@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from tenner.addresses import Address
 from tenner.json_text import parse_json
 
 Scalar = str | int | float | bool
@@ -106,7 +107,9 @@ StepsOrRatio = Annotated[int | float, BeforeValidator(_steps_or_ratio), Field(ge
 BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]
 Lines = Annotated[tuple[str, ...], _words(r"\n")]
-Places = Annotated[tuple[str, ...], _words(r"[\s,]+")]
+Place = Annotated[str, AfterValidator(Address)]
+"""A local path, a known name or an address, whose credentials are kept apart from its text."""
+Places = Annotated[tuple[Place, ...], _words(r"[\s,]+")]
 Numbers = Annotated[tuple[Number, ...], _words(r"[\s,]+")]
 WholeNumbers = Annotated[tuple[Whole, ...], _words(r"[\s,]+")]
 Rates = Annotated[tuple[Rate, ...], _words(r"[\s,]+"), Field(min_length=1, max_length=2)]

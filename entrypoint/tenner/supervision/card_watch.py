@@ -14,7 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from tenner.events import Event, Failed, Step, Warned
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 from tenner.supervision.guards import Verdict
 
 EVERY_SECONDS = 30.0
@@ -63,7 +63,7 @@ def ask_smi(environ: Mapping[str, str]) -> Look:
     try:
         done = subprocess.run(
             words,
-            env=without_secrets(environ),
+            env=child_environ(environ),
             capture_output=True,
             text=True,
             errors="replace",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tenner.addresses import Address, full_address
 from tenner.base.model import KnownBase, known_base
 from tenner.errors import SettingsError
-from tenner.secrets import redact_shapes
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}
@@ -55,7 +55,7 @@ def parse_base_address(asked: str) -> BaseAddress | None:
     A short name, or any name of a known base, stands for that base's own file on the Hub. Raises
     SettingsError where an address cannot be meant.
     """
-    wanted = asked.strip().strip("\"'")
+    wanted = Address(full_address(asked).strip().strip("\"'"))
     scheme, found, rest = wanted.partition("://")
     if not found:
         known = known_base(wanted)
@@ -108,16 +108,16 @@ def _hub(wanted: str, rest: str) -> BaseAddress:
     )
 
 
-def _web(wanted: str) -> BaseAddress:
-    parts = urlsplit(wanted)
+def _web(wanted: Address) -> BaseAddress:
+    parts = urlsplit(wanted.full)
     host = (parts.hostname or "").lower()
     if host in _HUB_HOSTS:
         return _hub(wanted.partition("?")[0], parts.path.strip("/"))
     if not host or not re.fullmatch(r"[\w.:-]+", host):
         raise SettingsError("base_model is no web address", fix=f"use {_EXAMPLES}")
-    shown = redact_shapes(wanted.partition("?")[0])
+    shown = wanted.partition("?")[0]
     secret = [name for name, _ in parse_qsl(parts.query) if name.lower() in _SECRET_PARTS]
-    if secret or parts.password:
+    if secret or parts.username:
         raise SettingsError(
             f"base_model = {shown} has a password or token in its address, which would be written"
             " into settings and reports",

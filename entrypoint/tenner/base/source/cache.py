@@ -20,6 +20,7 @@ from tenner.errors import Problem, SettingsError
 from tenner.running.run_dir import write_json
 from tenner.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.secrets import Secrets
+from tenner.sizes import size_words
 
 MAX_BYTES = 32 * 1024**3
 """SDXL in float32 has 14 GB; more than twice that is no base model of these families."""
@@ -97,7 +98,7 @@ def refuse_full_disk(cache: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(cache).free
     if num_bytes > free:
         raise SettingsError(
-            f"the base model has {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in"
+            f"the base model has {size_words(num_bytes)}, but {size_words(free)} are free in"
             f" {cache}",
             fix="make room there, or set TENNER_CACHE_DIR to a folder on a larger disk",
         )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tenner.addresses import full_address
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import (
     FetchedBase,
@@ -17,7 +18,7 @@ def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file at the address. Raises SettingsError."""
     name = Path(address.place.partition("?")[0]).name
     name = name if name.endswith(".safetensors") else f"{name or 'model'}.safetensors"
-    target = task.cache / "web" / key_of(address.place) / name[-120:]
+    target = task.cache / "web" / key_of(full_address(address.place)) / name[-120:]
     host = address.place.split("/")[2].rpartition("@")[2].partition(":")[0]
     token = task.secrets.get("CIVITAI_TOKEN") if host.endswith("civitai.com") else None
     wanted = wanted_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tenner.engines.sd_scripts.facts import pinned_commit
 from tenner.errors import Problem
-from tenner.secrets import without_secrets
+from tenner.secrets import child_environ
 
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
 PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
@@ -69,7 +69,7 @@ def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | N
         done = subprocess.run(
             [trainer.python, "-c", code],
             cwd=trainer.directory,
-            env=without_secrets(),
+            env=child_environ(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -93,7 +93,7 @@ def _modules_problem(python: Path) -> Problem | None:
     try:
         done = subprocess.run(
             [python, "-c", code, *MODULES],
-            env=without_secrets(),
+            env=child_environ(),
             capture_output=True,
             text=True,
             errors="replace",

@@ -1,0 +1,87 @@
+"""A run whose keys may not delete or list: killed, it goes on elsewhere from its newest state."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from program import Machine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
+
+from servers.fault_proxy import Proxy, fault_proxy
+from servers.limited_keys import allow_only
+from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_REGION": "us-east-1",
+}
+BUCKET = "loras"
+SAVES = ("--max_train_steps", "60", "--save_every_n_steps", "5", "--batch_size", "1")
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[Proxy]:
+    with moto_server(tmp_path) as port, fault_proxy(port) as proxy:
+        s3_client(port).create_bucket(Bucket=BUCKET)
+        yield proxy
+
+
+def cut_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -> int:
+    """Kill the program once a state of this step or a later one is sent. Gives the newest's."""
+    process = machine.start(*words)
+    while process.poll() is None:
+        sent = [e["step"] for e in machine.events("star", "sent") if e["what"] == "state"]
+        if sent and max(sent) >= step:
+            process.kill()
+            process.wait(60)
+            return max(sent)
+        time.sleep(0.05)
+    return 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("permissions", [("Put", "Get", "List"), ("Put", "Get")])
+def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
+    proxy: Proxy, tmp_path: Path, permissions: tuple[str, ...]
+) -> None:
+    allow_only(proxy, BUCKET, *permissions)
+    to = ("--destinations", f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{proxy.port}")
+    first = Machine(tmp_path / "first", **KEYS)
+    newest = cut_after_state(first, first.train("star", *SAVES, *to), step=30)
+    assert newest >= 30, first.said
+    assert first.said.count("not deleted") == 1, "said once"
+
+    second = Machine(tmp_path / "second", **KEYS)
+    assert second.finish(*second.train("star", *SAVES, *to), timeout=280) == 0, second.said
+    started = second.ledger("star")["lives"][-1]["first_step"]
+    assert started >= newest, "from the newest state that arrived"
+    assert f"going on from step {started}" in second.said
+
+    third = Machine(tmp_path / "third", **KEYS)
+    assert third.finish(*third.train("star", *SAVES, *to), timeout=280) == 0, third.said
+    assert "delivered before" in third.said
+
+
+@pytest.mark.long
+def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    allow_only(proxy, BUCKET, "Put")
+    to = ("--destinations", f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{proxy.port}")
+    machine = Machine(tmp_path / "only", **KEYS)
+    words = machine.train("star", "--max_train_steps", "12", "--save_every_n_steps", "4", *to)
+    machine.cut(words, lambda: any(e["step"] >= 9 for e in machine.events("star", "step")))
+    assert machine.finish(*words, timeout=280) == 0, machine.said
+    assert "goes on from this machine's disk alone" in " ".join(machine.said.split())
+    steps = [event["step"] for event in machine.events("star", "step")]
+    assert sorted(set(steps)) == list(range(1, 13))
+    assert not machine.events("star", "sent") or not any(
+        event["what"] == "state" for event in machine.events("star", "sent")
+    )
+    again = machine.finish(*words, timeout=120)
+    assert again == 0
+    assert "delivered before" in machine.said

@@ -1,0 +1,140 @@
+"""No credential of an address in anything that is printed, written or delivered."""
+
+import json
+import pickle
+import string
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenner.addresses import Address, full_address, without_credentials, without_credentials_in
+from tenner.delivery import parse_destination, parse_destinations
+from tenner.errors import SettingsError
+from tenner.events import Warned
+from tenner.running.event_log import EventLog
+from tenner.secrets import redact_shapes
+from tenner.settings import load_request
+from tenner.settings.saved import settings_toml
+
+SECRET = st.text(string.ascii_letters + string.digits, min_size=12, max_size=30).map("zq".__add__)
+ODD = st.text(
+    string.ascii_letters + string.digits + "!$'()*+,:@%_~-.=/", min_size=4, max_size=20
+).map(lambda text: f"zq{text}qz")
+SCHEME = st.sampled_from(["http", "https", "s3", "hf", "HTTPS", "ftp", "webdav+https"])
+HOST = st.sampled_from(
+    ["host", "host:9000", "huggingface.co", "b.s3.eu-west-1.amazonaws.com", "[::1]:9000", "bucket"]
+)
+PLACE = ("user", "password", "user alone", "query", "bare query", "matrix", "fragment", "inner")
+NAME = st.sampled_from(
+    [
+        "token",
+        "sig",
+        "X-Amz-Signature",
+        "AWSAccessKeyId",
+        "key",
+        "se",
+        "sv",
+        "a",
+        "X-Goog-Credential",
+    ]
+)
+
+
+def address_with(secret: str, place: str, scheme: str, host: str, name: str) -> str:
+    """An address that holds the secret in one place."""
+    inner = quote(f"http://me:{secret}@inner:9000", safe="")
+    return {
+        "user": f"{scheme}://{secret}:word@{host}/me/photos.zip",
+        "password": f"{scheme}://alice:{secret}@{host}/me/photos.zip?links=7d",
+        "user alone": f"{scheme}://{secret}@{host}/me/photos.zip",
+        "query": f"{scheme}://{host}/me/photos.zip?links=7d&{name}={secret}&optional",
+        "bare query": f"{scheme}://{host}/me/photos.zip?{secret}",
+        "matrix": f"{scheme}://{host}/me;{name}={secret}/photos.zip",
+        "fragment": f"{scheme}://{host}/me/photos.zip#{secret}",
+        "inner": f"s3://bucket/x?endpoint_url={inner}",
+    }[place]
+
+
+@pytest.mark.parametrize("place", PLACE)
+@given(secret=SECRET, scheme=SCHEME, host=HOST, name=NAME)
+def test_a_secret_in_any_place_is_in_nothing_that_is_made_of_the_address(
+    place: str, secret: str, scheme: str, host: str, name: str
+) -> None:
+    text = address_with(secret, place, scheme, host, name)
+    address = Address(text)
+    errors: list[str] = []
+    made: list[object] = []
+    try:
+        made.append(parse_destination(text))
+    except SettingsError as error:
+        errors += [str(error), repr(error)]
+    destinations, problems = parse_destinations([text, address])
+    said = f"could not GET {text}: refused"
+    shown = (
+        *(str(address), repr(address), f"{address}", json.dumps({"a": address}), str(made)),
+        *(str(destinations), str(problems), *errors),
+        *(without_credentials_in(said), redact_shapes(said), str({"address": address})),
+    )
+    assert [each for each in shown if secret in each] == []
+    assert full_address(address) == text
+    assert full_address(pickle.loads(pickle.dumps(address))) == text
+
+
+@given(secret=ODD, scheme=st.sampled_from(["http", "https", "s3"]))
+def test_signs_that_should_have_been_escaped_hide_no_less(secret: str, scheme: str) -> None:
+    for text in (f"{scheme}://me:{secret}@host/x", f"{scheme}://host/x?sig={secret}&links=7d"):
+        assert secret not in without_credentials(text)
+
+
+@settings(max_examples=25, deadline=None)
+@given(secret=SECRET, place=st.sampled_from(PLACE), name=NAME)
+def test_settings_are_saved_without_them_whichever_key_holds_the_address(
+    secret: str, place: str, name: str
+) -> None:
+    text = address_with(secret, place, "https", "host", name)
+    keys = ("dataset", "base_model", "vae", "reg_data_dir", "network_weights")
+    request = load_request({**dict.fromkeys(keys, text), "destinations": text}, {})
+    saved = settings_toml(request)
+    assert secret not in saved
+    assert secret not in str(request)
+    assert set(keys) <= set(tomllib.loads(saved))
+    assert full_address(request.settings.dataset) == text
+
+
+def test_an_address_that_was_saved_without_its_credentials_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    from tenner.dataset.download import download
+    from tenner.errors import DatasetError
+
+    saved = without_credentials("http://alice:word@127.0.0.1:9/photos.zip?sig=abc")
+    with pytest.raises(DatasetError, match="without its password or token"):
+        download(saved, tmp_path / "photos.zip", max_bytes=1000)
+
+
+def test_local_paths_and_plain_addresses_stay_as_they_are() -> None:
+    for text in (
+        *(
+            "./photos",
+            "/data/my photos/10_me@work",
+            "C:\\photos",
+            "~/x?y=1",
+            "file:///a/b?optional",
+        ),
+        *("hf://me/repo@rev/sub", "s3://b/x?endpoint_url=http://host:9000&links=7d", "sd15"),
+        *("https://host/x.safetensors", "https://civitai.com/api/download/1?type=Model&fp=fp16"),
+    ):
+        assert without_credentials(text) == text
+
+
+def test_an_event_is_logged_without_them(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log.append(Warned(text="GET https://me:hidden-word@host/x?sig=other-word failed"))
+    written = (tmp_path / "events.jsonl").read_text()
+    assert "hidden-word" not in written
+    assert "other-word" not in written
+    assert "https://***@host/x?sig=***" in written

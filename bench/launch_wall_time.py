@@ -98,7 +98,7 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Ti
     real = os.environ["TENNER_TRAINER_PYTHON"]
     spy.write_text(
         "#!/bin/sh\n"
-        f'case "$1" in */train_network.py) {sys.executable} -S -c '
+        f'case "$3" in */train_network.py) {sys.executable} -S -c '
         f'\'import json, sys; json.dump(sys.argv[2:], open(sys.argv[1], "w"))\' {noted} "$@";;'
         f' esac\nexec {real} "$@"\n'
     )
@@ -121,7 +121,7 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Ti
 
 def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -> Timed:
     """The times of `accelerate launch` with the same arguments, on a dataset folder of its own."""
-    script, *options = words
+    _, _, script, *options = words
     place = folder / "bare"
     (place / "data").mkdir(parents=True)
     (place / "data" / "1_concept").symlink_to(dataset.absolute())

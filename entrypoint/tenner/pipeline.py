@@ -56,6 +56,7 @@ from tenner.sample.sampling import Drawn
 from tenner.secrets import secrets_from
 from tenner.serve import serving
 from tenner.settings import Request
+from tenner.settings.published import published_request
 from tenner.settings.saved import settings_toml
 from tenner.supervision.card_watch import watching
 from tenner.supervision.stop_when import StopWhen
@@ -259,6 +260,7 @@ def _begin(
     except KeyboardInterrupt:
         raise Stopped("stopped by a signal before the training", fix="start it again") from None
     write_atomically(place.settings, settings_toml(request))
+    write_atomically(place.shared_settings, settings_toml(published_request(request)))
     write_json(place.dataset, prepared.dataset.to_json())
     write_json(place.plan, plan_json(life.plan))
     return life

@@ -1,6 +1,9 @@
 """Stands in for sd-scripts' trainer: takes its arguments, prints its lines, leaves its files.
 
-STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `nan` (from step
+It is driven as the real one is, by the class and the functions that `with_states.py` wraps.
+
+STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan`
+(from step
 STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
 STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
 is trained), `hang` (after five lines), `learns_nothing` (the final weights are where they began),
@@ -114,66 +117,152 @@ def take_memory(batch: int) -> None:
         Path(path).write_text(free)
 
 
-def main() -> None:
-    told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
-    out, name = Path(told["output_dir"]), told["output_name"]
-    steps = int(told["max_train_steps"]) - int(told.get("initial_step", 0))
-    every = int(told.get("save_every_n_steps", 0))
-    if os.environ.get("RANK", "0") != "0":  # another card's process: it says and saves nothing
-        Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
-        return
-    await_other_ranks()
-    say(f"\nSTARTED {json.dumps(told | launched())}\n")
-    if ending == "deaf":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    record("prepare images.")
-    record("loading model for process 0/1")
-    say("running training / 学習開始\n")
-    take_memory(int(told["train_batch_size"]))
-    at, seconds = (float(os.environ.get(f"STAND_IN_{name}", "0")) for name in ("STEPS", "SECONDS"))
-    for step in range(1, steps + 1):
-        if ending == "oom" and step > at and not fits(told):
+class Arguments:
+    """Options by name as attributes, whole numbers as such; None for what was not said."""
+
+    def __init__(self, told: dict[str, str]) -> None:
+        self.__dict__ |= {
+            name: int(value) if value.isdecimal() else value for name, value in told.items()
+        }
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class Parser:
+    def parse_args(self) -> Arguments:
+        return Arguments(options(sys.argv[1:]))
+
+
+def setup_parser() -> Parser:
+    return Parser()
+
+
+class Accelerator:
+    """What the trainer's own is asked by those who stand around it."""
+
+    num_processes = 1
+    is_main_process = True
+    trackers = ()
+
+    def prepare(self, *given: object) -> tuple[object, ...]:
+        return given
+
+    def register_save_state_pre_hook(self, hook: object) -> None:
+        """The state of a stand-in has no random numbers."""
+
+
+class train_util:  # noqa: N801  the name of the real one's module
+    collator_class = LossRecorder = object
+
+    @staticmethod
+    def verify_command_line_training_args(args: Arguments) -> None: ...
+
+    @staticmethod
+    def read_config_from_file(args: Arguments, parser: Parser) -> Arguments:
+        return args
+
+    @staticmethod
+    def prepare_accelerator(args: Arguments) -> Accelerator:
+        return Accelerator()
+
+    @staticmethod
+    def save_and_remove_state_on_epoch_end(*given: object) -> None: ...
+
+    @staticmethod
+    def save_and_remove_state_stepwise(args: Arguments, accelerator: object, step: int) -> None:
+        state = Path(str(args.output_dir)) / f"{args.output_name}-step{step:08d}-state"
+        record(f"saving state at step {step}")
+        write_state(state, NetworkTrainer.value)
+        record(f"Random states saved in {state}/random_states_0.pkl")
+        record("")
+
+
+class Network:
+    def save_weights(self, file: str, dtype: object, metadata: dict[str, str]) -> None:
+        write_weights(Path(file), NetworkTrainer.value)
+
+
+class NetworkTrainer:
+    value = 0.5
+
+    def post_process_network(self, *given: object) -> None: ...
+
+    def sample_images(self, *given: object) -> None: ...
+
+    def train(self, args: Arguments) -> None:
+        if os.environ.get("RANK", "0") != "0":  # another card's: it says and saves nothing
+            Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
+            return
+        await_other_ranks()
+        told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
+        say(f"\nSTARTED {json.dumps(told | launched())}\n")
+        if ending == "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        accelerator, network = train_util.prepare_accelerator(args), Network()
+        self.post_process_network(args, accelerator, network)
+        record("prepare images.")
+        record("loading model for process 0/1")
+        if ending == "no_data":
+            error = "No data found. Please verify arguments / 画像がありません。"
+            say(f"2026-11-25 04:46:17 ERROR    {error:<80} train_util.py:1\n")
+            return
+        say("running training / 学習開始\n")
+        take_memory(int(told["train_batch_size"]))
+        bar = ""
+        for step in range(1, int(told["max_train_steps"]) - int(told.get("initial_step", 0)) + 1):
+            bar = self._step(step, told, ending)
+            self.sample_images(accelerator, args, None, step)
+            if args.save_every_n_steps and step % args.save_every_n_steps == 0:
+                checkpoint = f"{args.output_dir}/{args.output_name}-step{step:08d}.safetensors"
+                say(f"\nsaving checkpoint: {checkpoint}\n")
+                network.save_weights(checkpoint, None, {})
+                train_util.save_and_remove_state_stepwise(args, accelerator, step)
+            self._end_at(step, ending)
+        self._finish(Path(told["output_dir"]), told["output_name"], network, ending)
+        say(f"\r{bar}]\n")
+        time.sleep(float(os.environ.get("STAND_IN_LINGERS", "0")))
+
+    def _step(self, step: int, told: dict[str, str], ending: str) -> str:
+        """Do a step, and give its progress bar."""
+        is_late = step > float(os.environ.get("STAND_IN_STEPS", "0"))
+        if ending == "oom" and is_late and not fits(told):
             say(OOM + "\n")
             sys.exit(1)
         if ending == "nan_latents":
             say("NaN found in latents, replacing with zeros\n")
-        is_nan = ending == "nan" and step > at
-        time.sleep(seconds)
+        is_nan = ending == "nan" and is_late
+        NetworkTrainer.value = float("nan") if is_nan else step
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
         if step == 5 and "STAND_IN_LOSES" in os.environ:  # the host loses its card
             Path(os.environ["STAND_IN_LOSES"]).touch()
-        loss = "nan" if is_nan else f"{1 / step:.3f}"
+        loss, steps = "nan" if is_nan else f"{1 / step:.3f}", int(told["max_train_steps"])
         bar = f"steps: {step * 100 // steps:3}%|██| {step}/{steps} [00:01<00:01,  2.00it/s"
         say(f"\r{bar}]\r{bar}, avr_loss={loss}]")
         if ending == "hang" and step == 5:
             time.sleep(3600)
-        if every and step % every == 0:
-            stem = f"{name}-step{step:08d}"
-            say(f"\nsaving checkpoint: {out}/{stem}.safetensors\n")
-            write_weights(out / f"{stem}.safetensors", float("nan") if is_nan else step)
-            record(f"saving state at step {step}")
-            write_state(out / f"{stem}-state", float("nan") if is_nan else step)
-            record(f"Random states saved in {out}/{stem}-state/random_states_0.pkl")
-            record("")
-        if ending == "killed" and step == at:
+        return f"{bar}, avr_loss={loss}"
+
+    def _end_at(self, step: int, ending: str) -> None:
+        if step != float(os.environ.get("STAND_IN_STEPS", "0")):
+            return
+        if ending == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if ending == "bus_error" and step == at:
+        if ending == "bus_error":
             os.kill(os.getpid(), signal.SIGBUS)
-        if ending == "disk_full" and step == at:
+        if ending == "disk_full":
             say(DISK_FULL + "\n")
             sys.exit(1)
-    if ending != "no_file":
+
+    def _finish(self, out: Path, name: str, network: Network, ending: str) -> None:
+        if ending == "no_file":
+            return
+        NetworkTrainer.value = float("nan") if ending == "nan" else 0.5
         record("saving last state.")
-        write_state(out / f"{name}-state", float("nan") if ending == "nan" else 0.5)
+        write_state(out / f"{name}-state", NetworkTrainer.value)
         record(f"Random states saved in {out}/{name}-state/random_states_0.pkl")
         say(f"\nsaving checkpoint: {out}/{name}.safetensors\n")
+        network.save_weights(f"{out}/{name}.safetensors", None, {})
         if ending == "learns_nothing":
             write_untrained(out / f"{name}.safetensors")
-        else:
-            write_weights(out / f"{name}.safetensors", float("nan") if ending == "nan" else 0.5)
         record("model saved.")
-    say(f"\r{bar}, avr_loss={loss}]\n")
-    time.sleep(float(os.environ.get("STAND_IN_LINGERS", "0")))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,8 @@ from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import Job
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
-from tenner.errors import Stopped, TrainingError
-from tenner.events import Done, Event, Failed, Step, Warned
+from tenner.errors import DatasetError, Stopped, TrainingError
+from tenner.events import Done, Event, Failed, Phase, StateSaved, Step, Warned
 from tenner.running.run_dir import RunDir
 from tenner.supervision.guards import Guard, Verdict
 from tenner.supervision.supervise import StopRequest
@@ -40,6 +40,8 @@ class Run:
         batch: int = 2,
         every: int = 4,
         guards: tuple[Guard, ...] = (),
+        state_minutes: float = 5.0,
+        grace_seconds: float = 1,
         **env: str,
     ) -> Trained:
         job = Job(
@@ -55,6 +57,7 @@ class Run:
             options={"batch_size": batch, "save_every_n_steps": every, "lr_scheduler": "cosine"},
             num_steps=13,
             steps_per_epoch=10,
+            state_minutes=state_minutes,
         )
         run = SdScriptsRun(job=job, place=self.place)
         engine = Engine(
@@ -68,7 +71,7 @@ class Run:
             self.place,
             environ={**os.environ, **env},
             stop=stop or StopRequest(),
-            grace_seconds=1,
+            grace_seconds=grace_seconds,
             on_event=self.events.append,
             guards=guards,
         )
@@ -150,20 +153,82 @@ def test_out_of_memory_is_told_and_a_batch_that_fits_goes_through(run: Run) -> N
     assert run.live(batch=2, STAND_IN="oom", STAND_IN_FITS="2").step == 13
 
 
-def test_one_that_hangs_is_ended_when_asked(run: Run) -> None:
+def ask_to_end(stop: StopRequest) -> None:
+    """What a SIGTERM to the program does."""
+    stop.signal, stop.asked_at = signal.SIGTERM, time.monotonic()
+    for pid in stop.pids:
+        os.killpg(pid, signal.SIGTERM)
+
+
+class AtStep:
+    """Asks the run to end by a signal once it has heard of a step."""
+
+    def __init__(self, step: int, stop: StopRequest) -> None:
+        self.step, self.stop = step, stop
+
+    def heard(self, event: Event | None) -> None:
+        if isinstance(event, Step) and event.step >= self.step and self.stop.signal is None:
+            ask_to_end(self.stop)
+
+    def look(self) -> None:
+        return None
+
+
+def test_a_signal_saves_the_step_and_nothing_is_trained_twice(run: Run) -> None:
+    stop = StopRequest()
+    guards = (AtStep(3, stop),)
+    with pytest.raises(Stopped) as stopped:
+        run.live(stop=stop, every=50, guards=guards, grace_seconds=60, STAND_IN_SECONDS="0.3")
+    saved = run.steps[-1]
+    assert saved >= 3
+    assert [each.name for each in states(run.place)] == [f"step-{saved:08d}"]
+    assert f"goes on from the state of step {saved}" in stopped.value.problems[0].fix
+    weights = run.place.checkpoints / f"lora-step{saved:08d}.safetensors"
+    assert weights.is_file()
+    trained = run.live(every=50)
+    assert (trained.step, trained.resumed_from) == (13, saved)
+    assert run.steps == list(range(1, 14))
+
+
+def test_a_kill_costs_no_more_than_the_time_between_states(run: Run) -> None:
+    """States come by the clock, without checkpoints: each step takes longer than the interval."""
+    quick = {"state_minutes": 0.001, "every": 50, "STAND_IN_SECONDS": "0.2"}
+    with pytest.raises(TrainingError):
+        run.live(STAND_IN="killed", STAND_IN_STEPS="6", **quick)  # pyright: ignore
+    assert states(run.place)[0].name == "step-00000006"
+    assert len(states(run.place)) == 2, "older ones are dropped"
+    assert not list(run.place.checkpoints.iterdir())
+    assert run.live(every=50).resumed_from == 6
+
+
+def test_states_by_the_clock_wait_for_it(run: Run) -> None:
+    run.live(every=50)
+    assert [each.step for each in run.events if isinstance(each, StateSaved)] == []
+
+
+def test_without_a_state_a_stopped_run_says_so(run: Run) -> None:
     stop = StopRequest()
 
-    def ask() -> None:
-        stop.signal = signal.SIGTERM
-        stop.asked_at = 0.0
-        for pid in stop.pids:
-            os.killpg(pid, signal.SIGTERM)
+    class WhileLoading:
+        def heard(self, event: Event | None) -> None:
+            if isinstance(event, Phase) and stop.signal is None:
+                ask_to_end(stop)
 
-    timer = threading.Timer(2.0, ask)
-    timer.start()
-    try:
-        with pytest.raises(Stopped):
-            run.live(stop=stop, STAND_IN="hang")
-    finally:
-        timer.cancel()
+        def look(self) -> None:
+            return None
+
+    with pytest.raises(Stopped, match="before any state was saved") as stopped:
+        run.live(stop=stop, guards=(WhileLoading(),), STAND_IN_SECONDS="5")
+    assert "from the first step" in stopped.value.problems[0].fix
+
+
+def test_no_images_for_the_trainer_is_a_fault_of_the_dataset(run: Run) -> None:
+    with pytest.raises(DatasetError, match="found no images"):
+        run.live(STAND_IN="no_data")
+
+
+def test_one_that_hangs_is_ended_after_its_grace_time(run: Run) -> None:
+    stop = StopRequest()
+    with pytest.raises(Stopped, match="before any state was saved"):
+        run.live(stop=stop, guards=(AtStep(4, stop),), every=50, STAND_IN="hang")
     assert run.steps[-1] == 5

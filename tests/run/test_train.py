@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tenner.tiny import concept_dir
+from tenner.tiny import base_dir, concept_dir
 
 SHORT = (
     *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),
@@ -37,6 +38,27 @@ def tenner(cwd: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[
         timeout=280,
         check=False,
     )
+
+
+def test_nothing_that_is_delivered_names_a_place_of_this_machine(tmp_path: Path) -> None:
+    private = tmp_path / "privat-folder"
+    shutil.copytree(base_dir(), private / "my-base")
+    shutil.copytree(concept_dir(), private / "photos")
+    (private / "mine.toml").write_text("max_train_steps = 2\n")
+    words = ("train", str(private / "mine.toml"), *SHORT, "--dataset", str(private / "photos"))
+    words = (*words, "--base_model", "privat-folder/my-base", "--no_samples")
+    done = tenner(tmp_path, *words, "--output_dir", str(private / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    delivered = private / "out" / "my_lora" / "delivered"
+    files = [each for each in delivered.rglob("*") if each.is_file()]
+    assert {"report.html", "plan.json", "settings.toml"} <= {each.name for each in files}
+    for each in files:
+        content = each.read_bytes()
+        assert b"privat-folder" not in content, each
+        assert str(tmp_path).encode() not in content, each
+    with safe_open(delivered / "my_lora.safetensors", "pt") as lora:
+        assert lora.metadata()["ss_sd_model_name"] == "my-base"
+    assert 'base_model = "my-base"' in (delivered / "settings.toml").read_text()
 
 
 def test_a_folder_of_images_becomes_a_delivered_lora_and_a_second_start_trains_nothing(

@@ -118,6 +118,13 @@ class Base:
     betas: NoiseBetas = USUAL_BETAS
 
     @property
+    def public_name(self) -> str:
+        """What it is called outside this machine: its id on the Hub, its address, or the last name
+        of its path."""
+        is_address = "://" in self.name
+        return self.hub_id or (self.name if is_address else self.path.absolute().name)
+
+    @property
     def is_tiny(self) -> bool:
         """Small enough that a CPU trains it in minutes: under 100 MB (SD 1.5 in fp16 has 2 GB)."""
         return self.num_bytes < 100_000_000

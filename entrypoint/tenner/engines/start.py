@@ -102,7 +102,7 @@ def train_job(
     }
     same |= {
         "base": str(plan.base.path.absolute()),
-        "base_name": plan.base.hub_id or plan.base.name,
+        "base_name": plan.base.public_name,
         "family": plan.base.family,
         "items": tuple(items),
         "resolution": options["resolution"],
@@ -113,6 +113,7 @@ def train_job(
         "output_name": plan.output_name,
         "state_dir": str(place.state.absolute()),
         "log_dir": str((place.path / "logs").absolute()),
+        "save_state_every_minutes": plan.state_minutes,
         "stop_file": str(place.stop_file.absolute()),
         "num_threads": num_threads,
     }
@@ -153,6 +154,7 @@ def sd_scripts_engine(
             num_processes=plan.num_processes,
             on_cpu=plan.device == "cpu",
             cpus=cpus,
+            state_minutes=plan.state_minutes,
         ),
         place=place,
     )

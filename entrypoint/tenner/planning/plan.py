@@ -7,10 +7,12 @@ translate: `options` holds sd-scripts' option names with decided values.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tenner.base.model import Base
 from tenner.errors import Problem
+from tenner.local_paths import LocalPaths
 from tenner.planning.expectation import Expected
 from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice
@@ -43,6 +45,8 @@ class Plan:
     """Hours and dollars; None on a CPU, or where the card's speed is not known."""
     needed_gb: float | None = None
     """What the memory model says of it, in 1e9 bytes."""
+    state_minutes: float = 5.0
+    """Minutes between states, besides those saved with checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,7 @@ def plan_run(
         num_processes=settings.num_processes,
         resolution=resolution,
         length=length,
+        state_minutes=settings.save_state_every_minutes,
         options=options,
         choices=(*choices, *said),
         notices=(*notices, *shortened),
@@ -193,6 +198,15 @@ def _own_options(settings: Settings) -> dict[str, Value]:
     return {name: getattr(settings, name) for name in same}
 
 
+def _published(key: str, value: Value) -> Value:
+    """An option's value without a path of this machine."""
+    if isinstance(value, tuple):
+        return tuple(LocalPaths().removed_in(list(value)))
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if key in ("vae", "network_weights") else LocalPaths().removed(value)
+
+
 def _warmup_reason(settings: Settings, shortened: tuple[Problem, ...]) -> str:
     if shortened:
         return "shortened to a tenth of the run"
@@ -206,7 +220,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "output_name": plan.output_name,
         "engine": plan.engine,
-        "base": {"name": plan.base.name, "family": plan.base.family, "hub_id": plan.base.hub_id},
+        "base": {
+            "name": plan.base.public_name,
+            "family": plan.base.family,
+            "hub_id": plan.base.hub_id,
+        },
         "device": plan.device,
         "gpu": plan.gpu,
         "num_processes": plan.num_processes,
@@ -215,7 +233,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "steps_per_epoch": plan.length.steps_per_epoch,
         "expected": plan.expected.to_json() if plan.expected else None,
         "needed_gb": None if plan.needed_gb is None else round(plan.needed_gb, 2),
-        "options": {key: value for key, value in plan.options.items() if value is not None},
+        "options": {
+            key: _published(key, value) for key, value in plan.options.items() if value is not None
+        },
         "choices": [
             {"name": each.name, "value": each.value, "reason": each.reason} for each in plan.choices
         ],

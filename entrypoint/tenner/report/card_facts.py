@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tenner import __version__
 from tenner.base.model import FAMILY_NAMES
@@ -100,7 +99,7 @@ def card_of(
         version=__version__,
         family=FAMILY_NAMES[base.family],
         is_xl=base.family == "sdxl",
-        base_name=Path(base.name).name,
+        base_name=base.public_name,
         base_id=base.hub_id,
         base_licence=base.licence,
         trigger=dataset.trigger,

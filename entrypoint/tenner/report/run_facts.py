@@ -1,13 +1,13 @@
 """A run's files and nouns, told to the report in plain values."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from tenner import __version__
-from tenner.base.model import FAMILY_NAMES, Base
+from tenner.base.model import FAMILY_NAMES
 from tenner.delivery import Delivered
 from tenner.planning.decision import num_cpus
 from tenner.preparation import Prepared
@@ -29,6 +29,7 @@ from tenner.report.story import Story
 from tenner.sample.job import Samples
 from tenner.sample.sampling import Drawn
 from tenner.settings.model import Settings
+from tenner.settings.published import published_request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def report_facts(
         version=__version__,
         trigger=prepared.dataset.trigger,
         family=base.family,
-        base_name=base_name(base),
+        base_name=base.public_name,
         base_is_file=base.layout == "checkpoint" and not base.hub_id,
         base_licence=base.licence,
         engine=plan.engine,
@@ -88,12 +89,6 @@ def report_facts(
         files=found.files,
         timings=found.timings,
     )
-
-
-def base_name(base: Base) -> str:
-    """What a reader knows the base by: its repo on the Hub, else the name of its file or folder,
-    since a path on the machine that trained says nothing elsewhere."""
-    return base.hub_id or Path(base.name).name
 
 
 def dataset_facts(prepared: Prepared) -> DatasetFacts:
@@ -123,7 +118,8 @@ def dataset_facts(prepared: Prepared) -> DatasetFacts:
 
 def setting_facts(prepared: Prepared) -> tuple[SettingFact, ...]:
     """Every setting with where it came from; undecided ones are among the plan's choices."""
-    settings, request = prepared.settings, prepared.request
+    request = published_request(replace(prepared.request, settings=prepared.settings))
+    settings = request.settings
     return tuple(
         SettingFact(name=key, value=shown(getattr(settings, key)), source=request.source(key))
         for key in Settings.model_fields

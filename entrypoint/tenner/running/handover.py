@@ -122,7 +122,7 @@ def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
         (place.samples / "grid.png", "samples/grid.png"),
         *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
         (place.report, "report.html"),
-        (place.settings, "settings.toml"),
+        (place.shared_settings, "settings.toml"),
         (place.plan, "plan.json"),
     ):
         if path.is_file():

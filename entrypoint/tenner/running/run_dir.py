@@ -19,6 +19,11 @@ class RunDir:
         return self.path / "settings.toml"
 
     @property
+    def shared_settings(self) -> Path:
+        """The settings as they are delivered: without paths of this machine."""
+        return self.path / "shared-settings.toml"
+
+    @property
     def dataset(self) -> Path:
         return self.path / "dataset.json"
 

@@ -261,6 +261,8 @@ class OutputSettings(BaseModel):
     """Keep a checkpoint every N epochs; 2 unless save_every_n_steps is set."""
     save_every_n_steps: Count | None = None
     """Keep a checkpoint every N steps."""
+    save_state_every_minutes: Rate = Field(5.0, gt=0)
+    """Save a state to go on from every so many minutes: the most that a kill can cost."""
     save_precision: Literal["fp16", "bf16", "float"] = "fp16"
     """Number format of the LoRA file."""
     save_model_as: Literal["safetensors"] = "safetensors"

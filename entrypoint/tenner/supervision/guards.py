@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tenner.events import Done, Event, Failed, StateSaved, Step, Warned
+from tenner.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
 
 Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done"]
 
@@ -113,12 +113,17 @@ class NanGuard:
 
 @dataclass(kw_only=True)
 class StopFileGuard:
-    """For an engine that knows no stop file: it is ended once its next state is saved."""
+    """For an engine that knows no stop file: it is ended once its next checkpoint and the state
+    beside it are saved."""
 
     stop_file: Path
+    _weights_of: int = -1
 
     def heard(self, event: Event | None) -> Verdict | None:
-        if isinstance(event, StateSaved) and self.stop_file.exists():
+        if isinstance(event, Checkpoint):
+            self._weights_of = event.step
+        saved = isinstance(event, StateSaved) and event.step == self._weights_of
+        if isinstance(event, StateSaved) and saved and self.stop_file.exists():
             text = f"ending after step {event.step}, as {self.stop_file.name} asks"
             said = Warned(text=text, level="note")
             return Verdict(event=said, end="ask", reason="stop_file")

@@ -136,11 +136,13 @@ def train(
         on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
         engine = lighter.engine
     if ending.signal is not None:
-        raise _stopped(follower)
+        raise _stopped(follower, place)
     if reason == "budget" and follower.done is None:
         raise _budget_reached(follower)
     asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
-    if reason == "nan" or (ending.returncode and not (reason == "stop_file" and asked_to_end)):
+    failed_in_words = follower.done is None and failed is not None and not asked_to_end
+    ended_badly = ending.returncode and not (reason == "stop_file" and asked_to_end)
+    if reason == "nan" or ended_badly or failed_in_words:
         raise _failed(engine, ending, failed, place)
     if follower.done is None and not asked_to_end:
         raise TrainingError(
@@ -250,11 +252,16 @@ def _believe(follower: Follower, seconds: float) -> Trained:
     )
 
 
-def _stopped(follower: Follower) -> Stopped:
-    return Stopped(
-        f"stopped by a signal after step {follower.step}",
-        fix="start the same command again: it goes on from the last state",
-    )
+def _stopped(follower: Follower, place: RunDir) -> Stopped:
+    """What is said counts on the states that are there, not on what was asked of the engine."""
+    text = f"stopped by a signal after step {follower.step}"
+    kept = states(place)
+    if not kept:
+        text = f"{text}, before any state was saved"
+        return Stopped(text, fix="start the same command again: it begins from the first step")
+    step = int(kept[0].name.rpartition("-")[2])
+    fix = f"start the same command again: it goes on from the state of step {step}"
+    return Stopped(text, fix=fix)
 
 
 _LONGEST = 1000

@@ -36,7 +36,11 @@ JOB = Job(
 
 def test_one_card_is_one_process() -> None:
     made = command(JOB, JOB.life())
-    assert made.argv[:2] == ("/opt/trainer/bin/python", "/opt/sd-scripts/train_network.py")
+    python, wrapper, seconds, script = made.argv[:4]
+    assert (python, script) == ("/opt/trainer/bin/python", "/opt/sd-scripts/train_network.py")
+    assert Path(wrapper).name == "with_states.py"
+    assert Path(wrapper).is_file()
+    assert float(seconds) == 300
     assert "--max_train_steps=110" in made.argv
     assert "--save_state" in made.argv
     assert made.env["OMP_NUM_THREADS"] == "4"
@@ -46,7 +50,7 @@ def test_one_card_is_one_process() -> None:
 
 def test_sdxl_has_its_own_trainer() -> None:
     job = replace(JOB, family="sdxl")
-    assert command(job, job.life()).argv[1].endswith("/sdxl_train_network.py")
+    assert command(job, job.life()).argv[3].endswith("/sdxl_train_network.py")
 
 
 def test_several_cards_are_launched_with_every_setting_said() -> None:

@@ -10,9 +10,11 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,80 @@ def test_sd2_trains_as_its_scheduler_says(
     assert metadata["ss_v2"] == "True"
     assert metadata["ss_base_model_version"] == version
     assert metadata["ss_zero_terminal_snr"] == str("rescale_betas_zero_snr" in scheduler)
+
+
+def start(cwd: Path, *words: str | Path) -> subprocess.Popen[bytes]:
+    """`tenner train` on one core, where sd-scripts' own sums come out the same every time."""
+    cwd.mkdir(exist_ok=True)
+    core = str(min(os.sched_getaffinity(0)))
+    with (cwd / "program.log").open("ab") as log:
+        return subprocess.Popen(
+            ["taskset", "-c", core, sys.executable, "-m", "tenner", "train", *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, "MKL_CBWR": "AVX2,STRICT"},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def cut(cwd: Path, sent: signal.Signals, kind: str, step: int, *words: str | Path) -> int:
+    """Start it, signal it once there is an event of this kind and step; gives its exit code."""
+    process, run = start(cwd, *words), cwd / "output" / "my_lora"
+
+    def is_there() -> bool:
+        log = run / "events.jsonl"
+        return log.is_file() and any(each["step"] >= step for each in events(run, kind))
+
+    while process.poll() is None and not is_there():
+        time.sleep(0.1)
+    process.send_signal(sent)
+    return process.wait()
+
+
+CHANGES_WITH_TIME = (
+    *("modelspec.date", "ss_session_id", "ss_training_started_at", "ss_training_finished_at"),
+    *("sshs_model_hash", "sshs_legacy_hash"),
+)
+
+
+def test_killed_and_stopped_within_epochs_it_is_the_run_that_never_was(
+    sd15: Path, tmp_path: Path
+) -> None:
+    """Killed after the state of step 2, stopped by SIGTERM, gone on with twice: the same weights,
+    bit for bit, though images are mirrored, tags shuffled, neurons dropped and noise drawn."""
+    data = tmp_path / "data" / "2_sks star"
+    data.mkdir(parents=True)
+    for number in range(1, 5):
+        for file in (concept_dir() / "1_sks star").glob(f"{number:02d}.*"):
+            shutil.copy(file, data)
+    words: tuple[str | Path, ...] = (
+        *("--engine", "sd-scripts", "--base_model", sd15, "--dataset", tmp_path / "data"),
+        *("--batch_size", "2", "--max_train_steps", "6", "--lr_warmup_steps", "2", *LIGHT),
+        *("--flip_aug", "true", "--shuffle_caption", "true", "--network_dropout", "0.1"),
+        *("--multires_noise_iterations", "4", "--lr_scheduler", "cosine"),
+        *("--learning_rate", "1e-3", "--grace_seconds", "120"),
+    )
+    assert start(tmp_path / "whole", *words).wait() == 0
+    lives = tmp_path / "lives"
+    each_step = (*words, "--save_state_every_minutes", "0.0001")
+    assert cut(lives, signal.SIGKILL, "state", 2, *each_step) == -signal.SIGKILL
+    assert cut(lives, signal.SIGTERM, "step", 4, *words) == 143
+    log = (lives / "program.log").read_text()
+    run = lives / "output" / "my_lora"
+    stopped_at = max(int(each.name.split("-")[1]) for each in (run / "state").glob("step-*"))
+    assert 4 <= stopped_at <= 5, log
+    assert f"goes on from the state of step {stopped_at}" in log
+    assert start(lives, *words).wait() == 0, (lives / "program.log").read_text()
+    whole = tmp_path / "whole" / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
+    with safe_open(whole, "pt") as one, safe_open(run / "delivered" / whole.name, "pt") as other:
+        names = list(one.keys())
+        assert names == list(other.keys())
+        differ = [name for name in names if not one.get_tensor(name).equal(other.get_tensor(name))]
+        expected, found = one.metadata(), other.metadata()
+    changed = {key for key in expected if expected[key] != found[key]}
+    assert changed <= set(CHANGES_WITH_TIME)
+    assert found["ss_steps"] == "6"
+    assert differ == []
 
 
 @pytest.mark.skipif("TEST_SDXL" not in os.environ, reason="TEST_SDXL is not set")

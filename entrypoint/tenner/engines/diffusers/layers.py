@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tenner.engines.diffusers import small_maps
+from tenner.engines.diffusers.dropouts import NO_DROPOUTS, Dropouts
 from tenner.engines.diffusers.lora import LoraSite
 
 
@@ -38,15 +39,22 @@ class Conv:
         self.stride = stride
         self.padding = padding
         self.site = site
+        self.dropouts = NO_DROPOUTS
 
     def __call__(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         y = cast(Tensor, _FrozenConv.apply(x, added, self))
-        return y if self.site is None else y + self._low_rank(x, self.site)
+        if self.site is None:
+            return y
+        dropouts = NO_DROPOUTS if self.site.bank.evaluating else self.dropouts
+        if not all(dropouts.modules_kept(1)):
+            return y
+        return y + self._low_rank(x, self.site, dropouts)
 
-    def _low_rank(self, x: Tensor, site: LoraSite) -> Tensor:
+    def _low_rank(self, x: Tensor, site: LoraSite, dropouts: Dropouts) -> Tensor:
         inner = functional.conv2d(x, site.down, stride=self.stride, padding=self.padding)
+        inner = dropouts.thinned(inner, inner.shape[0])
         up = site.up.view(-1, site.rank, 1, 1)
-        return functional.conv2d(inner * site.scale, up)
+        return functional.conv2d(inner * (site.scale * dropouts.scale), up)
 
 
 class _FrozenConv(torch.autograd.Function):

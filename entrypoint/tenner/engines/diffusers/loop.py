@@ -287,7 +287,7 @@ class Trainer:
         minutes = job.save_state_every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > minutes * 60
         if self._processes.count > 1:
-            late = late and step % _STOP_INTERVAL == 0 and self._processes.any(late)
+            late = step % _STOP_INTERVAL == 0 and self._processes.any(late)  # all ask, or none
         beside = job.save_state and (by_epoch or by_step)
         if stopping or beside or late or _due(step, job.save_state_every_n_steps):
             self.save_state()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tenner.engines.diffusers.clip import ClipText, parse_clip_config
+from tenner.engines.diffusers.dropouts import Dropouts
 from tenner.engines.diffusers.job import TrainJob
 from tenner.engines.diffusers.kept import KeptBase
 from tenner.engines.diffusers.load import BaseModel, BaseModelError, TextSource
@@ -67,7 +68,7 @@ def build_network(
         read_lora(Path(job.network_weights), bank)
     for model in (unet, *(encoder for _, encoder in texts.encoders)):
         model.checkpointing = job.gradient_checkpointing
-        model.keeps_rng = any(_dropouts(job))
+        model.keeps_rng = bool(_dropouts(job))
     if job.torch_compile:
         _compile_blocks(unet)
     return Network(
@@ -185,12 +186,16 @@ def _plan(job: TrainJob, bank: LoraBank, segment: str, name_of: Callable[[str], 
         conv_dim=job.conv_dim,
         conv_alpha=job.conv_alpha,
         dropouts=_dropouts(job),
-        plain=job.torch_compile or any(_dropouts(job)),
+        plain=job.torch_compile or bool(_dropouts(job)),
     )
 
 
-def _dropouts(job: TrainJob) -> tuple[float, float, float]:
-    return (job.network_dropout or 0.0, job.rank_dropout or 0.0, job.module_dropout or 0.0)
+def _dropouts(job: TrainJob) -> Dropouts:
+    return Dropouts(
+        inner=job.network_dropout or 0.0,
+        rank=job.rank_dropout or 0.0,
+        module=job.module_dropout or 0.0,
+    )
 
 
 def _lora_name(prefix: str, path: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tenner.engines.diffusers.dropouts import NO_DROPOUTS, Dropouts
 from tenner.engines.diffusers.layers import Conv, GroupNorm, LayerNorm
 from tenner.engines.diffusers.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.diffusers.projection import Projection
@@ -47,7 +48,7 @@ class LoraPlan:
     alpha: float
     conv_dim: int | None = None
     conv_alpha: float | None = None
-    dropouts: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    dropouts: Dropouts = NO_DROPOUTS
     plain: bool = False
 
 
@@ -96,13 +97,16 @@ class Parts:
             f"conv {name}",
             lambda: self._read(f"{name}.weight").to(memory_format=self._format),
         )
-        return Conv(
+        found = Conv(
             weight,
             self.optional(f"{name}.bias") if bias else None,
             stride=stride,
             padding=padding,
             site=self._site([name]),
         )
+        if self._plan is not None:
+            found.dropouts = self._plan.dropouts
+        return found
 
     def projection(self, name: str) -> Projection:
         """A linear layer; a 1x1 convolution is one too."""

@@ -11,12 +11,14 @@ for the backward pass. Tokens are always [tokens, features]: nothing is reshaped
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyright: reportMissingParameterType=false
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenner.engines.diffusers.dropouts import NO_DROPOUTS
 from tenner.engines.diffusers.lora import LoraSite, Run
 
 
@@ -31,8 +33,7 @@ class Projection:
         self.weight_t = weight.t()
         self.bias = bias
         self.site = site
-        self.dropouts: tuple[float, float, float] = (0.0, 0.0, 0.0)
-        """Chances that an inner value, a rank, or the whole LoRA is left out in one call."""
+        self.dropouts = NO_DROPOUTS
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         site = self.site
@@ -49,29 +50,23 @@ def plain_lora(x: Tensor, projection: Projection) -> Tensor:
     site = projection.site
     y = functional.linear(x, projection.weight, projection.bias)
     assert site is not None
-    evaluating = site.bank.evaluating
-    chances = (0.0, 0.0, 0.0) if evaluating else projection.dropouts
-    inner_chance, rank_chance, module_chance = chances
-    if module_chance and float(torch.rand(())) < module_chance:
+    dropouts = NO_DROPOUTS if site.bank.evaluating else projection.dropouts
+    kept = dropouts.modules_kept(len(site.specs))
+    if not any(kept):
         return y
-    inner = functional.linear(x, site.down.flatten(1))
-    scale = site.scale
-    if inner_chance:
-        inner = functional.dropout(inner, p=inner_chance)
-    if rank_chance:
-        samples = site.bank.num_samples
-        kept = torch.rand(samples, inner.shape[1], device=x.device) > rank_chance
-        inner = inner * kept.repeat_interleave(inner.shape[0] // samples, dim=0)
-        scale = scale / (1.0 - rank_chance)
-    return y + _plain_up(inner, site) * scale
+    inner = dropouts.thinned(functional.linear(x, site.down.flatten(1)), site.bank.num_samples)
+    return y + _plain_up(inner, site, kept) * (site.scale * dropouts.scale)
 
 
-def _plain_up(inner: Tensor, site: LoraSite) -> Tensor:
+def _plain_up(inner: Tensor, site: LoraSite, kept: Sequence[bool]) -> Tensor:
+    """[tokens, out] of all modules side by side; zeros for those that are left out."""
     ups = site.up.split([spec.out_features * site.rank for spec in site.specs])
     inners = inner.split(site.rank, dim=1)
     parts = [
         functional.linear(values, up.view(-1, site.rank))
-        for values, up in zip(inners, ups, strict=True)
+        if is_kept
+        else inner.new_zeros(inner.shape[0], up.numel() // site.rank)
+        for values, up, is_kept in zip(inners, ups, kept, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

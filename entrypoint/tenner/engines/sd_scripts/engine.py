@@ -1,8 +1,8 @@
 """A run as a command: sd-scripts' trainer in one process, or one for each card.
 
 `accelerate launch` only sets variables and imports torch once more (about five seconds), so one
-process is started as `python train_network.py`; several cards need it, with every setting said, so
-that no machine's own accelerate configuration has a say. Pure.
+process is started as `python with_states.py … train_network.py`; several cards need it, with every
+setting said, so that no machine's own accelerate configuration has a say. Pure.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,8 @@ from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
 from tenner.supervision.leash import leashed_worker
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
+WRAPPER = Path(__file__).with_name("with_states.py").resolve()
+"""What runs the trainer's script, in its Python, and saves states on time."""
 LOG_WIDTH = 240
 """Columns of the log: wide enough that hardly a message wraps."""
 
@@ -27,7 +29,8 @@ LOG_WIDTH = 240
 class Job:
     """A run for sd-scripts. `options` are tenner's or sd-scripts' names, each decided.
 
-    `num_steps` are optimizer steps of the whole run; `cpus` what this process may use.
+    `num_steps` are optimizer steps of the whole run; `cpus` what this process may use. A state is
+    saved every `state_minutes`.
     """
 
     trainer: Trainer
@@ -39,6 +42,7 @@ class Job:
     num_processes: int = 1
     on_cpu: bool = False
     cpus: float = 4.0
+    state_minutes: float = 5.0
 
     def life(self, first_step: int = 0) -> Life:
         """The life that starts after `first_step` steps."""
@@ -46,7 +50,6 @@ class Job:
             first_step=first_step,
             num_steps=self.num_steps,
             steps_per_epoch=self.steps_per_epoch,
-            num_processes=self.num_processes,
         )
 
 
@@ -54,18 +57,18 @@ def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
     """The program of one life, which goes on from `state`."""
     words = arguments(sd_options(job, life, state=state))
     name = "sdxl_train_network.py" if job.family == "sdxl" else "train_network.py"
-    script = str(job.trainer.directory / name)
+    script = (str(WRAPPER), str(job.state_minutes * 60), str(job.trainer.directory / name))
     python = str(job.trainer.python)
     threads = threads_per_process(job)
     if job.num_processes == 1:
-        return Command(argv=(python, script, *words), env=_environment(job, threads))
+        return Command(argv=(python, *script, *words), env=_environment(job, threads))
     launch = (
         *("-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_machines", "1", "--num_processes", str(job.num_processes)),
         *("--mixed_precision", str(job.options.get("mixed_precision") or "no")),
         *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads), "--no_python"),
     )
-    worker = leashed_worker(python, (script, *words))
+    worker = leashed_worker(python, (*script, *words))
     return Command(argv=(python, *launch, *worker), env=_environment(job, threads))
 
 
@@ -75,12 +78,11 @@ def sd_options(job: Job, life: Life, *, state: Path | None = None) -> dict[str, 
     found = translate(wanted, family=job.family)
     if job.num_processes > 1:
         found = {"ddp_timeout": 30, **found}  # minutes; others wait while one card caches or saves
-    schedule = _schedule(job)
     return {
         **found,
         **keep_states(found),
         **job.paths.options(),
-        **life.options(schedule, state=str(state) if state else None),
+        **life.options(state=str(state) if state else None),
     }
 
 

@@ -1,17 +1,12 @@
 """The learning-rate schedules of sd-scripts as functions of the absolute step.
 
-A resumed run must go on along the curve of the whole run. sd-scripts takes the schedules of
-transformers (`transformers.optimization`), whose shape hangs on `max_train_steps`; their formulas
-are here in pure Python, so that a life of fewer steps can be given the rest of the right curve as
-a table (`piecewise_constant` of diffusers, which takes one).
+sd-scripts takes the schedules of transformers (`transformers.optimization`); their formulas are
+here in pure Python, so that the rate of each step is known without torch.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-MAX_RULES = 4000
-"""Most entries of a table. Linux allows 128 KiB in one argument; an entry has up to 20 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +66,6 @@ def schedule_of(options: Mapping[str, object], *, num_steps: int) -> Schedule | 
         timescale=int(_number(options.get("lr_scheduler_timescale"), 0)) or None,
         base_lr=_number(options.get("learning_rate"), 2e-6),
     )
-
-
-def rules(schedule: Schedule, *, start: int, num_processes: int = 1, counted_from: int = 0) -> str:
-    """The curve from `start` on as diffusers' `step_rules`: `factor:until,…,factor`.
-
-    The scheduler's own count stands at 0 at step `counted_from` and runs `num_processes` times as
-    fast as optimizer steps. A curve of more than `MAX_RULES` steps is given in stretches.
-    """
-    stretch = max(1, math.ceil((schedule.num_steps - start) / MAX_RULES))
-    entries: list[tuple[str, int]] = []
-    for step in range(start, schedule.num_steps, stretch):
-        factor, until = f"{schedule.factor(step):.9g}", min(step + stretch, schedule.num_steps)
-        if entries and entries[-1][0] == factor:
-            entries[-1] = (factor, until)
-        else:
-            entries.append((factor, until))
-    written = [f"{factor}:{(until - counted_from) * num_processes}" for factor, until in entries]
-    return ",".join([*written, f"{schedule.factor(schedule.num_steps):.9g}"])
 
 
 def _progress(schedule: Schedule, step: int) -> float:

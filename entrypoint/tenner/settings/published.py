@@ -1,0 +1,56 @@
+"""Settings as they leave this machine: without the places where files lie on it.
+
+A path says nothing elsewhere and names the user and the folders of who trained. What is left of
+one is its last name; addresses (`hf://…`, `s3://…`) stay.
+"""
+
+from dataclasses import replace
+from pathlib import PureWindowsPath
+from typing import Any
+
+from tenner.local_paths import LocalPaths
+from tenner.settings.model import Settings
+from tenner.settings.resolve import Request
+
+PLACES = (
+    *("base_model", "vae", "dataset", "reg_data_dir", "network_weights"),
+    *("output_dir", "destinations"),
+)
+"""Settings that are paths or addresses. Others are texts in which a path may stand."""
+
+
+def published(settings: Settings) -> Settings:
+    """`settings` without paths of this machine."""
+    paths = LocalPaths()
+    values: dict[str, Any] = {}
+    for key in Settings.model_fields:
+        value = getattr(settings, key)
+        name = public_name if key in PLACES else paths.removed
+        values[key] = _each(value, name)
+    return settings.model_copy(update=values)
+
+
+def published_request(request: Request) -> Request:
+    """`request` without paths of this machine, in its values and their sources."""
+    paths = LocalPaths()
+    said_at = {key: paths.removed(where) for key, where in request.said_at.items()}
+    return replace(request, settings=published(request.settings), said_at=said_at)
+
+
+def public_name(place: str) -> str:
+    """The last name of a path; an address as it is."""
+    if "://" in place and not place.startswith("file://"):
+        return place
+    return PureWindowsPath(place).name or place
+
+
+def _each(value: Any, name: Any) -> Any:
+    match value:
+        case str():
+            return name(value)
+        case tuple():
+            return tuple(_each(one, name) for one in value)  # pyright: ignore[reportUnknownVariableType]
+        case dict():
+            return {key: _each(one, name) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return value

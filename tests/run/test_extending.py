@@ -8,6 +8,8 @@ import pytest
 from program import Machine, StandIn, same_weights
 from safetensors import safe_open
 
+pytestmark = pytest.mark.timeout(900)
+
 CONSTANT = ("--lr_scheduler", "constant", "--save_every_n_steps", "3")
 
 
@@ -16,19 +18,23 @@ def manifest(machine: Machine, name: str) -> dict[str, str]:
     return {each["name"]: each["sha256"] for each in found["files"]}
 
 
+@pytest.mark.long
 def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the_start(
     tmp_path: Path,
 ) -> None:
     machine, whole = Machine(tmp_path / "one"), Machine(tmp_path / "whole")
-    assert machine.finish(*machine.train("star", *CONSTANT, "--max_train_steps", "4")) == 0
+    assert (
+        machine.finish(*machine.train("star", *CONSTANT, "--max_train_steps", "4"), timeout=400)
+        == 0
+    )
     before = manifest(machine, "star")
     short = (machine.run("star") / "checkpoints" / "star.safetensors").read_bytes()
     words = (*CONSTANT, "--max_train_steps", "7")
-    assert machine.finish(*machine.train("star", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("star", *words), timeout=400) == 0, machine.said
     assert "extended from 4 to 7 steps and goes on after step 4" in machine.said
     assert "the learning rate goes on as it was" in machine.said
     assert [each["step"] for each in machine.events("star", "step")] == [1, 2, 3, 4, 5, 6, 7]
-    assert whole.finish(*whole.train("star", *words)) == 0, whole.said
+    assert whole.finish(*whole.train("star", *words), timeout=400) == 0, whole.said
     final = Path("delivered", "star.safetensors")
     assert same_weights(machine.run("star") / final, whole.run("star") / final)
     with safe_open(machine.run("star") / final, "pt") as file:
@@ -46,22 +52,29 @@ def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the
     assert now["checkpoints/star-step00000004.safetensors"] == before["star.safetensors"]
     kept = machine.run("star") / "checkpoints" / "star-step00000004.safetensors"
     assert kept.read_bytes() == short
-    assert machine.finish(*machine.train("star", *words)) == 0
+    assert machine.finish(*machine.train("star", *words), timeout=400) == 0
     assert "delivered before" in machine.said, "a third start trains nothing"
 
 
+@pytest.mark.long
 def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)
     words = ("--lr_scheduler", "linear", "--lr_warmup_steps", "0", "--save_every_n_steps", "9")
-    assert machine.finish(*machine.train("star", *words, "--max_train_steps", "4")) == 0
-    assert machine.finish(*machine.train("star", *words, "--max_train_steps", "3")) == 2
+    assert (
+        machine.finish(*machine.train("star", *words, "--max_train_steps", "4"), timeout=400) == 0
+    )
+    assert (
+        machine.finish(*machine.train("star", *words, "--max_train_steps", "3"), timeout=400) == 2
+    )
     assert "max_train_steps: 4 → 3" in machine.said
     other = (*words, "--max_train_steps", "8", "--seed", "7")
-    assert machine.finish(*machine.train("star", *other)) == 2
+    assert machine.finish(*machine.train("star", *other), timeout=400) == 2
     assert "seed: 42 → 7" in machine.said
-    assert machine.finish(*machine.train("star", *words, "--max_train_steps", "8")) == 0
+    assert (
+        machine.finish(*machine.train("star", *words, "--max_train_steps", "8"), timeout=400) == 0
+    )
     # A line from 1 to 0: after 3 of 4 steps a quarter is left, after 4 of 8 a half.
     assert "was at 25 % of its full value and goes on at 50 %" in machine.said
     rates = [each["learning_rates"]["unet"] for each in machine.events("star", "step")]
@@ -71,10 +84,10 @@ def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
 def test_without_a_state_it_is_said_what_can_be_done(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     words = (*CONSTANT, "--max_train_steps")
-    assert machine.finish(*machine.train("star", *words, "2")) == 0
+    assert machine.finish(*machine.train("star", *words, "2"), timeout=400) == 0
     shutil.rmtree(machine.run("star") / "state")
     ledger = machine.ledger("star")
-    assert machine.finish(*machine.train("star", *words, "4")) == 2
+    assert machine.finish(*machine.train("star", *words, "4"), timeout=400) == 2
     assert "its last state is not kept any more" in machine.said
     assert "set network_weights to" in machine.said
     assert machine.ledger("star") == ledger, "what was delivered stays what it is"
@@ -83,9 +96,9 @@ def test_without_a_state_it_is_said_what_can_be_done(tmp_path: Path) -> None:
 def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--max_train_steps", "8", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words), timeout=400) == 0, machine.said
     longer = ("--max_train_steps", "14", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *longer)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *longer), timeout=400) == 0, machine.said
     first, second = machine.commands("cat")
     assert "resume" not in first
     assert second["resume"].endswith("step-00000008")
@@ -101,12 +114,12 @@ def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
 def test_epochs_are_raised_too_and_an_extension_that_is_cut_goes_on(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--save_every_n_steps", "4", "--batch_size", "8", "--max_train_epochs")
-    assert machine.finish(*machine.train("cat", *words, "2")) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words, "2"), timeout=400) == 0, machine.said
     done = machine.ledger("cat")["finished"]["file"]["step"]
     machine.environ |= {"STAND_IN": "killed", "STAND_IN_STEPS": "5"}
-    assert machine.finish(*machine.train("cat", *words, "9")) == 5, machine.said
+    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 5, machine.said
     del machine.environ["STAND_IN"]
-    assert machine.finish(*machine.train("cat", *words, "9")) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 0, machine.said
     ledger = machine.ledger("cat")
     assert ledger["finished"]["file"]["step"] == done // 2 * 9
     assert [life["first_step"] for life in ledger["lives"]][:2] == [0, done]

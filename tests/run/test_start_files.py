@@ -15,6 +15,8 @@ from tenner.base.model import inspect_base
 from tenner.lora_files.base_modules import adaptable_modules
 from tenner.tiny import base_dir
 
+pytestmark = pytest.mark.timeout(900)
+
 ENGINES = Path(__file__).parents[1] / "engines" / "diffusers"
 
 
@@ -25,7 +27,7 @@ def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
         env=machine.environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -174,11 +176,15 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
     uneven = lora_of(modules, 2, 1.0, "lora_unet_") | lora_of(modules, 3, 1.5, "lora_te_")
     save_file(uneven, tmp_path / "uneven.safetensors")
     words = ("--max_train_steps", "2", "--network_weights")
-    assert machine.finish(*machine.train("even", *words, "even.safetensors")) == 0, machine.said
+    assert machine.finish(*machine.train("even", *words, "even.safetensors"), timeout=400) == 0, (
+        machine.said
+    )
     told = machine.commands("even")[0]
     assert (told["network_dim"], told["network_alpha"]) == ("2", "1.0")
     assert "dim_from_weights" not in told
-    assert machine.finish(*machine.train("uneven", *words, "uneven.safetensors")) == 0, machine.said
+    assert (
+        machine.finish(*machine.train("uneven", *words, "uneven.safetensors"), timeout=400) == 0
+    ), machine.said
     assert machine.commands("uneven")[0]["dim_from_weights"] == "true"
     text = "are taken from the file (2, 3)"
     assert text in machine.said
@@ -224,6 +230,6 @@ def test_the_modules_of_a_base_are_those_that_trainers_adapt(
         found = adaptable_modules(inspect_base(base_dir(), name="tiny"))
         assert sum(name.startswith("lora_te_") for name in found) % 6 == 0
         machine = Machine(tmp_path)
-        assert machine.finish(*machine.train("lora", "--max_train_steps", "1")) == 0
+        assert machine.finish(*machine.train("lora", "--max_train_steps", "1"), timeout=400) == 0
         made = load_file(machine.run("lora") / "delivered" / "lora.safetensors")
         assert found.keys() == {name.split(".")[0] for name in made}

@@ -15,6 +15,8 @@ from tenner.engines.diffusers.captions import draw_caption
 from tenner.engines.diffusers.job import read_job
 from tenner.tiny import concept_dir
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -23,7 +25,7 @@ def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
         env=machine.environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -46,7 +48,9 @@ def test_a_part_at_rate_0_has_no_modules_in_the_file(
     tmp_path: Path, words: tuple[str, ...], absent: str, present: str
 ) -> None:
     machine = Machine(tmp_path)
-    assert machine.finish(*machine.train("lora", "--max_train_steps", "2", *words)) == 0
+    assert (
+        machine.finish(*machine.train("lora", "--max_train_steps", "2", *words), timeout=400) == 0
+    )
     assert "is not trained" in machine.said
     with safe_open(machine.run("lora") / "delivered" / "lora.safetensors", "pt") as file:
         names = list(file.keys())
@@ -57,7 +61,7 @@ def test_a_part_at_rate_0_has_no_modules_in_the_file(
 def test_sd_scripts_is_given_its_switch_and_the_plan_counts_on_less_memory(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--max_train_steps", "3", "--text_encoder_lr", "0", "--batch_size", "1")
-    assert machine.finish(*machine.train("lora", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("lora", *words), timeout=400) == 0, machine.said
     assert machine.commands("lora")[0]["network_train_unet_only"] == "true"
     without = plan(machine, *words)
     both = plan(machine, "--max_train_steps", "3", "--batch_size", "1")

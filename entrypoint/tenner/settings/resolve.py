@@ -139,14 +139,16 @@ def _as_text(layers: Sequence[Layer]) -> tuple[list[Layer], list[Problem]]:
 
 def _not_text(value: Any) -> str:
     """What is in a value, or in one of a list, that is no text; empty where all is."""
-    if isinstance(value, list | tuple):
-        found = [_not_text(each) for each in cast("Sequence[Any]", value)]
-        return next((each for each in found if each), "")
-    if not isinstance(value, str):
-        return ""
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        return "bytes that are not UTF-8"
-    return "a NUL byte" if "\0" in value else ""
+    waiting = [value]
+    while waiting:  # no recursion: a file may nest lists as deep as it likes
+        each = waiting.pop()
+        if isinstance(each, list | tuple):
+            waiting.extend(cast("Sequence[Any]", each))
+        elif isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
+            return "bytes that are not UTF-8"
+        elif isinstance(each, str) and "\0" in each:
+            return "a NUL byte"
+    return ""
 
 
 def _named(environ: Mapping[str, str], name: str) -> Path | None:

@@ -3,6 +3,7 @@
 python -m scripts.readme_settings          rewrites README.md between its two marks
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -46,7 +47,30 @@ def _row(key: str, field: FieldInfo) -> str:
     choices = [str(each) for each in get_args(field.annotation) if isinstance(each, str)]
     if choices and not is_switch(field):
         text += " One of " + ", ".join(f"`{each}`" for each in choices) + "."
-    return f"| {names} | {default} | {text} |"
+    return f"| {names} | {default} | {text}{_range(field)} |"
+
+
+def _range(field: FieldInfo) -> str:
+    """The least and the most that a number may be, where both are limited."""
+    limits: dict[str, float] = {}
+    for kind in (field.annotation, *get_args(field.annotation)):
+        limits |= _limits(getattr(kind, "__metadata__", ()))
+    limits |= _limits(field.metadata)
+    if "ge" not in limits or not {"le", "lt"} & limits.keys():
+        return ""
+    most = f"less than {limits['lt']:,}" if "lt" in limits else f"{limits['le']:,}"
+    return f" {limits['ge']:,} to {most}."
+
+
+def _limits(metadata: Iterable[object]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for each in metadata:
+        found |= _limits(each.metadata) if isinstance(each, FieldInfo) else {}
+        for name in ("ge", "le", "lt"):
+            value = getattr(each, name, None)
+            if value is not None:
+                found[name] = value
+    return found
 
 
 if __name__ == "__main__":

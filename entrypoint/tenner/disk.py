@@ -11,8 +11,9 @@ from tenner.delivery.remote_run import ROOM
 from tenner.errors import Problem
 from tenner.events import Checkpoint, Event, StateSaved, Warned
 from tenner.machine import DiskRoom, disk_room
+from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
-from tenner.planning.vram import STATE_BYTES, Load
+from tenner.planning.vram import Load
 from tenner.running.run_dir import RunDir
 from tenner.sizes import size_words
 from tenner.supervision.guards import Verdict
@@ -65,7 +66,7 @@ def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
     """Reckoned from the plan; the tiny base's files are too small to count."""
     options, length = plan.options, plan.length
     parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
-    moments = STATE_BYTES.get(str(options["optimizer_type"]).lower(), 8)
+    moments = state_bytes(str(options["optimizer_type"]))
     epochs, steps = (options.get(f"save_every_n_{each}") for each in ("epochs", "steps"))
     every = int(str(steps)) if steps else int(str(epochs or 1)) * length.steps_per_epoch
     return DiskNeed(

@@ -15,7 +15,7 @@ from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.errors import MachineError
 from tenner.events import Phase
-from tenner.judging import judge_early, judge_plan, judge_request, raise_errors
+from tenner.judging import judge_early, judge_optimizer, judge_plan, judge_request, raise_errors
 from tenner.machine import Machine, inspect_machine
 from tenner.machine.host import inspect_host
 from tenner.machine.torch_build import trainer_build
@@ -93,7 +93,7 @@ def prepare(
     device = choose_device(settings, machine, base)
     other_noise = "" if base.betas.is_usual else str(base.betas)
     engine = choose_engine(settings, environ, tiny=base.is_tiny, other_noise=other_noise)
-    found = judge_request(written, trainer=engine.name, family=base.family)
+    found = judge_request(written, trainer=engine.name, family=base.family, python=engine.python)
     raise_errors(found)
     request = with_start_files(request, base, engine.name)
     settings = request.settings
@@ -125,6 +125,7 @@ def prepare(
         if known and known.broken:
             broken = dict(known.broken)
             plan = decide(broken)
+    raise_errors(judge_optimizer(written, plan, engine.python))
     return Prepared(
         request=request,
         base=base,

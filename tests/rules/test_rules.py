@@ -94,10 +94,9 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"resolution": (2048, 512)}, "max_bucket_reso = 1024 is below"),
     ("sd1", {"bucket_reso_steps": 32}, "not a multiple of 64"),
     ("sdxl", {"bucket_reso_steps": 48}, "not a multiple of 32"),
-    ("sd1", {"optimizer_type": "AdamW8bits"}, "no optimizer AdamW8bits"),
-    ("sd1", {"optimizer_type": "sgd"}, "no optimizer sgd"),
-    ("sd1", {"optimizer_type": "DAdaptAdam"}, "dadaptation"),
-    ("sd1", {"optimizer_args": ("decouple=true",)}, "decouple=true is not"),
+    ("sd1", {"optimizer_type": "AdamW8bits"}, "knows no optimizer AdamW8bits"),
+    ("sd1", {"optimizer_type": "sgd"}, "knows no optimizer sgd"),
+    ("sd1", {"optimizer_args": ("amsgrad=true",)}, "amsgrad=true is not"),
     ("sd1", {"optimizer_args": ("weight_decay",)}, "not key=value"),
     ("sd1", {"network_args": ("=4",)}, "not key=value"),
 ]
@@ -116,7 +115,16 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"effective_batch_size": 4, "gradient_accumulation_steps": 2}, "are both set"),
     ("sd1", {"network_train_unet_only": True, "text_encoder_lr": (1e-5,)}, "has no effect"),
     ("sd1", {"conv_alpha": 1}, "without conv_dim"),
-    ("sd1", {"network_alpha": 0.0, "network_dim": 4}, "write network_alpha = 4"),
+    ("sd1", {"network_alpha": 0, "network_dim": 4}, "network_alpha = 0"),
+    ("sd1", {"conv_dim": 4}, "scaled by 1/4"),
+    ("sd1", {"network_args": ("conv_dim=8",)}, "scaled by 1/8"),
+    ("sd1", {"output_name": "a:b"}, "it holds :"),
+    ("sd1", {"output_name": "a\tb"}, "control character"),
+    ("sd1", {"output_name": "a\nb"}, "control character"),
+    ("sd1", {"output_name": "a\x1bb"}, "control character"),
+    ("sd1", {"output_name": "a" * 235}, "is 235 bytes long"),
+    ("sd1", {"output_name": "ض" * 100}, "is 200 bytes long"),
+    ("sd1", {"output_dir": "D:\trained"}, "is an escape in TOML"),
     ("sd1", {"min_bucket_reso": 2048, "max_bucket_reso": 1024}, "is above max_bucket_reso"),
     ("sd1", {"dataset": "C:\\me\\pictures"}, "is on your PC"),
     ("sd1", {"output_name": "a/b"}, "is not a file name"),
@@ -126,6 +134,26 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"sample_at_epochs": (3,), "save_every_n_epochs": 2}, "no checkpoint is kept"),
     ("sd1", {"lr_scheduler_args": ("a",)}, "not key=value"),
     ("sdxl", {"text_encoder_lr": (1e-5, 2e-5)}, "2e-05 would be left out"),
+    ("sd1", {"optimizer_args": ("learning_rate=3e-4",)}, "learning_rate is a setting of its own"),
+    ("sd1", {"optimizer_args": ("lr=3e-4",)}, "lr is a setting of its own"),
+    ("sd1", {"optimizer_args": ("weight_decay=0.5,",)}, "weight_decay=(0.5,) is not a number"),
+    ("sd1", {"optimizer_args": ("weight_decai=0.5",)}, "does not take weight_decai"),
+    ("sd1", {"optimizer_args": ("betas=0.9",)}, "betas=0.9 is not numbers"),
+    ("sd1", {"optimizer_args": ("amsgrad=1",)}, "amsgrad=1 is not True or False"),
+    (
+        "sd1",
+        {"optimizer_type": "Prodigy", "learning_rate": 1.0, "text_encoder_lr": (0.5,)},
+        "one learning rate for all parts",
+    ),
+    ("sd1", {"optimizer_type": "Prodigy", "learning_rate": 1e-4}, "learns nothing"),
+    ("sd1", {"optimizer_type": "AdamW", "learning_rate": 1.0}, "diverges"),
+    ("sd1", {"optimizer_type": "AdamW", "learning_rate": 0.1}, "is outside of 1e-06 to 0.01"),
+    ("sd1", {"optimizer_type": "Prodigy", "learning_rate": 0.1}, "is outside of 0.3 to 3"),
+    (
+        "sd1",
+        {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "cosine"},
+        "have no effect with AdamWScheduleFree",
+    ),
 ]
 """More cases, of which some set off two rules."""
 
@@ -172,6 +200,16 @@ OWN_CASES: list[tuple[dict[str, object], str]] = [
     ({"zero_terminal_snr": True}, "zero_terminal_snr needs v_parameterization"),
     ({"shuffle_caption": False, "keep_tokens": 1}, "keep_tokens has no effect"),
     ({"prior_loss_weight": 0.5}, "prior_loss_weight has no effect"),
+    ({"optimizer_type": "DAdaptAdam"}, "the built-in trainer knows no optimizer DAdaptAdam"),
+    ({"optimizer_type": "AdamW8bits"}, "the built-in trainer knows no optimizer AdamW8bits"),
+    (
+        {"optimizer_type": "AdamW", "optimizer_args": ("fused=True",)},
+        "the built-in trainer decides fused",
+    ),
+    (
+        {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=True",)},
+        "relative_step=True cannot be had",
+    ),
 ]
 """What was told by one trainer only, or too late, and is told of the built-in one too."""
 
@@ -180,7 +218,14 @@ OWN_CASES: list[tuple[dict[str, object], str]] = [
 def test_the_built_in_trainer_is_judged_by_the_same_rules(
     bad: dict[str, object], said: str
 ) -> None:
-    settings = {*GUIDE, "network_args", "zero_terminal_snr", "keep_tokens", "prior_loss_weight"}
+    settings = {
+        *GUIDE,
+        "optimizer_args",
+        "network_args",
+        "zero_terminal_snr",
+        "keep_tokens",
+        "prior_loss_weight",
+    }
     view = View(values={**GUIDE, **bad}, trainer="diffusers", family="sd1")
     options = {key: value for key, value in bad.items() if key not in settings}
     found = [
@@ -192,9 +237,11 @@ def test_the_built_in_trainer_is_judged_by_the_same_rules(
 
 def _sets_off(rule: Rule | Check) -> bool:
     """Whether one of the cases here is what the rule is for."""
-    guide = [({**GUIDE, **bad}, family) for family, bad, _ in (*CASES, *MORE)]
-    cases = [(values, family, "sd-scripts") for values, family in guide]
-    cases += [({**GUIDE, **bad}, "sd1", "diffusers") for bad, _ in OWN_CASES]
+    cases: list[tuple[dict[str, object], Family, Trainer]] = [
+        ({**GUIDE, **bad}, family, "sd-scripts") for family, bad, _ in (*CASES, *MORE)
+    ]
+    for bad, _ in OWN_CASES:
+        cases.append(({**GUIDE, **bad}, "sd1", "diffusers"))
     return any(
         rule.problems(
             View(
@@ -204,10 +251,20 @@ def _sets_off(rule: Rule | Check) -> bool:
                 knows=rule.needs,
                 trainer=trainer,
                 family=family,
+                missing_packages=("dadaptation",),
             )
         )
         for values, family, trainer in cases
     )
+
+
+@pytest.mark.parametrize(("family", "bad", "said"), MORE, ids=lambda each: str(each)[:70])
+def test_each_of_these_is_told_with_its_fix(
+    family: Family, bad: dict[str, object], said: str
+) -> None:
+    found = [each for each in judged({**GUIDE, **bad}, family=family) if said in each.text]
+    assert found
+    assert all(each.fix for each in found)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=range(len(RULES)))
@@ -218,9 +275,9 @@ def test_each_rule_is_tried_here(rule: Rule | Check) -> None:
 @pytest.mark.parametrize(
     "good",
     [
-        {"optimizer_args": ("betas=0.9,0.99", "weight_decay=0.01", "decouple=True")},
+        {"optimizer_args": ("betas=0.9,0.99", "weight_decay=0.01", "amsgrad=True")},
         {"optimizer_type": "bitsandbytes.optim.AdEMAMix8bit"},
-        {"optimizer_type": "prodigy"},
+        {"optimizer_type": "prodigy", "learning_rate": 1.0},
         {"lr_scheduler": "constant", "lr_warmup_steps": 0},
         {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=False",)},
         {"enable_bucket": False, "resolution": 64},

@@ -127,7 +127,7 @@ def test_a_conflict_is_told_beside_a_wrong_value(tmp_path: Path) -> None:
         ('text_encoder_lr = "1e-5 2e-5"', "text_encoder_lr", (1e-5, 2e-5)),
         ('destinations = "s3://b/p, hf://me/x"', "destinations", ("s3://b/p", "hf://me/x")),
         ('sample_prompts = "a, b\\nc"', "sample_prompts", ("a, b", "c")),
-        ('optimizer_args = "a=1 b=2"', "optimizer_args", ("a=1", "b=2")),
+        ('optimizer_args = "eps=1 weight_decay=2"', "optimizer_args", ("eps=1", "weight_decay=2")),
         ("xformers = true", "attention", "xformers"),
         ("xformers = false", "attention", "auto"),
     ],

@@ -15,6 +15,8 @@ from tenner.dataset.findings import FileNote, Finding, counted, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
 
+MOST_REPEATS = 10_000
+"""As of num_repeats."""
 MANY_REPEATS = 200
 """Above this the number is more likely a year or a count than a wish."""
 
@@ -238,6 +240,11 @@ def _read_named_or_plain(
         reading.error(
             f'folder "{said}" asks for {named.num_repeats} repeats, so it would not be trained',
             f'rename it to "{DEFAULT_REPEATS}_{printable(named.concept)}", or move it away',
+        )
+    elif named.num_repeats > MOST_REPEATS:
+        reading.error(
+            f'folder "{said[:60]}" asks for more than {MOST_REPEATS:,} repeats of each image',
+            f'rename it to "{DEFAULT_REPEATS}_{printable(named.concept)}"',
         )
     else:
         if not named.exact:

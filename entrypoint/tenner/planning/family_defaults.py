@@ -10,6 +10,7 @@ from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
 from tenner.base.model import Base, Family
 from tenner.base.prediction import PREDICTION_NAMES, Prediction
 from tenner.dataset.buckets import widest_bucket
+from tenner.optimizers import find_optimizer
 from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings
 
@@ -37,8 +38,7 @@ def with_family_defaults(
         "max_bucket_reso": max(largest, *resolution),
         "bucket_reso_steps": settings.bucket_reso_steps or steps,
         "network_train_unet_only": _unet_only(settings, family),
-        "text_encoder_lr": settings.text_encoder_lr
-        or (settings.learning_rate * own.text_encoder_lr_share.value,),
+        "text_encoder_lr": settings.text_encoder_lr or (_text_encoder_lr(settings, family),),
         "noise_offset": _noise_offset(settings, family, prediction),
     }
     return replace(request, settings=settings.model_copy(update=decided))
@@ -55,6 +55,9 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     assert settings.text_encoder_lr is not None
     rates = ", ".join(f"{rate:g}" for rate in settings.text_encoder_lr)
     text = choice("text encoder", rates, "text_encoder_lr", own.text_encoder_lr_share)
+    optimizer = find_optimizer(settings.optimizer_type)
+    if optimizer and not optimizer.groups_may_differ and "as asked" not in text.reason:
+        text = replace(text, reason=f"the U-Net's: {optimizer.name} takes one rate for all")
     if settings.network_train_unet_only:
         frozen = own.network_train_unet_only
         text = choice("text encoder", "not trained", "network_train_unet_only", frozen)
@@ -91,6 +94,14 @@ def _sides(request: Request, sides: str) -> Choice:
         return Choice(name="bucket sides", value=sides, reason="as asked")
     reason = "pictures up to 4:1 keep the whole area of the resolution"
     return Choice(name="bucket sides", value=sides, reason=reason)
+
+
+def _text_encoder_lr(settings: Settings, family: Family) -> float:
+    """A share of the learning rate; the U-Net's own for an optimizer that takes one rate only."""
+    optimizer = find_optimizer(settings.optimizer_type)
+    if optimizer and not optimizer.groups_may_differ:
+        return settings.learning_rate if settings.unet_lr is None else settings.unet_lr
+    return settings.learning_rate * FAMILY_DEFAULTS[family].text_encoder_lr_share.value
 
 
 def _unet_only(settings: Settings, family: Family) -> bool:

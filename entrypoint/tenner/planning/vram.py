@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tenner.optimizers import state_bytes
+
 Family = Literal["sd1", "sd2", "sdxl"]
 
 CONTEXT_GB = 0.6
@@ -44,27 +46,6 @@ TEXT_TRAINING_GB: Mapping[Family, tuple[float, float]] = {
 }
 """What training the text encoders takes besides their weights and LoRA, without and with gradient
 checkpointing. SD 1.x: the RTX 4090's intercepts; SDXL: what fits 12 GB in sd-scripts issue 661."""
-STATE_BYTES: Mapping[str, float] = {
-    "sgd": 0,
-    "sgdnesterov": 4,
-    "sgdnesterov8bit": 1,
-    "adafactor": 0,  # a row and a column for a matrix
-    "lion": 4,
-    "lion8bit": 1,
-    "pagedlion8bit": 1,
-    "adamw8bit": 2,
-    "adam8bit": 2,
-    "pagedadamw8bit": 2,
-    "adamw": 8,
-    "adam": 8,
-    "pagedadamw": 8,
-    "pagedadamw32bit": 8,
-    "dadaptadam": 12,
-    "dadaptadan": 16,
-    "dadaptlion": 8,
-    "prodigy": 16,
-}
-"""Bytes an optimizer keeps for each number it trains; AdamW's for those not named here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +84,7 @@ class Load:
     @property
     def bytes_per_parameter(self) -> float:
         """Weight, gradient and optimizer state; several processes gather gradients in a copy."""
-        states = STATE_BYTES.get(self.optimizer.lower(), 8)
+        states = state_bytes(self.optimizer)
         width = 2 if self.half_lora else 4
         if self.half_lora and states >= 4:
             states /= 2

@@ -58,6 +58,19 @@ def _needs(name: str, other: str, level: Level = "error") -> Rule:
     )
 
 
+def _conv(view: View) -> dict[str, object]:
+    """conv_dim and conv_alpha, as settings or as arguments of the network."""
+    found = keyword_arguments(view.words("network_args"))
+    for key in ("conv_dim", "conv_alpha"):
+        if view.values.get(key) is not None:
+            found[key] = view.values[key]
+    return {key: found[key] for key in ("conv_dim", "conv_alpha") if key in found}
+
+
+def _conv_alpha_is_open(view: View) -> bool:
+    return "conv_dim" in _conv(view) and "conv_alpha" not in _conv(view)
+
+
 def _second_rate(view: View) -> bool:
     """`networks.lora` has one rate for SDXL's two text encoders: the first that is given."""
     trained = not view.on("network_train_unet_only")
@@ -92,7 +105,17 @@ RULES = (
         needs="settings",
     ),
     Rule(
-        when=lambda view: view.get("conv_alpha") is not None and view.get("conv_dim") is None,
+        when=_conv_alpha_is_open,
+        text=lambda view: (
+            f"conv_alpha is not set: 1, as in sd-scripts, so the convolutions are scaled by"
+            f" 1/{_conv(view)['conv_dim']}"
+        ),
+        fix="set conv_alpha; as large as conv_dim for a scale of 1",
+        level="note",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: "conv_alpha" in _conv(view) and "conv_dim" not in _conv(view),
         text="conv_alpha has no effect without conv_dim",
         fix="set conv_dim too",
         needs="settings",

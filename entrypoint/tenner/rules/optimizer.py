@@ -1,60 +1,230 @@
-"""Rules of the optimizer, its learning rate and its schedule."""
+"""Rules of the optimizer, its arguments, its learning rates and its schedule."""
 
 from collections.abc import Iterator
 
 from tenner.engines.sd_scripts.arguments import takes_no_warmup
 from tenner.errors import Problem
-from tenner.rules.rule import SD_SCRIPTS, Check, Rule
+from tenner.optimizers import OPTIMIZERS, Kind, Optimizer, find_optimizer
+from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
-from tenner.rules.written import written_problems
+from tenner.rules.written import keyword_arguments, written_problems
 from tenner.slips import nearest_name
 
-
-def _optimizer(view: View) -> Iterator[Problem]:
-    name = view.optimizer
-    if "." in name or name.lower() in _OWN_OPTIMIZERS or name in _TORCH_OPTIMIZERS:
-        return
-    if name.lower().startswith("dadapt"):
-        text = f"optimizer_type = {name} needs the package dadaptation, which is not installed"
-        yield Problem(text=text, fix='set optimizer_type = "Prodigy", which does the same')
-        return
-    known = (*_OWN_OPTIMIZERS.values(), *_TORCH_OPTIMIZERS)
-    by_lower = {each.lower(): each for each in known}
-    near = nearest_name(name.lower(), by_lower, least=60)
-    fix = f"did you mean {by_lower[near]}?" if near else "AdamW8bit and AdamW are the usual ones"
-    yield Problem(text=f"sd-scripts knows no optimizer {name}", fix=fix)
-
-
-_OWN_OPTIMIZERS = {
-    name.lower(): name
-    for name in (
-        "AdamW",
-        "AdamW8bit",
-        "PagedAdamW",
-        "PagedAdamW8bit",
-        "PagedAdamW32bit",
-        "Lion",
-        "Lion8bit",
-        "PagedLion8bit",
-        "SGDNesterov",
-        "SGDNesterov8bit",
-        "Prodigy",
-        "Adafactor",
-        "AdamWScheduleFree",
-        "RAdamScheduleFree",
-        "SGDScheduleFree",
-    )
+_FORMS: dict[Kind, str] = {
+    "number": "a number",
+    "switch": "True or False",
+    "numbers": "numbers in brackets, such as (0.9,0.99)",
 }
-_TORCH_OPTIMIZERS = (
-    *("ASGD", "Adadelta", "Adagrad", "Adam", "Adamax"),
-    *("NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-)
-"""Those of torch 2.4 that a plain training loop can drive; their case counts."""
+_SET_ELSEWHERE = {"lr": "learning_rate", "learning_rate": "learning_rate"}
+_SET_BY_OWN = {"adamw": ("fused", "foreach"), "adam": ("fused", "foreach"), "sgdnesterov": ()}
+"""Arguments that the built-in trainer sets by itself."""
+
+
+def _found(view: View) -> Optimizer | None:
+    return find_optimizer(view.optimizer, sd_scripts=view.trainer == "sd-scripts")
+
+
+def _unknown_to_sd_scripts(view: View) -> Iterator[Problem]:
+    if "." not in view.optimizer and _found(view) is None:
+        yield _unknown(view, "sd-scripts", [each.name for each in OPTIMIZERS])
+
+
+def _unknown_to_own(view: View) -> Iterator[Problem]:
+    found = _found(view)
+    if found is None or not found.is_own:
+        own = [each.name for each in OPTIMIZERS if each.is_own]
+        yield _unknown(view, "the built-in trainer", own)
+
+
+def _unknown(view: View, trainer: str, known: list[str]) -> Problem:
+    by_lower = {each.lower(): each for each in known}
+    near = nearest_name(view.optimizer.lower(), by_lower, least=60)
+    fix = f"did you mean {by_lower[near]}?" if near else f"use one of {', '.join(known)}"
+    return Problem(text=f"{trainer} knows no optimizer {view.optimizer}", fix=fix)
+
+
+def _package_missing(view: View) -> Iterator[Problem]:
+    found = _found(view)
+    if found and found.package in view.missing_packages:
+        way = "Prodigy" if found.finds_rate and found.name != "Prodigy" else "AdamW"
+        yield Problem(
+            text=f"optimizer_type = {found.name} needs the package {found.package}, which is not"
+            " installed",
+            fix=f'install it, or set optimizer_type = "{way}"',
+        )
+
+
+def _arguments(view: View) -> Iterator[Problem]:
+    """Arguments that the optimizer does not take, or whose values have another form."""
+    found = find_optimizer(view.optimizer)
+    if found is None:
+        return
+    given = keyword_arguments(view.words("optimizer_args"))
+    for key, value in given.items():
+        kind = found.arguments.get(key)
+        if key in _SET_ELSEWHERE:
+            setting = _SET_ELSEWHERE[key]
+            yield Problem(
+                text=f"optimizer_args: {key} is a setting of its own",
+                fix=f"set {setting} = {value}, and take it out of optimizer_args",
+            )
+        elif kind is None:
+            near = nearest_name(key, found.arguments, least=60)
+            names = f"it takes {', '.join(found.arguments)}"
+            yield Problem(
+                text=f"optimizer_args: {found.name} does not take {key}",
+                fix=f"did you mean {near}?" if near else names,
+            )
+        elif not isinstance(value, str) and not _has_form(value, kind):
+            yield Problem(
+                text=f"optimizer_args: {key}={_shown(value)} is not {_FORMS[kind]}",
+                fix=_mended(key, value) or f"write {key} as {_FORMS[kind]}, without spaces",
+            )
+
+
+def _set_by_the_trainer(view: View) -> Iterator[Problem]:
+    for key in keyword_arguments(view.words("optimizer_args")):
+        if key in _SET_BY_OWN.get(view.optimizer.lower(), ()):
+            text = f"optimizer_args: the built-in trainer decides {key} of {view.optimizer} itself"
+            yield Problem(text=text, fix=f"remove {key}")
+
+
+def _has_form(value: object, kind: Kind) -> bool:
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "switch":
+        return isinstance(value, bool)
+    return kind == "any" or (isinstance(value, tuple | list) and bool(value))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _shown(value: object) -> str:
+    return str(value).replace(" ", "")
+
+
+def _mended(key: str, value: object) -> str:
+    """A number with a comma behind it was read as a list of one."""
+    if isinstance(value, tuple) and len(value) == 1:  # pyright: ignore[reportUnknownArgumentType]
+        return f"write {key}={value[0]}, without a comma: arguments are parted by spaces"
+    return ""
+
+
+def _rates(view: View) -> dict[str, float]:
+    """The learning rate of each part that is trained, by the setting that says it."""
+    rate = view.number("learning_rate")
+    found: dict[str, float] = {}
+    if not view.on("network_train_text_encoder_only"):
+        said = view.values.get("unet_lr")
+        found["learning_rate" if said is None else "unet_lr"] = (
+            rate if said is None else float(str(said))
+        )
+    if not view.on("network_train_unet_only") and view.values.get("text_encoder_lr"):
+        for each in view.numbers("text_encoder_lr"):
+            found["text_encoder_lr"] = max(each, found.get("text_encoder_lr", 0.0))
+    return {key: each for key, each in found.items() if each > 0}
+
+
+def _rates_differ(view: View) -> bool:
+    optimizer = find_optimizer(view.optimizer)
+    if optimizer is None or optimizer.groups_may_differ:
+        return False
+    given = {*_rates(view).values(), *(each for each in _text_rates(view) if each > 0)}
+    return len(given) > 1
+
+
+def _text_rates(view: View) -> tuple[float, ...]:
+    return () if view.on("network_train_unet_only") else view.numbers("text_encoder_lr")
+
+
+def _uses_rate(view: View) -> bool:
+    """Adafactor with relative steps looks at no learning rate."""
+    return keyword_arguments(view.words("optimizer_args")).get("relative_step") is not True
+
+
+def _impossible_rates(view: View) -> Iterator[Problem]:
+    found = find_optimizer(view.optimizer)
+    if found is None or not _uses_rate(view):
+        return
+    least, most = found.possible_rates
+    for key, rate in _rates(view).items():
+        if least <= rate < most:
+            continue
+        how = "learns nothing" if rate < least else "diverges"
+        yield Problem(
+            text=f"{key} = {rate:g}: {found.name} {how} at such a rate",
+            fix=_usual_rate(found, key),
+        )
+
+
+def _unusual_rates(view: View) -> Iterator[Problem]:
+    found = find_optimizer(view.optimizer)
+    if found is None or not _uses_rate(view):
+        return
+    (least, most), (floor, ceiling) = found.rates, found.possible_rates
+    for key, rate in _rates(view).items():
+        if floor <= rate < ceiling and not least <= rate <= most:
+            yield Problem(
+                text=f"{key} = {rate:g} is outside of {least:g} to {most:g}, the rates at which"
+                f" {found.name} trains a LoRA",
+                fix=_usual_rate(found, key),
+                level="warning",
+            )
+
+
+def _usual_rate(optimizer: Optimizer, key: str) -> str:
+    if optimizer.finds_rate:
+        return f"set {key} = 1, or leave it out: {optimizer.name} finds the rate by itself"
+    return f"set {key} between {optimizer.rates[0]:g} and {optimizer.rates[1]:g}"
+
+
+def _schedule_without_effect(view: View) -> bool:
+    found = find_optimizer(view.optimizer)
+    return bool(found and found.has_own_schedule) and (
+        view.get("lr_scheduler") not in ("constant", None) or view.on("lr_warmup_steps")
+    )
+
+
+def _relative_steps(view: View) -> bool:
+    given = keyword_arguments(view.words("optimizer_args"))
+    return view.optimizer.lower() == "adafactor" and given.get("relative_step") is True
+
 
 RULES = (
     Check(find=lambda view: written_problems(view, "optimizer_args"), needs="settings"),
     Check(find=lambda view: written_problems(view, "lr_scheduler_args"), needs="settings"),
-    Check(find=_optimizer, trainers=SD_SCRIPTS, needs="trainer"),
+    Check(find=_arguments, needs="settings"),
+    Check(find=_arguments),  # of the one that stands in where an 8-bit one cannot be had
+    Check(find=_set_by_the_trainer, trainers=OWN, needs="trainer"),
+    Check(find=_unknown_to_sd_scripts, trainers=SD_SCRIPTS, needs="trainer"),
+    Check(find=_unknown_to_own, trainers=OWN, needs="trainer"),
+    Check(find=_package_missing, needs="trainer"),
+    Rule(
+        when=_rates_differ,
+        text=lambda view: (
+            f"{view.optimizer} takes one learning rate for all parts, and they differ:"
+            f" {', '.join(f'{key} = {rate:g}' for key, rate in _rates(view).items())}"
+        ),
+        fix="set them to the same, 1 is recommended, or leave unet_lr and text_encoder_lr out;"
+        " text_encoder_lr = 0 leaves the text encoder out",
+    ),
+    Check(find=_impossible_rates, needs="settings"),
+    Check(find=_unusual_rates, needs="settings"),
+    Rule(
+        when=_schedule_without_effect,
+        text=lambda view: (
+            f"lr_scheduler and lr_warmup_steps have no effect with {view.optimizer}, which needs"
+            " no schedule"
+        ),
+        fix='remove them; optimizer_args "warmup_steps=100" makes a warm-up',
+        level="warning",
+        needs="settings",
+    ),
+    Rule(
+        when=_relative_steps,
+        text="the built-in trainer gives Adafactor its rate: relative_step=True cannot be had",
+        fix="take relative_step out of optimizer_args, or train with sd-scripts",
+        trainers=OWN,
+        needs="trainer",
+    ),
     Rule(
         when=lambda view: view.on("fused_backward_pass") and view.optimizer.lower() != "adafactor",
         text="fused_backward_pass works with Adafactor only",

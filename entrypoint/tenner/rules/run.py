@@ -27,9 +27,44 @@ def _windows_paths(view: View) -> Iterator[Problem]:
             )
 
 
-def _is_no_file_name(view: View) -> bool:
+LONGEST_NAME = 180
+"""Bytes of output_name: file systems hold 255, and a checkpoint's number and ending, and that of
+a file that is being written, stand behind it."""
+_REFUSED_IN_NAMES = '/\\:*?"<>|'
+"""What a destination may not take: separators, and those that Windows and S3 tools refuse."""
+
+
+def _wrong_in_name(view: View) -> str:
+    """Why output_name is no name for files; empty where it is one."""
     name = view.text("output_name")
-    return not name.strip() or "/" in name or "\\" in name or name.strip(".") == ""
+    if not name.strip() or name.strip(".") == "":
+        return "is not a file name"
+    wrong = [each for each in _REFUSED_IN_NAMES if each in name]
+    if wrong:
+        return f"is not a file name: it holds {' '.join(wrong)}"
+    if not name.isprintable():
+        return "is not a file name: it holds a tab, a line end or another control character"
+    if name != name.strip():
+        return "begins or ends with a space, which some file systems drop"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"is {len(name.encode())} bytes long, and the names of files would be too long"
+    return ""
+
+
+def _control_characters(view: View) -> Iterator[Problem]:
+    """In TOML a backslash between double quotes begins an escape: \t is a tab."""
+    for key in PATH_KEYS:
+        value = view.get(key)
+        if isinstance(value, str) and any(ord(each) < 32 or ord(each) == 127 for each in value):
+            yield Problem(
+                text=f"{key} = {value!r} ({view.source(key)}) holds a control character: a"
+                " backslash in double quotes is an escape in TOML",
+                fix=f"write it with / or in single quotes: {key} = 'C:\\folder'",
+            )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}…")
 
 
 def _needs_precision(name: str, precision: str) -> Rule:
@@ -43,10 +78,14 @@ def _needs_precision(name: str, precision: str) -> Rule:
 
 RULES = (
     Check(find=_windows_paths, needs="settings"),
+    Check(find=_control_characters, needs="settings"),
     Rule(
-        when=_is_no_file_name,
-        text=lambda view: f"output_name = '{view.text('output_name')}' is not a file name",
-        fix="use letters, digits, - and _; the folder goes into output_dir",
+        when=lambda view: bool(_wrong_in_name(view)),
+        text=lambda view: (
+            f"output_name = {_shown(view.text('output_name'))} {_wrong_in_name(view)}"
+        ),
+        fix=f"use letters, digits, - and _, at most {LONGEST_NAME}; the folder goes into"
+        " output_dir",
         needs="settings",
     ),
     _needs_precision("full_fp16", "fp16"),

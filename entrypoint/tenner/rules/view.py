@@ -30,6 +30,8 @@ class View:
     family: Family | None = None
     base_predicts_v: bool | None = None
     has_regularisation_folders: bool = False
+    missing_packages: tuple[str, ...] = ()
+    """Of those that the optimizer needs, what the trainer's Python does not have."""
 
     def get(self, name: str) -> object:
         """The value of an option; sd-scripts' default where it is open."""

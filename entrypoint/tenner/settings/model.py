@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tenner.settings.values import (
     Arguments,
     BatchSize,
+    Colour,
     Count,
     Lines,
     Number,
@@ -72,7 +73,7 @@ class BaseModelSettings(BaseModel):
     where nothing of an SDXL base says it. Sources that differ end the run until this is set."""
     zero_terminal_snr: Switch | None = None
     """The noise schedule ends in pure noise. Read from the base's scheduler, marks or name."""
-    clip_skip: Count | None = None
+    clip_skip: Count | None = Field(None, le=24)
     """Take the text encoder's output this many layers from its end."""
     max_token_length: Literal[75, 150, 225] = 75
     """Longest caption in tokens; longer ones are cut."""
@@ -88,7 +89,7 @@ class DatasetSettings(BaseModel):
     Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
     dataset_sha256: str | None = None
     """SHA-256 that the dataset's archive must have."""
-    max_dataset_gb: Rate = 50.0
+    max_dataset_gb: Rate = Field(50.0, le=100_000)
     """Largest dataset that is fetched or unpacked, in GB of 1024³ bytes."""
     reg_data_dir: Place | None = None
     """Regularisation images: others of the same class, so that the class is not forgotten."""
@@ -96,7 +97,7 @@ class DatasetSettings(BaseModel):
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
     add_trigger: Switch = False
     """Put the trigger in front of captions that lack it. It stays first where tags are shuffled."""
-    num_repeats: Count | None = None
+    num_repeats: Count | None = Field(None, le=10_000)
     """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
@@ -108,12 +109,12 @@ class DatasetSettings(BaseModel):
     """Training size in pixels, `512` or `width,height`. Default: what the base was made for."""
     enable_bucket: Switch = True
     """Sort images into buckets of like aspect ratio instead of cropping all to one shape."""
-    min_bucket_reso: Count = 256
+    min_bucket_reso: Count = Field(256, le=8192)
     """Shortest side of a bucket in pixels."""
-    max_bucket_reso: Count | None = None
+    max_bucket_reso: Count | None = Field(None, le=8192)
     """Longest side of a bucket in pixels. Default: twice the resolution's side, which holds
     pictures up to 4:1 at their whole area: 1024 at 512, 2048 for SDXL at 1024."""
-    bucket_reso_steps: Count | None = None
+    bucket_reso_steps: Count | None = Field(None, le=1024)
     """Bucket sides are multiples of this many pixels. Default: 64; 32 for SDXL."""
     bucket_no_upscale: Switch = False
     """Never enlarge a small image to fill a bucket."""
@@ -123,18 +124,18 @@ class DatasetSettings(BaseModel):
     """Mirror images at random. Not for faces or text."""
     shuffle_caption: Switch = False
     """Shuffle the comma-separated tags of a caption at each step."""
-    keep_tokens: Whole = Field(0, ge=0)
+    keep_tokens: Whole = Field(0, ge=0, le=255)
     """The first N tags stay in place when tags are shuffled or dropped."""
     caption_separator: str = ","
     """What separates tags."""
     caption_dropout_rate: Share = 0.0
     """Share of steps that see an empty caption."""
-    caption_dropout_every_n_epochs: Whole = Field(0, ge=0)
+    caption_dropout_every_n_epochs: Whole = Field(0, ge=0, le=100_000)
     """Every N epochs all captions are empty; 0 for never."""
     caption_tag_dropout_rate: Share = 0.0
     """Chance of each tag to be left out at a step."""
-    alpha_color: str = "white"
-    """Colour that shows through transparent pixels."""
+    alpha_color: Colour = "white"
+    """Colour that shows through transparent pixels: a name of CSS, or `#rrggbb`."""
 
 
 class NetworkSettings(BaseModel):
@@ -142,14 +143,15 @@ class NetworkSettings(BaseModel):
 
     model_config = _PART
 
-    network_dim: Count = 32
-    """Rank. 16 to 32 is enough for most; 64 or 128 holds finer detail and overfits sooner."""
-    network_alpha: Rate = 16.0
+    network_dim: Count = Field(32, le=1280)
+    """Rank. 16 to 32 is enough for most; 64 or 128 holds finer detail and overfits sooner. The
+    largest layers have 1,280 rows: a higher rank could hold no more."""
+    network_alpha: Rate = Field(16.0, le=10_000)
     """The LoRA is scaled by alpha / dim."""
-    conv_dim: Count | None = None
+    conv_dim: Count | None = Field(None, le=1280)
     """Rank for the 3×3 convolutions too (LoRA-C3Lier). Default: they are left alone."""
-    conv_alpha: Rate | None = None
-    """Alpha of the convolutions."""
+    conv_alpha: Rate | None = Field(None, le=10_000)
+    """Alpha of the convolutions. Default: 1, as in sd-scripts."""
     network_module: Literal["networks.lora"] = "networks.lora"
     """Kind of network, by sd-scripts' name."""
     network_args: Arguments = ()
@@ -174,9 +176,9 @@ class TrainingSettings(BaseModel):
     engine: Literal["auto", "sd-scripts", "diffusers"] = "auto"
     """What trains: kohya's sd-scripts, or the built-in trainer. `auto` takes sd-scripts where it
     is installed."""
-    max_train_epochs: Count | None = None
+    max_train_epochs: Count | None = Field(None, le=100_000)
     """How many times the whole dataset is seen; 10 unless max_train_steps is set."""
-    max_train_steps: Count | None = None
+    max_train_steps: Count | None = Field(None, le=10_000_000)
     """Optimizer steps, instead of epochs."""
     validation_split: Share = Field(0.0, lt=1)
     """Hold this share of the images out of the training, and tell the loss on them after each
@@ -188,16 +190,16 @@ class TrainingSettings(BaseModel):
     batch_size: BatchSize = "auto"
     """Images per step: `auto` sizes it for the card, measured where the estimate is unsure; `max`
     fills the card by measurement; a number is your word. `train_batch_size` is the same key."""
-    gradient_accumulation_steps: Count = 1
+    gradient_accumulation_steps: Count = Field(1, le=10_000)
     """Steps whose gradients are added up before the weights move."""
-    effective_batch_size: Count | None = None
+    effective_batch_size: Count | None = Field(None, le=100_000)
     """Images that move the weights once, whatever the card: batch_size takes what fits, and
     accumulation makes up the rest."""
     gradient_checkpointing: Switch | None = None
     """Recompute activations instead of keeping them: less memory, about a third more time."""
-    learning_rate: Rate = 1e-4
+    learning_rate: Rate = Field(1e-4, le=1000)
     """Learning rate. If results are weak, try 2e-4 or 3e-4."""
-    unet_lr: Rate | None = None
+    unet_lr: Rate | None = Field(None, le=1000)
     """Learning rate of the U-Net; default learning_rate. 0 leaves the U-Net out."""
     text_encoder_lr: Rates | None = None
     """Learning rate of the text encoders; two for SDXL's two, in the built-in trainer. 0 leaves the
@@ -214,37 +216,39 @@ class TrainingSettings(BaseModel):
     """How the learning rate changes over the run."""
     lr_warmup_steps: StepsOrRatio | None = None
     """Steps, or share of all steps, over which the rate rises from zero. Default: 100, at most a
-    tenth of the run."""
-    lr_scheduler_num_cycles: Count = 1
+    tenth of the run. As many as the run has or more are shortened to a tenth."""
+    lr_scheduler_num_cycles: Count = Field(1, le=10_000)
     """Restarts of cosine_with_restarts."""
-    lr_scheduler_power: Number = 1.0
+    lr_scheduler_power: Number = Field(1.0, ge=0, le=100)
     """Power of polynomial."""
     optimizer_type: str = "AdamW8bit"
-    """AdamW8bit, AdamW, Lion, Prodigy, Adafactor, SGD and, in sd-scripts, all that it knows."""
+    """AdamW8bit, AdamW, Lion, Prodigy, Adafactor, SGD and, in sd-scripts, all that it knows. What
+    the authors of Prodigy, D-Adaptation, Adafactor and the schedule-free ones recommend is taken
+    for what is not set, such as a rate of 1 and a constant schedule, and said."""
     optimizer_args: Arguments = ()
     """More arguments for the optimizer, as `key=value`."""
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Rate = Field(1.0, le=1_000_000)
     """Gradients are clipped to this norm; 0 for never."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the computation. Default: bf16 where the card has it, else fp16; no on a CPU."""
-    seed: Whole = Field(42, ge=0)
+    seed: Whole = Field(42, ge=0, le=4_294_967_295)
     """Same seed, same images, same weights."""
-    min_snr_gamma: Rate | None = None
+    min_snr_gamma: Rate | None = Field(None, le=1000)
     """Weigh steps by min-SNR with this gamma (5 is usual): steadier learning."""
-    noise_offset: Rate | None = None
+    noise_offset: Rate | None = Field(None, le=1)
     """Shift the noise per channel: darker darks, brighter brights. Default: none; 0.0357 for an
     SDXL base that predicts noise, which was trained so. 0 for none."""
-    ip_noise_gamma: Rate | None = None
+    ip_noise_gamma: Rate | None = Field(None, le=1)
     """Input perturbation noise."""
-    prior_loss_weight: Rate = 1.0
+    prior_loss_weight: Rate = Field(1.0, le=1000)
     """Weight of regularisation images."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention by xformers or by torch itself."""
     torch_compile: Switch = False
     """Compile the U-Net's blocks: slow start, faster steps; pays on long runs."""
-    max_data_loader_n_workers: Whole | None = Field(None, ge=0)
+    max_data_loader_n_workers: Whole | None = Field(None, ge=0, le=256)
     """Processes that load images."""
-    num_processes: Count = 1
+    num_processes: Count = Field(1, le=64)
     """GPUs to use, one process each."""
 
 
@@ -257,9 +261,9 @@ class OutputSettings(BaseModel):
     """Where runs are kept: each in `<output_dir>/<output_name>/`."""
     output_name: str = "my_lora"
     """Name of the run and of its files."""
-    save_every_n_epochs: Count | None = None
+    save_every_n_epochs: Count | None = Field(None, le=100_000)
     """Keep a checkpoint every N epochs; 2 unless save_every_n_steps is set."""
-    save_every_n_steps: Count | None = None
+    save_every_n_steps: Count | None = Field(None, le=10_000_000)
     """Keep a checkpoint every N steps."""
     save_state_every_minutes: Rate = Field(5.0, gt=0)
     """Save a state to go on from every so many minutes: the most that a kill can cost."""
@@ -272,7 +276,7 @@ class OutputSettings(BaseModel):
     destinations: Places = ()
     """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
-    keep_remote_states: Whole = Field(1, ge=0)
+    keep_remote_states: Whole = Field(1, ge=0, le=1000)
     """While training, the newest states are kept at each destination too, so that another machine
     can go on; this many. 0 sends none."""
 
@@ -292,9 +296,9 @@ class SampleSettings(BaseModel):
     """LoRA strengths in the grid; 0 is always drawn beside them."""
     sample_seeds: WholeNumbers = (1, 2, 3, 4, 5)
     """Seeds in the grid."""
-    sample_steps: Count = 25
+    sample_steps: Count = Field(25, le=1000)
     """Denoising steps of a sample."""
-    sample_guidance: Rate = 7.0
+    sample_guidance: Rate = Field(7.0, le=100)
     """Guidance scale of a sample."""
     sample_sampler: Sampler | None = None
     """Sampler, by sd-scripts' names. Default: the scheduler that the base brings."""
@@ -327,16 +331,16 @@ class LimitSettings(BaseModel):
 
     model_config = _PART
 
-    max_cost_usd: Rate = 10.0
+    max_cost_usd: Rate = Field(10.0, le=1_000_000)
     """Most that the run may cost, where the price of the machine is known."""
-    price_per_hour: Rate | None = None
+    price_per_hour: Rate | None = Field(None, le=10_000)
     """What the machine costs, in dollars."""
-    max_hours: Rate | None = None
+    max_hours: Rate | None = Field(None, le=100_000)
     """Longest that the run may take, over all its lives."""
-    grace_seconds: Rate = 8.0
+    grace_seconds: Rate = Field(8.0, le=86_400)
     """Time to save and deliver after SIGTERM. The default fits Docker's ten seconds; give more
     together with `docker stop --time`."""
-    keep_alive_minutes: Rate = 0.0
+    keep_alive_minutes: Rate = Field(0.0, le=100_000)
     """After a delivery that failed, wait and deliver again for so long before the run ends with
     exit code 6: for a machine whose disk goes with it."""
     end_action: Literal["none", "stop", "remove"] = "none"

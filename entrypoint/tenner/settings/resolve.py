@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from tenner.dataset.request import SubsetRequest
 from tenner.engines.sd_scripts import facts
 from tenner.errors import Problem, SettingsError, errors_in
+from tenner.optimizers import with_recommended
 from tenner.rules import judge
 from tenner.secrets import redact_shapes
 from tenner.settings.doors import (
@@ -100,6 +101,8 @@ def resolve(layers: Sequence[Layer]) -> Request:
     settings, invalid = _validated(settings_values, said_at)
     problems += invalid
     settings = settings.model_copy(update={"engine_options": engine_values})
+    settings, about_optimizer = _with_recommended(settings, said_at)
+    problems += about_optimizer
     settings, parts = trained_parts(settings)
     if settings.network_train_unet_only:  # also where a rate of 0 means it
         said_at.setdefault("network_train_unet_only", said_at.get("text_encoder_lr", "default"))
@@ -116,6 +119,16 @@ def resolve(layers: Sequence[Layer]) -> Request:
         notices=tuple(problems),
         subsets=next((each.subsets for each in layers if each.subsets), ()),
     )
+
+
+def _with_recommended(
+    settings: Settings, said_at: Mapping[str, str]
+) -> tuple[Settings, list[Problem]]:
+    """The settings with what the optimizer's authors recommend where they are open."""
+    found = with_recommended(settings.optimizer_type, settings.optimizer_args, said_at)
+    if found is None:
+        return settings, []
+    return settings.model_copy(update=dict(found.values)), [Problem(text=found.why, level="note")]
 
 
 def _as_text(layers: Sequence[Layer]) -> tuple[list[Layer], list[Problem]]:
@@ -255,9 +268,13 @@ def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
         return f"want one of {', '.join(choices)}", (
             f'did you mean "{meant}"?' if meant else f'for example "{choices[0]}"'
         )
-    bounds = {"greater_than_equal": "at least", "less_than_equal": "at most"}
+    bounds = {
+        "greater_than_equal": "at least",
+        "less_than_equal": "at most",
+        "less_than": "less than",
+    }
     if kind in bounds:
-        limit = context.get("ge", context.get("le"))
+        limit = next(context[name] for name in ("ge", "le", "lt") if name in context)
         return f"want {bounds[kind]} {limit}", f"set {key} to {bounds[kind]} {limit}"
     kinds = {"int": "a whole number", "float": "a number", "string": "text", "tuple": "a list"}
     wanted = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")

@@ -13,6 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from tenner.addresses import Address
 from tenner.json_text import parse_json
 
+SMALLEST_SIDE = 16
+"""Pixels: two latents, the least that the tiny base's U-Net takes."""
+LARGEST_SIDE = 8192
+"""Pixels: past what any card trains at."""
+
 Scalar = str | int | float | bool
 
 
@@ -72,7 +77,21 @@ def _pair(value: Any) -> Any:
     )
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d+", part) for part in parts):
         raise ValueError("want a size such as 512 or 512,768 (width,height)")
-    return (int(parts[0]), int(parts[-1]))
+    size = (int(parts[0]), int(parts[-1]))
+    if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
+        raise ValueError(f"want sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
+    return size
+
+
+def _colour(value: Any) -> str:
+    """A colour as Pillow reads it."""
+    from PIL import ImageColor  # only for those who set one
+
+    try:
+        ImageColor.getrgb(str(value))
+    except ValueError:
+        raise ValueError('want a colour such as "white", "gray" or "#ff8800"') from None
+    return str(value)
 
 
 def _steps_or_ratio(value: Any) -> Any:
@@ -91,8 +110,8 @@ def _batch(value: Any) -> Any:
     if isinstance(value, str) and value.strip().lower() in ("auto", "max"):
         return value.strip().lower()
     number = _number(value)
-    if not re.fullmatch(r"[1-9]\d*", str(number)):
-        raise ValueError('want "auto", "max" or a whole number of images')
+    if not re.fullmatch(r"[1-9]\d{0,4}", str(number)):
+        raise ValueError('want "auto", "max" or a whole number of images up to 99999')
     return int(number)
 
 
@@ -102,8 +121,9 @@ Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
+Colour = Annotated[str, BeforeValidator(_colour)]
 Size = Annotated[tuple[int, int], BeforeValidator(_pair)]
-StepsOrRatio = Annotated[int | float, BeforeValidator(_steps_or_ratio), Field(ge=0)]
+StepsOrRatio = Annotated[int | float, BeforeValidator(_steps_or_ratio), Field(ge=0, le=10_000_000)]
 BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]
 Lines = Annotated[tuple[str, ...], _words(r"\n")]

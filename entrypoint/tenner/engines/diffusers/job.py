@@ -194,6 +194,12 @@ class TrainJob:
         return TrainJob(**_known(TrainJob, values))
 
 
+def conv_alpha_of(conv_dim: int, conv_alpha: float | None) -> float:
+    """Alpha of the convolutions: 1 where it is open, and 0 is the rank, as in sd-scripts'
+    `networks/lora.py`."""
+    return 1.0 if conv_alpha is None else conv_alpha or float(conv_dim)
+
+
 def read_job(path: Path) -> TrainJob:
     """The job at `path`. Raises ValueError (not a job) or OSError."""
     return TrainJob.from_json(path.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tenner.engines.diffusers.batches import Schedule, buckets_of, repeats_of
-from tenner.engines.diffusers.job import TrainJob
+from tenner.engines.diffusers.job import TrainJob, conv_alpha_of
 
 _ARCHITECTURE = {
     "sd1": "stable-diffusion-v1",
@@ -100,7 +100,8 @@ def training_metadata(
         "ss_sd_model_name": job.base_name or Path(job.base).name,
     }
     if job.conv_dim is not None:
-        network = {"conv_dim": str(job.conv_dim), "conv_alpha": str(job.conv_alpha or job.conv_dim)}
+        alpha = conv_alpha_of(job.conv_dim, job.conv_alpha)
+        network = {"conv_dim": str(job.conv_dim), "conv_alpha": str(alpha)}
         found["ss_network_args"] = json.dumps(network)
     if job.base_sha256:
         found["ss_new_sd_model_hash"] = job.base_sha256

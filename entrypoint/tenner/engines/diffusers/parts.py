@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenner.engines.diffusers.dropouts import NO_DROPOUTS, Dropouts
+from tenner.engines.diffusers.job import conv_alpha_of
 from tenner.engines.diffusers.layers import Conv, GroupNorm, LayerNorm
 from tenner.engines.diffusers.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.diffusers.projection import Projection
@@ -166,7 +167,7 @@ class Parts:
         if kernel == (3, 3):
             if plan.conv_dim is None:
                 return None
-            rank, alpha = plan.conv_dim, plan.conv_alpha or plan.conv_dim
+            rank, alpha = plan.conv_dim, conv_alpha_of(plan.conv_dim, plan.conv_alpha)
         return LoraSpec(
             name=plan.name_of(name),
             in_features=weight.shape[1],

@@ -2,13 +2,17 @@
 
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 
 from tenner.base.model import find_local_base, inspect_base, known_base, not_found
+from tenner.engines.choice import choose_engine
 from tenner.errors import SettingsError
+from tenner.settings.model import Settings
+from tenner.tiny import base_dir
 
 UNET = {"model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
 SD1 = UNET | {"cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77]}
@@ -180,3 +184,23 @@ def test_a_base_that_is_nowhere_is_told_with_what_is_here(tmp_path: Path) -> Non
     (problem,) = not_found("/nowhere/a.safetensors", tmp_path).problems
     assert "no base model at /nowhere/a.safetensors" in problem.text
     assert known_base("someone/else") is None
+
+
+def test_a_base_of_linked_folders_has_the_size_of_its_weights(tmp_path: Path) -> None:
+    """A sparse file of 2 GB in a folder that is a link, as caches keep them."""
+    cache, base = tmp_path / "cache", tmp_path / "base"
+    shutil.copytree(base_dir(), cache)
+    weights = cache / "unet" / "diffusion_pytorch_model.safetensors"
+    with weights.open("ab") as file:
+        file.truncate(2_000_000_000)
+    base.mkdir()
+    for part in cache.iterdir():
+        (base / part.name).symlink_to(part)
+    found = inspect_base(base, name="linked")
+    assert found.num_bytes >= 2_000_000_000
+    assert not found.is_tiny
+
+
+def test_the_tiny_base_does_not_overrule_an_engine_that_was_asked_for() -> None:
+    with pytest.raises(SettingsError, match="sd-scripts cannot train the tiny base"):
+        choose_engine(Settings(engine="sd-scripts"), {}, tiny=True)

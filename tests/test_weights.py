@@ -69,3 +69,12 @@ def test_finiteness_agrees_with_numpy_in_bfloat16(data: bytes) -> None:
     halves = np.frombuffer(data, "<u2").astype("<u4") << 16
     expected = not np.isfinite(halves.view("<f4")).all()
     assert any_not_finite(data, FORMATS["BF16"]) == expected
+
+
+def test_a_cut_lora_is_not_to_be_downloaded_again(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors", down=np.ones(300, np.float32))
+    path.write_bytes(path.read_bytes()[:-8])
+    found = inspect_weights(path)
+    assert isinstance(found, Problem)
+    assert "download" not in found.fix
+    assert "start the same command again" in found.fix

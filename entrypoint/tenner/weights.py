@@ -5,7 +5,7 @@ needs nothing of the trainer's environment. A 38 MB file takes about a tenth of 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,8 @@ from tenner.safetensors_head import (
 )
 
 _CHUNK_BYTES = 1 << 20
+CUT_FIX = "look whether the disk is full, and start the same command again"
+"""A LoRA that a run has just written is not to be had anywhere else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def inspect_weights(path: Path) -> Weights | Problem:
     try:
         header = read_safetensors_header(path)
     except SettingsError as error:
-        return error.problems[0]
+        return replace(error.problems[0], fix=CUT_FIX)
     metadata: dict[str, str] = header.get(METADATA, {})
     tensors = tensor_entries(header)
     if not tensors:

@@ -148,6 +148,8 @@ class Accelerator:
     def prepare(self, *given: object) -> tuple[object, ...]:
         return given
 
+    def backward(self, loss: object) -> None: ...
+
     def register_save_state_pre_hook(self, hook: object) -> None:
         """The state of a stand-in has no random numbers."""
 

@@ -299,7 +299,7 @@ def _inspect_folder(path: Path, name: str) -> Base:
         prediction=None,
         zero_terminal_snr=False,
         resolution=_resolution(path, unet),
-        num_bytes=sum(each.stat().st_size for each in path.rglob("*.safetensors")),
+        num_bytes=sum(each.stat().st_size for each in path.glob("*/*.safetensors")),
         betas=betas_of(path, scheduler),
     )
     base = with_evidence(base, evidence_in_folder(path, name, scheduler))

@@ -42,6 +42,14 @@ def choose_engine(
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
     asked = settings.engine
+    if tiny and asked == "sd-scripts":
+        text = (
+            "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
+        )
+        fix = (
+            "train it with the built-in trainer (engine = 'diffusers'), or name another base_model"
+        )
+        raise SettingsError(text, fix=fix)
     if asked == "diffusers" or tiny:
         why = "as asked" if asked == "diffusers" else "the tiny base is trained by the built-in one"
         return _own(python, reason=why)

@@ -254,14 +254,13 @@ def _believe(follower: Follower, seconds: float) -> Trained:
 
 def _stopped(follower: Follower, place: RunDir) -> Stopped:
     """What is said counts on the states that are there, not on what was asked of the engine."""
-    text = f"stopped by a signal after step {follower.step}"
-    kept = states(place)
+    done, kept = follower.step, states(place)
     if not kept:
-        text = f"{text}, before any state was saved"
+        text = f"stopped by a signal after step {done}, before any state was saved"
         return Stopped(text, fix="start the same command again: it begins from the first step")
     step = int(kept[0].name.rpartition("-")[2])
     fix = f"start the same command again: it goes on from the state of step {step}"
-    return Stopped(text, fix=fix)
+    return Stopped(f"stopped by a signal after step {done}", fix=fix)
 
 
 _LONGEST = 1000

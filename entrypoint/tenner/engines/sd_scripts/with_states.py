@@ -11,7 +11,10 @@ wrapped, so that at the end of an optimizer step
 - a run goes on from a state at the very batch: the images of the epoch that are left, in the order
   and with the random numbers of a run that was never stopped (with worker processes that load
   images: the same images, drawn anew);
-- steps, session and time in the metadata of a file are those of the whole run.
+- steps, session and time in the metadata of a file are those of the whole run;
+- a last step of an epoch with fewer batches than the others weighs as much as they do, and weights
+  by SNR are of the noise that is trained with, also with zero terminal SNR: as in tenner's own
+  trainer.
 
 This file imports nothing of tenner, which is not installed there, and torch only with the trainer.
 """
@@ -238,6 +241,13 @@ class Batches:
             if self._life.step >= self._life.num_steps:
                 return
 
+    def short_step_scale(self) -> float:
+        """What a batch's loss is multiplied by. accelerate divides by the number of batches of a
+        whole step, also in the last step of an epoch, which may have fewer."""
+        short = len(self._loader) % self._accumulation
+        is_short = short and self._done > len(self._loader) - short
+        return self._accumulation / short if is_short else 1.0
+
     def save(self, models: Any, weights: Any, output_dir: str) -> None:
         """accelerate's hook: called before it writes a state, after a step that drew `drawn`."""
         import torch
@@ -371,7 +381,11 @@ def wrap_functions(train_util: Any, life: Life, batches: Batches) -> None:
 
     def prepared(args: Any) -> Any:
         accelerator = prepare_accelerator(args)
-        prepare = accelerator.prepare
+        prepare, backward = accelerator.prepare, accelerator.backward
+
+        def with_scale(loss: Any, **named: Any) -> None:
+            scale = batches.short_step_scale()
+            backward(loss if scale == 1.0 else loss * scale, **named)
 
         def with_batches(*given: Any, **named: Any) -> Any:
             found = prepare(*given, **named)
@@ -381,6 +395,7 @@ def wrap_functions(train_util: Any, life: Life, batches: Batches) -> None:
             return tuple(batches.of(each) if each is first else each for each in found)
 
         accelerator.prepare = with_batches
+        accelerator.backward = with_scale
         accelerator.register_save_state_pre_hook(batches.save)
         return accelerator
 
@@ -427,6 +442,13 @@ def saving(trainer: Any, life: Life, batches: Batches) -> Any:
                 life.finished = life.step >= life.num_steps and Path(file).stem == args.output_name
 
             network.save_weights = named
+
+        def get_noise_scheduler(self, args: Any, device: Any) -> Any:
+            noise = super().get_noise_scheduler(args, device)
+            if args.zero_terminal_snr:  # it was computed from the betas of before
+                alphas = noise.alphas_cumprod
+                noise.all_snr = (alphas / (1 - alphas)).to(device)
+            return noise
 
         def on_step_start(self, args: Any, accelerator: Any, *more: Any, **named: Any):
             life.before_pass(accelerator)

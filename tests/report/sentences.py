@@ -29,6 +29,7 @@ SAYING = {
     "BatchChoice": ("reason", "why_checkpointing", "why_accumulation"),
     "ChosenEngine": ("reason",),
     "Problem": ("text", "fix"),
+    "Rule": ("text", "fix"),
     "Finding": ("text", "fix"),
     "replace": ("reason", "why_checkpointing", "why_accumulation"),
     "Rung": ("says",),
@@ -100,7 +101,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | None, ast.Call]
 
 def _is_error(name: str, call: ast.Call) -> bool:
     """Whether it forbids the start of a run, so that no page ever shows it."""
-    if name not in ("Problem", "Finding"):
+    if name not in ("Problem", "Finding", "Rule"):
         return False
     level = next((each.value for each in call.keywords if each.arg == "level"), None)
     said = getattr(level, "value", None)
@@ -136,6 +137,8 @@ def _told(value: ast.expr, place: Place, found: set[str], depth: int) -> Sequenc
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             ends = _told(right, place, found, depth + 1)
             return [a + b for a in _told(left, place, found, depth + 1) for b in ends]
+        case ast.Lambda(body=body):
+            return _told(body, place, found, depth + 1)
         case ast.IfExp(body=body, orelse=other):
             both = (body, other)
             return [text for each in both for text in _told(each, place, found, depth + 1)]

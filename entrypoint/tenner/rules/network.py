@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from tenner.engines.diffusers.job import TrainJob
-from tenner.errors import Level, Problem
+from tenner.errors import Problem
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
@@ -45,17 +45,6 @@ def _unknown_options(view: View) -> Iterator[Problem]:
                 text=f"the built-in trainer has no {key}",
                 fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
             )
-
-
-def _needs(name: str, other: str, level: Level = "error") -> Rule:
-    return Rule(
-        when=lambda view: view.on(name) and not view.on(other),
-        text=f"{name} needs {other}",
-        fix=f"set {other}, or remove {name}",
-        level=level,
-        trainers=SD_SCRIPTS,
-        needs="trainer",
-    )
 
 
 def _conv(view: View) -> dict[str, object]:
@@ -132,6 +121,19 @@ RULES = (
     Check(find=lambda view: written_problems(view, "network_args"), needs="settings"),
     Check(find=_unknown_network_args, trainers=OWN, needs="trainer"),
     Check(find=_unknown_options, trainers=OWN, needs="trainer"),
-    _needs("dim_from_weights", "network_weights"),
-    _needs("base_weights_multiplier", "base_weights", "warning"),
+    Rule(
+        when=lambda view: view.on("dim_from_weights") and not view.on("network_weights"),
+        text="dim_from_weights needs network_weights",
+        fix="set network_weights, or remove dim_from_weights",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Rule(
+        when=lambda view: view.on("base_weights_multiplier") and not view.on("base_weights"),
+        text="base_weights_multiplier needs base_weights",
+        fix="set base_weights, or remove base_weights_multiplier",
+        level="warning",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
 )

@@ -1,6 +1,5 @@
 """Rules of what the model predicts, the noise and the loss."""
 
-from tenner.errors import Level
 from tenner.rules.rule import Rule
 from tenner.rules.view import View
 
@@ -13,12 +12,11 @@ def _needs_v(name: str, why: str = "") -> Rule:
     )
 
 
-def _needs(name: str, other: str, level: Level = "error") -> Rule:
+def _needs(name: str, other: str) -> Rule:
     return Rule(
         when=lambda view: view.on(name) and not view.on(other),
         text=f"{name} needs {other}",
         fix=f"set {other}, or remove {name}",
-        level=level,
     )
 
 

@@ -111,7 +111,11 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
         print("  nothing was trained; --restart starts it afresh")
         return ExitCode.DELIVERED
-    _tell_outcome(outcome)
+    try:
+        _tell_outcome(outcome)
+        sys.stdout.flush()
+    except OSError:  # a log on a full disk: the run is delivered all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.DELIVERED
 
 

@@ -8,19 +8,22 @@ from pathlib import Path
 
 from tenner.delivery import Destination
 from tenner.delivery.remote_run import ROOM
+from tenner.disk_trouble import disk_failure
 from tenner.errors import Problem
-from tenner.events import Checkpoint, Event, StateSaved, Warned
+from tenner.events import Checkpoint, Event, Failed, StateSaved, Warned
 from tenner.machine import DiskRoom, disk_room
 from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
 from tenner.planning.vram import Load
+from tenner.running.reserve import NOTES_BYTES, give_back
 from tenner.running.run_dir import RunDir
 from tenner.sizes import size_words
 from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states
 
-STATES = 4
-"""Two that are kept, one that is being written, one that is on its way to a destination."""
+STATES = 5
+"""Two that are kept, one that is being written, one that is on its way to a destination, and the
+room for one more that is reserved."""
 OTHER_BYTES = 200_000_000
 """Samples, page, logs, and the copy of the images."""
 OTHER_DELIVERED_BYTES = 50_000_000
@@ -42,6 +45,11 @@ class DiskNeed:
     def here(self) -> int:
         """In the run's directory."""
         return self._weights + STATES * self.state + OTHER_BYTES
+
+    @property
+    def reserved(self) -> int:
+        """What is held ready for a last save and its delivery."""
+        return NOTES_BYTES + self.state + self.checkpoint
 
     @property
     def delivered(self) -> int:
@@ -163,19 +171,29 @@ def _num_bytes(paths: Iterable[Path]) -> int:
 
 @dataclass(kw_only=True)
 class DiskGuard:
-    """Drops the older states before the next save would fill the disk, and says so once."""
+    """Drops the older states before the next save would fill the disk, and says so once.
+
+    Where the disk takes no more (`trouble` is what a writer met), the room that was reserved is
+    given back and the trainer is asked to save and end: what there is can then be delivered.
+    """
 
     place: RunDir
     free_bytes: Callable[[], int]
+    trouble: Callable[[], OSError | None] = lambda: None
     now: Callable[[], float] = time.monotonic
     every_seconds: float = 5.0
     _largest: int = 0
     _looked_at: float = float("-inf")
     _has_warned: bool = False
+    _has_ended: bool = False
 
     @staticmethod
-    def of(place: RunDir) -> "DiskGuard":
-        return DiskGuard(place=place, free_bytes=lambda: shutil.disk_usage(place.path).free)
+    def of(place: RunDir, trouble: Callable[[], OSError | None]) -> "DiskGuard":
+        return DiskGuard(
+            place=place,
+            free_bytes=lambda: shutil.disk_usage(place.path).free,
+            trouble=trouble,
+        )
 
     def heard(self, event: Event | None) -> Verdict | None:
         if isinstance(event, StateSaved | Checkpoint):
@@ -187,6 +205,13 @@ class DiskGuard:
         return None
 
     def look(self) -> Verdict | None:
+        error = self.trouble()
+        if error is not None and not self._has_ended:
+            self._has_ended = True
+            found = disk_failure(error, self.place.path)
+            give_back(self.place)
+            failed = Failed(kind="disk", text=found.text, fix=found.fix)
+            return Verdict(event=failed, end="ask", reason="disk")
         if self.now() - self._looked_at < self.every_seconds or not self._largest:
             return None
         self._looked_at = self.now()

@@ -9,7 +9,20 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-FailureKind = Literal["oom", "nan", "no_data", "base_model", "broken_state", "host", "other"]
+FailureKind = Literal[
+    "oom",
+    "nan",
+    "no_data",
+    "base_model",
+    "broken_state",
+    "host",
+    "host_memory",
+    "killed",
+    "disk",
+    "other",
+]
+"""`oom` is the card's memory, `host_memory` the machine's; `killed` a signal from outside whose
+cause is not known; `disk` a disk that takes no more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner import __version__
+from tenner.disk_trouble import cause_in_disk, disk_failure
 from tenner.errors import InternalError, MachineError, Problem, TennerError
 from tenner.places import unwritable
 from tenner.secrets import redact_shapes, secrets_from
@@ -27,6 +28,8 @@ def as_tenner_error(
     """
     if isinstance(error, TennerError):
         return error
+    if disk := cause_in_disk(error):
+        return MachineError(problems=[disk_failure(disk, next(iter(folders), Path.cwd()))])
     kept = write_report(error, environ, folders=folders)
     found = _in_words(error, f"; the full report is {kept}" if kept else "")
     redact = secrets_from(environ)[0].redact

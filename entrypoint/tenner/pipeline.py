@@ -17,8 +17,10 @@ from tenner.delivery import (
 )
 from tenner.delivery.check import check_destinations
 from tenner.disk import disk_problem, full_destinations
+from tenner.disk_trouble import cause_in_disk, disk_failure
 from tenner.errors import (
     BudgetReached,
+    DatasetError,
     DeliveryError,
     MachineError,
     SettingsError,
@@ -45,6 +47,7 @@ from tenner.report.run_facts import file_facts, sample_set
 from tenner.running.event_log import EventLog
 from tenner.running.going_on import machine_name, set_aside
 from tenner.running.handover import default_destination, deliver_persistently, deliver_run
+from tenner.running.leftovers import remove_all_leftovers, remove_leftovers
 from tenner.running.life import RunLife, begin_life
 from tenner.running.run_dir import RunDir, write_atomically, write_json
 from tenner.running.run_lock import lock_run
@@ -121,6 +124,8 @@ def run(
     with lock_run(place):
         if restart and (aside := set_aside(place)):
             screen.say(f"the run that was here is kept in {aside}")
+        to = destinations or (default_destination(place),)
+        remove_leftovers(place, to, settings.output_name)
         with EventLog(place.events) as log, stop_on_signals() as stop, screen:
             stage = Stage(
                 screen=screen,
@@ -139,7 +144,7 @@ def run(
                             request,
                             place,
                             machine,
-                            destinations or (default_destination(place),),
+                            to,
                             restart=restart,
                             measure=measure,
                             measure_definition=measure_definition,
@@ -159,8 +164,11 @@ def _foreseen(place: RunDir, environ: Mapping[str, str]) -> Generator[None]:
     """Whatever goes wrong comes out as a TennerError, so that it is kept and told as any other."""
     try:
         yield
-    except TennerError:
-        raise
+    except TennerError as error:
+        known = known_error(error, place)
+        if known is error:
+            raise
+        raise known from error
     except Exception as error:
         raise as_tenner_error(error, environ, folders=(place.path,)) from error
 
@@ -200,9 +208,23 @@ def _run(
         )
         stage.listeners.extend((page.hear, news.hear, early.hear))
         news.tell("started", f"{life.plan.length.num_steps} steps on {machine_name(life.prepared)}")
-        outcome = _train_and_deliver(life, page, news, measure, measure_definition)
+        try:
+            outcome = _train_and_deliver(life, page, news, measure, measure_definition)
+        except OSError as error:
+            raise life.hand_over(known_error(error, place)) from error
     news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
     return outcome
+
+
+def known_error(error: TennerError | OSError, place: RunDir) -> TennerError:
+    """A disk that takes no more, met anywhere, as an error of the machine. Raises any other
+    OSError."""
+    disk = cause_in_disk(error)
+    if disk is not None and isinstance(error, OSError | SettingsError | DatasetError):
+        return MachineError(problems=[disk_failure(disk, place.path)])
+    if isinstance(error, OSError):
+        raise error
+    return error
 
 
 def _tell_of(error: TennerError, stage: Stage, news: Notifier) -> None:
@@ -434,4 +456,5 @@ def _deliver(life: RunLife) -> Delivered:
             raise
         raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
     life.note_delivered([each.destination for each in delivered.at])
+    remove_all_leftovers(life.place, life.destinations, life.plan.output_name)
     return delivered

@@ -9,9 +9,9 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 
 from tenner.errors import MachineError, Problem, SettingsError
+from tenner.temporary_files import part_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM)
@@ -32,7 +32,7 @@ def make_writable(folder: Path, *, name: str) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".tenner-{token_hex(4)}.part"
+        trial = part_of(folder / "trial")
         try:
             trial.write_bytes(b"0")
         finally:

@@ -3,11 +3,12 @@
 It is driven as the real one is, by the class and the functions that `with_states.py` wraps.
 
 STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan`
-(from step
-STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
-STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
-is trained), `hang` (after five lines), `learns_nothing` (the final weights are where they began),
-`deaf` (to SIGTERM), `killed`, `bus_error`, `disk_full` (after STAND_IN_STEPS steps).
+(from step STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at
+most STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the
+U-Net is trained), `hang` (after five lines), `learns_nothing` (the final weights are where they
+began), `deaf` (to SIGTERM), `crashed`, `disk_full` (after STAND_IN_STEPS steps of this start),
+`killed`, `bus_error` (whenever it reaches the run's step STAND_IN_STEPS; with STAND_IN_SPARES=0
+only while it has processes that load images, with 1 only while encoded images are kept in memory).
 STAND_IN_SECONDS is a step's time, STAND_IN_LINGERS what it takes to end after all is saved.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
@@ -37,6 +38,9 @@ DISK_FULL = (
 )
 
 
+DEATHS = {"killed": signal.SIGKILL, "bus_error": signal.SIGBUS}
+
+
 def fits(told: dict[str, str]) -> bool:
     least = int(os.environ["STAND_IN_FITS"])
     if least < 0:
@@ -44,6 +48,14 @@ def fits(told: dict[str, str]) -> bool:
     return int(told["train_batch_size"]) <= max(1, least) and (
         least > 0 or "gradient_checkpointing" in told
     )
+
+
+def spares(told: dict[str, str]) -> bool:
+    """Whether it uses so little of the machine's memory that it is let live."""
+    least = os.environ.get("STAND_IN_SPARES")
+    if least == "0":
+        return told["max_data_loader_n_workers"] == "0"
+    return least == "1" and "cache_latents_to_disk" in told
 
 
 def options(words: list[str]) -> dict[str, str]:
@@ -246,12 +258,14 @@ class NetworkTrainer:
         return f"{bar}, avr_loss={loss}"
 
     def _end_at(self, step: int, ending: str) -> None:
-        if step != float(os.environ.get("STAND_IN_STEPS", "0")):
+        told, at = options(sys.argv[1:]), float(os.environ.get("STAND_IN_STEPS", "0"))
+        resumed = int(told.get("resume", "0").rpartition("-")[2])
+        if ending in DEATHS and resumed + step == at and not spares(told):
+            os.kill(os.getpid(), DEATHS[ending])
+        if step != at:
             return
-        if ending == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if ending == "bus_error":
-            os.kill(os.getpid(), signal.SIGBUS)
+        if ending == "crashed":
+            os.kill(os.getpid(), signal.SIGSEGV)
         if ending == "disk_full":
             say(DISK_FULL + "\n")
             sys.exit(1)

@@ -59,7 +59,7 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
 def test_another_card_goes_on_with_the_same_images_in_a_step(tmp_path: Path) -> None:
     words = ("--max_train_epochs", "8", "--save_every_n_steps", "4")
     to = ("--destinations", f"file://{tmp_path}/kept")
-    first = StandIn(tmp_path / "first", STAND_IN="killed", STAND_IN_STEPS="9")
+    first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")
     assert first.finish(*first.train("cat", *words, *to)) == 5
     second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")
     assert second.finish(*second.train("cat", *words, *to)) == 0, second.said

@@ -27,7 +27,7 @@ def test_a_containers_memory_limit_is_named(tmp_path: Path) -> None:
     machine(tmp_path, kills=4)
     failed = explain(-signal.SIGKILL, before, tmp_path)
     assert failed is not None
-    assert failed.kind == "host"
+    assert failed.kind == "host_memory"
     assert "memory limit of 2048 MiB" in failed.text
     assert "/docker/abc" in failed.text
 

@@ -116,7 +116,7 @@ def test_epochs_are_raised_too_and_an_extension_that_is_cut_goes_on(tmp_path: Pa
     words = ("--save_every_n_steps", "4", "--batch_size", "8", "--max_train_epochs")
     assert machine.finish(*machine.train("cat", *words, "2"), timeout=400) == 0, machine.said
     done = machine.ledger("cat")["finished"]["file"]["step"]
-    machine.environ |= {"STAND_IN": "killed", "STAND_IN_STEPS": "5"}
+    machine.environ |= {"STAND_IN": "crashed", "STAND_IN_STEPS": "5"}
     assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 5, machine.said
     del machine.environ["STAND_IN"]
     assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 0, machine.said

@@ -1,11 +1,14 @@
 """What goes wrong while it trains, through the whole program: rescued, or brought out and named."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
-from program import Machine, StandIn
+from program import Machine, StandIn, same_weights
 
 LENGTH = ("--max_train_steps", "12", "--save_every_n_steps", "4")
 
@@ -121,8 +124,9 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
     [
         ({"STAND_IN": "nan"}, 5, "not a number for 20 steps"),
         ({"STAND_IN": "nan_latents", "STAND_IN_SECONDS": "0.05"}, 5, "replaced with zeros"),
-        ({"STAND_IN": "killed"}, 5, "killed from outside"),
-        ({"STAND_IN": "bus_error"}, 4, "--shm-size"),
+        ({"STAND_IN": "crashed"}, 5, "the trainer crashed (SIGSEGV)"),
+        ({"STAND_IN": "killed"}, 4, "started again 3 times in this life"),
+        ({"STAND_IN": "bus_error"}, 4, "/dev/shm is full"),
         ({"STAND_IN": "disk_full"}, 4, "No space left"),
     ],
 )
@@ -138,6 +142,61 @@ def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
     assert not delivered_to(kept, "manifest.json"), "a part is never called the whole"
     ledger = json.loads((kept / ".tenner" / "cat" / "ledger.json").read_text())
     assert ledger["lives"][0]["ending"] in ("TrainingError", "MachineError")
+
+
+def trainer_of(supervisor: int) -> int | None:
+    """The process of the trainer that a program has started, by its words."""
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (each / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+        if parent == supervisor and (b"train_network.py" in words or b"diffusers.train" in words):
+            return int(each.name)
+    return None
+
+
+@pytest.mark.long
+def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_life(
+    tmp_path: Path,
+) -> None:
+    undisturbed, machine = Machine(tmp_path / "undisturbed"), Machine(tmp_path / "pod")
+    words = ("--max_train_steps", "60", "--save_every_n_steps", "5")
+    assert undisturbed.finish(*undisturbed.train("star", *words)) == 0, undisturbed.said
+    process, killed = machine.start(*machine.train("star", *words)), 0
+    for number in (8, 23):
+        while process.poll() is None and len(machine.events("star", "step")) < number:
+            time.sleep(0.01)
+        trainer = trainer_of(process.pid)
+        if trainer is not None:
+            os.kill(trainer, signal.SIGKILL)
+            killed += 1
+    assert process.wait(200) == 0, machine.said
+    assert machine.said.count("killed from outside (SIGKILL)") == killed > 0
+    final = "checkpoints/star.safetensors"
+    assert same_weights(machine.run("star") / final, undisturbed.run("star") / final)
+    ledger = machine.ledger("star")
+    assert [(life["first_step"], life["last_step"]) for life in ledger["lives"]] == [(0, 60)]
+
+
+@pytest.mark.parametrize(
+    ("how", "spares", "given_up"),
+    [
+        ("bus_error", "0", {"max_data_loader_n_workers": 0}),
+        ("killed", "1", {"max_data_loader_n_workers": 0, "cache_latents_to_disk": True}),
+    ],
+)
+def test_a_trainer_that_is_killed_again_goes_on_with_less_of_the_machines_memory(
+    tmp_path: Path, how: str, spares: str, given_up: dict[str, object]
+) -> None:
+    machine = StandIn(tmp_path, STAND_IN=how, STAND_IN_STEPS="9", STAND_IN_SPARES=spares)
+    words = (*LENGTH, "--max_data_loader_n_workers", "2")
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.ledger("cat")["savings"] == given_up, "for the next life"
+    assert machine.commands("cat")[0]["max_data_loader_n_workers"] == "2"
+    assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
+    assert len(machine.ledger("cat")["lives"]) == 1
 
 
 def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:

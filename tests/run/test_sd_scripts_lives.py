@@ -96,7 +96,7 @@ def test_a_run_that_succeeds(run: Run) -> None:
 def test_killed_twice_it_is_still_one_run(run: Run) -> None:
     for steps in ("6", "5"):
         with pytest.raises(TrainingError):
-            run.live(STAND_IN="killed", STAND_IN_STEPS=steps)
+            run.live(STAND_IN="crashed", STAND_IN_STEPS=steps)
     trained = run.live()
     assert (trained.step, trained.resumed_from) == (13, 8)
     assert set(run.steps) == set(range(1, 14))
@@ -110,7 +110,7 @@ def test_killed_twice_it_is_still_one_run(run: Run) -> None:
 
 def test_a_broken_newest_state_is_left_for_the_one_before(run: Run) -> None:
     with pytest.raises(TrainingError):
-        run.live(STAND_IN="killed", STAND_IN_STEPS="9")
+        run.live(STAND_IN="crashed", STAND_IN_STEPS="9")
     newest = states(run.place)[0]
     (newest / "optimizer.bin").write_bytes(b"cut")
     trained = run.live()
@@ -194,7 +194,7 @@ def test_a_kill_costs_no_more_than_the_time_between_states(run: Run) -> None:
     """States come by the clock, without checkpoints: each step takes longer than the interval."""
     quick = {"state_minutes": 0.001, "every": 50, "STAND_IN_SECONDS": "0.2"}
     with pytest.raises(TrainingError):
-        run.live(STAND_IN="killed", STAND_IN_STEPS="6", **quick)  # pyright: ignore
+        run.live(STAND_IN="crashed", STAND_IN_STEPS="6", **quick)  # pyright: ignore
     assert states(run.place)[0].name == "step-00000006"
     assert len(states(run.place)) == 2, "older ones are dropped"
     assert not list(run.place.checkpoints.iterdir())

@@ -35,7 +35,7 @@ def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> No
 
 
 def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path) -> None:
-    machine = two_cards(tmp_path, STAND_IN="killed", STAND_IN_STEPS="9")
+    machine = two_cards(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="9")
     words = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
     assert machine.finish(*machine.train("cat", *words)) == 5, machine.said
     machine.environ["STAND_IN"] = "success"

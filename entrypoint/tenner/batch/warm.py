@@ -16,6 +16,7 @@ from typing import Self
 from tenner.engines import Command
 from tenner.engines.diffusers.errand import MODULE as ERRAND
 from tenner.engines.diffusers.errand import ending_file, queue_file
+from tenner.temporary_files import folder_prefix
 
 WORKER = "tenner.engines.diffusers.worker"
 WARM_MODULES = ("tenner.engines.diffusers.train", "tenner.sample.draw")
@@ -80,7 +81,9 @@ class WarmTrainer:
     """
 
     log: Path
-    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="tenner-warm-")))
+    _folder: Path = field(
+        default_factory=lambda: Path(tempfile.mkdtemp(prefix=folder_prefix("warm")))
+    )
     _worker: _Worker | None = None
     _number: int = 0
 

@@ -9,10 +9,10 @@ two marks, 49,408 tokens in all.
 import json
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tenner.running.run_dir import write_atomically
+from tenner.temporary_files import temporary_folder
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77
@@ -73,7 +73,7 @@ def open_clip_tokenizer(folder: Path) -> Any:
         return kind.from_pretrained(folder, local_files_only=True)
     model: dict[str, Any] = json.loads(whole.read_text(encoding="utf-8"))["model"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    with TemporaryDirectory(prefix="tenner-tokenizer-") as name:
+    with temporary_folder("tokenizer") as name:
         parted = Path(name)
         for each in ("tokenizer_config.json", "special_tokens_map.json"):
             if (folder / each).is_file():

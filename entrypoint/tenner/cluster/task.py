@@ -4,13 +4,13 @@ import json
 import pickle
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tenner.cluster.order import LOST, Order, Result
 from tenner.errors import ExitCode
+from tenner.temporary_files import temporary_folder
 
 
 def do_job(order: Order) -> Result:
@@ -18,7 +18,7 @@ def do_job(order: Order) -> Result:
 
     The order goes through a pipe that stays open: it closes with this process, however it ends.
     """
-    with tempfile.TemporaryDirectory(prefix="tenner-job-") as folder:
+    with temporary_folder("job") as folder:
         told = Path(folder) / "result.json"
         process = subprocess.Popen(
             [sys.executable, "-m", "tenner.cluster.job", str(told)], stdin=subprocess.PIPE

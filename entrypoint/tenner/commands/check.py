@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tenner.base.choice import MODELS_DIR, assume_base
 from tenner.base.model import Base, find_local_base
@@ -16,6 +15,7 @@ from tenner.preparation import dataset_request, fetching
 from tenner.settings import Request
 from tenner.start_files import with_start_files
 from tenner.telling.screen import make_screen
+from tenner.temporary_files import temporary_folder
 from tenner.tiny import base_dir
 
 
@@ -41,7 +41,7 @@ def run_check(
     request = with_start_files(request, found)
     asked = dataset_request(request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
-    with TemporaryDirectory(prefix="tenner-check-") as folder:
+    with temporary_folder("check") as folder:
         with screen:
             result = check(
                 asked,

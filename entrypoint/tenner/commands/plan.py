@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tenner.errors import MachineError, Problem, TennerError
@@ -12,6 +11,7 @@ from tenner.preparation import Prepared, prepare
 from tenner.settings import Request
 from tenner.telling.lines import duration
 from tenner.telling.screen import make_screen
+from tenner.temporary_files import temporary_folder
 
 if TYPE_CHECKING:
     from tenner.planning.comparing import Job, Offer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -> None:
     """Print the plan. Raises TennerError where the run could not start."""
     screen = make_screen()
-    with TemporaryDirectory(prefix="tenner-plan-") as folder:
+    with temporary_folder("plan") as folder:
         try:
             prepared = prepare(
                 request,
@@ -74,7 +74,7 @@ def print_comparison(
     from tenner.planning.comparing import compare, find_cards, read_job
 
     found = find_cards(gpus)
-    with TemporaryDirectory(prefix="tenner-plan-") as folder:
+    with temporary_folder("plan") as folder:
         job = read_job(request, environ, Path(folder))
         offers = compare(job, found)
     if as_json:

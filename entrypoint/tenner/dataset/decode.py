@@ -17,6 +17,7 @@ from PIL import Image, ImageCms
 
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
+from tenner.temporary_files import part_of
 
 WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
            "JPEG2000")  # fmt: skip
@@ -358,7 +359,7 @@ def convert(
         clean = _masked(clean, mask)
     if clean.mode not in ("RGB", "RGBA", "L"):
         clean = clean.convert("RGB")
-    part = target.with_name(f".{target.name}.part")
+    part = part_of(target)
     bare = Image.frombytes(clean.mode, clean.size, clean.tobytes())  # no EXIF, no profile
     bare.save(part, "PNG", compress_level=1)
     part.replace(target)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from secrets import token_hex
 from urllib.parse import urlsplit
 
 from tenner.addresses import full_address
@@ -15,6 +14,7 @@ from tenner.dataset.download import OnBytes, download
 from tenner.dataset.listing import classify
 from tenner.dataset.request import DatasetRequest
 from tenner.errors import DatasetError
+from tenner.temporary_files import part_of, remove_abandoned_parts
 
 MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_data:ro"
 
@@ -108,7 +108,8 @@ def _kept(digest: str, request: DatasetRequest, write: Callable[[Path], None]) -
     folder = cache_dir(request) / digest[:32]
     if folder.is_dir():
         return folder
-    part = folder.with_name(f"{folder.name}.{token_hex(4)}.part")
+    part = part_of(folder)
+    remove_abandoned_parts(folder.parent)
     try:
         part.mkdir(parents=True)
         write(part)

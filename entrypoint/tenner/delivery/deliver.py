@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -36,6 +35,7 @@ from tenner.errors import DeliveryError, Problem
 from tenner.events import Event
 from tenner.report.model_card import CARD_NAME, is_edited
 from tenner.secrets import Secrets
+from tenner.temporary_files import temporary_folder
 
 DEFAULT_LIMIT_SECONDS = 1800.0
 OnEvent = Callable[[Event], None]
@@ -98,7 +98,7 @@ def deliver(
     opening = [_Opening(each, secrets, surroundings) for each in destinations]
     manifest = begin_manifest(files, job=job)
     progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
-    with TemporaryDirectory(prefix="tenner-manifest-") as folder:
+    with temporary_folder("manifest") as folder:
 
         def serve(number: int) -> DeliveredTo | Problem:
             try:

@@ -14,6 +14,7 @@ from tenner.delivery.sealing import SealedFile, changed_since, hash_file
 from tenner.delivery.store import OnBytes
 from tenner.errors import Problem
 from tenner.running.run_dir import sync_directory
+from tenner.temporary_files import part_of
 
 _BLOCK_BYTES = 1 << 20
 _PASSING = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR)
@@ -78,7 +79,7 @@ class FolderStore:
         self, file: SealedFile, target: Path, deadline: Deadline, on_bytes: OnBytes
     ) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name[:200]}.{token_hex(4)}.part")
+        part = part_of(target)
         try:
             with file.path.open("rb") as source, part.open("xb") as out:
                 while block := source.read(_BLOCK_BYTES):
@@ -98,7 +99,7 @@ class FolderStore:
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         target = self._root / name
-        part = target.with_name(f".{target.name[:200]}.{token_hex(4)}.part")
+        part = part_of(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(part, content)
@@ -122,7 +123,7 @@ class FolderStore:
 
     def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
         source = self._root / name
-        part = target.with_name(f".{target.name[:200]}.{token_hex(4)}.part")
+        part = part_of(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, part)

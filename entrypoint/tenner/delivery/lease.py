@@ -12,7 +12,6 @@ speed, within the share that is left over.
 import json
 import math
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any, Self
 
 from tenner.delivery.remote_run import RemoteRun
 from tenner.errors import DeliveryError, MachineError
+from tenner.temporary_files import temporary_folder
 
 LEASE_SECONDS = 60.0
 _OWN_SHARE = 0.7
@@ -169,7 +169,7 @@ class Lease:
         return json.dumps({"holder": self.holder, "beat": self._beat, **more}).encode()
 
     def _put(self, content: bytes, *, limit_seconds: float) -> None:
-        with tempfile.TemporaryDirectory(prefix="tenner-lease-") as folder:
+        with temporary_folder("lease") as folder:
             path = Path(folder) / "beat"
             path.write_bytes(content)
             self.remote.put_file(_name(self.generation), path, limit_seconds=limit_seconds)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from tenner.delivery.deliver import edited_cards
@@ -25,6 +24,7 @@ from tenner.delivery.store import Store
 from tenner.errors import DeliveryError, Problem
 from tenner.running.run_dir import sync_directory
 from tenner.secrets import Secrets
+from tenner.temporary_files import temporary_folder
 
 DEFAULT_LIMIT_SECONDS = 900.0
 ROOM = OWN_FOLDER
@@ -45,6 +45,11 @@ class Shipment:
     state: tuple[Path, int] | None = None
     keep_states: int | None = None
     gone: tuple[str, ...] = ()
+
+
+def room_of(job: str) -> str:
+    """The folder, below a destination, of what a run keeps there for itself."""
+    return f"{ROOM}/{_folder_name(job)}"
 
 
 class RemoteRun:
@@ -70,7 +75,7 @@ class RemoteRun:
     ) -> None:
         self.destination = destination
         self.job = job
-        self._room = f"{ROOM}/{_folder_name(job)}"
+        self._room = room_of(job)
         self._calls = LimitedCalls(
             destination,
             secrets,
@@ -91,7 +96,7 @@ class RemoteRun:
         """
         if shipment.keep_states is not None and shipment.keep_states < 0:
             raise ValueError(f"keep_states = {shipment.keep_states}")
-        with TemporaryDirectory(prefix="tenner-set-") as scratch:
+        with temporary_folder("set") as scratch:
             copies = self._written(shipment.notes, Path(scratch))
             sealed = make_manifest([*shipment.files, *copies]).files
             packed = self._packed(shipment.state, Path(scratch))

@@ -15,8 +15,9 @@ from tenner.running.ledger import LedgerBook
 from tenner.running.run_dir import RunDir, write_json
 from tenner.running.session import Session
 from tenner.supervision.guards import DoneGuard, StopFileGuard
-from tenner.supervision.rescue import last_words, next_rung
-from tenner.supervision.training import Engine, Lighter, put_aside, states
+from tenner.supervision.rescue import Rung, last_words, next_rung, next_rung_on_host
+from tenner.supervision.training import Engine, Lighter, put_aside, states, step_of
+from tenner.temporary_files import remove_abandoned_parts
 
 
 def engine_for(
@@ -37,7 +38,15 @@ def engine_for(
     settings = prepared.settings
 
     def lighter() -> Lighter | None:
-        rung = next_rung(plan.options, settings)
+        return lighter_by(next_rung(plan.options, settings))
+
+    def lighter_on_host() -> Lighter | None:
+        on_cpu = plan.device == "cpu"
+        return lighter_by(
+            next_rung_on_host(plan.options, settings, engine=prepared.engine.name, on_cpu=on_cpu)
+        )
+
+    def lighter_by(rung: Rung | None) -> Lighter | None:
         if rung is None:
             return None
         changed = with_options(plan, rung.changed, prepared.dataset)
@@ -60,6 +69,8 @@ def engine_for(
     engine = bare_engine(prepared, place, plan, session.latents)
 
     def command(state: Path | None) -> Command:
+        remove_abandoned_parts(place.state)  # what a trainer that was killed had begun to save
+        book.change(lambda ledger: ledger.resumed_from(step_of(state) if state else 0))
         return session.launch(engine.command(state), environ)
 
     own_stop = prepared.engine.name == "diffusers"
@@ -67,6 +78,7 @@ def engine_for(
         engine,
         command=command,
         lighter=lighter,
+        lighter_on_host=lighter_on_host,
         out_of_memory_fix=last_words(plan.options, settings),
         guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file), DoneGuard()),
     )

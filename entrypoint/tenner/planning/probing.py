@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from tenner.dataset import Dataset
@@ -30,6 +29,7 @@ from tenner.preparation import Prepared
 from tenner.running.run_dir import RunDir
 from tenner.running.session import ALONE, Session
 from tenner.supervision.supervise import StopRequest, follow
+from tenner.temporary_files import temporary_folder
 
 STEPS = 2
 _EVERY_SECONDS = 0.2
@@ -154,7 +154,7 @@ def correction_of(probe: Probe, modelled_gb: float) -> float | None:
 
 def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest) -> Probe:
     """Two steps of the largest bucket in a folder of their own, which is removed."""
-    with TemporaryDirectory(prefix="tenner-probe-") as folder:
+    with temporary_folder("probe") as folder:
         place = RunDir(Path(folder) / "run").create()
         plan = _two_steps(prepared.plan)
         batch = int(str(plan.options["train_batch_size"]))

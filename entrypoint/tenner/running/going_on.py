@@ -24,7 +24,7 @@ from tenner.running.parcel import EVENTS_FILE
 from tenner.running.run_dir import RunDir
 from tenner.settings.model import Settings
 from tenner.supervision.rescue import CHANGES_THE_NETWORK
-from tenner.supervision.training import states
+from tenner.supervision.training import newest_step
 
 LOOK_SECONDS = 60.0
 
@@ -192,8 +192,7 @@ def bring_back(
 
     Raises DeliveryError where the state cannot be brought.
     """
-    kept = states(place)
-    newest = int(kept[0].name.rpartition("-")[2]) if kept else 0
+    newest = newest_step(place)
     where = found.remote.destination
     if events := found.remote.get_file(EVENTS_FILE):
         take_events(events)

@@ -53,7 +53,11 @@ def deliver_run(
             fix=f"when the cause is mended: tenner deliver {place.path}",
         )
         raise DeliveryError(problems=[*error.problems, retry]) from error
-    write_json(place.delivered, delivered.to_json())
+    try:
+        write_json(place.delivered, delivered.to_json())
+    except OSError as error:
+        text = f"{place.delivered} cannot be written: {error.strerror or error}"
+        on_event(Warned(text=text, fix="make room on the disk; what is delivered is verified"))
     return delivered
 
 

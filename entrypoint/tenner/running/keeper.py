@@ -1,18 +1,18 @@
 """Keeps what an engine saves: judged, written into the ledger, and handed to the courier."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.delivery.sealing import hash_file
 from tenner.errors import Problem
-from tenner.events import Checkpoint, Event, Failed, StateSaved, Step, Warned
+from tenner.events import Checkpoint, Event, Failed, StateSaved, Warned
 from tenner.running.courier import Courier
 from tenner.running.ledger import Finished, Ledger, LedgerBook, SavedFile
 from tenner.running.run_dir import RunDir
 from tenner.supervision.guards import Verdict
-from tenner.supervision.training import states
+from tenner.supervision.training import states, step_of
 from tenner.weights import inspect_weights
 
 NOTE_EVERY_SECONDS = 60.0
@@ -29,15 +29,11 @@ class Keeper:
     started: float
     cost_usd: Callable[[float], float | None]
     now: Callable[[], float] = time.monotonic
-    step: int = 0
     _noted_at: float = 0.0
     _has_warned: bool = False
 
     def heard(self, event: Event | None) -> Verdict | None:
         match event:
-            case Step(step=step):
-                self.step = step
-                return None
             case Checkpoint():
                 return self._checkpoint(event)
             case StateSaved():
@@ -51,13 +47,18 @@ class Keeper:
         return None
 
     def note(self, ending: str = "") -> Verdict | None:
-        """Write down how far this life is, and what it has cost."""
+        """Write down what this life has cost until now."""
         self._noted_at = self.now()
         seconds = round(self.now() - self.started, 1)
-        changed = {"last_step": self.step, "seconds": seconds, "cost_usd": self.cost_usd(seconds)}
+        changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
         found = self._change(lambda ledger: ledger.in_this_life(**changed, ending=ending))
         self.courier.note()
         return found
+
+    def note_delivered(self, at: Sequence[str]) -> None:
+        """Write down where the whole set is."""
+        self._change(lambda ledger: replace(ledger, delivered_to=tuple(at)))
+        self.note(ending="delivered")
 
     def _checkpoint(self, event: Checkpoint) -> Verdict | None:
         path = Path(event.path)
@@ -74,12 +75,11 @@ class Keeper:
         file = SavedFile(
             name=path.name, step=event.step, epoch=event.epoch, size=size, sha256=sha256
         )
-        self.step = max(self.step, event.step)
         if event.final:
             name = path.name
             earlier = sum(life.seconds for life in self.book.now.lives[:-1])
             done = Finished(file=file, seconds=round(earlier + self.now() - self.started, 1))
-            verdict = self._change(lambda ledger: replace(ledger, finished=done))
+            verdict = self._change(lambda ledger: ledger.ended_with(done))
         else:
             name = f"checkpoints/{path.name}"
             verdict = self._change(lambda ledger: ledger.with_checkpoint(file))
@@ -91,8 +91,7 @@ class Keeper:
         if weights.is_file() and isinstance(found := inspect_weights(weights), Problem):
             Path(event.path).rename(Path(event.path).with_name(f"not-finite-{event.step:08d}"))
             return _not_good(f"the state of step {event.step}", found)
-        self.step = max(self.step, event.step)
-        verdict = self._change(lambda ledger: replace(ledger, state_step=event.step)) or self.note()
+        verdict = self._change(lambda ledger: ledger.with_state(event.step)) or self.note()
         try:
             self.courier.take_state(Path(event.path), event.step)
         except OSError as error:
@@ -104,7 +103,7 @@ class Keeper:
         """What was saved after the last good weights would only go on with the bad ones."""
         good = max((file.step for file in self.book.now.checkpoints), default=0)
         for state in states(self.place):
-            step = int(state.name.rpartition("-")[2])
+            step = step_of(state)
             if step > good:
                 state.rename(state.with_name(f"not-finite-{step:08d}"))
 

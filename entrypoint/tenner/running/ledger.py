@@ -19,7 +19,12 @@ _VERSION = 1
 @dataclass(frozen=True, kw_only=True)
 class Life:
     """One start of the program on this run. Times are ISO 8601 in UTC; `seconds` is what the
-    machine was paid for, `ending` is empty while it runs and after a kill."""
+    machine was paid for, `ending` is empty while it runs and after a kill.
+
+    `first_step` is the step of the state that it resumed from, `last_step` that of the newest state
+    (or of the final weights) that it left: what was trained beyond it was lost with a kill, and is
+    trained again by a later life.
+    """
 
     started: str
     machine: str = ""
@@ -91,6 +96,37 @@ class Ledger:
     def in_this_life(self, **changed: Any) -> "Ledger":
         """With fields of the newest life changed."""
         return replace(self, lives=(*self.lives[:-1], replace(self.lives[-1], **changed)))
+
+    @property
+    def steps_of_lives(self) -> int:
+        """The steps that all lives have kept: of a finished run, its length."""
+        return sum(life.last_step - life.first_step for life in self.lives)
+
+    def resumed_from(self, step: int) -> "Ledger":
+        """The ledger when a trainer starts from the state of `step`, in the newest life.
+
+        That state is what the newest life has kept until now, noted or not; steps beyond it are
+        lost, so no life counts them.
+        """
+        lives = [
+            replace(
+                life,
+                first_step=min(life.first_step, step),
+                last_step=min(max(life.first_step, life.last_step), step),
+            )
+            for life in self.lives
+        ]
+        if lives:
+            lives[-1] = replace(lives[-1], last_step=step)
+        return replace(self, lives=tuple(lives))
+
+    def with_state(self, step: int) -> "Ledger":
+        """With a state of `step` saved by the newest life."""
+        return replace(self.in_this_life(last_step=step), state_step=step)
+
+    def ended_with(self, finished: Finished) -> "Ledger":
+        """With the final weights, written by the newest life."""
+        return replace(self.in_this_life(last_step=finished.file.step), finished=finished)
 
     def with_checkpoint(self, file: SavedFile) -> "Ledger":
         others = tuple(each for each in self.checkpoints if each.name != file.name)

@@ -11,7 +11,7 @@ from tenner.delivery import MANIFEST_NAME, Destination, read_manifest
 from tenner.delivery.opening import open_store
 from tenner.delivery.remote_run import RemoteRun, Shipment
 from tenner.delivery.retry import Deadline, Passing, Refused
-from tenner.disk import DiskGuard
+from tenner.disk import DiskGuard, disk_need
 from tenner.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.events import Warned
 from tenner.planning.plan import Plan
@@ -24,11 +24,12 @@ from tenner.running.handover import unplanned_checkpoints
 from tenner.running.keeper import Keeper
 from tenner.running.ledger import Finished, LedgerBook, Life
 from tenner.running.parcel import notes_of
+from tenner.running.reserve import give_back, reserve
 from tenner.running.run_dir import RunDir
 from tenner.running.stage import Stage
 from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
 from tenner.supervision.guards import Guard
-from tenner.supervision.training import Trained, states
+from tenner.supervision.training import Trained, newest_step, states, step_of
 
 HAND_OVER_SECONDS = 1800.0
 _LOOK_SECONDS = 60.0
@@ -65,19 +66,23 @@ class RunLife:
         return self.prepared.plan
 
     def __enter__(self) -> "RunLife":
+        if not reserve(self.place, disk_need(self.plan).reserved):
+            text = "no room could be reserved on the disk for a last save"
+            self.stage.tell(Warned(text=text, fix="free space there before it is full"))
         self.courier.__enter__()
         self._send_what_is_here()
         return self
 
     def __exit__(self, *of_the_error: object) -> None:
         self.courier.__exit__(*of_the_error)
+        give_back(self.place)
 
     def guards(self) -> tuple[Guard, ...]:
         """What watches the engine besides its own guards."""
         budget = BudgetGuard(
             budget=self.budget, started=self.stage.started, reserve=self.seconds_to_deliver
         )
-        return (self.keeper, budget, DiskGuard.of(self.place))
+        return (self.keeper, budget, DiskGuard.of(self.place, lambda: self.stage.log.trouble))
 
     def send_page(self, page: Path, step: int) -> None:
         """Let the run be watched where it is delivered."""
@@ -124,12 +129,13 @@ class RunLife:
         now = self.book.now
         newest = next(file for file in now.checkpoints if file.name == trained.weights.path.name)
         done = Finished(file=replace(newest, name=final.name), seconds=now.paid_seconds)
-        self.book.change(lambda ledger: replace(ledger, finished=done))
+        self.book.change(lambda ledger: ledger.ended_with(done))
         return replace(trained, weights=replace(trained.weights, path=final))
 
     def hand_over(self, error: TennerError) -> TennerError:
         """After a training that did not reach its end: bring out what there is, the newest first,
         and say where it is. Gives the error to end with."""
+        give_back(self.place)
         self.keeper.note(ending=type(error).__name__)
         seconds = HAND_OVER_SECONDS
         if self.stage.stop.signal is not None:
@@ -166,8 +172,7 @@ class RunLife:
     def note_delivered(self, at: Sequence[str]) -> None:
         """Write down, here and at the destinations, that nothing is left to do; the states there
         have done their service."""
-        self.book.change(lambda ledger: replace(ledger, delivered_to=tuple(at)))
-        self.keeper.note(ending="delivered")
+        self.keeper.note_delivered(at)
         for remote in self.remotes:
             try:
                 unplanned = unplanned_checkpoints(self.place, self.plan.output_name)
@@ -218,7 +223,7 @@ class RunLife:
             if path.is_file():
                 self.courier.take_checkpoint(path, f"checkpoints/{file.name}", file.step)
         if ledger.finished is None and (kept := states(self.place)):
-            self.courier.take_state(kept[0], int(kept[0].name.rpartition("-")[2]))
+            self.courier.take_state(kept[0], step_of(kept[0]))
         self.courier.note()
 
     def _what_there_is(self, at: Sequence[str]) -> str:
@@ -275,9 +280,10 @@ def begin_life(
         spent_seconds=ledger.paid_seconds,
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    life = Life(started=now, machine=machine_name(prepared), first_step=ledger.step)
+    step = ledger.finished.file.step if ledger.finished else newest_step(place)
+    life = Life(started=now, machine=machine_name(prepared), first_step=step, last_step=step)
     book = LedgerBook(place, ledger)
-    book.change(lambda ledger: ledger.with_life(life))
+    book.change(lambda ledger: ledger.resumed_from(step).with_life(life))
     holding_states = [remote for remote in outside if can_be_read(remote)]
     lines = [
         Line(

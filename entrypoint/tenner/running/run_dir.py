@@ -4,8 +4,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
+
+from tenner.temporary_files import part_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    temporary = part_of(path)
     try:
         with temporary.open("xb") as out:
             out.write(data)

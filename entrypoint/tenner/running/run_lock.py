@@ -28,8 +28,7 @@ def lock_run(place: RunDir) -> Generator[None]:
             ) from None
         except OSError:
             pass
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, without its name
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"process {os.getpid()}".encode(), 0)
         yield

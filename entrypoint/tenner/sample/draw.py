@@ -30,6 +30,7 @@ from tenner.running.run_dir import write_atomically
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
 from tenner.sample.png_text import LoraTag, parameters
+from tenner.temporary_files import part_of
 
 SECONDS_BETWEEN_EVENTS = 1.0
 
@@ -202,7 +203,7 @@ class Artist:
         words = PngInfo()
         words.add_text("parameters", self.words(cell))
         path = Path(self.job.out_dir) / self.files[cell]
-        part = path.with_suffix(".part")
+        part = part_of(path)
         image.save(part, "PNG", pnginfo=words)
         part.replace(path)
 

@@ -15,6 +15,7 @@ from tenner.sample.job import SAMPLES_FILE, Cell, SampleJob
 from tenner.settings.model import Settings
 from tenner.supervision.guards import Guard
 from tenner.supervision.supervise import StopRequest, follow
+from tenner.temporary_files import part_of
 
 MODULE = "tenner.sample.draw"
 _DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
@@ -86,8 +87,8 @@ def lay_out(drawn: Drawn, path: Path, *, title: str) -> Drawn:
     from tenner.sample.grid import draw_grid, read_tiles
 
     sheet = draw_grid(read_tiles(drawn.listing), title=title)
-    temporary = path.with_suffix(".part.png")
-    sheet.save(temporary, optimize=True)
+    temporary = part_of(path)
+    sheet.save(temporary, "PNG", optimize=True)
     temporary.replace(path)
     return Drawn(listing=drawn.listing, grid=path, seconds=drawn.seconds)
 

@@ -10,12 +10,12 @@ with links to the CLIP tokenizers.
 
 import json
 import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tenner.sample.job import Family, SampleJob
+from tenner.temporary_files import temporary_folder
 
 # Folder names of the CLIP tokenizers, as sd-scripts' `--tokenizer_cache_dir` names them
 CLIP_L = "openai_clip-vit-large-patch14"
@@ -36,7 +36,7 @@ def open_single_file(kind: Any, job: SampleJob, dtype: Any) -> Any:
     Raises ValueError where the tokenizers are not there; OSError, KeyError, RuntimeError or
     ValueError as diffusers does where the file is not such a model.
     """
-    with tempfile.TemporaryDirectory(prefix="tenner-") as folder:
+    with temporary_folder("base") as folder:
         write_layout(Path(folder), job.family, Path(job.tokenizers or ""))
         more: dict[str, Any] = {}
         if job.family != "sdxl":

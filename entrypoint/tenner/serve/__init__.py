@@ -1,6 +1,7 @@
 """The page of a run on a port, for those who hold its token.
 
-`access` decides who may ask for what, `app` answers, `server` opens the port.
+`access` decides who may ask for what, `app` answers, `limits` holds strangers off, `process` is
+where this happens, and `server` opens the port and keeps the process running.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ def serving(
 
     token = secrets.get(TOKEN_VARIABLE)
     door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
-    with open_page(place, door) as opened:
+    with open_page(place, door, environ=environ, on_trouble=say) as opened:
         say(f"the page: {opened.url}")
         yield
 

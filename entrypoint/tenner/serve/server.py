@@ -1,24 +1,28 @@
 """Opens the port of a run's page: beside the run itself, or for a run's directory by itself."""
 
 import contextlib
+import json
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
-
-import uvicorn
 
 from tenner.errors import SettingsError
 from tenner.running.run_dir import RunDir
-from tenner.secrets import MASK
+from tenner.secrets import MASK, without_secrets
 from tenner.serve import TOKEN_VARIABLE
 from tenner.serve.access import Access
-from tenner.serve.app import Served, make_app
-from tenner.supervision.priority import yield_thread
+from tenner.supervision.leash import leashed
 
-MAX_CONNECTIONS = 400
-"""More at a time are told to come back: the page is for people, and there is one of it."""
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between two starts of the page's process: doubled each time that it ends at once."""
+_LOOK_SECONDS = 0.2
+_SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +69,114 @@ _SHORTEST_TOKEN = 16
 
 
 @contextlib.contextmanager
-def open_page(place: RunDir, door: Door) -> Generator[Door]:
-    """Serve the page of the run in `place` from a thread while the context lasts.
+def open_page(
+    place: RunDir,
+    door: Door,
+    *,
+    environ: Mapping[str, str] | None = None,
+    on_trouble: Callable[[str], None] = lambda text: None,
+) -> Generator[Door]:
+    """Serve the page of the run in `place` from a process of its own while the context lasts.
 
-    Yields the door as it was opened (port 0 takes a free one). Raises SettingsError where the
-    port cannot be had.
+    Yields the door as it was opened (port 0 takes a free one). `on_trouble` is told, once, where
+    that process has ended and is started again. Raises SettingsError where the port cannot be had.
     """
     listening, opened = _listen(door)
-    server = _server(place, opened)
+    with listening:
+        page = _PageProcess(
+            place=place,
+            door=opened,
+            listening=listening,
+            environ=without_secrets(environ),
+            on_trouble=on_trouble,
+        )
+        page.start()
+        try:
+            yield opened
+        finally:
+            page.end()
 
-    def serve() -> None:
-        yield_thread()  # the run beside it goes first
-        server.run(sockets=[listening])
 
-    thread = threading.Thread(target=serve, name="serve", daemon=True)
-    thread.start()
-    try:
-        yield opened
-    finally:
-        server.should_exit = True
-        thread.join(timeout=5)
-        listening.close()
+@dataclass(kw_only=True)
+class _PageProcess:
+    """Keeps a process running that answers on a socket which this one holds open: while there is
+    none, viewers wait. Nothing that becomes of it is more than a word to the run."""
+
+    place: RunDir
+    door: Door
+    listening: socket.socket
+    environ: Mapping[str, str]
+    on_trouble: Callable[[str], None]
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._keep, name="serve", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join(timeout=2 * _SECONDS_TO_END)
+
+    def _keep(self) -> None:
+        """A child ends with the thread that started it (see `leash`), so all are started here."""
+        pause, is_told = FIRST_PAUSE_SECONDS, False
+        while not self._ended.is_set():
+            started = time.monotonic()
+            try:
+                why = self._serve_once()
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+            if self._ended.is_set():
+                return
+            if not is_told:
+                is_told = True
+                self.on_trouble(f"the page's server has ended ({why}) and is started again")
+            if time.monotonic() - started > LONGEST_PAUSE_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            self._ended.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _serve_once(self) -> str:
+        """One process from its start to its end; how it ended. Raises OSError."""
+        told = {
+            "run": str(self.place.path.absolute()),
+            "token": self.door.token,
+            "names": list(self.door.names),
+            "descriptor": self.listening.fileno(),
+        }
+        words = leashed((sys.executable, "-m", "tenner.serve.process"), self.environ)
+        with subprocess.Popen(
+            words,
+            env=dict(self.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[self.listening.fileno()],
+        ) as process:
+            assert process.stdin is not None
+            try:
+                process.stdin.write(json.dumps(told).encode() + b"\n")
+                process.stdin.flush()
+                while process.poll() is None and not self._ended.wait(_LOOK_SECONDS):
+                    pass
+            finally:
+                self._end(process)
+        code = process.returncode
+        return f"signal {-code}" if code < 0 else f"code {code}"
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Close its input, by which it ends; kill one that does not."""
+        with contextlib.suppress(OSError):
+            if process.stdin:
+                process.stdin.close()
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def serve_forever(place: RunDir, door: Door) -> None:
@@ -93,9 +184,12 @@ def serve_forever(place: RunDir, door: Door) -> None:
 
     Raises SettingsError where the port cannot be had.
     """
+    from tenner.serve.process import answer, limit_this_process
+
     listening, opened = _listen(door)
     print(f"the page: {opened.url}", flush=True)
-    _server(place, opened).run(sockets=[listening])
+    limit_this_process()
+    answer(listening, place, Access(token=opened.token, names=opened.names))
 
 
 def _listen(door: Door) -> tuple[socket.socket, Door]:
@@ -109,28 +203,6 @@ def _listen(door: Door) -> tuple[socket.socket, Door]:
             fix="choose another serve_port or serve_host",
         ) from error
     return listening, replace(door, port=int(listening.getsockname()[1]))
-
-
-def _server(place: RunDir, door: Door) -> uvicorn.Server:
-    app = make_app(Served(place=place, access=Access(token=door.token, names=door.names)))
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            http="h11",
-            loop="asyncio",
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=16_384,
-        )
-    )
 
 
 def _in_url(host: str) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from tenner.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
 
-Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done"]
+Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done", "disk"]
 
 BEFORE_FIRST_STEP_SECONDS = 3600.0
 """Loading, caching latents and compiling may be silent for long, so the limit is wide there."""

@@ -1,8 +1,8 @@
-"""What is given up, and in which order, when a card runs out of memory. Pure.
+"""What is given up, and in which order, when a card or its machine runs out of memory. Pure.
 
-First the images of a micro-batch (their number in a step stays the same, by accumulation), then
-the activations that gradient checkpointing computes again, and last, where the user allows it, the
-training of the text encoder. The first two change nothing of what is learnt.
+On a card first the images of a micro-batch (their number in a step stays the same, by
+accumulation), then the activations that gradient checkpointing computes again, and last, where the
+user allows it, the training of the text encoder. The first two change nothing of what is learnt.
 """
 
 from collections.abc import Mapping
@@ -39,6 +39,32 @@ def next_rung(options: Mapping[str, Any], settings: Settings) -> Rung | None:
     if settings.may_freeze_text_encoder and not any(options.get(key) for key in one_part):
         return _frozen_text(options)
     return None
+
+
+def next_rung_on_host(
+    options: Mapping[str, Any], settings: Settings, *, engine: str, on_cpu: bool
+) -> Rung | None:
+    """The next thing to try after the machine's memory did not do, None where nothing is left.
+
+    The built-in trainer has no loading processes and keeps encoded images on disk as well; on a
+    CPU the machine's memory is the training's own.
+    """
+    if engine == "sd-scripts":
+        if int(options.get("max_data_loader_n_workers") or 0) > 0:
+            return Rung(
+                changed={"max_data_loader_n_workers": 0},
+                says="images are loaded without processes of their own"
+                " (max_data_loader_n_workers = 0)",
+            )
+        changing = options.get("random_crop") or options.get("color_aug")
+        cached = options.get("cache_latents") is not False and not changing
+        if cached and not options.get("cache_latents_to_disk"):
+            return Rung(
+                changed={"cache_latents_to_disk": True},
+                says="encoded images are kept on disk instead of in memory"
+                " (cache_latents_to_disk = true)",
+            )
+    return next_rung(options, settings) if on_cpu else None
 
 
 def last_words(options: Mapping[str, Any], settings: Settings) -> str:

@@ -6,6 +6,7 @@ supervisor knows nothing of trainers.
 """
 
 import contextlib
+import io
 import os
 import selectors
 import signal
@@ -16,7 +17,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from tenner.engines import THREAD_WAITING, Command, ReadLine
 from tenner.events import Event, Failed
@@ -62,6 +62,12 @@ class StopRequest:
             yield
         finally:
             self.ends_at_once = False
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a signal asks for the end."""
+        until = time.monotonic() + seconds
+        while self.signal is None and time.monotonic() < until:
+            time.sleep(0.1)
 
     def seconds_left(self, grace_seconds: float) -> float:
         """What is left of the time after the first signal: all of it while there was none, and
@@ -152,7 +158,7 @@ def follow(
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
     surroundings = {**THREAD_WAITING, **environ, **command.env}
-    with log.open("ab") as log_file:
+    with log.open("ab", buffering=0) as log_file:
         process = subprocess.Popen(
             leashed(command.argv, surroundings),
             env=surroundings,
@@ -204,7 +210,7 @@ def follow(
     )
 
 
-def _lines(output: int, log: BinaryIO, program: _Program, watch: Guards) -> Iterator[str]:
+def _lines(output: int, log: io.RawIOBase, program: _Program, watch: Guards) -> Iterator[str]:
     """The program's lines as they come; a carriage return ends a line too (progress bars)."""
     pending = b""
     looked_at = 0.0
@@ -221,8 +227,8 @@ def _lines(output: int, log: BinaryIO, program: _Program, watch: Guards) -> Iter
             chunk = os.read(output, _MAX_LINE_BYTES)
             if not chunk:
                 break
-            log.write(chunk)
-            log.flush()
+            with contextlib.suppress(OSError):  # a full disk: the lines are read all the same
+                log.write(chunk)
             *whole, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
             if len(pending) > _MAX_LINE_BYTES:
                 whole, pending = [*whole, pending], b""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tenner.disk_trouble import TAKES_NO_MORE, disk_failure, free_words, is_disk_trouble
 from tenner.engines import Command, ReadLine
 from tenner.errors import (
     BudgetReached,
@@ -23,8 +24,9 @@ from tenner.errors import (
 from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
 from tenner.running.ledger import Finished
 from tenner.running.run_dir import RunDir
-from tenner.supervision.death import count_kills, explain
+from tenner.supervision.death import Kills, count_kills, explain
 from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
+from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
 from tenner.supervision.supervise import Ending, StopRequest, follow
 from tenner.weights import Weights, inspect_weights
 
@@ -61,8 +63,9 @@ class Lighter:
 class Engine:
     """How to start an engine from a state (None: from the beginning), and read its lines.
 
-    `lighter` gives the next engine to try where memory ran out; `out_of_memory_fix` is what the
-    user can do where none is left. `guards` are those that this very engine needs.
+    `lighter` gives the next engine to try where the card's memory ran out, `lighter_on_host` where
+    the machine's did; `out_of_memory_fix` is what the user can do where none is left. `guards` are
+    those that this very engine needs.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Engine:
     read: ReadLine
     broken_state_exit: int
     lighter: Callable[[], Lighter | None] = lambda: None
+    lighter_on_host: Callable[[], Lighter | None] = lambda: None
     out_of_memory_fix: str = ""
     guards: tuple[Guard, ...] = ()
 
@@ -117,7 +121,7 @@ def train(
     the error of whose turn it is (MachineError for a fault of the host, TrainingError else).
     Whatever was saved stays in the run's directory.
     """
-    follower = Follower(on_event=on_event)
+    follower, restarts = Follower(on_event=on_event), Restarts()
     seconds = 0.0
     while True:
         before = count_kills()
@@ -126,15 +130,13 @@ def train(
         reason = ending.ended_by.reason if ending.ended_by else ""
         if follower.done and reason in _IN_GOOD_ORDER and ending.signal is None:
             return _believe(follower, seconds)
-        failed = ending.failed or explain(ending.returncode, before)
-        if failed is None or failed.kind != "oom" or ending.signal is not None:
+        failed = ending.failed or (None if ending.ended_by else _explained(ending, before))
+        again = None
+        if failed and ending.signal is None:
+            again, failed = _another_try(engine, failed, restarts, follower, place, stop)
+        if again is None:
             break
-        lighter = engine.lighter()
-        if lighter is None:
-            failed = replace(failed, fix=engine.out_of_memory_fix or failed.fix)
-            break
-        on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
-        engine = lighter.engine
+        engine = again
     if ending.signal is not None:
         raise _stopped(follower, place)
     if reason == "budget" and follower.done is None:
@@ -150,6 +152,42 @@ def train(
             fix=f"its last words are in {place.engine_log}",
         )
     return _believe(follower, seconds)
+
+
+def _explained(ending: Ending, before: Kills) -> Failed | None:
+    return explain(ending.returncode, before, last_lines=ending.last_lines)
+
+
+def _another_try(
+    engine: Engine,
+    failed: Failed,
+    restarts: Restarts,
+    follower: Follower,
+    place: RunDir,
+    stop: StopRequest,
+) -> tuple[Engine | None, Failed]:
+    """The engine to go on with after a failure; None where it ends the training. With the failure
+    as it is said then."""
+    if failed.kind == "oom":
+        lighter = engine.lighter()
+        if lighter is None:
+            return None, replace(failed, fix=engine.out_of_memory_fix or failed.fix)
+        follower.on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
+        return lighter.engine, failed
+    if failed.kind not in KILLED_FROM_OUTSIDE:
+        return None, failed
+    newest = newest_step(place)
+    if not restarts.allows(newest):
+        text = f"{failed.text}; it was started again {restarts.in_all} times in this life"
+        fix = "rent a machine with more memory and start the same command there"
+        return None, replace(failed, text=text, fix=fix)
+    lighter = engine.lighter_on_host() if restarts.wants_less_memory(failed.kind) else None
+    text = f"{failed.text}; it is started again from step {newest}"
+    if lighter:
+        text = f"{text}: {lighter.says}"
+    follower.on_event(Warned(text=text))
+    stop.wait(restarts.pause_seconds)
+    return (lighter.engine if lighter else engine), failed
 
 
 def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
@@ -170,6 +208,16 @@ def states(place: RunDir) -> list[Path]:
     found = [each for each in place.state.iterdir() if (each / STATE_MARK).is_file()]
     whole = [each for each in found if each.name.startswith("step-")]
     return sorted(whole, key=lambda each: each.name, reverse=True)
+
+
+def step_of(state: Path) -> int:
+    """The absolute step that a state of the run's directory is of."""
+    return int(state.name.rpartition("-")[2])
+
+
+def newest_step(place: RunDir) -> int:
+    """The step of the newest whole state here; 0 where there is none."""
+    return max(map(step_of, states(place)), default=0)
 
 
 def _life(
@@ -226,6 +274,8 @@ def _start(
             guards=(StallGuard(), NanGuard(), SlowGuard(), *engine.guards, *guards),
         )
     except OSError as error:
+        if is_disk_trouble(error):
+            raise MachineError(problems=[disk_failure(error, place.path)]) from error
         raise MachineError(
             f"{engine.name} cannot be started: {error.strerror or error}",
             fix="check TENNER_TRAINER_PYTHON, or leave it unset",
@@ -267,6 +317,9 @@ _LONGEST = 1000
 """Letters of a failure that are shown: torch lists a thousand missing tensors in one line."""
 _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
     "host": MachineError,
+    "host_memory": MachineError,
+    "killed": MachineError,
+    "disk": MachineError,
     "base_model": SettingsError,
     "no_data": DatasetError,
 }
@@ -275,6 +328,10 @@ _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
 def _failed(engine: Engine, ending: Ending, said: Failed | None, place: RunDir) -> TennerError:
     failed = said or Failed(kind="other", text=_last_words(engine, ending))
     fix = failed.fix or f"the whole log is in {place.engine_log}"
+    if failed.kind == "disk" and TAKES_NO_MORE not in failed.text:
+        where = place.path.absolute()
+        text = f"the disk takes no more: {where}: {failed.text}{free_words(place.path)}"
+        failed = replace(failed, text=text)
     text = failed.text if len(failed.text) < _LONGEST else f"{failed.text[:_LONGEST]} …"
     return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {text}", fix=fix)
 

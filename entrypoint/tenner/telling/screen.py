@@ -4,6 +4,7 @@ A container's log has no cursor, so there a line is written when something happe
 training, at most every `_LINE_SECONDS` seconds.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -49,7 +50,8 @@ class LineScreen:
         self._last_line = 0.0
 
     def say(self, text: str = "") -> None:
-        print(text, file=self._out, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk, a pipe that nobody reads
+            print(text, file=self._out, flush=True)
 
     def problem(self, problem: Problem) -> None:
         self.say(f"{MARKS[problem.level]}: {problem.text}")

@@ -153,7 +153,7 @@ def test_a_file_is_not_told_before_it_is_whole() -> None:
     assert follow.read("Traceback (most recent call last):") is None
     failed = follow.read("OSError: [Errno 28] No space left on device")
     assert isinstance(failed, Failed)
-    assert failed.kind == "host"
+    assert failed.kind == "disk"
     assert not any(isinstance(follow.read("some line"), Checkpoint) for _ in range(3))
 
 

@@ -27,6 +27,8 @@ class EngineExit(IntEnum):
     BASE_MODEL = 23
     BROKEN_STATE = 24
     """The state to resume is damaged or of another job: take the one before."""
+    DISK = 26
+    """The disk is full, over its quota, read-only or broken."""
     JOB = 25
     """The job itself cannot be done: an option's value, an optimizer that is not installed."""
     STOPPED = 143

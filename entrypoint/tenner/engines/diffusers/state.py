@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from tenner.running.run_dir import sync_directory
+from tenner.temporary_files import part_of
 
 _FORMAT = 1
 
@@ -39,7 +39,8 @@ def save_state(folder: Path, progress: Progress, tensors: dict[str, Any], finger
     """Write a state under `folder`; the path of the new state."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{progress.step:08d}"
-    making = Path(tempfile.mkdtemp(dir=folder, prefix=f".{final.name}."))
+    making = part_of(final)
+    making.mkdir(mode=0o700)
     try:
         torch.save(tensors, making / "state.pt")
         about = {

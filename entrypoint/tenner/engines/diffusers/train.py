@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
+from tenner.disk_trouble import disk_failure, is_disk_trouble
 from tenner.engines.diffusers.batches import schedule_of
 from tenner.engines.diffusers.board import logged
 from tenner.engines.diffusers.engine import EngineExit
@@ -51,7 +53,10 @@ def main(arguments: list[str], kept: KeptBase | None = None) -> int:
         return _train(job, processes, tell, kept)
     except _KNOWN as error:
         return _explain(tell, job, error)
-    except (MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        if is_disk_trouble(error):
+            found = disk_failure(error, Path(job.output_dir))
+            return _failed(tell, EngineExit.DISK, "disk", found.text, found.fix)
         if not _is_out_of_memory(error):
             raise
         return _out_of_memory(tell, job, error)

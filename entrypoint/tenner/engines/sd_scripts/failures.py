@@ -58,6 +58,12 @@ SIGNS = (
         text="the trainer found no images",
     ),
     _sign(
+        r"No space left on device|Errno (28|122|30|5)\b|Disk quota exceeded|StorageFull"
+        r"|Read-only file system|PytorchStreamWriter failed writing",
+        "disk",
+        "free disk space, or rent a machine with more of it",
+    ),
+    _sign(
         r"model is not found as a file or in Hugging Face|Error no file named .*(config|weights)"
         r"|SafetensorError|Error\(s\) in loading state_dict"
         r"|does not appear to have a file named|Unable to load weights"
@@ -67,13 +73,13 @@ SIGNS = (
     ),
     _sign(
         r"Bus error|out of shared memory|unable to (open|write).*shared memory|/torch_\d+_\d+",
-        "host",
+        "host_memory",
         "start the container with --ipc=host or --shm-size=2g",
     ),
     _sign(
-        r"No space left on device|Errno 28|Disk quota exceeded",
-        "host",
-        "free disk space, or rent a machine with more of it",
+        r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: Killed)",
+        "host_memory",
+        "give the container more memory, or set max_data_loader_n_workers = 0",
     ),
     _sign(
         r"no kernel image is available|CUDA driver version is insufficient"

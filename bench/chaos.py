@@ -1,46 +1,78 @@
-"""Runs that are killed with SIGKILL at random points, and what becomes of them.
+"""Runs that are killed, starved and robbed at random points, and what becomes of them.
 
-    python -m bench.chaos [--runs 50] [--kills 3] [--seed 1] [--stand-in] [--progress FILE]
+    python -m bench.chaos [--runs 100] [--kills 3] [--seed 1] [--stand-in] [--progress FILE]
+        [--seconds 600]
 
 Each run trains the tiny base (with --stand-in: a stand-in for sd-scripts) to an S3 server on
 loopback that fails now and then (5 % errors, 2 % cut connections), and is killed up to `kills`
-times at a random moment of its usual time: while it checks, trains, saves or delivers. It is
-started again in the same directory, or on an empty machine that knows only the destination. Every
-run has to end delivered, with every step exactly once in its curve, weights equal to those of an
-undisturbed run, and nothing at the destination that is not what its manifest says. With
---progress each run's story is kept, and a later start does only those that are missing.
+times with SIGKILL at a random moment of its usual time: while it checks, trains, saves or delivers.
+It is started again in the same directory, or on an empty machine that knows only the destination.
+On top of that each run has a trouble of its own, in turn:
 
-Measured with real training (seed 1, on two busy cores, 19 seconds a run): 50 of 50 runs held. 115
-kills were thrown, counting those at a life that was just over: 38 while the trainer loaded, 22 at
-the checks, 21 in training, 18 at the delivery, 13 while it saved and sent, 2 at the dataset and 1
-while it encoded pictures; 39 lives began on an empty machine.
+- kills: none more;
+- trainer kills: the trainer alone is killed, while its supervisor lives;
+- full disk: its disk fills at a random moment, and has room again at the next start;
+- refused deletes: the server answers each DELETE with 403;
+- slow down 20, 40, 60: that share of all requests is answered 503 SlowDown;
+- expired token: from a random moment on every request is refused until the next start;
+- half-open sockets: its page is served, and 300 connections send it half a request;
+- folder wiped: it is sent to a folder, all of which is removed at a random moment.
+
+Every run has to end delivered, with every step exactly once in its curve, weights equal to those of
+an undisturbed run, nothing at the destination that is not what its manifest says, a ledger whose
+lives add up to the run, whole lines in its log, and nothing left behind in its directory, at a
+folder destination and in the folder for temporary files. With --progress each run's story is kept
+as it ends, and a later start does only those that are missing; --seconds begins no run later.
 """
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / "run"), str(_TESTS / "delivery")]
 
-from program import Machine, StandIn, same_weights  # noqa: E402
-from servers.fault_proxy import Asked, Spoil, fault_proxy  # noqa: E402
+from program import Machine, StandIn, same_weights, trainer_of  # noqa: E402
+from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy  # noqa: E402
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client  # noqa: E402
+from small_disk import fill, small_disk  # noqa: E402
 
 BUCKET = "chaos"
 STEPS = 20
 WORDS = ("--max_train_steps", str(STEPS), "--save_every_n_steps", "3")
 ERRORS, CUTS = 0.05, 0.02
 FINAL = "checkpoints/star.safetensors"
+TOKEN = "chaos-token-0123456789"
+Trouble = Literal[
+    "kills",
+    "trainer kills",
+    "full disk",
+    "refused deletes",
+    "slow down 20",
+    "slow down 40",
+    "slow down 60",
+    "expired token",
+    "half-open sockets",
+    "folder wiped",
+]
+TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
+LAST_STARTS = 5
+"""How often a run is started without a kill until it is delivered."""
+START_SECONDS = 400.0
 
 
 @dataclass
@@ -54,135 +86,296 @@ class Life:
 
 @dataclass
 class Story:
-    """What became of a run. `wrong` is empty where all held."""
+    """What became of a run. `wrong` is empty where all held; `kept_steps` is what the lives in the
+    ledger add up to, `left` what was left behind."""
 
+    trouble: Trouble
     lives: list[Life] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     steps_trained: int = 0
+    trainer_kills: int = 0
+    codes: list[int] = field(default_factory=list)
+    kept_steps: int = 0
+    left: list[str] = field(default_factory=list)
+    is_equal: bool = False
 
     def __str__(self) -> str:
         cut = ", ".join(
             f"{life.killed_while}{' (empty machine)' if life.on_empty else ''}"
-            for life in self.lives[:-1]
+            for life in self.lives
+            if life.killed_while
         )
-        return f"killed while {cut}: {'; '.join(self.wrong) or 'all held'}"
+        return f"{self.trouble}; killed while {cut}: {'; '.join(self.wrong) or 'all held'}"
+
+
+@dataclass
+class Weather:
+    """What the server does to requests just now."""
+
+    chance: random.Random
+    slow_down: float = 0.0
+    refuses_deletes: bool = False
+    is_expired: bool = False
+
+    def __call__(self, asked: Asked) -> Spoil | None:
+        throw = self.chance.random()
+        deletes = asked.method == "DELETE" or (asked.method == "POST" and "?delete" in asked.path)
+        if self.is_expired:
+            return _refusal(400, "ExpiredToken")
+        if self.refuses_deletes and deletes:
+            return _refusal(403, "AccessDenied")
+        if throw < self.slow_down:
+            return _refusal(503, "SlowDown")
+        if throw < self.slow_down + ERRORS:
+            return Spoil(status=500)
+        return Spoil(cut=True) if throw < self.slow_down + ERRORS + CUTS else None
+
+
+def _refusal(status: int, code: str) -> Spoil:
+    return Spoil(status=status, body=f"<Error><Code>{code}</Code><Message>{code}</Message></Error>")
 
 
 class Chaos:
     """Machines, a server that fails now and then, and an undisturbed run to compare with."""
 
-    def __init__(self, folder: Path, port: int, server_port: int, *, stand_in: bool) -> None:
+    def __init__(self, folder: Path, proxy: Proxy, server_port: int, *, stand_in: bool) -> None:
         self.folder = folder
         self.stand_in = stand_in
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.proxy = proxy
         self.client = s3_client(server_port)
         self.client.create_bucket(Bucket=BUCKET)
         self.whole = self.machine(folder / "whole")
         started = time.monotonic()
         to = f"s3://{BUCKET}/whole?endpoint_url=http://127.0.0.1:{server_port}"
-        code = self.whole.finish(*self.whole.train("star", *WORDS, "--destinations", to))
-        assert code == 0, self.whole.said
+        process = self.whole.start(*self.whole.train("star", *WORDS, "--destinations", to))
+        assert process.wait(START_SECONDS) == 0, self.whole.said
         self.usual_seconds = time.monotonic() - started
 
     def machine(self, folder: Path) -> Machine:
+        temporary = folder / "tmp"
+        temporary.mkdir(parents=True)
         keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        keys |= {"TMPDIR": str(temporary), "TENNER_SERVE_TOKEN": TOKEN}
         if self.stand_in:
             return StandIn(folder, STAND_IN_SECONDS="0.05", **keys)
         return Machine(folder, **keys)
 
     def run(self, number: int, kills: int, dice: random.Random) -> Story:
         """One run from its first start to its delivery."""
-        story, here = Story(), self.folder / f"run-{number}"
-        machine, moves = self.machine(here / "machine-0"), 0
-        to = f"s3://{BUCKET}/run-{number}?endpoint_url={self.endpoint}"
-        for _ in range(dice.randint(1, kills)):
-            on_empty = bool(story.lives) and dice.random() < 0.5
+        story, here = Story(trouble=TROUBLES[number % len(TROUBLES)]), self.folder / f"run-{number}"
+        here.mkdir()
+        with contextlib.ExitStack() as stack:
+            if story.trouble == "full disk":
+                stack.enter_context(small_disk(here / "disk", 300))
+            return Trial(self, number, story, here, dice).run(kills)
+
+
+@dataclass
+class Trial:
+    """One run of the bench: its machines, its trouble, its story."""
+
+    chaos: Chaos
+    number: int
+    story: Story
+    here: Path
+    dice: random.Random
+
+    def __post_init__(self) -> None:
+        is_small = self.story.trouble == "full disk"
+        self.disk = self.here / "disk" if is_small else self.here
+        self.machine = self.chaos.machine(self.disk / "machine-0")
+        self.kept = self.here / "kept" if self.story.trouble == "folder wiped" else None
+        self.prefix = f"run-{self.number}/"
+        endpoint = f"?endpoint_url=http://127.0.0.1:{self.chaos.proxy.port}"
+        to = f"file://{self.kept}" if self.kept else f"s3://{BUCKET}/run-{self.number}{endpoint}"
+        words = (*WORDS, "--destinations", to)
+        if self.story.trouble == "half-open sockets":
+            words = (*words, "--serve", "true", "--serve_port", "0")
+        self.words = words
+        self.weather = Weather(self.dice)
+        self.chaos.proxy.fault = self.weather
+        self.sockets: list[socket.socket] = []
+
+    def run(self, kills: int) -> Story:
+        trouble, story = self.story.trouble, self.story
+        self.weather.refuses_deletes = trouble == "refused deletes"
+        if trouble.startswith("slow down"):
+            self.weather.slow_down = int(trouble.rpartition(" ")[2]) / 100
+        for move in range(self.dice.randint(1, kills)):
+            on_empty = bool(story.lives) and self.dice.random() < 0.5 and trouble != "folder wiped"
             if on_empty:
-                self._count(machine, story)
-                shutil.rmtree(machine.folder)
-                moves += 1
-                machine = self.machine(here / f"machine-{moves}")
-            life = self._live(machine, to, dice.uniform(0.05, 1.1) * self.usual_seconds, on_empty)
-            story.lives.append(life)
-        started = time.monotonic()
-        code = machine.finish(*machine.train("star", *WORDS, "--destinations", to))
-        story.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
-        story.wrong += [f"exit code {code}: {machine.said[-2000:]}"] if code else []
-        story.wrong += [] if code else self._judge(machine, number)
-        self._count(machine, story)
-        shutil.rmtree(here)
+                self._count()
+                shutil.rmtree(self.machine.folder)
+                self.machine = self.chaos.machine(self.disk / f"machine-{move}")
+            seconds = self.dice.uniform(0.05, 1.1) * self.chaos.usual_seconds
+            story.lives.append(self._live(seconds, on_empty=on_empty))
+        for _ in range(LAST_STARTS):
+            code = self._last_start()
+            story.codes.append(code)
+            self.weather.is_expired = False
+            (self.disk / "filler").unlink(missing_ok=True)
+            if code == 0:
+                break
+        if story.codes[-1]:
+            story.wrong.append(f"exit codes {story.codes}: {self.machine.said[-2000:]}")
+        else:
+            self._judge()
+        self._count()
+        for each in self.sockets:
+            each.close()
+        shutil.rmtree(self.machine.folder)
         return story
 
-    def _live(self, machine: Machine, to: str, seconds: float, on_empty: bool) -> Life:
-        until = time.monotonic() + seconds
-        started = time.monotonic()
-        code = machine.cut(
-            machine.train("star", *WORDS, "--destinations", to),
-            lambda: time.monotonic() > until,
-            signal.SIGKILL,
-        )
-        events = machine.events("star")
+    def _live(self, seconds: float, *, on_empty: bool) -> Life:
+        """One start that is killed after so many seconds, with its trouble somewhere before."""
+        started, at = time.monotonic(), self.dice.uniform(0.0, 1.0) * seconds
+        process = self.machine.start(*self.machine.train("star", *self.words))
+        is_due = True
+        while process.poll() is None and time.monotonic() < started + seconds:
+            if is_due and time.monotonic() > started + at:
+                is_due = False
+                self._strike(process)
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        code = process.wait(60)
+        self.weather.is_expired = False
+        (self.disk / "filler").unlink(missing_ok=True)
+        return Life(self._doing(code), on_empty=on_empty, seconds=time.monotonic() - started)
+
+    def _last_start(self) -> int:
+        """One start that is not killed; its first one meets the trouble too."""
+        started, at = time.monotonic(), self.dice.uniform(0.0, 1.0) * self.chaos.usual_seconds
+        process = self.machine.start(*self.machine.train("star", *self.words))
+        is_due = not self.story.codes
+        while process.poll() is None:
+            if is_due and time.monotonic() > started + at:
+                is_due = False
+                self._strike(process)
+            if time.monotonic() > started + START_SECONDS:
+                self.story.wrong.append(f"it did not end within {START_SECONDS:.0f} s")
+                process.kill()
+                break
+            time.sleep(0.02)
+        code = process.wait(60)
+        self.story.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
+        return code
+
+    def _strike(self, process: subprocess.Popen[bytes]) -> None:
+        match self.story.trouble:
+            case "trainer kills":
+                if trainer := trainer_of(process.pid):
+                    os.kill(trainer, signal.SIGKILL)
+                    self.story.trainer_kills += 1
+            case "full disk":
+                fill(self.disk)
+            case "expired token":
+                self.weather.is_expired = True
+            case "folder wiped" if self.kept and self.kept.is_dir():
+                for each in self.kept.iterdir():
+                    shutil.rmtree(each, ignore_errors=True)
+                    each.unlink(missing_ok=True) if each.is_file() else None
+            case "half-open sockets":
+                said = self.machine.said.rpartition("http://127.0.0.1:")[2].partition("/")[0]
+                if said.isdigit():
+                    self._hold_the_line(int(said))
+            case _:
+                pass
+
+    def _hold_the_line(self, port: int) -> None:
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                each = socket.create_connection(("127.0.0.1", port), 1)
+                self.sockets.append(each)
+                each.sendall(b"GET / HTTP/1.1\r\nHost: ")
+
+    def _doing(self, code: int) -> str:
+        if code != -signal.SIGKILL:
+            return "nothing, for it was over"
+        events = self.machine.events("star")
         kinds = [each for each in events if each["event"] in ("phase", "step", "state", "sent")]
         last = kinds[-1] if kinds else {"event": "phase", "name": "starting"}
-        if code != -signal.SIGKILL:
-            last = {"event": "phase", "name": "nothing, for it was over"}
-        doing = last.get("name") or {"step": "training"}.get(last["event"], "saving and sending")
-        return Life(doing, on_empty=on_empty, seconds=time.monotonic() - started)
+        return last.get("name") or {"step": "training"}.get(last["event"], "saving and sending")
 
-    def _count(self, machine: Machine, story: Story) -> None:
-        story.steps_trained = max(story.steps_trained, len(machine.events("star", "step")))
+    def _count(self) -> None:
+        found = len(self.machine.events("star", "step"))
+        self.story.steps_trained = max(self.story.steps_trained, found)
 
-    def _judge(self, machine: Machine, number: int) -> list[str]:
-        wrong: list[str] = []
-        ledger = machine.ledger("star")
+    def _judge(self) -> None:
+        story, run = self.story, self.machine.run("star")
+        ledger = self.machine.ledger("star")
+        story.kept_steps = sum(each["last_step"] - each["first_step"] for each in ledger["lives"])
+        if any(each["last_step"] < each["first_step"] for each in ledger["lives"]):
+            story.wrong.append("a life ends before it begins")
+        if story.kept_steps != STEPS:
+            story.wrong.append(f"the lives add up to {story.kept_steps} steps")
         if ledger["finished"]["file"]["step"] != STEPS:
-            wrong.append(f"ended at step {ledger['finished']['file']['step']}")
+            story.wrong.append(f"ended at step {ledger['finished']['file']['step']}")
         if not ledger["delivered_to"]:
-            wrong.append("not delivered")
-        told = {each["step"] for each in machine.events("star", "step")}
-        if (machine.run("star") / FINAL).is_file():  # an empty machine after all was delivered
+            story.wrong.append("not delivered")
+        for line in (run / "events.jsonl").read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                json.loads(line)
+                continue
+            story.wrong.append(f"a torn line in its log: {line[:80]!r}")
+        if (run / FINAL).is_file():  # not so on an empty machine after all was delivered
+            told = {each["step"] for each in self.machine.events("star", "step")}
             if told != set(range(1, STEPS + 1)):
-                wrong.append(f"its curve holds the steps {sorted(told)}")
-            if not same_weights(machine.run("star") / FINAL, self.whole.run("star") / FINAL):
-                wrong.append("other weights than the undisturbed run")
-        return wrong + self._judge_destination(number)
+                story.wrong.append(f"its curve holds the steps {sorted(told)}")
+            if not same_weights(run / FINAL, self.chaos.whole.run("star") / FINAL):
+                story.wrong.append("other weights than the undisturbed run")
+        self._judge_destination()
+        story.left = self._left()
+        story.wrong += [f"left behind: {each}" for each in story.left]
 
-    def _judge_destination(self, number: int) -> list[str]:
-        prefix = f"run-{number}/"
-        listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        names = {each["Key"].removeprefix(prefix) for each in listed}
+    def _left(self) -> list[str]:
+        run, temporary = self.machine.run("star"), self.machine.folder / "tmp"
+        found = [*run.rglob("*.part"), *temporary.iterdir(), *run.glob("outbox"), run / ".reserved"]
+        found += self.kept.rglob("*.part") if self.kept else []
+        return [each.name for each in found if each.exists()]
+
+    def _judge_destination(self) -> None:
+        names, story = self._names(), self.story
         if "manifest.json" not in names:
-            return ["no manifest at the destination"]
-        wrong: list[str] = []
-        for entry in json.loads(self._object(prefix + "manifest.json"))["files"]:
-            content = self._object(prefix + entry["name"]) if entry["name"] in names else b""
+            story.wrong.append("no manifest at the destination")
+            return
+        for entry in json.loads(self._content("manifest.json"))["files"]:
+            content = self._content(entry["name"]) if entry["name"] in names else b""
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                wrong.append(f"{entry['name']} at the destination is not what was sent")
-        final = self.whole.run("star") / FINAL
-        (self.folder / "fetched.safetensors").write_bytes(self._object(prefix + "star.safetensors"))
-        if not same_weights(self.folder / "fetched.safetensors", final):
-            wrong.append("the delivered weights are other ones than the undisturbed run's")
-        return wrong
+                story.wrong.append(f"{entry['name']} at the destination is not what was sent")
+        fetched = self.chaos.folder / "fetched.safetensors"
+        fetched.write_bytes(self._content("star.safetensors"))
+        story.is_equal = same_weights(fetched, self.chaos.whole.run("star") / FINAL)
+        if not story.is_equal:
+            story.wrong.append("the delivered weights are other ones than the undisturbed run's")
 
-    def _object(self, key: str) -> bytes:
-        return self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    def _names(self) -> set[str]:
+        if self.kept:
+            files = [path for path in self.kept.rglob("*") if path.is_file()]
+            return {path.relative_to(self.kept).as_posix() for path in files}
+        client = self.chaos.client
+        listed = client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix).get("Contents", [])
+        return {each["Key"].removeprefix(self.prefix) for each in listed}
+
+    def _content(self, name: str) -> bytes:
+        if self.kept:
+            return (self.kept / name).read_bytes()
+        found = self.chaos.client.get_object(Bucket=BUCKET, Key=self.prefix + name)
+        return found["Body"].read()
 
 
 def chaos(
-    runs: int, kills: int, seed: int, *, stand_in: bool, progress: Path | None = None
+    runs: int,
+    kills: int,
+    seed: int,
+    *,
+    stand_in: bool,
+    progress: Path | None = None,
+    seconds: float = float("inf"),
 ) -> list[Story]:
     """All stories, told as they end; those in the file `progress` are not lived again."""
     told = read_stories(progress) if progress else {}
     missing = [number for number in range(runs) if number not in told]
-    faults = random.Random(seed + 1)
-
-    def fault(asked: Asked) -> Spoil | None:
-        del asked
-        throw = faults.random()
-        if throw < ERRORS:
-            return Spoil(status=500)
-        return Spoil(cut=True) if throw < ERRORS + CUTS else None
-
+    until = time.monotonic() + seconds
     if not missing:
         return list(told.values())
     with (
@@ -190,9 +383,10 @@ def chaos(
         moto_server(Path(folder)) as server_port,
         fault_proxy(server_port) as proxy,
     ):
-        proxy.fault = fault
-        all_of_it = Chaos(Path(folder), proxy.port, server_port, stand_in=stand_in)
+        all_of_it = Chaos(Path(folder), proxy, server_port, stand_in=stand_in)
         for number in missing:
+            if time.monotonic() > until:
+                break
             told[number] = all_of_it.run(number, kills, random.Random(f"{seed}/{number}"))
             print(f"run {number}: {told[number]}", flush=True)
             if progress:
@@ -213,21 +407,48 @@ def read_stories(progress: Path) -> dict[int, Story]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stand-in", action="store_true", dest="stand_in")
     parser.add_argument("--progress", type=Path, help="file of the stories so far")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later")
     asked = parser.parse_args()
     stories = chaos(
-        asked.runs, asked.kills, asked.seed, stand_in=asked.stand_in, progress=asked.progress
+        asked.runs,
+        asked.kills,
+        asked.seed,
+        stand_in=asked.stand_in,
+        progress=asked.progress,
+        seconds=asked.seconds,
     )
-    lives = [life for story in stories for life in story.lives[:-1]]
-    doing = collections.Counter(life.killed_while for life in lives)
-    good = sum(not story.wrong for story in stories)
-    print(f"{good} of {len(stories)} runs held; {len(lives)} kills: {dict(doing.most_common())}")
-    print(f"starts on an empty machine: {sum(life.on_empty for life in lives)}")
-    return 0 if good == len(stories) else 1
+    print(table(stories))
+    return 0 if all(not story.wrong for story in stories) else 1
+
+
+def table(stories: list[Story]) -> str:
+    """What became of them, by trouble and in all, as a table in Markdown."""
+    heads = ("trouble", "runs", "held", "kills", "trainer kills", "empty machines", "bit-equal")
+    heads = (*heads, "left behind", "ledger adds up")
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+    for trouble in (*TROUBLES, "all"):
+        found = [each for each in stories if trouble in (each.trouble, "all")]
+        lives = [life for story in found for life in story.lives]
+        numbers = (
+            len(found),
+            sum(not each.wrong for each in found),
+            sum(life.killed_while not in ("", "nothing, for it was over") for life in lives),
+            sum(each.trainer_kills for each in found),
+            sum(life.on_empty for life in lives),
+            sum(each.is_equal for each in found),
+            sum(len(each.left) for each in found),
+            sum(each.kept_steps == STEPS for each in found),
+        )
+        lines.append(f"| {trouble} | {' | '.join(map(str, numbers))} |")
+    doing = collections.Counter(
+        life.killed_while for story in stories for life in story.lives if life.killed_while
+    )
+    return "\n".join([*lines, "", f"killed while: {dict(doing.most_common())}"])
 
 
 if __name__ == "__main__":

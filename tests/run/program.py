@@ -102,6 +102,19 @@ def same_weights(one: Path, other: Path) -> bool:
         )
 
 
+def trainer_of(supervisor: int) -> int | None:
+    """The process of the trainer that a program has started, by its words."""
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (each / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+        if parent == supervisor and (b"train_network.py" in words or b"diffusers.train" in words):
+            return int(each.name)
+    return None
+
+
 class StandIn(Machine):
     """A machine with a card (as a fake nvidia-smi tells) and a stand-in for sd-scripts."""
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import Machine, StandIn, same_weights
+from program import Machine, StandIn, same_weights, trainer_of
 
 LENGTH = ("--max_train_steps", "12", "--save_every_n_steps", "4")
 
@@ -142,19 +142,6 @@ def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
     assert not delivered_to(kept, "manifest.json"), "a part is never called the whole"
     ledger = json.loads((kept / ".tenner" / "cat" / "ledger.json").read_text())
     assert ledger["lives"][0]["ending"] in ("TrainingError", "MachineError")
-
-
-def trainer_of(supervisor: int) -> int | None:
-    """The process of the trainer that a program has started, by its words."""
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (each / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-        if parent == supervisor and (b"train_network.py" in words or b"diffusers.train" in words):
-            return int(each.name)
-    return None
 
 
 @pytest.mark.long

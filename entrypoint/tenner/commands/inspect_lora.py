@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tenner.base.choice import MODELS_DIR
@@ -27,6 +26,7 @@ from tenner.lora_files.programs import KIND_NAMES, NAMING_NAMES, read_by
 from tenner.lora_files.provenance import trained_on
 from tenner.lora_files.reading import LoraFile, read_lora_file
 from tenner.secrets import child_environ
+from tenner.temporary_files import temporary_folder
 from tenner.tiny import base_dir
 from tenner.weights import inspect_weights
 
@@ -86,7 +86,7 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *environ.get("PYTHONPATH", "").split(os.pathsep)]
     settings = {"PYTHONPATH": os.pathsep.join(each for each in paths if each)}
-    with TemporaryDirectory(prefix="tenner-inspect-") as folder:
+    with temporary_folder("inspect") as folder:
         job_file = Path(folder) / "job.json"
         job_file.write_text(json.dumps(asdict(job)), encoding="utf-8")
         argv = [python, "-m", "tenner.lora_files.measuring", str(job_file)]

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tenner.base.choice import ASSUMED
 from tenner.base.prediction import PREDICTION_NAMES, Prediction
@@ -25,6 +24,7 @@ from tenner.planning.decision import make_plan, num_cpus
 from tenner.preparation import Prepared
 from tenner.running.run_dir import write_json
 from tenner.supervision.supervise import StopRequest, follow
+from tenner.temporary_files import temporary_folder
 
 MODULE = "tenner.engines.diffusers.prediction_check"
 NUM_PICTURES = 2
@@ -119,7 +119,7 @@ def measure(
     prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
 ) -> Measured | None:
     """The base's errors under either reading; None where the process failed."""
-    with TemporaryDirectory(prefix="tenner-prediction-") as name:
+    with temporary_folder("prediction") as name:
         folder = Path(name)
         path = folder / "job.json"
         path.write_text(_job(prepared, folder).to_json(), encoding="utf-8")

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
 
+from tenner.addresses import MASK
 from tenner.errors import SettingsError
 from tenner.running.run_dir import RunDir
-from tenner.secrets import MASK, without_secrets
+from tenner.secrets import without_secrets
 from tenner.serve import TOKEN_VARIABLE
 from tenner.serve.access import Access
 from tenner.supervision.leash import leashed

@@ -189,6 +189,8 @@ class Trial:
         endpoint = f"?endpoint_url=http://127.0.0.1:{self.chaos.proxy.port}"
         to = f"file://{self.kept}" if self.kept else f"s3://{BUCKET}/run-{self.number}{endpoint}"
         words = (*WORDS, "--destinations", to)
+        if self.chaos.stand_in:
+            words = (*words, "--network_dim", "1")  # the plan's sizes are of a real base
         if self.story.trouble == "half-open sockets":
             words = (*words, "--serve", "true", "--serve_port", "0")
         self.words = words

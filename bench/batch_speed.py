@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 JOB = f"""
 base_model = "tiny"

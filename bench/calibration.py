@@ -6,7 +6,7 @@ python -m bench.calibration
 import statistics
 from collections.abc import Sequence
 
-from tenner.cards.measured import measured_memory, measured_speed
+from tenner.hardware.cards.measured import measured_memory, measured_speed
 from tenner.planning.speed import modelled_row
 from tenner.planning.vram import Load, memory_parts
 

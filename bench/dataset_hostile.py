@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
 
 from hostile import write_hostile_tree
 
+from tenner.core.errors import DatasetError
 from tenner.dataset import DatasetRequest, inspect_dataset
 from tenner.dataset.check import check
 from tenner.dataset.listing import list_files
-from tenner.errors import DatasetError
 
 TREE = 250
 

@@ -66,11 +66,11 @@ def _ours(base: str, lora: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What tenner's own trainer makes of it; leaves its LoRA in a file."""
     import torch
 
-    from tenner.engines.diffusers.job import TrainItem, TrainJob
-    from tenner.engines.diffusers.load import load_base
-    from tenner.engines.diffusers.lora_file import lora_tensors, write_lora
-    from tenner.engines.diffusers.network import build_network
-    from tenner.engines.diffusers.noise import NoiseSchedule
+    from tenner.core.train_job import TrainItem, TrainJob
+    from tenner.engines.native.load import load_base
+    from tenner.engines.native.lora_file import lora_tensors, write_lora
+    from tenner.engines.native.network import build_network
+    from tenner.engines.native.noise import NoiseSchedule
 
     item = TrainItem(image="", caption="", bucket=(64, 64), resized=(64, 64))
     job = TrainJob(
@@ -114,7 +114,7 @@ def _theirs(base: str, lora: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     from networks import lora as lora_module
     from train_network import NetworkTrainer
 
-    from tenner.clip_tokenizers import write_clip_tokenizers
+    from tenner.base.tokenizers import write_clip_tokenizers
 
     args = SimpleNamespace(
         pretrained_model_name_or_path=base, vae=None, v2=False, zero_terminal_snr=False

@@ -25,14 +25,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tenner.engines.diffusers import small_maps
-from tenner.engines.diffusers.lora import LoraBank
-from tenner.engines.diffusers.network import adapts_unet
-from tenner.engines.diffusers.parts import LoraPlan, Parts
-from tenner.engines.diffusers.unet import Unet
-from tenner.engines.diffusers.unet_config import parse_unet_config
+from tenner.engines.native import small_maps
+from tenner.engines.native.lora import LoraBank
+from tenner.engines.native.network import adapts_unet
+from tenner.engines.native.parts import LoraPlan, Parts
+from tenner.engines.native.unet import Unet
+from tenner.engines.native.unet_config import parse_unet_config
 
-CONFIGS = Path(__file__).parents[1] / "entrypoint/tenner/engines/diffusers/configs.json"
+CONFIGS = Path(__file__).parents[1] / "entrypoint/tenner/engines/native/configs.json"
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
 VIEWS = {
     *("view", "t", "transpose", "permute", "expand", "unbind", "split", "split_with_sizes"),

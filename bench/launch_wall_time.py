@@ -34,7 +34,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.sd15_job import read_arguments
-from tenner.clip_tokenizers import write_clip_tokenizers
+from tenner.base.tokenizers import write_clip_tokenizers
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import Life
 

@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tenner.engines.diffusers.engine import command
+from tenner.base.tiny import concept_dir
+from tenner.engines.native.engine import command
 from tenner.supervision.supervise import THREAD_WAITING
-from tenner.tiny import concept_dir
 
 SETTLE_SECONDS = 0.5
 TURN_SECONDS = 8.0

@@ -30,18 +30,19 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from tenner.engines import Command
-from tenner.events import Event, Step, parse_event
-from tenner.preparation import Prepared, prepare
+from tenner.base.tiny import concept_dir
+from tenner.core.command import Command
+from tenner.core.event_log import EventLog
+from tenner.core.events import Event, Step, parse_event
+from tenner.core.run_dir import RunDir
+from tenner.pipeline.preflight import prepare
+from tenner.planning.prepared import Prepared
 from tenner.report.facts import SampleImage, SampleSet
 from tenner.report.live_page import LivePage
-from tenner.running.event_log import EventLog
-from tenner.running.run_dir import RunDir
 from tenner.serve.server import make_door, open_page
 from tenner.settings import load_request
 from tenner.supervision.budget import Budget
 from tenner.supervision.supervise import StopRequest, follow
-from tenner.tiny import concept_dir
 
 FIRST_STEP = 20_000
 SETTLE_SECONDS = 1.0

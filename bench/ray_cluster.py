@@ -29,7 +29,7 @@ from secrets import token_hex
 import boto3
 from botocore.config import Config
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 NET, BRIDGE, HEAD = "10.77.0", "br-tenner", "10.77.0.1"
 S3_PORT, RAY_PORT = 5077, 6377

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import ray
 
-from tenner.cluster.order import Order, Result
-from tenner.cluster.task import do_job
+from tenner.queue.cluster.order import Order, Result
+from tenner.queue.cluster.task import do_job
 from tenner.settings import load_request
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 RUNS = 9
 ENVIRON = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

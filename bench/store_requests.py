@@ -18,7 +18,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 PORT = 5078
 KEYS = {

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from tenner.engines import THREAD_WAITING
+from tenner.core.command import THREAD_WAITING
 
 WAYS: dict[str, dict[str, str]] = {
     "default": {},

@@ -12,13 +12,13 @@ import os
 import sys
 from pathlib import Path
 
-from tenner.commands.demo import DEFINITION, measure
+from tenner.base.tiny import base_dir, concept_dir, regularisation_dir
+from tenner.cli.demo import DEFINITION, measure
 from tenner.lora_files.measured import MeasureJob
 from tenner.lora_files.measuring import measure as measure_weights
-from tenner.pipeline import Outcome, run
+from tenner.pipeline.run import Outcome, run
 from tenner.settings import load_request
-from tenner.telling.screen import make_screen
-from tenner.tiny import base_dir, concept_dir, regularisation_dir
+from tenner.ui.screen import make_screen
 
 FACTORS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 

@@ -10,7 +10,7 @@ from typing import get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tenner.commands.flags import default_text, is_switch
+from tenner.cli.flags import default_text, is_switch
 from tenner.settings.model import ALIASES, SECTIONS
 from tenner.settings.texts import setting_texts
 

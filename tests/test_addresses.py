@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenner.addresses import Address, full_address, without_credentials, without_credentials_in
-from tenner.delivery import parse_destination, parse_destinations
-from tenner.errors import SettingsError
-from tenner.events import Warned
-from tenner.running.event_log import EventLog
-from tenner.secrets import redact_shapes
+from tenner.core.addresses import Address, full_address, without_credentials, without_credentials_in
+from tenner.core.errors import SettingsError
+from tenner.core.event_log import EventLog
+from tenner.core.events import Warned
+from tenner.core.secrets import redact_shapes
 from tenner.settings import load_request
 from tenner.settings.saved import settings_toml
+from tenner.storage.destination import parse_destination, parse_destinations
 
 SECRET = st.text(string.ascii_letters + string.digits, min_size=12, max_size=30).map("zq".__add__)
 ODD = st.text(
@@ -108,8 +108,8 @@ def test_settings_are_saved_without_them_whichever_key_holds_the_address(
 def test_an_address_that_was_saved_without_its_credentials_is_asked_for_again(
     tmp_path: Path,
 ) -> None:
-    from tenner.dataset.download import download
-    from tenner.errors import DatasetError
+    from tenner.core.errors import DatasetError
+    from tenner.storage.http import download
 
     saved = without_credentials("http://alice:word@127.0.0.1:9/photos.zip?sig=abc")
     with pytest.raises(DatasetError, match="without its password or token"):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tenner.base.model import find_local_base, inspect_base, known_base, not_found
+from tenner.base.model import find_local_base, inspect_base, not_found
+from tenner.base.tiny import base_dir
+from tenner.core.errors import SettingsError
 from tenner.engines.choice import choose_engine
-from tenner.errors import SettingsError
+from tenner.settings.known_bases import known_base
 from tenner.settings.model import Settings
-from tenner.tiny import base_dir
 
 UNET = {"model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
 SD1 = UNET | {"cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77]}

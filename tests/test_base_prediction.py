@@ -12,14 +12,14 @@ import pytest
 from tenner.base import prediction
 from tenner.base.choice import settle_prediction
 from tenner.base.model import inspect_base
-from tenner.clip_tokenizers import open_clip_tokenizer, tokenizer_names, write_clip_tokenizers
+from tenner.base.tiny import base_dir
+from tenner.base.tokenizers import open_clip_tokenizer, tokenizer_names, write_clip_tokenizers
+from tenner.core.errors import SettingsError
 from tenner.engines.choice import choose_engine
 from tenner.engines.sd_scripts.arguments import arguments, translate
-from tenner.errors import SettingsError
 from tenner.settings import Settings
-from tenner.tiny import base_dir
-from tests.machine.fake_smi import card, install_smi
-from tests.machine.program import TENSORS, photos, tenner
+from tests.hardware.fake_smi import card, install_smi
+from tests.hardware.program import TENSORS, photos, tenner
 
 SD2 = {
     "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],

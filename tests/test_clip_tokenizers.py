@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.clip_tokenizers import (
-    NUM_TOKENS,
-    PADDING,
-    open_clip_tokenizer,
-    write_clip_tokenizers,
-)
-from tenner.clip_tokenizers.counting import count_tokens, most_tokens
+from tenner.base.tokenizers import NUM_TOKENS, PADDING, open_clip_tokenizer, write_clip_tokenizers
+from tenner.base.tokenizers.counting import count_tokens, most_tokens
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.local_paths import LocalPaths
+from tenner.core.redact import LocalPaths
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tenner.base.choice import ASSUMED
-from tenner.planning.predicting import Measured, measure, measured_run, with_measured_prediction
-from tenner.preparation import Prepared, prepare
+from tenner.base.tiny import base_dir, concept_dir
+from tenner.pipeline.predicting import Measured, measure, measured_run, with_measured_prediction
+from tenner.pipeline.preflight import prepare
+from tenner.planning.prepared import Prepared
 from tenner.settings import load_request
 from tenner.supervision.supervise import stop_on_signals
-from tenner.tiny import base_dir, concept_dir
 
 
 def prepared(tmp_path: Path, base: str = "tiny", **settings: str) -> Prepared:

@@ -8,12 +8,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tenner.delivery import DeliveredFile, deliver, parse_destination
-from tenner.events import Event, Warned
-from tenner.report.card_facts import shown_samples
+from tenner.core.checksums import DeliveredFile
+from tenner.core.events import Event, Warned
+from tenner.core.secrets import NO_SECRETS
 from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
+from tenner.runs.card import shown_samples
+from tenner.runs.deliver import deliver
 from tenner.sample.job import Cell, Sample
-from tenner.secrets import NO_SECRETS
+from tenner.storage.destination import parse_destination
 
 CARD = Card(
     name="my cat",

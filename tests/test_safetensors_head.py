@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tenner.base.model import find_local_base, inspect_base
-from tenner.errors import Problem, SettingsError
-from tenner.safetensors_head import data_start, read_safetensors_header, tensor_entries
-from tenner.weights import Weights, inspect_weights
+from tenner.core.errors import Problem, SettingsError
+from tenner.core.safetensors_head import data_start, read_safetensors_header, tensor_entries
+from tenner.core.weights import Weights, inspect_weights
 
 
 def file_of(path: Path, head: bytes, data: bytes = bytes(64), *, length: int | None = None) -> Path:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tenner.errors import Problem
-from tenner.weights import FORMATS, Weights, any_not_finite, inspect_weights
+from tenner.core.errors import Problem
+from tenner.core.weights import FORMATS, Weights, any_not_finite, inspect_weights
 
 
 def lora(path: Path, **tensors: np.ndarray) -> Path:

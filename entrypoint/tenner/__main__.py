@@ -2,6 +2,6 @@
 
 import sys
 
-from tenner.cli import main
+from tenner.cli.main import main
 
 sys.exit(main())

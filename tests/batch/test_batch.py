@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 COMMON = f"""
 base_model = "tiny"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.batch.jobs import Batch, read_batch
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
+from tenner.queue.jobs import Batch, read_batch
 
 
 def batch_of(path: Path, text: str, **flags: str) -> Batch:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tenner.batch import warm
-from tenner.batch.warm import WarmTrainer
-from tenner.engines import Command
-from tenner.engines.diffusers.errand import MODULE
+from tenner.core.command import Command
+from tenner.warm import start as warm
+from tenner.warm.client import MODULE
+from tenner.warm.start import WarmTrainer
 
 WORK = "tenner.sample.draw"
 
@@ -22,12 +22,12 @@ STAND_IN = """
 import os, signal, sys, time
 from unittest.mock import MagicMock
 
-for name in ("torch", "tenner.engines.diffusers.train", "tenner.engines.diffusers.kept"):
+for name in ("torch", "tenner.engines.native.train", "tenner.engines.native.cache"):
     sys.modules[name] = MagicMock()
-for name in ("tenner.sample.draw", "tenner.sample.kept"):
+for name in ("tenner.sample.draw", "tenner.sample.cache"):
     sys.modules[name] = MagicMock()
 sys.modules["torch"].cuda.is_available.return_value = False
-from tenner.engines.diffusers import worker
+from tenner.warm import worker
 
 def work(arguments):
     print("pid", os.getpid(), flush=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tenner.cluster.order import Order, descendants, travelling
+from tenner.base.tiny import concept_dir
+from tenner.queue.cluster.order import Order, descendants, travelling
 from tenner.settings import load_request
-from tenner.tiny import concept_dir
 
 SECRET = "loopback-word-that-nobody-may-see"
 JOB: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_only_what_destinations_need_travels(tmp_path: Path) -> None:
 def start(folder: Path, node: str, order: Order) -> subprocess.Popen[bytes]:
     """A job's process as on a node of its own, which keeps runs in a folder of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tenner.cluster.job", str(folder / f"{node}.json")],
+        [sys.executable, "-m", "tenner.queue.cluster.job", str(folder / f"{node}.json")],
         env=environment(TENNER_OUTPUT_DIR=str(folder / node)),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tenner.cards import card_named
-from tenner.planning.comparing import Job, compare, read_job
+from tenner.hardware.cards import card_named
+from tenner.pipeline.comparing import Job, compare, read_job
 from tenner.settings import load_request
-from tests.machine.program import photos
+from tests.hardware.program import photos
 
 PRESETS = sorted(path.stem for path in Path("configs/presets").glob("*.toml"))
 CARDS = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tenner.engines.sd_scripts.facts import pinned_commit
-from tenner.machine.cuda import IMAGE_TAGS
+from tenner.hardware.cuda import IMAGE_TAGS
+from tenner.kohya.options import pinned_commit
 from tenner.settings import load_request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_the_image_holds_the_commit_whose_options_are_known() -> None:
 
 
 def test_baked_models_are_the_ones_that_are_known() -> None:
-    from tenner.base.model import KNOWN_BASES
+    from tenner.settings.known_bases import KNOWN_BASES
 
     models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
     for base in KNOWN_BASES:

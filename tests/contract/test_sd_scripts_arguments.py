@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenner.engines.sd_scripts.arguments import Family, Paths, arguments, translate
+from tenner.core.family import Family
+from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.engine import Job, command
-from tenner.engines.sd_scripts.facts import OWNED, Option, Value, options
 from tenner.engines.sd_scripts.find import Trainer
+from tenner.kohya.options import OWNED, Option, Value, options
 
 TYPES = {"str": str, "path": str, "int": int, "float": float}
 

@@ -12,10 +12,10 @@ import pytest
 import zstandard
 from pictures import write_set
 
+from tenner.core.errors import DatasetError
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
 from tenner.dataset.inspection import read_sources
-from tenner.errors import DatasetError
 
 
 def request(tmp_path: Path, **more) -> DatasetRequest:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tenner.dataset.buckets import widest_bucket
-from tests.machine.fake_smi import card, install_smi
-from tests.machine.program import sparse_base, tenner
+from tenner.kohya.buckets import widest_bucket
+from tests.hardware.fake_smi import card, install_smi
+from tests.hardware.program import sparse_base, tenner
 
 
 def photographs(folder: Path, size: tuple[int, int], count: int = 4) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.dataset.buckets import BucketPlace, batches_per_epoch, make_buckets
+from tenner.kohya.buckets import BucketPlace, batches_per_epoch, make_buckets
 
 TABLE = Path(__file__).with_name("sd_scripts_buckets.json")
 

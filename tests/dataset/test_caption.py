@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
 from servers.hub_server import Hub, hub_server
 
-from tenner.captioning import models
-from tenner.captioning.command import CaptionRequest, draft_captions
-from tenner.cli import main
-from tenner.errors import SettingsError
+from tenner.cli.caption import CaptionRequest, draft_captions
+from tenner.cli.main import main
+from tenner.core.errors import SettingsError
+from tenner.dataset.captioning import models
 
 TAGS = ["rating_safe", "red_sky", "green_sky", "blue_sky", "^_^", "some_one"]
 CATEGORIES = [9, 0, 0, 0, 0, 4]
@@ -182,7 +182,7 @@ def test_a_killed_start_is_gone_on_with(tmp_path, model):
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path, model, spoil, said
 ):
-    from tenner.errors import MachineError
+    from tenner.core.errors import MachineError
 
     folder = pictures(tmp_path / "photos", red=RED)
     lines = (model / spoil).read_bytes().splitlines(keepends=True)
@@ -240,7 +240,7 @@ def test_a_model_of_another_hash_is_not_used(tmp_path, hub, monkeypatch):
 
 
 def test_without_the_network_the_way_out_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("tenner.dataset.download.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("tenner.storage.http.FIRST_WAIT_SECONDS", 0.001)
     with pytest.raises(SettingsError) as refused:
         models.find_model("blip", None, tmp_path, {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert "name it: --model FOLDER" in refused.value.problems[0].fix

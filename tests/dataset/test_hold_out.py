@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenner.preparation import Prepared, prepare
+from tenner.base.tiny import concept_dir, regularisation_dir
+from tenner.pipeline.preflight import prepare
+from tenner.planning.prepared import Prepared
 from tenner.settings import load_request
-from tenner.tiny import concept_dir, regularisation_dir
 
 JOB = {
     "base_model": "tiny",

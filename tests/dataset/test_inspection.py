@@ -15,11 +15,11 @@ from pictures import picture, write_set
 from PIL import Image, ImageCms
 
 from bench.dataset_hostile import account
+from tenner.core.errors import DatasetError
 from tenner.dataset import DatasetRequest, SubsetRequest, decode, inspect_dataset
 from tenner.dataset.facts import ImageFacts, Unreadable
 from tenner.dataset.items import spread_regularisation
 from tenner.dataset.listing import list_files
-from tenner.errors import DatasetError
 
 pillow_heif.register_heif_opener()
 

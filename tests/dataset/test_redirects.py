@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tenner.core.errors import DatasetError
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
-from tenner.dataset.redirects import RedirectGuard, is_inside
-from tenner.errors import DatasetError
+from tenner.storage.redirects import RedirectGuard, is_inside
 
 
 @dataclass

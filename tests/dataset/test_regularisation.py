@@ -8,7 +8,7 @@ import pytest
 from pictures import write_set
 
 from tenner.dataset import DatasetRequest, inspect_dataset
-from tests.machine.program import tenner
+from tests.hardware.program import tenner
 
 
 def inspected(tmp_path: Path, reg: str, **more: object):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pictures import picture, write_set
 
-from tenner.cli import main
+from tenner.cli.main import main
 from tenner.dataset import DatasetRequest, SubsetRequest, inspect_dataset
 
 SIZES = ("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64")
@@ -123,7 +123,7 @@ def test_prefix_and_suffix_are_written_and_a_subsets_own_is_stronger(tmp_path, c
 def test_alpha_is_kept_where_it_is_the_mask(tmp_path):
     from PIL import Image
 
-    from tenner.preparation import dataset_request
+    from tenner.pipeline.preflight import dataset_request
     from tenner.settings import load_request
 
     (tmp_path / "1_toy").mkdir()

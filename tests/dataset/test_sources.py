@@ -23,11 +23,11 @@ from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
 
+from tenner.core.errors import DatasetError
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
 from tenner.dataset.listing import list_files
 from tenner.dataset.metadata import read_metadata
-from tenner.errors import DatasetError
 
 
 def request(tmp_path: Path, **more) -> DatasetRequest:
@@ -80,7 +80,7 @@ class Versions(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("tenner.dataset.download.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("tenner.storage.http.FIRST_WAIT_SECONDS", 0.01)
     Versions.etag, Versions.send, Versions.seen = '"one"', None, []
     served = ThreadingHTTPServer(("127.0.0.1", 0), Versions)
     thread = threading.Thread(target=served.serve_forever)
@@ -123,7 +123,7 @@ def test_a_cut_file_is_gone_on_with_only_in_the_same_version(tmp_path, web, monk
     assert sum(size for _, size in Versions.seen) < 15_000
 
     Versions.data, Versions.etag = zipped(b"old"), '"old"'
-    monkeypatch.setattr("tenner.dataset.download.ATTEMPTS", 1)
+    monkeypatch.setattr("tenner.storage.http.ATTEMPTS", 1)
     with pytest.raises(DatasetError):
         fetch(web + "?other", request(tmp_path))
     Versions.data, Versions.etag, Versions.send = zipped(b"new"), '"new"', None

@@ -15,14 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account, Commit
 
-from tenner.delivery import parse_destination
-from tenner.delivery.remote_run import RemoteRun
-from tenner.events import Checkpoint, Event, Phase, Sent, StateSaved, Warned
-from tenner.running.courier import Line
-from tenner.running.event_log import EventLog
-from tenner.running.ledger import Ledger
-from tenner.running.run_dir import RunDir, write_atomically
-from tenner.secrets import Secrets
+from tenner.core.event_log import EventLog
+from tenner.core.events import Checkpoint, Event, Phase, Sent, StateSaved, Warned
+from tenner.core.files import write_atomically
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import Secrets
+from tenner.runs.ledger import Ledger
+from tenner.runs.remote_run import RemoteRun
+from tenner.runs.uploader import Line
+from tenner.storage.destination import parse_destination
 
 TOKEN = "loopback-write-word"
 # The Hub's client library gives its uploads to its HTTP library in an old way.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tenner.delivery import parse_destination, parse_destinations
-from tenner.delivery.endpoint import find_endpoint
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
+from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.storage.endpoint import find_endpoint
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tenner.delivery import (
-    DeliveredFile,
-    check_destinations,
-    deliver,
-    make_manifest,
-    parse_destination,
-    sealing,
-)
-from tenner.delivery.sealing import hash_file
-from tenner.errors import DeliveryError
-from tenner.events import Event, Phase
-from tenner.secrets import NO_SECRETS
+from tenner.core import checksums as sealing
+from tenner.core.checksums import DeliveredFile, hash_file
+from tenner.core.errors import DeliveryError
+from tenner.core.events import Event, Phase
+from tenner.core.secrets import NO_SECRETS
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.storage.destination import parse_destination
+from tenner.storage.manifest import make_manifest
 
 
 def files_of_a_run(folder: Path) -> list[DeliveredFile]:
@@ -91,7 +88,7 @@ def test_a_file_that_changes_meanwhile_is_told_and_not_tried_for_ever(
 ) -> None:
     files = files_of_a_run(tmp_path / "run")
     manifest = make_manifest(files)
-    module = sys.modules["tenner.delivery.deliver"]
+    module = sys.modules["tenner.runs.deliver"]
     monkeypatch.setattr(module, "begin_manifest", lambda *_, **__: manifest)
     files[1].path.write_text("another page")
     with pytest.raises(DeliveryError, match=r"report\.html changed while it was delivered"):

@@ -15,19 +15,16 @@ from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account, Repo
 
-from tenner.delivery import (
-    DeliveredFile,
-    Destination,
-    check_destinations,
-    deliver,
-    parse_destination,
-)
-from tenner.delivery.opening import open_store
-from tenner.delivery.retry import Deadline
-from tenner.delivery.store import Store
-from tenner.errors import DeliveryError
-from tenner.events import Event, Phase
-from tenner.secrets import Secrets
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError
+from tenner.core.events import Event, Phase
+from tenner.core.retry import Deadline
+from tenner.core.secrets import Secrets
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.opening import open_store
+from tenner.storage.store import Store
 
 TOKEN, READER = "loopback-write-word", "loopback-read-word"
 SECRETS = Secrets(values={"HF_TOKEN": TOKEN})

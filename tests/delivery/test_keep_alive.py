@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from tenner.delivery import Delivered, Manifest
-from tenner.errors import DeliveryError
-from tenner.events import Event, Warned
-from tenner.running.handover import deliver_persistently
+from tenner.core.errors import DeliveryError
+from tenner.core.events import Event, Warned
+from tenner.runs.deliver import Delivered
+from tenner.runs.handover import deliver_persistently
+from tenner.storage.manifest import Manifest
 
 DELIVERED = Delivered(at=(), manifest=Manifest(files=()))
 

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers.fault_proxy import Proxy, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
-from tenner.delivery import Destination, parse_destination
-from tenner.delivery.lease import Lease, LeaseLost
-from tenner.delivery.remote_run import RemoteRun
-from tenner.errors import DeliveryError
-from tenner.secrets import Secrets
+from tenner.core.errors import DeliveryError
+from tenner.core.secrets import Secrets
+from tenner.queue.lease import Lease, LeaseLost
+from tenner.runs.remote_run import RemoteRun
+from tenner.storage.destination import Destination, parse_destination
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 SECONDS = 3.0

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from servers.fault_proxy import Proxy, Spoil, fault_proxy
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 SECRETS = {
     "HF_TOKEN": "hf_" + "loopbackWord" * 3,

@@ -15,10 +15,13 @@ from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.limited_keys import allow_only, needed_for
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
-from tenner.delivery import DeliveredFile, check_destinations, deliver, parse_destination
-from tenner.delivery.remote_run import RemoteRun, Shipment
-from tenner.errors import DeliveryError
-from tenner.secrets import Secrets
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError
+from tenner.core.secrets import Secrets
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.runs.remote_run import RemoteRun, Shipment
+from tenner.storage.destination import parse_destination
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 BUCKET = "loras"

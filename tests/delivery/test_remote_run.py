@@ -18,13 +18,15 @@ from servers.hub_server import hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
-from tenner.delivery import DeliveredFile, Destination, deliver, parse_destination
-from tenner.delivery.opening import open_store
-from tenner.delivery.remote_run import RemoteRun
-from tenner.delivery.retry import Deadline
-from tenner.delivery.store import Store
-from tenner.errors import DeliveryError
-from tenner.secrets import Secrets
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError
+from tenner.core.retry import Deadline
+from tenner.core.secrets import Secrets
+from tenner.runs.deliver import deliver
+from tenner.runs.remote_run import RemoteRun
+from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.opening import open_store
+from tenner.storage.store import Store
 
 TOKEN = "loopback-write-word"
 KEYS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "HF_TOKEN": TOKEN}

@@ -26,20 +26,16 @@ from servers.s3_servers import (
     seaweed_server,
 )
 
-from tenner.delivery import (
-    DeliveredFile,
-    Destination,
-    check_destinations,
-    deliver,
-    parse_destination,
-    sealing,
-)
-from tenner.delivery.opening import open_store
-from tenner.delivery.retry import Deadline
-from tenner.delivery.sealing import hash_file
-from tenner.errors import DeliveryError
-from tenner.events import Event
-from tenner.secrets import Secrets
+from tenner.core import checksums as sealing
+from tenner.core.checksums import DeliveredFile, hash_file
+from tenner.core.errors import DeliveryError
+from tenner.core.events import Event
+from tenner.core.retry import Deadline
+from tenner.core.secrets import Secrets
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.opening import open_store
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 SERVERS = {"moto": moto_server, "rclone": rclone_server, "seaweed": seaweed_server}

@@ -17,17 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers.fault_proxy import Proxy, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
-from tenner.delivery import (
-    DeliveredFile,
-    check_destinations,
-    deliver,
-    parse_destination,
-    parse_destinations,
-)
-from tenner.delivery.endpoint import find_endpoint
-from tenner.delivery.s3_client import open_client
-from tenner.errors import DeliveryError
-from tenner.secrets import NO_SECRETS, Secrets
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError
+from tenner.core.secrets import NO_SECRETS, Secrets
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.storage.endpoint import find_endpoint
+from tenner.storage.s3_client import open_client
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 BUCKET = "loras"

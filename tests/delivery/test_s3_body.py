@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.delivery.retry import Passing
-from tenner.delivery.s3_body import Body
+from tenner.core.retry import Passing
+from tenner.storage.s3_body import Body
 
 
 class Trickle(BytesIO):

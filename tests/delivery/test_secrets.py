@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tenner.secrets import child_environ, secrets_from
+from tenner.core.secrets import child_environ, secrets_from
 
 TOKEN = "hf_" + "a1B2" * 8
 

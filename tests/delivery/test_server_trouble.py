@@ -14,11 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
 
-from tenner.delivery import DeliveredFile, check_destinations, deliver, parse_destination
-from tenner.delivery.progress import Repeats
-from tenner.errors import DeliveryError
-from tenner.events import Event, Warned
-from tenner.secrets import Secrets
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError
+from tenner.core.events import Event, Warned
+from tenner.core.secrets import Secrets
+from tenner.runs.check_destinations import check_destinations
+from tenner.runs.deliver import deliver
+from tenner.storage.destination import parse_destination
+from tenner.storage.progress import Repeats
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 BUCKET = "loras"

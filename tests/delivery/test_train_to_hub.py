@@ -15,7 +15,7 @@ from servers.fault_proxy import Proxy, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 
-from tenner.tiny import base_dir, concept_dir
+from tenner.base.tiny import base_dir, concept_dir
 
 TOKEN = "hf_" + "loopbackWord" * 3
 SHORT = (

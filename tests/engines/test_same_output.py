@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.tiny import base_dir, concept_dir
+from tenner.base.tiny import base_dir, concept_dir
 from tests.engines.same_output import assert_same_output
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
 from fake_host import Asked, FakeHost, fake_host
 from program import Machine, StandIn
 
+from tenner.core.secrets import Secrets
 from tenner.hosts import HostError, ask_price, check_ending, end_host, find_host
 from tenner.hosts.api import Ask, call
 from tenner.hosts.host import Host
-from tenner.secrets import Secrets
 from tenner.settings.model import Settings
 
 KEY = "loopback-key-of-this-pod"

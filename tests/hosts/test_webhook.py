@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
 from fake_host import FakeHost, fake_host
 from program import StandIn
 
-from tenner.telling.notify import format_of, message
+from tenner.ui.notify import format_of, message
 
 
 @pytest.fixture

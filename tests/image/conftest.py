@@ -86,7 +86,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def concept() -> Path:
     """The demo's twenty captioned pictures."""
-    from tenner.tiny import concept_dir
+    from tenner.base.tiny import concept_dir
 
     return concept_dir()
 

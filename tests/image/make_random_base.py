@@ -14,12 +14,12 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tenner.clip_tokenizers import tokenizer_names, write_clip_tokenizers
+from tenner.base.tokenizers import tokenizer_names, write_clip_tokenizers
 
 
 def main(folder: Path, family: str = "sd1") -> None:
     """Write the model in diffusers layout, in fp16 (2 GB; SD 2.x 2.5). SD 2.x predicts v."""
-    text = (resources.files("tenner.engines.diffusers") / "configs.json").read_text()
+    text = (resources.files("tenner.engines.native") / "configs.json").read_text()
     parts = json.loads(text)[family]
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     with tempfile.TemporaryDirectory() as place:

@@ -34,7 +34,7 @@ def test_a_misspelt_command_is_tenners_to_explain(engine: Engine) -> None:
 
 
 def test_no_command_of_tenner_hides_behind_another_program(engine: Engine) -> None:
-    from tenner.commands.command_line import COMMANDS
+    from tenner.cli.command_line import COMMANDS
 
     words = " ".join(COMMANDS)
     found = engine.run("bash", "-c", f"for each in {words}; do type -P $each; done; true")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO, Training, judge
 from tenner.lora_files.measured import Measured, PartMeasure
 from tenner.report.arabic import in_arabic

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from tenner.base.model import find_local_base
+from tenner.base.tiny import base_dir
 from tenner.lora_files.base_tensors import base_weights
 from tenner.lora_files.measured import Measured, MeasureJob, PartMeasure
 from tenner.lora_files.measuring import measure
 from tenner.lora_files.numbers import rounded
-from tenner.tiny import base_dir
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -173,8 +173,8 @@ def test_the_ratio_to_the_tiny_base_is_that_of_diffusers_own_weights(tmp_path: P
 
 def test_a_checkpoint_is_found_by_the_same_names_as_the_folder(tmp_path: Path) -> None:
     """The tiny base under the original layout's names, as sd-scripts' converter writes them."""
-    from tenner.engines.diffusers.unet_config import parse_unet_config
-    from tenner.engines.diffusers.unet_names import OriginalNames
+    from tenner.engines.native.unet_config import parse_unet_config
+    from tenner.engines.native.unet_names import OriginalNames
 
     folder = base_weights(base_dir(), "sd1")
     config = parse_unet_config(json.loads((base_dir() / "unet" / "config.json").read_text()))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file as save_torch
 
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
 from tenner.lora_files import read_lora_file
 from tests.lora_files.made import kohya, write, write_head
 

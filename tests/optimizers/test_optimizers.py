@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
 from tenner.optimizers import OPTIMIZERS, find_optimizer
 from tenner.optimizers.trial import try_optimizer
 from tenner.planning.length import Length

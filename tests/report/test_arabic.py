@@ -12,23 +12,25 @@ from tenner.report.arabic import in_arabic
 from tenner.report.arabic import sentences as catalogue
 from tenner.report.page import known_word
 from tenner.sample.job import SampleJob
-from tests.machine.fake_smi import card, install_smi
-from tests.machine.program import photos, sparse_base, tenner
+from tests.hardware.fake_smi import card, install_smi
+from tests.hardware.program import photos, sparse_base, tenner
 
 NO_PAGE = (
-    "captioning",
-    "cluster",
-    "batch",
-    "commands/plan.py",
-    "commands/inspect_lora.py",
-    "cli.py",
-    "commands/doctor.py",
-    "planning/comparing.py",
+    "dataset/captioning",
+    "cli/caption.py",
+    "queue",
+    "cli/plan.py",
+    "cli/inspect_lora.py",
+    "lora_files/programs.py",
+    "cli/main.py",
+    "cli/doctor.py",
+    "pipeline/comparing.py",
 )
 """What is said where no run has a page."""
 STAYS_ENGLISH = {
     "pip install tensorboard",
     "HTTP {}",
+    "network_weights = {file}",
     "https://huggingface.co/settings/tokens",
     "pip install 'tenner[hub]'",
     "pip install 'tenner[s3]'",
@@ -154,7 +156,11 @@ def test_all_that_a_plan_says_is_told_in_arabic(
 
 def test_every_phase_of_a_training_has_its_words() -> None:
     named = re.compile(r'Phase\(name="([a-z ]+)"|\.begin\("([a-z ]+)"|_phase\("([a-z ]+)"')
-    rooms = [ROOT / "pipeline.py", ROOT / "sample" / "artist.py", ROOT / "commands" / "demo.py"]
+    rooms = [
+        ROOT / "pipeline" / "run.py",
+        ROOT / "pipeline" / "sampler.py",
+        ROOT / "cli" / "demo.py",
+    ]
     rooms += [*(ROOT / "engines").rglob("*.py")]
     said = {name for room in rooms for each in named.findall(room.read_text()) for name in each}
     said |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}

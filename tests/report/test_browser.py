@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from tenner.core.run_dir import RunDir
 from tenner.report.facts import ReportFacts
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page, write_report
-from tenner.running.run_dir import RunDir
 from tenner.serve.server import make_door, open_page
 
 CHROMIUM = os.environ.get("TENNER_CHROMIUM") or shutil.which("chromium")

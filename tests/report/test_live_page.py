@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.errors import (
+from tenner.base.tiny import concept_dir
+from tenner.core.errors import (
     BudgetReached,
     DeliveryError,
     Problem,
@@ -21,16 +22,16 @@ from tenner.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.events import EpochEnd, Event, Step, Warned
-from tenner.preparation import Prepared, prepare
+from tenner.core.event_log import EventLog, read_event_lines
+from tenner.core.events import EpochEnd, Event, Step, Warned
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import Secrets
+from tenner.pipeline.preflight import prepare
+from tenner.planning.prepared import Prepared
+from tenner.report.history import Story
 from tenner.report.live_page import LivePage
-from tenner.report.story import Story
-from tenner.running.event_log import EventLog, read_event_lines
-from tenner.running.run_dir import RunDir
-from tenner.secrets import Secrets
 from tenner.settings import load_request
 from tenner.supervision.budget import Budget
-from tenner.tiny import concept_dir
 
 JOB = {
     "base_model": "tiny",
@@ -123,7 +124,8 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
 
 def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: Path) -> None:
     made = prepared()
-    base = replace(made.base, name=f"{tmp_path}/bases/photo.safetensors", hub_id="")
+    path = tmp_path / "bases" / "photo.safetensors"
+    base = replace(made.base, name=str(path), path=path, hub_id="")
     page = page_of(replace(made, base=base), tmp_path)
     page.write()
     told = page.place.report.read_text(encoding="utf-8")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tenner.events import EpochEnd, Event, Warned
+from tenner.core.events import EpochEnd, Event, Warned
+from tenner.core.run_dir import RunDir
+from tenner.pipeline.stop_when import StopWhen
 from tenner.report.facts import LossCurve
-from tenner.running.run_dir import RunDir
-from tenner.supervision.stop_when import StopWhen
 
 EPOCHS, STEPS = 20, 500
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tenner import pipeline
-from tenner.commands.plan import print_plan
-from tenner.errors import SettingsError, TennerError
-from tenner.preparation import Prepared
+from tenner.cli.plan import print_plan
+from tenner.core.errors import SettingsError, TennerError
+from tenner.pipeline import run as pipeline
+from tenner.planning.prepared import Prepared
 from tenner.settings import Request, load_request
-from tenner.telling.screen import make_screen
+from tenner.ui.screen import make_screen
 
 Said = list[tuple[str, str, str]]
 

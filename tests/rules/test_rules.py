@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tenner.engines.sd_scripts.arguments import Family
-from tenner.engines.sd_scripts.facts import options
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.core.family import Family
+from tenner.kohya.options import options
 from tenner.rules import RULES, Check, Needs, Rule, Trainer, View, judge
 
 GUIDE: dict[str, object] = {

@@ -15,12 +15,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "machine"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "hardware"))
 
 from fake_smi import install_smi
 from fake_torch import install_torch
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 SHORT = (
     *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from tenner.supervision.death import count_kills, explain
+from tenner.supervision.exit_diagnosis import count_kills, explain
 
 GROUP = "sys/fs/cgroup/docker/abc"
 

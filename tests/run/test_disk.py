@@ -8,21 +8,21 @@ from pathlib import Path
 from program import StandIn, sparse_base
 
 from tenner.base.model import Base, inspect_base
-from tenner.delivery import parse_destination
-from tenner.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
-from tenner.errors import Problem
-from tenner.events import StateSaved, Warned
-from tenner.machine import DiskRoom
+from tenner.core.errors import Problem
+from tenner.core.events import StateSaved, Warned
+from tenner.core.run_dir import RunDir
+from tenner.hardware import DiskRoom
 from tenner.planning.plan import Plan, Shape, plan_run
-from tenner.running.run_dir import RunDir
+from tenner.runs.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
 from tenner.settings import Settings
+from tenner.storage.destination import parse_destination
 
 
 def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
     assert machine.finish(*machine.train("cat", *words)) == 4, machine.said
-    assert "1000000 checkpoints of 151.1 MB" in machine.said
+    assert "1000000 checkpoints of 151.0 MB" in machine.said
     assert "GB free" in machine.said or "TB free" in machine.said
     assert not (machine.run("cat") / "engine.log").exists()
 
@@ -66,7 +66,7 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_told_before_the_
     places = ("--destinations", f"file://{target}")
     assert machine.finish(*machine.train("cat", *words, *places)) in {2, 4}, machine.said
     assert f"file://{target} has " in machine.said
-    assert "this run brings about 150" in machine.said  # TB: a million of 151 MB
+    assert "this run brings about 151.0 TB" in machine.said
     assert "keep_remote_states = 0" in machine.said
     assert not target.exists()
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.fake_smi import card, install_smi
-from tests.machine.program import photos, sparse_base, tenner
+from tests.hardware.fake_smi import card, install_smi
+from tests.hardware.program import photos, sparse_base, tenner
 
 SETTINGS, DATASET, MACHINE = 2, 3, 4
 

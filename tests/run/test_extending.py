@@ -102,8 +102,8 @@ def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
     first, second = machine.commands("cat")
     assert "resume" not in first
     assert second["resume"].endswith("step-00000008")
-    assert (second["max_train_steps"], second["initial_step"]) == ("6", "0")
-    assert second["lr_scheduler"] == "piecewise_constant", "the rest of the new curve as a table"
+    assert (second["max_train_steps"], second["initial_step"]) == ("14", "8")
+    assert second["lr_scheduler"] == first["lr_scheduler"]
     ledger = machine.ledger("cat")
     assert ledger["finished"]["file"]["step"] == 14
     assert [life["first_step"] for life in ledger["lives"]] == [0, 8]

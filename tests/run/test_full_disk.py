@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from program import StandIn
 from small_disk import fill, small_disk
 
-from tenner.disk_trouble import disk_failure, is_disk_trouble
-from tenner.events import Phase
-from tenner.running.event_log import EventLog, read_event_lines
-from tenner.running.reserve import NOTES_BYTES, give_back, reserve
-from tenner.running.run_dir import RunDir
+from tenner.core.disk_errors import disk_failure, is_disk_trouble
+from tenner.core.event_log import EventLog, read_event_lines
+from tenner.core.events import Phase
+from tenner.core.run_dir import RunDir
+from tenner.runs.reserve import NOTES_BYTES, give_back, reserve
 
 STEPS = 24
 WORDS = ("--max_train_steps", str(STEPS), "--save_every_n_steps", "4", "--network_dim", "1")

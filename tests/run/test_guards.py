@@ -2,7 +2,7 @@
 
 import pytest
 
-from tenner.events import Failed, Step, Warned
+from tenner.core.events import Failed, Step, Warned
 from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
 from tenner.supervision.card_watch import CardWatch, Look, parse_look
 from tenner.supervision.guards import SlowGuard

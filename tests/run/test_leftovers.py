@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from program import Machine
 
-from tenner import temporary_files
-from tenner.temporary_files import (
+from tenner.core import temporary_files
+from tenner.core.temporary_files import (
     OTHERS_SECONDS,
     part_of,
     remove_abandoned_folders,
@@ -24,7 +24,7 @@ from tenner.temporary_files import (
 
 KILLED = (
     "import os, signal, sys; from pathlib import Path;"
-    "from tenner.temporary_files import part_of, temporary_folder;"
+    "from tenner.core.temporary_files import part_of, temporary_folder;"
     "part = part_of(Path(sys.argv[1])); part.write_bytes(b'x');"
     "folder = temporary_folder('set'); print(part); print(folder.name, flush=True);"
     "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == 'killed' else sys.stdin.read()"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from program import environment
 
-from tenner.errors import ExitCode, InternalError, MachineError, SettingsError
-from tenner.last_handler import as_tenner_error
-from tenner.places import make_writable, unwritable
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
+from tenner.core.errors import ExitCode, InternalError, MachineError, SettingsError
+from tenner.core.last_handler import as_tenner_error
+from tenner.core.places import make_writable, unwritable
 
 NOBODY = 65534
 JOB = (
@@ -272,7 +272,7 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
     (tmp_path / "sitecustomize.py").write_text(
         "import tenner.settings.resolve as r\n"
         "def fail(*a, **k): raise ZeroDivisionError('hf_' + 'a' * 30 + ' and my-own-secret')\n"
-        "import tenner.cli; tenner.cli.load_request = fail\n"
+        "import tenner.cli.main; tenner.cli.main.load_request = fail\n"
     )
     env = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path), "AN_API_KEY": "my-own-secret"}
     ended = tenner("plan", *JOB, cwd=tmp_path, env=env)
@@ -288,9 +288,9 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
 
 def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import tenner.pipeline\n"
+        "import tenner.pipeline.run\n"
         "def fail(*a, **k): raise ZeroDivisionError('nothing')\n"
-        "tenner.pipeline.begin_life = fail\n"
+        "tenner.pipeline.run.begin_life = fail\n"
     )
     words = ("train", *JOB, "--output_name", "lora")
     ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.cli import main
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
+from tenner.cli.main import main
 
 TINY = ("--base_model", "tiny", "--resolution", "64")
 
@@ -42,7 +42,7 @@ def test_an_archive_is_the_dataset(
 def test_an_address_is_the_dataset(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, says: str
 ) -> None:
-    monkeypatch.setattr("tenner.dataset.download.FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr("tenner.storage.http.FIRST_WAIT_SECONDS", 0)
     assert main(["check", word, *TINY]) in (2, 3)
     said = capfd.readouterr()
     assert says in said.out + said.err

@@ -7,10 +7,10 @@ import threading
 import time
 from pathlib import Path
 
-from tenner.engines import Command
-from tenner.running.courier import Courier, Line
-from tenner.running.run_dir import RunDir
-from tenner.supervision.priority import NICE, yielding
+from tenner.core.command import Command
+from tenner.core.priority import NICE, yielding
+from tenner.core.run_dir import RunDir
+from tenner.runs.uploader import Courier, Line
 
 
 class Remote:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from program import StandIn
 
-from tenner.planning.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
+from tenner.pipeline.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
 from tenner.planning.sizing import HEADROOM
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tenner.core.errors import DatasetError, Stopped, TrainingError
+from tenner.core.events import Done, Event, Failed, Phase, StateSaved, Step, Warned
+from tenner.core.run_dir import RunDir
 from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import Job
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
-from tenner.errors import DatasetError, Stopped, TrainingError
-from tenner.events import Done, Event, Failed, Phase, StateSaved, Step, Warned
-from tenner.running.run_dir import RunDir
 from tenner.supervision.guards import Guard, Verdict
 from tenner.supervision.supervise import StopRequest
 from tenner.supervision.training import Engine, Trained, states, train

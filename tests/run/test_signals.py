@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from program import Machine, StandIn
 
-from tenner.delivery.remote_run import ROOM
+from tenner.runs.remote_run import ROOM
 
 
 def states_at(kept: Path, name: str) -> list[int]:

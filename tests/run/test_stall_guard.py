@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.engines import Command
-from tenner.events import Failed, Step, parse_event
+from tenner.core.command import Command
+from tenner.core.events import Failed, Step, parse_event
 from tenner.supervision.guards import BEFORE_FIRST_STEP_SECONDS, LEAST_SECONDS, StallGuard
 from tenner.supervision.supervise import StopRequest, follow
 

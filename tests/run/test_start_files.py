@@ -12,12 +12,12 @@ from program import Machine, StandIn
 from safetensors.numpy import load_file, save_file
 
 from tenner.base.model import inspect_base
+from tenner.base.tiny import base_dir
 from tenner.lora_files.base_modules import adaptable_modules
-from tenner.tiny import base_dir
 
 pytestmark = pytest.mark.timeout(900)
 
-ENGINES = Path(__file__).parents[1] / "engines" / "diffusers"
+ENGINES = Path(__file__).parents[1] / "engines" / "native"
 
 
 def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:

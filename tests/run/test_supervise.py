@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.engines import Command
-from tenner.events import Event, Failed, Phase, parse_event
+from tenner.core.command import Command
+from tenner.core.events import Event, Failed, Phase, parse_event
 from tenner.supervision.supervise import Ending, StopRequest, follow, stop_on_signals
 
 
@@ -149,7 +149,7 @@ def test_a_program_does_not_outlive_one_that_is_killed(tmp_path: Path) -> None:
     )
     follower = (
         "import os, sys, pathlib\n"
-        "from tenner.engines import Command\n"
+        "from tenner.core.command import Command\n"
         "from tenner.supervision.supervise import StopRequest, follow\n"
         f"command = Command(argv=(sys.executable, '-c', {child + 'time.sleep(60)'!r}))\n"
         "follow(command, read=lambda line: None, on_event=print, environ=dict(os.environ),\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tenner.tiny import base_dir, concept_dir
+from tenner.base.tiny import base_dir, concept_dir
 
 SHORT = (
     *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),
@@ -189,7 +189,7 @@ def test_plan_tells_steps_without_training(tmp_path: Path) -> None:
 def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
     for words in (["train", "--help"], ["version"]):
         code = (
-            "import sys\nfrom tenner.cli import main\n"
+            "import sys\nfrom tenner.cli.main import main\n"
             f"try: main({words!r})\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
         )

@@ -11,9 +11,9 @@ import pytest
 from program import Machine, StandIn
 from safetensors import safe_open
 
-from tenner.engines.diffusers.captions import draw_caption
-from tenner.engines.diffusers.job import read_job
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
+from tenner.core.train_job import read_job
+from tenner.engines.native.captions import draw_caption
 
 pytestmark = pytest.mark.timeout(900)
 

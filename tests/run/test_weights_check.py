@@ -10,9 +10,9 @@ import torch
 from program import Machine, StandIn
 from safetensors.torch import load_file
 
+from tenner.base.tiny import base_dir
 from tenner.lora_files.measured import MeasureJob
 from tenner.lora_files.measuring import measure
-from tenner.tiny import base_dir
 
 STEPS = ("--max_train_steps", "3")
 
@@ -119,8 +119,8 @@ def test_sd_scripts_weights_are_judged_alike(tmp_path: Path) -> None:
 
 
 def test_the_share_that_saving_takes_is_that_of_the_numbers_themselves() -> None:
-    from tenner.engines.diffusers.lora import LoraBank, LoraSpec
-    from tenner.engines.diffusers.lora_file import lost_in_saving
+    from tenner.engines.native.lora import LoraBank, LoraSpec
+    from tenner.engines.native.lora_file import lost_in_saving
 
     bank = LoraBank()
     for segment, name in (("unet", "a"), ("text_encoder", "b"), ("text_encoder_2", "c")):

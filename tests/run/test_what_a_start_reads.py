@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 HEAVY = ("torch", "numpy", "PIL", "rich", "rapidfuzz", "httpx", "jinja2", "botocore", "starlette")
 PROBE = """
 import sys
-from tenner.cli import main
+from tenner.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as end:
@@ -40,6 +40,8 @@ def test_a_slip_is_named_before_anything_is_decoded() -> None:
 
 
 def test_a_delivery_reads_nothing_of_the_page() -> None:
-    probe = "import sys, tenner.delivery; print(*{'jinja2', 'PIL', 'botocore'} & {*sys.modules})"
+    probe = (
+        "import sys, tenner.runs.deliver; print(*{'jinja2', 'PIL', 'botocore'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tenner.errors import SettingsError
+from tenner.base.tiny import concept_dir
+from tenner.core.errors import SettingsError
+from tenner.pipeline.early_look import Room, card_needs_mib, look_cells, where_to_draw
+from tenner.pipeline.preflight import prepare
 from tenner.planning.plan import Plan
-from tenner.preparation import prepare
 from tenner.sample.cells import Prompt
-from tenner.sample.early_look import Room, card_needs_mib, look_cells, where_to_draw
 from tenner.settings import load_request
-from tenner.tiny import concept_dir
 
 JOB = {
     "base_model": "tiny",

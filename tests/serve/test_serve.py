@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tenner.errors import SettingsError
-from tenner.running.run_dir import RunDir
+from tenner.core.errors import SettingsError
+from tenner.core.run_dir import RunDir
 from tenner.serve.server import Door, make_door, open_page
 
 TOKEN = "t" * 24

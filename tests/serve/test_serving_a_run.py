@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
 
 JOB = {
     "base_model": "tiny",

@@ -18,15 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.running.run_dir import RunDir
-from tenner.serve.limits import (
-    PER_ADDRESS,
-    REQUEST_SECONDS,
-    Connections,
-    address_group,
-)
+from tenner.base.tiny import concept_dir
+from tenner.core.run_dir import RunDir
+from tenner.serve.limits import PER_ADDRESS, REQUEST_SECONDS, Connections, address_group
 from tenner.serve.server import Door, make_door, open_page
-from tenner.tiny import concept_dir
 
 TOKEN = "t" * 24
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}

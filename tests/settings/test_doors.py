@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.errors import ExitCode, SettingsError
+from tenner.core.errors import ExitCode, SettingsError
 from tenner.settings import Request, load_request
 from tests.guide import GUIDE
 

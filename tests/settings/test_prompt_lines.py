@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
 from tenner.sample.cells import grid_cells
 from tenner.settings.prompt_lines import PromptLine, parse_prompt, read_prompts
 from tenner.settings.resolve import load_request

@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench.calibration import memory_rows
-from tenner.cards.measured import measured_speed
+from tenner.core.family import Family
+from tenner.hardware.cards.measured import measured_speed
 from tenner.planning.speed import modelled_row, modelled_seconds
-from tenner.planning.vram import (
-    TEXT_LORA_PER_DIM,
-    UNET_LORA_PER_DIM,
-    Family,
-    Load,
-    memory_parts,
-    needed_gb,
-)
+from tenner.planning.vram import TEXT_LORA_PER_DIM, UNET_LORA_PER_DIM, Load, memory_parts, needed_gb
 
-MODULES = Path(__file__).parents[1] / "engines" / "diffusers"
+MODULES = Path(__file__).parents[1] / "engines" / "native"
 
 
 def test_memory_is_within_ten_percent_and_never_far_too_low() -> None:

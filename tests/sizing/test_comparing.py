@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.machine.program import photos as make_photos
-from tests.machine.program import tenner
+from tests.hardware.program import photos as make_photos
+from tests.hardware.program import tenner
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from importlib import resources
 
 import pytest
 
-from tenner.cards import card_named, cards
-from tenner.planning.cost import (
+from tenner.hardware.cards import card_named, cards
+from tenner.hardware.prices import (
     GUIDE,
     Price,
     book_price,
@@ -67,7 +67,7 @@ def test_every_row_names_a_known_card_a_price_and_a_source() -> None:
     rows = [price for card in cards() for price in book_prices(card.name)]
     assert len(rows) > 20
     assert all(0.05 < price.usd_per_hour < 10 and price.source for price in rows)
-    text = (resources.files("tenner.cards") / "prices.toml").read_text(encoding="utf-8")
+    text = (resources.files("tenner.hardware.cards") / "prices.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     listed = [name for provider in tables.values() for name in provider]
     assert len(rows) == sum(card_named(name) is not None for name in listed)

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from tenner.errors import SettingsError
-from tenner.planning.cost import Price
+from tenner.core.errors import SettingsError
+from tenner.hardware.prices import Price
+from tenner.pipeline.preflight import prepare
 from tenner.planning.expectation import Expected, over_budget
 from tenner.planning.length import Length
+from tenner.planning.prepared import Prepared
 from tenner.planning.speed import ERROR, StepTime
-from tenner.preparation import Prepared, prepare
 from tenner.settings import Settings, load_request
-from tests.machine.fake_smi import card, install_smi
-from tests.machine.program import photos, sparse_base, tenner
+from tests.hardware.fake_smi import card, install_smi
+from tests.hardware.program import photos, sparse_base, tenner
 
 LENGTH = Length(num_steps=1000, steps_per_epoch=100)
 

@@ -5,8 +5,9 @@ from typing import Literal
 
 import pytest
 
-from tenner.cards import card_named
-from tenner.errors import MachineError, SettingsError
+from tenner.core.errors import MachineError, SettingsError
+from tenner.core.family import Family
+from tenner.hardware.cards import card_named
 from tenner.planning.shaping import Ground, choose_precision, choose_workers, shape_run
 from tenner.planning.sizing import (
     BatchChoice,
@@ -16,7 +17,7 @@ from tenner.planning.sizing import (
     fill_up,
     seconds_per_image,
 )
-from tenner.planning.vram import Family, Load, largest_batch, needed_gb
+from tenner.planning.vram import Load, largest_batch, needed_gb
 from tenner.settings import Settings
 
 RTX_4090 = CardMemory(name="NVIDIA GeForce RTX 4090", free_mib=24000)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tenner.tiny import base_dir
+from tenner.base.tiny import base_dir
 
 DRAW = """
 import sys, torch

@@ -7,8 +7,8 @@ from PIL import Image
 
 from scripts.tiny_base.concept import HELD_OUT_BACKGROUNDS, concept_picture, held_out_pictures
 from scripts.tiny_base.pictures import Picture, background_cells
-from tenner.tiny import base_dir, concept_dir, held_out, regularisation_dir
-from tenner.tiny.measure import concept_distance, picture_distance
+from tenner.base.tiny import base_dir, concept_dir, held_out, regularisation_dir
+from tenner.cli.measure import concept_distance, picture_distance
 
 
 @pytest.fixture

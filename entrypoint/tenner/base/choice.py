@@ -9,22 +9,22 @@ from tenner.base.model import (
     FAMILY_NAMES,
     SIDES,
     Base,
-    Family,
     find_local_base,
     hold_to_sha256,
     inspect_base,
-    known_base,
     not_found,
     with_evidence,
 )
 from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
-from tenner.dataset.download import OnBytes
-from tenner.dataset.fetch import downloads_dir
-from tenner.errors import Problem, SettingsError
-from tenner.safetensors_head import read_safetensors_header
-from tenner.secrets import secrets_from
+from tenner.base.tiny import base_dir
+from tenner.core.errors import Problem, SettingsError
+from tenner.core.family import Family
+from tenner.core.safetensors_head import read_safetensors_header
+from tenner.core.secrets import secrets_from
 from tenner.settings import Settings
-from tenner.tiny import base_dir
+from tenner.settings.known_bases import known_base
+from tenner.storage.cache_dir import downloads_dir
+from tenner.storage.http import OnBytes
 
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""

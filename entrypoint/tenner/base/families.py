@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tenner.base.model import Family
+from tenner.core.family import Family
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
 
 Prediction = Literal["epsilon", "v_prediction"]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tenner.dataset.inspection import inspect_dataset, judge_dataset
     from tenner.dataset.items import Dataset, ImageItem
-    from tenner.dataset.request import DatasetRequest, SubsetRequest
+    from tenner.dataset.request import DatasetRequest
+    from tenner.settings.subsets import SubsetRequest
 
 __all__ = [
     "Dataset",

@@ -17,8 +17,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from tenner.core.errors import DatasetError
 from tenner.dataset.findings import printable
-from tenner.errors import DatasetError
 
 MAX_MEMBERS = 1_000_000
 MAX_RATIO = 200

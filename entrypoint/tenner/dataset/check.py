@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenner.dataset.buckets import BucketPlace, Buckets, Size
-from tenner.dataset.download import OnBytes
+from tenner.core.errors import ExitCode, Problem
 from tenner.dataset.findings import FileNote, Finding, counted, printable
 from tenner.dataset.inspection import buckets_of, common_trigger, judge_whole, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation
 from tenner.dataset.reading import OnProgress, thumb_path
 from tenner.dataset.request import DatasetRequest
-from tenner.errors import ExitCode, Problem
+from tenner.kohya.buckets import BucketPlace, Buckets, Size
+from tenner.storage.http import OnBytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

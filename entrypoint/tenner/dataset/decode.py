@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
+from tenner.core.temporary_files import part_of
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
-from tenner.temporary_files import part_of
 
 WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
            "JPEG2000")  # fmt: skip

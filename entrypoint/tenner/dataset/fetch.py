@@ -3,18 +3,19 @@ remote ones fetched first. Kept by content, so that a restart fetches and unpack
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tenner.addresses import full_address
+from tenner.core.addresses import full_address
+from tenner.core.errors import DatasetError
+from tenner.core.temporary_files import part_of, remove_abandoned_parts
 from tenner.dataset.archive import is_archive, remove_tree, unpack
-from tenner.dataset.download import OnBytes, download
 from tenner.dataset.listing import classify
 from tenner.dataset.request import DatasetRequest
-from tenner.errors import DatasetError
-from tenner.temporary_files import part_of, remove_abandoned_parts
+from tenner.storage.cache_dir import downloads_dir
+from tenner.storage.http import OnBytes, download
 
 MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_data:ro"
 
@@ -22,15 +23,6 @@ MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_dat
 def cache_dir(request: DatasetRequest) -> Path:
     """Where fetched datasets are kept."""
     return request.cache_dir or downloads_dir({}) / "datasets"
-
-
-def downloads_dir(environ: Mapping[str, str]) -> Path:
-    """Where everything that is fetched is kept, unless TENNER_CACHE_DIR says otherwise."""
-    if environ.get("TENNER_CACHE_DIR"):
-        return Path(environ["TENNER_CACHE_DIR"])
-    from platformdirs import user_cache_path
-
-    return user_cache_path("tenner")
 
 
 def fetch(source: str, request: DatasetRequest, on_bytes: OnBytes | None = None) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tenner.errors import Level, Problem
+from tenner.core.errors import Level, Problem
 
 NAMES_SHOWN = 5
 

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-from tenner.dataset.download import OnBytes, refuse_size
+from tenner.core.errors import DatasetError
+from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
-from tenner.errors import DatasetError
-from tenner.secrets import secrets_from
+from tenner.storage.http import OnBytes, refuse_size
 
 NUM_CONNECTIONS = 8
 _SOURCE = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?", re.ASCII)

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tenner.dataset.download import OnBytes, refuse_size
-from tenner.dataset.mirror import Mirror, RemoteFile
+from tenner.core.errors import DatasetError, Problem, SettingsError
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
-from tenner.delivery.destination import Destination, parse_destination
-from tenner.delivery.endpoint import find_endpoint
-from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
-from tenner.delivery.s3_download import download_object
-from tenner.errors import DatasetError, Problem, SettingsError
-from tenner.secrets import secrets_from
+from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.endpoint import find_endpoint
+from tenner.storage.http import OnBytes, refuse_size
+from tenner.storage.mirror import Mirror, RemoteFile
+from tenner.storage.s3_client import NUM_CONNECTIONS, S3Client, call, open_client
+from tenner.storage.s3_download import download_object
 
 DAY_SECONDS = 24 * 3600
 LIST_SECONDS = 60

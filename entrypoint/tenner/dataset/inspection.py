@@ -10,22 +10,18 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tenner.dataset.buckets import Buckets
-from tenner.dataset.download import OnBytes
+from tenner.core.errors import DatasetError, Problem, errors_in
 from tenner.dataset.fetch import fetch
 from tenner.dataset.findings import Finding
-from tenner.dataset.items import (
-    Dataset,
-    ImageItem,
-    judge_regularisation,
-    spread_regularisation,
-)
+from tenner.dataset.items import Dataset, ImageItem, judge_regularisation, spread_regularisation
 from tenner.dataset.judge_buckets import buckets_of as make_buckets_of
 from tenner.dataset.judge_buckets import judge_buckets
 from tenner.dataset.reading import OnProgress, Source, Tree, read_tree
-from tenner.dataset.request import DatasetRequest, SubsetRequest
+from tenner.dataset.request import DatasetRequest
 from tenner.dataset.working_copy import make_working_copy
-from tenner.errors import DatasetError, Problem, errors_in
+from tenner.kohya.buckets import Buckets
+from tenner.settings.subsets import SubsetRequest
+from tenner.storage.http import OnBytes
 
 __all__ = ["Dataset", "ImageItem", "inspect_dataset", "judge_dataset", "read_sources"]
 

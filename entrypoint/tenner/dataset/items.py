@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tenner.dataset.buckets import BucketPlace, Buckets, Size, batches_per_epoch
+from tenner.core.errors import Problem
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileNote, Finding, printable
 from tenner.dataset.masks import Mask
-from tenner.errors import Problem
+from tenner.kohya.buckets import BucketPlace, Buckets, Size, batches_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True)

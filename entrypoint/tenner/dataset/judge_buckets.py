@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tenner.dataset.buckets import (
+from tenner.dataset.findings import Finding, counted, names
+from tenner.dataset.items import ImageItem
+from tenner.dataset.request import DatasetRequest
+from tenner.kohya.buckets import (
     BucketPlace,
     Buckets,
     Size,
@@ -15,9 +18,6 @@ from tenner.dataset.buckets import (
     make_buckets,
     widest_bucket,
 )
-from tenner.dataset.findings import Finding, counted, names
-from tenner.dataset.items import ImageItem
-from tenner.dataset.request import DatasetRequest
 
 MUCH_CROPPED = 0.15
 """More than this of a picture cut away is worth a word: steps of 64 pixels cut off 12 % at most

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tenner.clip_tokenizers.counting import count_tokens, most_tokens
+from tenner.base.tokenizers.counting import count_tokens, most_tokens
 from tenner.dataset.captions import Caption
 from tenner.dataset.findings import Finding, counted, names
 

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tenner.dataset.buckets import Size
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileNote, Finding, counted, names, printable
 from tenner.dataset.likeness import near_duplicates
+from tenner.kohya.buckets import Size
 
 BROKEN_SHARE = 0.2
 """Above this share of unreadable images something went wrong as a whole (a cut upload)."""

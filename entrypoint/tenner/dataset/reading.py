@@ -17,9 +17,10 @@ from tenner.dataset.judge_images import judge_images, judge_unreadable
 from tenner.dataset.listing import CANNOT_BE_READ, FileEntry, list_files
 from tenner.dataset.masks import Mask, find_masks
 from tenner.dataset.metadata import read_metadata
-from tenner.dataset.request import DatasetRequest, SubsetRequest
+from tenner.dataset.request import DatasetRequest
 from tenner.dataset.view import View, build_view, subset_view
 from tenner.dataset.workers import WorkerPool, path_field
+from tenner.settings.subsets import SubsetRequest
 
 _OF_A_FILE_LEFT_OUT = "the caption of a file that is left out"
 OnProgress = Callable[[int, int], None]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from tenner.core.files import write_atomically
 from tenner.dataset.check import CheckResult, headline
 from tenner.dataset.findings import Finding, printable
 from tenner.dataset.items import ImageItem
-from tenner.running.run_dir import write_atomically
 
 MAX_SHOWN = 1500
 """More would make a page of tens of megabytes; those with problems come first then."""

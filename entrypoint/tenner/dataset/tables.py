@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from tenner.dataset.download import refuse_size
+from tenner.core.errors import DatasetError
 from tenner.dataset.metadata import COLUMNS
-from tenner.errors import DatasetError
+from tenner.storage.http import refuse_size
 
 _IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 _STRUCTURE = re.compile(r"struct<(?:.*, )?bytes: (?:large_)?binary")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tenner.secrets import child_environ
+from tenner.core.secrets import child_environ
 
 _WORTH_SECONDS = 0.05
 """A process takes about as long to start: less work than that is left to the first one."""

@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tenner.core.errors import DatasetError
+from tenner.core.files import write_json
 from tenner.dataset.findings import FileNote
 from tenner.dataset.request import DatasetRequest
 from tenner.dataset.workers import WorkerPool, path_field
-from tenner.errors import DatasetError
-from tenner.running.run_dir import write_json
 
 if TYPE_CHECKING:
     from tenner.dataset.items import ImageItem

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tenner.core.errors import MachineError, Problem, SettingsError
+from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
-from tenner.errors import MachineError, Problem, SettingsError
-from tenner.secrets import child_environ
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "diffusers"]

@@ -8,7 +8,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from tenner.secrets import redact_shapes
+from tenner.core.secrets import redact_shapes
 
 _PASSING = frozenset((408, 425, 429))
 _CALL_SECONDS = 15.0

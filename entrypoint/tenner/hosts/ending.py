@@ -8,10 +8,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.hardware.prices import Price
 from tenner.hosts.api import HostError, call
 from tenner.hosts.host import Action, Host, price_of_host
-from tenner.planning.cost import Price
 from tenner.settings.model import Settings
 
 LIMIT_SECONDS = 300.0

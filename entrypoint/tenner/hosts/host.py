@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from tenner.core.secrets import Secrets
+from tenner.hardware.prices import Price
 from tenner.hosts.api import Ask, HostError, call
-from tenner.planning.cost import Price
-from tenner.secrets import Secrets
 
 Action = Literal["none", "stop", "remove"]
 URL_VARIABLE = "TENNER_HOST_API"

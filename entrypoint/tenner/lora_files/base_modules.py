@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tenner.base.model import Base, Family
-from tenner.engines.diffusers.unet_config import parse_unet_config
-from tenner.engines.diffusers.unet_names import OriginalNames
-from tenner.safetensors_head import read_safetensors_header
+from tenner.base.model import Base
+from tenner.core.family import Family
+from tenner.core.safetensors_head import read_safetensors_header
+from tenner.engines.native.unet_config import parse_unet_config
+from tenner.engines.native.unet_names import OriginalNames
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor shapes by name: outputs, inputs, kernel."""
@@ -72,7 +73,7 @@ def _is_convolutional(path: str) -> bool:
 def _unet_config(base: Base) -> dict[str, Any]:
     if base.layout == "diffusers":
         return json.loads((base.path / "unet" / "config.json").read_text(encoding="utf-8"))
-    source = resources.files("tenner.engines.diffusers") / "configs.json"
+    source = resources.files("tenner.engines.native") / "configs.json"
     return json.loads(source.read_text(encoding="utf-8"))[base.family]["unet"]
 
 

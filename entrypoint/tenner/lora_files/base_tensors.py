@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from tenner.base.model import Family
-from tenner.engines.diffusers.unet_config import parse_unet_config
-from tenner.engines.diffusers.unet_names import OriginalNames
+from tenner.core.family import Family
+from tenner.core.network_parts import Part
+from tenner.engines.native.unet_config import parse_unet_config
+from tenner.engines.native.unet_names import OriginalNames
 from tenner.lora_files.modules import TensorEntry
-from tenner.lora_files.names import Part, underscored
+from tenner.lora_files.names import underscored
 from tenner.lora_files.reading import read_head
 
-_CONFIGS = Path(__file__).parents[1] / "engines" / "diffusers" / "configs.json"
+_CONFIGS = Path(__file__).parents[1] / "engines" / "native" / "configs.json"
 _CHECKPOINT_PARTS: tuple[tuple[str, Part], ...] = (
     ("model.diffusion_model.", "unet"),
     ("cond_stage_model.transformer.", "text_encoder"),

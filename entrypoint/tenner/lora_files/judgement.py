@@ -14,9 +14,9 @@ The bounds, for the update's Frobenius norm over that of the weights it adapts, 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tenner.errors import Level, Problem
+from tenner.core.errors import Level, Problem
+from tenner.core.network_parts import PART_NAMES, Part
 from tenner.lora_files.measured import Measured, PartMeasure
-from tenner.lora_files.names import PART_NAMES, Part
 
 LEAST_RATIO = 2e-4
 MOST_RATIO = 0.5

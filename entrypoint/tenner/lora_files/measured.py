@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from tenner.lora_files.names import Part
+from tenner.core.network_parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)

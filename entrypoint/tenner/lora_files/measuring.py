@@ -17,12 +17,12 @@ from typing import cast
 
 import numpy as np
 
-from tenner.base.model import Family
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
+from tenner.core.family import Family
+from tenner.core.network_parts import Part
 from tenner.lora_files.base_tensors import BaseWeight, BaseWeights, base_weights
 from tenner.lora_files.measured import Measured, MeasureJob, PartMeasure
 from tenner.lora_files.modules import LoraModule
-from tenner.lora_files.names import Part
 from tenner.lora_files.numbers import (
     Array,
     num_tiny,

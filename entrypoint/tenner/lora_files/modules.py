@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.lora_files.names import Kind, Part, underscored
+from tenner.core.network_parts import Part
+from tenner.lora_files.names import Kind, underscored
 
 
 @dataclass(frozen=True, kw_only=True)

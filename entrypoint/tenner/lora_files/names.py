@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from tenner.core.network_parts import Part
+
 Naming = Literal["kohya", "peft", "diffusers", "diffusers_old", "comfyui", "lycoris", "unknown"]
 """How modules are called: `lora_unet_down_blocks_0_…lora_down` (kohya), `base_model.model.…lora_A`
 (PEFT), `unet.…lora_A` or `unet.…lora.down` (diffusers), `…processor.to_q_lora.down` (diffusers
 before 0.22), `diffusion_model.…` (ComfyUI), `lycoris_…` (LyCORIS's own wrapper)."""
 
-Part = Literal["unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "other"]
 
 Kind = Literal["lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "norm", "unknown"]
 """How the update of a module is made of its tensors. A convolution's LoRA (LoCon) is `lora`."""
@@ -33,15 +34,6 @@ class TensorName:
     """What the tensor is to its module: `down`, `up`, `alpha`, `hada_w1_a`, `lokr_w2`, …"""
     naming: Naming
 
-
-PART_NAMES: dict[Part, str] = {
-    "unet": "U-Net",
-    "transformer": "transformer",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "text encoder 2",
-    "text_encoder_3": "text encoder 3",
-    "other": "other",
-}
 
 _ADAPTER = r"(?:\.[\w-]+)??"
 """PEFT puts an adapter's name between `lora_A` and `weight` where it saves the model itself."""

@@ -14,19 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from tenner.base.model import Family
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
+from tenner.core.family import Family
+from tenner.core.network_parts import PART_NAMES, Part
+from tenner.core.safetensors_head import read_safetensors_header
 from tenner.lora_files.family import family_of
-from tenner.lora_files.modules import (
-    LoraModule,
-    TensorEntry,
-    is_whole,
-    kind_of,
-    rank_of,
-    sizes_of,
-)
-from tenner.lora_files.names import PART_NAMES, Kind, Naming, Part, TensorName, parse_tensor_name
-from tenner.safetensors_head import read_safetensors_header
+from tenner.lora_files.modules import LoraModule, TensorEntry, is_whole, kind_of, rank_of, sizes_of
+from tenner.lora_files.names import Kind, Naming, TensorName, parse_tensor_name
 
 FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """What PEFT and diffusers call the file in a folder of theirs."""

@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.core.secrets import without_secrets
 from tenner.optimizers.table import find_optimizer
-from tenner.secrets import without_secrets
 
 TIME_LIMIT_SECONDS = 120.0
 _MODULES = {

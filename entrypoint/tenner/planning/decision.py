@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tenner.base.model import Base
+from tenner.core.errors import Problem
 from tenner.dataset import Dataset
 from tenner.engines.choice import ChosenEngine
-from tenner.errors import Problem
-from tenner.machine import Machine
-from tenner.planning.cost import Price, price_of
+from tenner.hardware import Machine
+from tenner.hardware.prices import Price, price_of
 from tenner.planning.expectation import Expected, expect, expected_choices
 from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.kept_tags import kept_tags

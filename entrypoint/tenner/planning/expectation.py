@@ -7,15 +7,15 @@ model is known for is carried along, so that a limit is judged fairly.
 from dataclasses import dataclass
 from typing import Any
 
-from tenner.cards import Card
-from tenner.errors import Problem
-from tenner.planning.cost import Price, cost_usd
+from tenner.core.errors import Problem
+from tenner.hardware.cards import Card
+from tenner.hardware.prices import Price, cost_usd
 from tenner.planning.length import Length
 from tenner.planning.sizing import BatchChoice, Choice
 from tenner.planning.speed import ERROR, StepTime, picture_seconds, step_time
 from tenner.planning.vram import Load
 from tenner.settings.model import Settings
-from tenner.telling.lines import duration
+from tenner.ui.lines import duration
 
 GUIDE_PASSES = 5000
 """The guide's job: 50 images, 10 repeats (its folder's name), 10 epochs."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
-from tenner.base.model import Base, Family
+from tenner.base.model import Base
 from tenner.base.prediction import PREDICTION_NAMES, Prediction
-from tenner.dataset.buckets import widest_bucket
+from tenner.core.family import Family
+from tenner.kohya.buckets import widest_bucket
 from tenner.optimizers import find_optimizer
 from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings

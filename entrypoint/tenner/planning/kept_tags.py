@@ -1,7 +1,7 @@
 """How many tags stay in place when tags are shuffled or dropped. Pure."""
 
+from tenner.core.errors import Problem
 from tenner.dataset import Dataset
-from tenner.errors import Problem
 from tenner.settings.model import Settings
 
 

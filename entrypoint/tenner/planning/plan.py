@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenner.base.model import Base
-from tenner.errors import Problem
-from tenner.local_paths import LocalPaths
+from tenner.core.errors import Problem
+from tenner.core.redact import LocalPaths
 from tenner.planning.expectation import Expected
 from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice

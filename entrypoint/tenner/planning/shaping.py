@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tenner.errors import Problem, SettingsError
+from tenner.core.errors import Problem, SettingsError
+from tenner.core.family import Family
 from tenner.planning.plan import Device, EngineName, Shape
 from tenner.planning.sizing import BatchChoice, CardMemory, Choice, Wish, choose_batch, fill_up
-from tenner.planning.vram import Family, Load
+from tenner.planning.vram import Load
 from tenner.settings.model import Settings
 
 Precision = Literal["no", "fp16", "bf16"]

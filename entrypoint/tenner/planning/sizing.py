@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tenner.cards import Card, card_named
-from tenner.errors import MachineError, SettingsError
+from tenner.core.errors import MachineError, SettingsError
+from tenner.hardware.cards import Card, card_named
 from tenner.planning.speed import modelled_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 

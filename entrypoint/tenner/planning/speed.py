@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from tenner.cards import card_named
-from tenner.cards.measured import MeasuredSpeed, measured_speed
-from tenner.planning.vram import NATIVE_SIDE, Family, Load
+from tenner.core.family import Family
+from tenner.hardware.cards import card_named
+from tenner.hardware.cards.measured import MeasuredSpeed, measured_speed
+from tenner.planning.vram import NATIVE_SIDE, Load
 
 LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
 """The least time of a step, however fast the card."""

@@ -12,11 +12,9 @@ xformers and sdpa, and what torch.compile changes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from tenner.core.family import Family
 from tenner.optimizers import state_bytes
-
-Family = Literal["sd1", "sd2", "sdxl"]
 
 CONTEXT_GB = 0.6
 """CUDA's own, once per process; the measurements' processes differ by a few tenths."""

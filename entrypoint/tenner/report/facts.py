@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from tenner.core.network_parts import Part
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
-from tenner.lora_files.names import Part
 from tenner.sample.job import Samples
 
 State = Literal["training", "trained", "delivered", "not_delivered", "stopped", "budget", "failed"]

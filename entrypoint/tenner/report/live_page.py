@@ -12,10 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tenner.errors import BudgetReached, DeliveryError, Problem, Stopped, TennerError
-from tenner.events import Event, Warned
-from tenner.planning.cost import Price, book_price
-from tenner.preparation import Prepared
+from tenner.core.errors import BudgetReached, DeliveryError, Problem, Stopped, TennerError
+from tenner.core.event_log import read_event_lines
+from tenner.core.events import Event, Warned
+from tenner.core.files import write_atomically
+from tenner.core.priority import yield_thread
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import NO_SECRETS, Secrets
+from tenner.hardware.prices import Price, book_price
+from tenner.planning.prepared import Prepared
 from tenner.report.facts import (
     CostFacts,
     LossCurve,
@@ -25,15 +30,11 @@ from tenner.report.facts import (
     State,
     redacted,
 )
+from tenner.report.history import Story
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page
 from tenner.report.run_facts import Found, report_facts
-from tenner.report.story import Story
-from tenner.running.event_log import read_event_lines
-from tenner.running.run_dir import RunDir, write_atomically
-from tenner.secrets import NO_SECRETS, Secrets
 from tenner.supervision.budget import Budget
-from tenner.supervision.priority import yield_thread
 
 LEAST_SECONDS = 2.0
 """A page is not written oftener than this."""

@@ -19,15 +19,15 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tenner.core.files import write_atomically
+from tenner.core.sizes import size_words
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
 from tenner.report.arabic import in_arabic
 from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
-from tenner.running.run_dir import write_atomically
 from tenner.sample.cells import USUAL
-from tenner.sizes import size_words
 
 LANGUAGES = ("en", "ar")
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")

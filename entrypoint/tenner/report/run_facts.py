@@ -8,9 +8,8 @@ from typing import cast
 
 from tenner import __version__
 from tenner.base.model import FAMILY_NAMES
-from tenner.delivery import Delivered
 from tenner.planning.decision import num_cpus
-from tenner.preparation import Prepared
+from tenner.planning.prepared import Prepared
 from tenner.report.facts import (
     ChoiceFact,
     ConceptFact,
@@ -25,9 +24,8 @@ from tenner.report.facts import (
     TimingFact,
     WeightsFact,
 )
-from tenner.report.story import Story
-from tenner.sample.job import Samples
-from tenner.sample.sampling import Drawn
+from tenner.report.history import Story
+from tenner.sample.job import Drawn, Samples
 from tenner.settings.model import Settings
 from tenner.settings.published import published_request
 
@@ -156,12 +154,3 @@ def sample_set(drawn: Drawn) -> SampleSet:
     """What was drawn of the finished LoRA. Raises OSError or ValueError."""
     listing: Path = drawn.listing
     return SampleSet.of(Samples.read(listing), listing.parent)
-
-
-def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
-    """What was delivered, file by file, and where it lies."""
-    where = ", ".join(each.destination for each in delivered.at)
-    return tuple(
-        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
-        for each in delivered.manifest.files
-    )

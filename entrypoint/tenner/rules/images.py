@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tenner.dataset.buckets import widest_bucket
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.kohya.buckets import widest_bucket
 from tenner.rules.rule import SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 

@@ -1,6 +1,6 @@
 """All rules, in the order in which they are told."""
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 from tenner.rules import captions, images, length, network, noise, optimizer, run, sampling
 from tenner.rules.rule import Check, Rule
 from tenner.rules.view import View

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import fields
 
-from tenner.engines.diffusers.job import TrainJob
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.core.train_job import TrainJob
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from tenner.engines.sd_scripts.arguments import takes_no_warmup
-from tenner.errors import Problem
+from tenner.core.errors import Problem
+from tenner.core.suggest import nearest_name
+from tenner.kohya.warmup import takes_no_warmup
 from tenner.optimizers import OPTIMIZERS, Kind, Optimizer, find_optimizer
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
-from tenner.slips import nearest_name
 
 _FORMS: dict[Kind, str] = {
     "number": "a number",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tenner.errors import Level, Problem
+from tenner.core.errors import Level, Problem
 from tenner.rules.view import Needs, Trainer, View
 
 BOTH: tuple[Trainer, ...] = ("sd-scripts", "diffusers")

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 from tenner.rules.rule import SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tenner.engines.sd_scripts.facts import options
+from tenner.kohya.options import options
 
 Trainer = Literal["sd-scripts", "diffusers"]
 Family = Literal["sd1", "sd2", "sdxl"]

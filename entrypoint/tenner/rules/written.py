@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 from tenner.rules.view import View
 
 

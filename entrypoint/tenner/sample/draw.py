@@ -25,12 +25,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tenner.events import Done, Event, Failed, Phase, Warned
-from tenner.running.run_dir import write_atomically
+from tenner.core.events import Done, Event, Failed, Phase, Warned
+from tenner.core.files import write_atomically
+from tenner.core.temporary_files import part_of
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
 from tenner.sample.png_text import LoraTag, parameters
-from tenner.temporary_files import part_of
 
 SECONDS_BETWEEN_EVENTS = 1.0
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Family = Literal["sd1", "sd2", "sdxl"]
+from tenner.core.family import Family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +133,12 @@ def _sample(found: dict[str, Any]) -> Sample:
 
 
 SAMPLES_FILE = "samples.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Pictures that were drawn, listed in `listing`, and the sheet of them all."""
+
+    listing: Path
+    grid: Path | None = None
+    seconds: float = 0.0

@@ -17,9 +17,9 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from safetensors import safe_open
 
-from tenner.clip_tokenizers import open_clip_tokenizer
-from tenner.errors import SettingsError
-from tenner.safetensors_head import data_start, read_safetensors_header
+from tenner.base.tokenizers import open_clip_tokenizer
+from tenner.core.errors import SettingsError
+from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
 from tenner.sample.single_file import open_single_file

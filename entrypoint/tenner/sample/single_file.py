@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tenner.sample.job import Family, SampleJob
-from tenner.temporary_files import temporary_folder
+from tenner.core.family import Family
+from tenner.core.temporary_files import temporary_folder
+from tenner.sample.job import SampleJob
 
 # Folder names of the CLIP tokenizers, as sd-scripts' `--tokenizer_cache_dir` names them
 CLIP_L = "openai_clip-vit-large-patch14"

@@ -8,9 +8,9 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
-from tenner.errors import SettingsError
-from tenner.running.run_dir import RunDir
-from tenner.secrets import Secrets, secrets_from
+from tenner.core.errors import SettingsError
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import Secrets, secrets_from
 from tenner.settings.model import Settings
 
 TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"

@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from tenner.core.files import write_atomically
+from tenner.core.run_dir import RunDir
 from tenner.report.page import content_policy
-from tenner.running.run_dir import RunDir, write_atomically
 from tenner.serve.access import Access, Asked
 
 _HEADERS = {

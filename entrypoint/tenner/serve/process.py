@@ -17,11 +17,11 @@ from pathlib import Path
 
 import uvicorn
 
-from tenner.running.run_dir import RunDir
+from tenner.core.priority import NICE
+from tenner.core.run_dir import RunDir
 from tenner.serve.access import Access
 from tenner.serve.app import Served, make_app
 from tenner.serve.limits import OVERALL, Connections, limited_protocol
-from tenner.supervision.priority import NICE
 
 BACKLOG = 64
 """Connections that are taken in at a time, before any is judged."""

@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
 
-from tenner.addresses import MASK
-from tenner.errors import SettingsError
-from tenner.running.run_dir import RunDir
-from tenner.secrets import without_secrets
+from tenner.core.addresses import MASK
+from tenner.core.errors import SettingsError
+from tenner.core.parent_death import leashed
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import without_secrets
 from tenner.serve import TOKEN_VARIABLE
 from tenner.serve.access import Access
-from tenner.supervision.leash import leashed
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0

@@ -2,8 +2,8 @@
 
 from functools import cache
 
+from tenner.core.suggest import nearest_name
 from tenner.settings.model import ALIASES, Settings
-from tenner.slips import nearest_name
 
 MEANT = {
     "epochs": "max_train_epochs",

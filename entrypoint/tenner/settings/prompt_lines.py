@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 
 FILE_ENDINGS = (".txt", ".toml", ".json")
 _BEGINNINGS_OF_PATHS = ("/", "./", "../", "~/")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PureWindowsPath
 from typing import Any
 
-from tenner.local_paths import LocalPaths
+from tenner.core.redact import LocalPaths
 from tenner.settings.model import Settings
 from tenner.settings.resolve import Request
 

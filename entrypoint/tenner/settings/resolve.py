@@ -12,13 +12,15 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tenner.dataset.request import SubsetRequest
-from tenner.engines.sd_scripts import facts
-from tenner.errors import Problem, SettingsError, errors_in
+from tenner.core.errors import Problem, SettingsError, errors_in
+from tenner.core.secrets import redact_shapes
+from tenner.kohya import options as facts
 from tenner.optimizers import with_recommended
 from tenner.rules import judge
-from tenner.secrets import redact_shapes
-from tenner.settings.doors import (
+from tenner.settings.model import Settings
+from tenner.settings.names import canonical, nearest, setting_names
+from tenner.settings.prompt_lines import read_prompts
+from tenner.settings.sources import (
     PREFIX,
     PROGRAM_VARIABLES,
     Layer,
@@ -27,9 +29,7 @@ from tenner.settings.doors import (
     flags_layer,
     preset_layer,
 )
-from tenner.settings.model import Settings
-from tenner.settings.names import canonical, nearest, setting_names
-from tenner.settings.prompt_lines import read_prompts
+from tenner.settings.subsets import SubsetRequest
 from tenner.settings.trained_parts import trained_parts
 from tenner.settings.view import view_of
 

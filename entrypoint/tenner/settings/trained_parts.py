@@ -4,7 +4,7 @@ A part at rate 0 would be written as modules that do nothing, would take the mem
 trained, and its captions would be encoded anew at every step.
 """
 
-from tenner.errors import Problem
+from tenner.core.errors import Problem
 from tenner.settings.model import Settings
 
 

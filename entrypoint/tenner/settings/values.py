@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from tenner.addresses import Address
-from tenner.json_text import parse_json
+from tenner.core.addresses import Address
+from tenner.core.json_text import parse_json
 
 SMALLEST_SIDE = 16
 """Pixels: two latents, the least that the tiny base's U-Net takes."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from tenner.base.model import known_base
 from tenner.rules import View
+from tenner.settings.known_bases import known_base
 from tenner.settings.model import Settings
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenner.events import Event, Warned
+from tenner.core.events import Event, Warned
 from tenner.supervision.guards import Verdict
 
 GUESSED_BYTES_PER_SECOND = 5e6

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
-from tenner.events import Event, Failed, Step, Warned
-from tenner.secrets import child_environ
+from tenner.core.events import Event, Failed, Step, Warned
+from tenner.core.secrets import child_environ
 from tenner.supervision.guards import Verdict
 
 EVERY_SECONDS = 30.0

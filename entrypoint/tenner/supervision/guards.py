@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tenner.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
+from tenner.core.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
 
 Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done", "disk"]
 

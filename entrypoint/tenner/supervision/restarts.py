@@ -7,7 +7,7 @@ newest costs what was trained since; ending the run costs a user's night. Pure.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tenner.events import FailureKind
+from tenner.core.events import FailureKind
 
 KILLED_FROM_OUTSIDE: frozenset[FailureKind] = frozenset(("killed", "host_memory"))
 

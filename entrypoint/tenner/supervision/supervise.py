@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from tenner.engines import THREAD_WAITING, Command, ReadLine
-from tenner.events import Event, Failed
+from tenner.core.command import THREAD_WAITING, Command, ReadLine
+from tenner.core.events import Event, Failed
+from tenner.core.parent_death import leashed
 from tenner.supervision.guards import Guard, Guards, Verdict
-from tenner.supervision.leash import leashed
 
 _MAX_LINE_BYTES = 65_536
 _LOOK_SECONDS = 0.9

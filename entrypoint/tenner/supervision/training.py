@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tenner.disk_trouble import TAKES_NO_MORE, disk_failure, free_words, is_disk_trouble
-from tenner.engines import Command, ReadLine
-from tenner.errors import (
+from tenner.core.command import Command, ReadLine
+from tenner.core.disk_errors import TAKES_NO_MORE, disk_failure, free_words, is_disk_trouble
+from tenner.core.errors import (
     BudgetReached,
     DatasetError,
     MachineError,
@@ -21,14 +21,13 @@ from tenner.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
-from tenner.running.ledger import Finished
-from tenner.running.run_dir import RunDir
-from tenner.supervision.death import Kills, count_kills, explain
+from tenner.core.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
+from tenner.core.run_dir import RunDir
+from tenner.core.weights import Weights, inspect_weights
+from tenner.supervision.exit_diagnosis import Kills, count_kills, explain
 from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
 from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
 from tenner.supervision.supervise import Ending, StopRequest, follow
-from tenner.weights import Weights, inspect_weights
 
 _IN_GOOD_ORDER = ("done", "budget", "stop_file")
 """Why an engine may be ended whose final weights are whole: its exit code says nothing then."""
@@ -188,19 +187,6 @@ def _another_try(
     follower.on_event(Warned(text=text))
     stop.wait(restarts.pause_seconds)
     return (lighter.engine if lighter else engine), failed
-
-
-def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
-    """The training that an earlier life finished, where its weights are still here and good."""
-    if finished is None:
-        return None
-    found = inspect_weights(place.checkpoints / finished.file.name)
-    if isinstance(found, Problem) or found.num_bytes != finished.file.size:
-        return None
-    step = finished.file.step
-    return Trained(
-        weights=found, step=step, finished=True, seconds=finished.seconds, resumed_from=step
-    )
 
 
 def states(place: RunDir) -> list[Path]:

@@ -49,7 +49,7 @@ class Proxy:
 
 
 @contextmanager
-def fault_proxy(upstream_port: int) -> Iterator[Proxy]:
+def fault_proxy(upstream_port: int) -> Iterator[Proxy]:  # noqa: C901
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.engines.sd_scripts import facts
+from tenner.kohya import options as facts
 
 
 def problem(name: str, value: object) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tenner.engines.sd_scripts.facts import pinned_commit
+from tenner.core.errors import Problem
 from tenner.engines.sd_scripts.find import MODULES, SCRIPTS, Trainer, find, try_import
-from tenner.errors import Problem
+from tenner.kohya.options import pinned_commit
 
 
 @pytest.fixture

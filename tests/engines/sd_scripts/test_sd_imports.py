@@ -4,7 +4,7 @@ import json
 import tomllib
 from typing import Any
 
-from tenner.engines.sd_scripts.imports import Imported, import_json, import_tables
+from tenner.settings.sd_scripts_files import Imported, import_json, import_tables
 
 FORM: dict[str, Any] = {
     "LoRA_type": "Kohya LoCon",

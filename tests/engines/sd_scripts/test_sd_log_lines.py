@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenner.core.events import Checkpoint, Done, EpochEnd, Event, Failed, StateSaved, Step, Warned
 from tenner.engines.sd_scripts.log_lines import NAN_STEPS, LogReader, Output
 from tenner.engines.sd_scripts.log_text import english, pieces
 from tenner.engines.sd_scripts.resume import Life
-from tenner.events import Checkpoint, Done, EpochEnd, Event, Failed, StateSaved, Step, Warned
 
 E = TypeVar("E", bound=Event)
 LOGS = Path(__file__).parent / "logs"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.local_paths import LocalPaths
+from tenner.core.redact import LocalPaths
 
 CAPTURED = Path(__file__).parent / "metadata_sd15.json"
 

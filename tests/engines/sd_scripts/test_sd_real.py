@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from tenner.local_paths import LocalPaths
-from tenner.tiny import concept_dir
+from tenner.base.tiny import concept_dir
+from tenner.core.redact import LocalPaths
 from tests.guide import GUIDE
 
 pytestmark = [

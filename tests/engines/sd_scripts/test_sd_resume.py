@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tenner.engines.sd_scripts.facts import Value
 from tenner.engines.sd_scripts.resume import Life, checkpoint_name, keep_states, steps_per_epoch
+from tenner.kohya.options import Value
 
 
 @dataclass

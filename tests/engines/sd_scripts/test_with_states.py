@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tenner.engines.diffusers.noise import NoiseSchedule
+from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.sd_scripts.with_states import Batches, Life, saving
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tenner.addresses import Address, full_address
-from tenner.base.model import KnownBase, known_base
-from tenner.errors import SettingsError
+from tenner.core.addresses import Address, full_address
+from tenner.core.errors import SettingsError
+from tenner.settings.known_bases import KnownBase, known_base
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}

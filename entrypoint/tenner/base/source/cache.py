@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from tenner.base.source.address import BaseAddress
-from tenner.dataset.download import OnBytes, Wanted, download
-from tenner.delivery.sealing import hash_file
-from tenner.errors import Problem, SettingsError
-from tenner.running.run_dir import write_json
-from tenner.safetensors_head import read_safetensors_header, refuse_beginning
-from tenner.secrets import Secrets
-from tenner.sizes import size_words
+from tenner.core.checksums import hash_file
+from tenner.core.errors import Problem, SettingsError
+from tenner.core.files import write_json
+from tenner.core.safetensors_head import read_safetensors_header, refuse_beginning
+from tenner.core.secrets import Secrets
+from tenner.core.sizes import size_words
+from tenner.storage.http import OnBytes, Wanted, download
 
 MAX_BYTES = 32 * 1024**3
 """SDXL in float32 has 14 GB; more than twice that is no base model of these families."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _CONFIGS = re.compile(

@@ -7,9 +7,9 @@ from pathlib import Path
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching
 from tenner.base.source.from_web import fetch_from_web
-from tenner.dataset.download import OnBytes
-from tenner.errors import SettingsError
-from tenner.secrets import Secrets
+from tenner.core.errors import SettingsError
+from tenner.core.secrets import Secrets
+from tenner.storage.http import OnBytes
 
 
 def fetch_base(

@@ -17,10 +17,10 @@ from tenner.base.source.cache import (
     wanted_file,
 )
 from tenner.base.source.choosing import choose_files
-from tenner.delivery.hub_client import HubClient, ask, open_hub_client
-from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.errors import SettingsError
-from tenner.running.run_dir import write_atomically
+from tenner.core.errors import SettingsError
+from tenner.core.files import write_atomically
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.storage.hub_client import HubClient, ask, open_hub_client
 
 _LISTING_SECONDS = 60.0
 _KEPT_LISTING_SECONDS = 5.0

@@ -3,10 +3,10 @@
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
-from tenner.delivery.destination import Destination, parse_destination
-from tenner.delivery.retry import Deadline, Passing, Refused, retrying
-from tenner.delivery.s3 import S3Store, open_s3
-from tenner.errors import SettingsError
+from tenner.core.errors import SettingsError
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.s3 import S3Store, open_s3
 
 _LONGEST_SECONDS = 6 * 3600.0
 """Seven GB at 3 Mbit/s."""

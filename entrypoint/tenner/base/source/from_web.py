@@ -2,16 +2,9 @@
 
 from pathlib import Path
 
-from tenner.addresses import full_address
 from tenner.base.source.address import BaseAddress
-from tenner.base.source.cache import (
-    FetchedBase,
-    Fetching,
-    bring,
-    check_sha256,
-    key_of,
-    wanted_file,
-)
+from tenner.base.source.cache import FetchedBase, Fetching, bring, check_sha256, key_of, wanted_file
+from tenner.core.addresses import full_address
 
 
 def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:

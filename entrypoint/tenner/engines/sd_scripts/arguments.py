@@ -8,11 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from tenner.engines.sd_scripts.facts import Value, options, read_value
-
-Family = Literal["sd1", "sd2", "sdxl"]
+from tenner.core.family import Family
+from tenner.kohya.options import Value, options, read_value
+from tenner.kohya.warmup import takes_no_warmup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +107,6 @@ def _many(name: str, values: Sequence[Value]) -> list[str]:
 
 def _text(value: Value) -> str:
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def takes_no_warmup(values: Mapping[str, object]) -> bool:
-    """Whether sd-scripts stops with an error when this schedule is given warm-up steps."""
-    optimizer = str(values.get("optimizer_type") or "").lower()
-    if optimizer.endswith("schedulefree"):
-        return False  # its scheduler is a dummy that looks at nothing
-    given = values.get("optimizer_args")
-    words: Sequence[object] = list(given) if isinstance(given, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
-    if optimizer == "adafactor" and "relative_step=False" not in words:
-        return True  # brings a scheduler of its own
-    name = str(values.get("lr_scheduler") or "constant")
-    return bool(values.get("lr_scheduler_type")) or name in ("constant", "piecewise_constant")
 
 
 def _is_passed_on(key: str) -> bool:

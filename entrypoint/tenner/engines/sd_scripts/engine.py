@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.engines import Command
-from tenner.engines.sd_scripts.arguments import Family, Paths, arguments, translate
-from tenner.engines.sd_scripts.facts import Value
+from tenner.core.command import Command
+from tenner.core.family import Family
+from tenner.core.parent_death import leashed_worker
+from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
 from tenner.engines.sd_scripts.resume import Life, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
-from tenner.supervision.leash import leashed_worker
+from tenner.kohya.options import Value
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
 WRAPPER = Path(__file__).with_name("with_states.py").resolve()

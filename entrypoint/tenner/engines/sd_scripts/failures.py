@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from tenner.events import Failed, FailureKind
+from tenner.core.events import Failed, FailureKind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from tenner.running.run_dir import sync_directory, write_json
+from tenner.core.files import sync_directory, write_json
 
 STATE_MARK = "state.json"
 KEPT_STATES = 2

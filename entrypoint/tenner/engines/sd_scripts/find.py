@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.engines.sd_scripts.facts import pinned_commit
-from tenner.errors import Problem
-from tenner.secrets import child_environ
+from tenner.core.errors import Problem
+from tenner.core.secrets import child_environ
+from tenner.kohya.options import pinned_commit
 
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
 PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"

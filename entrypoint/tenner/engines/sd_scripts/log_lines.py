@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tenner.engines.sd_scripts.failures import failure_of_exception, known_failure
-from tenner.engines.sd_scripts.log_text import Bar, Continuation, Record, english, pieces
-from tenner.engines.sd_scripts.resume import Life
-from tenner.events import (
+from tenner.core.events import (
     Checkpoint,
     Done,
     EpochEnd,
@@ -25,6 +22,9 @@ from tenner.events import (
     Step,
     Warned,
 )
+from tenner.engines.sd_scripts.failures import failure_of_exception, known_failure
+from tenner.engines.sd_scripts.log_text import Bar, Continuation, Record, english, pieces
+from tenner.engines.sd_scripts.resume import Life
 
 LearningRates = Callable[[int], Mapping[str, float]]
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tenner.engines.sd_scripts.facts import Value
+from tenner.kohya.options import Value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,18 +5,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.engines import Command
+from tenner.core.command import Command
+from tenner.core.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
+from tenner.core.run_dir import RunDir
 from tenner.engines.sd_scripts.engine import Job, command, learning_rates
-from tenner.engines.sd_scripts.files import (
-    adopt_checkpoint,
-    adopt_state,
-    state_problem,
-    state_step,
-)
+from tenner.engines.sd_scripts.files import adopt_checkpoint, adopt_state, state_problem, state_step
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import checkpoint_name
-from tenner.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
-from tenner.running.run_dir import RunDir
 
 BROKEN_STATE_EXIT = 24
 """What the command of a life ends with where its state is broken; the trainer itself ends with 1

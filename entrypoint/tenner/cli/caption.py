@@ -1,0 +1,243 @@
+"""`tenner caption`: a first draft of each caption that is missing, beside the images.
+
+A file that a human wrote or edited is never touched unless told; a second start goes on where the
+first one ended.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.core.errors import DatasetError, MachineError, SettingsError
+from tenner.dataset.captioning.child import CaptionProcess
+from tenner.dataset.captioning.drafts import NOTE, Drafts
+from tenner.dataset.captioning.models import PINNED, Kind, find_model
+from tenner.dataset.captions import find_caption_files
+from tenner.dataset.findings import FileNote, counted, names, printable
+from tenner.dataset.judge_captions import led_by
+from tenner.dataset.listing import FileEntry, list_files
+from tenner.dataset.metadata import read_metadata
+from tenner.dataset.view import read_folder_name
+from tenner.engines.choice import missing_modules
+from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
+from tenner.hardware.host import inspect_host
+from tenner.storage.cache_dir import downloads_dir
+
+MODULES: Mapping[Kind, tuple[str, ...]] = {
+    "wd14": ("onnxruntime", "numpy", "PIL"),
+    "blip": ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL"),
+}
+OnDone = Callable[[str, int, int | None], None]
+"""Called with what is counted, how much is done, and of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRequest:
+    """What was asked for. `output`: another folder than the images' own. `trigger`: None takes
+    the concept part of a folder such as `10_sks dog`."""
+
+    folder: Path
+    kind: Kind = "wd14"
+    model: Path | None = None
+    trigger: str | None = None
+    output: Path | None = None
+    overwrite: bool = False
+    threshold: float = 0.35
+    character_threshold: float = 0.85
+    left_out: tuple[str, ...] = ()
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """What was done: names of caption files drafted, and of images that were left as they are."""
+
+    drafted: tuple[str, ...]
+    drafted_before: int
+    humans: tuple[str, ...]
+    left_out: tuple[FileNote, ...]
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One image, the caption file that it gets, and the trigger that stands first in it."""
+
+    image: str
+    caption: str
+    trigger: str
+
+
+def draft_captions(
+    request: CaptionRequest, environ: Mapping[str, str], on_done: OnDone | None = None
+) -> Captioned:
+    """Draft what is missing. Raises DatasetError, MachineError or SettingsError."""
+    tell: OnDone = on_done or _say_nothing
+    entries = _entries(request.folder)
+    into = request.output or request.folder
+    drafts = Drafts(into, _made_by(request))
+    tasks, states, humans = _sort_out(request, entries, drafts)
+    if not tasks:
+        return Captioned(
+            drafted=(), drafted_before=states["drafted"], humans=humans, left_out=(), device=""
+        )
+    python = _python_for(request.kind, environ)
+    cache = downloads_dir(environ)
+    mb = 1_000_000
+    model = find_model(
+        request.kind,
+        request.model,
+        cache,
+        environ,
+        lambda done, total: tell("MB fetched", done // mb, -(-total // mb) if total else None),
+    )
+    drafted: list[str] = []
+    left_out: list[FileNote] = []
+    with CaptionProcess(python, _wanted(request, model), environ) as process:
+        device = process.device()
+        for number, task in enumerate(tasks, start=1):
+            found = process.draft(request.folder / task.image)
+            words = led_by(str(found.get("caption", "")), task.trigger)
+            if "caption" in found and words:
+                _write(drafts, task.caption, words)
+                drafted.append(task.caption)
+            else:
+                why = found.get("unreadable") or found.get("failed") or "no tag is likely enough"
+                left_out.append(FileNote(path=task.image, why=str(why)))
+            tell("images captioned", number, len(tasks))
+    return Captioned(
+        drafted=tuple(drafted),
+        drafted_before=states["drafted"],
+        humans=humans,
+        left_out=tuple(left_out),
+        device=device,
+    )
+
+
+def _say_nothing(what: str, done: int, total: int | None) -> None:
+    del what, done, total
+
+
+def summary(result: Captioned, request: CaptionRequest) -> str:
+    """What was done, in lines for people."""
+    lines = [f"{counted(len(result.drafted), 'caption')} drafted by {PINNED_NAMES[request.kind]}"]
+    if result.drafted:
+        lines[0] += f" on {result.device}"
+    if result.drafted_before:
+        lines.append(f"{result.drafted_before} drafted before, kept")
+    if result.humans:
+        lines.append(
+            f"{counted(len(result.humans), 'caption')} not ours, left as written:"
+            f" {names(result.humans)}"
+        )
+    lines += [f"left out: {printable(note.path)}: {note.why}" for note in result.left_out[:20]]
+    if len(result.left_out) > 20:
+        lines.append(f"and {len(result.left_out) - 20} more")
+    if result.drafted:
+        lines.append("Drafts are guesses: read them over. A file you edit is never overwritten.")
+    return "\n".join(lines)
+
+
+PINNED_NAMES: Mapping[Kind, str] = {"wd14": "the WD14 tagger", "blip": "BLIP"}
+
+
+def _entries(folder: Path) -> tuple[FileEntry, ...]:
+    try:
+        return list_files(folder)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be read: {error.strerror or error}", fix="name a folder of images"
+        ) from None
+
+
+def _sort_out(
+    request: CaptionRequest, entries: Sequence[FileEntry], drafts: Drafts
+) -> tuple[list[_Task], Counter[str], tuple[str, ...]]:
+    """What is to be drafted, how many captions are in which state, and which are a human's."""
+    images = [entry for entry in entries if entry.kind == "image"]
+    if not images:
+        raise DatasetError(f"no images in {request.folder}", fix="name a folder of images")
+    lying = find_caption_files(images, entries, None).by_image
+    in_table = read_metadata(entries, {image.path for image in images}, request.folder).captions
+    shared = Counter((image.folder, image.stem.casefold()) for image in images)
+    tasks: list[_Task] = []
+    states: Counter[str] = Counter()
+    humans: list[str] = []
+    for image in images:
+        alone = shared[image.folder, image.stem.casefold()] == 1
+        own = f"{image.folder}/" * bool(image.folder) + (image.stem if alone else image.name)
+        name = f"{own}.txt"
+        state = drafts.state(name)
+        found = lying.get(image.path)
+        if request.output is None and found and found.path != name:
+            state, name = "human", found.path  # in another form: `.caption`, `A.TXT`
+        elif image.path in in_table and state == "missing":
+            state, name = "human", image.path  # in metadata.jsonl
+        states[state] += 1
+        if state == "human" and not request.overwrite:
+            humans.append(name)
+        elif state != "drafted":
+            tasks.append(_Task(image=image.path, caption=name, trigger=_trigger(request, image)))
+    return tasks, states, tuple(humans)
+
+
+def _trigger(request: CaptionRequest, image: FileEntry) -> str:
+    if request.trigger is not None:
+        return request.trigger
+    folder = image.folder.rpartition("/")[2] or request.folder.absolute().name
+    named = read_folder_name(folder)
+    return named.concept if named else ""
+
+
+def _write(drafts: Drafts, name: str, caption: str) -> None:
+    try:
+        drafts.write(name, caption)
+    except OSError as error:
+        raise SettingsError(
+            f"{printable(name)} cannot be written: {error.strerror or error}",
+            fix="make the folder writable, or name another one: --output FOLDER",
+        ) from error
+
+
+def _made_by(request: CaptionRequest) -> dict[str, object]:
+    """Everything that shapes a draft's words."""
+    model = PINNED[request.kind]
+    tags = (
+        [request.threshold, request.character_threshold, sorted(request.left_out)]
+        if request.kind == "wd14"
+        else []
+    )
+    own = str(request.model.absolute()) if request.model else f"{model.id}@{model.revision}"
+    return {"kind": request.kind, "model": own, "tags": tags, "trigger": request.trigger}
+
+
+def _wanted(request: CaptionRequest, model: Path) -> dict[str, object]:
+    return {
+        "kind": request.kind,
+        "folder": str(model.absolute()),
+        "device": request.device,
+        "num_threads": max(1, int(inspect_host().cpus)),
+        "threshold": request.threshold,
+        "character_threshold": request.character_threshold,
+        "left_out": list(request.left_out),
+    }
+
+
+def _python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
+    """A Python that holds what the model needs: this one, or the trainer's."""
+    named = environ.get(PYTHON_VARIABLE)
+    pythons = [Path(sys.executable), *([Path(named)] if named else [])]
+    lacking: list[str] = []
+    for python in pythons:
+        lacking = missing_modules(python, MODULES[kind])
+        if not lacking:
+            return python
+    raise MachineError(
+        f"drafting captions with {kind} needs {', '.join(lacking)}",
+        fix="pip install 'tenner[caption]'",
+    )
+
+
+__all__ = ["NOTE", "CaptionRequest", "Captioned", "draft_captions", "summary"]

@@ -1,0 +1,203 @@
+"""The words of the command line: what each command is called, says of itself and takes."""
+
+import argparse
+from collections.abc import Sequence
+
+from tenner.cli.flags import add_other_flags, add_setting_flags
+
+COMMANDS = {
+    "train": "check everything, train, draw samples, deliver, verify",
+    "plan": "steps, batch, memory, hours and dollars, before anything is rented",
+    "doctor": "look at the card, the driver, the trainer, memory and disks of this machine",
+    "check": "look at every image and caption, and say what is wrong",
+    "caption": "draft captions with a tagger, never over one that you wrote",
+    "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
+    "inspect": "what a LoRA file is, who reads it, and whether it learnt anything",
+    "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
+    "status": "how far a run is, what it has cost, and where its result lies",
+    "deliver": "deliver a finished run again",
+    "serve": "show a run's page on a port, while it trains or after",
+    "version": "versions of tenner and what it works with",
+}
+
+
+def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line that `words` need: all commands, and the arguments of the one they name.
+
+    Flags that are no settings are let in, to be judged.
+    """
+    parser = argparse.ArgumentParser(
+        prog="tenner",
+        description="Train a Stable Diffusion LoRA for under ten dollars, and never lose a run.",
+        epilog="Exit codes: 0 delivered and verified, 2 settings, 3 dataset, 4 machine,"
+        " 5 training, 6 trained but not delivered, 7 budget reached, 70 a fault of"
+        " tenner's own, 143 stopped by a signal.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, says in COMMANDS.items():
+        command = commands.add_parser(name, help=says, description=says, allow_abbrev=False)
+        if words[:1] != [name]:
+            continue
+        if name in _ARGUMENTS:
+            _ARGUMENTS[name](command)
+        if name in _SETTINGS_COMMANDS:
+            add_setting_flags(command, explained=bool({"-h", "--help"}.intersection(words)))
+        if name in _JOB_COMMANDS:
+            add_other_flags(command, words[1:])
+    return parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="DATASET_OR_SETTINGS",
+        help="a dataset (folder, archive, s3://, https://, hf://) or a settings file (TOML);"
+        " default ./training_config.toml",
+    )
+    parser.add_argument("--config", "--config_file", dest="config_flag", help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help="start from a packaged preset")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--restart", action="store_true", help="start afresh; a run that is there is kept aside"
+    )
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        metavar="NAME",
+        help="plan for a card that is not here, such as 'RTX 4090' or A100-40; may be said"
+        " several times, or 'all', to compare what they cost",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument("--page", metavar="FILE", help="write a contact sheet of all images")
+
+
+def _caption_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="folder of images")
+    parser.add_argument(
+        "--with",
+        dest="kind",
+        choices=("wd14", "blip"),
+        default="wd14",
+        help="wd14: tags, as for anime and drawn models; blip: a sentence, as for photos [wd14]",
+    )
+    parser.add_argument("--model", metavar="FOLDER", help="the model's files, instead of fetching")
+    parser.add_argument("--trigger", help="first in each caption [the name in 10_name]")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="write captions there, not beside images"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also over captions that a human wrote"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.35, help="wd14: how likely a tag must be [0.35]"
+    )
+    parser.add_argument(
+        "--character_threshold", type=float, default=0.85, help="the same for characters [0.85]"
+    )
+    parser.add_argument("--leave_out", default="", metavar="TAGS", help="wd14: tags, by commas")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "jobs", metavar="JOBS", help="folder of settings files, or a TOML with [[jobs]] or [sweep]"
+    )
+    parser.add_argument("--preset", help="start every job from a packaged preset")
+    session = parser.add_argument_group("The session")
+    session.add_argument("--stop-after", metavar="N", help="start no further job after N failures")
+    session.add_argument(
+        "--shortest-first", action="store_const", const=True, help="train the shortest job first"
+    )
+    session.add_argument(
+        "--session-cost-usd", metavar="USD", help="most that all jobs together may cost"
+    )
+    session.add_argument(
+        "--session-hours", metavar="H", help="longest that all jobs together may take"
+    )
+    session.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="hand the jobs to a Ray cluster (auto, host:port), or to all cards of this machine",
+    )
+    session.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="with --ray: how long a machine that is lost keeps its jobs from others [60]",
+    )
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="a LoRA's .safetensors file, or a folder of PEFT or diffusers"
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="the base that it adapts, to compare its size with"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", default="./output", help="where runs would be kept")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("--serve_host", "--host", help="address to listen at [127.0.0.1]")
+    parser.add_argument("--serve_port", "--port", help="port; 0 takes a free one [8321]")
+    parser.add_argument("--serve_names", nargs="+", help="host names under which it is reached")
+
+
+_ARGUMENTS = {
+    "train": _train_arguments,
+    "plan": _plan_arguments,
+    "doctor": _doctor_arguments,
+    "check": _check_arguments,
+    "caption": _caption_arguments,
+    "batch": _batch_arguments,
+    "inspect": _inspect_arguments,
+    "demo": _demo_arguments,
+    "status": _status_arguments,
+    "deliver": _deliver_arguments,
+    "serve": _serve_arguments,
+}
+_JOB_COMMANDS = ("train", "plan", "check")
+_SETTINGS_COMMANDS = (*_JOB_COMMANDS, "batch")
+NOT_SETTINGS = (
+    *("command", "run", "restart", "config", "config_flag", "preset"),
+    *("json", "strict", "page", "gpu"),
+)

@@ -1,0 +1,42 @@
+"""`tenner deliver`: a trained run is delivered again, without training."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from tenner.core.errors import SettingsError, errors_in
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import secrets_from
+from tenner.runs.handover import default_destination, deliver_run
+from tenner.runs.run_lock import lock_run
+from tenner.storage.destination import parse_destinations
+from tenner.ui.screen import make_screen
+
+
+def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str, str]) -> None:
+    """Deliver the run in `run` to `destinations`, or to those of its own settings.
+
+    Raises SettingsError where there is no run, DeliveryError where it could not be delivered.
+    """
+    place = RunDir(run)
+    if not place.settings.is_file():
+        raise SettingsError(
+            f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
+        )
+    saved = tomllib.loads(place.settings.read_text(encoding="utf-8"))
+    asked, problems = parse_destinations(destinations or saved.get("destinations", ()))
+    secrets, wrong = secrets_from(environ)
+    errors = errors_in([*problems, *wrong])
+    if errors:
+        raise SettingsError(problems=errors)
+    with lock_run(place), make_screen() as screen:
+        delivered = deliver_run(
+            place,
+            asked or (default_destination(place),),
+            name=saved["output_name"],
+            secrets=secrets,
+            environ=environ,
+            on_event=screen.show,
+        )
+    for each in delivered.at:
+        print(f"delivered and verified: {each.destination}")

@@ -1,0 +1,216 @@
+"""`tenner doctor`: whether this machine can train, each part with what was found and its fix."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tenner.base.choice import MODELS_DIR
+from tenner.core.errors import ExitCode, Problem
+from tenner.core.secrets import child_environ
+from tenner.engines.sd_scripts.find import DIRECTORY_VARIABLE, Trainer, find, try_import
+from tenner.hardware import Machine, disk_room, inspect_machine
+from tenner.hardware.gpu import capability_text
+from tenner.hardware.host import Host
+from tenner.hardware.torch_build import trainer_build
+from tenner.hardware.trial import LIBRARIES, TORCH, Trial, Tried, trainer_python
+from tenner.settings.known_bases import KNOWN_BASES
+
+Mark = Literal["ok", "warning", "error", "note"]
+
+LEAST_RAM_MIB = 8 * 1024
+"""SDXL's checkpoint of 6.9 GB passes through it."""
+LEAST_SHM_MIB = 64
+"""Docker's default, and enough where latents are cached."""
+LEAST_DISK_MIB = 5 * 1024
+"""A run keeps checkpoints and two states of a few hundred MB, and samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One part of the machine."""
+
+    name: str
+    mark: Mark
+    found: str
+    fix: str = ""
+
+
+def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -> ExitCode:
+    """Look at everything and print it; MACHINE where this machine cannot train."""
+    checks = examine(environ, output_dir=output_dir)
+    able = all(check.mark != "error" for check in checks)
+    if as_json:
+        told: dict[str, Any] = {
+            "can_train": able,
+            "checks": [
+                {"name": each.name, "mark": each.mark, "found": each.found, "fix": each.fix}
+                for each in checks
+            ],
+        }
+        print(json.dumps(told, ensure_ascii=False, indent=1))
+    else:
+        _print(checks, able=able)
+    return ExitCode.DELIVERED if able else ExitCode.MACHINE
+
+
+def examine(environ: Mapping[str, str], *, output_dir: Path) -> tuple[Check, ...]:
+    """Every check, in the order of a run. Starts the trainer's Python: it takes seconds."""
+    python = trainer_python(environ)
+    machine = inspect_machine(environ, cuda=trainer_build(python))
+    child_env = {**child_environ(environ), **machine.child_env}
+    with Trial(python, LIBRARIES, child_env) as trial:
+        checks = [*_card_checks(machine), *_host_checks(machine.host)]
+        checks += [*_disk_checks(environ, output_dir), *_base_checks(environ)]
+        tried = trial.finish()
+    trainer = find(environ)
+    has_sd_scripts = isinstance(trainer, Trainer)
+    tried_checks = _trial_checks(tried, machine, has_sd_scripts=has_sd_scripts)
+    return (*checks, *tried_checks, *_sd_scripts_checks(trainer, environ))
+
+
+def _card_checks(machine: Machine) -> Iterator[Check]:
+    for gpu in machine.chosen:
+        memory = "memory not told"
+        if gpu.total_mib and gpu.free_mib is not None:
+            memory = f"{gpu.free_mib} of {gpu.total_mib} MiB free"
+        capability = capability_text(gpu.capability) if gpu.capability else "not told"
+        yield Check(name="card", mark="ok", found=f"{gpu.label}: {memory}, capability {capability}")
+    for gpu in machine.gpus:
+        if gpu not in machine.chosen:
+            yield Check(name="card", mark="note", found=f"{gpu.label}: not used")
+    if machine.chosen:
+        yield Check(
+            name="driver",
+            mark="ok",
+            found=f"{machine.driver or 'not told'}, for {machine.cuda.label}",
+        )
+    for problem in machine.problems:
+        yield _of(problem, "card")
+
+
+def _host_checks(host: Host) -> Iterator[Check]:
+    limited = " (limit of the container)" if host.cpus_limited else ""
+    few = host.cpus < 2
+    yield Check(
+        name="CPU",
+        mark="warning" if few else "ok",
+        found=f"{host.cpus:g} cores{limited}",
+        fix="a step waits for the CPU to launch it: take two cores or more" if few else "",
+    )
+    limited = " (limit of the container)" if host.ram_limited else ""
+    short = host.free_ram_mib < LEAST_RAM_MIB
+    yield Check(
+        name="RAM",
+        mark="warning" if short else "ok",
+        found=f"{host.free_ram_mib} of {host.ram_mib} MiB free{limited}",
+        fix="SDXL's checkpoint of 6.9 GB is read through it; SD 1.5 needs less" if short else "",
+    )
+    small = host.shm_mib < LEAST_SHM_MIB
+    yield Check(
+        name="/dev/shm",
+        mark="warning" if small else "ok",
+        found=f"{host.shm_mib} MiB free",
+        fix="docker run --shm-size 2g; without cached latents images pass through it"
+        if small
+        else "",
+    )
+
+
+def _disk_checks(environ: Mapping[str, str], output_dir: Path) -> Iterator[Check]:
+    places = {"output": output_dir}
+    if environ.get("TENNER_CACHE_DIR"):
+        places["cache"] = Path(environ["TENNER_CACHE_DIR"])
+    for name, path in places.items():
+        room = disk_room(path)
+        found = f"{path.absolute()}: {room.free_mib} of {room.total_mib} MiB free"
+        if not room.is_writable or not room.total_mib:
+            fix = "mount a folder there that this user may write to"
+            yield Check(name=name, mark="error", found=f"{found}, not writable", fix=fix)
+        elif room.free_mib < LEAST_DISK_MIB:
+            fix = "free some, or mount a larger disk"
+            yield Check(name=name, mark="warning", found=found, fix=fix)
+        else:
+            yield Check(name=name, mark="ok", found=found)
+
+
+def _base_checks(environ: Mapping[str, str]) -> Iterator[Check]:
+    folder = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    names = [base.name for base in KNOWN_BASES]
+    here = [
+        name
+        for name in names
+        if (folder / name).is_dir() or (folder / f"{name}.safetensors").is_file()
+    ]
+    found = f"{folder}: {', '.join(here) if here else 'none'}"
+    fix = "" if here else "name a checkpoint as base_model, or use an image that has one"
+    yield Check(name="base models", mark="ok" if here else "note", found=found, fix=fix)
+
+
+def _trial_checks(tried: Tried, machine: Machine, *, has_sd_scripts: bool) -> Iterator[Check]:
+    build = f"torch {tried.torch}, CUDA {tried.cuda or 'none'}" if tried.torch else "no torch"
+    problem = tried.problem
+    if problem is None:
+        yield Check(name="trainer", mark="ok", found=f"{build}: computes on {tried.gpu}")
+    elif machine.has_gpu or not tried.torch:
+        yield _of(problem, "trainer")
+    else:
+        yield Check(name="trainer", mark="note", found=f"{build}: no card to try it on")
+    stand_ins = {
+        "xformers": "attention is computed by torch itself instead",
+        "bitsandbytes": "the optimizer runs in 32 bits instead, and takes more memory",
+    }
+    for name, stand_in in stand_ins.items():
+        said = tried.broken.get(name)
+        if said is None and (TORCH not in tried.broken or tried.torch):
+            yield Check(name=name, mark="ok", found="works")
+        elif said is not None:
+            unused = name == "xformers" and not has_sd_scripts
+            fix = "the built-in trainer does not use it" if unused else stand_in
+            yield Check(name=name, mark="note" if unused else "warning", found=said, fix=fix)
+
+
+def _sd_scripts_checks(trainer: Trainer | Problem, environ: Mapping[str, str]) -> Iterator[Check]:
+    if not isinstance(trainer, Trainer):
+        mark: Mark = "warning" if environ.get(DIRECTORY_VARIABLE) else "note"
+        found = f"{trainer.text}; the built-in trainer is used"
+        yield Check(name="sd-scripts", mark=mark, found=found, fix=trainer.fix)
+        return
+    problem = try_import(trainer)
+    if problem:
+        yield Check(name="sd-scripts", mark="error", found=problem.text, fix=problem.fix)
+        return
+    yield Check(name="sd-scripts", mark="ok", found=f"{trainer.directory}, {trainer.commit or '?'}")
+    for notice in trainer.notices:
+        yield _of(notice, "sd-scripts")
+
+
+def _of(problem: Problem, name: str) -> Check:
+    return Check(name=name, mark=problem.level, found=problem.text, fix=problem.fix)
+
+
+_STYLES: dict[Mark, str] = {"ok": "green", "warning": "yellow", "error": "bold red", "note": "cyan"}
+
+
+def _print(checks: Sequence[Check], *, able: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for check in checks:
+        said = Text(check.found)
+        if check.fix:
+            said.append(f"\n→ {check.fix}", style="dim")
+        table.add_row(check.name, Text(check.mark, style=_STYLES[check.mark]), said)
+    console.print(table)
+    if able:
+        console.print("this machine can train")
+    else:
+        console.print("this machine cannot train: see the errors above")

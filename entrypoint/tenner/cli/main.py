@@ -1,0 +1,293 @@
+"""The door: arguments and environment in, an exit code out.
+
+Imports of the rooms are made by the command that needs them, so that `--help` and `plan` answer
+at once.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import select
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenner import __version__
+from tenner.cli.command_line import NOT_SETTINGS, make_parser
+from tenner.cli.flags import flag_values
+from tenner.cli.positional import is_dataset
+from tenner.core.errors import ExitCode, Problem, SettingsError, TennerError
+from tenner.core.last_handler import as_tenner_error, handle_threads
+from tenner.core.places import require_temporary_folder
+from tenner.core.secrets import redact_shapes
+from tenner.core.sizes import size_words
+from tenner.dataset.workers import early_workers
+from tenner.kohya import options as facts
+from tenner.settings import Request, load_request
+from tenner.ui.lines import duration
+from tenner.ui.screen import Screen, make_screen
+
+if TYPE_CHECKING:
+    from tenner.pipeline.run import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program. Returns the exit code of `tenner.core.errors.ExitCode`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        make_parser().print_help()
+        return ExitCode.SETTINGS
+    _print_any_text()
+    handle_threads(os.environ)
+    parsed = make_parser(arguments).parse_args(arguments)
+    try:
+        if parsed.command in _WRITES_TEMPORARY_FILES:
+            require_temporary_folder()
+        code = _COMMANDS[parsed.command](parsed, os.environ)
+        sys.stdout.flush()
+        return code
+    except TennerError as error:
+        return _ended(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return ExitCode.STOPPED
+    except Exception as error:  # noqa: BLE001  the last handler: no traceback leaves the program
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return ExitCode.STOPPED
+        return _ended(as_tenner_error(error, os.environ))
+
+
+def _print_any_text() -> None:
+    """Let file names that are no valid text be printed, with their bytes as \\udcXX."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads what is printed any more (`tenner plan | head`); then nothing more is
+    written there."""
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    closed = any(what & select.POLLERR for _, what in watched.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def _ended(error: TennerError) -> int:
+    """Say how a command ended badly. Returns its exit code."""
+    with contextlib.suppress(OSError):
+        _tell(error.problems)
+    return error.exit_code
+
+
+def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
+    """The settings of a job. What is given in place of the settings file may be the dataset.
+
+    Raises SettingsError.
+    """
+    flags = flag_values(parsed, not_settings=NOT_SETTINGS)
+    named = parsed.config or parsed.config_flag
+    if named and is_dataset(named):
+        if flags.setdefault("dataset", named) != named:
+            raise SettingsError(
+                f"the dataset is given twice: {named} and --dataset {flags['dataset']}",
+                fix="keep one of them",
+            )
+        named = parsed.config_flag if parsed.config else None
+    return load_request(flags, environ, config=Path(named) if named else None, preset=parsed.preset)
+
+
+def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.pipeline.run import AlreadyDelivered, run
+
+    request = _request(parsed, environ)
+    screen = make_screen(price_per_hour=request.settings.price_per_hour)
+    outcome = run(request, environ, screen, restart=parsed.restart)
+    if isinstance(outcome, AlreadyDelivered):
+        print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
+        print("  nothing was trained; --restart starts it afresh")
+        return ExitCode.DELIVERED
+    try:
+        _tell_outcome(outcome)
+        sys.stdout.flush()
+    except OSError:  # a log on a full disk: the run is delivered all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.DELIVERED
+
+
+def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    with early_workers():
+        from tenner.cli.plan import print_comparison, print_plan
+
+        request = _request(parsed, environ)
+        if parsed.gpu:
+            print_comparison(request, environ, parsed.gpu, as_json=parsed.json)
+        else:
+            print_plan(request, environ, as_json=parsed.json)
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.doctor import run_doctor
+
+    return run_doctor(environ, output_dir=Path(parsed.output_dir), as_json=parsed.json)
+
+
+def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    with early_workers():
+        from tenner.cli.check import run_check
+
+        return run_check(
+            _request(parsed, environ),
+            environ,
+            as_json=parsed.json,
+            strict=parsed.strict,
+            page=Path(parsed.page) if parsed.page else None,
+        )
+
+
+def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.caption import CaptionRequest, draft_captions, summary
+    from tenner.core.events import Phase
+
+    request = CaptionRequest(
+        folder=Path(parsed.folder),
+        kind=parsed.kind,
+        model=Path(parsed.model) if parsed.model else None,
+        trigger=parsed.trigger,
+        output=Path(parsed.output) if parsed.output else None,
+        overwrite=parsed.overwrite,
+        threshold=parsed.threshold,
+        character_threshold=parsed.character_threshold,
+        left_out=tuple(tag.strip() for tag in parsed.leave_out.split(",") if tag.strip()),
+        device=parsed.device,
+    )
+    with make_screen() as screen:
+        result = draft_captions(
+            request,
+            environ,
+            lambda what, done, total: screen.show(
+                Phase(name="caption", detail=what, done=done, total=total)
+            ),
+        )
+    print(summary(result, request))
+    nothing = bool(result.left_out) and not result.drafted
+    return ExitCode.DATASET if nothing else ExitCode.DELIVERED
+
+
+def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.queue.jobs import read_batch
+    from tenner.queue.queue import run_batch
+
+    said = {
+        "stop_after": parsed.stop_after,
+        "shortest_first": parsed.shortest_first,
+        "max_cost_usd": parsed.session_cost_usd,
+        "max_hours": parsed.session_hours,
+    }
+    own = ("jobs", "ray", "lease_seconds", "stop_after", "shortest_first")
+    own += ("session_cost_usd", "session_hours")
+    batch = read_batch(
+        Path(parsed.jobs),
+        flag_values(parsed, not_settings=(*NOT_SETTINGS, *own)),
+        environ,
+        preset=parsed.preset or environ.get("TENNER_PRESET"),
+        options={key: value for key, value in said.items() if value is not None},
+    )
+
+    def screen_of(request: Request) -> Screen:
+        return make_screen(price_per_hour=request.settings.price_per_hour)
+
+    if parsed.ray:
+        from tenner.queue.cluster.driver import run_on_ray
+
+        return run_on_ray(batch, parsed.ray, environ, screen_of, lease_seconds=parsed.lease_seconds)
+    return run_batch(batch, environ, screen_of)
+
+
+def _inspect(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.inspect_lora import run_inspect
+
+    return run_inspect(Path(parsed.file), parsed.base, environ, as_json=parsed.json)
+
+
+def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.demo import run_demo
+
+    return run_demo(Path(parsed.output_dir), parsed.device, environ)
+
+
+def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.status import print_status
+
+    del environ
+    print_status(Path(parsed.run), as_json=parsed.json)
+    return 0
+
+
+def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.cli.deliver import deliver_again
+
+    deliver_again(Path(parsed.run), tuple(parsed.destinations), environ)
+    return ExitCode.DELIVERED
+
+
+def _serve(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.serve import serve_run
+
+    flags = flag_values(parsed, not_settings=NOT_SETTINGS)
+    request = load_request(flags, environ, read_default_config=False)
+    serve_run(Path(parsed.run), request.settings, environ)
+    return 0
+
+
+def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    del parsed, environ
+    print(f"tenner {__version__}")
+    print(f"sd-scripts {facts.pinned_commit()} (the commit whose options it knows)")
+    return 0
+
+
+_WRITES_TEMPORARY_FILES = ("train", "plan", "check", "batch", "demo", "deliver")
+_COMMANDS = {
+    "train": _train,
+    "plan": _plan,
+    "doctor": _doctor,
+    "check": _check,
+    "caption": _caption,
+    "batch": _batch,
+    "inspect": _inspect,
+    "demo": _demo,
+    "status": _status,
+    "deliver": _deliver,
+    "serve": _serve,
+    "version": _version,
+}
+
+
+def _tell_outcome(outcome: "Outcome") -> None:
+    """The last words of a good run: where everything is."""
+    weights = outcome.trained.weights
+    print(f"trained {outcome.trained.step} steps in {duration(outcome.seconds)}")
+    print(f"  LoRA    {weights.path} ({size_words(weights.num_bytes)})")
+    if outcome.drawn and outcome.drawn.grid:
+        print(f"  samples {outcome.drawn.grid}")
+    print(f"  report  {outcome.place.report}")
+    for each in outcome.delivered.at:
+        print(f"  delivered and verified: {each.destination}")
+
+
+def _tell(problems: Sequence[Problem]) -> None:
+    screen = make_screen()
+    for problem in problems:
+        screen.problem(
+            Problem(
+                text=redact_shapes(problem.text),
+                fix=redact_shapes(problem.fix),
+                level=problem.level,
+            )
+        )

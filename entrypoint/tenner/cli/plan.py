@@ -1,0 +1,144 @@
+"""`tenner plan`: what a run would do, told before anything is paid for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenner.core.errors import MachineError, Problem, TennerError
+from tenner.core.temporary_files import temporary_folder
+from tenner.pipeline.preflight import prepare
+from tenner.planning.plan import plan_json
+from tenner.planning.prepared import Prepared
+from tenner.settings import Request
+from tenner.ui.lines import duration
+from tenner.ui.screen import make_screen
+
+if TYPE_CHECKING:
+    from tenner.pipeline.comparing import Job, Offer
+
+
+def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -> None:
+    """Print the plan. Raises TennerError where the run could not start."""
+    screen = make_screen()
+    with temporary_folder("plan") as folder:
+        try:
+            prepared = prepare(
+                request,
+                environ,
+                Path(folder),
+                on_stage=lambda name, detail: None,
+                on_image=lambda done, total: None,
+                try_card=False,
+                fetches_base=False,
+            )
+        except TennerError as error:
+            from tenner.pipeline.everything_wrong import everything_wrong
+
+            whole = everything_wrong(error, request, environ)
+            if not isinstance(error, MachineError):
+                raise whole from error
+            elsewhere = Problem(
+                text="the plan for another machine needs no card here",
+                fix="tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all",
+                level="note",
+            )
+            raise type(whole)(problems=[*whole.problems, elsewhere]) from error
+        if as_json:
+            notices = [
+                {"level": each.level, "text": each.text, "fix": each.fix}
+                for each in prepared.plan.notices
+            ]
+            told = {**plan_json(prepared.plan), "notices": notices}
+            print(json.dumps(told, ensure_ascii=False, indent=1))
+            return
+        for notice in prepared.plan.notices:
+            screen.problem(notice)
+        print(_headline(prepared))
+        width = max(len(choice.name) for choice in prepared.plan.choices)
+        for choice in prepared.plan.choices:
+            print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
+
+
+def _headline(prepared: Prepared) -> str:
+    plan, dataset = prepared.plan, prepared.dataset
+    return (
+        f"{plan.output_name}: {plan.length.num_steps} steps over {dataset.num_images} images"
+        f" ({dataset.num_image_passes} seen in an epoch), base {plan.base.name}"
+    )
+
+
+def print_comparison(
+    request: Request, environ: Mapping[str, str], gpus: Sequence[str], *, as_json: bool
+) -> None:
+    """Print the same run on cards that are only named, cheapest first. Raises TennerError."""
+    from tenner.pipeline.comparing import compare, find_cards, read_job
+
+    found = find_cards(gpus)
+    with temporary_folder("plan") as folder:
+        job = read_job(request, environ, Path(folder))
+        offers = compare(job, found)
+    if as_json:
+        rows = [offer.to_json() for offer in offers]
+        print(json.dumps({"family": job.family, "offers": rows}, ensure_ascii=False, indent=1))
+        return
+    for notice in request.notices:
+        make_screen().problem(notice)
+    _print_table(job, offers)
+
+
+def _print_table(job: "Job", offers: "Sequence[Offer]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=110)
+    width, height = job.resolution
+    table = Table(
+        title=f"{job.family_name} at {width}×{height}, {job.dataset.num_images} images",
+        title_justify="left",
+        pad_edge=False,
+        box=None,
+    )
+    table.add_column("card")
+    table.add_column("price", style="dim")
+    for name in ("$/hour", "batch", "GB", "steps", "s/step", "time", "cost"):
+        table.add_column(name, justify="right")
+    for offer in offers:
+        if offer.fits:
+            table.add_row(*_cells(offer))
+    console.print(table)
+    for offer in offers:
+        if not offer.fits:
+            console.print(f"{offer.card} does not fit: {offer.why_not}", markup=False)
+    for line in _FOOTNOTES:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+_FOOTNOTES = (
+    "g: with gradient checkpointing. ?: may not fit. m: measured on such cards by others, else by",
+    "the card's peak; a quarter more or less. Time is training and samples, without set-up.",
+    "guide: the price and the hours of the guide's own table, for a first run by hand.",
+    "Prices are dated: --json tells their sources; price_per_hour takes their place.",
+)
+
+
+def _cells(offer: "Offer") -> list[str]:
+    price, seconds = offer.price, offer.seconds_per_step
+    batch = f"{offer.batch_size}{'g' if offer.gradient_checkpointing else ''}"
+    if offer.accumulation > 1:
+        batch += f"×{offer.accumulation}"
+    is_guide = offer.provider == "guide"
+    step = "" if seconds is None or is_guide else f"{seconds:.2f}"
+    return [
+        f"{offer.card} ({offer.memory_gb} GB)",
+        offer.provider or "no price known",
+        f"{price.usd_per_hour:.2f}" if price else "",
+        batch,
+        f"{offer.needed_gb:.1f}{'?' if offer.is_unsure else ''}",
+        str(offer.num_steps),
+        f"{step}m" if step and offer.is_measured else step,
+        duration(offer.seconds) if offer.seconds is not None else "?",
+        f"${offer.usd:.2f}" if offer.usd is not None else "?",
+    ]

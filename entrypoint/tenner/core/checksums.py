@@ -1,0 +1,151 @@
+"""Files as they are at one moment: their size and SHA-256, which everything later is held against.
+
+They are hashed on threads of their own, so that they can be on their way meanwhile: only what needs
+a hash waits for it.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenner.core.errors import DeliveryError, Problem
+from tenner.core.retry import Refused
+
+_BLOCK_BYTES = 4 << 20  # so large that threads that hash seldom wait for one that does not
+_MOST_THREADS = 8  # more are faster than disks, and each has a block
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredFile:
+    """A local file and the relative name (with `/`) that it gets at every destination."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """A file whose size in bytes and SHA-256 (hex) are read once and held to from then on.
+
+    `stamp` (inode, time in ns, size) tells cheaply that nobody wrote to it since.
+    """
+
+    path: Path
+    name: str
+    stamp: tuple[int, int, int]
+    hashed: "Future[str]" = field(compare=False, repr=False)
+
+    @property
+    def size(self) -> int:
+        return self.stamp[2]
+
+    @property
+    def sha256(self) -> str:
+        """Waits until it is known. Raises Refused where the file cannot be read, or changed its
+        size while it was."""
+        return self.hashed.result()
+
+    def is_as_sealed(self) -> bool:
+        """Whether it is surely what it was; False says little. Raises OSError."""
+        return self.stamp == _stamp(self.path)
+
+
+def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
+    """Look at every file, and begin to hash them.
+
+    Raises DeliveryError with all that are missing or unreadable.
+    """
+    stamps: list[tuple[int, int, int]] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            with file.path.open("rb"):
+                stamps.append(_stamp(file.path))
+        except OSError as error:
+            problems.append(_cannot_read(file.path, error))
+    if problems:
+        raise DeliveryError(problems=problems)
+    num_threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    pool = ThreadPoolExecutor(max_workers=num_threads)  # hashing needs no GIL
+    sealed = tuple(
+        SealedFile(
+            path=file.path,
+            name=file.name,
+            stamp=stamp,
+            hashed=pool.submit(_hash_of, file.path, stamp[2]),
+        )
+        for file, stamp in zip(files, stamps, strict=True)
+    )
+    pool.shutdown(wait=False)
+    return sealed
+
+
+def seal_text(path: Path, content: str, name: str) -> SealedFile:
+    """A new file at `path` with this content. Raises OSError where it cannot be written."""
+    path.write_text(content, encoding="utf-8")
+    (sealed,) = begin_sealing([DeliveredFile(path=path, name=name)])
+    return sealed
+
+
+def stop_sealing(files: Sequence[SealedFile]) -> None:
+    """Hash none any more that was not begun: nobody waits for it."""
+    for file in files:
+        file.hashed.cancel()
+
+
+def wait_until_sealed(files: Sequence[SealedFile]) -> None:
+    """Wait for every hash. Raises DeliveryError with all that cannot be known."""
+    refused = [file.hashed.exception() for file in files]
+    problems = [each.problem for each in refused if isinstance(each, Refused)]
+    if problems:
+        raise DeliveryError(problems=problems)
+
+
+def changed_since(file: SealedFile) -> Problem | None:
+    """What to say where a file is not what it was when it was sealed. Raises OSError."""
+    if hash_file(file.path) == (file.size, file.sha256):
+        return None
+    return _changed(file.path)
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 in hex. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as source:
+        most = os.fstat(source.fileno()).st_size or 1
+        block = memoryview(bytearray(min(most, _BLOCK_BYTES)))
+        while got := source.readinto(block):
+            digest.update(block[:got])
+            size += got
+    return size, digest.hexdigest()
+
+
+def _hash_of(path: Path, size: int) -> str:
+    try:
+        found, sha256 = hash_file(path)
+    except OSError as error:
+        raise Refused(_cannot_read(path, error)) from error
+    if found != size:
+        raise Refused(_changed(path))
+    return sha256
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _changed(path: Path) -> Problem:
+    text = f"{path} changed while it was delivered"
+    return Problem(text=text, fix="deliver again when it rests")
+
+
+def _cannot_read(path: Path, error: OSError) -> Problem:
+    reason = error.strerror or type(error).__name__
+    return Problem(
+        text=f"cannot read {path}, which is to be delivered: {reason}",
+        fix="look whether it was moved or the disk is full",
+    )

@@ -1,0 +1,26 @@
+"""A program to start, and what a line of its output says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenner.core.events import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program to start. `env` is what is added to the (cleaned) environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: Path | None = None
+
+
+ReadLine = Callable[[str], Event | None]
+"""What one line of an engine's output says; None where it is only a line of the log."""
+
+
+THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "2000"}
+"""How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user says
+otherwise. As quick as the default on an idle machine, several times on one that does other work
+(`bench/thread_waiting.py`)."""

@@ -1,0 +1,113 @@
+"""Whether tenner may write where it must, and in one sentence why not.
+
+A folder is judged by writing to it, as modes say nothing of a read-only mount, a quota or a full
+disk.
+"""
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from tenner.core.errors import MachineError, Problem, SettingsError
+from tenner.core.temporary_files import part_of
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM)
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP)
+
+
+def make_writable(folder: Path, *, name: str) -> Path:
+    """Make `folder` where it is missing and write to it. `name` is what messages call it.
+
+    Raises MachineError where it may not be written to, SettingsError where it can be no folder.
+    """
+    if any("\ud800" <= char <= "\udfff" for char in str(folder.absolute())):
+        raise SettingsError(
+            f"{name} {folder.absolute()} has bytes that are not UTF-8 in its name: no trainer opens"
+            " files there",
+            fix="rename the folder in plain letters, or start in another one",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = part_of(folder / "trial")
+        try:
+            trial.write_bytes(b"0")
+        finally:
+            with suppress(OSError):
+                trial.unlink()
+    except OSError as error:
+        problem = unwritable(folder, error, name=name)
+        kind = SettingsError if error.errno in (*_NO_FOLDER, *_NO_NAME) else MachineError
+        raise kind(problems=[problem]) from None
+    return folder
+
+
+def require_temporary_folder() -> None:
+    """Raise MachineError where no folder for temporary files can be written to."""
+    import tempfile
+
+    try:
+        make_writable(Path(tempfile.gettempdir()), name="the folder for temporary files")
+    except FileNotFoundError:
+        tried = os.environ.get("TMPDIR") or "/tmp"
+        raise MachineError(
+            f"there is no folder for temporary files: {tried} is missing, full or may not be"
+            f" written to by uid {os.geteuid()}",
+            fix="mount one (docker run --tmpfs /tmp), or set TMPDIR to a folder with room",
+        ) from None
+
+
+def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
+    """What `error` says of `path`, in a sentence, with its fix."""
+    shown = f"{name} {path.absolute()}" if name else str(path.absolute())
+    there, owner = _nearest(path.absolute())
+    match error.errno:
+        case number if number in _FULL:
+            text = f"{shown} cannot be written: {error.strerror}"
+            return Problem(text=text, fix="free space there, or name a place on a larger disk")
+        case errno.EROFS:
+            return Problem(
+                text=f"{shown} cannot be written: {there} is on a read-only file system",
+                fix="mount it without :ro (--read-only needs a volume there), or name another"
+                " folder",
+            )
+        case number if number in _DENIED:
+            text = f"{shown} cannot be used: {there} belongs to {owner}, and tenner runs as"
+            return Problem(text=f"{text} uid {os.geteuid()}", fix=_own_it(there))
+        case number if number in _NO_FOLDER:
+            text = f"{shown} cannot be a folder: {there} is a file"
+            return Problem(text=text, fix="name another folder, or move that file away")
+        case _:
+            text = f"{shown} cannot be used: {error.strerror or error}"
+            return Problem(text=text, fix="name another folder, or mend that one")
+
+
+def _own_it(path: Path) -> str:
+    return (
+        f"let this user use it (chown -R {os.geteuid()} {path}), start with its owner's uid"
+        " (docker run --user), or name another folder"
+    )
+
+
+def _nearest(path: Path) -> tuple[Path, str]:
+    """The nearest part of `path` that can be seen, and whose it is."""
+    for each in (path, *path.parents):
+        try:
+            found = each.stat()
+        except OSError:
+            continue
+        mode = f"mode {stat.S_IMODE(found.st_mode):o}"
+        return each, f"uid {found.st_uid}{_user_name(found.st_uid)} ({mode})"
+    return path, "an unknown user"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        import pwd
+
+        return f" {pwd.getpwuid(uid).pw_name}"
+    except (ImportError, KeyError):
+        return ""

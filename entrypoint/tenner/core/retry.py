@@ -1,0 +1,133 @@
+"""What is tried again, how often, and when it is given up.
+
+Three ends are told apart: `Passing` troubles (server errors, cuts, timeouts, a remote file that is
+not yet what was sent) are tried until the time is up; `Refused` (no permission, no such bucket) is
+tried three times, since fresh keys take seconds to reach every server; anything else is our bug
+and is raised at once.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
+from tenner.core.errors import Problem
+
+T = TypeVar("T")
+_REFUSALS_TRIED = 3
+_LONGEST_WAIT_SECONDS = 30
+
+
+class Passing(Exception):
+    """A trouble that may be gone at the next try."""
+
+
+class OutOfTime(Passing):
+    """The deadline passed."""
+
+
+class Refused(Exception):
+    """The other side said no; `problem` carries the fix, `code` the other side's own word."""
+
+    def __init__(self, problem: Problem, *, code: str = "") -> None:
+        super().__init__(problem.text)
+        self.problem = problem
+        self.code = code
+
+
+class Deadline:
+    """A total limit in seconds, shared by everything that is done towards one end."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._cancelled = threading.Event()
+
+    def remaining(self) -> float:
+        """Seconds left, never negative; 0 once cancelled."""
+        return 0.0 if self._cancelled.is_set() else max(0.0, self._end - time.monotonic())
+
+    def passed(self) -> bool:
+        return self.remaining() <= 0
+
+    def cancel(self) -> None:
+        """End all waiting that goes by this deadline now."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Raise OutOfTime where the time is up."""
+        if self.passed():
+            raise OutOfTime(f"the time limit of {self.seconds:.0f} s is reached")
+
+    def telling(self, tell: Callable[[str], None]) -> "Deadline":
+        """The same limit for one destination, whose troubles are given to `tell`."""
+        return _Telling(self, tell)
+
+    def tell(self, trouble: str) -> None:
+        """Say what is tried again, where anyone listens."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, no longer than the time left."""
+        self._cancelled.wait(min(seconds, self.remaining()))
+
+
+class _Telling(Deadline):
+    def __init__(self, parent: Deadline, tell: Callable[[str], None]) -> None:
+        self.seconds = parent.seconds
+        self._parent = parent
+        self._tell = tell
+
+    def remaining(self) -> float:
+        return self._parent.remaining()
+
+    def cancel(self) -> None:
+        self._parent.cancel()
+
+    def tell(self, trouble: str) -> None:
+        self._tell(trouble)
+
+    def sleep(self, seconds: float) -> None:
+        self._parent.sleep(seconds)
+
+
+def retrying(
+    deadline: Deadline, action: Callable[[], T], *, on_retry: Callable[[str], None] | None = None
+) -> T:
+    """Do `action` until it works, the deadline passes, or it is refused three times.
+
+    Waits 0.25 s at first, doubling to 30 s, jittered. Each trouble that is tried again is given to
+    `on_retry`, by default to whoever the deadline tells. Raises the last Passing or Refused.
+    """
+    refusals = 0
+    last: BaseException | None = None
+
+    def ended(state: RetryCallState) -> bool:
+        nonlocal refusals, last
+        trouble = state.outcome.exception() if state.outcome else None
+        last = last if isinstance(trouble, OutOfTime) and last else trouble
+        refusals += isinstance(trouble, Refused)
+        return deadline.passed() or refusals >= _REFUSALS_TRIED
+
+    def tell(state: RetryCallState) -> None:
+        trouble = state.outcome.exception() if state.outcome else None
+        if trouble:
+            (on_retry or deadline.tell)(str(trouble))
+
+    again = Retrying(
+        stop=ended,
+        wait=wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_SECONDS),
+        retry=lambda state: bool(
+            state.outcome and isinstance(state.outcome.exception(), (Passing, Refused))
+        ),
+        sleep=deadline.sleep,
+        before_sleep=tell,
+        reraise=True,
+    )
+    try:
+        return again(action)
+    except OutOfTime as late:
+        if last is None or last is late:
+            raise
+        raise last from late  # what kept it from ending says more than that the time is up

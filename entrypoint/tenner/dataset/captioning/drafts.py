@@ -1,0 +1,67 @@
+"""Whose a caption file is: one that we drafted may be drafted anew, one of a human is kept.
+
+A line for each draft is kept beside the captions before the draft itself is written. A file whose
+content is not the noted one was written or edited by a human.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from tenner.core.files import write_atomically
+
+NOTE = ".tenner-captions.jsonl"
+State = Literal["missing", "drafted", "outdated", "human"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What was noted of a draft: the content's SHA-256, and of what it was made."""
+
+    sha256: str
+    made_by: str
+
+
+class Drafts:
+    """The captions in `folder`. `made_by` names the model and everything that shapes its words."""
+
+    def __init__(self, folder: Path, made_by: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._made_by = sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+        self._noted = _read_note(folder / NOTE)
+
+    def state(self, name: str) -> State:
+        """What the caption file `name`, a path in the folder, is. Raises OSError."""
+        path = self._folder / name
+        if not path.exists():
+            return "missing"
+        noted = self._noted.get(name)
+        if noted is None or noted.sha256 != sha256(path.read_bytes()).hexdigest():
+            return "human"
+        return "drafted" if noted.made_by == self._made_by else "outdated"
+
+    def write(self, name: str, caption: str) -> None:
+        """Write a draft, noted first: a kill in between loses the draft, not whose it is."""
+        data = (caption + "\n").encode()
+        note = {"name": name, "sha256": sha256(data).hexdigest(), "made_by": self._made_by}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / NOTE).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(note) + "\n")
+        write_atomically(self._folder / name, data)
+
+
+def _read_note(path: Path) -> dict[str, Draft]:
+    """The last line of each file counts; lines that a kill has cut are passed over."""
+    found: dict[str, Draft] = {}
+    if not path.exists():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+            found[str(row["name"])] = Draft(sha256=row["sha256"], made_by=row["made_by"])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found

@@ -1,0 +1,179 @@
+"""Which models draft captions: pinned by commit and SHA-256, or a folder that the user names.
+
+The figures are those that the Hugging Face Hub shows of these files at these commits.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tenner.core.errors import DatasetError, SettingsError
+from tenner.storage.http import OnBytes, download
+
+Kind = Literal["wd14", "blip"]
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """One file of a model; `num_bytes` and `sha256` are of its content."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionModel:
+    """A model on the Hub at one commit. `needs` are the packages that run it."""
+
+    id: str
+    revision: str
+    licence: str
+    files: tuple[ModelFile, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
+
+PINNED: Mapping[Kind, CaptionModel] = {
+    "wd14": CaptionModel(
+        id="SmilingWolf/wd-swinv2-tagger-v3",
+        revision="627aef95638667ddcaa3ac8ae625e88ea5b02f51",
+        licence="apache-2.0",
+        files=(
+            ModelFile(
+                name="model.onnx",
+                num_bytes=467_460_978,
+                sha256="e6774bff34d43bd49f75a47db4ef217dce701c9847b546523eb85ff6dbba1db1",
+            ),
+            ModelFile(
+                name="selected_tags.csv",
+                num_bytes=308_468,
+                sha256="298633d94d0031d2081c0893f29c82eab7f0df00b08483ba8f29d1e979441217",
+            ),
+        ),
+    ),
+    "blip": CaptionModel(
+        id="Salesforce/blip-image-captioning-base",
+        revision="82a37760796d32b1411fe092ab5d4e227313294b",
+        licence="bsd-3-clause",
+        files=(
+            ModelFile(
+                name="config.json",
+                num_bytes=4563,
+                sha256="f7846f82f4e2c4a2ccbab9ae8b0e44873540a271a76a1288effd078180c13a82",
+            ),
+            ModelFile(
+                name="preprocessor_config.json",
+                num_bytes=287,
+                sha256="065c10ec97edc5081fbd9655b3d9d25e2647ea6d5dab873325e88eed12d80a7d",
+            ),
+            ModelFile(
+                name="tokenizer.json",
+                num_bytes=711_396,
+                sha256="d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66",
+            ),
+            ModelFile(
+                name="pytorch_model.bin",
+                num_bytes=989_820_849,
+                sha256="d6638651a5526cc2ede56f2b5104d6851b0755816d220e5e046870430180c767",
+            ),
+        ),
+    ),
+}
+
+NEEDED: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
+    "wd14": (("model.onnx",), ("selected_tags.csv",)),
+    "blip": (
+        *(("config.json",), ("preprocessor_config.json",), ("tokenizer.json",)),
+        ("model.safetensors", "pytorch_model.bin"),
+    ),
+}
+"""Files that a model's folder must hold; of each group one."""
+
+
+def find_model(
+    kind: Kind,
+    asked: Path | None,
+    cache: Path,
+    environ: Mapping[str, str],
+    on_bytes: OnBytes | None = None,
+) -> Path:
+    """The folder of the model: the user's own, or the pinned one, fetched once and verified.
+
+    Raises SettingsError.
+    """
+    if asked is not None:
+        return _users_own(kind, asked)
+    model = PINNED[kind]
+    folder = cache / "models" / f"{model.id.replace('/', '--')}@{model.revision[:12]}"
+    hub = (environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    before = 0
+    for file in model.files:
+        if not _is_verified(folder / file.name, file):
+            url = f"{hub}/{model.id}/resolve/{model.revision}/{file.name}"
+            _fetch(url, folder / file.name, file, model, _shifted(on_bytes, before, model))
+        before += file.num_bytes
+    return folder
+
+
+def _users_own(kind: Kind, folder: Path) -> Path:
+    missing = [
+        " or ".join(group)
+        for group in NEEDED[kind]
+        if not any((folder / name).is_file() for name in group)
+    ]
+    if missing:
+        raise SettingsError(
+            f"{folder} is no {kind} model: it lacks {', '.join(missing)}",
+            fix=f"name a folder that holds the files of {PINNED[kind].id}, or one like it",
+        )
+    return folder
+
+
+def _is_verified(path: Path, file: ModelFile) -> bool:
+    """Whether the file was verified when it came, and is as long as then."""
+    mark = _mark(path)
+    if not (path.is_file() and mark.is_file() and path.stat().st_size == file.num_bytes):
+        return False
+    return mark.read_text(encoding="ascii").strip() == file.sha256
+
+
+def _fetch(
+    url: str, target: Path, file: ModelFile, model: CaptionModel, on_bytes: OnBytes | None
+) -> None:
+    by_hand = (
+        f"put {', '.join(each.name for each in model.files)} of {model.id} into a folder,"
+        " and name it: --model FOLDER"
+    )
+    try:
+        download(url, target, max_bytes=file.num_bytes, on_bytes=on_bytes)
+    except DatasetError as error:
+        raise SettingsError(
+            f"the model {model.id} cannot be fetched: {error.problems[0].text}", fix=by_hand
+        ) from None
+    with target.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != file.sha256:
+        target.unlink()
+        raise SettingsError(
+            f"{file.name} of {model.id} came with the SHA-256 {digest}, which is not the pinned"
+            " one: it is not used",
+            fix=f"try again; or {by_hand}",
+        )
+    _mark(target).write_text(digest + "\n", encoding="ascii")
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _shifted(on_bytes: OnBytes | None, before: int, model: CaptionModel) -> OnBytes | None:
+    """Progress of one file as progress of the whole model."""
+    if on_bytes is None:
+        return None
+    return lambda done, _: on_bytes(before + done, model.num_bytes)

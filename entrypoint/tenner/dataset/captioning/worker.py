@@ -1,0 +1,76 @@
+"""The process that drafts: a model loaded once, then a JSON line in, a JSON line out.
+
+Started as `python -m tenner.dataset.captioning.worker JSON`, by whichever Python holds the
+packages.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from tenner.dataset import decode
+
+# A library that prints must not write into the answers.
+_answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+
+class Describes(Protocol):
+    """A model that is loaded; `device` is where it runs."""
+
+    device: str
+
+    def describe(self, image: Image.Image) -> str: ...
+
+
+def load(wanted: dict[str, Any]) -> Describes:
+    """The model that was asked for. Raises what its library raises."""
+    folder, device, threads = Path(wanted["folder"]), wanted["device"], wanted["num_threads"]
+    if wanted["kind"] == "blip":
+        from tenner.dataset.captioning.blip import Captioner
+
+        return Captioner(folder, device=device, num_threads=threads)
+    from tenner.dataset.captioning.wd14 import Choice, Tagger
+
+    choice = Choice(
+        threshold=wanted["threshold"],
+        character_threshold=wanted["character_threshold"],
+        left_out=frozenset(wanted["left_out"]),
+    )
+    return Tagger(folder, choice, device=device, num_threads=threads)
+
+
+def answer(model: Describes, task: dict[str, Any]) -> dict[str, Any]:
+    """The draft for one picture, or why it cannot be read."""
+    path = Path(os.fsdecode(bytes.fromhex(task["path"])))
+    image = decode.viewable_picture(path)
+    if isinstance(image, str):
+        return {"unreadable": image}
+    return {"caption": model.describe(image)}
+
+
+def main() -> None:
+    try:
+        model = load(json.loads(sys.argv[1]))
+    except Exception as error:  # noqa: BLE001  the parent tells what the library said
+        _say({"failed": f"{type(error).__name__}: {error}"})
+        return
+    _say({"ready": True, "device": model.device})
+    for line in sys.stdin:
+        try:
+            _say(answer(model, json.loads(line)))
+        except Exception as error:  # noqa: BLE001
+            _say({"failed": f"{type(error).__name__}: {error}"})
+
+
+def _say(found: dict[str, Any]) -> None:
+    _answers.write(json.dumps(found) + "\n")
+    _answers.flush()
+
+
+if __name__ == "__main__":
+    main()

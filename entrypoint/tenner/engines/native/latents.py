@@ -1,0 +1,245 @@
+"""Pictures to latents, once: read, resized, cut, encoded, kept in memory and on disk.
+
+A file on disk is named by what it holds (the picture's bytes, its cut, the VAE, the version of
+this code), so a changed picture or VAE never meets a stale one.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tenner.core.files import write_atomically
+from tenner.core.train_job import TrainItem, TrainJob
+from tenner.engines.native.rng import python_draw, torch_draw
+
+_VERSION = "1"
+# Cuts kept of a picture that is cut at random places.
+NUM_RANDOM_CUTS = 8
+
+
+class NoPictureError(Exception):
+    """A picture cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """One view of a picture: where it is cut from the resized picture, and whether mirrored."""
+
+    left: int
+    top: int
+    mirrored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One view's latents [4, h, w] in fp32, scaled as the U-Net wants them, and SDXL's sizes:
+    (original height, width, crop top, left, target height, width). `mask` [h, w], 0 to 1, is how
+    much the loss counts where; None is everywhere alike."""
+
+    latents: Tensor
+    sizes: tuple[int, int, int, int, int, int]
+    mask: Tensor | None = None
+
+
+class LatentCache:
+    """The latents of every view of every picture."""
+
+    def __init__(self, job: TrainJob, views: list[list[Encoded]]) -> None:
+        self._job = job
+        self._views = views
+
+    def pick(self, index: int, position: int) -> Encoded:
+        """A view of item `index`; `position` names the showing in the run."""
+        views = self._views[index]
+        if len(views) == 1:
+            return views[0]
+        return python_draw(self._job.seed, "view", position).choice(views)
+
+
+def masks_of(views: Sequence[Encoded], device: torch.device) -> Tensor | None:
+    """The masks of a batch, [n, 1, h, w]; a picture without one counts whole. None without any."""
+    if all(view.mask is None for view in views):
+        return None
+    masks = [
+        torch.ones(view.latents.shape[1:]) if view.mask is None else view.mask for view in views
+    ]
+    return torch.stack(masks)[:, None].to(device)
+
+
+def cuts_of(job: TrainJob, item: TrainItem) -> list[Cut]:
+    """The views that are kept of a picture."""
+    room = (max(0, item.resized[0] - item.bucket[0]), max(0, item.resized[1] - item.bucket[1]))
+    if item.random_crop and any(room):
+        draw = python_draw(job.seed, "cuts", item.image)
+        places = [
+            (draw.randint(0, room[0]), draw.randint(0, room[1])) for _ in range(NUM_RANDOM_CUTS)
+        ]
+    else:
+        left = room[0] // 2 if item.crop_left is None else item.crop_left
+        top = room[1] // 2 if item.crop_top is None else item.crop_top
+        places = [(left, top)]
+    mirrors = (False, True) if job.flip_aug else (False,)
+    return [
+        Cut(left=left, top=top, mirrored=mirrored)
+        for left, top in dict.fromkeys(places)
+        for mirrored in mirrors
+    ]
+
+
+def encode_all(
+    job: TrainJob,
+    load_vae: Callable[[], Any],
+    vae_name: str,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> LatentCache:
+    """The latents of all items. The VAE is loaded only if something is missing on disk.
+
+    Raises NoPictureError.
+    """
+    encoder = _Encoder(job, load_vae, vae_name, device)
+    views: list[list[Encoded]] = []
+    for done, item in enumerate(job.items):
+        views.append(list(encoder.views(item)))
+        progress(done + 1, len(job.items))
+    return LatentCache(job, views)
+
+
+class _Encoder:
+    def __init__(
+        self, job: TrainJob, load_vae: Callable[[], Any], vae_name: str, device: torch.device
+    ) -> None:
+        self._job = job
+        self._load_vae = load_vae
+        self._vae: Any = None
+        self._vae_name = vae_name
+        self._device = device
+        self._folder = Path(job.cache_dir) if job.cache_dir else None
+
+    def views(self, item: TrainItem) -> Iterator[Encoded]:
+        try:
+            content = Path(item.image).read_bytes()
+            picture, alpha = _opened(item, keeps_alpha=self._job.alpha_mask)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise NoPictureError(f"{Path(item.image).name} cannot be read: {error}") from error
+        original = item.original or picture.size
+        resized = _resized(picture, item.resized)
+        mask = _resized(alpha, item.resized) if alpha else None
+        for cut in cuts_of(self._job, item):
+            key = _key(content, item, cut, self._vae_name + ("+alpha" if mask else ""))
+            latents = self._stored(key)
+            if latents is None:
+                latents = self._encode(resized, item, cut, key)
+                self._store(key, latents)
+            left = item.resized[0] - item.bucket[0] - cut.left if cut.mirrored else cut.left
+            yield Encoded(
+                latents=latents,
+                sizes=(
+                    *(original[1], original[0], cut.top, max(0, left)),
+                    *(item.bucket[1], item.bucket[0]),
+                ),
+                mask=_mask(mask, item.bucket, cut, latents) if mask else None,
+            )
+
+    @torch.no_grad()
+    def _encode(self, picture: Image.Image, item: TrainItem, cut: Cut, key: str) -> Tensor:
+        if self._vae is None:
+            self._vae = self._load_vae().to(self._device).eval()
+        pixels = _pixels(picture, item.bucket, cut).to(self._device)
+        found = self._vae.encode(pixels[None]).latent_dist
+        noise = torch.randn(found.mean.shape, generator=torch_draw(0, "vae", key))
+        latents = found.mean + found.std * noise.to(found.mean)
+        config = self._vae.config
+        shift = float(config.get("shift_factor") or 0.0)
+        scaled = (latents - shift) * float(config["scaling_factor"])
+        if not bool(torch.isfinite(scaled).all()):
+            raise NoPictureError(
+                f"{Path(item.image).name} is encoded to values that are not finite"
+            )
+        return scaled[0].float().cpu()
+
+    def _stored(self, key: str) -> Tensor | None:
+        path = self._folder / f"{key}.safetensors" if self._folder else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            return load_file(path)["latents"]
+        except (SafetensorError, KeyError, OSError):
+            return None  # a cut file from another life is written anew
+
+    def _store(self, key: str, latents: Tensor) -> None:
+        if self._folder:
+            content = save({"latents": latents.contiguous()})
+            write_atomically(self._folder / f"{key}.safetensors", content)
+
+
+def _opened(item: TrainItem, *, keeps_alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+    """The picture upright and in RGB, and its alpha where that is asked for and there is one.
+
+    Transparent parts become white; where the alpha is kept they stay as they are stored.
+    """
+    with Image.open(item.image) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+            layered = upright.convert("RGBA")
+            if keeps_alpha:
+                return layered.convert("RGB"), layered.getchannel("A")
+            ground = Image.new("RGBA", layered.size, "white")
+            return Image.alpha_composite(ground, layered).convert("RGB"), None
+        return upright.convert("RGB"), None
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Smaller by averaging areas, larger by Lanczos, as is where the size fits."""
+    if picture.size == size:
+        return picture
+    smaller = picture.width > size[0] and picture.height > size[1]
+    way = Image.Resampling.BOX if smaller else Image.Resampling.LANCZOS
+    return picture.resize(size, way)
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int], cut: Cut) -> Tensor:
+    """[3, height, width] from -1 to 1."""
+    region = picture.crop((cut.left, cut.top, cut.left + size[0], cut.top + size[1]))
+    values = torch.from_numpy(np.array(region, dtype=np.uint8)).permute(2, 0, 1)
+    values = values.flip(2) if cut.mirrored else values
+    return values.float() / 127.5 - 1.0
+
+
+def _mask(alpha: Image.Image, size: tuple[int, int], cut: Cut, latents: Tensor) -> Tensor:
+    """The alpha of a view at the latents' resolution, by areas: [h, w] from 0 to 1."""
+    region = alpha.crop((cut.left, cut.top, cut.left + size[0], cut.top + size[1]))
+    values = torch.from_numpy(np.array(region, dtype=np.float32)) / 255.0
+    values = values.flip(1) if cut.mirrored else values
+    shape = (latents.shape[1], latents.shape[2])
+    return interpolate(values[None, None], size=shape, mode="area")[0, 0]
+
+
+def _key(content: bytes, item: TrainItem, cut: Cut, vae_name: str) -> str:
+    digest = hashlib.sha256(content)
+    digest.update(repr((_VERSION, vae_name, item.bucket, item.resized, cut)).encode())
+    return digest.hexdigest()
+
+
+def vae_fingerprint(paths: Sequence[Path]) -> str:
+    """A name for a VAE: the digest of its weight files' sizes and first and last mebibyte."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            digest.update(str(size).encode() + file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]

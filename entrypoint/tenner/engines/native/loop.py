@@ -1,0 +1,350 @@
+"""The training itself, step by step: exact from any step on, saved on the way."""
+# pyright: reportUnknownMemberType=false
+
+import hashlib
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated
+from tenner.core.train_job import TrainJob
+from tenner.engines.native.batches import Batch, Schedule, epoch_batches, share_of
+from tenner.engines.native.captions import draw_caption
+from tenner.engines.native.latents import LatentCache, masks_of
+from tenner.engines.native.lora_file import lora_tensors, lost_in_saving, write_lora
+from tenner.engines.native.metadata import file_metadata, training_metadata
+from tenner.engines.native.network import Network
+from tenner.engines.native.noise import NoiseSchedule
+from tenner.engines.native.processes import Processes
+from tenner.engines.native.progress import Losses, Teller
+from tenner.engines.native.rng import seed_of
+from tenner.engines.native.state import Progress, drop_old_states, load_state, save_state
+from tenner.engines.native.text import CaptionCache
+from tenner.engines.native.update import Updater
+from tenner.engines.native.validation import Validation
+
+_SIZE_EMBEDDING = 256
+# Steps between looking at the other processes' stop flags.
+_STOP_INTERVAL = 5
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """One process's share of a batch, on the device. `share` weights each sample's loss, `masks`
+    [n, 1, h, w] its places."""
+
+    noisy: Tensor
+    target: Tensor
+    timesteps: Tensor
+    share: Tensor
+    captions: Sequence[str]
+    sizes: Sequence[tuple[int, ...]]
+    masks: Tensor | None
+
+
+class StopRequest:
+    """Whether the run was asked to end: by a signal at once, by the stop file with the epoch."""
+
+    def __init__(self, stop_file: str | None) -> None:
+        self.by_signal = False
+        self._file = Path(stop_file) if stop_file else None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def made(self, *, at_epoch_end: bool) -> bool:
+        by_file = at_epoch_end and self._file is not None and self._file.exists()
+        return self.by_signal or by_file
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.by_signal = True
+
+
+class Trainer:
+    """Trains one job. `run` returns whether it reached the last step."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        network: Network,
+        noise: NoiseSchedule,
+        latents: LatentCache,
+        schedule: Schedule,
+        processes: Processes,
+        tell: Teller,
+    ) -> None:
+        self._job = job
+        self._network = network
+        self._noise = noise
+        self._latents = latents
+        self._schedule = schedule
+        self._processes = processes
+        self._tell = tell
+        self.validation: Validation | None = None
+        self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
+        self._captions = None if network.trains_text else CaptionCache(network.texts)
+        self._losses = Losses(tell, schedule, job.max_nonfinite_steps)
+        self._step = 0
+        self._epoch: tuple[int, list[Batch]] = (-1, [])
+        self._saved_at = time.monotonic()
+        self._started = time.time()
+
+    def resume(self, path: Path) -> None:
+        """Go on from a state. Raises BrokenStateError."""
+        progress, tensors = load_state(path, self._fingerprint())
+        bank = self._network.bank
+        with torch.no_grad():
+            bank.weights.copy_(tensors["weights"])
+        bank.refresh()
+        self._updater.load(tensors["updater"])
+        self._started = float(tensors["started"])
+        self._step = progress.step
+        self._losses.epoch_sum = progress.epoch_loss_sum
+        self._losses.epoch_count = progress.epoch_loss_count
+
+    def run(self, stop: StopRequest) -> bool:
+        """All steps that are left. Raises NotFiniteError, OutOfMemoryError."""
+        first = self._step
+        while self._step < self._schedule.num_steps:
+            if self._job.torch_compile and self._step == first:
+                self._compiling_step()
+            else:
+                self._one_step()
+            self._validate()
+            stopping = self._stops(stop)
+            self._save_what_is_due(stopping)
+            if stopping and self._step < self._schedule.num_steps:
+                return False
+        self._losses.flush()
+        self.save_weights(final=True)
+        if self._job.save_state:
+            self.save_state()
+        return True
+
+    def loss_on(self, questions: Validation) -> float:
+        """The network's loss on questions that are put to it as it is now."""
+        return questions.loss(self._answer)
+
+    def final_path(self) -> Path:
+        return Path(self._job.output_dir) / f"{self._job.output_name}.safetensors"
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    # One step
+
+    def _compiling_step(self) -> None:
+        """The first step of a compiled network, with what the compilation costs said."""
+        self._tell(Phase(name="compiling", detail="the U-Net's blocks, for each size of picture"))
+        started = time.monotonic()
+        self._one_step()
+        if self._network.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - started
+        self._tell(Phase(name="compiling", detail=f"the first step took {seconds:.0f} s with it"))
+
+    def _one_step(self) -> None:
+        job, bank = self._job, self._network.bank
+        number = self._step
+        batches = self._batches(number)
+        loss = torch.zeros((), device=self._network.device)
+        for turn, (index, batch) in enumerate(batches):
+            torch.manual_seed(seed_of(job.seed, "pass", number, turn, self._processes.rank))
+            samples = self._samples(batch, index, len(batches))
+            if samples is None:
+                bank.skip_pass(first=turn == 0)
+                continue
+            bank.begin_pass(first=turn == 0, num_samples=len(samples.captions))
+            part = self._loss(samples)
+            self._updater.scaled(part).backward()
+            bank.end_pass(first=turn == 0)
+            loss += part.detach()
+        self._processes.sum(bank.grads)
+        self._processes.sum(loss)
+        rates = self._updater.rates(number)
+        self._updater.step(number)
+        self._step += 1
+        self._losses.add(self._step, loss, rates, sum(len(batch) for _, batch in batches))
+
+    def _loss(self, samples: _Samples) -> Tensor:
+        answer = self._answer(samples.noisy, samples.timesteps, samples.captions, samples.sizes)
+        error = (answer.float() - samples.target).square()
+        if samples.masks is not None:
+            error = error * samples.masks
+        return (error.mean(dim=(1, 2, 3)) * samples.share).sum()
+
+    def _answer(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        captions: Sequence[str],
+        sizes: Sequence[tuple[int, ...]],
+    ) -> Tensor:
+        context, pooled = self._text_of(captions)
+        added = None if pooled is None else self._added(pooled, sizes)
+        return self._network.unet(noisy, timesteps, context, added)
+
+    def _validate(self) -> None:
+        """The loss on held-out pictures, where an epoch has just ended and it is due."""
+        epoch, rest = divmod(self._step, self._schedule.steps_per_epoch)
+        ended = rest == 0 or self._step == self._schedule.num_steps
+        due = _due(epoch, self._job.validate_every_n_epochs) or rest != 0
+        if self.validation is None or not ended or not due or not self._processes.is_main:
+            return
+        self._losses.flush()
+        loss = self.validation.loss(self._answer)
+        number = len(self._job.validation_items)
+        self._tell(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
+
+    def _text_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        encoder = self._network.texts if self._captions is None else self._captions
+        found = encoder.encode(captions)
+        return found.context, found.pooled
+
+    def _added(self, pooled: Tensor, sizes: Sequence[tuple[int, ...]]) -> Tensor:
+        """SDXL: the pooled text and the embedded sizes, [batch, pooled + 6 * 256]."""
+        numbers = torch.tensor(sizes, dtype=torch.float32, device=pooled.device).flatten()
+        half = (self._network.unet.config.addition_time_dim or _SIZE_EMBEDDING) // 2
+        steps = torch.arange(half, dtype=torch.float32, device=pooled.device) / half
+        angles = numbers[:, None] * torch.exp(-9.210340371976184 * steps)  # -log(10000)
+        waves = torch.cat([angles.cos(), angles.sin()], 1).view(len(sizes), -1)
+        return torch.cat([pooled, waves.to(pooled.dtype)], 1)
+
+    def _batches(self, step: int) -> list[tuple[int, Batch]]:
+        """The batches of a step, each with its index in the whole run."""
+        job, schedule = self._job, self._schedule
+        epoch, place = divmod(step, schedule.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            total = job.train_batch_size * self._processes.count
+            self._epoch = (epoch, epoch_batches(job.items, total, job.seed, epoch))
+        first = place * job.gradient_accumulation_steps
+        found = self._epoch[1][first : first + job.gradient_accumulation_steps]
+        start = epoch * schedule.batches_per_epoch + first
+        return list(enumerate(found, start))
+
+    def _samples(self, batch: Batch, index: int, num_batches: int) -> _Samples | None:
+        """This process's share of a batch; None where the batch is too small for all."""
+        job, places = self._job, share_of(batch, self._processes.rank, self._processes.count)
+        if not places:
+            return None
+        epoch = index // self._schedule.batches_per_epoch
+        total = job.train_batch_size * self._processes.count
+        positions = [index * total + place for place in places]
+        items = [job.items[batch[place]] for place in places]
+        views = [
+            self._latents.pick(batch[place], position)
+            for place, position in zip(places, positions, strict=True)
+        ]
+        asked = [
+            self._noise.ask(view.latents, position)
+            for view, position in zip(views, positions, strict=True)
+        ]
+        shares = [
+            question.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
+            for question, item in zip(asked, items, strict=True)
+        ]
+        network = self._network
+        noisy = torch.stack([question.noisy for question in asked])
+        timesteps = torch.tensor([question.timestep for question in asked])
+        return _Samples(
+            noisy=noisy.to(network.device, network.dtype, memory_format=network.memory_format),
+            target=torch.stack([question.target for question in asked]).to(network.device),
+            timesteps=timesteps.to(network.device),
+            share=torch.tensor(shares, device=network.device) / (len(batch) * num_batches),
+            captions=[
+                draw_caption(job, item.caption, epoch=epoch, position=position)
+                for item, position in zip(items, positions, strict=True)
+            ],
+            sizes=[view.sizes for view in views],
+            masks=masks_of(views, network.device),
+        )
+
+    # Saving
+
+    def _stops(self, stop: StopRequest) -> bool:
+        at_epoch_end = self._step % self._schedule.steps_per_epoch == 0
+        if self._processes.count > 1 and self._step % _STOP_INTERVAL and not at_epoch_end:
+            return False
+        return self._processes.any(stop.made(at_epoch_end=at_epoch_end))
+
+    def _save_what_is_due(self, stopping: bool) -> None:
+        job, step = self._job, self._step
+        if step == self._schedule.num_steps:
+            return
+        epoch, rest = divmod(step, self._schedule.steps_per_epoch)
+        by_epoch = rest == 0 and _due(epoch, job.save_every_n_epochs)
+        by_step = _due(step, job.save_every_n_steps)
+        if by_epoch or by_step or stopping:
+            self._losses.flush()
+            name = f"{epoch:06d}" if by_epoch or (stopping and rest == 0) else f"step{step:08d}"
+            self.save_weights(name)
+        minutes = job.save_state_every_minutes
+        late = minutes is not None and time.monotonic() - self._saved_at > minutes * 60
+        if self._processes.count > 1:
+            late = step % _STOP_INTERVAL == 0 and self._processes.any(late)  # all ask, or none
+        beside = job.save_state and (by_epoch or by_step)
+        if stopping or beside or late or _due(step, job.save_state_every_n_steps):
+            self.save_state()
+
+    def save_weights(self, name: str = "", *, final: bool = False) -> None:
+        """Write the LoRA file: the final one, or that of an epoch or step."""
+        if not self._processes.is_main:
+            return
+        job, now = self._job, time.time()
+        path = self.final_path()
+        if name:
+            path = path.with_name(f"{job.output_name}-{name}.safetensors")
+        epoch = -(-self._step // self._schedule.steps_per_epoch)
+        tensors = lora_tensors(self._network.bank, job.save_precision)
+        velocity = self._noise.predicts_velocity
+        training = training_metadata(
+            job,
+            self._schedule,
+            velocity=velocity,
+            started=self._started,
+            num_processes=self._processes.count,
+        )
+        metadata = file_metadata(
+            job, training, tensors, step=self._step, epoch=epoch, now=now, velocity=velocity
+        )
+        write_lora(path, tensors, metadata)
+        if final:
+            self._tell(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
+        self._tell(Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final))
+
+    def save_state(self) -> None:
+        self._losses.flush()
+        if self._processes.is_main:
+            folder = Path(self._job.state_dir)
+            progress = Progress(
+                step=self._step,
+                epoch_loss_sum=self._losses.epoch_sum,
+                epoch_loss_count=self._losses.epoch_count,
+            )
+            tensors = {
+                "weights": self._network.bank.weights.cpu(),
+                "updater": self._updater.state(),
+                "started": self._started,
+            }
+            path = save_state(folder, progress, tensors, self._fingerprint())
+            drop_old_states(folder, self._job.keep_states)
+            epoch = -(-self._step // self._schedule.steps_per_epoch)
+            self._tell(StateSaved(path=str(path), step=self._step, epoch=epoch))
+        self._saved_at = time.monotonic()
+        self._processes.wait()
+
+    def _fingerprint(self) -> str:
+        """What a state must share with the job that goes on from it."""
+        specs = [repr(spec) for spec in self._network.bank.specs()]
+        said = "\n".join([*specs, self._job.optimizer_type.lower()])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _due(count: int, every: int | None) -> bool:
+    return every is not None and every > 0 and count > 0 and count % every == 0

@@ -1,0 +1,143 @@
+"""How much noise, of what kind, and what the model should have answered.
+
+The schedule is the base's own (`scheduler_config.json`), else Stable Diffusion's: betas scaled
+linearly from 0.00085 to 0.012 over 1000 steps. Formulas: min-SNR, arXiv 2303.09556; zero terminal
+SNR, 2305.08891; offset noise, crosslabs.org 2023-01; input perturbation, 2301.11706.
+"""
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tenner.core.train_job import TrainJob
+from tenner.engines.native.rng import torch_draw
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the model is asked for one sample: noisy latents [4, h, w] at a timestep, and the
+    right answer; `weight` multiplies the sample's loss."""
+
+    noisy: Tensor
+    target: Tensor
+    timestep: int
+    weight: float
+
+
+class NoiseSchedule:
+    """Signal and noise at each of the base's timesteps."""
+
+    def __init__(self, job: TrainJob, scheduler: Mapping[str, Any]) -> None:
+        betas = _betas(scheduler)
+        rescale = job.zero_terminal_snr
+        if rescale is None:
+            rescale = bool(scheduler.get("rescale_betas_zero_snr", False))
+        if rescale:
+            betas = _zero_terminal(betas)
+        self.predicts_velocity = (
+            job.v_parameterization
+            if job.v_parameterization is not None
+            else scheduler.get("prediction_type", "epsilon") == "v_prediction"
+        )
+        self.alphas = torch.cumprod(1.0 - betas, dim=0)
+        self._job = job
+
+    def ask(self, latents: Tensor, position: int) -> Question:
+        """The question for one showing of `latents`; `position` names the showing in the run."""
+        job = self._job
+        draw = torch_draw(job.seed, "noise", position)
+        high = min(job.max_timestep, len(self.alphas))
+        timestep = int(torch.randint(job.min_timestep, high, (1,), generator=draw))
+        noise = _noise(job, latents, draw)
+        return self.question(latents, noise, timestep, seen=_perturbed(job, noise, draw))
+
+    def question(
+        self, latents: Tensor, noise: Tensor, timestep: int, seen: Tensor | None = None
+    ) -> Question:
+        """`latents` under `noise`; the model sees `seen` in its place where that differs."""
+        alpha = self.alphas[timestep]
+        signal, sigma = alpha.sqrt(), (1.0 - alpha).sqrt()
+        noisy = signal * latents + sigma * (noise if seen is None else seen)
+        target = signal * noise - sigma * latents if self.predicts_velocity else noise
+        return Question(noisy, target, timestep, self.weight(timestep))
+
+    def weight(self, timestep: int) -> float:
+        """What the options make of a loss at `timestep`."""
+        job, alpha = self._job, float(self.alphas[timestep])
+        snr = alpha / max(1.0 - alpha, 1e-20)
+        weight = 1.0
+        if job.min_snr_gamma:
+            divisor = snr + 1.0 if self.predicts_velocity else max(snr, 1e-20)
+            weight *= min(snr, job.min_snr_gamma) / divisor
+        capped = min(snr, 1000.0)
+        if job.scale_v_pred_loss_like_noise_pred:
+            weight *= capped / (capped + 1.0)
+        if job.debiased_estimation_loss:
+            weight *= 1.0 / (capped + 1.0) if self.predicts_velocity else max(capped, 1e-8) ** -0.5
+        return weight
+
+
+def _betas(scheduler: Mapping[str, Any]) -> Tensor:
+    start = float(scheduler.get("beta_start", 0.00085))
+    end = float(scheduler.get("beta_end", 0.012))
+    steps = int(scheduler.get("num_train_timesteps", 1000))
+    kind = scheduler.get("beta_schedule", "scaled_linear")
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float32)
+    raise ValueError(f"the base's beta_schedule {kind!r} is not known")
+
+
+def _zero_terminal(betas: Tensor) -> Tensor:
+    """Betas moved and scaled so that nothing of the picture is left at the last step."""
+    roots = torch.cumprod(1.0 - betas, dim=0).sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    roots = (roots - last) * (first / (first - last))
+    products = roots**2
+    return 1.0 - torch.cat([products[:1], products[1:] / products[:-1]])
+
+
+def _noise(job: TrainJob, latents: Tensor, draw: torch.Generator) -> Tensor:
+    noise = torch.randn(latents.shape, generator=draw)
+    if job.noise_offset:
+        strength = job.noise_offset
+        if job.noise_offset_random_strength:
+            strength *= float(torch.rand(1, generator=draw))
+        offset: Tensor | float = strength
+        if job.adaptive_noise_scale is not None:
+            level = latents.mean(dim=(1, 2), keepdim=True).abs()
+            offset = (strength + job.adaptive_noise_scale * level).clamp(min=0.0)
+        noise = noise + offset * torch.randn((latents.shape[0], 1, 1), generator=draw)
+    if job.multires_noise_iterations:
+        noise = _pyramid(job, noise, draw)
+    return noise
+
+
+def _pyramid(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
+    """Noise with coarser noise laid over it, scaled back to unit variance."""
+    channels, height, width = noise.shape
+    for level in range(job.multires_noise_iterations or 0):
+        ratio = float(torch.rand(1, generator=draw)) * 2 + 2
+        small = [max(1, int(side / ratio**level)) for side in (height, width)]
+        coarse = torch.randn((1, channels, *small), generator=draw)
+        enlarged = functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        noise = noise + enlarged[0] * job.multires_noise_discount**level
+        if 1 in small:
+            break
+    return noise / noise.std()
+
+
+def _perturbed(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
+    """The noise that the model sees, where input perturbation is asked for."""
+    if not job.ip_noise_gamma:
+        return noise
+    strength = job.ip_noise_gamma
+    if job.ip_noise_gamma_random_strength:
+        strength *= float(torch.rand(1, generator=draw))
+    return noise + strength * torch.randn(noise.shape, generator=draw)

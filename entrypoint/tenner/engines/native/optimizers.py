@@ -1,0 +1,151 @@
+"""Which optimizer updates the weights, all of them kept libraries.
+
+AdamW, Adam, SGD and Lion treat every number alone, so they are given one flat tensor for each
+learning rate: a step is then a handful of operations instead of hundreds. Those that look at
+matrices or tensors as such (Adafactor, 8-bit, Prodigy) are given the modules' own matrices.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenner.core.train_job import TrainJob
+from tenner.engines.native.lora import LoraBank
+
+
+class OptimizerError(Exception):
+    """The optimizer cannot be had: `text` says why, `fix` what to do."""
+
+    def __init__(self, text: str, fix: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.fix = fix
+
+
+Groups = list[dict[str, Any]]
+FLAT = frozenset({"adamw", "adam", "sgd", "sgdnesterov", "lion"})
+
+
+def base_rates(job: TrainJob) -> dict[str, float]:
+    """The learning rate of each segment, before the schedule."""
+    text = job.text_encoder_lr or (job.learning_rate,)
+    unet = job.learning_rate if job.unet_lr is None else job.unet_lr
+    return {"text_encoder": text[0], "text_encoder_2": text[-1], "unet": unet}
+
+
+def make_optimizer(job: TrainJob, bank: LoraBank, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer over the bank's weights, one group for each segment, named in `segment`.
+
+    Raises OptimizerError.
+    """
+    kind = job.optimizer_type.lower()
+    if kind not in _MAKERS:
+        raise OptimizerError(
+            f"the built-in engine has no optimizer {job.optimizer_type!r}",
+            fix=f"use one of {', '.join(_NAMES)}",
+        )
+    groups = _flat_groups(job, bank) if kind in FLAT else _matrix_groups(job, bank)
+    try:
+        return _MAKERS[kind](groups, dict(job.optimizer_args), device)
+    except ImportError as error:
+        raise OptimizerError(
+            f"{job.optimizer_type} needs a package that is not installed: {error.name or error}",
+            fix="install it, or use AdamW",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise OptimizerError(
+            f"{job.optimizer_type} does not take these optimizer_args: {error}",
+            fix="correct or drop optimizer_args",
+        ) from error
+
+
+def _flat_groups(job: TrainJob, bank: LoraBank) -> Groups:
+    rates, groups = base_rates(job), []
+    for segment, place in bank.segments().items():
+        parameter = nn.Parameter(bank.weights[place])
+        parameter.grad = bank.grads[place]
+        groups.append({"params": [parameter], "lr": rates[segment], "segment": segment})
+    return groups
+
+
+def _matrix_groups(job: TrainJob, bank: LoraBank) -> Groups:
+    rates, groups = base_rates(job), []
+    views = zip(bank.named_views(bank.weights), bank.named_views(bank.grads), strict=True)
+    members: dict[str, list[nn.Parameter]] = {segment: [] for segment in bank.segments()}
+    for (spec, *weights), (_, *grads) in views:
+        for weight, grad in zip(weights, grads, strict=True):
+            parameter = nn.Parameter(weight)
+            parameter.grad = grad
+            members[_segment_of(spec.name)].append(parameter)
+    for segment, parameters in members.items():
+        groups.append({"params": parameters, "lr": rates[segment], "segment": segment})
+    return groups
+
+
+def _segment_of(name: str) -> str:
+    if name.startswith("lora_te2_"):
+        return "text_encoder_2"
+    return "text_encoder" if name.startswith("lora_te") else "unet"
+
+
+def _adamw(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, fused=True, **args)
+
+
+def _adam(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, fused=True, **args)
+
+
+def _sgd(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, **args)
+
+
+def _nesterov(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    args = {"momentum": 0.9, **args}
+    return torch.optim.SGD(groups, nesterov=True, **args)
+
+
+def _adamw8bit(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    if device.type != "cuda":
+        raise OptimizerError("AdamW8bit needs an NVIDIA GPU", fix='use optimizer_type = "AdamW"')
+    import bitsandbytes  # pyright: ignore[reportMissingImports]
+
+    return bitsandbytes.optim.AdamW8bit(groups, **args)
+
+
+def _lion(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    from lion_pytorch import Lion  # pyright: ignore[reportMissingImports]
+
+    return Lion(groups, **args)
+
+
+def _prodigy(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    from prodigyopt import Prodigy  # pyright: ignore[reportMissingImports]
+
+    return Prodigy(groups, **args)
+
+
+def _adafactor(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    """With our schedule instead of its own: relative steps off unless asked for by name."""
+    from transformers.optimization import Adafactor
+
+    wanted = {"relative_step": False, "scale_parameter": False, "warmup_init": False, **args}
+    return Adafactor(groups, **wanted)
+
+
+_Maker = Callable[[Groups, dict[str, Any], torch.device], torch.optim.Optimizer]
+_MAKERS: Mapping[str, _Maker] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _sgd,
+    "sgdnesterov": _nesterov,
+    "adamw8bit": _adamw8bit,
+    "lion": _lion,
+    "prodigy": _prodigy,
+    "adafactor": _adafactor,
+}
+_NAMES = ("AdamW", "AdamW8bit", "Adam", "Lion", "Prodigy", "Adafactor", "SGD", "SGDNesterov")

@@ -1,0 +1,138 @@
+"""What the process says while it trains: events on stdout, and losses read back without waiting.
+
+A loss is on the device when its step has been queued, not when it has been computed. On a GPU it
+is copied aside and told of a step or two later, when it has arrived by itself.
+"""
+# pyright: reportUnknownMemberType=false
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from tenner.core.events import EpochEnd, Event, Failed, Step, Warned
+from tenner.engines.native.batches import Schedule
+
+_MOST_PENDING = 16
+
+
+class NotFiniteError(Exception):
+    """So many losses in a row were NaN or infinite that the run is over."""
+
+
+class Teller:
+    """Writes events, one a line, to where stdout was; all else that prints goes to stderr."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self._out: TextIO = sys.stdout
+        self.is_silent = silent
+        self.listeners: list[Callable[[Event], None]] = []
+        sys.stdout = sys.stderr
+
+    def __call__(self, event: Event) -> None:
+        if not self.is_silent or isinstance(event, Failed):  # whichever process meets it
+            self._out.write(event.to_json() + "\n")
+            self._out.flush()
+            for listener in self.listeners:
+                listener(event)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    step: int
+    loss: Tensor
+    rates: dict[str, float]
+    num_images: int
+    arrived: Any = None
+
+
+@dataclass
+class Losses:
+    """Losses on their way to the host, and the running mean of the epoch.
+
+    Steps count from 1 here, over all lives of the run.
+    """
+
+    tell: Teller
+    schedule: Schedule
+    max_nonfinite: int
+    epoch_sum: float = 0.0
+    epoch_count: int = 0
+    _pending: deque[_Pending] = field(default_factory=deque[_Pending])
+    _nonfinite: int = 0
+    _last: float = field(default_factory=time.perf_counter)
+    _seconds: float = 0.0
+
+    def add(self, step: int, loss: Tensor, rates: dict[str, float], num_images: int) -> None:
+        """A step was queued; tell of those that have arrived. Raises NotFiniteError."""
+        arrived = None
+        if loss.device.type == "cuda":
+            aside = torch.empty((), pin_memory=True)
+            aside.copy_(loss.detach(), non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            loss = aside
+        self._pending.append(_Pending(step, loss.detach(), rates, num_images, arrived))
+        while self._pending:
+            first = self._pending[0]
+            if first.arrived is not None and not first.arrived.query():
+                if len(self._pending) < _MOST_PENDING:
+                    return
+                first.arrived.synchronize()
+            self._tell(self._pending.popleft())
+
+    def flush(self) -> None:
+        """Wait for all losses. Raises NotFiniteError."""
+        while self._pending:
+            if self._pending[0].arrived is not None:
+                self._pending[0].arrived.synchronize()
+            self._tell(self._pending.popleft())
+
+    def _tell(self, found: _Pending) -> None:
+        loss, per_epoch = float(found.loss), self.schedule.steps_per_epoch
+        now = time.perf_counter()
+        self._seconds = now - self._last if not self._seconds else (
+            0.8 * self._seconds + 0.2 * (now - self._last)
+        )  # fmt: skip
+        self._last = now
+        self._judge(found.step, loss)
+        mean = self.epoch_sum / self.epoch_count if self.epoch_count else loss
+        epoch = (found.step - 1) // per_epoch + 1
+        self.tell(
+            Step(
+                step=found.step,
+                num_steps=self.schedule.num_steps,
+                epoch=epoch,
+                num_epochs=self.schedule.num_epochs,
+                loss=loss,
+                loss_avg=mean,
+                lr=found.rates,
+                images_per_second=found.num_images / max(self._seconds, 1e-9),
+                seconds_per_step=self._seconds,
+            )
+        )
+        if found.step % per_epoch == 0 or found.step == self.schedule.num_steps:
+            self.tell(EpochEnd(epoch=epoch, num_epochs=self.schedule.num_epochs, loss_avg=mean))
+            self.epoch_sum, self.epoch_count = 0.0, 0
+
+    def _judge(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            self._nonfinite = 0
+            self.epoch_sum += loss
+            self.epoch_count += 1
+            return
+        self._nonfinite += 1
+        self.tell(
+            Warned(
+                text=f"the loss of step {step} is not finite; the step changed nothing",
+                fix="lower the learning rate, or use bf16 instead of fp16",
+            )
+        )
+        if self._nonfinite >= self.max_nonfinite:
+            raise NotFiniteError(f"{self._nonfinite} losses in a row are not finite")

@@ -1,0 +1,103 @@
+"""States: all that is needed to go on from a step, written whole or not at all.
+
+A state is a folder `step-00000020` with `state.json` (what, and the digest of the rest) and
+`state.pt` (weights, optimizer). It is made under another name, synced and renamed, so a folder of
+that name is complete; the digest finds what the disk has spoilt since.
+"""
+# pyright: reportUnknownMemberType=false
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from tenner.core.files import sync_directory
+from tenner.core.temporary_files import part_of
+
+_FORMAT = 1
+
+
+class BrokenStateError(Exception):
+    """The state cannot be used; the one before may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands: steps done, the sum and count of the epoch's losses."""
+
+    step: int = 0
+    epoch_loss_sum: float = 0.0
+    epoch_loss_count: int = 0
+
+
+def save_state(folder: Path, progress: Progress, tensors: dict[str, Any], fingerprint: str) -> Path:
+    """Write a state under `folder`; the path of the new state."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{progress.step:08d}"
+    making = part_of(final)
+    making.mkdir(mode=0o700)
+    try:
+        torch.save(tensors, making / "state.pt")
+        about = {
+            "format": _FORMAT,
+            "fingerprint": fingerprint,
+            "sha256": _digest(making / "state.pt"),
+            "step": progress.step,
+            "epoch_loss_sum": progress.epoch_loss_sum,
+            "epoch_loss_count": progress.epoch_loss_count,
+        }
+        (making / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        for file in making.iterdir():
+            _sync(file)
+        making.chmod(0o755)
+        if final.exists():
+            shutil.rmtree(final)
+        making.rename(final)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    sync_directory(folder)
+    return final
+
+
+def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Any]]:
+    """What `save_state` wrote. Raises BrokenStateError: damaged, or of another job."""
+    try:
+        about = cast("dict[str, Any]", json.loads((path / "state.json").read_text("utf-8")))
+        if about["format"] != _FORMAT:
+            raise BrokenStateError(f"the state {path.name} is of another version")
+        if about["fingerprint"] != fingerprint:
+            raise BrokenStateError(f"the state {path.name} is of another network or optimizer")
+        if _digest(path / "state.pt") != about["sha256"]:
+            raise BrokenStateError(f"the state {path.name} is damaged")
+        tensors = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        progress = Progress(
+            step=int(about["step"]),
+            epoch_loss_sum=float(about["epoch_loss_sum"]),
+            epoch_loss_count=int(about["epoch_loss_count"]),
+        )
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise BrokenStateError(f"the state {path.name} cannot be read: {error}") from error
+    return progress, cast("dict[str, Any]", tensors)
+
+
+def drop_old_states(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` states."""
+    states = sorted(path for path in folder.glob("step-*") if path.is_dir())
+    for path in states[: max(0, len(states) - max(1, keep))]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

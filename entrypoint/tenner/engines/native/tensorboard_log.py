@@ -1,0 +1,71 @@
+"""The TensorBoard log of a training, under the names that sd-scripts gives its curves."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+
+import contextlib
+import math
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from tenner.core.events import EpochEnd, Event, Step, Validated, Warned
+from tenner.engines.native.progress import Teller
+
+
+@contextlib.contextmanager
+def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[None]:
+    """While the context lasts, what is told goes into a TensorBoard log in `folder` too.
+
+    Without TensorBoard, or where nothing can be written there, that is said and the run goes on.
+    """
+    if folder is None or tell.is_silent:
+        yield
+        return
+    try:
+        board = Board(Path(folder), first_step=first_step)
+    except (ImportError, OSError) as error:
+        tell(Warned(text=f"no TensorBoard log: {error}", fix="pip install tensorboard"))
+        yield
+        return
+    tell.listeners.append(board.hear)
+    try:
+        yield
+    finally:
+        tell.listeners.remove(board.hear)
+        board.close()
+
+
+class Board:
+    """Writes what is told of steps and epochs; its own thread brings it to the disk.
+
+    Raises ImportError where TensorBoard is not installed. Steps from `first_step` on replace what
+    an earlier life of the run wrote of them.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=first_step, flush_secs=20)
+        self._step = first_step - 1
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Step():
+                self._step = event.step
+                self._add("loss/current", event.loss)
+                self._add("loss/average", event.loss_avg)
+                for name, rate in event.lr.items():
+                    self._add(f"lr/{name}", rate)
+            case EpochEnd():
+                self._writer.add_scalar("loss/epoch_average", event.loss_avg, event.epoch)
+            case Validated():
+                self._writer.add_scalar("loss/validation", event.loss, event.step)
+            case _:
+                pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            self._writer.add_scalar(name, value, self._step)

@@ -1,0 +1,189 @@
+"""Captions to what the U-Net is conditioned on: tokens, chunks, hidden states, pooled text.
+
+Where no text encoder is trained and captions do not change, every caption is encoded once and
+looked up from then on.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tenner.base.tokenizers import open_clip_tokenizer
+from tenner.core.family import Family
+from tenner.engines.native.clip import ClipText
+
+CACHE_BYTES = 1 << 30
+"""What encoded captions may take of the host's memory: 4,500 of SD 1.5 in fp32, 1,700 of SDXL."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """context [batch, words, width]; pooled [batch, width] for SDXL."""
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+
+class Tokenizer:
+    """A CLIP tokenizer that cuts long captions into chunks of 75 tokens, as sd-scripts does."""
+
+    def __init__(self, folder: Path, max_token_length: int, *, pad_with_zero: bool = False) -> None:
+        self._tokenizer = open_clip_tokenizer(folder)
+        self.eos: int = self._tokenizer.eos_token_id
+        self.bos: int = self._tokenizer.bos_token_id
+        self.pad: int = 0 if pad_with_zero else self._tokenizer.pad_token_id
+        self.chunk: int = min(int(self._tokenizer.model_max_length), 77) - 2
+        self.num_chunks = max(1, max_token_length // 75)
+
+    @property
+    def pads_with_eos(self) -> bool:
+        return self.pad == self.eos
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Token ids [captions * chunks, chunk + 2], each chunk with its begin and end."""
+        rows = [row for caption in captions for row in self._rows(caption)]
+        return torch.tensor(rows, dtype=torch.long)
+
+    def _rows(self, caption: str) -> list[list[int]]:
+        room = self.chunk * self.num_chunks
+        words: list[int] = self._tokenizer(
+            caption, add_special_tokens=False, truncation=True, max_length=room
+        )["input_ids"][:room]
+        filled = [*words, self.eos]
+        filled += [self.pad] * (room + 1 - len(filled))
+        return [self._row(filled, index * self.chunk) for index in range(self.num_chunks)]
+
+    def _row(self, filled: list[int], start: int) -> list[int]:
+        inner = filled[start : start + self.chunk]
+        if self.pads_with_eos or self.num_chunks == 1:
+            end = self.eos if self.num_chunks > 1 else filled[self.chunk]
+            return [self.bos, *inner, end]
+        end = filled[-1] if inner[-1] in (self.eos, self.pad) else self.eos
+        if inner[0] == self.pad:
+            inner = [self.eos, *inner[1:]]
+        return [self.bos, *inner, end]
+
+
+class TextEncoders:
+    """The text side of a model: one encoder, or SDXL's two."""
+
+    def __init__(
+        self,
+        family: Family,
+        encoders: Sequence[tuple[Tokenizer, ClipText]],
+        projection: Tensor | None,
+        clip_skip: int | None,
+        device: torch.device,
+    ) -> None:
+        self._sdxl = family == "sdxl"
+        self.encoders = tuple(encoders)
+        self._projection = projection
+        self._clip_skip = clip_skip or 1
+        self.device = device
+
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        if not self._sdxl:
+            return Conditioning(self._single(captions))
+        first = self._hidden(captions, 0)
+        second, pooled = self._second(captions)
+        return Conditioning(torch.cat([first, second], dim=2), pooled)
+
+    def _single(self, captions: Sequence[str]) -> Tensor:
+        tokenizer, encoder = self.encoders[0]
+        hidden = encoder.hidden(tokenizer(captions).to(self.device), self._clip_skip)
+        return _rejoined(encoder.final_norm(hidden), tokenizer, len(captions))
+
+    def _hidden(self, captions: Sequence[str], index: int) -> Tensor:
+        tokenizer, encoder = self.encoders[index]
+        hidden = encoder.hidden(tokenizer(captions).to(self.device), 2)
+        return _rejoined(hidden, tokenizer, len(captions))
+
+    def _second(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The last layer but one, and the projected end of text after the last."""
+        tokenizer, encoder = self.encoders[1]
+        ids = tokenizer(captions).to(self.device)
+        layers = encoder.config.num_layers
+        hidden = encoder.hidden(ids, 2)
+        last = encoder.run(hidden, layers - 1, layers, batch=ids.shape[0])
+        ends = (ids == tokenizer.eos).int().argmax(dim=1)
+        places = torch.arange(ids.shape[0], device=self.device) * ids.shape[1] + ends
+        pooled = encoder.final_norm(last[places[:: tokenizer.num_chunks]])
+        projected = functional.linear(pooled, cast(Tensor, self._projection))
+        return _rejoined(hidden, tokenizer, len(captions)), projected
+
+
+class CaptionCache:
+    """Remembers what each caption encodes to. For frozen text encoders only.
+
+    Captions lie in the host's memory, pinned where the encoders are on a card: a batch of them is
+    copied in less time than one is encoded in, and the card's memory does not fill with captions
+    that are drawn anew at every showing. Past `max_bytes` the one used longest ago is dropped.
+    """
+
+    def __init__(self, encoders: TextEncoders, max_bytes: int = CACHE_BYTES) -> None:
+        self._encoders = encoders
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._known: OrderedDict[str, Conditioning] = OrderedDict()
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept now."""
+        return self._num_bytes
+
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        found = {caption: self._find(caption) for caption in dict.fromkeys(captions)}
+        each = [found[caption] for caption in captions]
+        pooled = [one.pooled for one in each if one.pooled is not None]
+        return Conditioning(
+            torch.cat([one.context for one in each]), torch.cat(pooled) if pooled else None
+        )
+
+    def _find(self, caption: str) -> Conditioning:
+        """One caption, on the encoders' device."""
+        known = self._known.get(caption)
+        if known is not None:
+            self._known.move_to_end(caption)
+            return _moved(known, self._encoders.device)
+        with torch.no_grad():
+            encoded = self._encoders.encode([caption])
+        kept = _on_host(encoded)
+        self._known[caption] = kept
+        self._num_bytes += _size(kept)
+        while self._num_bytes > self._max_bytes:
+            self._num_bytes -= _size(self._known.popitem(last=False)[1])
+        return encoded
+
+
+def _on_host(found: Conditioning) -> Conditioning:
+    def kept(tensor: Tensor) -> Tensor:
+        copied = tensor.cpu()
+        return copied.pin_memory() if tensor.device.type == "cuda" else copied
+
+    return Conditioning(kept(found.context), None if found.pooled is None else kept(found.pooled))
+
+
+def _moved(found: Conditioning, device: torch.device) -> Conditioning:
+    pooled = None if found.pooled is None else found.pooled.to(device, non_blocking=True)
+    return Conditioning(found.context.to(device, non_blocking=True), pooled)
+
+
+def _size(found: Conditioning) -> int:
+    return found.context.nbytes + (0 if found.pooled is None else found.pooled.nbytes)
+
+
+def _rejoined(hidden: Tensor, tokenizer: Tokenizer, num_captions: int) -> Tensor:
+    """Chunks side by side: the first begin, the words of all, the last end."""
+    states = hidden.view(num_captions, tokenizer.num_chunks, tokenizer.chunk + 2, -1)
+    if tokenizer.num_chunks == 1:
+        return states[:, 0]
+    words = states[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([states[:, 0, :1], words, states[:, -1, -1:]], dim=1)

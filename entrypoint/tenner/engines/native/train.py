@@ -1,0 +1,174 @@
+"""The trainer's process: `python -m tenner.engines.native.train JOB.json`.
+
+Reads the job, prints events, and ends with an `EngineExit`. Models are loaded in the order that
+needs the least memory: the VAE first and gone again, then U-Net and text encoders.
+"""
+# pyright: reportUnknownMemberType=false
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from tenner.core.disk_errors import disk_failure, is_disk_trouble
+from tenner.core.events import Done, Failed, FailureKind, Phase
+from tenner.core.train_job import TrainJob, read_job
+from tenner.engines.native.batches import schedule_of
+from tenner.engines.native.cache import KeptBase
+from tenner.engines.native.engine import EngineExit
+from tenner.engines.native.latents import LatentCache, NoPictureError, encode_all, vae_fingerprint
+from tenner.engines.native.load import BaseModel, BaseModelError, load_base, load_vae, vae_files
+from tenner.engines.native.loop import StopRequest, Trainer
+from tenner.engines.native.lora_file import LoraFileError
+from tenner.engines.native.network import build_network
+from tenner.engines.native.noise import NoiseSchedule
+from tenner.engines.native.optimizers import OptimizerError
+from tenner.engines.native.processes import Processes, join_processes
+from tenner.engines.native.progress import NotFiniteError, Teller
+from tenner.engines.native.state import BrokenStateError
+from tenner.engines.native.tensorboard_log import logged
+from tenner.engines.native.validation import Validation
+
+
+def main(arguments: list[str], kept: KeptBase | None = None) -> int:
+    """Do one job. `kept` is what a process that does several keeps of their base."""
+    if len(arguments) != 1:
+        print("usage: python -m tenner.engines.native.train JOB.json", file=sys.stderr)
+        return EngineExit.JOB
+    processes = join_processes()
+    tell = Teller(silent=not processes.is_main)
+    try:
+        job = read_job(Path(arguments[0]))
+    except (OSError, ValueError, TypeError) as error:
+        return _failed(tell, EngineExit.JOB, "other", f"the job cannot be read: {error}")
+    try:
+        return _train(job, processes, tell, kept)
+    except _KNOWN as error:
+        return _explain(tell, job, error)
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        if is_disk_trouble(error):
+            found = disk_failure(error, Path(job.output_dir))
+            return _failed(tell, EngineExit.DISK, "disk", found.text, found.fix)
+        if not _is_out_of_memory(error):
+            raise
+        return _out_of_memory(tell, job, error)
+    finally:
+        processes.close()
+
+
+def _train(job: TrainJob, processes: Processes, tell: Teller, kept: KeptBase | None) -> int:
+    stop = StopRequest(job.stop_file)
+    _set_backends(job)
+    schedule = schedule_of(job, processes.count)
+    tell(Phase(name="loading", detail="the base model"))
+    base = load_base(job)
+    everything = replace(job, items=(*job.items, *job.validation_items))
+    latents = _encode(everything, base, processes, tell)
+    network = build_network(job, base, processes.device, kept)
+    noise = NoiseSchedule(job, base.scheduler)
+    del base
+    trainer = Trainer(job, network, noise, latents, schedule, processes, tell)
+    if job.validation_items:
+        views = [
+            latents.pick(len(job.items) + each, 0) for each in range(len(job.validation_items))
+        ]
+        trainer.validation = Validation(job, network, noise, views)
+    if job.resume:
+        trainer.resume(Path(job.resume))
+    tell(Phase(name="training", done=trainer.step, total=schedule.num_steps))
+    with logged(job.log_dir, tell, first_step=trainer.step + 1):
+        finished = trainer.run(stop)
+    if finished:
+        tell(Done(path=str(trainer.final_path()), step=trainer.step))
+        return EngineExit.DONE
+    return EngineExit.STOPPED if stop.by_signal else EngineExit.DONE
+
+
+def _encode(job: TrainJob, base: BaseModel, processes: Processes, tell: Teller) -> LatentCache:
+    """All latents; the main process first, so that the others find them on disk."""
+
+    def progress(done: int, total: int) -> None:
+        tell(Phase(name="caching latents", done=done, total=total))
+
+    if not processes.is_main:
+        processes.wait()
+    name = vae_fingerprint(vae_files(base))
+    found = encode_all(job, lambda: load_vae(base), name, processes.device, progress)
+    if processes.is_main:
+        processes.wait()
+    if processes.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+def _set_backends(job: TrainJob) -> None:
+    if job.num_threads:
+        torch.set_num_threads(job.num_threads)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
+_KNOWN = (
+    BaseModelError,
+    BrokenStateError,
+    LoraFileError,
+    NoPictureError,
+    NotFiniteError,
+    OptimizerError,
+    ValueError,
+)
+
+
+def _explain(tell: Teller, job: TrainJob, error: Exception) -> int:
+    """The `failed` event and exit status of a failure that we know."""
+    text = str(error)
+    if isinstance(error, BaseModelError):
+        return _failed(tell, EngineExit.BASE_MODEL, "base_model", text, error.fix)
+    if isinstance(error, OptimizerError):
+        return _failed(tell, EngineExit.JOB, "other", text, error.fix)
+    if isinstance(error, BrokenStateError):
+        fix = "go on from the state before it"
+        return _failed(tell, EngineExit.BROKEN_STATE, "broken_state", text, fix)
+    if isinstance(error, NotFiniteError):
+        fix = "lower the learning rate, or use bf16 instead of fp16"
+        return _failed(tell, EngineExit.NOT_FINITE, "nan", text, fix)
+    if isinstance(error, LoraFileError):
+        fix = "use the network_dim and conv_dim of the file, or drop network_weights"
+        return _failed(tell, EngineExit.JOB, "other", text, fix)
+    if isinstance(error, NoPictureError) or not job.items:
+        return _failed(tell, EngineExit.NO_DATA, "no_data", text, "replace or remove the image")
+    return _failed(tell, EngineExit.JOB, "other", text)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    known = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(words in said for words in known)
+
+
+def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:
+    if torch.cuda.is_available():
+        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
+    else:
+        peak = ""
+    said = next(iter(str(error).splitlines()), "") or "the system said nothing more"
+    text = f"out of memory at batch {job.train_batch_size}{peak}: {said}"
+    fix = "a smaller train_batch_size, or gradient_checkpointing = true"
+    return _failed(tell, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
+
+
+def _failed(tell: Teller, code: EngineExit, kind: FailureKind, text: str, fix: str = "") -> int:
+    tell(Failed(kind=kind, text=text, fix=fix))
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # all is written and closed: to take itself apart takes torch a second

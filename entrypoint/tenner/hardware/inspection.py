@@ -1,0 +1,192 @@
+"""What this machine can do, found once at the start of a run and handed on as `Machine`."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tenner.core.errors import MachineError, Problem, errors_in
+from tenner.hardware.cards import card_named
+from tenner.hardware.cuda import CUDA_12_1, CudaBuild, driver_problem, has_kernels, kernel_problem
+from tenner.hardware.gpu import Capability, Gpu
+from tenner.hardware.host import Host, inspect_host
+from tenner.hardware.smi import GpuQuery, query_gpus
+from tenner.hardware.visible import child_environment, choose_gpus, select_visible
+
+BUSY_SHARE = 0.10
+"""More of the memory than this in other hands is worth a word. A desktop takes about 5 %."""
+
+
+_SHARES_MEMORY = re.compile(r"\b(GB10|Thor|Orin|Tegra|Jetson|Grace)\b", re.I)
+"""Names of NVIDIA chips whose GPU and CPU use one memory (DGX Spark, Jetson)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Cards, driver, host. Without a card `chosen` is empty and `problems` says why."""
+
+    gpus: tuple[Gpu, ...]
+    """All that nvidia-smi shows."""
+    chosen: tuple[Gpu, ...]
+    """Those to train on."""
+    cuda: CudaBuild
+    host: Host
+    problems: tuple[Problem, ...] = ()
+    child_env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a trainer's process needs to see the chosen cards only."""
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self.chosen)
+
+    @property
+    def driver(self) -> str:
+        return self.gpus[0].driver if self.gpus else ""
+
+    @property
+    def gpu_name(self) -> str:
+        return self.chosen[0].name if self.chosen else ""
+
+    @property
+    def smallest(self) -> Gpu | None:
+        """The chosen card with the least free memory: with several, it sets the size."""
+        known = [gpu for gpu in self.chosen if gpu.free_mib is not None]
+        return min(known, key=lambda gpu: gpu.free_mib or 0) if known else None
+
+    @property
+    def free_mib(self) -> int | None:
+        """Free memory of the smallest chosen card; `None` where any card hides it."""
+        free = [gpu.free_mib for gpu in self.chosen]
+        known = [each for each in free if each is not None]
+        return min(known) if known and len(known) == len(free) else None
+
+    @property
+    def total_mib(self) -> int | None:
+        totals = [gpu.total_mib for gpu in self.chosen if gpu.total_mib]
+        return min(totals) if totals and len(totals) == len(self.chosen) else None
+
+    @property
+    def capability(self) -> Capability | None:
+        """The lowest of the chosen cards, as all have to do the same."""
+        known = [gpu.capability for gpu in self.chosen if gpu.capability]
+        return min(known) if known else None
+
+    def require_gpu(self) -> None:
+        """Raise `MachineError` with every error found, for a run that needs the card."""
+        if errors := errors_in(self.problems):
+            raise MachineError(problems=errors)
+
+
+def inspect_machine(
+    env: Mapping[str, str] | None = None,
+    *,
+    num_gpus: int = 1,
+    cuda: CudaBuild = CUDA_12_1,
+    root: Path = Path("/"),
+) -> Machine:
+    """Ask the driver and the kernel. `cuda` is the trainer's build. Never raises for what it
+    finds: whether a missing card matters is the caller's decision."""
+    env = os.environ if env is None else env
+    return machine_of(query_gpus(env), env, inspect_host(root), num_gpus=num_gpus, cuda=cuda)
+
+
+def machine_of(
+    query: GpuQuery,
+    env: Mapping[str, str],
+    host: Host,
+    *,
+    num_gpus: int = 1,
+    cuda: CudaBuild = CUDA_12_1,
+) -> Machine:
+    """The decision behind `inspect_machine`, of values only."""
+    if query.problem or not query.gpus:
+        problems = (query.problem,) if query.problem else ()
+        return Machine(gpus=(), chosen=(), cuda=cuda, host=host, problems=problems)
+    gpus = tuple(_with_memory(_with_capability(gpu), host) for gpu in query.gpus)
+    visible = select_visible(gpus, env)
+    if visible.problem:
+        problems = (visible.problem,)
+        return Machine(gpus=gpus, chosen=(), cuda=cuda, host=host, problems=problems)
+    chosen = choose_gpus(
+        visible,
+        num_gpus,
+        is_usable=lambda gpu: gpu.capability is None or has_kernels(cuda, gpu.capability),
+    )
+    problems = _problems(chosen, visible.gpus, num_gpus, cuda)
+    return Machine(
+        gpus=gpus,
+        chosen=chosen,
+        cuda=cuda,
+        host=host,
+        problems=tuple(problems),
+        child_env=child_environment(chosen),
+    )
+
+
+def _with_capability(gpu: Gpu) -> Gpu:
+    """Old drivers do not tell the capability; the card's name does."""
+    if gpu.capability:
+        return gpu
+    card = card_named(gpu.name)
+    return replace(gpu, capability=card.capability) if card else gpu
+
+
+def _with_memory(gpu: Gpu, host: Host) -> Gpu:
+    """A chip that shares the machine's memory has none of its own to tell: what the kernel says is
+    available (MemAvailable) is what it may take."""
+    if gpu.total_mib or gpu.is_divided or not _SHARES_MEMORY.search(gpu.name):
+        return gpu
+    return replace(gpu, total_mib=host.ram_mib, free_mib=host.free_ram_mib)
+
+
+def _problems(
+    chosen: tuple[Gpu, ...], visible: tuple[Gpu, ...], num_gpus: int, cuda: CudaBuild
+) -> list[Problem]:
+    found = [driver_problem(chosen[0].driver, cuda)]
+    for gpu in chosen:
+        found += [kernel_problem(gpu, cuda), _memory_problem(gpu)]
+    found += [_count_problem(chosen, num_gpus), _choice_note(chosen, visible)]
+    return [problem for problem in found if problem]
+
+
+def _memory_problem(gpu: Gpu) -> Problem | None:
+    if not gpu.total_mib or gpu.free_mib is None:
+        return Problem(
+            text=f"{gpu.label} does not say how much memory it has: batch 1 with gradient "
+            "checkpointing",
+            fix="set batch_size and gradient_checkpointing yourself if you know it is larger",
+            level="warning",
+        )
+    if gpu.free_mib >= gpu.total_mib * (1 - BUSY_SHARE):
+        return None
+    used = gpu.total_mib - gpu.free_mib
+    return Problem(
+        text=f"{gpu.label}: {used} of {gpu.total_mib} MiB are taken; sized for the {gpu.free_mib} "
+        "MiB that are free",
+        fix="end the other programs on this card (nvidia-smi lists them), or choose another card",
+        level="warning",
+    )
+
+
+def _count_problem(chosen: tuple[Gpu, ...], num_gpus: int) -> Problem | None:
+    if len(chosen) >= num_gpus:
+        return None
+    reason = (
+        "a process sees one MIG slice only" if chosen[0].is_slice else "no more can be used here"
+    )
+    return Problem(
+        text=f"num_processes = {num_gpus}, but there is {len(chosen)} usable GPU: {reason}",
+        fix=f"set num_processes = {len(chosen)}",
+    )
+
+
+def _choice_note(chosen: tuple[Gpu, ...], visible: tuple[Gpu, ...]) -> Problem | None:
+    if len(visible) <= len(chosen):
+        return None
+    used = ", ".join(gpu.label for gpu in chosen)
+    return Problem(
+        text=f"{len(visible)} GPUs are here; this run uses {used}",
+        fix="choose another with CUDA_VISIBLE_DEVICES, or use several with num_processes",
+        level="note",
+    )

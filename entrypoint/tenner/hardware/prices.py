@@ -1,0 +1,109 @@
+"""What a run costs: the price of an hour, by who knows it best, and dollars for time or steps.
+
+The user's `price_per_hour` goes before the host's own word, and that before the price book: a
+market moves, so a book's price is an estimate and never a reason to stop a run.
+"""
+
+import statistics
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from tenner.hardware.cards import card_named
+
+PriceSource = Literal["asked", "host", "book"]
+GUIDE = "guide"
+"""The provider under which the book holds the guide's own prices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """Dollars for one hour of a machine, and who says so."""
+
+    usd_per_hour: float
+    kind: PriceSource
+    provider: str = ""
+    source: str = ""
+    """Where the figure comes from, with its date, for a person to check."""
+
+    @property
+    def is_sure(self) -> bool:
+        """Said by the user or the host, not looked up in a book."""
+        return self.kind != "book"
+
+
+def price_of(
+    *,
+    asked: float | None,
+    host: Price | None = None,
+    gpu_name: str = "",
+    provider: str = "",
+    num_gpus: int = 1,
+) -> Price | None:
+    """The price to reckon with: the user's, the host's, else the book's for the card.
+
+    `asked` and `host` are for the whole machine, the book's prices for one card. None where nobody
+    knows. 0 is a price: a machine of one's own.
+    """
+    if asked is not None:
+        return Price(usd_per_hour=asked, kind="asked", source="price_per_hour")
+    return host or book_price(gpu_name, provider=provider, num_gpus=num_gpus)
+
+
+def book_price(gpu_name: str, *, provider: str = "", num_gpus: int = 1) -> Price | None:
+    """The provider's price (its cheapest row, where `provider` starts several names), or the middle
+    of all providers' without one. None for a card that is not in the book."""
+    found = [each for each in book_prices(gpu_name) if each.provider != GUIDE]
+    of_provider = [each for each in found if provider and _starts(each.provider, provider)]
+    if of_provider:
+        first = of_provider[0]
+        usd, source = first.usd_per_hour, first.source
+        return Price(
+            usd_per_hour=usd * num_gpus, kind="book", provider=first.provider, source=source
+        )
+    if provider or not found:
+        return None
+    middle = statistics.median(each.usd_per_hour for each in found)
+    named = ", ".join(f"{each.provider} ${each.usd_per_hour:g}" for each in found)
+    return Price(usd_per_hour=middle * num_gpus, kind="book", source=f"the middle of {named}")
+
+
+def book_prices(gpu_name: str) -> tuple[Price, ...]:
+    """Every provider's price for one such card, cheapest first, the guide's among them."""
+    card = card_named(gpu_name)
+    if card is None:
+        return ()
+    found = [price for name, price in _book() if name == card.name]
+    return tuple(sorted(found, key=lambda each: each.usd_per_hour))
+
+
+def cost_usd(seconds: float, price: Price) -> float:
+    """Dollars for so many seconds: hosts bill by the second or minute."""
+    return seconds / 3600 * price.usd_per_hour
+
+
+def cost_of_steps(num_steps: int, seconds_per_step: float, price: Price) -> float:
+    """Dollars for so many steps at a known speed, without loading and delivery."""
+    return cost_usd(num_steps * seconds_per_step, price)
+
+
+@cache
+def _book() -> tuple[tuple[str, Price], ...]:
+    """(card's name, price) for every row of the book."""
+    text = (resources.files("tenner.hardware.cards") / "prices.toml").read_text(encoding="utf-8")
+    read = tomllib.loads(text)
+    sources = read.pop("sources")
+    rows: list[tuple[str, Price]] = []
+    for provider, table in read.items():
+        source = sources[table.pop("source", provider)]
+        rows += [
+            (card, Price(usd_per_hour=usd, kind="book", provider=provider, source=source))
+            for card, usd in table.items()
+        ]
+    return tuple(rows)
+
+
+def _starts(name: str, provider: str) -> bool:
+    return name.lower().startswith(provider.lower())

@@ -1,0 +1,167 @@
+"""Whether the trainer's Python computes on the card, tried before anything is paid for.
+
+nvidia-smi sees a card, the driver and the kernels fit, and still a trainer may die at its first
+tensor: torch without CUDA, a library built for another torch, a card that is lost. A child of the
+trainer's Python tries one small tensor and the libraries that the run would use. It is started
+while the dataset is read, so that it costs no time of its own.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from tenner.core.errors import Problem
+
+TIME_LIMIT_SECONDS = 180.0
+"""On a cold network disk importing torch alone takes a minute."""
+TORCH = "torch"
+LIBRARIES = ("xformers", "bitsandbytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What came of it. `broken` holds what does not work, with its words."""
+
+    broken: Mapping[str, str] = field(default_factory=dict[str, str])
+    torch: str = ""
+    cuda: str = ""
+    architectures: tuple[str, ...] = ()
+    gpu: str = ""
+
+    @property
+    def problem(self) -> Problem | None:
+        """What forbids to train on this card; a broken library does not, as another stands in."""
+        said = self.broken.get(TORCH)
+        if said is None:
+            return None
+        return Problem(
+            text=f"the trainer's torch cannot compute on the card: {said}", fix=_fix(said)
+        )
+
+
+class Trial:
+    """A running trial. As a context it leaves no process behind, whatever happens."""
+
+    def __init__(
+        self, python: Path, libraries: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._python = python
+        self._environ = dict(environ or {})
+        self._names: list[str] = [TORCH, *libraries]
+        self._process: subprocess.Popen[str] | str = self._start(self._names)
+
+    def finish(self, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Tried:
+        """Wait for it. A library that takes the process with it is broken; the rest is tried
+        again without it. Never raises for what is found."""
+        lines: list[dict[str, Any]] = []
+        broken: dict[str, str] = {}
+        names: list[str] = self._names
+        while names:
+            if isinstance(self._process, str):
+                broken |= dict.fromkeys(names, self._process)
+                break
+            found, ended = self._wait(self._process, time_limit_seconds)
+            lines += found
+            done = {str(each.get("works") or each.get("failed") or "") for each in found}
+            rest: list[str] = [name for name in names if name not in done]
+            if not rest:
+                break
+            broken[rest[0]] = ended
+            names = [] if rest[0] == TORCH else rest[1:]
+            if names:
+                self._process = self._start(names)
+        return _tried(lines, broken)
+
+    def _start(self, names: Sequence[str]) -> "subprocess.Popen[str] | str":
+        code = (resources.files("tenner.hardware") / "trial_child.py").read_text(encoding="utf-8")
+        try:
+            return subprocess.Popen(
+                [self._python, "-c", code, *names],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=self._environ or None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"{self._python} does not start: {error.strerror or error}"
+
+    @staticmethod
+    def _wait(
+        process: "subprocess.Popen[str]", time_limit_seconds: float
+    ) -> tuple[list[dict[str, Any]], str]:
+        """What it said, and how it ended in words."""
+        try:
+            out, err = process.communicate(timeout=time_limit_seconds)
+            last = next((line for line in reversed(err.splitlines()) if line.strip()), "no word")
+            ended = f"its process died of signal {-process.returncode}"
+            if process.returncode >= 0:
+                ended = last.strip()[:300]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            ended = f"no answer within {time_limit_seconds:.0f} s"
+        return _json_lines(out), ended
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if isinstance(process, str):
+            return
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    """The objects among the lines: libraries print what they like."""
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found
+
+
+def _tried(lines: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> Tried:
+    said: dict[str, Any] = {}
+    failed: dict[str, str] = dict(broken)
+    for line in lines:
+        if "failed" in line:
+            failed[str(line["failed"])] = str(line.get("error", ""))
+        said |= line
+    return Tried(
+        broken=failed,
+        torch=str(said.get("torch") or ""),
+        cuda=str(said.get("cuda") or ""),
+        architectures=tuple(said.get("architectures") or ()),
+        gpu=str(said.get("gpu") or ""),
+    )
+
+
+def _fix(said: str) -> str:
+    if "without CUDA" in said:
+        return "install the CUDA build of torch, or use the image"
+    if "No module named" in said:
+        return "pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON"
+    if "kernel image" in said:
+        return "use the image whose CUDA fits this card (cu128 for RTX 50), or rent another card"
+    if "driver" in said.lower():
+        return "rent a machine with a newer driver, or update the host's"
+    return "restart the container; if it happens again, rent another machine"
+
+
+def trainer_python(environ: Mapping[str, str]) -> Path:
+    """The Python that trains: TENNER_TRAINER_PYTHON, else this one."""
+    return Path(environ.get("TENNER_TRAINER_PYTHON") or sys.executable)

@@ -1,0 +1,1 @@
+"""Facts of sd-scripts: its options, its buckets, its schedules."""

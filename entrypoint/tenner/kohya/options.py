@@ -1,0 +1,252 @@
+"""What sd-scripts can be told: every option of its two trainers, and which of them are tenner's.
+
+`options.json` holds the options of `train_network.py` and `sdxl_train_network.py` (a superset) at
+one commit. Its own `--config_file` passes typing slips, wrong types and bad choices in silence,
+so values are checked here and then handed over as arguments.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from tenner.core.errors import Problem
+from tenner.core.suggest import nearest_name
+
+Kind = Literal["str", "path", "int", "float", "int_or_float", "switch"]
+Scalar = str | int | float | bool
+Value = Scalar | tuple[Scalar, ...]
+
+WANTED: Mapping[Kind, str] = {
+    "str": "text",
+    "path": "a path",
+    "int": "a whole number",
+    "float": "a number",
+    "int_or_float": "whole steps (100), a share (0.1) or a percentage (10%)",
+    "switch": "true or false",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option. `choices` may hold None, which is its default and cannot be written."""
+
+    name: str
+    kind: Kind
+    many: bool = False
+    choices: tuple[str | int | None, ...] = ()
+    default: Scalar | None = None
+    sdxl_only: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """What a value of it looks like, for messages."""
+        if self.choices:
+            return "one of " + ", ".join(str(each) for each in self.choices if each is not None)
+        return f"{WANTED[self.kind]}, one or more" if self.many else WANTED[self.kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Options with their values in the wanted types, and what is wrong with the others."""
+
+    values: Mapping[str, Value]
+    problems: tuple[Problem, ...]
+
+
+@cache
+def options() -> Mapping[str, Option]:
+    """All options by name."""
+    return {each["name"]: _option(each) for each in _packaged()["options"]}
+
+
+def _option(found: dict[str, Any]) -> Option:
+    found["choices"] = tuple(found.get("choices", ()))
+    return Option(**found)
+
+
+@cache
+def pinned_commit() -> str:
+    """The commit of sd-scripts that the facts are of."""
+    return _packaged()["commit"]
+
+
+def nearest(name: str) -> str | None:
+    """The option that `name` most likely means, or None where nothing is near."""
+    return nearest_name(name.lower().replace("-", "_"), options())
+
+
+def check(given: Mapping[str, object]) -> Checked:
+    """Check options given by a user, on top of those that tenner names itself.
+
+    Values may be text (environment variables and flags are) or TOML's own types. All problems are
+    told: unknown names, options that are tenner's, wrong types and wrong choices.
+    """
+    values: dict[str, Value] = {}
+    problems: list[Problem] = []
+    for name, value in given.items():
+        option = options().get(name)
+        if option is None:
+            problems.append(_unknown(name))
+        elif name in OWNED:
+            problems.append(Problem(text=f"{name} is not for sd-scripts here", fix=OWNED[name]))
+        else:
+            try:
+                values[name] = read_value(option, value)
+            except ValueError as error:
+                problems.append(Problem(text=f"{name} = {_shown(value)}: {error}"))
+    return Checked(values=values, problems=tuple(problems))
+
+
+def read_value(option: Option, value: object) -> Value:
+    """`value` in the type of `option`. Raises ValueError, in words, where it cannot be."""
+    several = _several(value)
+    if option.many:
+        parts = several if several is not None else str(value).split()
+        return tuple(_read_scalar(option, part) for part in parts)
+    if several is not None and option.name in PAIRS:
+        return ",".join(str(part) for part in several)
+    return _read_scalar(option, value)
+
+
+def _several(value: object) -> list[object] | None:
+    """The parts of a list or tuple, None for anything else."""
+    return list[object](value) if isinstance(value, list | tuple) else None  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _read_scalar(option: Option, value: object) -> Scalar:
+    if isinstance(value, list | tuple | dict):
+        raise ValueError(f"want {option.wanted}")  # noqa: TRY004 the caller reports ValueError
+    text = str(value).strip()
+    read = _READERS[option.kind]
+    try:
+        found = read(text) if option.kind in ("switch", "str", "path") else read(_plain(value))
+    except ValueError as error:
+        raise ValueError(str(error) or f"want {option.wanted}") from None
+    if option.choices and found not in option.choices:
+        raise ValueError(f"want {option.wanted}{_did_you_mean(str(found), option)}")
+    return found
+
+
+def _plain(value: object) -> str:
+    """A number as text, refusing what only looks like one."""
+    if isinstance(value, bool):
+        raise ValueError("want a number, not true or false")  # noqa: TRY004
+    text = str(value).strip()
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        raise ValueError(f"decimals are written with a point: {text.replace(',', '.')}")
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("want true or false")
+
+
+def _int(text: str) -> int:
+    number = _float(text)
+    if number != int(number):
+        raise ValueError("want a whole number")
+    return int(number)
+
+
+def _float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("want a number") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError("want a finite number")
+    return number
+
+
+def _int_or_float(text: str) -> int | float:
+    """As sd-scripts reads it: 1 and more are steps, below 1 a share of all steps, `10%` too."""
+    number = _float(text[:-1]) / 100 if text.endswith("%") else _float(text)
+    if number >= 1 and (number != int(number) or text.endswith("%")):
+        raise ValueError(f"want {WANTED['int_or_float']}")
+    return int(number) if number >= 1 or number == 0 else number
+
+
+_READERS = {
+    "str": str,
+    "path": str,
+    "int": _int,
+    "float": _float,
+    "int_or_float": _int_or_float,
+    "switch": _switch,
+}
+
+
+def _unknown(name: str) -> Problem:
+    near = nearest(name)
+    fix = f"did you mean {near}?" if near else "see the settings list: tenner settings"
+    return Problem(text=f"sd-scripts has no option {name}", fix=fix)
+
+
+def _did_you_mean(text: str, option: Option) -> str:
+    known = [str(each) for each in option.choices if each is not None]
+    near = nearest_name(text.lower(), known, least=60)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def _shown(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@cache
+def _packaged() -> dict[str, Any]:
+    source = resources.files("tenner.kohya") / "options.json"
+    return json.loads(source.read_text(encoding="utf-8"))
+
+
+PAIRS = ("resolution", "face_crop_aug_range")
+"""Options that sd-scripts wants as `a,b` text, and dies on when given a list or a number."""
+
+_HUB = 'say destinations = ["hf://user/repo"] and set HF_TOKEN; tenner uploads and verifies'
+_RESUME = "start the same run again: tenner goes on from its last whole state by itself"
+_LOG = "tenner reads this log and keeps it in the run's directory"
+
+OWNED: Mapping[str, str] = {
+    "config_file": "give the file to tenner: tenner train --config FILE",
+    "output_config": "tenner keeps the resolved settings in the run's settings.toml",
+    "dataset_config": "give the file to tenner as its settings, or say dataset = FOLDER",
+    "in_json": "captions are read from text files beside the images",
+    "dataset_class": "tenner prepares the dataset; say dataset = FOLDER",
+    "debug_dataset": "tenner check shows what is in a dataset",
+    "conditioning_data_dir": "say it of a folder, in [[datasets.subsets]] of a dataset file",
+    "resume": _RESUME,
+    "resume_from_huggingface": _RESUME,
+    "initial_epoch": _RESUME,
+    "initial_step": _RESUME,
+    "skip_until_initial_step": _RESUME,
+    "save_state": "states are saved by tenner, with every checkpoint",
+    "save_state_on_train_end": "states are saved by tenner, with every checkpoint",
+    "save_last_n_epochs": "checkpoints are pruned by tenner after they are delivered",
+    "save_last_n_steps": "checkpoints are pruned by tenner after they are delivered",
+    "save_last_n_epochs_state": "tenner keeps the newest two states",
+    "save_last_n_steps_state": "tenner keeps the newest two states",
+    "save_n_epoch_ratio": "say save_every_n_epochs",
+    "huggingface_repo_id": _HUB,
+    "huggingface_repo_type": _HUB,
+    "huggingface_path_in_repo": _HUB,
+    "huggingface_token": _HUB,
+    "huggingface_repo_visibility": _HUB,
+    "save_state_to_huggingface": _HUB,
+    "async_upload": _HUB,
+    "wandb_api_key": "set the variable WANDB_API_KEY; keys do not belong on a command line",
+    "logging_dir": "TensorBoard's log is kept in the run's directory",
+    "console_log_level": _LOG,
+    "console_log_file": _LOG,
+    "console_log_simple": _LOG,
+    "caption_extention": "say caption_extension",
+    "use_8bit_adam": 'say optimizer_type = "AdamW8bit"',
+    "use_lion_optimizer": 'say optimizer_type = "Lion"',
+}
+"""Options that are tenner's own business, and the way to do it in tenner."""

@@ -1,0 +1,208 @@
+"""A look at chosen epochs while the training goes on, as the guide does at epoch 6.
+
+Each asked-for epoch's checkpoint is drawn by a sampling process of its own, beside the trainer: on
+the card where its free memory suffices, on idle cores where the base is small enough, else when the
+training has ended. The trainer is never asked to wait.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+from tenner.core.events import Checkpoint, Event, Warned
+from tenner.core.run_dir import RunDir
+from tenner.pipeline.sampling import lay_out
+from tenner.planning.plan import Plan
+from tenner.report.facts import SampleSet
+from tenner.sample.cells import USUAL, Prompt, strength_cells
+from tenner.sample.job import SAMPLES_FILE, Cell, Drawn, Samples
+from tenner.settings.model import Settings
+from tenner.supervision.guards import Guard, Verdict
+
+Where = Literal["cuda", "cpu", "after"]
+
+CONTEXT_MIB = 600
+"""What a CUDA context takes, as in the memory model."""
+PARAMETERS = {"sd1": 1_066_000_000, "sd2": 1_290_000_000, "sdxl": 3_470_000_000}
+"""U-Net, text encoders and VAE; two bytes each in half precision."""
+_MAPS = 8
+"""Feature maps of 256 channels at full size that the VAE's decoder may hold at a time, twice what
+its largest block has alive (input, output, shortcut and the convolution's own)."""
+QUIET_CORES = 4
+"""A CPU with fewer has none to spare beside a trainer."""
+CPU_MIB_PER_PARAMETER = 4 / 2**20
+_CPU_SEEDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the machine has left beside the trainer, in MiB; None where it is not known."""
+
+    card_mib: int | None
+    memory_mib: int | None
+    cpus: int
+
+
+def card_needs_mib(family: str, width: int, height: int) -> float:
+    """An upper estimate of what drawing one picture takes on a card in half precision."""
+    maps = _MAPS * 256 * width * height * 2
+    return CONTEXT_MIB + (2 * PARAMETERS[family] + maps) / 2**20
+
+
+def where_to_draw(plan: Plan, room: Room) -> Where:
+    """Beside the trainer on the card, on the CPU, or when the training has ended.
+
+    A CPU draws SD 1.5 in a minute or two a picture; SDXL has ten times the work, so it waits.
+    """
+    base = plan.base
+    if plan.device == "cpu":
+        return "cpu"
+    if room.card_mib is not None and room.card_mib >= card_needs_mib(base.family, *plan.resolution):
+        return "cuda"
+    enough = (room.memory_mib or 0) >= 2 * PARAMETERS[base.family] * CPU_MIB_PER_PARAMETER
+    return "cpu" if base.family != "sdxl" and room.cpus >= QUIET_CORES and enough else "after"
+
+
+def look_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> tuple[Cell, ...]:
+    """The grid of an early look: strengths and seeds alone, and on a CPU only the usual strength
+    beside the base."""
+    seeds = settings.sample_seeds
+    if where == "cpu":
+        return tuple(strength_cells(prompts[0], (USUAL,), seeds[:_CPU_SEEDS]))
+    return tuple(
+        cell
+        for prompt in prompts
+        for cell in strength_cells(prompt, settings.sample_strengths, seeds)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """An epoch that was drawn: its pictures for the page, and the sheet of them."""
+
+    epoch: int
+    step: int
+    samples: SampleSet
+    grid: Path
+
+
+class DrawCheckpoint(Protocol):
+    """Draws a checkpoint into a folder; None where that failed, with a warning told."""
+
+    def __call__(
+        self, weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
+    ) -> Drawn | None: ...
+
+
+@dataclass(kw_only=True)
+class EarlyLook:
+    """Draws the epochs of `sample_at_epochs` while it is used as a context.
+
+    `hear` takes the run's events and gives back at once; `finish` draws what could not be drawn
+    beside the trainer. `on_look` is called from the drawing thread. Left without `finish`, it ends
+    a sampler that still runs.
+    """
+
+    settings: Settings
+    plan: Plan
+    place: RunDir
+    room: Callable[[], Room]
+    draw: DrawCheckpoint
+    tell: Callable[[Event], None]
+    on_look: Callable[[Look], None]
+    _due: queue.SimpleQueue[int | None] = field(default_factory=queue.SimpleQueue[int | None])
+
+    def __post_init__(self) -> None:
+        self._leaving = Leaving()
+        self._thread = threading.Thread(target=self._work, name="early-look", daemon=True)
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The epochs to look at. The last one is the final grid's."""
+        asked = sorted(set(self.settings.sample_at_epochs))
+        return tuple(each for each in asked if each < self.plan.length.num_epochs)
+
+    def hear(self, event: Event) -> None:
+        """Take note of a checkpoint that was asked for."""
+        if not isinstance(event, Checkpoint) or event.final or event.epoch not in self.epochs:
+            return
+        if Path(event.path).name == self._weights(event.epoch).name:
+            self._due.put(event.epoch)
+
+    def finish(self) -> None:
+        """The training has ended: draw what is left, on the device that is free now."""
+        self._due.put(None)
+        self._thread.join()
+        for epoch in self.epochs:
+            if not self._folder(epoch).joinpath(SAMPLES_FILE).is_file():
+                self._look_at(epoch, "cuda" if self.plan.device == "cuda" else "cpu")
+
+    def _work(self) -> None:
+        for epoch in self.epochs:  # drawn by an earlier life of the run
+            self._show(epoch)
+        while (epoch := self._due.get()) is not None and not self._leaving.left:
+            where = where_to_draw(self.plan, self.room())
+            if where != "after":
+                self._look_at(epoch, where)
+
+    def _look_at(self, epoch: int, where: Where) -> None:
+        weights, folder = self._weights(epoch), self._folder(epoch)
+        if not weights.is_file():
+            return
+        drawn = self.draw(weights, where, folder, guards=(self._leaving,))
+        if drawn is not None:
+            self._show(epoch)
+
+    def _show(self, epoch: int) -> None:
+        """Lay out what was drawn of an epoch, and pass it on."""
+        listing = self._folder(epoch) / SAMPLES_FILE
+        if not listing.is_file():
+            return
+        step = epoch * self.plan.length.steps_per_epoch
+        grid = self.place.samples / f"epoch-{epoch:06d}.png"
+        try:
+            lay_out(Drawn(listing=listing), grid, title=f"{self.plan.output_name}, epoch {epoch}")
+            samples = SampleSet.of(
+                Samples.read(listing), listing.parent, epoch=epoch, step=step, final=False
+            )
+        except (OSError, ValueError) as error:
+            self.tell(Warned(text=f"the samples of epoch {epoch} cannot be shown: {error}"))
+            return
+        self.on_look(Look(epoch=epoch, step=step, samples=samples, grid=grid))
+
+    def _weights(self, epoch: int) -> Path:
+        return self.place.checkpoints / f"{self.plan.output_name}-{epoch:06d}.safetensors"
+
+    def _folder(self, epoch: int) -> Path:
+        return self.place.samples / f"epoch-{epoch:06d}"
+
+    def __enter__(self) -> Self:
+        beyond = [each for each in self.settings.sample_at_epochs if each not in self.epochs]
+        beyond = [each for each in beyond if each != self.plan.length.num_epochs]
+        if beyond:
+            named = ", ".join(map(str, beyond))
+            text = f"sample_at_epochs = {named}: the run has {self.plan.length.num_epochs} epochs"
+            self.tell(Warned(text=text))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.left = True
+        self._due.put(None)
+        self._thread.join()
+
+
+@dataclass(kw_only=True)
+class Leaving:
+    """A guard that ends a sampler when the run is over for another reason."""
+
+    left: bool = False
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        return None
+
+    def look(self) -> Verdict | None:
+        return Verdict(end="now", reason="left") if self.left else None

@@ -1,0 +1,119 @@
+"""All that stands in a run's way, told at once: what the other checks would have said too.
+
+A check that ends a run ends it before the checks behind it, and a start on a rented machine costs
+money. So before the error is told, whatever can be judged without it, without the network's
+gigabytes and within seconds, is looked at as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tenner.base.choice import assume_base, find_base, must_be_fetched
+from tenner.base.model import Base
+from tenner.core.errors import (
+    DatasetError,
+    MachineError,
+    Problem,
+    SettingsError,
+    TennerError,
+    errors_in,
+)
+from tenner.core.secrets import Secrets
+from tenner.dataset import judge_dataset
+from tenner.pipeline.preflight import dataset_request, look_at_machine
+from tenner.pipeline.start_files import with_start_files
+from tenner.planning.decision import choose_device
+from tenner.planning.family_defaults import with_family_defaults
+from tenner.planning.judging import judge_early, raise_errors
+from tenner.runs.check_destinations import check_destinations
+from tenner.settings import Request
+from tenner.storage.destination import Destination
+
+_TURNS = (SettingsError, DatasetError, MachineError)
+"""Whose turn it is first: on another machine the same settings and images would fail again."""
+
+
+def everything_wrong(
+    first: TennerError,
+    request: Request,
+    environ: Mapping[str, str],
+    *,
+    destinations: Sequence[Destination] = (),
+    secrets: Secrets | None = None,
+) -> TennerError:
+    """`first` and what else would have ended the run, as one error.
+
+    Its exit code is that of the settings before the dataset's before the machine's.
+    """
+    found, bases = [first], list[Base]()
+
+    def look(at: Callable[[], None]) -> None:
+        try:
+            at()
+        except TennerError as error:
+            found.append(error)
+
+    look(lambda: bases.extend(_base(request, environ)))
+    base = bases[0] if bases else None
+    look(lambda: raise_errors(judge_early(request, environ, base)))
+    look(lambda: _start_files(request, base))
+    if not isinstance(first, MachineError):
+        look(lambda: _machine(request, environ, base))
+    if not isinstance(first, DatasetError):
+        look(lambda: _dataset(request, environ, base))
+    if secrets is not None:
+        look(lambda: _destinations(destinations, secrets, environ))
+    return in_turn(found)
+
+
+def in_turn(errors: Sequence[TennerError]) -> TennerError:
+    """One error of several, each problem once, in the order of whose turn it is."""
+
+    def turn(error: TennerError) -> int:
+        return next((n for n, kind in enumerate(_TURNS) if isinstance(error, kind)), len(_TURNS))
+
+    ordered = sorted(errors, key=turn)
+    problems = dict.fromkeys(problem for error in ordered for problem in error.problems)
+    return type(ordered[0])(problems=tuple[Problem, ...](problems))
+
+
+def _base(request: Request, environ: Mapping[str, str]) -> tuple[Base, ...]:
+    settings = request.settings
+    if must_be_fetched(settings.base_model, environ):
+        return ()
+
+    def in_silence(name: str, detail: str) -> None:
+        del name, detail
+
+    return (find_base(settings, environ, fetches=False, on_stage=in_silence, on_bytes=None),)
+
+
+def _start_files(request: Request, base: Base | None) -> None:
+    with_start_files(request, base)
+
+
+def _machine(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
+    machine = look_at_machine(request.settings, environ)
+    if base:
+        choose_device(request.settings, machine, base)
+    elif request.settings.device != "cpu":
+        machine.require_gpu()
+
+
+def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
+    settings = request.settings
+    assumed = assume_base(settings, base)
+    request = with_family_defaults(
+        request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
+    )
+    asked = dataset_request(request, assumed.family, assumed.resolution, environ)
+    named = (asked.source, asked.reg_data_dir or "", *(each.image_dir for each in asked.subsets))
+    if not any("://" in each for each in named):  # what is here, and no download
+        judge_dataset(asked)
+
+
+def _destinations(
+    destinations: Sequence[Destination], secrets: Secrets, environ: Mapping[str, str]
+) -> None:
+    problems = check_destinations(destinations, secrets=secrets, env=environ)
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))

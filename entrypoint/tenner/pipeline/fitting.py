@@ -1,0 +1,126 @@
+"""The engine of a run, and the lighter ones that follow where the card's memory does not do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tenner.base.tokenizers import write_clip_tokenizers
+from tenner.core.command import Command
+from tenner.core.files import write_json
+from tenner.core.run_dir import RunDir
+from tenner.core.temporary_files import remove_abandoned_parts
+from tenner.pipeline.start import own_engine, sd_scripts_engine, train_items
+from tenner.planning.decision import num_cpus
+from tenner.planning.plan import Plan, plan_json
+from tenner.planning.prepared import Prepared
+from tenner.runs.ledger import LedgerBook
+from tenner.runs.resume import with_options
+from tenner.runs.session import Session
+from tenner.supervision.guards import DoneGuard, StopFileGuard
+from tenner.supervision.oom_fallback import Rung, last_words, next_rung, next_rung_on_host
+from tenner.supervision.training import Engine, Lighter, put_aside, states, step_of
+
+
+def engine_for(
+    prepared: Prepared,
+    place: RunDir,
+    book: LedgerBook,
+    plan: Plan,
+    *,
+    session: Session,
+    environ: Mapping[str, str],
+    forget: Callable[[], None],
+) -> Engine:
+    """The engine that trains `plan`, its processes started as the session starts them.
+
+    What a lighter one gives up is noted for later lives. Where it trains another network, nothing
+    of before may be gone on from, here or (`forget`) at a destination.
+    """
+    settings = prepared.settings
+
+    def lighter() -> Lighter | None:
+        return lighter_by(next_rung(plan.options, settings))
+
+    def lighter_on_host() -> Lighter | None:
+        on_cpu = plan.device == "cpu"
+        return lighter_by(
+            next_rung_on_host(plan.options, settings, engine=prepared.engine.name, on_cpu=on_cpu)
+        )
+
+    def lighter_by(rung: Rung | None) -> Lighter | None:
+        if rung is None:
+            return None
+        changed = with_options(plan, rung.changed, prepared.dataset)
+        if not rung.keeps_states:  # before it is noted: a life that knows of it meets no old state
+            _leave_behind(place, book, plan.output_name)
+            forget()
+        book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
+        write_json(place.plan, plan_json(changed))
+        next_engine = engine_for(
+            prepared,
+            place,
+            book,
+            changed,
+            session=session,
+            environ=environ,
+            forget=forget,
+        )
+        return Lighter(engine=next_engine, says=rung.says)
+
+    engine = bare_engine(prepared, place, plan, session.latents)
+
+    def command(state: Path | None) -> Command:
+        remove_abandoned_parts(place.state)  # what a trainer that was killed had begun to save
+        book.change(lambda ledger: ledger.resumed_from(step_of(state) if state else 0))
+        return session.launch(engine.command(state), environ)
+
+    own_stop = prepared.engine.name == "diffusers"
+    return replace(
+        engine,
+        command=command,
+        lighter=lighter,
+        lighter_on_host=lighter_on_host,
+        out_of_memory_fix=last_words(plan.options, settings),
+        guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file), DoneGuard()),
+    )
+
+
+def _leave_behind(place: RunDir, book: LedgerBook, name: str) -> None:
+    """Put the states and weights of a network that is given up aside."""
+    put_aside(states(place), "other-network")
+    put_aside(sorted(place.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
+    book.change(lambda ledger: replace(ledger, checkpoints=(), state_step=0))
+
+
+def tokenizers_for(prepared: Prepared, place: RunDir) -> Path | None:
+    """CLIP's tokenizers where the base brings none of its own."""
+    if prepared.base.layout == "diffusers":
+        return None
+    return write_clip_tokenizers(place.tokenizers).absolute()
+
+
+def bare_engine(
+    prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None = None
+) -> Engine:
+    """The chosen engine for `plan`, without what rescues it."""
+    cpus = num_cpus(prepared.machine)
+    if prepared.engine.name == "diffusers":
+        return own_engine(
+            plan,
+            place,
+            prepared.engine,
+            items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
+            held_out=train_items(replace(prepared.dataset, images=prepared.dataset.held_out)),
+            tokenizers=tokenizers_for(prepared, place),
+            latents=latents,
+            cpus=cpus,
+        )
+    return sd_scripts_engine(
+        plan,
+        place,
+        prepared.engine,
+        train_data_dir=prepared.dataset.train_dir,
+        reg_data_dir=prepared.dataset.reg_dir,
+        tokenizers=write_clip_tokenizers(place.tokenizers).absolute(),
+        cpus=cpus,
+    )

@@ -1,0 +1,208 @@
+"""Everything that is found out and decided before a run costs anything."""
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from tenner.base.choice import find_base, must_be_fetched
+from tenner.base.families import FAMILY_DEFAULTS
+from tenner.core.errors import MachineError
+from tenner.core.events import Phase
+from tenner.core.family import Family
+from tenner.core.secrets import child_environ
+from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.engines.choice import ChosenEngine, choose_engine
+from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
+from tenner.hardware import Machine, inspect_machine
+from tenner.hardware.host import inspect_host
+from tenner.hardware.prices import Price
+from tenner.hardware.torch_build import trainer_build
+from tenner.hardware.trial import Trial, Tried
+from tenner.pipeline.start_files import with_start_files
+from tenner.planning.decision import choose_device, make_plan
+from tenner.planning.expectation import over_budget
+from tenner.planning.family_defaults import with_family_defaults
+from tenner.planning.judging import (
+    judge_early,
+    judge_optimizer,
+    judge_plan,
+    judge_request,
+    raise_errors,
+)
+from tenner.planning.plan import Plan
+from tenner.planning.prepared import Prepared
+from tenner.runs.session import Session
+from tenner.settings import Request, Settings
+from tenner.storage.http import OnBytes
+
+OnImage = Callable[[int, int], None]
+Inspect = Callable[[DatasetRequest, Path, OnImage, OnBytes | None], Dataset]
+"""As `tenner.dataset.inspect_dataset`."""
+TrialName = tuple[Path, tuple[str, ...], tuple[tuple[str, str], ...]]
+Trials = dict[TrialName, Tried]
+"""What trials of the card have found, for all runs of a session."""
+
+
+def prepare(
+    request: Request,
+    environ: Mapping[str, str],
+    workdir: Path,
+    *,
+    on_stage: Callable[[str, str], None],
+    on_image: Callable[[int, int], None],
+    on_bytes: Callable[[int, int | None], None] | None = None,
+    host_price: Price | None = None,
+    inspect: Inspect = inspect_dataset,
+    try_card: bool = True,
+    trials: Trials | None = None,
+    fetches_base: bool = True,
+) -> Prepared:
+    """Look at everything and decide. Raises TennerError with whose turn it is.
+
+    `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
+    Python compute something on the card while the dataset is read; it takes seconds, and what is
+    among `trials` is not tried again. A base model
+    that is elsewhere is fetched, or with `fetches_base` off told as missing.
+    """
+    settings = request.settings
+    on_stage("machine", "looking for a card")
+    machine = look_at_machine(settings, environ)
+    if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
+        machine.require_gpu()  # before gigabytes are
+        raise_errors(judge_early(request, environ, None))
+    base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
+    resolution = settings.resolution or (base.resolution, base.resolution)
+    written = request
+    request = with_family_defaults(
+        request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
+    )
+    settings = request.settings
+    device = choose_device(settings, machine, base)
+    other_noise = "" if base.betas.is_usual else str(base.betas)
+    engine = choose_engine(settings, environ, tiny=base.is_tiny, other_noise=other_noise)
+    found = judge_request(written, trainer=engine.name, family=base.family, python=engine.python)
+    raise_errors(found)
+    request = with_start_files(request, base, engine.name)
+    settings = request.settings
+    name = _trial_name(settings, machine, engine)
+    known = (trials or {}).get(name)
+    wanted = try_card and device == "cuda" and known is None
+    with _trial(name, environ) if wanted else nullcontext() as trial:
+        on_stage("dataset", settings.dataset)
+        asked = dataset_request(request, base.family, resolution, environ)
+        if engine.name == "diffusers":  # sd-scripts holds images out by itself
+            share, seed = settings.validation_split, settings.seed
+            asked = replace(asked, validation_split=share, validation_seed=seed)
+        dataset = inspect(asked, workdir, on_image, on_bytes)
+
+        def decide(broken: Mapping[str, str]) -> Plan:
+            plan = make_plan(
+                request, base, machine, device, engine, dataset, resolution, host_price, broken
+            )
+            return _judged(request, replace(plan, notices=(*plan.notices, *found)))
+
+        plan, broken = decide({}), dict[str, str]()
+        if trial:
+            on_stage("machine", "waiting for the trial of the card")
+            known = trial.finish()
+            if trials is not None:
+                trials[name] = known
+        if known and known.problem:
+            raise MachineError(problems=[known.problem])
+        if known and known.broken:
+            broken = dict(known.broken)
+            plan = decide(broken)
+    raise_errors(judge_optimizer(written, plan, engine.python))
+    return Prepared(
+        request=request,
+        base=base,
+        machine=machine,
+        dataset=dataset,
+        engine=engine,
+        plan=plan,
+        host_price=host_price,
+        broken=broken,
+    )
+
+
+def _judged(request: Request, plan: Plan) -> Plan:
+    """The plan with its warnings. Raises SettingsError where it may not be carried out."""
+    over = over_budget(request.settings, plan.expected, plan.length)
+    found = (*over, *judge_plan(request, plan))
+    raise_errors(found)
+    return replace(plan, notices=(*plan.notices, *found))
+
+
+def _trial_name(settings: Settings, machine: Machine, engine: ChosenEngine) -> TrialName:
+    """The trainer's Python, the libraries that the run would use, and the cards it would see."""
+    libraries: list[str] = []
+    if engine.name == "sd-scripts" and settings.attention == "xformers":
+        libraries.append("xformers")
+    if settings.optimizer_type.lower().endswith("8bit"):
+        libraries.append("bitsandbytes")
+    return engine.python, tuple(libraries), tuple(sorted(machine.child_env.items()))
+
+
+def _trial(name: TrialName, environ: Mapping[str, str]) -> AbstractContextManager[Trial]:
+    """The trainer's Python at work on the card."""
+    python, libraries, seen = name
+    return Trial(python, libraries, {**child_environ(environ), **dict(seen)})
+
+
+def look_at_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:
+    """The cards, held against the build of the Python that will train on them."""
+    build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
+    return inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)
+
+
+def dataset_request(
+    request: Request, family: Family, resolution: tuple[int, int], environ: Mapping[str, str]
+) -> DatasetRequest:
+    """The settings of the dataset, as `tenner.dataset` takes them. What depends on the family and
+    is still open is decided."""
+    settings = with_family_defaults(request, family, resolution).settings
+    assert settings.max_bucket_reso is not None
+    assert settings.bucket_reso_steps is not None
+    cache = environ.get("TENNER_CACHE_DIR")
+    batch = settings.batch_size
+    return DatasetRequest(
+        source="" if request.subsets else settings.dataset,
+        subsets=request.subsets,
+        reg_data_dir=settings.reg_data_dir,
+        trigger=settings.trigger,
+        add_trigger=settings.add_trigger,
+        num_repeats=settings.num_repeats,
+        caption_extension=settings.caption_extension,
+        resolution=resolution,
+        enable_bucket=settings.enable_bucket,
+        min_bucket_reso=settings.min_bucket_reso,
+        max_bucket_reso=settings.max_bucket_reso,
+        bucket_reso_steps=settings.bucket_reso_steps,
+        finest_step=FAMILY_DEFAULTS[family].finest_step,
+        bucket_no_upscale=settings.bucket_no_upscale,
+        max_token_length=settings.max_token_length,
+        batch_size=batch if isinstance(batch, int) else None,
+        enable_wildcard=bool(settings.engine_options.get("enable_wildcard")),
+        caption_prefix=settings.caption_prefix,
+        caption_suffix=settings.caption_suffix,
+        alpha_color=settings.alpha_color,
+        alpha_mask=bool(settings.engine_options.get("alpha_mask")),
+        sha256=settings.dataset_sha256,
+        max_bytes=int(settings.max_dataset_gb * 1024**3),
+        cache_dir=Path(cache) if cache else None,
+        skip=(Path(settings.output_dir).expanduser(),),
+        num_workers=max(1, int(inspect_host().cpus)),
+    )
+
+
+def fetching(num_bytes: int, total: int | None) -> Phase:
+    """How much of a dataset or base model has arrived, in MB."""
+    mb = 1_000_000
+    whole = None if total is None else -(-total // mb)
+    return Phase(name="fetching", detail="MB", done=num_bytes // mb, total=whole)
+
+
+ALONE = Session(prepare=prepare)
+"""A run that shares nothing with another."""

@@ -1,0 +1,55 @@
+"""The machine of one run: its price at the beginning, its end at the end."""
+
+from dataclasses import dataclass
+
+from tenner.core.errors import SettingsError, errors_in
+from tenner.core.events import Failed
+from tenner.hardware.prices import Price, price_of
+from tenner.hosts.ending import ask_price, end_host
+from tenner.hosts.host import Host
+from tenner.runs.context import Stage
+from tenner.settings.model import Settings
+from tenner.ui.notify import Notifier
+
+
+@dataclass(kw_only=True)
+class Rented:
+    """`host` is None where nothing tells of one: then only a command of the user's ends it."""
+
+    host: Host | None
+    settings: Settings
+    stage: Stage
+    news: Notifier
+    known: Price | None = None
+
+    def price(self) -> Price | None:
+        """What an hour costs, by the user's word or the host's; None where neither says.
+
+        A book's price is an estimate, and no reason to stop a run. Raises SettingsError where the
+        host refuses the key that the end action needs.
+        """
+        told, problems = ask_price(self.settings, self.host)
+        if errors_in(problems):
+            raise SettingsError(problems=errors_in(problems))
+        self.known = price_of(asked=self.settings.price_per_hour, host=told)
+        if self.known is None:
+            for problem in problems:
+                self.stage.screen.problem(problem)
+        elif self.known.kind == "host":
+            self.stage.screen.say(f"  {self.host} costs ${self.known.usd_per_hour:.3f} an hour")
+        return self.known
+
+    def end(self) -> None:
+        """End the machine as asked for. That it goes on costing is said loudly."""
+        self.news.flush()
+        problem = end_host(
+            self.settings,
+            self.host,
+            self.stage.environ,
+            usd_per_hour=self.known.usd_per_hour if self.known else None,
+            say=self.stage.screen.say,
+        )
+        if problem:
+            self.stage.screen.problem(problem)
+            self.stage.log.append(Failed(kind="host", text=problem.text, fix=problem.fix))
+            self.news.tell("failed", str(problem))

@@ -1,0 +1,145 @@
+"""Draws a run's LoRA: the guide's grid at its end, chosen epochs while it trains."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tenner.core.command import Command
+from tenner.core.events import Drew, Event, Warned
+from tenner.core.priority import yielding
+from tenner.core.run_dir import RunDir
+from tenner.dataset.captions import one_wording
+from tenner.hardware import inspect_machine
+from tenner.pipeline.early_look import EarlyLook, Look, Room, Where, look_cells
+from tenner.pipeline.fitting import tokenizers_for
+from tenner.pipeline.sampling import draw, lay_out
+from tenner.planning.decision import num_cpus
+from tenner.planning.plan import Plan
+from tenner.planning.prepared import Prepared
+from tenner.report.live_page import LivePage
+from tenner.runs.context import Stage
+from tenner.runs.uploader import Courier
+from tenner.sample.cells import grid_cells, sample_prompts
+from tenner.sample.job import Cell, Drawn
+from tenner.supervision.guards import Guard
+
+ENGINE_SHARE = 0.6
+"""Share of the grace time that an engine or a sampler may take to end; the rest is for delivery."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artist:
+    """Draws pictures of one LoRA file."""
+
+    prepared: Prepared
+    weights: Path
+    place: RunDir
+    stage: Stage
+
+    def draw(
+        self,
+        cells: tuple[Cell, ...],
+        folder: Path,
+        *,
+        beside: Where | None = None,
+        guards: Sequence[Guard] = (),
+    ) -> Drawn | None:
+        """Draw on the device that the run trains on; None, with a warning, where that failed.
+
+        `beside` says where to draw while something else goes on: then only warnings are told, and
+        on a CPU half of the cores are left alone.
+        """
+        prepared, stage = self.prepared, self.stage
+        cpus, device = num_cpus(prepared.machine), prepared.plan.device
+        return draw(
+            cells,
+            folder,
+            settings=prepared.settings,
+            plan=replace(prepared.plan, device="cpu" if beside == "cpu" else device),
+            weights=self.weights,
+            python=prepared.engine.python,
+            tokenizers=tokenizers_for(prepared, self.place),
+            place=self.place,
+            environ=child_environ(prepared, stage),
+            stop=stage.stop,
+            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
+            on_event=self._tell_warnings if beside else stage.tell,
+            cpus=max(1, cpus // 2) if beside else cpus,
+            launch=start_behind if beside else stage.session.launch,
+            guards=guards,
+        )
+
+    def _tell_warnings(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.stage.tell(event)
+
+    def draw_grid(self) -> Drawn | None:
+        """The guide's grid, laid out as `samples/grid.png`; None where drawing failed."""
+        prepared = self.prepared
+        cells = grid_cells(prepared.settings, own_captions(prepared), prepared.dataset.trigger)
+        self.stage.begin("sampling", f"{len(cells)} pictures")
+        drawn = self.draw(cells, self.place.samples / "final")
+        if drawn is None:
+            return None
+        return lay_out(drawn, self.place.samples / "grid.png", title=prepared.plan.output_name)
+
+
+def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
+    """A process of its own that stands behind the training."""
+    del environ
+    return yielding(command)
+
+
+def own_captions(prepared: Prepared) -> list[str]:
+    """The captions of the images that are learnt."""
+    return [one_wording(each.caption) for each in prepared.dataset.images if not each.is_reg]
+
+
+def child_environ(prepared: Prepared, stage: Stage) -> dict[str, str]:
+    """What the run's processes are started with: the cards they may see, and no secret."""
+    return {**stage.child_environ, **prepared.machine.child_env}
+
+
+def early_look(
+    prepared: Prepared, plan: Plan, place: RunDir, stage: Stage, page: LivePage, courier: Courier
+) -> EarlyLook:
+    """Looks at the epochs that were asked for, and shows and sends what was drawn at once."""
+    settings, trigger = prepared.settings, prepared.dataset.trigger
+    prompts = sample_prompts(settings, own_captions(prepared), trigger)
+
+    def draw_checkpoint(
+        weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
+    ) -> Drawn | None:
+        artist = Artist(prepared=prepared, weights=weights, place=place, stage=stage)
+        cells = look_cells(prompts, settings, where)
+        return artist.draw(cells, folder, beside=where, guards=guards)
+
+    def on_look(look: Look) -> None:
+        page.add_samples(look.samples)
+        stage.tell(Drew(path=str(look.grid), epoch=look.epoch, step=look.step))
+        courier.take_checkpoint(look.grid, f"samples/{look.grid.name}", look.step)
+
+    return EarlyLook(
+        settings=settings,
+        plan=plan,
+        place=place,
+        room=_room(prepared, stage),
+        draw=draw_checkpoint,
+        tell=stage.tell,
+        on_look=on_look,
+    )
+
+
+def _room(prepared: Prepared, stage: Stage) -> Callable[[], Room]:
+    """Asks what the machine has left, now."""
+
+    def look() -> Room:
+        environ = {**stage.environ, **prepared.machine.child_env}
+        now = inspect_machine(environ, num_gpus=prepared.plan.num_processes)
+        return Room(
+            card_mib=now.free_mib if now.has_gpu else None,
+            memory_mib=now.host.free_ram_mib,
+            cpus=num_cpus(now),
+        )
+
+    return look

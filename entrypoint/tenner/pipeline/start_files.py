@@ -1,0 +1,257 @@
+"""Files that settings name, opened and understood before a run costs anything.
+
+Pictures and captions are the dataset's, base models `base`'s, prompts and settings files are read
+with the settings. Here are the others: the LoRA that a run starts from, the VAE, and files that
+options of sd-scripts name.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tenner.base.model import FAMILY_NAMES, Base
+from tenner.core.errors import Problem, SettingsError, errors_in
+from tenner.core.network_parts import PART_NAMES
+from tenner.core.safetensors_head import read_safetensors_header
+from tenner.lora_files import LoraFile, read_lora_file
+from tenner.lora_files.base_modules import adaptable_modules
+from tenner.planning.plan import EngineName
+from tenner.settings import Request, Settings
+
+_NAMING_FIXES = {
+    "peft": "PEFT's",
+    "diffusers": "diffusers'",
+    "diffusers_old": "diffusers' before 0.22",
+    "comfyui": "ComfyUI's",
+    "lycoris": "LyCORIS's",
+    "unknown": "unknown",
+}
+_MOST_SHOWN = 4
+
+
+def with_start_files(
+    request: Request, base: Base | None, engine: EngineName | None = None
+) -> Request:
+    """The request with rank and alpha of the LoRA that it starts from, and what is to be said.
+
+    Idempotent. Raises SettingsError with all that is wrong with the files. Without `base` or
+    `engine` what hangs on them is left for later.
+    """
+    settings = request.settings
+    problems = [*_vae(settings), *_of_options(settings, base)]
+    if settings.network_weights:
+        try:
+            found = _start_from(request, settings.network_weights, base, engine)
+            problems += found.problems
+            settings = settings.model_copy(update=found.decided)
+        except SettingsError as error:
+            problems += [_of_weights(each) for each in error.problems]
+        except OSError as error:
+            text = f"network_weights = {settings.network_weights}: {error.strerror or error}"
+            problems.append(Problem(text=text, fix="check the file"))
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
+    notices = dict.fromkeys((*request.notices, *problems))
+    return replace(request, settings=settings, notices=tuple(notices))
+
+
+def _of_weights(problem: Problem) -> Problem:
+    return replace(problem, text=f"network_weights: {problem.text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """Settings that the LoRA decides, and what is to be said of it."""
+
+    decided: dict[str, Any]
+    problems: Sequence[Problem]
+
+
+def _start_from(
+    request: Request, asked: str, base: Base | None, engine: EngineName | None
+) -> _Start:
+    settings = request.settings
+    lora = read_lora_file(Path(asked).expanduser())
+    problems = [*_wrong_kind(lora), *_other_family(lora, base)]
+    if problems:
+        return _Start(decided={}, problems=problems)
+    decided: dict[str, Any] = {"network_weights": str(lora.path)}
+    if _is_uneven(lora):
+        problems += _uneven(lora, settings, engine)
+        decided["engine_options"] = {**settings.engine_options, "dim_from_weights": True}
+    ranks = {
+        "network_dim": lora.ranks(),
+        "network_alpha": lora.alphas(),
+        "conv_dim": lora.ranks(convolutions=True),
+        "conv_alpha": lora.alphas(convolutions=True),
+    }
+    for key, values in ranks.items():
+        if values:
+            problems += _held_to(request, key, values[0])
+            decided[key] = values[0]
+    if base:
+        problems += _modules(lora, base, settings)
+    return _Start(decided=decided, problems=problems)
+
+
+def _wrong_kind(lora: LoraFile) -> list[Problem]:
+    """A LoRA whose names or kind the trainers do not go on from."""
+    other = [kind for kind in lora.kinds if kind != "lora"]
+    if other:
+        text = f"network_weights = {lora.path.name} is a network of the kind {', '.join(other)}"
+        fix = "start from a plain LoRA, or leave network_weights out"
+        return [Problem(text=f"{text}, and only a plain LoRA can be trained further", fix=fix)]
+    if lora.naming != "kohya":
+        whose = _NAMING_FIXES[lora.naming]
+        return [
+            Problem(
+                text=f"network_weights = {lora.path.name} has {whose} names of modules, and the"
+                " trainers read kohya's",
+                fix="convert it with convert_state_dict_to_kohya of diffusers.utils, or take the"
+                " file for A1111 or ComfyUI where its maker offers one",
+            )
+        ]
+    if lora.num_incomplete:
+        text = f"network_weights = {lora.path.name}: {lora.num_incomplete} modules are incomplete"
+        return [Problem(text=text, fix="save or download it again")]
+    return []
+
+
+def _other_family(lora: LoraFile, base: Base | None) -> list[Problem]:
+    if base is None or (lora.family or base.family) == base.family:
+        return []
+    text = f"network_weights = {lora.path.name} is a LoRA of {lora.architecture} (by its"
+    text += f" {lora.family_from}), and {base.name} is {FAMILY_NAMES[base.family]}"
+    return [Problem(text=text, fix="start from a LoRA of the same family, or train on its base")]
+
+
+def _is_uneven(lora: LoraFile) -> bool:
+    """Whether modules have different ranks or alphas."""
+    return any(
+        len(each(convolutions=kind)) > 1
+        for each in (lora.ranks, lora.alphas)
+        for kind in (False, True)
+    )
+
+
+def _uneven(lora: LoraFile, settings: Settings, engine: EngineName | None) -> Iterator[Problem]:
+    ranks = ", ".join(map(str, sorted(lora.ranks())))
+    name = f"network_weights = {lora.path.name}"
+    if engine == "diffusers":
+        text = f"{name} has modules of different rank or alpha ({ranks})"
+        fix = "train with sd-scripts (engine = 'sd-scripts'), which takes each from the file"
+        yield Problem(text=f"{text}, and the built-in trainer has one for all", fix=fix)
+    elif settings.network_dropout or settings.network_args:
+        text = f"{name} has modules of different rank or alpha: sd-scripts then takes no dropout"
+        fix = "remove network_dropout and network_args"
+        yield Problem(text=f"{text} and no arguments of the network", fix=fix)
+    elif engine:
+        text = f"{name}: rank and alpha of each module are taken from the file ({ranks})"
+        yield Problem(text=text, level="note")
+
+
+def _held_to(request: Request, key: str, value: float) -> Iterator[Problem]:
+    """A value of the file, against what the user said; a preset's is only a proposal."""
+    asked, source = getattr(request.settings, key), request.source(key)
+    if asked == value:
+        return
+    if source != "default" and not source.startswith("preset"):
+        text = f"{key} = {asked:g} ({source}), but network_weights has {value:g}"
+        yield Problem(text=text, fix=f"set {key} = {value:g}, or leave it out")
+        return
+    yield Problem(text=f"{key} = {value:g}, as network_weights has it", level="note")
+
+
+def _modules(lora: LoraFile, base: Base, settings: Settings) -> Iterator[Problem]:
+    """Modules of the file that the base lacks or has in another size, and the other way round."""
+    convolutions = bool(lora.ranks(convolutions=True) or settings.conv_dim)
+    wanted = adaptable_modules(base, convolutions=convolutions)
+    inside = {each.name: each for each in lora.modules}
+    name = f"network_weights = {lora.path.name}"
+    foreign = [
+        each
+        for each, module in inside.items()
+        if each not in wanted or wanted[each][:2] != (module.out_features, module.in_features)
+    ]
+    if foreign:
+        text = f"{name}: {len(foreign)} of {len(inside)} modules do not fit {base.name}"
+        fix = "start from a LoRA that was trained on a base of this architecture"
+        yield Problem(text=f"{text}: {_some(foreign)}", fix=fix)
+        return
+    trained = {each for each in wanted if _is_trained(each, settings)}
+    if left_out := [each for each in inside if each not in trained]:
+        text = f"{name}: {len(left_out)} modules ({_parts(lora, left_out)}) are not in the result"
+        fix = "train that part too to keep them"
+        yield Problem(text=text, fix=fix, level="warning")
+    if missing := sorted(trained - inside.keys()):
+        text = f"{name} lacks {len(missing)} of {len(trained)} modules, which start at zero"
+        yield Problem(text=f"{text}: {_some(missing)}", level="warning")
+
+
+def _is_trained(module: str, settings: Settings) -> bool:
+    if module.startswith("lora_te"):
+        return not settings.network_train_unet_only
+    return not settings.network_train_text_encoder_only
+
+
+def _parts(lora: LoraFile, names: Sequence[str]) -> str:
+    parts = Counter(PART_NAMES[each.part] for each in lora.modules if each.name in set(names))
+    return ", ".join(parts)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_SHOWN])
+    return f"{shown} …" if len(names) > _MOST_SHOWN else shown
+
+
+def _vae(settings: Settings) -> Iterator[Problem]:
+    if not settings.vae:
+        return
+    path, fix = (
+        Path(settings.vae).expanduser(),
+        "name a folder in diffusers layout or a .safetensors",
+    )
+    text = f"vae = {settings.vae}"
+    if not path.exists():
+        yield Problem(text=f"{text}: there is no such file or folder", fix=fix)
+    elif path.is_dir():
+        if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+            yield Problem(
+                text=f"{text}: it has no config.json beside .safetensors weights", fix=fix
+            )
+    else:
+        try:
+            names = read_safetensors_header(path)
+        except SettingsError as error:
+            yield from (replace(each, text=f"vae: {each.text}") for each in error.problems)
+            return
+        parts = ("decoder.", "first_stage_model.decoder.")
+        if not any(name.startswith(parts) for name in names):
+            yield Problem(text=f"{text} is no VAE: it has no decoder", fix=fix)
+
+
+def _of_options(settings: Settings, base: Base | None) -> Iterator[Problem]:
+    """Files that sd-scripts' own options name."""
+    options = settings.engine_options
+    given = options.get("base_weights")
+    for each in given if isinstance(given, tuple) else ():
+        try:
+            lora = read_lora_file(Path(str(each)).expanduser())
+            wrong = _other_family(lora, base)
+        except SettingsError as error:
+            wrong = error.problems
+        for problem in wrong:
+            text = problem.text.replace("network_weights", "base_weights", 1)
+            yield replace(problem, text=text if "base_weights" in text else f"base_weights: {text}")
+    if tracker := options.get("log_tracker_config"):
+        try:
+            tomllib.loads(Path(str(tracker)).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            text = f"log_tracker_config = {tracker} cannot be read: {error}"
+            yield Problem(text=text, fix="name a TOML file, or remove it")
+    if options.get("tokenizer_cache_dir"):
+        text = "tokenizer_cache_dir is left out: the tokenizers come with tenner"
+        yield Problem(text=text, level="note")

@@ -1,0 +1,49 @@
+"""Ends a run early when its loss says so, if the user wants that: as `touch RUN/STOP` does.
+
+The curve is read at the end of each epoch, and only what is seen at two ends in a row counts:
+reading again and again would find by chance, sooner or later, what one reading seldom finds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tenner.core.events import EpochEnd, Event, Warned
+from tenner.core.files import write_atomically
+from tenner.core.run_dir import RunDir
+from tenner.report.curve import Reading, read_curve
+from tenner.report.facts import LossCurve
+
+IN_A_ROW = 2
+
+
+@dataclass(kw_only=True)
+class StopWhen:
+    """Hears of epochs; `wanted` is the reading that ends the run, `never` for none."""
+
+    wanted: str
+    place: RunDir
+    curve: Callable[[], LossCurve]
+    tell: Callable[[Event], None]
+    _seen: int = 0
+    _asked: bool = False
+
+    def hear(self, event: Event) -> None:
+        if self.wanted == "never" or self._asked or not isinstance(event, EpochEnd):
+            return
+        if event.epoch >= event.num_epochs - 1:
+            return  # it ends by itself
+        curve = self.curve()
+        reading: Reading = read_curve(curve.steps, curve.losses).reading
+        self._seen = self._seen + 1 if reading == self.wanted else 0
+        if self._seen < IN_A_ROW:
+            return
+        self._asked = True
+        seen = {"settled": "fell and then settled", "rising": "rises again"}[self.wanted]
+        try:
+            write_atomically(self.place.stop_file, "")
+        except OSError as error:
+            why = error.strerror or error
+            self.tell(Warned(text=f"the loss {seen}, but the run cannot be stopped: {why}"))
+            return
+        text = f"the loss {seen}: the run ends after the next epoch (stop_when = {self.wanted})"
+        self.tell(Warned(text=text, level="note"))

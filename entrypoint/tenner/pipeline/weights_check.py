@@ -1,0 +1,171 @@
+"""The final weights judged before they are delivered: did they learn, and how much.
+
+They are measured in the trainer's Python (`tenner.lora_files.measuring`), against the base, against
+the LoRA that the training went on from, and against the trainer's last state, which holds the same
+weights in full precision.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tenner.core.command import Command
+from tenner.core.errors import Problem, TennerError, TrainingError, errors_in
+from tenner.core.events import Event, Warned, WeightsMeasured
+from tenner.core.files import write_atomically
+from tenner.core.network_parts import Part
+from tenner.core.run_dir import RunDir
+from tenner.engines.native.engine import command as trainer_command
+from tenner.lora_files.judgement import Training, judge
+from tenner.lora_files.measured import Measured, MeasureJob
+from tenner.pipeline.sampler import ENGINE_SHARE, child_environ
+from tenner.planning.plan import Plan
+from tenner.planning.prepared import Prepared
+from tenner.report.facts import WeightsFact
+from tenner.runs.context import Stage
+from tenner.supervision.supervise import follow
+from tenner.supervision.training import Trained, states
+
+MODULE = "tenner.lora_files.measuring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What was measured, as the page shows it, and what is wrong: `error` where nothing was
+    learnt."""
+
+    facts: tuple[WeightsFact, ...] = ()
+    error: TennerError | None = None
+
+
+def judge_weights(prepared: Prepared, run_dir: RunDir, stage: Stage, trained: Trained) -> Judged:
+    """Measure and judge the final weights, and tell it. Weights that cannot be measured are a
+    warning: they are whole and finite, which was looked at before."""
+    job = _job(prepared, run_dir, trained)
+    stage.begin("measuring", "the weights")
+    measured = _measured(job, prepared, run_dir, stage)
+    if isinstance(measured, Problem):
+        if stage.stop.signal is None:
+            stage.tell(Warned(text=measured.text, fix=measured.fix))
+        return Judged()
+    stage.tell(WeightsMeasured(path=job.path, parts=_told(measured)))
+    problems = judge(measured, _training(prepared.plan, trained))
+    for each in problems:
+        if each.level != "error":
+            stage.tell(Warned(text=each.text, fix=each.fix, level="warning"))
+    facts, errors = weights_facts(measured), errors_in(problems)
+    if not errors:
+        return Judged(facts=facts)
+    kept = Problem(text=f"its files are kept in {run_dir.path}", level="note")
+    return Judged(facts=facts, error=TrainingError(problems=[*errors, kept]))
+
+
+def weights_facts(measured: Measured) -> tuple[WeightsFact, ...]:
+    """As the page shows them."""
+    return tuple(
+        WeightsFact(
+            part=part.part,
+            num_modules=part.num_modules,
+            num_unchanged=part.num_unchanged,
+            norm=part.norm if part.num_measured else None,
+            ratio=part.ratio,
+            moved_ratio=part.moved_ratio if part.moved is not None else None,
+        )
+        for part in measured.parts
+    )
+
+
+def _job(prepared: Prepared, run_dir: RunDir, trained: Trained) -> MeasureJob:
+    start = prepared.plan.options.get("network_weights")
+    start = Path(str(start)).expanduser() if start else None
+    newest = next(iter(states(run_dir)), None)
+    reference = newest / "model.safetensors" if newest else None
+    is_same = newest is not None and newest.name == f"step-{trained.step:08d}"
+    return MeasureJob(
+        path=str(trained.weights.path.absolute()),
+        base=str(prepared.base.path.absolute()),
+        family=prepared.base.family,
+        start=str(start.absolute()) if start and start.exists() else "",
+        reference=str(reference.absolute())
+        if reference and is_same and reference.is_file()
+        else "",
+    )
+
+
+def _measured(
+    job: MeasureJob, prepared: Prepared, run_dir: RunDir, stage: Stage
+) -> Measured | Problem:
+    """Run the measuring program, as any other child of the run: ended by a signal, logged."""
+    assert prepared.engine.python
+    python, answers = prepared.engine.python, list[str]()
+    job_file = run_dir.path / "weights.json"
+    write_atomically(job_file, json.dumps(asdict(job), indent=1))
+    environ = child_environ(prepared, stage)
+    settings = trainer_command(job_file.absolute(), python).env
+
+    def read(line: str) -> Event | None:
+        answers.extend([line] if line.startswith("{") else [])
+        return None
+
+    argv = (str(python), "-m", MODULE, str(job_file.absolute()))
+    try:
+        ending = follow(
+            Command(argv=argv, env=settings),
+            read=read,
+            on_event=stage.tell,
+            log=run_dir.path / "weights.log",
+            environ=environ,
+            stop=stage.stop,
+            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
+        )
+        if ending.returncode == 0:
+            return Measured.from_json(answers[-1])
+        why = "\n".join(ending.last_lines[-3:])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        why = str(error)
+    log = run_dir.path / "weights.log"
+    return Problem(text=f"the weights could not be measured: {why}", fix=f"see {log}")
+
+
+def _training(plan: Plan, trained: Trained) -> Training:
+    options: Mapping[str, Any] = plan.options
+    return Training(
+        optimizer=str(options.get("optimizer_type") or ""),
+        rates=_rates(options),
+        warmup_steps=int(options.get("lr_warmup_steps") or 0),
+        num_steps=trained.step,
+        goes_on_from=str(options.get("network_weights") or ""),
+        lost=trained.lost_in_saving,
+    )
+
+
+def _rates(options: Mapping[str, Any]) -> dict[Part, float]:
+    """The learning rates that were trained with, by network part. One of the text encoders' is
+    that of both."""
+    unet, texts = options.get("unet_lr"), options.get("text_encoder_lr")
+    found: dict[Part, float] = {} if unet is None else {"unet": float(unet)}
+    if texts is None:
+        return found
+    rates = cast("tuple[Any, ...]", texts) if isinstance(texts, tuple) else (texts,)
+    encoders: tuple[Part, Part] = ("text_encoder", "text_encoder_2")
+    pairs = zip(encoders, (*rates, rates[-1]), strict=False)
+    found.update({part: float(rate) for part, rate in pairs})
+    return found
+
+
+def _told(measured: Measured) -> list[dict[str, Any]]:
+    return [
+        {
+            "part": part.part,
+            "num_modules": part.num_modules,
+            "num_unchanged": part.num_unchanged,
+            "norm": part.norm if part.num_measured else None,
+            "base_norm": part.base_norm,
+            "ratio": part.ratio,
+            "moved_ratio": part.moved_ratio,
+            "dtype": part.dtype,
+        }
+        for part in measured.parts
+    ]

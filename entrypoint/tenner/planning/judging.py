@@ -1,0 +1,106 @@
+"""The rules between options (`tenner.rules`) held against a request, and against its plan.
+
+What the user wrote is judged when it is read (`settings.resolve`); here it is judged with the
+trainer and the family, before the base is fetched and the images are read, and with the plan.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tenner.base.model import Base
+from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
+from tenner.core.family import Family
+from tenner.engines.choice import choose_engine, missing_modules
+from tenner.optimizers import find_optimizer
+from tenner.optimizers.trial import try_optimizer
+from tenner.planning.plan import EngineName, Plan
+from tenner.rules import View, judge
+from tenner.rules.written import keyword_arguments
+from tenner.settings import Request
+from tenner.settings.known_bases import known_base
+from tenner.settings.view import view_of
+
+
+def judge_request(
+    request: Request, *, trainer: EngineName, family: Family | None, python: Path | None = None
+) -> tuple[Problem, ...]:
+    """What the rules say of what the user wrote, for this trainer and family.
+
+    `python` is the trainer's, where it is on this machine.
+    """
+    view = replace(_view(request), knows="trainer", trainer=trainer, family=family)
+    return judge(replace(view, missing_packages=_missing(request, python) if python else ()))
+
+
+def _missing(request: Request, python: Path) -> tuple[str, ...]:
+    """The optimizer's package, where it is not installed. bitsandbytes has a stand-in."""
+    optimizer = find_optimizer(request.settings.optimizer_type)
+    if optimizer is None or optimizer.package in ("torch", "transformers", "bitsandbytes"):
+        return ()
+    return tuple(missing_modules(python, (optimizer.package,)))
+
+
+def judge_optimizer(request: Request, plan: Plan, python: Path) -> tuple[Problem, ...]:
+    """What the optimizer itself says, where the table does not know all of it: it is not in the
+    table, or the user gave it arguments."""
+    name = str(plan.options["optimizer_type"])
+    if find_optimizer(name) and "optimizer_args" not in request.said_at:
+        return ()
+    options = plan.options
+    rates = [options.get("unet_lr")] if not options.get("network_train_text_encoder_only") else []
+    text = options.get("text_encoder_lr")
+    if not options.get("network_train_unet_only") and isinstance(text, tuple):
+        rates += text
+    words = options.get("optimizer_args")
+    arguments = keyword_arguments([str(each) for each in words] if isinstance(words, tuple) else ())
+    if arguments.get("relative_step") is True:
+        return ()  # takes no rates
+    given = [float(str(each)) for each in rates if each]
+    return try_optimizer(python, name, arguments, given) if given else ()
+
+
+def judge_plan(request: Request, plan: Plan) -> tuple[Problem, ...]:
+    """What the rules say of the decided values."""
+    view = _view(request)
+    return judge(
+        replace(
+            view,
+            values={**view.values, **plan.options},
+            knows="plan",
+            trainer=plan.engine,
+            family=plan.base.family,
+            base_predicts_v=plan.base.prediction == "v_prediction",
+        )
+    )
+
+
+def judge_early(
+    request: Request, environ: Mapping[str, str], base: Base | None
+) -> tuple[Problem, ...]:
+    """`judge_request` with what can be known before the base is there: its family by its name,
+    and the trainer by what is installed."""
+    settings = request.settings
+    known = known_base(settings.base_model)
+    family = base.family if base else known.family if known else None
+    noise = "" if base is None or base.betas.is_usual else str(base.betas)
+    tiny = bool(base and base.is_tiny)
+    try:
+        engine = choose_engine(settings, environ, tiny=tiny, other_noise=noise)
+        return judge_request(request, trainer=engine.name, family=family, python=engine.python)
+    except (MachineError, SettingsError):
+        return ()
+
+
+def raise_errors(problems: tuple[Problem, ...]) -> None:
+    """Raises SettingsError with all that forbids going on."""
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
+
+
+def _view(request: Request) -> View:
+    return view_of(
+        request.settings,
+        request.said_at,
+        has_regularisation_folders=any(each.is_reg for each in request.subsets),
+    )

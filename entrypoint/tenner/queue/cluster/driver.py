@@ -1,0 +1,338 @@
+"""Hands the jobs of a batch to a Ray cluster, or to all cards of this machine.
+
+One job holds one card (`num_processes` of them where it asks for more). Jobs are handed out as
+cards become free, so that a budget or a number of failures ends a batch in time. A job whose node
+is lost is handed out again, without waiting for Ray's own try: a node that is cut off closes no
+connection, and Ray's callers may wait minutes for it. The lease at its destination keeps the two
+apart.
+"""
+
+import contextlib
+import importlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tenner.core.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
+from tenner.core.places import make_writable
+from tenner.core.run_dir import RunDir
+from tenner.queue.cluster.order import LOST, Order, Result, travelling
+from tenner.queue.cluster.task import do_job
+from tenner.queue.jobs import Batch
+from tenner.queue.lease import LEASE_SECONDS
+from tenner.queue.queue import tell, within
+from tenner.queue.record import JobRecord, new_record, read_records, write_records
+from tenner.queue.summary import write_summary
+from tenner.runs.run_lock import lock_run
+from tenner.settings import Request
+from tenner.supervision.supervise import StopRequest, stop_on_signals
+from tenner.ui.screen import Screen
+
+LOCAL = "local"
+"""In place of an address: a Ray of this machine's own, for as long as the batch takes."""
+MOST_TURNS = 20
+"""Times that a job is handed out: what takes down every node that it comes to is to end."""
+_GRACE_SECONDS = 15.0
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """A connection to Ray. `ray` is the library, imported only here."""
+
+    ray: Any
+    has_cards: bool
+
+    def needs(self, request: Request) -> dict[str, float]:
+        """What a job holds while it runs. Raises MachineError where there is no such thing."""
+        settings = request.settings
+        tiny = settings.base_model == "tiny" and not self.has_cards
+        if settings.device == "cpu" or (settings.device == "auto" and tiny):
+            return {"num_cpus": 1, "num_gpus": 0}
+        if not self.has_cards:
+            raise MachineError(
+                "this Ray cluster has no GPU",
+                fix="start its nodes where nvidia-smi shows cards, or with --num-gpus",
+            )
+        return {"num_cpus": 1, "num_gpus": settings.num_processes}
+
+    def free_node(self, needs: Mapping[str, float], taken: Counter[str]) -> str | None:
+        """The node with most room for such a job besides the `taken` ones, None where none has."""
+        kind = "GPU" if needs["num_gpus"] else "CPU"
+        each = needs["num_gpus"] or needs["num_cpus"]
+        room = {
+            node["NodeID"]: math.floor(node["Resources"].get(kind, 0) / each)
+            - taken[node["NodeID"]]
+            for node in self.ray.nodes()
+            if node["Alive"]
+        }
+        best = max(room, key=lambda node: room[node], default=None)
+        return best if best is not None and room[best] > 0 else None
+
+    def is_alive(self, node: str) -> bool:
+        return any(each["Alive"] for each in self.ray.nodes() if each["NodeID"] == node)
+
+    def want(self, needs: Sequence[Mapping[str, float]]) -> None:
+        """Tell a cluster that grows by itself what would be used at once."""
+        bundles = [{"CPU": each["num_cpus"], "GPU": each["num_gpus"]} for each in needs]
+        bundles = [{kind: count for kind, count in each.items() if count} for each in bundles]
+        importlib.import_module("ray.autoscaler.sdk").request_resources(bundles=bundles)
+
+    def submit(self, order: Order, node: str, needs: Mapping[str, float]) -> Any:
+        """Have the node do the order. What is lost with it is handed out again by us alone."""
+        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+        there = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        name = f"tenner {order.request.settings.output_name}"
+        task = self.ray.remote(do_job)
+        known: dict[str, Any] = {"max_retries": 0, "name": name, "scheduling_strategy": there}
+        return task.options(**needs, **known).remote(order)
+
+    def let_go(self, ref: Any) -> None:
+        """Have Ray not wait for a task any more."""
+        self.ray.cancel(ref, force=True)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Generator[Cluster]:
+    """The cluster, as long as the context lasts. Raises SettingsError."""
+    cluster = connect(address)
+    try:
+        yield cluster
+    finally:
+        cluster.want([])
+        cluster.ray.shutdown()
+
+
+def connect(address: str) -> Cluster:
+    """Raises SettingsError where Ray is not installed or does not answer."""
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise SettingsError("Ray is not installed", fix="pip install 'tenner[ray]'") from None
+    known: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address == LOCAL:
+            ray.init(include_dashboard=False, **known)
+        else:
+            ray.init(address=address, **known)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(
+            f"Ray at {address}: {first}", fix="check the address, or leave it out for this machine"
+        ) from error
+    return Cluster(ray=ray, has_cards=ray.cluster_resources().get("GPU", 0) > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """A job that is out, and the node that has it."""
+
+    job: Request
+    node: str
+
+
+@dataclass(kw_only=True)
+class Handout:
+    """The jobs, what is known of each, and those that are out."""
+
+    batch: Batch
+    cluster: Cluster
+    environ: Mapping[str, str]
+    screen: Screen
+    lease_seconds: float = LEASE_SECONDS
+    records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
+    out: dict[Any, Handed] = field(default_factory=dict[Any, "Handed"])
+    turns: dict[str, int] = field(default_factory=dict[str, int])
+    failures: int = 0
+
+    def take_stock(self) -> list[Request]:
+        """The jobs that are left, by what earlier starts wrote down."""
+        before = read_records(self.batch.folder / "batch.json")
+        left: list[Request] = []
+        for job in self.batch.jobs:
+            settings = job.settings
+            run = Path(settings.output_dir).expanduser() / settings.output_name
+            fresh = new_record(job, run)
+            known = before.get(fresh.name)
+            if known and known.digest == fresh.digest and known.state == "delivered":
+                self.records[fresh.name] = known
+                continue
+            self.records[fresh.name] = fresh
+            left.append(job)
+        self.write()
+        return left
+
+    def run(self, left: list[Request], stop: StopRequest) -> None:
+        """Hand out and take back until nothing is left. Raises Stopped."""
+        most = self.batch.options.stop_after
+        while left or self.out:
+            if stop.signal is not None:
+                self._call_back()
+                raise Stopped("stopped by a signal", fix="start the same batch again: it goes on")
+            while left and (node := self._free_node(left[0])) is not None:
+                if most is not None and self.failures >= most:
+                    self.screen.say(f"{self.failures} jobs failed: no further one is started")
+                    left.clear()
+                    break
+                self._hand_out(left.pop(0), node)
+            if not self.out:
+                time.sleep(1.0)  # no node is there now
+                continue
+            left[:0] = self._take_back_lost()
+            left[:0] = self._take_back_ended()
+
+    def _free_node(self, job: Request) -> str | None:
+        taken = Counter(each.node for each in self.out.values())
+        return self.cluster.free_node(self.cluster.needs(job), taken)
+
+    def _hand_out(self, job: Request, node: str) -> None:
+        name = job.settings.output_name
+        allowed = within(job, self.batch.options, list(self.records.values()))
+        if allowed is None:
+            text = "nothing is left of the budget of all jobs"
+            self._note(name, state="budget", exit_code=ExitCode.BUDGET, problems=(text,))
+            return
+        order = Order(
+            request=allowed, lease_seconds=self.lease_seconds, environ=travelling(self.environ)
+        )
+        self.turns[name] = self.turns.get(name, 0) + 1
+        ref = self.cluster.submit(order, node, self.cluster.needs(job))
+        self.out[ref] = Handed(job=job, node=node)
+        self._note(name, state="training")
+        self.screen.say(f"{name}: handed out")
+
+    def _take_back(self, ref: Any) -> Request | None:
+        """Note what became of a job. Gives it again where its turn was lost."""
+        job = self.out.pop(ref).job
+        name = job.settings.output_name
+        try:
+            result: Result = self.cluster.ray.get(ref)
+        except Exception as error:  # noqa: BLE001 - whatever Ray says of a task that cannot be done
+            first = str(error).splitlines()[0]
+            result = Result(state="failed", exit_code=LOST, problems=(first,))
+        if result.exit_code == LOST and self._again(name, "its machine or its turn was lost"):
+            return job
+        self.failures += result.state == "failed"
+        self._note(
+            name,
+            state=result.state,
+            exit_code=ExitCode.MACHINE if result.exit_code == LOST else result.exit_code,
+            problems=result.problems,
+            seconds=result.seconds,
+            cost_usd=result.cost_usd,
+            steps=result.steps,
+            loss=result.loss,
+            destinations=result.destinations,
+            node=result.node,
+        )
+        self.screen.say(f"{name}: {result.state} on {result.node or 'a node'}")
+        return None
+
+    def _take_back_ended(self) -> list[Request]:
+        """Wait a moment for jobs that end. Gives those to be handed out again."""
+        if not self.out:
+            return []
+        ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=1.0)
+        return [again for each in ready if (again := self._take_back(each)) is not None]
+
+    def _take_back_lost(self) -> list[Request]:
+        """The jobs whose node is gone, to be handed out again."""
+        again: list[Request] = []
+        for ref, handed in list(self.out.items()):
+            name = handed.job.settings.output_name
+            if not self.cluster.is_alive(handed.node) and self._again(name, "its node is gone"):
+                del self.out[ref]
+                self.cluster.let_go(ref)
+                again.append(handed.job)
+        return again
+
+    def _again(self, name: str, why: str) -> bool:
+        """Whether the job is to be handed out again, and say so."""
+        if self.turns[name] >= MOST_TURNS:
+            return False
+        self.screen.say(f"{name}: {why}; it is handed out again")
+        self._note(name, state="waiting")
+        return True
+
+    def _note(self, name: str, **changed: Any) -> None:
+        self.records[name] = replace(self.records[name], **changed)
+        self.write()
+
+    def _call_back(self) -> None:
+        """Have every job that is out save and end; what they saved is at their destinations."""
+        for ref in self.out:
+            self.cluster.ray.cancel(ref, force=False)
+        until = time.monotonic() + _GRACE_SECONDS
+        self.cluster.ray.wait(
+            list(self.out), num_returns=len(self.out), timeout=until - time.monotonic()
+        )
+        for handed in self.out.values():
+            self._note(handed.job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED)
+
+    def write(self) -> None:
+        """Bring `batch.json` and `batch.html` up to date. Raises OSError."""
+        folder = self.batch.folder
+        names = [job.settings.output_name for job in self.batch.jobs]
+        listed = [self.records[name] for name in names if name in self.records]
+        write_records(folder / "batch.json", listed)
+        write_summary(folder / "batch.html", self.batch.name, listed)
+
+
+def run_on_ray(
+    batch: Batch,
+    address: str,
+    environ: Mapping[str, str],
+    make_screen: Callable[[Request], Screen],
+    *,
+    lease_seconds: float = LEASE_SECONDS,
+) -> int:
+    """All jobs of the batch on a cluster. Returns the exit code.
+
+    Raises SettingsError where the jobs cannot be done elsewhere, Stopped where a signal ended it.
+    """
+    problems = _homeless(batch) if address != LOCAL else []
+    if batch.options.shortest_first:
+        text = "shortest_first looks at every dataset first, which may lie with the nodes alone"
+        problems.append(Problem(text=text, fix="leave it out with --ray"))
+    if problems:
+        raise SettingsError(problems=problems)
+    batch = replace(batch, jobs=tuple(map(_absolute, batch.jobs)))
+    make_writable(batch.folder, name="the batch's folder")
+    screen = make_screen(batch.jobs[0])
+    with lock_run(RunDir(batch.folder)), connected(address) as cluster:
+        handout = Handout(
+            batch=batch,
+            cluster=cluster,
+            environ=environ,
+            screen=screen,
+            lease_seconds=lease_seconds,
+        )
+        cluster.want([cluster.needs(job) for job in batch.jobs])
+        with stop_on_signals() as stop:  # after Ray has set its own handlers
+            handout.run(handout.take_stock(), stop)
+    listed = [handout.records[job.settings.output_name] for job in batch.jobs]
+    tell(screen, listed, batch.folder)
+    codes = [each.exit_code for each in listed if each.exit_code]
+    waits = any(each.state == "waiting" for each in listed)
+    return codes[0] if codes else (ExitCode.STOPPED if waits else ExitCode.DELIVERED)
+
+
+def _homeless(batch: Batch) -> list[Problem]:
+    """Jobs whose result would stay on a node that goes away."""
+    return [
+        Problem(
+            text=f"{job.settings.output_name} has no destination that every node reaches",
+            fix="set destinations for all jobs: s3://bucket/prefix, or a shared folder",
+        )
+        for job in batch.jobs
+        if not any(not each.startswith("hf://") for each in job.settings.destinations)
+    ]
+
+
+def _absolute(job: Request) -> Request:
+    """A node's working directory is another one."""
+    output_dir = str(Path(job.settings.output_dir).expanduser().absolute())
+    return replace(job, settings=job.settings.model_copy(update={"output_dir": output_dir}))

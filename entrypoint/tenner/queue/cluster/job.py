@@ -1,0 +1,145 @@
+"""The process that does one job on a node: `python -m tenner.queue.cluster.job RESULT`, order on
+stdin.
+
+It waits for the run's turn at its destination, runs the pipeline, and writes the result. Keys come
+through the pipe, so that no environment, command line or log of the cluster holds them. When stdin
+closes, whoever asked is gone: the run saves, hands over and ends. When the turn is over, everything
+ends at once and nothing is sent any more.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tenner.core.errors import BudgetReached, ExitCode, Stopped, TennerError
+from tenner.core.files import write_json
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import secrets_from, without_secrets
+from tenner.pipeline.preflight import prepare
+from tenner.pipeline.run import AlreadyDelivered, run
+from tenner.queue.cluster.order import LOST, Order, Result, kill_all_below
+from tenner.queue.lease import Lease, LeaseLost
+from tenner.queue.record import JobState
+from tenner.queue.shared import last_loss, problems_of
+from tenner.runs.handover import default_destination
+from tenner.runs.ledger import ledger_of
+from tenner.runs.remote_run import RemoteRun
+from tenner.runs.session import Session
+from tenner.settings import Request
+from tenner.storage.destination import Destination, parse_destinations
+from tenner.ui.screen import make_screen
+
+_NODE_OUTPUT = "TENNER_OUTPUT_DIR"
+"""Where this node keeps runs, whatever the job says."""
+
+
+def main(words: list[str]) -> int:
+    """Returns the job's exit code."""
+    order: Order = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    result = do(order)
+    write_json(Path(words[0]), asdict(result))
+    return result.exit_code
+
+
+def do(order: Order) -> Result:
+    """Wait for the run's turn and run it."""
+    environ = {**without_secrets(os.environ), **order.environ}
+    request = _here(order.request)
+    settings = request.settings
+    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    secrets, _ = secrets_from(environ)
+    asked, _ = parse_destinations(settings.destinations)
+    destination = _first_that_leases(asked) or default_destination(place)
+    remote = RemoteRun(destination, settings.output_name, secrets, environ)
+    lease = Lease(remote=remote, on_lost=_stop_everything, seconds=order.lease_seconds)
+    screen = make_screen(price_per_hour=settings.price_per_hour)
+    result = Result(state="delivered", exit_code=ExitCode.DELIVERED, node=socket.gethostname())
+    try:
+        with lease:
+            lease.take(screen.say)
+            outcome = run(
+                request,
+                environ,
+                screen,
+                session=Session(prepare=prepare, fence=lease.check, ends_machine=False),
+            )
+            if isinstance(outcome, AlreadyDelivered):
+                where = outcome.delivered_to
+            else:
+                where = tuple(each.destination for each in outcome.delivered.at)
+            result = replace(result, destinations=where)
+    except LeaseLost as error:
+        _stop_everything(str(error))
+    except TennerError as error:
+        result = replace(
+            result,
+            state=_state_of(error),
+            exit_code=int(error.exit_code),
+            problems=tuple(secrets.redact(each) for each in problems_of(error)),
+        )
+        for problem in result.problems:
+            screen.say(problem)
+    return _with_figures(replace(result, generation=lease.generation), place)
+
+
+def _here(request: Request) -> Request:
+    """The request with the runs kept where this node keeps them."""
+    kept = os.environ.get(_NODE_OUTPUT)
+    if not kept:
+        return request
+    return replace(request, settings=request.settings.model_copy(update={"output_dir": kept}))
+
+
+def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
+    """Where turns are taken: a Hub repo cannot tell who was first."""
+    return next((each for each in destinations if each.kind != "hub"), None) or next(
+        iter(destinations), None
+    )
+
+
+def _with_figures(result: Result, place: RunDir) -> Result:
+    """The result with what the run's ledger and events tell of all its lives."""
+    loss, step = last_loss(place.events)
+    ledger = ledger_of(place)
+    if ledger is None:
+        return replace(result, loss=loss, steps=step)
+    priced = any(life.cost_usd is not None for life in ledger.lives)
+    return replace(
+        result,
+        loss=loss,
+        steps=max(step, ledger.step),
+        seconds=ledger.paid_seconds,
+        cost_usd=ledger.cost_usd if priced else None,
+    )
+
+
+def _state_of(error: TennerError) -> JobState:
+    match error:
+        case BudgetReached():
+            return "budget"
+        case Stopped():
+            return "stopped"
+        case _:
+            return "failed"
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop_everything(why: str) -> None:
+    print(f"this run's turn is over: {why}", file=sys.stderr, flush=True)
+    kill_all_below(os.getpid())
+    os._exit(LOST)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

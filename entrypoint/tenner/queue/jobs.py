@@ -1,0 +1,259 @@
+"""What a batch is asked for: a folder of settings files, a file with `[[jobs]]`, or a `[sweep]`.
+
+Settings of a job come in by the doors of a run alone, with one more: flags, environment, the job
+itself, what the file says for all jobs, preset, defaults.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tenner.core.errors import Problem, SettingsError
+from tenner.settings.names import canonical
+from tenner.settings.resolve import Request, resolve
+from tenner.settings.sources import (
+    Layer,
+    env_layer,
+    file_layer,
+    flags_layer,
+    preset_layer,
+    tables_layer,
+)
+from tenner.settings.toml_text import read_toml
+from tenner.settings.values import Count, Rate, Switch
+
+SHARED_FILE = "batch.toml"
+"""In a folder of jobs: the file with `[batch]` and the settings of all jobs."""
+_OWN_TABLES = ("batch", "jobs", "sweep")
+
+
+class BatchOptions(BaseModel):
+    """`[batch]`: what is said of the session rather than of a job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    stop_after: Count | None = None
+    """Start no further job after so many failures."""
+    shortest_first: Switch = False
+    """Train the shortest job first instead of in the given order."""
+    max_cost_usd: Rate | None = None
+    """Most that all jobs together may cost, in dollars."""
+    max_hours: Rate | None = None
+    """Longest that all jobs together may take, over all starts of the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Jobs that are each a valid request. `name` calls the batch's own folder."""
+
+    name: str
+    jobs: tuple[Request, ...]
+    options: BatchOptions
+
+    @property
+    def folder(self) -> Path:
+        """Where the batch keeps its summary and what its jobs share."""
+        output_dir = Path(self.jobs[0].settings.output_dir).expanduser()
+        return output_dir / f"{self.name}.batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A job before its settings are judged. `name` is the run's, unless the job says another."""
+
+    name: str
+    own: Layer
+    common: Layer
+
+
+def read_batch(
+    path: Path,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    preset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Batch:
+    """The batch at `path`. `options` are those of `[batch]` said by flags.
+
+    Raises SettingsError with every problem of every job.
+    """
+    doors = [flags_layer(flags), env_layer(environ)]
+    asked, told = _asked(path, doors)
+    weakest = [preset_layer(preset)] if preset else []
+    problems: list[Problem] = []
+    jobs: list[Request] = []
+    for job in asked:
+        try:
+            jobs.append(_request(job, doors, weakest))
+        except SettingsError as error:
+            problems += [replace(each, text=f"{job.name}: {each.text}") for each in error.problems]
+    problems += _clashes(jobs)
+    found = BatchOptions()
+    try:
+        found = BatchOptions.model_validate({**told, **(options or {})})
+    except ValidationError as error:
+        problems += [
+            Problem(text=f"[batch] {'.'.join(map(str, each['loc']))}: {each['msg']}", fix=_KNOWN)
+            for each in error.errors(include_url=False)
+        ]
+    if problems:
+        raise SettingsError(problems=problems)
+    name = (path.resolve() if path.is_dir() else path).stem
+    return Batch(name=name, jobs=tuple(jobs), options=found)
+
+
+_KNOWN = f"keys of [batch] are {', '.join(BatchOptions.model_fields)}"
+
+
+def _asked(path: Path, doors: Sequence[Layer]) -> tuple[list[_Asked], Mapping[str, Any]]:
+    """The jobs at `path`, and what `[batch]` says. Raises SettingsError."""
+    shared = path / SHARED_FILE if path.is_dir() else path
+    tables = dict[str, Any]()
+    if shared.is_file() or not path.is_dir():
+        tables = _tables(shared)
+    common = tables_layer(
+        {key: value for key, value in tables.items() if key not in _OWN_TABLES},
+        name=shared.name,
+        path=shared,
+    )
+    if common.problems:
+        raise SettingsError(problems=common.problems)
+    name = str(common.values.get("output_name", path.stem))
+    jobs = [
+        (f"{name}-{number}", tables_layer(job, name=f"{shared.name} job {number}"))
+        for number, job in enumerate(tables.get("jobs", []), start=1)
+    ]
+    if path.is_dir():
+        files = sorted(each for each in path.glob("*.toml") if each.name != SHARED_FILE)
+        jobs += [(each.stem, file_layer(each)) for each in files]
+    elif not jobs and "sweep" in tables:
+        jobs = [(name, Layer())]
+    if not jobs:
+        raise SettingsError(
+            f"{path} holds no jobs",
+            fix="give a folder of settings files, or a file with [[jobs]] or [sweep]",
+        )
+    sweep = _sweep(tables.get("sweep", {}), doors, shared.name)
+    asked = [
+        _Asked(name=name, own=layer, common=common)
+        for job_name, job in jobs
+        for name, layer in _swept(job_name, job, sweep, shared.name)
+    ]
+    return asked, tables.get("batch", {})
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """The TOML file, its own tables of the right kind. Raises SettingsError."""
+    tables, problems = read_toml(path)
+    wrong = list(problems)
+    for key, kind, example in (
+        ("batch", dict, "[batch]"),
+        ("sweep", dict, "[sweep]"),
+        ("jobs", list, "[[jobs]]"),
+    ):
+        found = tables.get(key)
+        right = isinstance(found, kind) and not (
+            isinstance(found, list)
+            and not all(isinstance(each, dict) for each in cast("list[object]", found))
+        )
+        if found is not None and not right:
+            wrong.append(Problem(text=f"{path.name}: {key} is no table", fix=f"write {example}"))
+    if wrong:
+        raise SettingsError(problems=wrong)
+    return tables
+
+
+def _sweep(
+    table: Mapping[str, Any], doors: Sequence[Layer], name: str
+) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """The keys of a sweep with their values. Raises SettingsError."""
+    problems: list[Problem] = []
+    said = {canonical(key): where for door in doors for key, where in door.said_at.items()}
+    for key, values in table.items():
+        if not isinstance(values, list) or not values:
+            text = f"{name}: {key} in [sweep] is no list"
+            problems.append(Problem(text=text, fix=f"write {key} = [first, second]"))
+        if canonical(key) in said:
+            text = f"{key} is swept over in {name} and said once for all ({said[canonical(key)]})"
+            problems.append(Problem(text=text, fix="keep one of them"))
+    if problems:
+        raise SettingsError(problems=problems)
+    return tuple((key, tuple(values)) for key, values in table.items())
+
+
+def _swept(
+    name: str, job: Layer, sweep: tuple[tuple[str, tuple[Any, ...]], ...], where: str
+) -> list[tuple[str, Layer]]:
+    """One job for each combination of values, each named by its own."""
+    name = str(job.values.get("output_name", name))
+    found: list[tuple[str, Layer]] = []
+    for values in itertools.product(*(values for _, values in sweep)):
+        pairs = {key: value for (key, _), value in zip(sweep, values, strict=True)}
+        full = "-".join([name, *(f"{key}-{_slug(value)}" for key, value in pairs.items())])
+        layer = replace(
+            job,
+            values={**job.values, **pairs, "output_name": full},
+            said_at={**job.said_at, **dict.fromkeys(pairs, f"{where} [sweep]")}
+            | {"output_name": job.said_at.get("output_name", "the job's name")},
+        )
+        found.append((full, layer))
+    return found
+
+
+def _slug(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value).rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
+
+
+def _request(job: _Asked, doors: Sequence[Layer], weakest: Sequence[Layer]) -> Request:
+    """The job's settings. A destination that is said for all jobs has a folder for each."""
+    flags, env = (_without(door, "output_name") for door in doors)
+    request = resolve([flags, env, job.own, job.common, *weakest])
+    settings = request.settings
+    if "destinations" in job.own.values and not _said(doors, "destinations"):
+        return request
+    own = tuple(_own_folder(each, settings.output_name) for each in settings.destinations)
+    return replace(request, settings=settings.model_copy(update={"destinations": own}))
+
+
+def _without(layer: Layer, key: str) -> Layer:
+    """A name that is said for all jobs would call them all the same."""
+    return replace(layer, values={k: v for k, v in layer.values.items() if k != key})
+
+
+def _said(doors: Sequence[Layer], key: str) -> bool:
+    return any(key in door.values for door in doors)
+
+
+def _own_folder(destination: str, name: str) -> str:
+    """The job's folder at a destination. A repository is not parted: it belongs to one job."""
+    if destination.startswith("hf://"):
+        return destination
+    place, mark, options = destination.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
+def _clashes(jobs: Sequence[Request]) -> list[Problem]:
+    """Jobs that would write over each other."""
+    problems: list[Problem] = []
+    names: set[tuple[str, str]] = set()
+    places: dict[str, str] = {}
+    for job in jobs:
+        settings = job.settings
+        if (settings.output_dir, settings.output_name) in names:
+            text = f"two jobs are called {settings.output_name}"
+            problems.append(Problem(text=text, fix="give each an output_name of its own"))
+        names.add((settings.output_dir, settings.output_name))
+        for place in settings.destinations:
+            if place in places:
+                text = f"{places[place]} and {settings.output_name} both deliver to {place}"
+                fix = "name a destination of its own in each job, or one bucket or folder for all"
+                problems.append(Problem(text=text, fix=fix))
+            places[place] = settings.output_name
+    return problems

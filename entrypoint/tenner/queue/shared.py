@@ -1,0 +1,116 @@
+"""What the jobs of a batch share: each dataset is prepared once, and so is each job's plan.
+
+A plan is made before anything is on the card, so that what a batch keeps loaded there is not
+mistaken for somebody else's.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from tenner.core.errors import DatasetError, TennerError
+from tenner.core.event_log import read_event_lines
+from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.hardware.prices import Price
+from tenner.pipeline.preflight import Inspect, OnImage, Trials, prepare
+from tenner.planning.prepared import Prepared
+from tenner.settings import Request
+from tenner.storage.http import OnBytes
+
+
+@dataclass(kw_only=True)
+class SharedDatasets:
+    """Inspects each dataset once; its working copy lies in `folder` for all jobs that ask alike."""
+
+    folder: Path
+    _found: dict[DatasetRequest, Dataset | DatasetError] = field(
+        default_factory=dict[DatasetRequest, Dataset | DatasetError]
+    )
+
+    def inspect(
+        self,
+        request: DatasetRequest,
+        workdir: Path,
+        on_image: OnImage,
+        on_bytes: OnBytes | None,
+    ) -> Dataset:
+        """As `inspect_dataset`, but for `workdir`. Raises DatasetError."""
+        del workdir
+        if not request.validation_split:  # then the seed chooses nothing: a sweep over it shares
+            request = replace(request, validation_seed=0)
+        if request not in self._found:
+            name = hashlib.sha256(repr(request).encode()).hexdigest()[:12]
+            try:
+                found = inspect_dataset(request, self.folder / name, on_image, on_bytes)
+            except DatasetError as error:
+                found = error
+            self._found[request] = found
+        found = self._found[request]
+        if isinstance(found, DatasetError):
+            raise DatasetError(problems=found.problems)
+        return found
+
+
+@dataclass(kw_only=True)
+class SharedPreparation:
+    """Prepares each job once. `prepare` gives what `look` has found before, or looks now."""
+
+    environ: Mapping[str, str]
+    inspect: Inspect
+    trials: Trials = field(default_factory=Trials)
+    """A card is tried once for all jobs."""
+    _found: dict[tuple[str, str], Prepared] = field(default_factory=dict[tuple[str, str], Prepared])
+
+    def look(self, request: Request, on_image: OnImage) -> Prepared:
+        """Everything about a job that can be told before it runs. Raises TennerError."""
+        return self.prepare(
+            request, self.environ, Path(), on_stage=lambda name, detail: None, on_image=on_image
+        )
+
+    def prepare(
+        self,
+        request: Request,
+        environ: Mapping[str, str],
+        workdir: Path,
+        *,
+        on_stage: Callable[[str, str], None],
+        on_image: OnImage,
+        on_bytes: OnBytes | None = None,
+        host_price: Price | None = None,
+    ) -> Prepared:
+        """As `tenner.pipeline.preflight.prepare`. Raises TennerError."""
+        key = (request.settings.output_dir, request.settings.output_name)
+        if key not in self._found:
+            look = partial(prepare, host_price=host_price, inspect=self.inspect, trials=self.trials)
+            self._found[key] = look(
+                request,
+                environ,
+                workdir,
+                on_stage=on_stage,
+                on_image=on_image,
+                on_bytes=on_bytes,
+            )
+        return replace(self._found[key], request=request)
+
+    def gpu_name(self, request: Request) -> str:
+        """The card that a job was planned for; empty where that is a CPU or not known."""
+        found = self._found.get((request.settings.output_dir, request.settings.output_name))
+        return (found.plan.gpu or "") if found else ""
+
+
+def last_loss(events: Path) -> tuple[float | None, int]:
+    """The last mean loss that a run told in its log of events, and its last step."""
+    loss, last = None, 0
+    for line in read_event_lines(events):
+        if line.get("event") == "step":
+            loss, last = line.get("loss_avg", loss), int(line.get("step", last))
+    return loss, last
+
+
+def problems_of(error: TennerError) -> tuple[str, ...]:
+    """What went wrong, each in one line with its fix."""
+    return tuple(
+        f"{each.text} (fix: {each.fix})" if each.fix else each.text for each in error.problems
+    )

@@ -1,0 +1,1 @@
+"""A run over all its attempts: ledger, resume, upload, delivery."""

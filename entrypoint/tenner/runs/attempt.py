@@ -1,0 +1,349 @@
+"""One life of a run: what it goes on from, what it sends away while it trains, and how it ends."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tenner.core.errors import BudgetReached, DeliveryError, Problem, TennerError
+from tenner.core.events import Warned
+from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.run_dir import RunDir
+from tenner.core.weights import inspect_weights
+from tenner.planning.plan import Plan
+from tenner.planning.prepared import Prepared
+from tenner.report.model_card import CARD_NAME
+from tenner.runs.card import write_card_of_checkpoint
+from tenner.runs.context import Stage
+from tenner.runs.disk import DiskGuard, disk_need
+from tenner.runs.handover import unplanned_checkpoints
+from tenner.runs.ledger import Finished, LedgerBook, Life
+from tenner.runs.recorder import Keeper
+from tenner.runs.remote_run import RemoteRun, Shipment
+from tenner.runs.reserve import give_back, reserve
+from tenner.runs.resume import machine_name, take_up
+from tenner.runs.upload_item import notes_of
+from tenner.runs.uploader import HUB_PAUSE_SECONDS, Courier, Line
+from tenner.storage.destination import Destination
+from tenner.storage.manifest import MANIFEST_NAME, read_manifest
+from tenner.storage.opening import open_store
+from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
+from tenner.supervision.guards import Guard
+from tenner.supervision.training import Trained, newest_step, states, step_of
+
+HAND_OVER_SECONDS = 1800.0
+_LOOK_SECONDS = 60.0
+
+
+class _StopDeadline(Deadline):
+    """A deadline that a signal brings nearer."""
+
+    def __init__(self, seconds: float, stage: Stage) -> None:
+        super().__init__(seconds)
+        self._stage = stage
+
+    def remaining(self) -> float:
+        left, stop = super().remaining(), self._stage.stop
+        return min(left, stop.seconds_left(self._stage.grace_seconds)) if stop.signal else left
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLife:
+    """A run under way. As a context it sends nothing any more once it is left."""
+
+    prepared: Prepared
+    place: RunDir
+    stage: Stage
+    destinations: tuple[Destination, ...]
+    book: LedgerBook
+    courier: Courier
+    keeper: Keeper
+    budget: Budget
+    remotes: tuple[RemoteRun, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        return self.prepared.plan
+
+    def __enter__(self) -> "RunLife":
+        if not reserve(self.place, disk_need(self.plan).reserved):
+            text = "no room could be reserved on the disk for a last save"
+            self.stage.tell(Warned(text=text, fix="free space there before it is full"))
+        self.courier.__enter__()
+        self._send_what_is_here()
+        return self
+
+    def __exit__(self, *of_the_error: object) -> None:
+        self.courier.__exit__(*of_the_error)
+        give_back(self.place)
+
+    def guards(self) -> tuple[Guard, ...]:
+        """What watches the engine besides its own guards."""
+        budget = BudgetGuard(
+            budget=self.budget, started=self.stage.started, reserve=self.seconds_to_deliver
+        )
+        return (self.keeper, budget, DiskGuard.of(self.place, lambda: self.stage.log.trouble))
+
+    def send_page(self, page: Path, step: int) -> None:
+        """Let the run be watched where it is delivered."""
+        self.courier.take_checkpoint(page, "report.html", step)
+
+    def send_card(self, error: TennerError) -> None:
+        """Tell where it is delivered what the newest checkpoint is of, and that it is no end."""
+        newest = max(self.book.now.checkpoints, key=lambda file: file.step, default=None)
+        if newest is None:
+            return
+        why = "its budget was reached" if isinstance(error, BudgetReached) else "it failed"
+        try:
+            write_card_of_checkpoint(self.prepared, self.place, newest, self.destinations, why=why)
+        except OSError as trouble:
+            self.stage.tell(Warned(text=f"no model card: {trouble.strerror or trouble}"))
+            return
+        self.courier.take_checkpoint(self.place.path / CARD_NAME, CARD_NAME, newest.step)
+
+    def seconds_to_deliver(self) -> float:
+        """What saving and delivering take from here on, by the sizes of what was saved last."""
+        ledger = self.book.now
+        newest = max((file.size for file in ledger.checkpoints), default=0)
+        kept = states(self.place)
+        state = sum(each.stat().st_size for each in kept[0].iterdir()) if kept else 0
+        waiting = sum(line.waiting_bytes for line in self.courier.lines)
+        return delivery_seconds(newest + state + waiting, self.courier.bytes_per_second)
+
+    def has_time_to_draw(self) -> bool:
+        """Whether the budget and the grace time leave anything for pictures; it is said if not."""
+        left = self.budget.seconds
+        used = time.monotonic() - self.stage.started
+        if self.stage.stop.signal is not None:
+            return False
+        if left is None or used + self.seconds_to_deliver() < left:
+            return True
+        text = f"no pictures are drawn: the budget is used up ({self.budget.says(used)})"
+        self.stage.tell(Warned(text=text))
+        return False
+
+    def finish_early(self, trained: Trained) -> Trained:
+        """A stop file ended the training in good order: its last checkpoint is the result."""
+        final = self.place.checkpoints / f"{self.plan.output_name}.safetensors"
+        shutil.copyfile(trained.weights.path, final)
+        now = self.book.now
+        newest = next(file for file in now.checkpoints if file.name == trained.weights.path.name)
+        done = Finished(file=replace(newest, name=final.name), seconds=now.paid_seconds)
+        self.book.change(lambda ledger: ledger.ended_with(done))
+        return replace(trained, weights=replace(trained.weights, path=final))
+
+    def hand_over(self, error: TennerError) -> TennerError:
+        """After a training that did not reach its end: bring out what there is, the newest first,
+        and say where it is. Gives the error to end with."""
+        give_back(self.place)
+        self.keeper.note(ending=type(error).__name__)
+        seconds = HAND_OVER_SECONDS
+        if self.stage.stop.signal is not None:
+            seconds = self.stage.stop.seconds_left(self.stage.grace_seconds)
+        at = self.courier.hand_over(seconds)
+        missing = [
+            str(line.remote.destination)
+            for line in self.courier.lines
+            if line.remote.destination.required and str(line.remote.destination) not in at
+        ]
+        ledger = self.book.now
+        has_something = bool(ledger.checkpoints or ledger.state_step)
+        told = list(error.problems)
+        if at and has_something:
+            told.append(Problem(text=self._what_there_is(at), level="note"))
+        if missing:
+            kept = Problem(
+                text=f"not all of it is at {', '.join(missing)}; everything is kept in"
+                f" {self.place.path}",
+                fix="start the same command again there: it goes on and delivers",
+                level="warning",
+            )
+            told.append(kept)
+        if missing and has_something and isinstance(error, BudgetReached):
+            return DeliveryError(problems=told)
+        ended = type(error)(problems=told)
+        ended.is_brought_out = has_something and not missing
+        return ended
+
+    def deadline(self) -> Deadline:
+        """For the delivery: half an hour, and after a signal what is left of the grace time."""
+        return _StopDeadline(HAND_OVER_SECONDS, self.stage)
+
+    def note_delivered(self, at: Sequence[str]) -> None:
+        """Write down, here and at the destinations, that nothing is left to do; the states there
+        have done their service."""
+        self.keeper.note_delivered(at)
+        for remote in self.remotes:
+            try:
+                unplanned = unplanned_checkpoints(self.place, self.plan.output_name)
+                last = Shipment(
+                    notes=notes_of(self.place),
+                    keep_states=0,
+                    gone=tuple(f"checkpoints/{each}" for each in sorted(unplanned)),
+                )
+                remote.put_set(last, limit_seconds=_LOOK_SECONDS)
+            except (DeliveryError, OSError) as error:
+                why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
+                text = f"the ledger at {remote.destination} is old: {why}"
+                fix = "a start on an empty machine would train again: start it in this directory"
+                self.stage.tell(Warned(text=text, fix=fix))
+
+    def is_delivered(self) -> bool:
+        """Whether every destination that was asked for still holds this run's complete set."""
+        ledger = self.book.now
+        asked = {str(each) for each in self.destinations}
+        if ledger.finished is None or not asked <= set(ledger.delivered_to):
+            return False
+        wanted = (ledger.finished.file.name, ledger.finished.file.sha256)
+        return all(self._holds(each, wanted) for each in self.destinations)
+
+    def _holds(self, destination: Destination, wanted: tuple[str, str]) -> bool:
+        stage, deadline = self.stage, Deadline(_LOOK_SECONDS)
+        try:
+            store = open_store(destination, secrets=stage.secrets, env=stage.environ)
+            content = store.read(MANIFEST_NAME, deadline)
+        except Passing:
+            return False
+        except Refused:
+            return self._is_write_only(destination)  # then the ledger here is what is known
+        manifest = read_manifest(content) if content else None
+        if manifest is None or manifest.job != self.plan.output_name:
+            return False
+        return wanted in {(each.name, each.sha256) for each in manifest.files}
+
+    def _is_write_only(self, destination: Destination) -> bool:
+        known = [remote for remote in self.remotes if remote.destination == destination]
+        return any(not can_be_read(remote) for remote in known)
+
+    def _send_what_is_here(self) -> None:
+        """What an earlier life saved and could not send: what is there already is not sent."""
+        ledger = self.book.now
+        for file in ledger.checkpoints:
+            path = self.place.checkpoints / file.name
+            if path.is_file():
+                self.courier.take_checkpoint(path, f"checkpoints/{file.name}", file.step)
+        if ledger.finished is None and (kept := states(self.place)):
+            self.courier.take_state(kept[0], step_of(kept[0]))
+        self.courier.note()
+
+    def _what_there_is(self, at: Sequence[str]) -> str:
+        ledger = self.book.now
+        files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
+        newest = max(files, key=lambda file: file.step, default=None)
+        parts = [f"checkpoints/{newest.name}"] if newest else []
+        if ledger.state_step and any(line.keeps_states for line in self.courier.lines):
+            parts.append(f"the state of step {ledger.state_step}")
+        return f"delivered and verified: {' and '.join(parts)} at {', '.join(at)}"
+
+
+def begin_life(
+    prepared: Prepared,
+    place: RunDir,
+    stage: Stage,
+    destinations: tuple[Destination, ...],
+    *,
+    price_per_hour: float | None,
+    afresh: bool,
+) -> RunLife:
+    """Take up the run where it was left, here or at a destination, or begin it.
+
+    Raises SettingsError where what is there is another job, and DeliveryError where its state
+    cannot be brought.
+    """
+    settings = prepared.settings
+    remotes = [
+        RemoteRun(
+            each,
+            prepared.plan.output_name,
+            stage.secrets,
+            stage.environ,
+            on_trouble=lambda text: stage.tell(Warned(text=text)),
+        )
+        for each in destinations
+    ]
+    outside = [each for each in remotes if not is_inside(each.destination, place)]
+    if afresh:
+        for remote in outside:
+            remote.drop_states(0)
+    prepared, ledger = take_up(
+        prepared,
+        place,
+        [] if afresh else outside,
+        say=stage.screen.say,
+        take_events=stage.log.put_before,
+    )
+    budget = Budget(
+        max_cost_usd=settings.max_cost_usd,
+        max_hours=settings.max_hours,
+        price_per_hour=price_per_hour,
+        spent_usd=ledger.cost_usd,
+        spent_seconds=ledger.paid_seconds,
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    step = ledger.finished.file.step if ledger.finished else newest_step(place)
+    life = Life(started=now, machine=machine_name(prepared), first_step=step, last_step=step)
+    book = LedgerBook(place, ledger)
+    book.change(lambda ledger: ledger.resumed_from(step).with_life(life))
+    holding_states = [remote for remote in outside if can_be_read(remote)]
+    lines = [
+        Line(
+            remote,
+            place,
+            number=number,
+            keep_states=settings.keep_remote_states if remote in holding_states else 0,
+            sends_notes=remote in outside,
+            in_sets=remote.destination.kind == "hub",
+            pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
+            on_event=stage.tell,
+        )
+        for number, remote in enumerate(remotes)
+    ]
+    courier = Courier(place=place, lines=lines)
+    keeper = Keeper(
+        place=place, book=book, courier=courier, started=stage.started, cost_usd=budget.cost_usd
+    )
+    return RunLife(
+        prepared=prepared,
+        place=place,
+        stage=stage,
+        destinations=destinations,
+        book=book,
+        courier=courier,
+        keeper=keeper,
+        budget=budget,
+        remotes=tuple(outside),
+    )
+
+
+def can_be_read(remote: RemoteRun) -> bool:
+    """Whether what is sent there can be gone on with; taken for so where no answer comes."""
+    try:
+        return remote.permissions(limit_seconds=_LOOK_SECONDS).reads
+    except DeliveryError:
+        return True
+
+
+def is_inside(destination: Destination, place: RunDir) -> bool:
+    """Whether a destination is a folder of the run's own directory: no place to go on from."""
+    inside = str(place.path.absolute()) + "/"
+    return destination.kind == "folder" and f"{destination.root}/".startswith(inside)
+
+
+def spent(life: RunLife) -> str:
+    """What this run has used of its budget until now, in words."""
+    return life.budget.says(time.monotonic() - life.stage.started)
+
+
+def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
+    """The training that an earlier life finished, where its weights are still here and good."""
+    if finished is None:
+        return None
+    found = inspect_weights(place.checkpoints / finished.file.name)
+    if isinstance(found, Problem) or found.num_bytes != finished.file.size:
+        return None
+    step = finished.file.step
+    return Trained(
+        weights=found, step=step, finished=True, seconds=finished.seconds, resumed_from=step
+    )

@@ -1,0 +1,104 @@
+"""The check before money is spent: can we write, read back and delete at every destination?"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from tenner.core.errors import Level, Problem, errors_in
+from tenner.core.parallel import in_parallel
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.secrets import Secrets
+from tenner.storage.destination import Destination
+from tenner.storage.manifest import MANIFEST_NAME, read_manifest
+from tenner.storage.opening import open_store
+from tenner.storage.progress import Repeats
+from tenner.storage.store import Store
+
+DEFAULT_CHECK_SECONDS = 60.0
+
+
+def check_destinations(
+    destinations: Sequence[Destination],
+    *,
+    secrets: Secrets,
+    job: str = "",
+    env: Mapping[str, str] | None = None,
+    total_limit_seconds: float = DEFAULT_CHECK_SECONDS,
+    on_trouble: Callable[[str], None] | None = None,
+) -> tuple[Problem, ...]:
+    """Prove write access everywhere, side by side; all problems by value, none raised.
+
+    What is wrong with an optional destination is a warning. A complete set of another `job` that
+    lies there already is a warning too: its files of the same names would be replaced. What is
+    tried again is given to `on_trouble`.
+    """
+    surroundings = os.environ if env is None else env
+    limit = Deadline(total_limit_seconds)
+
+    def check(destination: Destination) -> tuple[Problem, ...]:
+        repeats = Repeats()
+
+        def told(trouble: str) -> None:
+            if on_trouble and (since := repeats.is_due(trouble)):
+                on_trouble(secrets.redact(f"{destination}: {trouble}; {since}"))
+
+        deadline = limit.telling(told)
+        try:
+            store = open_store(destination, secrets=secrets, env=surroundings)
+            found = retrying(deadline, lambda: store.probe(deadline))
+            if errors_in(found) or not store.permissions(deadline).reads:
+                return found
+            return (*found, *retrying(deadline, lambda: _other_set(store, job, deadline)))
+        except Refused as refused:
+            return (refused.problem,)
+
+    ended = in_parallel(
+        [partial(check, destination) for destination in destinations],
+        num_workers=len(destinations),
+        deadline=limit,
+        name="tenner-check",
+    )
+    answers = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
+    return tuple(
+        Problem(
+            text=secrets.redact(problem.text),
+            fix=secrets.redact(problem.fix),
+            level=_level(problem, destination),
+        )
+        for destination, problems in zip(destinations, answers, strict=True)
+        for problem in problems
+    )
+
+
+def _answer(
+    ended: tuple[Problem, ...] | BaseException, destination: Destination
+) -> tuple[Problem, ...]:
+    """How one check ended. A bug of ours is raised as it is."""
+    if isinstance(ended, Passing):
+        text = f"cannot reach {destination}: {ended}"
+        return (Problem(text=text, fix="check the address and the network of this machine"),)
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
+
+
+def _level(problem: Problem, destination: Destination) -> Level:
+    if problem.level == "error" and not destination.required:
+        return "warning"
+    return problem.level
+
+
+def _other_set(store: Store, job: str, deadline: Deadline) -> tuple[Problem, ...]:
+    """Whether another run's complete set lies where this one will go."""
+    content = store.read(MANIFEST_NAME, deadline)
+    there = read_manifest(content) if content else None
+    if there is None or not job or there.job == job:
+        return ()
+    return (
+        Problem(
+            text=f"{store.destination} already holds the complete set of another run "
+            f"({there.job or 'without a name'}, {len(there.files)} files)",
+            fix="its files of the same names will be replaced; use another folder to keep both",
+            level="warning",
+        ),
+    )

@@ -1,0 +1,45 @@
+"""What every stage of a run is given: where to say things, and whether to stop."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tenner.core.event_log import EventLog
+from tenner.core.events import Event, Phase
+from tenner.core.secrets import Secrets, child_environ
+from tenner.runs.session import Session
+from tenner.supervision.supervise import StopRequest
+from tenner.ui.screen import Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Handed from stage to stage. Safe to tell things to from several threads."""
+
+    screen: Screen
+    log: EventLog
+    stop: StopRequest
+    environ: Mapping[str, str]
+    secrets: Secrets
+    session: Session
+    grace_seconds: float = 8.0
+    started: float = field(default_factory=time.monotonic)
+    listeners: list[Callable[[Event], None]] = field(default_factory=list[Callable[[Event], None]])
+    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def tell(self, event: Event) -> None:
+        """Show an event, keep it, and pass it on to whoever listens."""
+        with self._telling:
+            self.screen.show(event)
+            self.log.append(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def begin(self, name: str, detail: str = "") -> None:
+        self.tell(Phase(name=name, detail=detail))
+
+    @property
+    def child_environ(self) -> dict[str, str]:
+        """What children are started with: no secret among it."""
+        return child_environ(self.environ)

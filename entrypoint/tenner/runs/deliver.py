@@ -1,0 +1,257 @@
+"""The delivery: every file to every destination, verified, the manifest last.
+
+Destinations are served side by side; one that fails does not stop another. What is there already
+(by size and content) is not sent again, so a second delivery sends only what is missing. A model
+card that a person has edited there is left as it is. A run is delivered when every required
+destination holds the whole set.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from tenner.core.checksums import (
+    DeliveredFile,
+    SealedFile,
+    seal_text,
+    stop_sealing,
+    wait_until_sealed,
+)
+from tenner.core.errors import DeliveryError, Problem
+from tenner.core.events import Event
+from tenner.core.parallel import in_parallel
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.secrets import Secrets
+from tenner.core.temporary_files import temporary_folder
+from tenner.report.model_card import CARD_NAME, is_edited
+from tenner.storage.destination import Destination
+from tenner.storage.manifest import MANIFEST_NAME, Manifest, begin_manifest
+from tenner.storage.opening import open_store
+from tenner.storage.progress import Progress
+from tenner.storage.sending import is_in_a_set, put_verified, withdraw
+from tenner.storage.store import Store
+
+DEFAULT_LIMIT_SECONDS = 1800.0
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveredTo:
+    """What one destination holds now. `put` was sent, `kept` was there already; both verified.
+
+    `left` are a person's own files of the same name, which were not touched.
+    """
+
+    destination: str
+    put: tuple[str, ...]
+    kept: tuple[str, ...]
+    bytes_put: int
+    seconds: float
+    links: tuple[tuple[str, str], ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A verified delivery. `problems` are those of optional destinations."""
+
+    at: tuple[DeliveredTo, ...]
+    manifest: Manifest
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `delivered.json` holds it: no local path."""
+        return {
+            "at": [asdict(each) | {"links": dict(each.links)} for each in self.at],
+            "files": [
+                {"name": each.name, "size": each.size, "sha256": each.sha256}
+                for each in self.manifest.files
+            ],
+            "problems": [str(problem) for problem in self.problems],
+        }
+
+
+def deliver(
+    files: Sequence[DeliveredFile],
+    destinations: Sequence[Destination],
+    *,
+    secrets: Secrets,
+    on_event: OnEvent | None = None,
+    total_limit_seconds: float = DEFAULT_LIMIT_SECONDS,
+    job: str = "",
+    env: Mapping[str, str] | None = None,
+    deadline: Deadline | None = None,
+) -> Delivered:
+    """Deliver `files` and their manifest to all destinations, and verify every one.
+
+    `deadline` (for a caller that may cancel) replaces `total_limit_seconds`. Raises DeliveryError
+    with the problems of every destination that failed; the local files are never touched.
+    """
+    deadline = deadline or Deadline(total_limit_seconds)
+    surroundings = os.environ if env is None else env
+    opening = [_Opening(each, secrets, surroundings) for each in destinations]
+    manifest = begin_manifest(files, job=job)
+    progress = Progress(manifest.files, len(destinations), secrets=secrets, on_event=on_event)
+    with temporary_folder("manifest") as folder:
+
+        def serve(number: int) -> DeliveredTo | Problem:
+            try:
+                store = opening[number].store(deadline)
+                return deliver_to(store, manifest, Path(folder) / str(number), deadline, progress)
+            except Refused as refused:
+                return refused.problem
+
+        ended = in_parallel(
+            [partial(serve, number) for number in range(len(destinations))],
+            num_workers=len(destinations),
+            deadline=deadline,
+            name="tenner-deliver",
+        )
+    results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
+    try:
+        delivered = _sum_up(destinations, results, manifest, secrets)
+        wait_until_sealed(manifest.files)  # not yet where only optional destinations failed
+    except DeliveryError:
+        stop_sealing(manifest.files)
+        raise
+    return delivered
+
+
+class _Opening:
+    """A store that is being opened, which reads its client library, while other work is done."""
+
+    def __init__(self, destination: Destination, secrets: Secrets, env: Mapping[str, str]) -> None:
+        self._opened: SimpleQueue[Store | BaseException] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                self._opened.put(open_store(destination, secrets=secrets, env=env))
+            except BaseException as error:  # noqa: BLE001  (raised where the store is wanted)
+                self._opened.put(error)
+
+        Thread(target=work, name="tenner-open", daemon=True).start()
+
+    def store(self, deadline: Deadline) -> Store:
+        """The store, once. Raises Passing or Refused."""
+        try:
+            opened = self._opened.get(timeout=deadline.remaining())
+        except Empty:
+            raise Passing("its client library was not ready in time") from None
+        if isinstance(opened, BaseException):
+            raise opened
+        return opened
+
+
+def deliver_to(
+    store: Store, manifest: Manifest, scratch: Path, deadline: Deadline, progress: Progress
+) -> DeliveredTo:
+    """Bring one destination to hold the files, and then their manifest.
+
+    `scratch` is a folder for this call alone. Raises Passing or Refused.
+    """
+    start = time.monotonic()
+    place = str(store.destination)
+    told, on_bytes = progress.retry_teller(place), progress.counter(place)
+    deadline = deadline.telling(told)
+    again = partial(retrying, deadline, on_retry=told)
+    left = again(lambda: edited_cards(store, manifest.files, deadline))
+    for name in left:
+        progress.left(place, name)
+    files = tuple(file for file in manifest.files if file.name not in left)
+    put: list[SealedFile] = []
+    kept: list[SealedFile] = []
+    for act in _acts(store, replace(manifest, files=files), scratch):
+        missing = again(partial(store.missing, act, deadline))
+        if not store.whole_sets:
+            again(partial(_withdraw_manifest, store, missing, deadline))
+        there = [file for file in act if file not in missing]
+        progress.kept(place, sum(file.size for file in there))
+        if missing:
+            put_verified(store, missing, deadline, on_bytes, told)
+        put += missing
+        kept += there
+    shown = [*files] if store.destination.link_seconds or store.destination.kind != "s3" else []
+    return DeliveredTo(
+        destination=place,
+        put=tuple(file.name for file in put),
+        kept=tuple(file.name for file in kept),
+        bytes_put=sum(file.size for file in put),
+        seconds=round(time.monotonic() - start, 3),
+        links=tuple((file.name, store.link(file.name)) for file in shown),
+        left=left,
+    )
+
+
+def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[SealedFile]]:
+    """What is sent together, the manifest last. It has every file's hash, and waits for those."""
+    if store.whole_sets:
+        yield *manifest.files, _sealed_manifest(manifest, scratch)
+        return
+    yield manifest.files
+    yield (_sealed_manifest(manifest, scratch),)
+
+
+def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) -> tuple[str, ...]:
+    """The model card's name, where a person has written in the one that lies there."""
+    if all(file.name != CARD_NAME for file in files):
+        return ()
+    try:
+        content = store.read(CARD_NAME, deadline)
+    except Refused:
+        return ()  # no right to read what may not be there; writing tells more
+    return (CARD_NAME,) if content and is_edited(content) else ()
+
+
+def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> None:
+    """Take back a manifest that would call a set complete while its files are being replaced."""
+    if is_in_a_set(store, missing, deadline):
+        withdraw(store, [MANIFEST_NAME], deadline)
+
+
+def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
+    folder.mkdir()
+    return seal_text(folder / MANIFEST_NAME, manifest.to_json(), MANIFEST_NAME)
+
+
+def _answer(
+    ended: DeliveredTo | Problem | BaseException, destination: Destination
+) -> DeliveredTo | Problem:
+    """How one destination ended. A bug of ours is raised as it is."""
+    if isinstance(ended, Passing):
+        return Problem(
+            text=f"not delivered to {destination}: {ended}",
+            fix="the files are kept; deliver again when the other side answers",
+        )
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
+
+
+def _sum_up(
+    destinations: Sequence[Destination],
+    results: Sequence[DeliveredTo | Problem],
+    manifest: Manifest,
+    secrets: Secrets,
+) -> Delivered:
+    """Put the ends of all destinations together. Raises DeliveryError for required ones."""
+    required: list[Problem] = []
+    optional: list[Problem] = []
+    for destination, result in zip(destinations, results, strict=True):
+        if isinstance(result, Problem):
+            problem = Problem(text=secrets.redact(result.text), fix=secrets.redact(result.fix))
+            (required if destination.required else optional).append(problem)
+    at = tuple(result for result in results if isinstance(result, DeliveredTo))
+    if required:
+        told = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
+        if at:
+            names = ", ".join(each.destination for each in at)
+            done = Problem(text=f"delivered and verified all the same: {names}", level="note")
+            told[done] = None
+        raise DeliveryError(problems=tuple(told))
+    return Delivered(at=at, manifest=manifest, problems=tuple(optional))

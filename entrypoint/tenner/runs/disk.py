@@ -1,0 +1,242 @@
+"""Whether a run's files fit the disk: reckoned before it starts, and watched while it trains."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.core.disk_errors import disk_failure
+from tenner.core.errors import Problem
+from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
+from tenner.core.run_dir import RunDir
+from tenner.core.sizes import size_words
+from tenner.hardware import DiskRoom, disk_room
+from tenner.optimizers import state_bytes
+from tenner.planning.plan import Plan
+from tenner.planning.vram import Load
+from tenner.runs.remote_run import ROOM
+from tenner.runs.reserve import NOTES_BYTES, give_back
+from tenner.storage.destination import Destination
+from tenner.supervision.guards import Verdict
+from tenner.supervision.training import states
+
+STATES = 5
+"""Two that are kept, one that is being written, one that is on its way to a destination, and the
+room for one more that is reserved."""
+OTHER_BYTES = 200_000_000
+"""Samples, page, logs, and the copy of the images."""
+OTHER_DELIVERED_BYTES = 50_000_000
+"""Samples and page, at a destination."""
+_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskNeed:
+    """What a run writes, in bytes. `kept_states` stay at each destination; one more comes before
+    an older one goes."""
+
+    checkpoint: int
+    state: int
+    num_checkpoints: int
+    kept_states: int = 0
+
+    @property
+    def here(self) -> int:
+        """In the run's directory."""
+        return self._weights + STATES * self.state + OTHER_BYTES
+
+    @property
+    def reserved(self) -> int:
+        """What is held ready for a last save and its delivery."""
+        return NOTES_BYTES + self.state + self.checkpoint
+
+    @property
+    def delivered(self) -> int:
+        """At a destination."""
+        states = self.kept_states + 1 if self.kept_states else 0
+        return self._weights + states * self.state + OTHER_DELIVERED_BYTES
+
+    @property
+    def _weights(self) -> int:
+        return (self.num_checkpoints + 1) * self.checkpoint
+
+    def __str__(self) -> str:
+        if not self.checkpoint:
+            return f"{self.num_checkpoints} small checkpoints, pictures and logs"
+        return (
+            f"{self.num_checkpoints} checkpoints of {size_words(self.checkpoint)}, states of"
+            f" {size_words(self.state)}"
+        )
+
+
+def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
+    """Reckoned from the plan; the tiny base's files are too small to count."""
+    options, length = plan.options, plan.length
+    parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
+    moments = state_bytes(str(options["optimizer_type"]))
+    epochs, steps = (options.get(f"save_every_n_{each}") for each in ("epochs", "steps"))
+    every = int(str(steps)) if steps else int(str(epochs or 1)) * length.steps_per_epoch
+    return DiskNeed(
+        checkpoint=parameters * _BYTES[str(options.get("save_precision") or "fp16")],
+        state=round(parameters * (4 + moments)),
+        num_checkpoints=length.num_steps // every,
+        kept_states=kept_states,
+    )
+
+
+def _load(plan: Plan) -> Load:
+    options = plan.options
+    return Load(
+        family=plan.base.family,
+        pixels=1,
+        network_dim=int(str(options["network_dim"])),
+        conv_dim=int(str(options.get("conv_dim") or 0)),
+        unet_trained=not options.get("network_train_text_encoder_only"),
+        text_encoder_trained=not options.get("network_train_unet_only"),
+    )
+
+
+def disk_problem(
+    plan: Plan, place: RunDir, destinations: Sequence[Destination], *, kept_states: int = 0
+) -> Problem | None:
+    """The problem where this run will not fit its own disk, with the destinations that are on it.
+    What it wrote already counts as there."""
+    need = disk_need(plan, kept_states=kept_states)
+    folders = [Path(each.root) for each in destinations if each.kind == "folder"]
+    here = [each for each in folders if _disk_of(each) == _disk_of(place.path)]
+    beside = [each for each in here if not each.is_relative_to(place.path.absolute())]
+    inside = len(here) - len(beside)  # those get no states
+    total = need.here + len(beside) * need.delivered
+    total += inside * disk_need(plan).delivered
+    written = _num_bytes(place.path.rglob("*"))
+    written += sum(_delivered_bytes(each, plan.output_name) for each in beside)
+    room = disk_room(place.path)
+    if total - written <= room.free_mib << 20:
+        return None
+    return Problem(
+        text=f"this run writes about {size_words(total)} ({need}), and"
+        f" {place.path.absolute()} has {size_words(room.free_mib << 20)} free",
+        fix="save less often, set output_dir to a larger disk, or rent a machine with more of it",
+    )
+
+
+def full_destinations(
+    plan: Plan,
+    place: RunDir,
+    destinations: Sequence[Destination],
+    *,
+    kept_states: int,
+    room_of: Callable[[Path], DiskRoom] = disk_room,
+) -> tuple[Problem, ...]:
+    """Folders on other disks that will not hold what is delivered there, each with what it needs.
+
+    Free space is what the file system grants to us: the quota of a project or a directory is in
+    it (XFS, ZFS, CephFS, NFS), that of a user is not. What lies there already counts as there; of
+    two folders on one disk each is judged with both. An optional one is a warning.
+    """
+    need = disk_need(plan, kept_states=kept_states)
+    by_disk: dict[int, list[Destination]] = {}
+    for each in destinations:
+        if each.kind == "folder" and _disk_of(Path(each.root)) != _disk_of(place.path):
+            by_disk.setdefault(_disk_of(Path(each.root)), []).append(each)
+    problems: list[Problem] = []
+    for there in by_disk.values():
+        written = sum(_delivered_bytes(Path(each.root), plan.output_name) for each in there)
+        free = room_of(Path(there[0].root)).free_mib << 20
+        total = len(there) * need.delivered
+        if total - written > free:
+            problems += [_full(each, need, total, free) for each in there]
+    return tuple(problems)
+
+
+def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Problem:
+    return Problem(
+        text=f"{destination} has {size_words(free)} free, and this run brings about"
+        f" {size_words(total)} there ({need})",
+        fix="make room there, name another folder, save less often, or set keep_remote_states = 0",
+        level="error" if destination.required else "warning",
+    )
+
+
+def _delivered_bytes(root: Path, name: str) -> int:
+    """What an earlier life of the run `name` brought to a folder."""
+    found = [root / f"{name}.safetensors", *root.glob(f"checkpoints/{name}-*.safetensors")]
+    return _num_bytes([*found, *(root / ROOM / name).rglob("*")])
+
+
+def _num_bytes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+@dataclass(kw_only=True)
+class DiskGuard:
+    """Drops the older states before the next save would fill the disk, and says so once.
+
+    Where the disk takes no more (`trouble` is what a writer met), the room that was reserved is
+    given back and the trainer is asked to save and end: what there is can then be delivered.
+    """
+
+    place: RunDir
+    free_bytes: Callable[[], int]
+    trouble: Callable[[], OSError | None] = lambda: None
+    now: Callable[[], float] = time.monotonic
+    every_seconds: float = 5.0
+    _largest: int = 0
+    _looked_at: float = float("-inf")
+    _has_warned: bool = False
+    _has_ended: bool = False
+
+    @staticmethod
+    def of(place: RunDir, trouble: Callable[[], OSError | None]) -> "DiskGuard":
+        return DiskGuard(
+            place=place,
+            free_bytes=lambda: shutil.disk_usage(place.path).free,
+            trouble=trouble,
+        )
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        if isinstance(event, StateSaved | Checkpoint):
+            path = Path(event.path)
+            files = path.iterdir() if path.is_dir() else [path]
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            self._largest = max(self._largest, size)
+            self._looked_at = float("-inf")
+        return None
+
+    def look(self) -> Verdict | None:
+        error = self.trouble()
+        if error is not None and not self._has_ended:
+            self._has_ended = True
+            found = disk_failure(error, self.place.path)
+            give_back(self.place)
+            failed = Failed(kind="disk", text=found.text, fix=found.fix)
+            return Verdict(event=failed, end="ask", reason="disk")
+        if self.now() - self._looked_at < self.every_seconds or not self._largest:
+            return None
+        self._looked_at = self.now()
+        free = self.free_bytes()
+        if free >= 2 * self._largest:
+            return None
+        dropped = states(self.place)[1:]
+        for state in dropped:
+            shutil.rmtree(state, ignore_errors=True)
+        if self._has_warned:
+            return None
+        self._has_warned = True
+        also = f"; {len(dropped)} older states are dropped" if dropped else ""
+        return Verdict(
+            event=Warned(
+                text=f"the disk is nearly full: {size_words(free)} are free, and a save takes"
+                f" {size_words(self._largest)}{also}",
+                fix="free space there; what is saved is at the destinations",
+            )
+        )
+
+
+def _disk_of(path: Path) -> int:
+    """The file system that a folder is on, or will be."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place.stat().st_dev

@@ -1,0 +1,103 @@
+"""A run that is asked to be longer than it was: it goes on from its last state.
+
+Only the length may differ. The images of a step, the warm-up and all that shapes the weights stay
+as the run was begun; the learning rate follows its schedule over the new length.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tenner.core.errors import SettingsError
+from tenner.core.run_dir import RunDir
+from tenner.engines.sd_scripts.schedules import schedule_of
+from tenner.planning.length import run_length
+from tenner.planning.plan import Plan
+from tenner.runs.ledger import Ledger
+from tenner.settings.model import Settings
+from tenner.supervision.training import states
+
+LENGTH = frozenset(("max_train_epochs", "max_train_steps"))
+"""What may differ between a run and its extension."""
+
+
+def longer(plan: Plan, ledger: Ledger, settings: Settings) -> int | None:
+    """The steps of the longer run that is asked for; None where it is not longer.
+
+    `plan` has the epochs of the run as it was begun, `ledger` its length.
+    """
+    before = ledger.decided.get("max_train_steps", 0)
+    as_asked = (settings.max_train_epochs, settings.max_train_steps)
+    was = ledger.job.get("max_train_epochs"), ledger.job.get("max_train_steps")
+    if not before or as_asked in ((was[0], None), (None, was[1])):
+        return None
+    per_epoch = plan.length.steps_per_epoch
+    steps = run_length(settings, per_epoch * settings.num_processes, 1).num_steps
+    return steps if steps > before else None
+
+
+def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
+    """The ledger of the longer run that `job` and `plan` are, its result being one of its
+    checkpoints; the ledger itself where they are another job, or no longer."""
+    before, num_steps = ledger.decided.get("max_train_steps", 0), plan.length.num_steps
+    differing = {key for key in {*ledger.job, *job} if ledger.job.get(key) != job.get(key)}
+    if not before or num_steps <= before or not differing or differing - LENGTH:
+        return ledger
+    found = replace(
+        ledger,
+        job=job,
+        decided={**ledger.decided, "max_train_steps": num_steps},
+        finished=None,
+        delivered_to=(),
+    )
+    if ledger.finished is None:
+        return found
+    return found.with_checkpoint(replace(ledger.finished.file, name=_name_at_step(ledger)))
+
+
+def keep_result(ledger: Ledger, place: RunDir) -> int:
+    """Keep the result of the shorter run under the name of its step, and forget that it was asked
+    to end. Gives the step of the state to go on from.
+
+    Raises SettingsError where there is none, OSError.
+    """
+    if ledger.finished is None:
+        return ledger.state_step
+    file = ledger.finished.file
+    final = place.checkpoints / file.name
+    if not states(place):
+        where = str(final) if final.is_file() else f"{file.name} from {ledger.delivered_to[0]}"
+        raise SettingsError(
+            f"the run {ledger.output_name} ended after {file.step} steps and its last state is not"
+            " kept any more: it cannot be extended",
+            fix=f"choose another output_name and set network_weights to {where}: it starts from"
+            " the finished LoRA, with a new optimizer",
+        )
+    if final.is_file():
+        shutil.copyfile(final, place.checkpoints / _name_at_step(ledger))
+    place.stop_file.unlink(missing_ok=True)
+    return int(states(place)[0].name.rpartition("-")[2])
+
+
+def _name_at_step(ledger: Ledger) -> str:
+    assert ledger.finished is not None
+    return f"{ledger.output_name}-step{ledger.finished.file.step:08d}.safetensors"
+
+
+def told(ledger: Ledger, plan: Plan) -> str:
+    """What is said of an extension: its lengths, and what becomes of the schedule."""
+    before, now = ledger.decided["max_train_steps"], plan.length.num_steps
+    at = ledger.finished.file.step if ledger.finished else ledger.state_step
+    text = f"the run is extended from {before} to {now} steps and goes on after step {at}"
+    old = schedule_of(plan.options, num_steps=before)
+    new = schedule_of(plan.options, num_steps=now)
+    if old is None or new is None:
+        return f"{text}; the schedule is the optimizer's own and goes on"
+    if new.is_free_of_length:
+        return f"{text}; the learning rate goes on as it was"
+    ended, goes_on = (100 * each.factor(min(at, before - 1)) for each in (old, new))
+    return (
+        f"{text}; {new.name} is stretched over the new length: the learning rate was at"
+        f" {ended:.0f} % of its full value and goes on at {goes_on:.0f} %"
+    )

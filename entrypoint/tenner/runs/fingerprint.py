@@ -1,0 +1,84 @@
+"""Whether a run is this very job: what shapes the weights, noted and compared.
+
+A second start goes on where the first one was. If the settings or the dataset changed meanwhile,
+going on would mix two jobs, so the difference is shown instead. What only depends on the card
+(micro-batch, checkpointing, precision, attention) is no part of it: another card goes on too.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tenner.core.errors import SettingsError
+from tenner.planning.plan import Plan
+from tenner.settings.model import Settings
+
+OF_THE_CARD = frozenset(
+    (
+        "attention",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "max_data_loader_n_workers",
+        "mixed_precision",
+        "sample_prompts",
+        "save_every_n_epochs",
+        "save_every_n_steps",
+        "torch_compile",
+        "train_batch_size",
+    )
+)
+"""Options that may differ from life to life."""
+
+
+_FILES = ("network_weights", "vae")
+"""Compared by name: another machine may keep them elsewhere."""
+
+
+def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, Any]:
+    """Everything that the final weights depend on. `dataset` is the hash of its content.
+
+    Lengths asked in epochs or shares are compared as asked: their steps depend on the batch.
+    """
+    asked = settings.lr_warmup_steps
+    options = {
+        key: value
+        for key, value in plan.options.items()
+        if value is not None and key not in OF_THE_CARD
+    }
+    options |= {key: Path(str(options[key])).name for key in _FILES if key in options}
+    return {
+        "engine": plan.engine,
+        "base": f"{Path(plan.base.name).name} ({plan.base.num_bytes} bytes)",
+        "dataset": dataset,
+        "images_per_step": images_per_step(plan),
+        "max_train_epochs": settings.max_train_epochs,
+        **json.loads(json.dumps(options)),
+        "lr_warmup_steps": plan.options["lr_warmup_steps"] if asked is None else asked,
+    }
+
+
+def images_per_step(plan: Plan) -> int:
+    """Images whose gradients make one step of the weights."""
+    batch = int(str(plan.options["train_batch_size"]))
+    return batch * int(str(plan.options["gradient_accumulation_steps"])) * plan.num_processes
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs between two jobs, one line each; empty where nothing does."""
+    return tuple(
+        f"{key}: {before.get(key)} → {now.get(key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    )
+
+
+def refuse_other_job(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raises SettingsError where the run at `where` is another job, with what differs."""
+    differs = difference(before, now) if before else ()
+    if differs:
+        raise SettingsError(
+            f"{where} holds a run with other settings: {'; '.join(differs)}",
+            fix="choose another output_name, or add --restart to start afresh"
+            " (what is here is kept aside)",
+        )

@@ -1,0 +1,147 @@
+"""The files of a trained run, brought to its destinations and verified there."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tenner.core.checksums import DeliveredFile
+from tenner.core.errors import DeliveryError, Problem
+from tenner.core.events import Event, Warned
+from tenner.core.files import write_json
+from tenner.core.retry import Deadline
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import Secrets
+from tenner.report.facts import FileFact
+from tenner.report.model_card import CARD_NAME
+from tenner.runs.deliver import Delivered, deliver
+from tenner.storage.destination import Destination
+
+PAUSE_SECONDS = 60.0
+"""Between two deliveries of a run that is kept alive; each of them tries for itself too."""
+
+
+def default_destination(place: RunDir) -> Destination:
+    """A folder in the run's own directory."""
+    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
+
+
+def deliver_run(
+    place: RunDir,
+    destinations: tuple[Destination, ...],
+    *,
+    name: str,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    on_event: Callable[[Event], None],
+    deadline: Deadline | None = None,
+) -> Delivered:
+    """Deliver the files of a trained run, and note where they are verified.
+
+    Raises DeliveryError with the command that tries again; the files are kept.
+    """
+    try:
+        delivered = deliver(
+            delivered_files(place, name),
+            destinations,
+            secrets=secrets,
+            on_event=on_event,
+            job=name,
+            env=environ,
+            deadline=deadline,
+        )
+    except DeliveryError as error:
+        retry = Problem(
+            text=f"the files are kept in {place.path}",
+            fix=f"when the cause is mended: tenner deliver {place.path}",
+        )
+        raise DeliveryError(problems=[*error.problems, retry]) from error
+    try:
+        write_json(place.delivered, delivered.to_json())
+    except OSError as error:
+        text = f"{place.delivered} cannot be written: {error.strerror or error}"
+        on_event(Warned(text=text, fix="make room on the disk; what is delivered is verified"))
+    return delivered
+
+
+def deliver_persistently(
+    deliver_once: Callable[[], Delivered],
+    *,
+    minutes: float,
+    stopped: Callable[[], bool],
+    on_event: Callable[[Event], None],
+    pause_seconds: float = PAUSE_SECONDS,
+) -> Delivered:
+    """Deliver, and after a failure again and again until `minutes` have gone.
+
+    A signal ends the waiting. Raises the last DeliveryError.
+    """
+    until = time.monotonic() + 60 * minutes
+    while True:
+        try:
+            return deliver_once()
+        except DeliveryError as error:
+            left = until - time.monotonic()
+            if left <= 0 or stopped():
+                raise
+            why = error.problems[0]
+            text = f"not delivered: {why.text}; tried again for {left / 60:.0f} more minutes"
+            on_event(Warned(text=text, fix=why.fix))
+        wake = min(until, time.monotonic() + pause_seconds)
+        while time.monotonic() < wake and not stopped():
+            time.sleep(min(0.5, pause_seconds))
+
+
+def unplanned_checkpoints(place: RunDir, name: str) -> frozenset[str]:
+    """Checkpoints that a stop or a limit saved between two planned saves, by their names: of a
+    finished run they say nothing that its planned ones do not say better."""
+    try:
+        options: dict[str, Any] = json.loads(place.plan.read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    found: set[str] = set()
+    for path in place.checkpoints.glob(f"{name}-*.safetensors"):
+        saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))
+        if saved is None:
+            continue
+        every = options.get(f"save_every_n_{'steps' if saved[1] else 'epochs'}")
+        is_planned = int(saved[2]) % int(every) == 0 if every else not saved[1]
+        if not is_planned:
+            found.add(path.name)
+    return frozenset(found)
+
+
+def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
+    """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
+    grid, the page, the settings. What a stop saved between two planned saves is left out."""
+    files = [
+        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
+    ]
+    unplanned = unplanned_checkpoints(place, name)
+    files += [
+        DeliveredFile(path=path, name=f"checkpoints/{path.name}")
+        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+        if path.name not in unplanned
+    ]
+    pictures = [*place.samples.glob("epoch-*.png"), *place.samples.glob("widget-*.png")]
+    for path, to in (
+        (place.path / CARD_NAME, CARD_NAME),
+        (place.samples / "grid.png", "samples/grid.png"),
+        *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
+        (place.report, "report.html"),
+        (place.shared_settings, "settings.toml"),
+        (place.plan, "plan.json"),
+    ):
+        if path.is_file():
+            files.append(DeliveredFile(path=path, name=to))
+    return files
+
+
+def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
+    """What was delivered, file by file, and where it lies."""
+    where = ", ".join(each.destination for each in delivered.at)
+    return tuple(
+        FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)
+        for each in delivered.manifest.files
+    )

@@ -1,0 +1,190 @@
+"""What a run has done over all its lives: `ledger.json`, in its directory and at its destinations.
+
+Steps are absolute: optimizer steps of the whole run. The ledger says which job the run is, so that
+a start on the same or on an empty machine goes on with it and never with another one.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from threading import Lock
+from typing import Any
+
+from tenner.core.files import write_json
+from tenner.core.run_dir import RunDir
+
+LEDGER_FILE = "ledger.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """One start of the program on this run. Times are ISO 8601 in UTC; `seconds` is what the
+    machine was paid for, `ending` is empty while it runs and after a kill.
+
+    `first_step` is the step of the state that it resumed from, `last_step` that of the newest state
+    (or of the final weights) that it left: what was trained beyond it was lost with a kill, and is
+    trained again by a later life.
+    """
+
+    started: str
+    machine: str = ""
+    first_step: int = 0
+    last_step: int = 0
+    seconds: float = 0.0
+    cost_usd: float | None = None
+    ending: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFile:
+    """A weights file of the run, as it lies in the run's directory and at each destination."""
+
+    name: str
+    step: int
+    epoch: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The end of a training: the final weights, and the seconds of all lives' training."""
+
+    file: SavedFile
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """`job` is what shapes the weights; `decided` what the first life's plan decided and every
+    later one keeps, whatever its card; `savings` the options that were changed to fit a card."""
+
+    output_name: str
+    job: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    decided: Mapping[str, int] = field(default_factory=dict[str, int])
+    savings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    lives: tuple[Life, ...] = ()
+    checkpoints: tuple[SavedFile, ...] = ()
+    state_step: int = 0
+    finished: Finished | None = None
+    delivered_to: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """How far the run is surely saved."""
+        return self.finished.file.step if self.finished else self.state_step
+
+    @property
+    def paid_seconds(self) -> float:
+        return sum(life.seconds for life in self.lives)
+
+    @property
+    def cost_usd(self) -> float:
+        """What all lives cost, as far as prices were known."""
+        return sum(life.cost_usd or 0.0 for life in self.lives)
+
+    @property
+    def rank(self) -> tuple[int, bool, bool, int, int]:
+        """Which of two ledgers of the same run is ahead: the longer one, where it was extended."""
+        delivered, finished = bool(self.delivered_to), self.finished is not None
+        num_steps = self.decided.get("max_train_steps", 0)
+        return num_steps, delivered, finished, self.state_step, len(self.lives)
+
+    def with_life(self, life: Life) -> "Ledger":
+        return replace(self, lives=(*self.lives, life))
+
+    def in_this_life(self, **changed: Any) -> "Ledger":
+        """With fields of the newest life changed."""
+        return replace(self, lives=(*self.lives[:-1], replace(self.lives[-1], **changed)))
+
+    @property
+    def steps_of_lives(self) -> int:
+        """The steps that all lives have kept: of a finished run, its length."""
+        return sum(life.last_step - life.first_step for life in self.lives)
+
+    def resumed_from(self, step: int) -> "Ledger":
+        """The ledger when a trainer starts from the state of `step`, in the newest life.
+
+        That state is what the newest life has kept until now, noted or not; steps beyond it are
+        lost, so no life counts them.
+        """
+        lives = [
+            replace(
+                life,
+                first_step=min(life.first_step, step),
+                last_step=min(max(life.first_step, life.last_step), step),
+            )
+            for life in self.lives
+        ]
+        if lives:
+            lives[-1] = replace(lives[-1], last_step=step)
+        return replace(self, lives=tuple(lives))
+
+    def with_state(self, step: int) -> "Ledger":
+        """With a state of `step` saved by the newest life."""
+        return replace(self.in_this_life(last_step=step), state_step=step)
+
+    def ended_with(self, finished: Finished) -> "Ledger":
+        """With the final weights, written by the newest life."""
+        return replace(self.in_this_life(last_step=finished.file.step), finished=finished)
+
+    def with_checkpoint(self, file: SavedFile) -> "Ledger":
+        others = tuple(each for each in self.checkpoints if each.name != file.name)
+        return replace(self, checkpoints=(*others, file))
+
+    def to_json(self) -> str:
+        content = {"ledger_version": _VERSION, **asdict(self)}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def read_ledger(content: bytes | str | None) -> Ledger | None:
+    """The ledger in `content`, or None where it is none (absent, cut, of a newer version)."""
+    try:
+        found: Any = json.loads(content or "")
+        if found.pop("ledger_version") != _VERSION:
+            return None
+        finished = found.pop("finished")
+        return Ledger(
+            lives=tuple(Life(**life) for life in found.pop("lives")),
+            checkpoints=tuple(SavedFile(**file) for file in found.pop("checkpoints")),
+            finished=_finished(finished) if finished else None,
+            delivered_to=tuple(found.pop("delivered_to")),
+            **found,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _finished(found: Any) -> Finished:
+    return Finished(file=SavedFile(**found["file"]), seconds=float(found["seconds"]))
+
+
+def ledger_of(place: RunDir) -> Ledger | None:
+    """The ledger in a run's directory."""
+    try:
+        return read_ledger(place.ledger.read_bytes())
+    except OSError:
+        return None
+
+
+class LedgerBook:
+    """The ledger of the run that is under way, kept on disk. Safe to change from many threads."""
+
+    def __init__(self, place: RunDir, ledger: Ledger) -> None:
+        self._place = place
+        self._ledger = ledger
+        self._lock = Lock()
+
+    @property
+    def now(self) -> Ledger:
+        return self._ledger
+
+    def change(self, how: Callable[[Ledger], Ledger]) -> Ledger:
+        """Change the ledger and write it. Raises OSError."""
+        with self._lock:
+            changed = how(self._ledger)
+            if changed != self._ledger:
+                self._ledger = changed
+                write_json(self._place.ledger, json.loads(changed.to_json()))
+            return changed

@@ -1,0 +1,43 @@
+"""What killed processes left of a run: removed at its next start and once it is delivered.
+
+Only what this program itself made under a temporary name goes, and only where nobody writes it any
+more (`tenner.core.temporary_files`).
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tenner.core.run_dir import RunDir
+from tenner.core.temporary_files import (
+    remove_abandoned_folders,
+    remove_abandoned_parts,
+    remove_every_part,
+)
+from tenner.runs.remote_run import room_of
+from tenner.runs.reserve import give_back
+from tenner.storage.destination import Destination
+
+_DELIVERED = ("", "checkpoints", "samples")
+"""Folders of a destination that files are delivered to."""
+
+
+def remove_leftovers(place: RunDir, destinations: Sequence[Destination], name: str) -> None:
+    """At a start, while nothing is written yet. Downloads that were cut stay: they go on."""
+    shutil.rmtree(place.path / "outbox", ignore_errors=True)
+    give_back(place)
+    remove_abandoned_folders()
+    remove_abandoned_parts(inside=[place.path])
+    _at_destinations(destinations, name)
+
+
+def remove_all_leftovers(place: RunDir, destinations: Sequence[Destination], name: str) -> None:
+    """After a verified delivery: nothing that was cut is taken up any more."""
+    remove_every_part(place.path)
+    _at_destinations(destinations, name)
+
+
+def _at_destinations(destinations: Sequence[Destination], name: str) -> None:
+    for root in [Path(each.root) for each in destinations if each.kind == "folder"]:
+        folders = [root / each for each in _DELIVERED]
+        remove_abandoned_parts(*folders, inside=[root / room_of(name)])

@@ -1,0 +1,125 @@
+"""Keeps what an engine saves: judged, written into the ledger, and handed to the courier."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tenner.core.checksums import hash_file
+from tenner.core.errors import Problem
+from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
+from tenner.core.run_dir import RunDir
+from tenner.core.weights import inspect_weights
+from tenner.runs.ledger import Finished, Ledger, LedgerBook, SavedFile
+from tenner.runs.uploader import Courier
+from tenner.supervision.guards import Verdict
+from tenner.supervision.training import states, step_of
+
+NOTE_EVERY_SECONDS = 60.0
+"""A life that is killed is charged to the last note of it."""
+
+
+@dataclass(kw_only=True)
+class Keeper:
+    """A guard that hears of files. `cost_usd` prices a life's seconds, None where unknown."""
+
+    place: RunDir
+    book: LedgerBook
+    courier: Courier
+    started: float
+    cost_usd: Callable[[float], float | None]
+    now: Callable[[], float] = time.monotonic
+    _noted_at: float = 0.0
+    _has_warned: bool = False
+
+    def heard(self, event: Event | None) -> Verdict | None:
+        match event:
+            case Checkpoint():
+                return self._checkpoint(event)
+            case StateSaved():
+                return self._state(event)
+            case _:
+                return None
+
+    def look(self) -> Verdict | None:
+        if self.now() - max(self._noted_at, self.started) >= NOTE_EVERY_SECONDS:
+            return self.note()
+        return None
+
+    def note(self, ending: str = "") -> Verdict | None:
+        """Write down what this life has cost until now."""
+        self._noted_at = self.now()
+        seconds = round(self.now() - self.started, 1)
+        changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
+        found = self._change(lambda ledger: ledger.in_this_life(**changed, ending=ending))
+        self.courier.note()
+        return found
+
+    def note_delivered(self, at: Sequence[str]) -> None:
+        """Write down where the whole set is."""
+        self._change(lambda ledger: replace(ledger, delivered_to=tuple(at)))
+        self.note(ending="delivered")
+
+    def _checkpoint(self, event: Checkpoint) -> Verdict | None:
+        path = Path(event.path)
+        if path.stem == self.book.now.output_name and not event.final:
+            return None  # the last step's own checkpoint: the final one replaces it
+        try:
+            found = inspect_weights(path)
+            if isinstance(found, Problem):
+                self._put_bad_states_aside()
+                return _not_good(f"the weights of step {event.step}", found)
+            size, sha256 = hash_file(path)
+        except OSError as error:
+            return Verdict(event=Warned(text=f"{path} cannot be read: {error.strerror or error}"))
+        file = SavedFile(
+            name=path.name, step=event.step, epoch=event.epoch, size=size, sha256=sha256
+        )
+        if event.final:
+            name = path.name
+            earlier = sum(life.seconds for life in self.book.now.lives[:-1])
+            done = Finished(file=file, seconds=round(earlier + self.now() - self.started, 1))
+            verdict = self._change(lambda ledger: ledger.ended_with(done))
+        else:
+            name = f"checkpoints/{path.name}"
+            verdict = self._change(lambda ledger: ledger.with_checkpoint(file))
+        self.courier.take_checkpoint(path, name, event.step)
+        return verdict
+
+    def _state(self, event: StateSaved) -> Verdict | None:
+        weights = Path(event.path) / "model.safetensors"
+        if weights.is_file() and isinstance(found := inspect_weights(weights), Problem):
+            Path(event.path).rename(Path(event.path).with_name(f"not-finite-{event.step:08d}"))
+            return _not_good(f"the state of step {event.step}", found)
+        verdict = self._change(lambda ledger: ledger.with_state(event.step)) or self.note()
+        try:
+            self.courier.take_state(Path(event.path), event.step)
+        except OSError as error:
+            text = f"the state of step {event.step} is not sent: {error.strerror or error}"
+            return Verdict(event=Warned(text=text))
+        return verdict
+
+    def _put_bad_states_aside(self) -> None:
+        """What was saved after the last good weights would only go on with the bad ones."""
+        good = max((file.step for file in self.book.now.checkpoints), default=0)
+        for state in states(self.place):
+            step = step_of(state)
+            if step > good:
+                state.rename(state.with_name(f"not-finite-{step:08d}"))
+
+    def _change(self, how: Callable[[Ledger], Ledger]) -> Verdict | None:
+        """A ledger that cannot be written is said once; the training is worth more."""
+        try:
+            self.book.change(how)
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                text = f"the ledger cannot be written: {error.strerror or error}"
+                return Verdict(event=Warned(text=text, fix="make room on the disk"))
+        return None
+
+
+def _not_good(what: str, problem: Problem) -> Verdict:
+    """Weights that are no numbers stay no numbers: the engine is ended, the file is not sent."""
+    text = f"{what} are not good: {problem.text}"
+    return Verdict(event=Failed(kind="nan", text=text, fix=problem.fix), end="now", reason="nan")

@@ -1,0 +1,350 @@
+"""What of a run lies at a destination while it trains, so that another machine can go on with it.
+
+Checkpoints go where the delivery will put them, so that it need not send them again. Everything
+else lies in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from tenner.core.checksums import DeliveredFile, SealedFile, hash_file
+from tenner.core.errors import DeliveryError, Problem
+from tenner.core.files import sync_directory
+from tenner.core.retry import Deadline, Refused, retrying
+from tenner.core.secrets import Secrets
+from tenner.core.temporary_files import temporary_folder
+from tenner.runs.deliver import edited_cards
+from tenner.runs.kept_states import KeptStates
+from tenner.runs.remote_state import PackedState, RemoteState, pack_state
+from tenner.storage.destination import Destination
+from tenner.storage.limited import LimitedCalls, OnTrouble
+from tenner.storage.manifest import MANIFEST_NAME, RemoteEntry, make_manifest
+from tenner.storage.permissions import ALL_PERMISSIONS, Permissions
+from tenner.storage.sending import OWN_FOLDER, is_in_a_set, put_verified, withdraw
+from tenner.storage.store import Store
+
+DEFAULT_LIMIT_SECONDS = 900.0
+ROOM = OWN_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment:
+    """What goes to a destination together: where it knows acts (a commit), in one.
+
+    `files` by the names that they get there, `notes` by their names in the run's own room with
+    their content, `state` as a folder that does not change and its absolute step. `keep_states` is
+    how many of the newest states stay, the one that comes among them; None leaves all. `gone` are
+    names of files that are removed in the end, so far as the keys allow.
+    """
+
+    files: tuple[DeliveredFile, ...] = ()
+    notes: tuple[tuple[str, bytes], ...] = ()
+    state: tuple[Path, int] | None = None
+    keep_states: int | None = None
+    gone: tuple[str, ...] = ()
+
+
+def room_of(job: str) -> str:
+    """The folder, below a destination, of what a run keeps there for itself."""
+    return f"{ROOM}/{_folder_name(job)}"
+
+
+class RemoteRun:
+    """One run's room at one destination. Safe to call from several threads.
+
+    On the Hub every call that sends or drops something is a commit, of which it allows a number
+    each hour: there, send small files seldom.
+
+    `job` tells runs apart that share a destination. Every call ends within `limit_seconds` (and a
+    grace of two), even where the other side never answers, and raises DeliveryError with what
+    kept it, clean of secrets. `on_trouble` is told what is tried again.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        job: str,
+        secrets: Secrets,
+        environ: Mapping[str, str],
+        *,
+        limit_seconds: float = DEFAULT_LIMIT_SECONDS,
+        on_trouble: OnTrouble | None = None,
+    ) -> None:
+        self.destination = destination
+        self.job = job
+        self._room = room_of(job)
+        self._calls = LimitedCalls(
+            destination,
+            secrets,
+            environ,
+            limit_seconds=limit_seconds,
+            on_trouble=on_trouble,
+        )
+        self._ask, self._again = self._calls.ask, self._calls.again
+
+    def put_set(
+        self, shipment: Shipment, *, limit_seconds: float | None = None
+    ) -> RemoteState | None:
+        """Send a shipment and verify it; nothing is sent where the same content lies there.
+
+        The mark of its state comes last, and older states are removed after it, or all in one act.
+        A state that was sent in part goes on. Gives the state as it lies there; None where none was
+        given, or what is there could not be read back.
+        """
+        if shipment.keep_states is not None and shipment.keep_states < 0:
+            raise ValueError(f"keep_states = {shipment.keep_states}")
+        with temporary_folder("set") as scratch:
+            copies = self._written(shipment.notes, Path(scratch))
+            sealed = make_manifest([*shipment.files, *copies]).files
+            packed = self._packed(shipment.state, Path(scratch))
+            keep = shipment.keep_states
+
+            def put(store: Store, deadline: Deadline) -> RemoteState | None:
+                left = self._again(deadline, lambda: edited_cards(store, sealed, deadline))
+                sent = [file for file in sealed if file.name not in left]
+                if store.whole_sets:
+                    return self._put_at_once(store, sent, packed, shipment, deadline)
+                self._put(store, sent, deadline)
+                if shipment.gone and store.permissions(deadline).deletes:
+                    with suppress(Refused):
+                        self._again(deadline, lambda: store.delete(shipment.gone, deadline))
+                if packed is None and keep is None:
+                    return None
+                states = self._states(store, deadline)
+                if not states.permissions().reads:
+                    return None  # nobody could go on from it with these keys
+                coming = self._put_state(store, states, packed, deadline) if packed else None
+                if keep is not None:
+                    states.remove_older(keep, coming)
+                return coming
+
+            return self._ask(put, limit_seconds)
+
+    def put_checkpoint(
+        self, path: Path, name: str = "", *, limit_seconds: float | None = None
+    ) -> str:
+        """Send a weights file, by default as `checkpoints/<its name>`.
+
+        Gives the name at the destination.
+        """
+        asked = DeliveredFile(path=path, name=name or f"checkpoints/{path.name}")
+        self.put_set(Shipment(files=(asked,)), limit_seconds=limit_seconds)
+        return asked.name
+
+    def put_state(
+        self, folder: Path, step: int, *, limit_seconds: float | None = None
+    ) -> RemoteState:
+        """Send every file in `folder` as the state of the absolute `step`, and then its mark."""
+        sent = self.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
+        if sent is None:
+            text = f"{self.destination}: no state is kept where nothing can be read back"
+            raise DeliveryError(text, fix="give these keys s3:GetObject too")
+        return sent
+
+    def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
+        """What the keys may do there besides writing."""
+        if self.destination.kind != "s3":
+            return ALL_PERMISSIONS
+        return self._ask(
+            lambda store, deadline: self._again(deadline, lambda: store.permissions(deadline)),
+            limit_seconds,
+        )
+
+    def states(self, *, limit_seconds: float | None = None) -> tuple[RemoteState, ...]:
+        """The complete states of this job, the newest (highest step) first."""
+        return self._ask(
+            lambda store, deadline: self._states(store, deadline).whole(), limit_seconds
+        )
+
+    def fetch_state(
+        self, state: RemoteState, into: Path, *, limit_seconds: float | None = None
+    ) -> None:
+        """Bring a state's files to the folder `into`, which must not exist yet.
+
+        It appears whole and verified by size and SHA-256, or not at all. What a cut call brought
+        lies beside it and is used by the next one.
+        """
+        if into.exists():
+            raise DeliveryError(f"{into} is there already", fix="name a new folder for the state")
+        part = into.with_name(f".{into.name[:100]}.{state.name}.part")
+
+        def fetch(store: Store, deadline: Deadline) -> None:
+            states = self._states(store, deadline)
+            for entry in state.files:
+                name = states.entry_name(state, entry)
+                _fetch_verified(store, name, entry, part / entry.name, deadline)
+            deadline.check()  # nothing appears after the caller was told that it did not come
+            part.replace(into)
+            sync_directory(into.parent)
+
+        self._ask(fetch, limit_seconds)
+
+    def fetch_file(
+        self, entry: RemoteEntry, into: Path, *, limit_seconds: float | None = None
+    ) -> None:
+        """Bring one file of the destination, by its whole name there, to `into`.
+
+        It appears whole and verified by size and SHA-256, or not at all.
+        """
+        part = into.with_name(f".{into.name[:200]}.part")
+
+        def fetch(store: Store, deadline: Deadline) -> None:
+            _fetch_verified(store, entry.name, entry, part, deadline)
+            deadline.check()
+            part.replace(into)
+            sync_directory(into.parent)
+
+        self._ask(fetch, limit_seconds)
+
+    def drop_states(self, keep: int, *, limit_seconds: float | None = None) -> None:
+        """Remove all but the `keep` newest complete states, and unfinished ones older than them.
+
+        With `keep` = 0 every state goes.
+        """
+        self.put_set(Shipment(keep_states=keep), limit_seconds=limit_seconds)
+
+    def put_file(self, name: str, path: Path, *, limit_seconds: float | None = None) -> None:
+        """Send a small file of the run (the ledger, a lease) as it is now."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DeliveryError(f"cannot read {path}: {reason}") from error
+        self.put_set(Shipment(notes=((name, content),)), limit_seconds=limit_seconds)
+
+    def get_file(self, name: str, *, limit_seconds: float | None = None) -> bytes | None:
+        """The content that `put_file` sent last under this name, None where there is none."""
+        whole = f"{self._room}/{name}"
+        return self._ask(
+            lambda store, deadline: self._again(deadline, lambda: store.read(whole, deadline)),
+            limit_seconds,
+        )
+
+    def create_file(self, name: str, content: bytes, *, limit_seconds: float | None = None) -> bool:
+        """Write a small file of the run where none of this name is; False where there is one."""
+        whole = f"{self._room}/{name}"
+        return self._ask(
+            lambda store, deadline: self._again(
+                deadline, lambda: store.create(whole, content, deadline)
+            ),
+            limit_seconds,
+        )
+
+    def names(self, under: str, *, limit_seconds: float | None = None) -> tuple[str, ...]:
+        """The run's own files in the folder `under`, by their names in it."""
+        start = f"{self._room}/{under}"
+        found = self._ask(
+            lambda store, deadline: self._again(deadline, lambda: store.names(start, deadline)),
+            limit_seconds,
+        )
+        return tuple(name.removeprefix(f"{start}/") for name in found)
+
+    def link(self, name: str) -> str:
+        """Where a person opens the file that `put_file` sent, or an empty text."""
+        return self._ask(lambda store, deadline: store.link(f"{self._room}/{name}"), None)
+
+    def cancel(self) -> None:
+        """End all calls that are under way now, as if their time were up."""
+        self._calls.cancel()
+
+    def _states(self, store: Store, deadline: Deadline) -> KeptStates:
+        return KeptStates(
+            store,
+            f"{self._room}/state",
+            deadline,
+            say=self._calls.say,
+            on_retry=self._calls.told,
+        )
+
+    def _put_at_once(
+        self,
+        store: Store,
+        files: Sequence[SealedFile],
+        packed: PackedState | None,
+        shipment: Shipment,
+        deadline: Deadline,
+    ) -> RemoteState | None:
+        """Files, a state with its mark, and what it replaces, in one act."""
+        keep = shipment.keep_states
+        coming = packed.state if packed else None
+        states = (*packed.files, packed.mark) if packed else ()
+        turns = self._states(store, deadline).leaving(keep, coming) if keep is not None else []
+        gone = [*shipment.gone, *(name for names in turns for name in names)]
+        self._put(store, [*files, *states], deadline, gone)
+        return coming
+
+    def _put_state(
+        self, store: Store, states: KeptStates, packed: PackedState, deadline: Deadline
+    ) -> RemoteState:
+        if states.uses_slots():
+            return states.put_in_slot(packed)
+        for files in (packed.files, (packed.mark,)):
+            self._put(store, files, deadline)
+        return packed.state
+
+    def _put(
+        self,
+        store: Store,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        gone: Sequence[str] = (),
+    ) -> None:
+        """Send what is missing of `files`; `gone` are removed in the same act."""
+        missing = self._again(deadline, lambda: store.missing(files, deadline)) if files else ()
+        if not missing:
+            if gone:
+                self._again(deadline, lambda: store.delete(gone, deadline))
+            return
+        # A set that is complete until now, of another run, would be called whole by its manifest.
+        replaced = self._again(deadline, lambda: is_in_a_set(store, missing, deadline))
+        if replaced and not store.whole_sets:
+            self._again(deadline, lambda: withdraw(store, [MANIFEST_NAME], deadline))
+        elif replaced:
+            gone = (*gone, MANIFEST_NAME)
+        put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.told, gone)
+
+    def _written(self, notes: Sequence[tuple[str, bytes]], scratch: Path) -> list[DeliveredFile]:
+        """The notes as files, by their whole names."""
+        written: list[DeliveredFile] = []
+        for number, (name, content) in enumerate(notes):
+            path = scratch / f"note-{number}"
+            path.write_bytes(content)
+            written.append(DeliveredFile(path=path, name=f"{self._room}/{name}"))
+        return written
+
+    def _packed(self, state: tuple[Path, int] | None, scratch: Path) -> PackedState | None:
+        if state is None:
+            return None
+        folder, step = state
+        room = f"{self._room}/state"
+        return pack_state(folder, step, job=self.job, room=room, scratch=scratch)
+
+
+def _fetch_verified(
+    store: Store, name: str, entry: RemoteEntry, target: Path, deadline: Deadline
+) -> None:
+    """Bring one file, held to its size and hash. Raises Refused where it is another one."""
+    wanted = (entry.size, entry.sha256)
+    if target.is_file() and hash_file(target) == wanted:
+        return  # an earlier call, cut later, brought it
+
+    def once() -> None:
+        store.fetch(name, target, deadline)
+        if hash_file(target) != wanted:
+            target.unlink()
+            text = f"{store.destination}: {name} is damaged: it is not what was sent (size or hash)"
+            raise Refused(Problem(text=text, fix="go on from an older state"), code="damaged")
+
+    retrying(deadline, once)
+
+
+def _folder_name(job: str) -> str:
+    """A folder's name that no other job has: signs that some store refuses become %XX."""
+    name = "".join(sign if sign.isalnum() or sign in "-_." else quote(sign) for sign in job)
+    name = name.replace("/", "%2F")
+    if not name.strip("."):
+        raise ValueError(f"job = {job!r} is no name")
+    return name

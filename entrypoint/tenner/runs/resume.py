@@ -1,0 +1,237 @@
+"""Where a run was left: in its directory or at a destination, and how it is brought back here.
+
+The place that is furthest ahead is taken. Only whole things are: a state without its mark is not
+seen, and every file that comes is held to its size and hash.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tenner.core.errors import DeliveryError, SettingsError
+from tenner.core.run_dir import RunDir
+from tenner.dataset import Dataset
+from tenner.planning.length import Length
+from tenner.planning.plan import Plan
+from tenner.planning.prepared import Prepared
+from tenner.runs.extending import as_longer, keep_result, longer, told
+from tenner.runs.fingerprint import fingerprint, images_per_step, refuse_other_job
+from tenner.runs.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger
+from tenner.runs.remote_run import RemoteRun
+from tenner.runs.remote_state import RemoteState
+from tenner.runs.upload_item import EVENTS_FILE
+from tenner.settings.model import Settings
+from tenner.storage.manifest import RemoteEntry
+from tenner.supervision.oom_fallback import CHANGES_THE_NETWORK
+from tenner.supervision.training import newest_step
+
+LOOK_SECONDS = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A run at one destination: its ledger and its newest whole state."""
+
+    remote: RemoteRun
+    ledger: Ledger
+    state: RemoteState | None
+
+    @property
+    def rank(self) -> tuple[int, bool, bool, int]:
+        num_steps, delivered, finished, *_ = self.ledger.rank
+        return num_steps, delivered, finished, self.state.step if self.state else 0
+
+
+def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
+    """The run at the destinations, where it is furthest; None where none has it.
+
+    Raises SettingsError where a required destination cannot be asked: what was trained must not
+    be paid for again because of a bad moment.
+    """
+    found: list[Found] = []
+    for remote in remotes:
+        try:
+            if not remote.permissions(limit_seconds=LOOK_SECONDS).reads:
+                continue  # said when the destination was checked
+            ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=LOOK_SECONDS))
+            if ledger is None:
+                continue
+            whole = remote.states(limit_seconds=LOOK_SECONDS)
+            found.append(Found(remote=remote, ledger=ledger, state=whole[0] if whole else None))
+        except DeliveryError as error:
+            text = f"whether {remote.destination} holds this run is not known: {error.problems[0]}"
+            if remote.destination.required:
+                fix = "start again when it answers, or add --restart to start afresh"
+                raise SettingsError(text, fix=fix) from error
+            say(text)
+    return max(found, key=lambda each: each.rank, default=None)
+
+
+def keep_decisions(plan: Plan, ledger: Ledger, settings: Settings, dataset: Dataset) -> Plan:
+    """The plan for this machine's card, with what an earlier life decided for the whole run.
+
+    The images of a step stay the same on every card, by accumulation, and so does the length.
+    A batch that the user fixed is the user's word.
+    """
+    wanted = ledger.decided.get("images_per_step", 0)
+    if isinstance(settings.batch_size, int) or not wanted or wanted % plan.num_processes:
+        return plan
+    per_process = wanted // plan.num_processes
+    fits = min(int(str(plan.options["train_batch_size"])), per_process)
+    batch = max(size for size in range(1, fits + 1) if per_process % size == 0)
+    decided = {
+        "train_batch_size": batch,
+        "gradient_accumulation_steps": per_process // batch,
+        "max_train_steps": settings.max_train_steps or ledger.decided["max_train_steps"],
+        "lr_warmup_steps": ledger.decided["lr_warmup_steps"],
+    }
+    return with_options(plan, decided, dataset)
+
+
+def with_options(plan: Plan, changed: Mapping[str, object], dataset: Dataset) -> Plan:
+    """The plan with other options, and an epoch's steps counted anew."""
+    options = {**plan.options, **changed}
+    batch, accumulation = (
+        int(str(options[key])) for key in ("train_batch_size", "gradient_accumulation_steps")
+    )
+    batches = dataset.batches_per_epoch(batch)
+    per_epoch = max(1, -(-batches // (accumulation * plan.num_processes)))
+    length = Length(num_steps=int(str(options["max_train_steps"])), steps_per_epoch=per_epoch)
+    return replace(plan, options=options, length=length)  # pyright: ignore[reportArgumentType]
+
+
+def decisions(plan: Plan) -> dict[str, int]:
+    """What the first life decides for all."""
+    return {
+        "images_per_step": images_per_step(plan),
+        "max_train_steps": plan.length.num_steps,
+        "lr_warmup_steps": int(str(plan.options["lr_warmup_steps"])),
+    }
+
+
+def take_up(
+    prepared: Prepared,
+    place: RunDir,
+    remotes: Sequence[RemoteRun],
+    *,
+    say: Say,
+    take_events: Callable[[bytes], None],
+) -> tuple[Prepared, Ledger]:
+    """Go on with this run, wherever it was left, or begin it.
+
+    Gives the plan as earlier lives decided it and the ledger so far; `take_events` is handed what
+    they told. Raises SettingsError where
+    the run that is there is another job, DeliveryError where its state cannot be brought.
+    """
+    here, found = ledger_of(place), look(remotes, say)
+    known = here or (found.ledger if found else None)
+    settings, dataset = prepared.settings, prepared.dataset
+    plan = keep_decisions(prepared.plan, known, settings, dataset) if known else prepared.plan
+    if known:
+        plan = with_options(plan, _length_of(plan, known, settings), dataset)
+    job = fingerprint(plan, settings, dataset=dataset.content_hash)
+    is_longer = known is not None and as_longer(known, job, plan) is not known
+    if known and is_longer:
+        say(told(known, plan))
+    here = as_longer(here, job, plan) if here else None
+    found = replace(found, ledger=as_longer(found.ledger, job, plan)) if found else None
+    if here:
+        refuse_other_job(here.job, job, str(place.path))
+    if found:
+        refuse_other_job(found.ledger.job, job, str(found.remote.destination))
+    if here and found and network_of(here) != network_of(found.ledger):
+        for remote in remotes:  # a state of the network that was given up is no way to go on
+            remote.drop_states(0, limit_seconds=LOOK_SECONDS)
+        found = None
+    ledger = bring_back(found, place, say, take_events) if found else here
+    if ledger is None:
+        begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
+        return replace(prepared, plan=plan), begun
+    if known and is_longer:
+        ledger = replace(ledger, state_step=keep_result(known, place))
+    machine = ledger.lives[-1].machine if ledger.lives else ""
+    savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
+    plan = with_options(plan, savings, dataset) if savings else plan
+    return replace(prepared, plan=plan), ledger
+
+
+def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, object]:
+    """What a run that is gone on with keeps of its length, or is given where it is extended."""
+    kept = plan.options["lr_warmup_steps"]
+    decided: dict[str, object] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", kept)}
+    num_steps = longer(plan, ledger, settings)
+    return decided | ({"max_train_steps": num_steps} if num_steps else {})
+
+
+def machine_name(prepared: Prepared) -> str:
+    """The card, or that there is none: savings that one card needed are not for another."""
+    return prepared.plan.gpu or "cpu"
+
+
+def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, object]:
+    """What was given up on an earlier card: on another one only what changed the network."""
+    return {
+        key: value
+        for key, value in ledger.savings.items()
+        if same_machine or key in CHANGES_THE_NETWORK
+    }
+
+
+def network_of(ledger: Ledger) -> dict[str, object]:
+    """What was given up of the network itself: states of one do not fit another."""
+    return savings_here(ledger, same_machine=False)
+
+
+def bring_back(
+    found: Found, place: RunDir, say: Say, take_events: Callable[[bytes], None]
+) -> Ledger:
+    """Bring what a destination holds and this directory lacks. Gives the ledger to go on with.
+
+    Raises DeliveryError where the state cannot be brought.
+    """
+    newest = newest_step(place)
+    where = found.remote.destination
+    if events := found.remote.get_file(EVENTS_FILE):
+        take_events(events)
+    if found.state and found.state.step > newest:
+        say(f"going on from step {found.state.step}, kept at {where}")
+        found.remote.fetch_state(found.state, place.state / f"step-{found.state.step:08d}")
+    _bring_checkpoints(found, place, say)
+    here = ledger_of(place)
+    return here if here and here.rank >= found.ledger.rank else found.ledger
+
+
+def _bring_checkpoints(found: Found, place: RunDir, say: Say) -> None:
+    """Earlier weights, for the samples and the manifest. One that does not come is said."""
+    finished = found.ledger.finished
+    wanted = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
+    wanted += [(finished.file.name, finished.file)] if finished else []
+    for name, file in wanted:
+        path = place.checkpoints / file.name
+        if path.is_file():
+            continue
+        entry = RemoteEntry(name=name, size=file.size, sha256=file.sha256)
+        try:
+            found.remote.fetch_file(entry, path)
+        except DeliveryError as error:
+            say(f"{name} was not brought: {error.problems[0].text}")
+
+
+def set_aside(place: RunDir) -> Path | None:
+    """Move an earlier run out of the way, so that this one starts afresh. Nothing is deleted.
+
+    Gives where it is now; None where there was nothing. Raises OSError.
+    """
+    if not place.ledger.is_file() and not place.settings.is_file():
+        return None
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    aside = place.path.with_name(f"{place.path.name}.before-{now}")
+    aside.mkdir()
+    for each in place.path.iterdir():
+        if each.name != ".lock":
+            each.rename(aside / each.name)
+    place.create()
+    return aside

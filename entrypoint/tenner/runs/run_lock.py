@@ -1,0 +1,34 @@
+"""One program at a time in a run's directory: two would overwrite each other's files."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Generator
+
+from tenner.core.errors import SettingsError
+from tenner.core.run_dir import RunDir
+
+
+@contextlib.contextmanager
+def lock_run(place: RunDir) -> Generator[None]:
+    """Hold the run's directory. The lock falls with the process, however it ends.
+
+    Raises SettingsError where another program holds it. A file system without locks (some network
+    mounts) is taken as it is.
+    """
+    with (place.path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise SettingsError(
+                f"{place.path} is in use by {holder}",
+                fix="wait for it or stop it, or choose another output_name",
+            ) from None
+        except OSError:
+            pass
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, without its name
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"process {os.getpid()}".encode(), 0)
+        yield

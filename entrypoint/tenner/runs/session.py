@@ -1,0 +1,63 @@
+"""What runs that follow each other in one process have in common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tenner.core.command import Command
+from tenner.hardware.prices import Price
+from tenner.planning.prepared import Prepared
+from tenner.settings import Request
+
+Launch = Callable[[Command, Mapping[str, str]], Command]
+"""How a process of the built-in trainer or the sampler is started, given its environment."""
+
+
+class Prepare(Protocol):
+    """As `tenner.pipeline.preflight.prepare`."""
+
+    def __call__(
+        self,
+        request: Request,
+        environ: Mapping[str, str],
+        workdir: Path,
+        *,
+        on_stage: Callable[[str, str], None],
+        on_image: Callable[[int, int], None],
+        on_bytes: Callable[[int, int | None], None] | None = None,
+        host_price: Price | None = None,
+    ) -> Prepared: ...
+
+
+def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
+    """A process for each piece of work: what a run alone does."""
+    del environ
+    return command
+
+
+def no_fence() -> None:
+    """Nobody else can have this run."""
+
+
+def nothing_kept() -> None:
+    """Nothing of an earlier run is on the card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How a run is prepared and its processes are started; where encoded pictures are kept.
+
+    `ends_machine` is False where others follow on the same machine. `fence` raises where this
+    run is not this machine's any more; asked before the whole set is delivered. `empty_card` ends
+    what earlier runs left on the card, so that its memory can be measured; `corrections` are what
+    such measurements came to, by what was measured.
+    """
+
+    prepare: Prepare
+    launch: Launch = start_anew
+    latents: Path | None = None
+    ends_machine: bool = True
+    fence: Callable[[], None] = no_fence
+    empty_card: Callable[[], None] = nothing_kept
+    corrections: dict[str, float] | None = None

@@ -1,0 +1,78 @@
+"""What is on its way to a destination while a run trains: weights, states and notes."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.core.event_log import events_to_deliver
+from tenner.core.run_dir import RunDir
+from tenner.runs.ledger import LEDGER_FILE
+
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """Something to send: a weights file under `name`, or a state's folder in the outbox."""
+
+    path: Path
+    step: int
+    name: str = ""
+
+    @property
+    def is_state(self) -> bool:
+        return not self.name
+
+    @property
+    def is_weights(self) -> bool:
+        return self.name.endswith(".safetensors")
+
+    @property
+    def what(self) -> str:
+        """What it is, in a word."""
+        return "state" if self.is_state else "checkpoint" if self.is_weights else self.name
+
+    @property
+    def num_bytes(self) -> int:
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@dataclass(kw_only=True)
+class Speed:
+    """What was measured of a destination: bytes that arrived, and the seconds that took."""
+
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    def add(self, num_bytes: int, seconds: float) -> None:
+        self.num_bytes += num_bytes
+        self.seconds += seconds
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        return self.num_bytes / self.seconds if self.seconds > 0 and self.num_bytes else None
+
+
+def notes_of(place: RunDir) -> tuple[tuple[str, bytes], ...]:
+    """The ledger and the events of a run as they are now, by their names. Raises OSError."""
+    notes: list[tuple[str, bytes]] = []
+    if place.ledger.is_file():
+        notes.append((LEDGER_FILE, place.ledger.read_bytes()))
+    if place.events.is_file():
+        notes.append((EVENTS_FILE, events_to_deliver(place)))
+    return tuple(notes)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """`source` again as `target`, without copying where the disk can link. Raises OSError."""
+    for path in sorted(source.rglob("*")):
+        if not path.is_file():
+            continue
+        twin = target / path.relative_to(source)
+        twin.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, twin)
+        except OSError:
+            shutil.copyfile(path, twin)

@@ -1,0 +1,67 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+"""A sampling pipeline that stays loaded from one job to the next, off the card between them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenner.engines.native.cache import Identity, base_identity
+from tenner.sample.job import SampleJob
+from tenner.sample.load import count_loaded, load_pipeline
+
+_HEADROOM_BYTES = 4 << 30
+"""What drawing needs on a card beside the model itself: activations of a batch and the VAE."""
+
+
+class KeptPipeline:
+    """Holds the pipeline of one base at a time. `make_room` frees memory of the card."""
+
+    def __init__(self) -> None:
+        self.make_room: Callable[[], None] = lambda: None
+        self._identity: Identity = ()
+        self._pipe: Any = None
+
+    def load(self, job: SampleJob) -> Any:
+        """As `load_pipeline`; the pipeline carries no LoRA. Raises LoadError."""
+        identity = _identity(job)
+        if self._pipe is None or identity != self._identity:
+            self._pipe = None
+            self._make_room(job, _bytes_on_disk(identity))
+            self._pipe, self._identity = load_pipeline(job), identity
+        else:
+            self._make_room(job, _bytes_on_disk(identity))
+            self._pipe.to(job.device)
+        return self._pipe
+
+    def rest(self) -> None:
+        """Take the LoRA off, and the pipeline off the card. One that keeps a part is let go."""
+        if self._pipe is None:
+            return
+        self._pipe.unload_lora_weights()
+        if count_loaded(self._pipe):
+            self._pipe = None
+            return
+        self._pipe.to("cpu")
+
+    def _make_room(self, job: SampleJob, num_bytes: int) -> None:
+        if not job.device.startswith("cuda"):
+            return
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        if free < num_bytes + _HEADROOM_BYTES:
+            self.make_room()
+            torch.cuda.empty_cache()
+
+
+def _identity(job: SampleJob) -> Identity:
+    """All of a job that decides what the pipeline is."""
+    kind = (job.family, job.tokenizers, job.v_parameterization, job.zero_terminal_snr)
+    return (*base_identity(Path(job.base)), *kind, job.sampler, job.device, job.dtype)
+
+
+def _bytes_on_disk(identity: Identity) -> int:
+    """The size of the base's weight files, whatever their precision: at least the pipeline's."""
+    return sum(each[1] for each in identity if isinstance(each, tuple))

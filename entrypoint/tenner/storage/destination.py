@@ -1,0 +1,361 @@
+"""Where a run is delivered to: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`.
+
+People paste what their browser or console shows: these shapes are understood, mended where the
+meaning is certain (each mending is kept as a note), and refused with a fix where it is not.
+
+Options follow a `?`: `endpoint_url`, `region`, `profile`, `addressing` (`path`, `virtual`) and
+`links` (how long presigned links live: `12h`, `7d`) for S3; `public` and `revision` for the Hub;
+`optional` (this one failing does not fail the run) for all.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from tenner.core.addresses import MASK, full_address, without_credentials
+from tenner.core.errors import Problem, SettingsError
+from tenner.core.secrets import redact_shapes
+from tenner.storage.endpoint import ENDPOINT_HOSTS, bucket_in_host
+
+Kind = Literal["s3", "hub", "folder"]
+
+_HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_OPTIONS: dict[Kind, frozenset[str]] = {
+    "s3": frozenset({"endpoint_url", "region", "profile", "addressing", "links", "optional"}),
+    "hub": frozenset({"public", "revision", "optional"}),
+    "folder": frozenset({"optional"}),
+}
+_LONGEST_LINK_SECONDS = 7 * 24 * 3600  # what Signature Version 4 allows
+_EXAMPLES = "s3://bucket/prefix, hf://user/repo or file:///folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """One place to deliver to.
+
+    `root` is the bucket, the repo id or the folder; `prefix` is the folder inside a bucket or
+    repo, without slashes at its ends. `notes` say what was mended on the way in.
+    """
+
+    kind: Kind
+    root: str
+    prefix: str = ""
+    required: bool = True
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing: Literal["path", "virtual"] | None = None
+    link_seconds: int = 0
+    private: bool = True
+    revision: str = "main"
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        if self.kind == "folder":
+            return f"file://{self.root}"
+        scheme = "s3" if self.kind == "s3" else "hf"
+        return f"{scheme}://{self.root}" + (f"/{self.prefix}" if self.prefix else "")
+
+    def name_in_root(self, name: str) -> str:
+        """The whole key or repo path of the file `name`."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def under(self, name: str) -> "Destination":
+        """The folder `name` inside this destination."""
+        if self.kind == "folder":
+            return replace(self, root=str(Path(self.root) / name))
+        return replace(self, prefix=self.name_in_root(name))
+
+
+def parse_destinations(
+    texts: Iterable[str],
+) -> tuple[tuple[Destination, ...], tuple[Problem, ...]]:
+    """All destinations that can be read and all problems with the others, by value.
+
+    Mendings come as problems of level `note`; a destination named twice is used once.
+    """
+    found: dict[str, Destination] = {}
+    problems: list[Problem] = []
+    for text in texts:
+        try:
+            destination = parse_destination(text)
+        except SettingsError as error:
+            problems.extend(error.problems)
+            continue
+        problems.extend(Problem(text=note, level="note") for note in destination.notes)
+        found.setdefault(f"{destination} {destination.endpoint_url}", destination)
+    return tuple(found.values()), tuple(problems)
+
+
+def parse_destination(text: str) -> Destination:
+    """Read one destination. Raises SettingsError with every problem that `text` has."""
+    # No destination takes credentials from its address: without them it is all that is needed.
+    wanted = without_credentials(full_address(text).strip().strip("\"'"))
+    if not wanted:
+        raise SettingsError("a destination is empty", fix=f"use {_EXAMPLES}")
+    if wanted.startswith("arn:aws:s3:::"):
+        return _parse_s3(wanted, f"s3://{wanted.removeprefix('arn:aws:s3:::')}")
+    if re.match(r"[A-Za-z]:[\\/]", wanted):
+        raise SettingsError(
+            f"destination {wanted} is a path on a Windows PC",
+            fix="mount the folder into the container and name it as file:///workspace/output",
+        )
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", wanted)
+    match scheme.group(1).lower() if scheme else "":
+        case "s3":
+            return _parse_s3(wanted, wanted)
+        case "hf" | "huggingface" | "hub":
+            return _parse_hub(wanted, re.sub(r"^[A-Za-z]+:/+", "", wanted))
+        case "file":
+            return _parse_folder(
+                wanted, re.sub(r"^[A-Za-z]+://(?=/|~|\.)|^[A-Za-z]+:(?=/[^/])", "", wanted)
+            )
+        case "http" | "https":
+            return _parse_url(wanted)
+        case "":
+            return _parse_plain(wanted)
+        case other:
+            raise SettingsError(
+                f"destination {_shown(wanted)}: cannot deliver to {other}://",
+                fix=f"use {_EXAMPLES}",
+            )
+
+
+def _parse_plain(wanted: str) -> Destination:
+    host, _, path = wanted.partition("/")
+    if host.lower() in _HUB_HOSTS:
+        return _parse_hub(wanted, path)
+    if wanted.startswith(("/", "./", "../", "~")) or wanted in {".", ".."}:
+        return _parse_folder(wanted, wanted)
+    raise SettingsError(
+        f"destination {_shown(wanted)} may be a folder, a bucket or a Hugging Face repo",
+        fix=f"say which: s3://{wanted}, hf://{wanted} or ./{wanted}",
+    )
+
+
+def _parse_url(wanted: str) -> Destination:
+    """A browser's or console's address of a repo or a bucket."""
+    parts = urlsplit(wanted)
+    host = (parts.hostname or "").lower()
+    path = unquote(parts.path).strip("/")
+    query = f"?{parts.query}" if parts.query else ""
+    if host in _HUB_HOSTS:
+        return _parse_hub(wanted, path + query)
+    if not ENDPOINT_HOSTS.search(host):
+        raise SettingsError(
+            f"destination {_shown(wanted)} is a web address tenner cannot write to",
+            fix=f"use {_EXAMPLES}; for your own S3 server: "
+            f"s3://bucket/prefix?endpoint_url={parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+        )
+    bucket, endpoint = bucket_in_host(host)
+    if not bucket:
+        bucket, _, path = path.partition("/")
+    options = parts.query
+    if not endpoint.endswith("amazonaws.com"):
+        options = f"endpoint_url=https://{endpoint}" + (f"&{options}" if options else "")
+    elif region := re.search(r"s3[.-]([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws", endpoint):
+        options = f"region={region[1]}" + (f"&{options}" if options else "")
+    clean = f"s3://{bucket}" + (f"/{path}" if path else "") + (f"?{options}" if options else "")
+    return _parse_s3(wanted, clean)
+
+
+def _parse_s3(wanted: str, clean: str) -> Destination:
+    body, _, query = re.sub(r"^[A-Za-z0-9]+:/+", "", clean).partition("?")
+    bucket, _, rest = body.partition("/")
+    prefix = "/".join(part for part in rest.split("/") if part)
+    options, problems = _options("s3", query, wanted)
+    if "@" in bucket:
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)} has keys in its address",
+                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write "
+                f"s3://{bucket.rpartition('@')[2]}",
+            )
+        )
+    elif not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        better = re.sub(r"[^a-z0-9.-]+", "-", bucket.lower()).strip("-.")
+        hint = f"did you mean s3://{better}?" if _BUCKET.fullmatch(better) else f"use {_EXAMPLES}"
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)}: {bucket!r} is no bucket name (3 to 63 of "
+                "a-z, 0-9, dots and hyphens)",
+                fix=hint,
+            )
+        )
+    problems += _path_problems(prefix, wanted)
+    if options.get("addressing", "path") not in {"path", "virtual"}:
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)}: addressing is {options['addressing']!r}",
+                fix="use addressing=path or addressing=virtual",
+            )
+        )
+    link_seconds = _link_seconds(options.get("links", ""), wanted, problems)
+    if problems:
+        raise SettingsError(problems=problems)
+    mended = Destination(
+        kind="s3",
+        root=bucket,
+        prefix=prefix,
+        required="optional" not in options,
+        endpoint_url=_without_user(options.get("endpoint_url")),
+        region=options.get("region"),
+        profile=options.get("profile"),
+        addressing="virtual"
+        if options.get("addressing") == "virtual"
+        else ("path" if "addressing" in options else None),
+        link_seconds=link_seconds,
+    )
+    return _with_note(mended, wanted)
+
+
+def _parse_hub(wanted: str, clean: str) -> Destination:
+    body, _, query = clean.partition("?")
+    options, problems = _options("hub", query, wanted)
+    parts = [part.strip() for part in unquote(body).split("/") if part.strip()]
+    if parts[:1] == ["models"]:
+        parts = parts[1:]
+    if parts[:1] in (["datasets"], ["spaces"]):
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)} is a {parts[0][:-1]} repo; a LoRA goes to a "
+                "model repo",
+                fix="use hf://user/repo",
+            )
+        )
+        raise SettingsError(problems=problems)
+    revision = options.get("revision", "main")
+    if len(parts) >= 4 and parts[2] in {"tree", "blob", "resolve"}:
+        revision, parts = parts[3], [*parts[:2], *parts[4:]]
+    if len(parts) >= 2 and "@" in parts[1]:
+        parts[1], _, revision = parts[1].partition("@")
+    if len(parts) < 2:
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)} has no user or no repo name",
+                fix=f"use hf://your-user-name/{parts[0] if parts else 'my-lora'}",
+            )
+        )
+        raise SettingsError(problems=problems)
+    user, repo = parts[0], _mended_repo_name(parts[1])
+    for what, name, pasted in (("user", user, parts[0]), ("repo", repo, parts[1])):
+        if not _HUB_NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith(".git"):
+            problems.append(
+                Problem(
+                    text=f"destination {_shown(wanted)}: {pasted!r} is no {what} name on "
+                    "Hugging Face",
+                    fix="use letters, digits, '-', '_' and '.', such as hf://user/my-lora",
+                )
+            )
+    problems += _path_problems("/".join(parts[2:]), wanted)
+    if problems:
+        raise SettingsError(problems=problems)
+    mended = Destination(
+        kind="hub",
+        root=f"{user}/{repo}",
+        prefix="/".join(parts[2:]),
+        required="optional" not in options,
+        private="public" not in options,
+        revision=revision or "main",
+    )
+    return _with_note(mended, wanted)
+
+
+def _mended_repo_name(pasted: str) -> str:
+    """Blanks and signs the Hub refuses become single hyphens; letters it refuses are kept."""
+    name = pasted.removesuffix(".git")
+    name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII) if name.isascii() else name
+    name = re.sub(r"-{2,}", "-", name)
+    return re.sub(r"\.{2,}", ".", name).strip("-.")[:96]
+
+
+def _parse_folder(wanted: str, clean: str) -> Destination:
+    body, _, query = clean.partition("?") if clean != wanted else (clean, "", "")
+    options, problems = _options("folder", query, wanted)
+    if clean != wanted:
+        body = unquote(body)
+    if not body.startswith(("/", ".", "~")):
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)} names a host, not a folder",
+                fix=f"use three slashes: file:///{body.partition('//')[2] or body}",
+            )
+        )
+    if problems:
+        raise SettingsError(problems=problems)
+    folder = Path(body).expanduser().absolute()
+    return Destination(kind="folder", root=str(folder), required="optional" not in options)
+
+
+def _options(kind: Kind, query: str, wanted: str) -> tuple[dict[str, str], list[Problem]]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - _OPTIONS[kind])
+    problems = [
+        Problem(
+            text=f"destination {_shown(wanted)}: unknown option {name!r}",
+            fix=f"use one of {', '.join(sorted(_OPTIONS[kind]))}",
+        )
+        for name in unknown
+    ]
+    for switch in ("optional", "public"):
+        if options.get(switch, "").lower() in {"0", "false", "no"}:
+            options.pop(switch, None)
+    return options, problems
+
+
+def _without_user(url: str | None) -> str | None:
+    """An endpoint's address: keys come from AWS_*, never from it."""
+    return url.replace(f"//{MASK}@", "//") if url else url
+
+
+def _link_seconds(text: str, wanted: str, problems: list[Problem]) -> int:
+    if not text:
+        return 0
+    match = re.fullmatch(r"(\d+)\s*([smhd]?)", text)
+    seconds = (
+        int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"] if match else 0
+    )
+    if not 0 < seconds <= _LONGEST_LINK_SECONDS:
+        problems.append(
+            Problem(
+                text=f"destination {_shown(wanted)}: links={text!r} is no time between 1s and 7d",
+                fix="use links=24h or links=7d; S3 signs no link for longer",
+            )
+        )
+    return seconds
+
+
+def _path_problems(path: str, wanted: str) -> list[Problem]:
+    if ".." in PurePosixPath(path).parts or any(ord(sign) < 32 for sign in path):
+        return [
+            Problem(
+                text=f"destination {_shown(wanted)} has '..' or a control character in its path",
+                fix="name the folder directly",
+            )
+        ]
+    return []
+
+
+def _with_note(destination: Destination, wanted: str) -> Destination:
+    """Keep what was mended: all that differs from what was pasted, options aside."""
+    if f"{MASK}@" in wanted:
+        note = f"{_shown(wanted)}: the user and password in it are not used; set AWS_* or HF_TOKEN"
+        return replace(destination, notes=(note,))
+    plain = unquote(wanted.partition("?")[0]).rstrip("/")
+    if plain == str(destination) or quote(plain) == quote(str(destination)):
+        return destination
+    extra = f" (branch {destination.revision})" if destination.revision != "main" else ""
+    if destination.kind == "hub" and destination.prefix:
+        extra += f": folder {destination.prefix} of the repo {destination.root}"
+    note = f"destination {_shown(wanted)} is taken as {destination}{extra}"
+    return replace(destination, notes=(note,))
+
+
+def _shown(wanted: str) -> str:
+    """The pasted text without a password or signature in it."""
+    return re.sub(r"^[^/@\s]+@", f"{MASK}@", redact_shapes(wanted))

@@ -1,0 +1,261 @@
+"""One file over HTTP, kept: fetched again only where it has changed, gone on with where it was cut.
+
+What the server says of a file's version (ETag, Last-Modified, length) is kept beside it. A kept
+file is asked after with it (`If-None-Match`); the rest of a cut one is taken only of the same
+version (`If-Range`; of a server that names none, while the length is the same), so that no file is
+put together from two.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from tenner.core.addresses import Address, full_address, without_credentials_in
+from tenner.core.errors import DatasetError, TennerError
+from tenner.core.files import write_atomically
+from tenner.storage.redirects import RedirectGuard
+
+if TYPE_CHECKING:
+    import httpx
+
+OnBytes = Callable[[int, int | None], None]
+ATTEMPTS = 5
+"""Tries in a row that bring nothing new."""
+FIRST_WAIT_SECONDS = 0.5
+"""Doubled at each further try in a row."""
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """What a server says of a file's version; `length` in bytes."""
+
+    etag: str = ""
+    last_modified: str = ""
+    length: int | None = None
+
+    @property
+    def condition(self) -> str:
+        """What `If-Range` may carry: a strong ETag, else the time; empty where there is neither."""
+        strong = self.etag if self.etag and not self.etag.startswith("W/") else ""
+        return strong or self.last_modified
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is fetched, in the words of problems; `headers` go with each request to its server."""
+
+    error: type[TennerError] = DatasetError
+    kind: str = "an archive"
+    too_large: str = "the dataset is larger than"
+    too_large_fix: str = "pack only the images and captions, or set max_dataset_gb"
+    denied_fix: str = "check that the link opens without signing in"
+    page_fix: str = "give the direct link to the file, as a browser's download shows it"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    look: Callable[[bytes, int | None], None] = lambda beginning, length: None
+    """Sees the first bytes of a whole answer and its length, and raises where they are wrong."""
+
+
+A_DATASET = Wanted()
+
+
+class Unreachable(DatasetError):
+    """The server cannot be reached, or does not answer as one."""
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    max_bytes: int,
+    on_bytes: OnBytes | None = None,
+    wanted: Wanted = A_DATASET,
+) -> None:
+    """Bring the file of `url` to `target`, or leave it where it is the same already.
+
+    A server that cannot be asked leaves a kept file as it is. Raises `wanted.error`: for a
+    dataset, DatasetError.
+    """
+    import httpx
+
+    url = Address(url)
+    if url.lacks_credentials:
+        raise wanted.error(
+            f"{url} is an address without its password or token, which are never written down",
+            fix="give the whole address again",
+        )
+    name = Path(urlsplit(url).path).name or "the file"
+    host = urlsplit(url).hostname or url
+    task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while True:
+        before = _size(task.part)
+        try:
+            task.run()
+        except httpx.InvalidURL as error:
+            why = without_credentials_in(str(error))
+            raise wanted.error(f"{url} is no address: {why}", fix="correct it") from None
+        except httpx.HTTPError as error:
+            if target.is_file():
+                return
+            failures = 1 if _size(task.part) > before else failures + 1
+            if failures == ATTEMPTS:
+                unreachable = Unreachable if wanted is A_DATASET else wanted.error
+                raise unreachable(
+                    f"{name} cannot be fetched from {host}: {without_credentials_in(str(error))}",
+                    fix="check the address; a second start goes on where this one ended",
+                ) from None
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
+        except OSError as error:
+            raise wanted.error(
+                f"{name} cannot be kept in {target.parent}: {error}",
+                fix="free disk space, or set TENNER_CACHE_DIR",
+            ) from error
+        else:
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    url: str
+    target: Path
+    max_bytes: int
+    on_bytes: OnBytes | None
+    wanted: Wanted
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+    def run(self) -> None:
+        """One request and its answer. Raises httpx.HTTPError where another try may do."""
+        import httpx
+
+        kept = _read_version(self.target) if self.target.is_file() else None
+        begun = _read_version(self.part) if kept is None else None
+        have = _size(self.part) if begun and (begun.condition or begun.length) else 0
+        headers = {**self.wanted.headers, **_headers(kept, begun, have)}
+        guard: Any = RedirectGuard(error=self.wanted.error)
+        with (
+            httpx.Client(
+                event_hooks=guard.hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS
+            ) as client,
+            client.stream("GET", full_address(self.url), headers=headers) as answer,
+        ):
+            if answer.status_code == 304 and kept:
+                return
+            if answer.status_code == 416:
+                self.part.unlink(missing_ok=True)  # what is here is no part of what is there
+                raise httpx.ReadError("the file has changed")
+            _refuse(answer, self.wanted)
+            version = _version_of(answer, have)
+            if answer.status_code == 206 and begun and begun.length != version.length:
+                self.part.unlink(missing_ok=True)
+                raise httpx.ReadError("the file has changed")
+            if kept and _same_without_validator(kept, version):
+                return
+            self._receive(answer, version, have if answer.status_code == 206 else 0)
+
+    def _receive(self, answer: "httpx.Response", version: Version, have: int) -> None:
+        import httpx
+
+        total = version.length
+        refuse_size(total or 0, self.max_bytes, self.wanted)
+        _write_version(self.part, version)
+        with self.part.open("ab" if have else "wb") as out:
+            for chunk in answer.iter_raw():
+                if not have:
+                    self.wanted.look(chunk, total)
+                have += len(chunk)
+                refuse_size(have, self.max_bytes, self.wanted)
+                out.write(chunk)
+                if self.on_bytes:
+                    self.on_bytes(have, total)
+        if total is not None and have != total:
+            raise httpx.ReadError("cut off")
+        self.part.replace(self.target)
+        _write_version(self.target, version)
+        _version_file(self.part).unlink(missing_ok=True)
+
+
+def refuse_size(num_bytes: int, max_bytes: int, wanted: Wanted = A_DATASET) -> None:
+    """Raise `wanted.error` where a file is larger than it may be."""
+    if num_bytes > max_bytes:
+        raise wanted.error(
+            f"{wanted.too_large} {max_bytes / 1024**3:g} GB", fix=wanted.too_large_fix
+        )
+
+
+def _headers(kept: Version | None, begun: Version | None, have: int) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}
+    if kept and kept.etag:
+        headers["If-None-Match"] = kept.etag
+    if kept and kept.last_modified:
+        headers["If-Modified-Since"] = kept.last_modified
+    if begun and have:
+        headers["Range"] = f"bytes={have}-"
+    if begun and have and begun.condition:
+        headers["If-Range"] = begun.condition
+    return headers
+
+
+def _version_of(answer: "httpx.Response", have: int) -> Version:
+    """The version of the whole file; of a part's answer the length counts what is here already."""
+    length = answer.headers.get("Content-Length", "")
+    total = int(length) if length.isdigit() else None
+    if answer.status_code == 206 and total is not None:
+        total += have
+    return Version(
+        etag=answer.headers.get("ETag", ""),
+        last_modified=answer.headers.get("Last-Modified", ""),
+        length=total,
+    )
+
+
+def _same_without_validator(kept: Version, now: Version) -> bool:
+    """Whether a server that names no version serves a file of the kept one's length."""
+    if now.etag or now.last_modified or now.length is None:
+        return False
+    return kept.length == now.length
+
+
+def _refuse(answer: "httpx.Response", wanted: Wanted) -> None:
+    host, status = answer.url.host, answer.status_code
+    if status in (401, 403, 404, 410):
+        why = {404: "there is no such file", 410: "the file is gone"}.get(
+            status, "access is denied"
+        )
+        fix = "check the address, letter for letter" if status in (404, 410) else ""
+        fix = "" if wanted is A_DATASET else fix
+        raise wanted.error(f"{host} answers {status}: {why}", fix=fix or wanted.denied_fix)
+    answer.raise_for_status()
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise wanted.error(
+            f"{host} answers with a web page, not {wanted.kind}", fix=wanted.page_fix
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _version_file(path: Path) -> Path:
+    return path.with_name(path.name + ".version.json")
+
+
+def _write_version(path: Path, version: Version) -> None:
+    write_atomically(_version_file(path), json.dumps(asdict(version)))
+
+
+def _read_version(path: Path) -> Version:
+    """What is known of a kept file; nothing where its note is missing or spoilt."""
+    try:
+        found: Mapping[str, Any] = json.loads(_version_file(path).read_text(encoding="utf-8"))
+        return Version(**{key: found[key] for key in ("etag", "last_modified", "length")})
+    except (OSError, ValueError, TypeError, KeyError):
+        return Version()

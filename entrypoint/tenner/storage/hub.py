@@ -1,0 +1,322 @@
+"""Delivery to a model repo on the Hugging Face Hub, or a folder in one.
+
+What is missing goes up in one commit, so that no reader ever sees half a set. Every file is
+verified afterwards by the hash that the Hub itself took: SHA-256 for large files, git's own for
+small ones. The uploads take the LFS way, which hashes on arrival.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, cast
+
+from tenner.core.checksums import SealedFile, changed_since
+from tenner.core.errors import Problem
+from tenner.core.files import sync_directory
+from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.secrets import Secrets
+from tenner.storage.destination import Destination
+from tenner.storage.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
+from tenner.storage.permissions import ALL_PERMISSIONS, Permissions
+from tenner.storage.store import OnBytes
+
+_MOST_PATHS = 500
+"""The Hub takes up to 1,000 paths in one question (huggingface_hub, issue 1503)."""
+_NO_REPO = {"RepoNotFound", "RevisionNotFound"}
+
+
+def open_hub(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "HubStore":
+    """Raises Refused where huggingface_hub is missing or no token is known."""
+    client = open_hub_client(destination, secrets=secrets, env=env, to_write=True)
+    return HubStore(destination, client)
+
+
+class HubStore:
+    """A model repo, or a folder in one."""
+
+    whole_sets = True
+
+    def __init__(self, destination: Destination, client: HubClient) -> None:
+        self.destination = destination
+        self._client = client
+        self._ready = False
+
+    def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
+        """Who the token is, that the repo is there (made private where it is not), and that a
+        small large-file arrives. That file is in no commit: it leaves no trace in the repo."""
+        who = self._ask(deadline, self._client.api.whoami)
+        if reason := _reads_only(who):
+            problem = Problem(text=f"{self.destination}: {reason}", fix=_write_fix())
+            raise Refused(problem)
+        try:
+            repo = self._make_ready(deadline)
+        except Refused as refused:
+            raise _in_whose_name(refused, self.destination, who) from refused
+        content = io.BytesIO(token_hex(16).encode())
+        name = self.destination.name_in_root(f".tenner-check-{token_hex(4)}.safetensors")
+        self._ask(
+            deadline,
+            self._client.api.preupload_lfs_files,
+            self.destination.root,
+            additions=[_addition(name, content)],
+            revision=self.destination.revision,
+        )
+        if self.destination.private and repo is not None and not repo.private:
+            text = f"{self.destination} is a public repo: everyone can see what is delivered"
+            fix = f"make it private on its page, or say hf://{self.destination.root}?public"
+            return (Problem(text=text, fix=fix, level="warning"),)
+        return ()
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        return ALL_PERMISSIONS
+
+    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+        remote = self._entries([file.name for file in files], deadline)
+        return tuple(file for file in files if not _is_same(file, remote.get(file.name)))
+
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
+        self._make_ready(deadline)
+        with ExitStack() as opened:
+            readers: list[tuple[SealedFile, _Counted]] = []
+            additions: list[Any] = []
+            for file in files:
+                reader = opened.enter_context(_Counted(file.path, on_bytes))
+                addition = _addition(self.destination.name_in_root(file.name), reader)
+                if addition.upload_info.sha256.hex() != file.sha256:
+                    raise Refused(_changed(file))
+                reader.begin()
+                readers.append((file, reader))
+                additions.append(addition)
+            operations = [*additions, *self._deletions(gone, deadline)]
+            self._commit(deadline, operations, _title("Add", [file.name for file in files]))
+            for file, reader in readers:
+                reader.reached(file.size)  # what was there under another name is not read
+
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        text = f"{self.destination}: a Hub repo cannot say whose turn it is on many machines"
+        raise Refused(Problem(text=text, fix="name an s3:// destination or a shared folder too"))
+
+    def read(self, name: str, deadline: Deadline) -> bytes | None:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (
+            build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+            get_session,
+            hf_raise_for_status,
+        )
+
+        def get() -> bytes:
+            url = hf_hub_url(
+                self.destination.root,
+                self.destination.name_in_root(name),
+                revision=self.destination.revision,
+                endpoint=self._client.endpoint,
+            )
+            headers = build_hf_headers(token=self._client.token or False)
+            answer = get_session().get(url, headers=headers)
+            hf_raise_for_status(answer)
+            return answer.content
+
+        try:
+            return self._ask(deadline, get)
+        except Refused as refused:
+            if refused.code in {"EntryNotFound", *_NO_REPO}:
+                return None
+            raise
+
+    def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
+        cache = target.with_name(f".{target.name[:100]}.hub")  # a cut one goes on from here
+        found = self._ask(
+            deadline,
+            self._client.api.hf_hub_download,
+            self.destination.root,
+            self.destination.name_in_root(name),
+            revision=self.destination.revision,
+            local_dir=cache,
+        )
+        Path(found).replace(target)
+        _remove_tree(cache)
+        sync_directory(target.parent)
+
+    def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
+        folder = self.destination.name_in_root(under).rstrip("/")
+
+        def walk() -> list[str]:
+            tree = self._client.api.list_repo_tree(
+                self.destination.root,
+                path_in_repo=folder or None,
+                recursive=True,
+                revision=self.destination.revision,
+            )
+            return [str(each.path) for each in tree if hasattr(each, "size")]
+
+        try:
+            found = self._ask(deadline, walk)
+        except Refused as refused:
+            if refused.code in {"EntryNotFound", *_NO_REPO}:
+                return ()
+            raise
+        root = self.destination.name_in_root("")
+        return tuple(sorted(path.removeprefix(root) for path in found))
+
+    def delete(self, names: Sequence[str], deadline: Deadline) -> None:
+        if gone := self._deletions(names, deadline):
+            self._commit(deadline, gone, _title("Remove", names))
+
+    def _deletions(self, names: Sequence[str], deadline: Deadline) -> list[Any]:
+        """The removal of those that are there: the Hub refuses that of others."""
+        from huggingface_hub import CommitOperationDelete
+
+        there = self._entries(names, deadline) if names else {}
+        return [
+            CommitOperationDelete(self.destination.name_in_root(name), is_folder=False)
+            for name in there
+        ]
+
+    def link(self, name: str) -> str:
+        where = f"{self._client.endpoint}/{self.destination.root}"
+        return f"{where}/blob/{self.destination.revision}/{self.destination.name_in_root(name)}"
+
+    def _ask(self, deadline: Deadline, action: Any, *given: Any, **more: Any) -> Any:
+        return ask(self.destination, deadline, action, *given, **more)
+
+    def _make_ready(self, deadline: Deadline) -> Any:
+        """The repo as the Hub describes it; made where it is not there, and the branch too.
+
+        None where this was done before.
+        """
+        if self._ready:
+            return None
+        where, api = self.destination, self._client.api
+        try:
+            repo = self._ask(deadline, api.repo_info, where.root)
+        except Refused as refused:
+            if refused.code != "RepoNotFound":
+                raise
+            self._ask(deadline, api.create_repo, where.root, private=where.private, exist_ok=True)
+            repo = self._ask(deadline, api.repo_info, where.root)
+        if where.revision != "main":
+            self._ask(deadline, api.create_branch, where.root, branch=where.revision, exist_ok=True)
+        self._ready = True
+        return repo
+
+    def _commit(self, deadline: Deadline, operations: Sequence[Any], title: str) -> None:
+        self._ask(
+            deadline,
+            self._client.api.create_commit,
+            self.destination.root,
+            operations=list(operations),
+            commit_message=title,
+            revision=self.destination.revision,
+        )
+
+    def _entries(self, names: Sequence[str], deadline: Deadline) -> dict[str, Any]:
+        """What the Hub knows of these files, those that are there."""
+        paths = {self.destination.name_in_root(name): name for name in names}
+        found: dict[str, Any] = {}
+        asked = list(paths)
+        for start in range(0, len(asked), _MOST_PATHS):
+            try:
+                answer = self._ask(
+                    deadline,
+                    self._client.api.get_paths_info,
+                    self.destination.root,
+                    asked[start : start + _MOST_PATHS],
+                    revision=self.destination.revision,
+                )
+            except Refused as refused:
+                if refused.code in _NO_REPO:
+                    return {}
+                raise
+            found |= {paths[each.path]: each for each in answer if each.path in paths}
+        return found
+
+
+class _Counted(io.BufferedReader):
+    """A file that tells how far it was read for the first time, after `begin`."""
+
+    def __init__(self, path: Path, on_bytes: OnBytes) -> None:
+        super().__init__(io.FileIO(path))
+        self._on_bytes = on_bytes
+        self._furthest: int | None = None
+
+    def begin(self) -> None:
+        self._furthest = 0
+
+    def reached(self, position: int) -> None:
+        if self._furthest is not None and position > self._furthest:
+            self._on_bytes(position - self._furthest)
+            self._furthest = position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        self.reached(self.tell())
+        return block
+
+
+def _changed(file: SealedFile) -> Problem:
+    changed = changed_since(file)
+    return changed or Problem(text=f"{file.path} is read as another file each time")
+
+
+def _addition(name: str, content: io.BufferedIOBase) -> Any:
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(path_in_repo=name, path_or_fileobj=cast(Any, content))
+
+
+def _is_same(file: SealedFile, entry: Any) -> bool:
+    if entry is None or not hasattr(entry, "size") or entry.size != file.size:
+        return False
+    if entry.lfs:
+        return entry.lfs.sha256 == file.sha256
+    return entry.blob_id == _git_hash(file.path)
+
+
+def _git_hash(path: Path) -> str:
+    """The name that git gives a file's content. Raises Passing where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Passing(f"{path}: {error.strerror}") from error
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _reads_only(who: Mapping[str, Any]) -> str:
+    """Why this token cannot write anything, where the Hub says so; an empty text elsewhere."""
+    token = who.get("auth", {}).get("accessToken", {})
+    return f"the token of {who.get('name')} may only read" if token.get("role") == "read" else ""
+
+
+def _write_fix() -> str:
+    return f"make a token with write access at {TOKENS_PAGE} and set HF_TOKEN"
+
+
+def _in_whose_name(refused: Refused, destination: Destination, who: Mapping[str, Any]) -> Refused:
+    """A refusal, with the names that this token may write to."""
+    owner, _, repo = destination.root.partition("/")
+    mine = [str(who.get("name")), *(str(org["name"]) for org in who.get("orgs", ()))]
+    if owner in mine or refused.code not in {"401", "403", "404", "RepoNotFound"}:
+        return refused
+    text = f"{refused.problem.text}; this token is of {mine[0]}"
+    fixes = " or ".join(f"hf://{name}/{repo}" for name in mine[:3])
+    return Refused(Problem(text=text, fix=f"use {fixes}, or a token of {owner}"), code=refused.code)
+
+
+def _title(verb: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{verb} {names[0]}{more}"
+
+
+def _remove_tree(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""The huggingface_hub client as tenner opens it, and its errors in the user's words."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from tenner.core.errors import Problem
+from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.secrets import Secrets
+
+T = TypeVar("T")
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+_ANSWER_SECONDS = 60.0
+_PASSING_STATUS = {408, 409, 412, 425, 429}
+"""409 and 412: another commit came between. 429 also stands for the hourly limit on commits."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HubClient:
+    """The library's client for one Hub, and the token that it uses (none for public reading)."""
+
+    api: Any
+    endpoint: str
+    token: str | None
+
+    def __repr__(self) -> str:
+        return f"HubClient({self.endpoint})"
+
+
+def open_hub_client(
+    place: object, *, secrets: Secrets, env: Mapping[str, str], to_write: bool
+) -> HubClient:
+    """A client with the run's token, else with the one that `hf auth login` left.
+
+    `place` is what is told in problems. Raises Refused where huggingface_hub is missing, or where
+    writing is wanted and no token is known.
+    """
+    try:
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.utils import (
+            disable_progress_bars,
+            logging,
+        )
+    except ImportError as error:
+        problem = Problem(
+            text=f"{place}: Hugging Face needs huggingface_hub, which is not installed",
+            fix="pip install 'tenner[hub]'",
+        )
+        raise Refused(problem) from error
+    disable_progress_bars()
+    logging.set_verbosity_error()  # its warnings show addresses with signatures in them
+    token = secrets.hf_token or get_token()
+    if to_write and not token:
+        problem = Problem(
+            text=f"{place}: no token for Hugging Face was given",
+            fix=f"set HF_TOKEN to a token with write access ({TOKENS_PAGE})",
+        )
+        raise Refused(problem)
+    endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    api = HfApi(endpoint=endpoint, token=token or False, library_name="tenner")
+    return HubClient(api=api, endpoint=endpoint, token=token)
+
+
+def ask(place: object, deadline: Deadline, action: Callable[..., T], *given: Any, **more: Any) -> T:
+    """`action(...)`, with the library's errors as Passing or Refused."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import get_session
+
+    deadline.check()
+    get_session().timeout = _ANSWER_SECONDS  # the library itself would wait for ever
+    # The base of its own errors is that of the HTTP library which it uses.
+    http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
+    try:
+        return action(*given, **more)
+    except (http_error, OSError, ValueError, RuntimeError) as error:
+        raise explain(place, error) from error
+
+
+def explain(place: object, error: BaseException) -> Passing | Refused:
+    """An error of the library as one that may pass, or as a refusal with its fix."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        headers = cast(Mapping[str, str], answer.headers)
+        return _explain_answer(place, int(answer.status_code), headers, error)
+    if isinstance(error, RuntimeError) and error.__cause__:  # one of several uploads
+        return explain(place, error.__cause__)
+    match type(error).__name__:
+        case "OfflineModeIsEnabled":
+            text, fix = "HF_HUB_OFFLINE is set", "unset it: delivering needs the network"
+        case "HFValidationError":
+            text, fix = _first_line(error), "use hf://user/repo"
+        case "LocalTokenNotFoundError":
+            text, fix = "no token was given", f"set HF_TOKEN ({TOKENS_PAGE})"
+        case "ValueError":
+            text, fix = _first_line(error), "look at what is delivered, and at the repo's page"
+        case _:
+            return Passing(f"{type(error).__name__}: {_first_line(error)}")
+    return Refused(Problem(text=f"{place}: {text}", fix=fix))
+
+
+def _explain_answer(
+    place: object, status: int, headers: Mapping[str, str], error: BaseException
+) -> Passing | Refused:
+    code = headers.get("X-Error-Code", "")
+    said = headers.get("X-Error-Message", "").strip() or _first_line(error)
+    if status >= 500 or status in _PASSING_STATUS:
+        return Passing(f"Hugging Face answered {status}: {said}")
+    text, fix = _meaning(status, code, said)
+    return Refused(Problem(text=f"{place}: {text}", fix=fix), code=code or str(status))
+
+
+def _meaning(status: int, code: str, said: str) -> tuple[str, str]:
+    """What is wrong and what to do, by what the Hub answered."""
+    lower = said.lower()
+    if code == "GatedRepo":
+        return f"this repo is gated ({said})", "open its page, accept its terms, and try again"
+    if code == "RepoNotFound":
+        return "there is no such repo, or this token may not see it", "check its name and HF_TOKEN"
+    if code == "RevisionNotFound":
+        return "there is no such branch or revision", "check the part after @ or revision="
+    if code == "EntryNotFound":
+        return "there is no such file in the repo", "check the path, letter for letter"
+    if status == 401:
+        return "Hugging Face does not know this token", f"check HF_TOKEN ({TOKENS_PAGE})"
+    if "storage" in lower or "quota" in lower:
+        return f"the storage there is full ({said})", "make room, or use another destination"
+    if status in {402, 403}:
+        fix = f"use a token with write access to this repo ({TOKENS_PAGE})"
+        return f"access denied ({said})", fix
+    return f"Hugging Face answered {status}: {said}", "look at the repo's page"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

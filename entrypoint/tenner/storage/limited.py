@@ -1,0 +1,109 @@
+"""Calls to one destination that end: each within its limit, whatever the other side does."""
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import TypeVar
+
+from tenner.core.errors import DeliveryError
+from tenner.core.parallel import in_parallel
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.secrets import Secrets
+from tenner.storage.destination import Destination
+from tenner.storage.opening import open_store
+from tenner.storage.progress import Repeats
+from tenner.storage.store import Store
+
+T = TypeVar("T")
+OnTrouble = Callable[[str], None]
+
+
+class LimitedCalls:
+    """The store of one destination, opened at the first call. Safe to call from several threads.
+
+    Every call ends within `limit_seconds` (and a grace of two) and raises DeliveryError with what
+    kept it, clean of secrets. `on_trouble` is told what is tried again.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        secrets: Secrets,
+        environ: Mapping[str, str],
+        *,
+        limit_seconds: float,
+        on_trouble: OnTrouble | None = None,
+    ) -> None:
+        self.destination = destination
+        self._secrets = secrets
+        self._environ = environ
+        self._limit_seconds = limit_seconds
+        self._on_trouble = on_trouble
+        self._store: Store | None = None
+        self._lock = Lock()
+        self._under_way: set[Deadline] = set()
+        self._said: set[str] = set()
+        self._repeats = Repeats()
+
+    def cancel(self) -> None:
+        """End all calls that are under way now, as if their time were up."""
+        with self._lock:
+            for deadline in self._under_way:
+                deadline.cancel()
+
+    def ask(self, action: Callable[[Store, Deadline], T], limit_seconds: float | None) -> T:
+        """Do `action` within its limit; whatever kept it is a DeliveryError."""
+        deadline = Deadline(self._limit_seconds if limit_seconds is None else limit_seconds)
+        with self._lock:
+            self._under_way.add(deadline)
+        try:
+            (ended,) = in_parallel(
+                [lambda: action(self._opened(), deadline.telling(self.told))],
+                num_workers=1,
+                deadline=deadline,
+                name="tenner-remote-run",
+            )
+        finally:
+            with self._lock:
+                self._under_way.discard(deadline)
+        match ended:
+            case Refused():
+                raise self._error(ended.problem.text, ended.problem.fix) from ended
+            case Passing():
+                fix = "it works again when the other side answers; look at its address and network"
+                raise self._error(f"{self.destination}: {ended}", fix) from ended
+            case OSError():
+                fix = "look whether the disk of this machine is full or gone"
+                raise self._error(f"{self.destination}: {ended}", fix) from ended
+            case BaseException():
+                raise ended
+            case _:
+                return ended
+
+    def _error(self, text: str, fix: str) -> DeliveryError:
+        return DeliveryError(self._secrets.redact(text), fix=self._secrets.redact(fix))
+
+    def _opened(self) -> Store:
+        with self._lock:
+            if self._store is None:
+                self._store = open_store(self.destination, secrets=self._secrets, env=self._environ)
+            return self._store
+
+    def again(self, deadline: Deadline, action: Callable[[], T]) -> T:
+        return retrying(deadline, action, on_retry=self.told)
+
+    def told(self, trouble: str) -> None:
+        """Tell what is tried again: at once, and now and then while it goes on."""
+        if since := self._repeats.is_due(trouble):
+            place = str(self.destination)
+            named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
+            self._tell(f"{named}; {since}")
+
+    def say(self, text: str) -> None:
+        """Tell something once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        if self._on_trouble:
+            self._on_trouble(self._secrets.redact(text))

@@ -1,0 +1,103 @@
+"""What a complete delivery is: each file's name, size and SHA-256, written down and sent last.
+
+A reader that finds `manifest.json` knows that the set is whole; one that does not must wait.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from tenner.core.checksums import DeliveredFile, SealedFile, begin_sealing, wait_until_sealed
+from tenner.core.errors import DeliveryError, Problem
+
+MANIFEST_NAME = "manifest.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A complete set. `job` is whatever the caller identifies the run by (a name, a hash)."""
+
+    files: tuple[SealedFile, ...]
+    job: str = ""
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: the same files always give the same bytes."""
+        files = [
+            {"name": each.name, "size": each.size, "sha256": each.sha256}
+            for each in sorted(self.files, key=lambda file: file.name)
+        ]
+        content = {"manifest_version": _VERSION, "job": self.job, "files": files}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteEntry:
+    """A line of a manifest that was read from a destination."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteManifest:
+    job: str
+    files: tuple[RemoteEntry, ...]
+
+
+def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
+    """The manifest of these files while they are still being hashed.
+
+    Raises DeliveryError with all files that are missing, unreadable or badly named: names are
+    relative, inside the destination, and each is used once.
+    """
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    named: list[DeliveredFile] = []
+    for file in files:
+        if reason := name_problem(file.name, seen):
+            problems.append(Problem(text=f"cannot deliver {file.path}: {reason}"))
+            continue
+        seen.add(file.name)
+        named.append(file)
+    try:
+        sealed = begin_sealing(named)
+    except DeliveryError as error:
+        raise DeliveryError(problems=[*problems, *error.problems]) from error
+    if problems:
+        raise DeliveryError(problems=problems)
+    return Manifest(files=sealed, job=job)
+
+
+def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
+    """The manifest of these files, all hashed. Raises DeliveryError as `begin_manifest`."""
+    manifest = begin_manifest(files, job=job)
+    wait_until_sealed(manifest.files)
+    return manifest
+
+
+def read_manifest(text: bytes | str) -> RemoteManifest | None:
+    """The manifest in `text`, or None where it is none (cut, changed, something else)."""
+    try:
+        content: Any = json.loads(text)
+        entries = tuple(
+            RemoteEntry(name=str(each["name"]), size=int(each["size"]), sha256=str(each["sha256"]))
+            for each in content["files"]
+        )
+        return RemoteManifest(job=str(content.get("job", "")), files=entries)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def name_problem(name: str, seen: set[str]) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
+        return f"the name {name!r} is not a relative one"
+    if str(PurePosixPath(name)) != name or any(ord(sign) < 32 for sign in name):
+        return f"the name {name!r} is not a plain one"
+    if name == MANIFEST_NAME:
+        return f"{MANIFEST_NAME} is written by the delivery itself"
+    return f"the name {name!r} is used twice" if name in seen else ""

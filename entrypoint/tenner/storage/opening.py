@@ -1,0 +1,27 @@
+"""Which store a destination is."""
+
+from collections.abc import Mapping
+
+from tenner.core.secrets import Secrets
+from tenner.storage.destination import Destination
+from tenner.storage.store import Store
+
+
+def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> Store:
+    """The store of a destination. Its client library is imported here and not before.
+
+    Raises Refused where the library is not installed or its settings are wrong.
+    """
+    match destination.kind:
+        case "folder":
+            from tenner.storage.folder import FolderStore
+
+            return FolderStore(destination)
+        case "s3":
+            from tenner.storage.s3 import open_s3
+
+            return open_s3(destination, secrets=secrets, env=env)
+        case "hub":
+            from tenner.storage.hub import open_hub
+
+            return open_hub(destination, secrets=secrets, env=env)

@@ -1,0 +1,95 @@
+"""How far a delivery is, as events: bytes that have arrived, and what is being tried again."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from tenner.core.checksums import SealedFile
+from tenner.core.events import Event, Phase, Warned
+from tenner.core.secrets import Secrets
+
+_EVERY_SECONDS = 1.0
+
+
+class Repeats:
+    """When a trouble is said: at once, and while it goes on each `every_seconds`."""
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self._every_seconds = every_seconds
+        self._first: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def is_due(self, trouble: str) -> str:
+        """What to say behind it: `trying again`, and how often it was met; empty where it was said
+        lately. Safe to call from several threads."""
+        now = time.monotonic()
+        with self._lock:
+            first = self._first.setdefault(trouble, now)
+            self._count[trouble] = self._count.get(trouble, 0) + 1
+            if trouble in self._last and now - self._last[trouble] < self._every_seconds:
+                return ""
+            self._last[trouble] = now
+            if self._count[trouble] == 1:
+                return "trying again"
+            return f"trying again ({self._count[trouble]} times in {now - first:.0f} s)"
+
+
+class Progress:
+    """Counts the bytes of all destinations together; safe to call from many threads."""
+
+    def __init__(
+        self,
+        files: Sequence[SealedFile],
+        num_destinations: int,
+        *,
+        secrets: Secrets,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self._total = sum(file.size for file in files) * num_destinations
+        self._done: dict[str, int] = {}
+        self._secrets = secrets
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._told_at = 0.0
+
+    def kept(self, place: str, num_bytes: int) -> None:
+        """Bytes that were there already."""
+        self._add(place, num_bytes)
+
+    def left(self, place: str, name: str) -> None:
+        """A person's own file, which is not replaced."""
+        text = f"{place}: its {name} was edited by hand and stays as it is"
+        self._emit(Warned(text=text, fix=f"the new one is in the run's folder, as {name}"))
+
+    def counter(self, place: str) -> Callable[[int], None]:
+        """A function that is told of bytes arriving at `place`."""
+        return lambda num_bytes: self._add(place, num_bytes)
+
+    def retry_teller(self, place: str) -> Callable[[str], None]:
+        """A function that says each trouble at once, and again now and then while it stays."""
+        repeats = Repeats()
+
+        def tell(trouble: str) -> None:
+            if since := repeats.is_due(trouble):
+                named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
+                self._emit(Warned(text=self._secrets.redact(f"{named}; {since}")))
+
+        return tell
+
+    def _add(self, place: str, num_bytes: int) -> None:
+        with self._lock:
+            self._done[place] = self._done.get(place, 0) + num_bytes
+            # A file sent twice is counted twice; the bar must not pass its end for it.
+            done, now = min(sum(self._done.values()), self._total), time.monotonic()
+            due = now - self._told_at >= _EVERY_SECONDS or done == self._total
+            if due:
+                self._told_at = now
+        if due:
+            self._emit(Phase(name="delivering", detail=place, done=done, total=self._total))
+
+    def _emit(self, event: Event) -> None:
+        if self._on_event:
+            with self._lock:
+                self._on_event(event)

@@ -1,0 +1,313 @@
+"""Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
+
+What was stored is verified by size and by the hash that the server itself names, against that of
+the bytes that were sent (`s3_wire`): the SHA-256 of its parts where the server was seen to check
+those, else the ETag, which is an MD5 or one of its parts' MD5s. No other checksum is sent, and to
+servers that refuse them (R2 and B2 some) none. Where an ETag is something else (KMS encryption) and
+there is no SHA-256, the object is read back and its SHA-256 compared.
+
+Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
+an earlier one, are compared by hash and not sent again.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from tenner.core.checksums import SealedFile, changed_since
+from tenner.core.errors import Problem
+from tenner.core.parallel import first_error, in_parallel
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.secrets import Secrets
+from tenner.storage.destination import Destination
+from tenner.storage.endpoint import find_endpoint
+from tenner.storage.permissions import Permissions
+from tenner.storage.s3_body import Body
+from tenner.storage.s3_client import NUM_CONNECTIONS, Answer, S3Client, call, code_of, open_client
+from tenner.storage.s3_multipart import part_bytes_for
+from tenner.storage.s3_permissions import Kept, growth_of, limits_of
+from tenner.storage.s3_proof import Digests, Sent, etag_in, etag_of
+from tenner.storage.s3_upload import CHECK_NAME, send_files
+from tenner.storage.s3_wire import Wire
+from tenner.storage.sending import OWN_FOLDER
+from tenner.storage.store import OnBytes
+
+_BLOCK_BYTES = 1 << 20
+_FORBIDDEN = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
+_CHECK_CONTENT = b"Written by tenner to find out what its keys may do here.\n"
+_NOTHING = hashlib.md5(usedforsecurity=False).digest()
+_ABSENT = {"404", "NoSuchKey", "NotFound"}
+
+
+def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "S3Store":
+    """Raises Refused where botocore is missing or the settings cannot work."""
+    try:
+        endpoint = find_endpoint(
+            destination.root, asked=destination.endpoint_url, region=destination.region, env=env
+        )
+    except ValueError as error:
+        problem = Problem(
+            text=f"{destination}: {error}",
+            fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
+        )
+        raise Refused(problem) from error
+    light = open_client(destination, endpoint, secrets=secrets, env=env, signs_payload=False)
+    strict = partial(open_client, destination, endpoint, secrets=secrets, env=env)
+    return S3Store(destination, Wire(light, partial(strict, signs_payload=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadBack:
+    """An object's content, and what the bucket keeps of it once it is removed."""
+
+    content: bytes
+    kept: Kept
+
+
+class S3Store:
+    """A bucket, or a prefix in one."""
+
+    whole_sets = False
+
+    def __init__(self, destination: Destination, wire: Wire) -> None:
+        self.destination = destination
+        self._wire = wire
+        self._sent: dict[str, Sent] = {}
+        self._permissions: Permissions | None = None
+
+    @property
+    def _client(self) -> S3Client:
+        return self._wire.client
+
+    def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
+        deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
+        # Without the right to delete it is one name, so that not each start leaves a file.
+        name = _check_name() if deletes else CHECK_NAME
+        content = token_hex(16).encode() if deletes else _CHECK_CONTENT
+        key = self._key(name)
+        self._wire.put_object(partial(call, self.destination, deadline), Body.of(content), **key)
+        back = self._read_if_allowed(name, deadline)
+        lists = self._may_list(deadline)
+        self._permissions = Permissions(reads=back is not None, lists=lists, deletes=deletes)
+        if deletes:
+            self.delete([name], deadline)
+        if back and back.content != content:
+            text = f"{self.destination} gives back other bytes than were written"
+            return (Problem(text=text, fix="this server does not keep what it is given"),)
+        versions = growth_of(self.destination, back.kept) if back and back.kept else ()
+        return (*limits_of(self.destination, self._permissions), *versions)
+
+    def permissions(self, deadline: Deadline) -> Permissions:
+        if self._permissions is None:
+            deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
+            lists = self._may_list(deadline)
+            reads = self._may_read(deadline, lists=lists)
+            self._permissions = Permissions(reads=reads, lists=lists, deletes=deletes)
+        return self._permissions
+
+    def _may_read(self, deadline: Deadline, *, lists: bool) -> bool:
+        if self._may(deadline, "get_object", **self._key(_check_name())):
+            return True
+        if lists:
+            return False  # else the same is answered for what is not there
+        content, key = Body.of(_CHECK_CONTENT), self._key(CHECK_NAME)
+        self._wire.put_object(partial(call, self.destination, deadline), content, **key)
+        return self._read_if_allowed(CHECK_NAME, deadline) is not None
+
+    def _may_list(self, deadline: Deadline) -> bool:
+        where = {"Bucket": self.destination.root, "MaxKeys": 1}
+        start = self.destination.name_in_root(f"{OWN_FOLDER}/")
+        return self._may(deadline, "list_objects_v2", Prefix=start, **where)
+
+    def _may(self, deadline: Deadline, action: str, **what: Any) -> bool:
+        """Whether a call is allowed, for what is not there. Raises Passing or Refused."""
+        try:
+            call(self.destination, deadline, getattr(self._client, action), **what)
+        except Refused as refused:
+            if refused.code not in _FORBIDDEN | _ABSENT:
+                raise
+            return refused.code in _ABSENT
+        return True
+
+    def _read_if_allowed(self, name: str, deadline: Deadline) -> "_ReadBack | None":
+        try:
+            answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
+        except Refused as refused:
+            if refused.code not in _FORBIDDEN:
+                raise
+            return None
+        content = call(self.destination, deadline, answer["Body"].read)
+        is_versioned = answer.get("VersionId", "null") != "null"
+        kept: Kept = "locked" if answer.get("ObjectLockMode") else "versions"
+        return _ReadBack(content=content, kept=kept if is_versioned else "")
+
+    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+        looks = [partial(retrying, deadline, partial(self._holds, f, deadline)) for f in files]
+        found = in_parallel(
+            looks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
+        )
+        if error := first_error(found):
+            raise error
+        return tuple(file for file, held in zip(files, found, strict=True) if not held)
+
+    def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
+        sent = self._sent.get(file.name)
+        sent = sent if sent and sent.file == file else None  # a name may be sent anew
+        if self._permissions and not self._permissions.reads:
+            return was_taken(sent)
+        mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
+        try:
+            head = self._head(file.name, deadline, **mode)
+        except Refused as refused:
+            if refused.code in _ABSENT:
+                return False
+            if refused.code not in _FORBIDDEN:
+                raise
+            # Without the right to list, AWS answers so for what is not there.
+            return was_taken(sent) if not self.permissions(deadline).reads else False
+        if head["ContentLength"] != file.size:
+            return False
+        if sent and file.is_as_sealed() and sent.is_what_lies_there(head):
+            return True
+        if etag_agrees(file, etag_in(head)):
+            return True
+        return self._read_hash(file.name, deadline) == (file.size, file.sha256)
+
+    def _head(self, name: str, deadline: Deadline, **mode: str) -> Answer:
+        """What is known of an object. A refusal has no text: GET is asked for it."""
+        key = self._key(name)
+        try:
+            return call(self.destination, deadline, self._client.head_object, **key, **mode)
+        except Refused as refused:
+            may_be_absent = self._permissions and not self._permissions.lists
+            if refused.code in _ABSENT or may_be_absent:
+                raise
+            first = {"Range": "bytes=0-0"}
+            call(self.destination, deadline, self._client.get_object, **key, **first)
+            raise
+
+    def put(
+        self,
+        files: Sequence[SealedFile],
+        deadline: Deadline,
+        on_bytes: OnBytes,
+        gone: Sequence[str] = (),
+    ) -> None:
+        self._sent |= {file.name: Sent(file=file) for file in files}
+        self._sent |= send_files(self._wire, self.destination, files, deadline, on_bytes)
+        self.delete(gone, deadline)
+
+    def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}
+        try:
+            call(self.destination, deadline, self._client.put_object, **given)
+        except Passing as trouble:
+            if code_of(trouble.__cause__) == "PreconditionFailed":
+                return False
+            raise
+        return True
+
+    def read(self, name: str, deadline: Deadline) -> bytes | None:
+        try:
+            answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
+        except Refused as refused:
+            if refused.code in _ABSENT:
+                return None
+            if refused.code in _FORBIDDEN and self.permissions(deadline).reads:
+                return None  # not there, which these keys are not told
+            raise
+        return call(self.destination, deadline, answer["Body"].read)
+
+    def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
+        """Size in bytes and ETag of an object. Raises Refused where there is none."""
+        head = self._head(name, deadline)
+        return int(head["ContentLength"]), str(head.get("ETag", ""))
+
+    def fetch(
+        self, name: str, target: Path, deadline: Deadline, on_bytes: OnBytes | None = None
+    ) -> None:
+        from tenner.storage.s3_download import download_object
+
+        key = self._key(name)
+        download_object(self._client, self.destination, key, target, deadline, on_bytes)
+
+    def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
+        root = self.destination.name_in_root("")
+        start = {"Bucket": self.destination.root, "Prefix": root + (f"{under}/" if under else "")}
+        found: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            ask = partial(call, self.destination, deadline, self._client.list_objects_v2)
+            page = retrying(deadline, partial(ask, **start, **more))
+            found += [str(each["Key"]).removeprefix(root) for each in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return tuple(sorted(found))
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, names: Sequence[str], deadline: Deadline) -> None:
+        for name in names:  # one by one: the call for many needs a checksum that some refuse
+            delete = partial(call, self.destination, deadline, self._client.delete_object)
+            retrying(deadline, partial(delete, **self._key(name)))
+
+    def link(self, name: str) -> str:
+        if not self.destination.link_seconds:
+            return ""
+        return self._client.generate_presigned_url(
+            "get_object", Params=self._key(name), ExpiresIn=self.destination.link_seconds
+        )
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.destination.root, "Key": self.destination.name_in_root(name)}
+
+    def _read_hash(self, name: str, deadline: Deadline) -> tuple[int, str]:
+        """Size and SHA-256 of the object's bytes, read back from the server."""
+        body = call(self.destination, deadline, self._client.get_object, **self._key(name))["Body"]
+        digest, size = hashlib.sha256(), 0
+        while block := call(self.destination, deadline, body.read, _BLOCK_BYTES):
+            deadline.check()
+            digest.update(block)
+            size += len(block)
+        return size, digest.hexdigest()
+
+
+def was_taken(sent: Sent | None) -> bool:
+    """Whether the server's answer to the upload of a file proves it: an ETag that is its MD5, or a
+    hash that the server checked as it came."""
+    return bool(sent and sent.etag and sent.file.is_as_sealed())
+
+
+def _check_name() -> str:
+    return f"{CHECK_NAME}-{token_hex(4)}"
+
+
+def etag_agrees(file: SealedFile, etag: str) -> bool:
+    """Whether an object's ETag is the one that the sealed file would have.
+
+    False says little: the ETag may be no MD5 at all (KMS encryption), or one of parts of another
+    size. Raises Refused where the file is no more what it was when it was sealed.
+    """
+    digest, dash, count = etag.partition("-")
+    if len(digest) != 32 or (dash and not count.isdigit()):
+        return False
+    part_bytes = part_bytes_for(file.size) if dash else max(file.size, 1)
+    if dash and int(count) != -(-file.size // part_bytes):
+        return False
+    digests: Digests = {}
+    whole = hashlib.sha256()
+    with file.path.open("rb", buffering=0) as source:
+        while block := source.read(min(part_bytes, _BLOCK_BYTES)):
+            part = hashlib.md5(block, usedforsecurity=False)
+            whole.update(block)
+            left = part_bytes - len(block)
+            while left and (block := source.read(min(left, _BLOCK_BYTES))):
+                part.update(block)
+                whole.update(block)
+                left -= len(block)
+            digests[len(digests) + 1] = part.digest()
+    if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
+        raise Refused(changed)
+    return etag == etag_of(digests or {1: _NOTHING}, whole=not dash)

@@ -1,0 +1,55 @@
+"""Fetching one object: cut transfers go on where they ended, in the same version of the object."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tenner.core.retry import Deadline, Passing, retrying
+from tenner.storage.destination import Destination
+from tenner.storage.s3_client import S3Client, call
+
+_BLOCK_BYTES = 1 << 20
+
+
+def download_object(
+    client: S3Client,
+    destination: Destination,
+    key: dict[str, str],
+    target: Path,
+    deadline: Deadline,
+    on_bytes: Callable[[int], None] | None = None,
+) -> None:
+    """Fetch to `target`, atomically. Raises Passing or Refused; what arrived is kept to go on.
+
+    `on_bytes` is told how many bytes are here.
+    """
+    head = call(destination, deadline, client.head_object, **key)
+    size, etag = int(head["ContentLength"]), str(head.get("ETag", ""))
+    mark = hashlib.sha256(f"{key} {etag} {size}".encode()).hexdigest()[:8]
+    part = target.with_name(f".{target.name[:200]}.{mark}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def go_on() -> None:
+        done = part.stat().st_size if part.exists() else 0
+        if done > size:
+            part.unlink()
+            done = 0
+        wanted: dict[str, Any] = {**key}
+        if etag:
+            wanted["IfMatch"] = etag
+        if done:
+            wanted["Range"] = f"bytes={done}-"
+        if done < size or not part.exists():
+            body = call(destination, deadline, client.get_object, **wanted)["Body"]
+            with part.open("ab") as out:
+                while block := call(destination, deadline, body.read, _BLOCK_BYTES):
+                    out.write(block)
+                    done += len(block)
+                    if on_bytes:
+                        on_bytes(done)
+        if part.stat().st_size != size:
+            raise Passing(f"{target.name}: the transfer was cut")
+
+    retrying(deadline, go_on)
+    part.replace(target)

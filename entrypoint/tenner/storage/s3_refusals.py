@@ -1,0 +1,127 @@
+"""What an S3 server's error means, in the user's words: one that may pass, or one with its fix."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tenner.core.errors import Problem
+from tenner.core.retry import Passing, Refused
+
+_PASSING_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "IncompleteBody",
+    "NoSuchUpload",
+    "InvalidPart",
+    "PreconditionFailed",
+}
+FULL = "StorageFull"
+"""The code of a refusal that is for want of room, whatever the server calls it."""
+_FULL_CODES = {
+    "QuotaExceeded",  # Ceph, SeaweedFS
+    "BucketQuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded",
+    "XMinioStorageFull",
+    "StorageFull",
+    "InsufficientStorage",
+    "StorageQuotaExceeded",
+    "storage_cap_exceeded",  # B2
+}
+_FULL_WORDS = ("quota exceeded", "quota has been", "storage cap", "no space left", "storage full")
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_DENIED_CODES = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
+_REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed"}
+_CHECK_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, letter for letter"
+_MEANINGS = {
+    "NoSuchBucket": (
+        "there is no such bucket on that server",
+        "create the bucket, or check its name and the endpoint (AWS_ENDPOINT_URL)",
+    ),
+    "InvalidAccessKeyId": (
+        "the server does not know this access key",
+        f"{_CHECK_KEYS}; for other servers than AWS set AWS_ENDPOINT_URL too",
+    ),
+    "SignatureDoesNotMatch": (
+        "the secret key does not belong to the access key",
+        f"{_CHECK_KEYS}; the region must be the bucket's",
+    ),
+    "InvalidToken": (
+        "the session token is not valid",
+        "take fresh keys, or unset AWS_SESSION_TOKEN",
+    ),
+    "RequestTimeTooSkewed": (
+        "the server refuses this machine's clock",
+        "this machine's clock is wrong: set it, or rent another machine",
+    ),
+}
+_NEEDED = {
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "DeleteObject": "s3:DeleteObject",
+    "ListObjectsV2": "s3:ListBucket",
+}
+"""The permission that a call needs on AWS (Actions, resources, and condition keys for S3)."""
+
+
+def explain_answer(
+    destination: str, answer: Mapping[str, Any], operation: str
+) -> Passing | Refused:
+    """A server's answer to the call `operation` as a trouble that may pass, or a refusal."""
+    error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
+    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0) or 0)
+    said = str(error.get("Message", "")) or code
+    if _is_full(code, status, said):
+        problem = Problem(
+            text=f"{destination}: the storage there is full ({status} {code}: {said})",
+            fix="make room there or raise its limit; the files are kept here meanwhile",
+        )
+        return Refused(problem, code=FULL)
+    if status >= 500 or status == 429 or code in _PASSING_CODES:
+        return Passing(f"the server answered {status} {code}: {said}")
+    region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region")
+    text, fix = _meaning(code, status, said, operation, region)
+    return Refused(Problem(text=f"{destination}: {text}", fix=fix), code=code)
+
+
+def _is_full(code: str, status: int, said: str) -> bool:
+    words = any(each in said.lower() for each in _FULL_WORDS)
+    return status == 507 or code in _FULL_CODES or (words and status in {400, 403, 413, 500, 503})
+
+
+def _meaning(
+    code: str, status: int, said: str, operation: str, region: str | None
+) -> tuple[str, str]:
+    """Text and fix of a refusal."""
+    if code in _MEANINGS:
+        return _MEANINGS[code]
+    if code in _REGION_CODES:
+        where = f"set AWS_REGION={region}" if region else "set AWS_REGION to the bucket's region"
+        return "the bucket is in another region", where
+    if code in _EXPIRED_CODES:
+        return (
+            f"the keys have run out ({said})",
+            "take fresh keys that outlive the run (AWS_SESSION_TOKEN belongs to the other two)",
+        )
+    if code in _DENIED_CODES:
+        needed = _NEEDED.get(
+            operation, "s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+        )
+        return (
+            f"access denied to {operation} ({said})",
+            f"these keys need {needed} there; docs/permissions.md has a policy that is enough",
+        )
+    return (
+        f"the server answered {status} {code}: {said}",
+        "it is the server's own word: look there, and at AWS_ENDPOINT_URL and AWS_REGION",
+    )

@@ -1,0 +1,80 @@
+"""Sending files until they are verified, and taking back a mark that calls a set complete."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tenner.core.checksums import SealedFile, seal_text
+from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.storage.manifest import MANIFEST_NAME, read_manifest
+from tenner.storage.store import OnBytes, Store
+
+OWN_FOLDER = ".tenner"
+"""Where a run's own files (states, ledger) lie at a destination, outside of the delivered set."""
+_NO_MANIFEST = "{}\n"
+
+
+def put_verified(
+    store: Store,
+    files: Sequence[SealedFile],
+    deadline: Deadline,
+    on_bytes: OnBytes,
+    told: Callable[[str], None] | None,
+    gone: Sequence[str] = (),
+) -> None:
+    """Send what is missing until the store holds all of it; `gone` are removed with it."""
+    missing = tuple(files)
+    sent = False
+
+    def once() -> None:
+        nonlocal missing, sent
+        if sent:  # it may only have been shown late: look before sending again
+            missing = store.missing(missing, deadline)
+        if missing:
+            deadline.check()
+            sent = True
+            store.put(missing, deadline, on_bytes, gone)
+        missing = store.missing(missing, deadline)
+        if missing:
+            names = ", ".join(file.name for file in missing[:3])
+            raise Passing(
+                f"{names}: what {store.destination} holds is not what was sent (size or hash)"
+            )
+
+    retrying(deadline, once, on_retry=told)
+
+
+def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+    """Whether a manifest there calls a set complete of which these would replace files.
+
+    Where it cannot be read it is taken for one. Raises Passing or Refused.
+    """
+    names = {file.name for file in missing} - {MANIFEST_NAME}
+    names = {name for name in names if not name.startswith(f"{OWN_FOLDER}/")}
+    if not names:
+        return False
+    try:
+        content = store.read(MANIFEST_NAME, deadline)
+    except Refused:
+        if store.permissions(deadline).reads:
+            raise
+        return True
+    there = read_manifest(content) if content else None
+    return bool(there) and any(entry.name in names for entry in there.files)
+
+
+def withdraw(store: Store, names: Sequence[str], deadline: Deadline) -> None:
+    """Have nobody take what these manifests list for complete: they are deleted or, where the
+    keys may not delete, overwritten with an empty one. Raises Passing or Refused."""
+    if store.permissions(deadline).deletes:
+        try:
+            store.delete(names, deadline)
+            return
+        except Refused:
+            pass  # a policy that has changed since
+    with TemporaryDirectory(prefix="tenner-withdraw-") as folder:
+        empty = [
+            seal_text(Path(folder) / str(number), _NO_MANIFEST, name)
+            for number, name in enumerate(names)
+        ]
+        put_verified(store, empty, deadline, lambda num_bytes: None, None)

@@ -1,0 +1,126 @@
+"""What killed an engine that ended without a word of its own: which limit, which fault.
+
+A kernel that runs out of a limit kills without a message in the program's output, so the counters
+that it keeps are read before and after.
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.core.events import Failed
+from tenner.hardware.host import MIB, cgroup_folders, inspect_host
+
+_DIED_OF = re.compile(
+    r"exitcode\s*: -(\d+) \(pid|died with <Signals\.\w+: (\d+)>"
+    r"|Signal (\d+) \(\w+\) received by PID"
+)
+"""torchrun, Python's subprocess (accelerate), torchrun again."""
+GO_ON = "start the same command again: it goes on from the last state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kills:
+    """How often the kernel has killed for memory: in this process's control groups, by folder."""
+
+    by_group: dict[Path, int]
+
+    def newer_than(self, before: "Kills") -> list[Path]:
+        """Groups in which a kill happened since `before`, the innermost first."""
+        return [
+            folder
+            for folder, number in self.by_group.items()
+            if number > before.by_group.get(folder, number)
+        ]
+
+
+def count_kills(root: Path = Path("/")) -> Kills:
+    """The kernel's own counters, of cgroup v2 and v1."""
+    found: dict[Path, int] = {}
+    for controller, name in (("", "memory.events"), ("memory", "memory.oom_control")):
+        for folder in cgroup_folders(root, controller=controller):
+            if (number := _kills_in(folder / name)) is not None:
+                found[folder] = number
+    return Kills(by_group=found)
+
+
+def explain(
+    returncode: int, before: Kills, root: Path = Path("/"), *, last_lines: Sequence[str] = ()
+) -> Failed | None:
+    """The failure of a program that ended with `returncode` (negative: by that signal); None
+    where nothing but its own words can tell.
+
+    Launchers of several processes end with 1, and their `last_lines` tell of which signal a
+    process died.
+    """
+    if returncode == 0:
+        return None
+    if killed := count_kills(root).newer_than(before):
+        return _memory_limit(killed[0], root)
+    number = -returncode if returncode < 0 else returncode - 128
+    match _signal_in(last_lines) or number:
+        case signal.SIGBUS:
+            host = inspect_host(root)
+            return Failed(
+                kind="host_memory",
+                text=f"the trainer met a bus error: /dev/shm is full ({host.shm_mib} MiB free)",
+                fix="start the container with --shm-size=2g or --ipc=host,"
+                " or set max_data_loader_n_workers = 0",
+            )
+        case signal.SIGKILL | signal.SIGTERM as number:
+            host = inspect_host(root)
+            return Failed(
+                kind="killed",
+                text=f"the trainer was killed from outside ({signal.Signals(number).name}):"
+                f" by the host, or for memory ({host.free_ram_mib} of {host.ram_mib} MiB are free)",
+                fix=GO_ON,
+            )
+        case signal.SIGSEGV | signal.SIGILL | signal.SIGABRT as number:
+            return Failed(
+                kind="other",
+                text=f"the trainer crashed ({signal.Signals(number).name})",
+                fix=f"{GO_ON}; if it crashes again, rent another machine",
+            )
+        case _:
+            return None
+
+
+def _memory_limit(group: Path, root: Path) -> Failed:
+    host = inspect_host(root)
+    limit = next(
+        (
+            int(text) // MIB
+            for name in ("memory.max", "memory.limit_in_bytes")
+            if (text := _text(group / name).strip()).isdigit() and int(text) < 1 << 60
+        ),
+        host.ram_mib,
+    )
+    return Failed(
+        kind="host_memory",
+        text=f"the kernel killed the trainer: it passed the memory limit of {limit} MiB ({group})",
+        fix="give the container more memory (docker run --memory, the pod's RAM), or set"
+        f" max_data_loader_n_workers = 0; {GO_ON}",
+    )
+
+
+def _signal_in(lines: Sequence[str]) -> int | None:
+    """The signal that a launcher says a process of its own died of."""
+    found = [each for line in lines if (each := _DIED_OF.search(line))]
+    return next(int(number) for number in found[-1].groups() if number) if found else None
+
+
+def _kills_in(path: Path) -> int | None:
+    for line in _text(path).splitlines():
+        name, _, number = line.partition(" ")
+        if name == "oom_kill" and number.strip().isdigit():
+            return int(number)
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

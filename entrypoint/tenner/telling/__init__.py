@@ -1,1 +1,0 @@
-"""What people and programs are told while a run goes on."""

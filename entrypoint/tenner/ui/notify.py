@@ -1,0 +1,160 @@
+"""Tells a webhook how a run goes: started, checkpoints, samples, delivered, failed.
+
+The address is a secret (`TENNER_WEBHOOK`, or `TENNER_WEBHOOK_FILE`): whoever has it can write
+there. Messages are sent by a thread of their own; one that does not arrive is said once and never
+holds the run up.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+from tenner.core.errors import Problem
+from tenner.core.events import Checkpoint, Drew, Event, Step, Warned
+from tenner.core.secrets import Secrets
+from tenner.settings.model import Settings
+
+Format = Literal["json", "discord", "slack"]
+News = Literal["started", "checkpoint", "sample", "delivered", "failed", "stopped", "budget"]
+_TRIES = 3
+_CALL_SECONDS = 10.0
+_LONGEST = 1800
+"""Discord takes 2,000 letters, Slack more."""
+
+
+def format_of(address: str, asked: str) -> Format:
+    """What the address takes."""
+    if asked in ("json", "discord", "slack"):
+        return asked
+    host = urlsplit(address).hostname or ""
+    if host in ("discord.com", "discordapp.com") or host.endswith(".discord.com"):
+        return "discord"
+    return "slack" if host.endswith("slack.com") else "json"
+
+
+def message(news: News, run: str, text: str, facts: dict[str, Any], form: Format) -> dict[str, Any]:
+    """The body of one message. Pure."""
+    words = f"tenner · {run} · {news}" + (f": {text}" if text else "")
+    words = words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+    match form:
+        case "discord":
+            return {"content": words, "allowed_mentions": {"parse": []}}
+        case "slack":
+            return {"text": words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")}
+        case "json":
+            return {"event": news, "run": run, "text": text, **facts}
+
+
+def webhook_problems(secrets: Secrets) -> tuple[Problem, ...]:
+    """What is wrong with the address; it is not shown."""
+    address = secrets.get("TENNER_WEBHOOK")
+    if not address or urlsplit(address).scheme in ("http", "https"):
+        return ()
+    text = "TENNER_WEBHOOK is no web address"
+    return (Problem(text=text, fix="set it to an https:// address"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Letter:
+    body: dict[str, Any]
+
+
+class Notifier:
+    """Used as a context; at its end what still waits is given a few seconds."""
+
+    def __init__(
+        self,
+        run: str,
+        secrets: Secrets,
+        *,
+        asked_format: str,
+        on_event: Callable[[Event], None],
+        last_seconds: float = 5.0,
+    ) -> None:
+        self._run = run
+        self._secrets = secrets
+        self._address = secrets.get("TENNER_WEBHOOK") or ""
+        self._format: Format = format_of(self._address, asked_format)
+        self._on_event = on_event
+        self._last_seconds = last_seconds
+        self._letters: queue.Queue[_Letter | None] = queue.Queue(maxsize=100)
+        self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
+        self._has_warned = False
+        self._step: dict[str, Any] = {}
+
+    @staticmethod
+    def of(
+        settings: Settings, secrets: Secrets, *, on_event: Callable[[Event], None]
+    ) -> "Notifier":
+        """That of a run with these settings; without an address it tells nobody."""
+        asked = settings.webhook_format
+        return Notifier(settings.output_name, secrets, asked_format=asked, on_event=on_event)
+
+    def __enter__(self) -> "Notifier":
+        if self._address:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *of_the_error: object) -> None:
+        if self._address:
+            self._put(None)
+            self._thread.join(self._last_seconds)
+
+    def flush(self, seconds: float = 5.0) -> None:
+        """Wait for what was told, no longer than `seconds`."""
+        until = time.monotonic() + seconds
+        while self._letters.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of the run."""
+        match event:
+            case Step():
+                self._step = {"step": event.step, "num_steps": event.num_steps}
+                self._step["loss"] = round(event.loss_avg, 5)
+            case Checkpoint(step=step, epoch=epoch):
+                self.tell("checkpoint", f"step {step}, epoch {epoch}")
+            case Drew(epoch=epoch):
+                self.tell("sample", f"pictures of epoch {epoch} are drawn")
+            case _:
+                pass
+
+    def tell(self, news: News, text: str = "", **facts: Any) -> None:
+        """Send a message, soon. No secret is in it."""
+        if self._address:
+            told = {**self._step, **facts}
+            clean = self._secrets.redact(text)
+            self._put(_Letter(body=message(news, self._run, clean, told, self._format)))
+
+    def _put(self, letter: _Letter | None) -> None:
+        with contextlib.suppress(queue.Full):  # the other side was away for a hundred messages
+            self._letters.put_nowait(letter)
+
+    def _work(self) -> None:
+        while letter := self._letters.get():
+            self._send(letter)
+            self._letters.task_done()
+
+    def _send(self, letter: _Letter) -> None:
+        trouble = ""
+        for turn in range(_TRIES):
+            try:
+                answer = httpx.post(self._address, json=letter.body, timeout=_CALL_SECONDS)
+                if answer.is_success:
+                    return
+                trouble = f"HTTP {answer.status_code}"
+                if answer.status_code < 500 and answer.status_code != 429:
+                    break
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                trouble = type(error).__name__  # its text may hold the address
+            time.sleep(0.5 * 2**turn)
+        if not self._has_warned:
+            self._has_warned = True
+            self._on_event(Warned(text=f"the webhook does not take messages: {trouble}"))

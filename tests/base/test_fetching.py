@@ -1,0 +1,296 @@
+"""Base models fetched from loopback servers: whole and verified, gone on with, or told apart."""
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
+
+from servers.fault_proxy import Asked, Spoil, fault_proxy
+from servers.hub_server import Hub, hub_server
+from servers.hub_state import Account
+from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
+
+from tenner.base.model import inspect_base
+from tenner.base.source import FetchedBase, fetch_base, parse_base_address
+from tenner.base.tiny import base_dir
+from tenner.core.errors import SettingsError
+from tenner.core.secrets import NO_SECRETS, Secrets
+
+TOKEN = "loopback-read-word"
+
+
+def checkpoint(num_bytes: int = 300_000) -> bytes:
+    """A Stable Diffusion 1.x file by its header, with noise for weights."""
+    names = ("model.diffusion_model.x", "cond_stage_model.transformer.x")
+    sizes = (num_bytes, 2)
+    header, at = {}, 0
+    for name, size in zip(names, sizes, strict=True):
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
+    raw = json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + os.urandom(at)
+
+
+class Site:
+    """Files by their path, or a status; every request is kept."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes | int] = {}
+        self.types: dict[str, str] = {}
+        self.seen: list[dict[str, str]] = []
+        self.cut_at: list[int] = []
+        self.url = ""
+
+
+@contextmanager
+def web_site() -> Iterator[Site]:
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            site.seen.append(dict(self.headers.items()))
+            found = site.files.get(self.path.partition("?")[0], 404)
+            if isinstance(found, int):
+                self.send_response(found)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            etag = f'"{hashlib.sha256(found).hexdigest()[:16]}"'
+            if self.headers.get("If-None-Match") == etag:
+                self.send_response(304)
+                self.end_headers()
+                return
+            start = 0
+            wanted = self.headers.get("Range", "")
+            if wanted and self.headers.get("If-Range", etag) == etag:
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            self.send_response(206 if start else 200)
+            kind = site.types.get(self.path, "application/octet-stream")
+            self.send_header("Content-Type", kind)
+            self.send_header("ETag", etag)
+            self.send_header("Content-Length", str(len(found) - start))
+            self.end_headers()
+            end = site.cut_at.pop(0) if site.cut_at else len(found)
+            self.wfile.write(found[start:end])
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    site.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with web_site() as site:
+        yield site
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with hub_server() as hub:
+        hub.state.tokens[TOKEN] = Account("me")
+        yield hub
+
+
+def fetch(asked: str, cache: Path, *, secrets: Secrets = NO_SECRETS, **more) -> FetchedBase:
+    address = parse_base_address(asked)
+    assert address is not None
+    more.setdefault("environ", {})
+    return fetch_base(address, cache=cache, secrets=secrets, **more)
+
+
+def refusal(asked: str, cache: Path, **more) -> str:
+    with pytest.raises(SettingsError) as raised:
+        fetch(asked, cache, **more)
+    assert all(problem.fix for problem in raised.value.problems)
+    assert str(cache) not in "".join(problem.text for problem in raised.value.problems)
+    left = [path for path in cache.rglob("*.safetensors") if path.is_file()]
+    assert left == []
+    return str(raised.value)
+
+
+def test_a_file_from_the_web_arrives_once_and_is_asked_after(site: Site, tmp_path: Path) -> None:
+    site.files["/a/model.safetensors"] = content = checkpoint()
+    told: list[tuple[int, int | None]] = []
+    asked = f"{site.url}/a/model.safetensors"
+    base = fetch(asked, tmp_path, on_bytes=lambda done, total: told.append((done, total)))
+    assert base.path.read_bytes() == content
+    assert inspect_base(base.path, name="x").family == "sd1"
+    assert told[-1] == (len(content), len(content))
+    assert fetch(asked, tmp_path).path == base.path
+    assert "If-None-Match" in site.seen[-1]
+    site.files["/a/model.safetensors"] = other = checkpoint()
+    assert fetch(asked, tmp_path).path.read_bytes() == other
+
+
+def test_a_cut_download_goes_on_only_in_the_same_file(site: Site, tmp_path: Path) -> None:
+    site.files["/model.safetensors"] = content = checkpoint()
+    site.cut_at = [200_000, 250_000]
+    assert fetch(f"{site.url}/model.safetensors", tmp_path).path.read_bytes() == content
+    assert [each.get("Range") for each in site.seen] == [None, "bytes=200000-", "bytes=250000-"]
+    assert all("If-Range" in each for each in site.seen[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (401, "401: access is denied"),
+        (403, "403: access is denied"),
+        (404, "404: there is no such file"),
+        (b"<!DOCTYPE html><html>Please sign in</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git-lfs pointer"),
+        (pickle.dumps({"state_dict": list(range(999))}), "a pickle"),
+        (b"PK\x03\x04" + bytes(4000), "a pickle"),
+        (b"\xff" * 5000, "no safetensors file"),
+    ],
+)
+def test_what_is_no_model_is_told_apart(
+    site: Site, tmp_path: Path, content: bytes | int, says: str
+) -> None:
+    site.files["/model.safetensors"] = content
+    told = refusal(f"{site.url}/model.safetensors", tmp_path)
+    assert says in told
+    assert f"{site.url}/model.safetensors" in told
+
+
+def test_a_login_page_with_status_200_is_told_by_its_type_too(site: Site, tmp_path: Path) -> None:
+    site.files["/model.safetensors"] = b"  " * 5000
+    site.types["/model.safetensors"] = "text/html; charset=utf-8"
+    assert "a web page, not a model" in refusal(f"{site.url}/model.safetensors", tmp_path)
+
+
+def test_a_wrong_sha256_is_told_and_nothing_stays(site: Site, tmp_path: Path) -> None:
+    site.files["/model.safetensors"] = content = checkpoint()
+    asked = f"{site.url}/model.safetensors"
+    assert "not the file that was meant" in refusal(asked, tmp_path, sha256="0" * 64)
+    right = hashlib.sha256(content).hexdigest().upper()
+    assert fetch(asked, tmp_path, sha256=right).path.is_file()
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.files["/model.safetensors"] = checkpoint()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 1000})())
+    with pytest.raises(SettingsError, match="set TENNER_CACHE_DIR"):
+        fetch(f"{site.url}/model.safetensors", tmp_path)
+
+
+def hub_env(hub: Hub) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url}
+
+
+def test_a_checkpoint_from_the_hub_is_held_to_its_hash_and_kept(hub: Hub, tmp_path: Path) -> None:
+    repo = hub.state.make_repo("model", "me/model", private=True)
+    content = checkpoint()
+    hub.state.add_files(
+        repo, {"model.safetensors": content, "README.md": b"---\nlicense: mit\n---"}
+    )
+    secrets = Secrets(values={"HF_TOKEN": TOKEN})
+    base = fetch("hf://me/model", tmp_path, secrets=secrets, environ=hub_env(hub))
+    assert base.path.read_bytes() == content
+    assert base.hub_id == "me/model"
+    (digest,) = [each for each in hub.state.large if hub.state.large[each] == content]
+    hub.state.large[digest] = content[:-1] + bytes([content[-1] ^ 1])
+    with pytest.raises(SettingsError, match="not the file that was meant"):
+        fetch("hf://me/model", tmp_path / "new", secrets=secrets, environ=hub_env(hub))
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    kept = fetch("hf://me/model", tmp_path, secrets=secrets, environ=away)
+    assert kept.path == base.path  # the Hub cannot be asked: what is here is taken
+
+
+def test_a_diffusers_folder_from_the_hub_is_whole(hub: Hub, tmp_path: Path) -> None:
+    repo = hub.state.make_repo("model", "me/tiny")
+    names = [path for path in base_dir().rglob("*") if path.is_file()]
+    files = {f"sub/{path.relative_to(base_dir()).as_posix()}": path.read_bytes() for path in names}
+    hub.state.add_files(repo, {**files, "sub/unet/diffusion_pytorch_model.bin": b"pickle"})
+    base = fetch("hf://me/tiny/sub", tmp_path, environ=hub_env(hub))
+    assert inspect_base(base.path, name="x").family == inspect_base(base_dir(), name="x").family
+    assert not list(base.path.rglob("*.bin"))
+
+
+def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
+    hub: Hub, tmp_path: Path
+) -> None:
+    repo = hub.state.make_repo("model", "me/model", private=True)
+    hub.state.add_files(repo, {"model.safetensors": checkpoint(2_000_000)})
+    cut: list[Asked] = []
+
+    def once(asked: Asked) -> Spoil | None:
+        if asked.method == "GET" and "/large/" in asked.path and not cut:
+            cut.append(asked)
+            return Spoil(cut=True)
+        return None
+
+    with fault_proxy(hub.port) as proxy:
+        proxy.fault = once
+        fetch(
+            "hf://me/model/model.safetensors",
+            tmp_path,
+            secrets=Secrets(values={"HF_TOKEN": TOKEN}),
+            environ={"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"},
+        )
+    large = [asked for asked in proxy.seen if asked.method == "GET" and "/large/" in asked.path]
+    assert not any("Authorization" in asked.headers for asked in large)
+    ranges = [asked.headers.get("Range") for asked in large]
+    assert ranges[0] is None
+    assert ranges[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "says", "fix"),
+    [
+        ("hf://me/none", "no such repo", "HF_TOKEN"),
+        ("hf://me/gated", "gated", "accept its terms"),
+        ("hf://me/open@nowhere", "no such branch", "after @"),
+        ("hf://me/open/absent.safetensors", "there is no absent.safetensors", "letter for letter"),
+    ],
+)
+def test_what_the_hub_refuses_is_told(
+    hub: Hub, tmp_path: Path, asked: str, says: str, fix: str
+) -> None:
+    hub.state.make_repo("model", "me/gated").gated = True
+    hub.state.make_repo("model", "me/open")
+    with pytest.raises(SettingsError) as raised:
+        fetch(asked, tmp_path, environ=hub_env(hub))
+    (problem,) = raised.value.problems
+    assert says in problem.text
+    assert fix in problem.fix
+
+
+def test_a_checkpoint_from_a_bucket(tmp_path: Path) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    content = checkpoint()
+    with rclone_server(server) as port:
+        endpoint = f"http://127.0.0.1:{port}"
+        client = s3_client(port)
+        client.create_bucket(Bucket="models")
+        client.put_object(Bucket="models", Key="sd/model.safetensors", Body=content)
+        keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        more = {"secrets": Secrets(values=keys), "environ": {"AWS_ENDPOINT_URL": endpoint}}
+        for asked in ("s3://models/sd/model.safetensors", "s3://models/sd"):
+            assert fetch(asked, tmp_path / "cache", **more).path.read_bytes() == content
+        with pytest.raises(SettingsError):
+            fetch("s3://models/absent.safetensors", tmp_path / "cache", **more)

@@ -1,0 +1,26 @@
+"""Captions with wildcards: one line, one word of each choice, the same in every life of a run."""
+
+from tenner.core.train_job import TrainJob
+from tenner.engines.native.captions import draw_caption
+
+CAPTION = "a {red|blue} star\na star {{as is}} x"
+
+
+def job(**more) -> TrainJob:
+    return TrainJob(
+        base="b", family="sd1", items=(), output_dir="o", output_name="n", state_dir="s", **more
+    )
+
+
+def drawn(asked: TrainJob) -> list[str]:
+    return [draw_caption(asked, CAPTION, epoch=0, position=place) for place in range(60)]
+
+
+def test_without_wildcards_the_first_line_is_shown_as_written() -> None:
+    assert set(drawn(job())) == {"a {red|blue} star"}
+
+
+def test_with_them_every_wording_is_shown_and_a_second_life_shows_the_same() -> None:
+    found = drawn(job(enable_wildcard=True))
+    assert set(found) == {"a red star", "a blue star", "a star {as is} x"}
+    assert found == drawn(job(enable_wildcard=True))

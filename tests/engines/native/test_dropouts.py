@@ -1,0 +1,129 @@
+"""Dropouts of the LoRA as sd-scripts' `networks.lora` draws them, on linear layers and 3x3 ones.
+
+The expected values are worked out here, module by module, from plain products.
+"""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tenner.engines.native.dropouts import Dropouts
+from tenner.engines.native.layers import Conv
+from tenner.engines.native.lora import LoraBank, LoraSite, LoraSpec
+from tenner.engines.native.projection import Projection
+
+RANK, WIDTH, SAMPLES = 3, 8, 4
+
+
+def made(num_modules: int, kernel: tuple[int, ...] = ()) -> tuple[LoraBank, LoraSite]:
+    bank = LoraBank()
+    specs = tuple(
+        LoraSpec(
+            name=f"m{index}",
+            in_features=WIDTH,
+            out_features=WIDTH,
+            rank=RANK,
+            alpha=6.0,
+            kernel=kernel,
+        )
+        for index in range(num_modules)
+    )
+    site = bank.add("unet", specs)
+    site.plain = True
+    bank.allocate(torch.device("cpu"), torch.float32)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        bank.weights.normal_()
+    bank.begin_pass(first=True, num_samples=SAMPLES)
+    return bank, site
+
+
+def stacked(dropouts: Dropouts) -> tuple[LoraBank, Projection, list[tuple[Tensor, Tensor]]]:
+    bank, site = made(3)
+    projection = Projection(torch.zeros(3 * WIDTH, WIDTH), None, site)
+    projection.dropouts = dropouts
+    matrices = [(down, up) for _, down, up in bank.named_views(bank.weights)]
+    return bank, projection, matrices
+
+
+def convolution(dropouts: Dropouts) -> tuple[LoraBank, Conv, Tensor, Tensor]:
+    bank, site = made(1, (3, 3))
+    conv = Conv(torch.zeros(WIDTH, WIDTH, 3, 3), None, padding=1, site=site)
+    conv.dropouts = dropouts
+    [(_, down, up)] = bank.named_views(bank.weights)
+    return bank, conv, down, up
+
+
+def test_each_module_of_a_site_is_dropped_for_itself() -> None:
+    _, projection, matrices = stacked(Dropouts(module=0.5))
+    x = torch.randn(SAMPLES * 5, WIDTH)
+    whole = [x @ down.T @ up.T * 2 for down, up in matrices]
+    seen: set[tuple[bool, ...]] = set()
+    for seed in range(100):
+        torch.manual_seed(seed)
+        parts = projection(x).detach().split(WIDTH, dim=1)
+        kept = tuple(bool(part.abs().sum() > 0) for part in parts)
+        for part, full, is_kept in zip(parts, whole, kept, strict=True):
+            torch.testing.assert_close(part, full if is_kept else torch.zeros_like(full))
+        seen.add(kept)
+    assert seen == set(itertools.product([True, False], repeat=3))
+
+
+def test_a_dropped_module_learns_nothing_and_its_neighbours_do() -> None:
+    bank, projection, _ = stacked(Dropouts(module=0.5))
+    for seed in range(100):
+        torch.manual_seed(seed)
+        bank.begin_pass(first=True, num_samples=SAMPLES)
+        y = projection(torch.randn(SAMPLES * 5, WIDTH))
+        kept = [bool(part.abs().sum() > 0) for part in y.detach().split(WIDTH, dim=1)]
+        if sum(kept) not in (1, 2):
+            continue
+        y.sum().backward()
+        learnt = [bool(up.abs().sum() > 0) for _, _, up in bank.named_views(bank.grads)]
+        assert learnt == kept
+        return
+    raise AssertionError("a hundred draws dropped all or nothing")
+
+
+@pytest.mark.parametrize("chance", [0.3, 0.7])
+def test_ranks_of_a_convolution_are_dropped_for_each_sample(chance: float) -> None:
+    _, conv, down, up = convolution(Dropouts(rank=chance))
+    x = torch.randn(SAMPLES, WIDTH, 6, 6)
+    torch.manual_seed(5)
+    y = conv(x).detach()
+    torch.manual_seed(5)
+    kept = torch.rand(SAMPLES, RANK) > chance
+    inner = functional.conv2d(x, down, padding=1) * kept[:, :, None, None]
+    expected = functional.conv2d(inner, up) * 2 / (1 - chance)
+    assert 0 < int(kept.sum()) < kept.numel()
+    torch.testing.assert_close(y, expected)
+
+
+def test_inner_values_of_a_convolution_are_dropped() -> None:
+    _, conv, down, up = convolution(Dropouts(inner=0.5))
+    x = torch.randn(SAMPLES, WIDTH, 6, 6)
+    torch.manual_seed(5)
+    y = conv(x).detach()
+    torch.manual_seed(5)
+    inner = functional.dropout(functional.conv2d(x, down, padding=1), 0.5)
+    torch.testing.assert_close(y, functional.conv2d(inner, up) * 2)
+
+
+def test_a_convolution_is_dropped_as_often_as_asked() -> None:
+    _, conv, _, _ = convolution(Dropouts(module=0.25))
+    x = torch.randn(1, WIDTH, 4, 4)
+    torch.manual_seed(0)
+    dropped = sum(bool(conv(x).abs().sum() == 0) for _ in range(1000))
+    assert 200 < dropped < 300  # 250 +- 3.6 standard deviations
+
+
+def test_nothing_is_dropped_while_the_network_is_looked_at() -> None:
+    bank, conv, down, up = convolution(Dropouts(inner=0.5, rank=0.5, module=0.5))
+    bank.evaluating = True
+    x = torch.randn(SAMPLES, WIDTH, 6, 6)
+    expected = functional.conv2d(functional.conv2d(x, down, padding=1), up) * 2
+    for _ in range(5):
+        torch.testing.assert_close(conv(x).detach(), expected)

@@ -110,7 +110,7 @@ def trainer_of(supervisor: int) -> int | None:
             words = (each / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue  # it ended meanwhile
-        if parent == supervisor and (b"train_network.py" in words or b"diffusers.train" in words):
+        if parent == supervisor and (b"train_network.py" in words or b"native.train" in words):
             return int(each.name)
     return None
 

@@ -96,7 +96,7 @@ def told(ledger: Ledger, plan: Plan) -> str:
         return f"{text}; the schedule is the optimizer's own and goes on"
     if new.is_free_of_length:
         return f"{text}; the learning rate goes on as it was"
-    ended, goes_on = (100 * each.factor(min(at, before - 1)) for each in (old, new))
+    ended, goes_on = 100 * old.factor(min(at, before - 1)), 100 * new.factor(at)
     return (
         f"{text}; {new.name} is stretched over the new length: the learning rate was at"
         f" {ended:.0f} % of its full value and goes on at {goes_on:.0f} %"

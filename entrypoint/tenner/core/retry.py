@@ -56,6 +56,10 @@ class Deadline:
         """End all waiting that goes by this deadline now."""
         self._cancelled.set()
 
+    def extend(self, seconds: float) -> None:
+        """Allow `seconds` more, for work of our own that the limit is not meant for."""
+        self._end += seconds
+
     def check(self) -> None:
         """Raise OutOfTime where the time is up."""
         if self.passed():
@@ -84,6 +88,9 @@ class _Telling(Deadline):
 
     def cancel(self) -> None:
         self._parent.cancel()
+
+    def extend(self, seconds: float) -> None:
+        self._parent.extend(seconds)
 
     def tell(self, trouble: str) -> None:
         self._tell(trouble)

@@ -38,6 +38,9 @@ from tenner.storage.sending import is_in_a_set, put_verified, withdraw
 from tenner.storage.store import Store
 
 DEFAULT_LIMIT_SECONDS = 1800.0
+_LIBRARY_SECONDS = (
+    60.0  # for reading a client library: a second or two, ten times that on a busy machine
+)
 OnEvent = Callable[[Event], None]
 
 
@@ -138,9 +141,15 @@ class _Opening:
         Thread(target=work, name="tenner-open", daemon=True).start()
 
     def store(self, deadline: Deadline) -> Store:
-        """The store, once. Raises Passing or Refused."""
+        """The store, once. Raises Passing or Refused.
+
+        The limit is for the other side: what is waited for the client library here, which a busy
+        machine makes long, is added to it.
+        """
+        start = time.monotonic()
         try:
-            opened = self._opened.get(timeout=deadline.remaining())
+            opened = self._opened.get(timeout=max(deadline.remaining(), _LIBRARY_SECONDS))
+            deadline.extend(time.monotonic() - start)
         except Empty:
             raise Passing("its client library was not ready in time") from None
         if isinstance(opened, BaseException):

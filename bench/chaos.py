@@ -85,7 +85,7 @@ class Life:
 
 
 @dataclass
-class Story:
+class History:
     """What became of a run. `wrong` is empty where all held; `kept_steps` is what the lives in the
     ledger add up to, `left` what was left behind."""
 
@@ -160,14 +160,17 @@ class Chaos:
             return StandIn(folder, STAND_IN_SECONDS="0.05", **keys)
         return Machine(folder, **keys)
 
-    def run(self, number: int, kills: int, dice: random.Random) -> Story:
+    def run(self, number: int, kills: int, dice: random.Random) -> History:
         """One run from its first start to its delivery."""
-        story, here = Story(trouble=TROUBLES[number % len(TROUBLES)]), self.folder / f"run-{number}"
+        history, here = (
+            History(trouble=TROUBLES[number % len(TROUBLES)]),
+            self.folder / f"run-{number}",
+        )
         here.mkdir()
         with contextlib.ExitStack() as stack:
-            if story.trouble == "full disk":
+            if history.trouble == "full disk":
                 stack.enter_context(small_disk(here / "disk", 300))
-            return Trial(self, number, story, here, dice).run(kills)
+            return Trial(self, number, history, here, dice).run(kills)
 
 
 @dataclass
@@ -176,57 +179,59 @@ class Trial:
 
     chaos: Chaos
     number: int
-    story: Story
+    history: History
     here: Path
     dice: random.Random
 
     def __post_init__(self) -> None:
-        is_small = self.story.trouble == "full disk"
+        is_small = self.history.trouble == "full disk"
         self.disk = self.here / "disk" if is_small else self.here
         self.machine = self.chaos.machine(self.disk / "machine-0")
-        self.kept = self.here / "kept" if self.story.trouble == "folder wiped" else None
+        self.kept = self.here / "kept" if self.history.trouble == "folder wiped" else None
         self.prefix = f"run-{self.number}/"
         endpoint = f"?endpoint_url=http://127.0.0.1:{self.chaos.proxy.port}"
         to = f"file://{self.kept}" if self.kept else f"s3://{BUCKET}/run-{self.number}{endpoint}"
         words = (*WORDS, "--destinations", to)
         if self.chaos.stand_in:
             words = (*words, "--network_dim", "1")  # the plan's sizes are of a real base
-        if self.story.trouble == "half-open sockets":
+        if self.history.trouble == "half-open sockets":
             words = (*words, "--serve", "true", "--serve_port", "0")
         self.words = words
         self.weather = Weather(self.dice)
         self.chaos.proxy.fault = self.weather
         self.sockets: list[socket.socket] = []
 
-    def run(self, kills: int) -> Story:
-        trouble, story = self.story.trouble, self.story
+    def run(self, kills: int) -> History:
+        trouble, history = self.history.trouble, self.history
         self.weather.refuses_deletes = trouble == "refused deletes"
         if trouble.startswith("slow down"):
             self.weather.slow_down = int(trouble.rpartition(" ")[2]) / 100
         for move in range(self.dice.randint(1, kills)):
-            on_empty = bool(story.lives) and self.dice.random() < 0.5 and trouble != "folder wiped"
+            on_empty = (
+                bool(history.lives) and self.dice.random() < 0.5 and trouble != "folder wiped"
+            )
             if on_empty:
                 self._count()
                 shutil.rmtree(self.machine.folder)
                 self.machine = self.chaos.machine(self.disk / f"machine-{move}")
             seconds = self.dice.uniform(0.05, 1.1) * self.chaos.usual_seconds
-            story.lives.append(self._live(seconds, on_empty=on_empty))
+            history.lives.append(self._live(seconds, on_empty=on_empty))
         for _ in range(LAST_STARTS):
             code = self._last_start()
-            story.codes.append(code)
+            history.codes.append(code)
             self.weather.is_expired = False
             (self.disk / "filler").unlink(missing_ok=True)
             if code == 0:
                 break
-        if story.codes[-1]:
-            story.wrong.append(f"exit codes {story.codes}: {self.machine.said[-2000:]}")
+        if history.codes[-1]:
+            history.wrong.append(f"exit codes {history.codes}: {self.machine.said[-2000:]}")
         else:
             self._judge()
         self._count()
         for each in self.sockets:
             each.close()
         shutil.rmtree(self.machine.folder)
-        return story
+        return history
 
     def _live(self, seconds: float, *, on_empty: bool) -> Life:
         """One start that is killed after so many seconds, with its trouble somewhere before."""
@@ -248,26 +253,26 @@ class Trial:
         """One start that is not killed; its first one meets the trouble too."""
         started, at = time.monotonic(), self.dice.uniform(0.0, 1.0) * self.chaos.usual_seconds
         process = self.machine.start(*self.machine.train("star", *self.words))
-        is_due = not self.story.codes
+        is_due = not self.history.codes
         while process.poll() is None:
             if is_due and time.monotonic() > started + at:
                 is_due = False
                 self._strike(process)
             if time.monotonic() > started + START_SECONDS:
-                self.story.wrong.append(f"it did not end within {START_SECONDS:.0f} s")
+                self.history.wrong.append(f"it did not end within {START_SECONDS:.0f} s")
                 process.kill()
                 break
             time.sleep(0.02)
         code = process.wait(60)
-        self.story.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
+        self.history.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
         return code
 
     def _strike(self, process: subprocess.Popen[bytes]) -> None:
-        match self.story.trouble:
+        match self.history.trouble:
             case "trainer kills":
                 if trainer := trainer_of(process.pid):
                     os.kill(trainer, signal.SIGKILL)
-                    self.story.trainer_kills += 1
+                    self.history.trainer_kills += 1
             case "full disk":
                 fill(self.disk)
             case "expired token":
@@ -300,34 +305,34 @@ class Trial:
 
     def _count(self) -> None:
         found = len(self.machine.events("star", "step"))
-        self.story.steps_trained = max(self.story.steps_trained, found)
+        self.history.steps_trained = max(self.history.steps_trained, found)
 
     def _judge(self) -> None:
-        story, run = self.story, self.machine.run("star")
+        history, run = self.history, self.machine.run("star")
         ledger = self.machine.ledger("star")
-        story.kept_steps = sum(each["last_step"] - each["first_step"] for each in ledger["lives"])
+        history.kept_steps = sum(each["last_step"] - each["first_step"] for each in ledger["lives"])
         if any(each["last_step"] < each["first_step"] for each in ledger["lives"]):
-            story.wrong.append("a life ends before it begins")
-        if story.kept_steps != STEPS:
-            story.wrong.append(f"the lives add up to {story.kept_steps} steps")
+            history.wrong.append("a life ends before it begins")
+        if history.kept_steps != STEPS:
+            history.wrong.append(f"the lives add up to {history.kept_steps} steps")
         if ledger["finished"]["file"]["step"] != STEPS:
-            story.wrong.append(f"ended at step {ledger['finished']['file']['step']}")
+            history.wrong.append(f"ended at step {ledger['finished']['file']['step']}")
         if not ledger["delivered_to"]:
-            story.wrong.append("not delivered")
+            history.wrong.append("not delivered")
         for line in (run / "events.jsonl").read_bytes().splitlines():
             with contextlib.suppress(ValueError):
                 json.loads(line)
                 continue
-            story.wrong.append(f"a torn line in its log: {line[:80]!r}")
+            history.wrong.append(f"a torn line in its log: {line[:80]!r}")
         if (run / FINAL).is_file():  # not so on an empty machine after all was delivered
             told = {each["step"] for each in self.machine.events("star", "step")}
             if told != set(range(1, STEPS + 1)):
-                story.wrong.append(f"its curve holds the steps {sorted(told)}")
+                history.wrong.append(f"its curve holds the steps {sorted(told)}")
             if not same_weights(run / FINAL, self.chaos.whole.run("star") / FINAL):
-                story.wrong.append("other weights than the undisturbed run")
+                history.wrong.append("other weights than the undisturbed run")
         self._judge_destination()
-        story.left = self._left()
-        story.wrong += [f"left behind: {each}" for each in story.left]
+        history.left = self._left()
+        history.wrong += [f"left behind: {each}" for each in history.left]
 
     def _left(self) -> list[str]:
         run, temporary = self.machine.run("star"), self.machine.folder / "tmp"
@@ -336,19 +341,19 @@ class Trial:
         return [each.name for each in found if each.exists()]
 
     def _judge_destination(self) -> None:
-        names, story = self._names(), self.story
+        names, history = self._names(), self.history
         if "manifest.json" not in names:
-            story.wrong.append("no manifest at the destination")
+            history.wrong.append("no manifest at the destination")
             return
         for entry in json.loads(self._content("manifest.json"))["files"]:
             content = self._content(entry["name"]) if entry["name"] in names else b""
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                story.wrong.append(f"{entry['name']} at the destination is not what was sent")
+                history.wrong.append(f"{entry['name']} at the destination is not what was sent")
         fetched = self.chaos.folder / "fetched.safetensors"
         fetched.write_bytes(self._content("star.safetensors"))
-        story.is_equal = same_weights(fetched, self.chaos.whole.run("star") / FINAL)
-        if not story.is_equal:
-            story.wrong.append("the delivered weights are other ones than the undisturbed run's")
+        history.is_equal = same_weights(fetched, self.chaos.whole.run("star") / FINAL)
+        if not history.is_equal:
+            history.wrong.append("the delivered weights are other ones than the undisturbed run's")
 
     def _names(self) -> set[str]:
         if self.kept:
@@ -373,7 +378,7 @@ def chaos(
     stand_in: bool,
     progress: Path | None = None,
     seconds: float = float("inf"),
-) -> list[Story]:
+) -> list[History]:
     """All stories, told as they end; those in the file `progress` are not lived again."""
     told = read_stories(progress) if progress else {}
     missing = [number for number in range(runs) if number not in told]
@@ -397,13 +402,13 @@ def chaos(
     return list(told.values())
 
 
-def read_stories(progress: Path) -> dict[int, Story]:
+def read_stories(progress: Path) -> dict[int, History]:
     """The stories that an earlier start has kept, by the number of the run."""
-    found: dict[int, Story] = {}
+    found: dict[int, History] = {}
     for line in progress.read_text().splitlines() if progress.is_file() else []:
         kept = json.loads(line)
         number, lives = kept.pop("run"), [Life(**life) for life in kept.pop("lives")]
-        found[number] = Story(lives=lives, **kept)
+        found[number] = History(lives=lives, **kept)
     return found
 
 
@@ -425,17 +430,17 @@ def main() -> int:
         seconds=asked.seconds,
     )
     print(table(stories))
-    return 0 if all(not story.wrong for story in stories) else 1
+    return 0 if all(not history.wrong for history in stories) else 1
 
 
-def table(stories: list[Story]) -> str:
+def table(stories: list[History]) -> str:
     """What became of them, by trouble and in all, as a table in Markdown."""
     heads = ("trouble", "runs", "held", "kills", "trainer kills", "empty machines", "bit-equal")
     heads = (*heads, "left behind", "ledger adds up")
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for trouble in (*TROUBLES, "all"):
         found = [each for each in stories if trouble in (each.trouble, "all")]
-        lives = [life for story in found for life in story.lives]
+        lives = [life for history in found for life in history.lives]
         numbers = (
             len(found),
             sum(not each.wrong for each in found),
@@ -448,7 +453,7 @@ def table(stories: list[Story]) -> str:
         )
         lines.append(f"| {trouble} | {' | '.join(map(str, numbers))} |")
     doing = collections.Counter(
-        life.killed_while for story in stories for life in story.lives if life.killed_while
+        life.killed_while for history in stories for life in history.lives if life.killed_while
     )
     return "\n".join([*lines, "", f"killed while: {dict(doing.most_common())}"])
 

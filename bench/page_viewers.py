@@ -60,9 +60,9 @@ while time.monotonic() < end:
 """
 
 
-def long_run(place: RunDir) -> None:
+def long_run(run_dir: RunDir) -> None:
     """The log of a run of `FIRST_STEP` steps."""
-    with EventLog(place.events) as log:
+    with EventLog(run_dir.events) as log:
         for number in range(1, FIRST_STEP + 1):
             log.append(
                 Step(
@@ -136,12 +136,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def train(seconds: float, place: RunDir, alternation: Alternation) -> None:
+def train(seconds: float, run_dir: RunDir, alternation: Alternation) -> None:
     """The stand-in, followed as a run follows its trainer."""
     stop = StopRequest()
     thread = threading.Thread(target=alternation.alternate, args=(stop, seconds))
     thread.start()
-    with EventLog(place.path / "scratch.jsonl") as log:
+    with EventLog(run_dir.path / "scratch.jsonl") as log:
 
         def on_event(event: Event) -> None:
             log.append(event)
@@ -153,7 +153,7 @@ def train(seconds: float, place: RunDir, alternation: Alternation) -> None:
             Command(argv=words),
             read=parse_event,
             on_event=on_event,
-            log=place.engine_log,
+            log=run_dir.engine_log,
             environ={},
             stop=stop,
             grace_seconds=5,
@@ -208,10 +208,10 @@ def tiny_run(folder: Path) -> Prepared:
 def pictures(folder: Path) -> SampleSet:
     """Sixty pictures that do not compress."""
     chance, images = random.Random(0), list[SampleImage]()
-    for place in range(60):
-        path = folder / f"{place}.png"
+    for run_dir in range(60):
+        path = folder / f"{run_dir}.png"
         Image.frombytes("RGB", (512, 512), chance.randbytes(3 * 512 * 512)).save(path)
-        images.append(SampleImage(path=path, row=str(place // 6), column=str(place % 6)))
+        images.append(SampleImage(path=path, row=str(run_dir // 6), column=str(run_dir % 6)))
     return SampleSet(images=tuple(images))
 
 
@@ -219,25 +219,25 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 150.0
     viewers = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     with TemporaryDirectory() as folder:
-        place = RunDir(Path(folder) / "run").create()
-        long_run(place)
+        run_dir = RunDir(Path(folder) / "run").create()
+        long_run(run_dir)
         drawn, run = pictures(Path(folder)), tiny_run(Path(folder))
         budget = Budget(max_cost_usd=10, max_hours=None, price_per_hour=0.5)
-        page = LivePage(prepared=run, place=place, tell=lambda event: None, budget=budget)
+        page = LivePage(prepared=run, run_dir=run_dir, tell=lambda event: None, budget=budget)
         page.add_samples(drawn)
         page.write()
         started = time.thread_time()
         page.write()
         written = time.thread_time() - started
         door = make_door("127.0.0.1", 0, (), None, {})
-        with page, open_page(place, door) as at:
+        with page, open_page(run_dir, door) as at:
             words = (f"http://127.0.0.1:{at.port}", at.token, str(seconds), str(viewers))
             crowd = subprocess.Popen(
                 (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
             )
             time.sleep(10)  # until each viewer has its page
             alternation = Alternation(page=page, crowd=crowd.pid, server=page_process())
-            train(seconds - 10, place, alternation)
+            train(seconds - 10, run_dir, alternation)
             seen = crowd.communicate()[0]
     pairs = list(zip(alternation.turns[True], alternation.turns[False], strict=True))
     ratios = [watched.rate / alone.rate for watched, alone in pairs]

@@ -54,7 +54,7 @@ def test_addresses_as_people_paste_them(asked: str, meant: str | None) -> None:
 def test_a_known_name_is_its_one_file_at_a_fixed_commit(asked: str) -> None:
     found = parse_base_address(asked)
     assert found is not None
-    assert found.place == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert found.location == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert found.sha256.startswith("6ce0161689")
     assert len(found.revision) == 40
 

@@ -38,18 +38,20 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunDir:
-    place = RunDir(tmp_path / "ali reza" / "output" / "cat").create()
-    write_atomically(place.ledger, Ledger(output_name="cat").to_json())
-    return place
+def run_dir(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path / "ali reza" / "output" / "cat").create()
+    write_atomically(run_dir.ledger, Ledger(output_name="cat").to_json())
+    return run_dir
 
 
 @contextlib.contextmanager
-def line_to(hub: Hub, place: RunDir, told: list[Event], **more: float) -> Iterator[Line]:
+def line_to(hub: Hub, run_dir: RunDir, told: list[Event], **more: float) -> Iterator[Line]:
     secrets = Secrets(values={"HF_TOKEN": TOKEN})
     environ = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}"}
     remote = RemoteRun(parse_destination("hf://me/cat"), "cat", secrets, environ)
-    line = Line(remote, place, number=0, keep_states=1, in_sets=True, on_event=told.append, **more)
+    line = Line(
+        remote, run_dir, number=0, keep_states=1, in_sets=True, on_event=told.append, **more
+    )
     line.start()
     try:
         yield line
@@ -57,10 +59,10 @@ def line_to(hub: Hub, place: RunDir, told: list[Event], **more: float) -> Iterat
         line.close()
 
 
-def saved(place: RunDir, step: int) -> tuple[Path, Path]:
-    weights = place.checkpoints / f"cat-{step:06d}.safetensors"
+def saved(run_dir: RunDir, step: int) -> tuple[Path, Path]:
+    weights = run_dir.checkpoints / f"cat-{step:06d}.safetensors"
     weights.write_bytes(os.urandom(1000))
-    state = place.state / f"step-{step:08d}"
+    state = run_dir.state / f"step-{step:08d}"
     state.mkdir()
     (state / "tensors.safetensors").write_bytes(os.urandom(3000))
     return weights, state
@@ -81,12 +83,12 @@ def wait_for_sent(told: list[Event], steps: set[int]) -> None:
 
 
 def test_a_checkpoint_its_state_and_the_notes_are_one_commit_and_the_older_state_goes_with_it(
-    hub: Hub, place: RunDir
+    hub: Hub, run_dir: RunDir
 ) -> None:
     told: list[Event] = []
-    with line_to(hub, place, told) as line:
+    with line_to(hub, run_dir, told) as line:
         for number, step in enumerate((10, 20, 30), start=1):
-            weights, state = saved(place, step)
+            weights, state = saved(run_dir, step)
             line.note()
             line.take_checkpoint(weights, f"checkpoints/{weights.name}", step)
             time.sleep(0.2)  # a trainer writes the state after the weights
@@ -104,12 +106,12 @@ def test_a_checkpoint_its_state_and_the_notes_are_one_commit_and_the_older_state
 
 
 def test_a_checkpoint_without_a_state_waits_no_longer_than_it_was_told(
-    hub: Hub, place: RunDir
+    hub: Hub, run_dir: RunDir
 ) -> None:
     told: list[Event] = []
-    with line_to(hub, place, told, gather_seconds=0.5) as line:
+    with line_to(hub, run_dir, told, gather_seconds=0.5) as line:
         line.note()  # alone it waits for company
-        weights, _ = saved(place, 10)
+        weights, _ = saved(run_dir, 10)
         line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
         until = time.monotonic() + 30
         while not told and time.monotonic() < until:
@@ -118,14 +120,14 @@ def test_a_checkpoint_without_a_state_waits_no_longer_than_it_was_told(
     assert "checkpoints/cat-000010.safetensors" in commit.changed
 
 
-def test_in_a_hurry_everything_that_waits_is_sent_notes_too(hub: Hub, place: RunDir) -> None:
+def test_in_a_hurry_everything_that_waits_is_sent_notes_too(hub: Hub, run_dir: RunDir) -> None:
     told: list[Event] = []
-    with line_to(hub, place, told, pause_seconds=600) as line:
-        weights, state = saved(place, 10)
+    with line_to(hub, run_dir, told, pause_seconds=600) as line:
+        weights, state = saved(run_dir, 10)
         line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
         line.take_state(state, 10)
         wait_for_sent(told, {10})
-        weights, state = saved(place, 20)
+        weights, state = saved(run_dir, 20)
         line.take_checkpoint(weights, "checkpoints/cat-000020.safetensors", 20)
         line.take_state(state, 20)
         line.note()
@@ -136,17 +138,17 @@ def test_in_a_hurry_everything_that_waits_is_sent_notes_too(hub: Hub, place: Run
 
 
 def test_the_events_that_are_delivered_tell_no_path_of_this_machine(
-    hub: Hub, place: RunDir, tmp_path: Path
+    hub: Hub, run_dir: RunDir, tmp_path: Path
 ) -> None:
     told: list[Event] = []
-    weights, state = saved(place, 10)
-    with EventLog(place.events) as log:
+    weights, state = saved(run_dir, 10)
+    with EventLog(run_dir.events) as log:
         log.append(Phase(name="dataset", detail="/data/ali reza's photos"))
         log.append(Phase(name="delivering", detail=f"file://{tmp_path}/out, s3://cats/ali"))
         log.append(Checkpoint(path=str(weights), step=10, epoch=1))
         log.append(StateSaved(path=str(state), step=10, epoch=1))
         log.append(Warned(text="/home/reza/photos/a.png (and /mnt/reza/b.png): cut", fix="look"))
-    with line_to(hub, place, told) as line:
+    with line_to(hub, run_dir, told) as line:
         line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
         line.take_state(state, 10)
         wait_for_sent(told, {10})
@@ -161,4 +163,4 @@ def test_the_events_that_are_delivered_tell_no_path_of_this_machine(
         "~/photos/a.png (and …/b.png): cut",
     ]
     assert str(tmp_path) not in content.decode()
-    assert str(tmp_path) in place.events.read_text()  # the log that stays here tells all
+    assert str(tmp_path) in run_dir.events.read_text()  # the log that stays here tells all

@@ -143,8 +143,8 @@ def test_files_are_on_their_way_while_they_are_hashed_and_the_manifest_waits(
             arrived.set()
         assert delivery.result().bytes_put > 20 << 20
     entries = json.loads(stored(server_port, target, "manifest.json"))["files"]
-    sealed = {each["name"]: each["sha256"] for each in entries}
-    assert sealed["cat.safetensors"] == hashlib.sha256(files[0].path.read_bytes()).hexdigest()
+    hashed = {each["name"]: each["sha256"] for each in entries}
+    assert hashed["cat.safetensors"] == hashlib.sha256(files[0].path.read_bytes()).hexdigest()
 
 
 def test_servers_that_refuse_newer_checksum_headers_work(

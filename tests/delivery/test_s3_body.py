@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.core.retry import Passing
+from tenner.core.retry import TransientError
 from tenner.storage.s3_body import Body
 
 
@@ -45,6 +45,6 @@ def test_a_file_that_became_shorter_is_no_part(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(bytes(10))
     body = Body.of_file(path, size=20)
-    with pytest.raises(Passing, match="became shorter"):
+    with pytest.raises(TransientError, match="became shorter"):
         body.read()
     body.close()

@@ -96,7 +96,7 @@ def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost)
     ask = Ask(method="POST", path="/pods/abc123/stop")
     with pytest.raises(HostError, match="no answer within 1 s") as silent:
         call(ask, url=api.url, key=KEY, limit_seconds=1, waits=0.05)
-    assert silent.value.is_passing
+    assert silent.value.is_transient
     api.asked.clear()
     api.answer = lambda asked: (401, {"error": "Unauthorized"})
     with pytest.raises(HostError, match="HTTP 401"):

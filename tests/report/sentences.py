@@ -35,7 +35,7 @@ SAYING = {
     "Rung": ("says",),
     "Price": ("source",),
     "_sign": ("text",),
-    "Passing": ("text",),
+    "TransientError": ("text",),
     "_warning": ("text", "fix"),
     "_finding": ("text", "fix"),
     "mend": ("text",),
@@ -43,7 +43,7 @@ SAYING = {
 }
 POSITIONS = {
     "_sign": (2,),
-    "Passing": (0,),
+    "TransientError": (0,),
     "_warning": (1, 2),
     "_finding": (2, 3),
     "mend": (1,),

@@ -104,36 +104,36 @@ def test_a_hostile_caption_runs_nothing(browser: Any, facts: ReportFacts, tmp_pa
     page.context.close()
 
 
-def write_run(place: RunDir, facts: ReportFacts) -> None:
+def write_run(run_dir: RunDir, facts: ReportFacts) -> None:
     page, live = render_page(facts, PictureStore())
-    place.report.write_text(page, encoding="utf-8")
-    place.live.write_text(live, encoding="utf-8")
+    run_dir.report.write_text(page, encoding="utf-8")
+    run_dir.live.write_text(live, encoding="utf-8")
 
 
 def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
     browser: Any, facts: ReportFacts, tmp_path: Path
 ) -> None:
-    place = RunDir(tmp_path / "run").create()
+    run_dir = RunDir(tmp_path / "run").create()
     training = replace(facts, state="training", step=100, files=(), lora_file="")
-    write_run(place, training)
+    write_run(run_dir, training)
     page = browser.new_context(locale="en-US").new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: dialog.accept())
-    with open_page(place, make_door("127.0.0.1", 0, (), None, {})) as door:
+    with open_page(run_dir, make_door("127.0.0.1", 0, (), None, {})) as door:
         page.goto(door.url.split("?")[0])
         assert "token" in page.text_content("body")
         page.goto(door.url)
         page.wait_for_selector("#finish:visible")
-        write_run(place, replace(training, step=4321))
+        write_run(run_dir, replace(training, step=4321))
         page.wait_for_selector("text=4,321 / 5,000", timeout=10_000)
         page.hover("#plot")
         assert " · 0." in (page.text_content("#plot-told") or "")
         page.click("#finish button")
         page.wait_for_selector("text=will finish after this epoch", timeout=10_000)
-        assert place.stop_file.is_file()
+        assert run_dir.stop_file.is_file()
         assert page.is_disabled("#finish button")
-        write_run(place, facts)
+        write_run(run_dir, facts)
         page.wait_for_selector("text=Delivered and verified", timeout=15_000)
         assert page.locator("#finish").count() == 0
         assert page.locator("text=37.7 MB").count() == 1
@@ -142,10 +142,10 @@ def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
 
 
 def test_a_server_that_is_gone_is_said(browser: Any, facts: ReportFacts, tmp_path: Path) -> None:
-    place = RunDir(tmp_path / "run").create()
-    write_run(place, replace(facts, state="training"))
+    run_dir = RunDir(tmp_path / "run").create()
+    write_run(run_dir, replace(facts, state="training"))
     page = browser.new_context(locale="ar").new_page()
-    with open_page(place, make_door("127.0.0.1", 0, (), None, {})) as door:
+    with open_page(run_dir, make_door("127.0.0.1", 0, (), None, {})) as door:
         page.goto(door.url)
     page.wait_for_selector("#lost:visible", timeout=10_000)
     assert "لا يمكن الوصول" in page.inner_text("#lost")

@@ -28,7 +28,7 @@ from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets
 from tenner.pipeline.preflight import prepare
 from tenner.planning.prepared import Prepared
-from tenner.report.history import Story
+from tenner.report.history import History
 from tenner.report.live_page import LivePage
 from tenner.settings import load_request
 from tenner.supervision.budget import Budget
@@ -81,9 +81,9 @@ def prepared(tmp_path: Path) -> Prepare:
 
 def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
     said: list[Event] = []
-    place = RunDir(tmp_path / "run").create()
+    run_dir = RunDir(tmp_path / "run").create()
     return LivePage(
-        **{"budget": FREE, "prepared": prepared, "place": place, "tell": said.append, **more}
+        **{"budget": FREE, "prepared": prepared, "place": run_dir, "tell": said.append, **more}
     )
 
 
@@ -110,16 +110,16 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
         page.hear(step(number))
     page.hear(Warned(text="the card is throttling", fix="let it cool"))
     page.write()
-    told = re.sub(r"<[^>]*>", "", page.place.report.read_text(encoding="utf-8"))
+    told = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
     for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
         assert words in told, words
     assert "$2.05" in told, "what earlier lives cost, and 24 minutes at $2 an hour"
     assert "$3.25" in told, "and 36 minutes more"
     assert "$10.00" in told
-    live = json.loads(page.place.live.read_text(encoding="utf-8"))
+    live = json.loads(page.run_dir.live.read_text(encoding="utf-8"))
     assert live["step"] == 40
     assert "40 / 100" in live["parts"]["numbers"]
-    assert f'data-live="{live["outline"]}"' in page.place.report.read_text(encoding="utf-8")
+    assert f'data-live="{live["outline"]}"' in page.run_dir.report.read_text(encoding="utf-8")
 
 
 def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: 
     base = replace(made.base, name=str(path), path=path, hub_id="")
     page = page_of(replace(made, base=base), tmp_path)
     page.write()
-    told = page.place.report.read_text(encoding="utf-8")
+    told = page.run_dir.report.read_text(encoding="utf-8")
     assert "photo.safetensors" in told
     assert f"{tmp_path}/bases" not in told
 
@@ -138,7 +138,7 @@ def test_images_that_are_held_out_count_among_those_with_captions(
 ) -> None:
     page = page_of(prepared(validation_split="0.2"), tmp_path)
     page.write()
-    told = re.sub(r"<[^>]*>", "", page.place.report.read_text(encoding="utf-8"))
+    told = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
     assert "20 images, 20 with a caption." in told
 
 
@@ -146,9 +146,9 @@ def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: 
     with page_of(prepared(), tmp_path) as page:
         page.hear(step(7))
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and last_step(page.place.live) != 7:
+        while time.monotonic() < deadline and last_step(page.run_dir.live) != 7:
             time.sleep(0.05)
-        assert last_step(page.place.live) == 7
+        assert last_step(page.run_dir.live) == 7
 
 
 def test_copies_of_it_are_sent_as_often_as_agreed(prepared: Prepare, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_copies_of_it_are_sent_as_often_as_agreed(prepared: Prepare, tmp_path: P
         page.send_if_due()
     assert [number for _, number in sent] == [15, 30], "every five minutes"
     assert "15 / 100" in sent[0][0]
-    assert len(list((page.place.path / "page").iterdir())) == 2
+    assert len(list((page.run_dir.path / "page").iterdir())) == 2
 
 
 def test_the_page_of_a_run_that_failed_is_sent_before_it_ends(
@@ -201,7 +201,7 @@ def test_every_ending_is_on_the_page(
 ) -> None:
     page = page_of(prepared(language="en"), tmp_path)
     end(page, step(40), error)
-    told = page.place.report.read_text(encoding="utf-8")
+    told = page.run_dir.report.read_text(encoding="utf-8")
     assert says in told
     assert "data-live" not in told
     for problem in error.problems if isinstance(error, TennerError) else ():
@@ -216,7 +216,7 @@ def test_no_secret_reaches_the_page(prepared: Prepare, tmp_path: Path) -> None:
     page = page_of(prepared(training_comment=value, trigger=shaped), tmp_path, secrets=secrets)
     problem = Problem(text=f"401 for {value}", fix=f"not {shaped}")
     end(page, Warned(text=f"retrying with {value}"), DeliveryError(problems=[problem]))
-    for path in (page.place.report, page.place.live):
+    for path in (page.run_dir.report, page.run_dir.live):
         told = path.read_text(encoding="utf-8")
         assert value not in told
         assert shaped not in told
@@ -224,9 +224,9 @@ def test_no_secret_reaches_the_page(prepared: Prepare, tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_a_warning_once(prepared: Prepare, tmp_path: Path) -> None:
     said: list[Event] = []
-    place = RunDir(tmp_path / "run").create()
-    place.report.mkdir()
-    page = LivePage(prepared=prepared(), place=place, tell=said.append, budget=FREE)
+    run_dir = RunDir(tmp_path / "run").create()
+    run_dir.report.mkdir()
+    page = LivePage(prepared=prepared(), run_dir=run_dir, tell=said.append, budget=FREE)
     page.write()
     page.write("trained")
     assert [type(event) for event in said] == [Warned]
@@ -241,7 +241,7 @@ def test_a_step_that_is_trained_again_counts_once_by_its_last_word(tmp_path: Pat
     with EventLog(log) as out:  # a life that began at the state of step 8
         for event in [step(9, loss=0.2), step(10, loss=0.2), end, step(11)]:
             out.append(event)
-    curve = Story.of_log(read_event_lines(log)).curve()
+    curve = History.of_log(read_event_lines(log)).curve()
     assert list(curve.steps) == list(range(1, 12))
     assert list(curve.losses[7:]) == [0.1, 0.2, 0.2, 0.1]
     assert len(curve.learning_rates["unet"]) == 11
@@ -255,7 +255,7 @@ def test_a_card_without_a_price_is_reckoned_by_the_price_book(
     on_card = replace(made, plan=replace(made.plan, gpu="NVIDIA GeForce RTX 4090"))
     page = page_of(on_card, tmp_path, now=lambda: 3600.0, started=0.0)
     page.write()
-    assert "the middle of" in page.place.report.read_text(encoding="utf-8")
+    assert "the middle of" in page.run_dir.report.read_text(encoding="utf-8")
 
 
 @pytest.mark.long

@@ -26,12 +26,12 @@ def rises(t: float) -> float:
     return settles(t) + 0.15 * max(0.0, t - 0.3)
 
 
-def ended_after(wanted: str, shape, place: RunDir) -> tuple[int | None, list[Event]]:
+def ended_after(wanted: str, shape, run_dir: RunDir) -> tuple[int | None, list[Event]]:
     """The epoch at whose end the run was asked to stop."""
     chance, losses, said = random.Random(1), list[float](), list[Event]()
     early = StopWhen(
         wanted=wanted,
-        place=place,
+        run_dir=run_dir,
         curve=lambda: LossCurve(steps=range(1, len(losses) + 1), losses=losses),
         tell=said.append,
     )
@@ -40,7 +40,7 @@ def ended_after(wanted: str, shape, place: RunDir) -> tuple[int | None, list[Eve
             t = ((epoch - 1) * STEPS + step) / (EPOCHS * STEPS)
             losses.append(shape(t) * math.exp(chance.gauss(0, 0.2) - 0.02))
         early.hear(EpochEnd(epoch=epoch, num_epochs=EPOCHS, loss_avg=losses[-1]))
-        if place.stop_file.exists():
+        if run_dir.stop_file.exists():
             return epoch, said
     return None, said
 
@@ -60,8 +60,8 @@ def ended_after(wanted: str, shape, place: RunDir) -> tuple[int | None, list[Eve
 def test_it_ends_what_was_asked_for_and_says_so(
     tmp_path: Path, wanted: str, shape, ends: bool
 ) -> None:
-    place = RunDir(tmp_path).create()
-    epoch, said = ended_after(wanted, shape, place)
+    run_dir = RunDir(tmp_path).create()
+    epoch, said = ended_after(wanted, shape, run_dir)
     assert (epoch is not None) is ends, (epoch, said)
     assert [type(event) for event in said] == [Warned] * ends
     if epoch is not None:

@@ -12,5 +12,5 @@ from bench.chaos import chaos
 def test_runs_that_are_killed_anywhere_end_delivered_and_whole() -> None:
     seed = int(os.environ.get("CHAOS_SEED", "7"))
     stories = chaos(10, 2, seed, stand_in=True)
-    assert [story.wrong for story in stories] == [[]] * 10, f"CHAOS_SEED={seed}"
-    assert sum(len(story.lives) for story in stories) > 10
+    assert [history.wrong for history in stories] == [[]] * 10, f"CHAOS_SEED={seed}"
+    assert sum(len(history.lives) for history in stories) > 10

@@ -74,7 +74,7 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_told_before_the_
 def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     tmp_path: Path,
 ) -> None:
-    place = RunDir(tmp_path / "output" / "cat").create()
+    run_dir = RunDir(tmp_path / "output" / "cat").create()
     target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
     plan = plan_with(
         inspect_base(sparse_base(tmp_path / "b.safetensors"), name="b"), num_steps=20, every=10
@@ -85,7 +85,7 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
         room = DiskRoom(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
         to = (parse_destination(f"file://{target}{options}"),)
-        return full_destinations(plan, place, to, kept_states=1, room_of=lambda path: room)
+        return full_destinations(plan, run_dir, to, kept_states=1, room_of=lambda path: room)
 
     try:
         assert found("", need.delivered + (1 << 20)) == ()
@@ -99,8 +99,8 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
         shutil.rmtree(target, ignore_errors=True)
 
 
-def state(place: RunDir, step: int) -> StateSaved:
-    folder = place.state / f"step-{step:08d}"
+def state(run_dir: RunDir, step: int) -> StateSaved:
+    folder = run_dir.state / f"step-{step:08d}"
     folder.mkdir(parents=True)
     (folder / "optimizer.bin").write_bytes(bytes(1000))
     (folder / "state.json").write_text(json.dumps({"step": step}))
@@ -108,19 +108,19 @@ def state(place: RunDir, step: int) -> StateSaved:
 
 
 def test_older_states_make_room_before_the_next_save_and_it_is_said_once(tmp_path: Path) -> None:
-    place = RunDir(tmp_path).create()
+    run_dir = RunDir(tmp_path).create()
     free = [10_000]
-    guard = DiskGuard(place=place, free_bytes=lambda: free[0])
+    guard = DiskGuard(run_dir=run_dir, free_bytes=lambda: free[0])
     for step in (4, 8):
-        guard.heard(state(place, step))
+        guard.heard(state(run_dir, step))
         assert guard.look() is None
     free[0] = 1500
-    guard.heard(state(place, 12))
+    guard.heard(state(run_dir, 12))
     found = guard.look()
     assert found is not None
     assert isinstance(found.event, Warned)
     assert "2 older states are dropped" in found.event.text
-    assert [each.name for each in place.state.iterdir()] == ["step-00000012"]
-    guard.heard(state(place, 16))
+    assert [each.name for each in run_dir.state.iterdir()] == ["step-00000012"]
+    guard.heard(state(run_dir, 16))
     assert guard.look() is None
-    assert [each.name for each in place.state.iterdir()] == ["step-00000016"], "the newest stays"
+    assert [each.name for each in run_dir.state.iterdir()] == ["step-00000016"], "the newest stays"

@@ -153,13 +153,13 @@ def test_a_torn_line_is_cut_off_at_the_next_start(
 
 
 def test_room_is_taken_for_real_and_given_back(tmp_path: Path) -> None:
-    place = RunDir(tmp_path / "run").create()
-    assert reserve(place, 5 << 20)
-    (file,) = [path for path in place.path.iterdir() if path.is_file()]
+    run_dir = RunDir(tmp_path / "run").create()
+    assert reserve(run_dir, 5 << 20)
+    (file,) = [path for path in run_dir.path.iterdir() if path.is_file()]
     assert file.stat().st_blocks * 512 >= 5 << 20
-    give_back(place)
+    give_back(run_dir)
     assert not file.exists()
-    give_back(place)
+    give_back(run_dir)
 
 
 def test_what_says_that_a_disk_takes_no_more_is_known(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tenner.core.command import Command
 from tenner.core.priority import NICE, yielding
 from tenner.core.run_dir import RunDir
-from tenner.runs.uploader import Courier, Line
+from tenner.runs.uploader import Line, Uploader
 
 
 class Remote:
@@ -30,19 +30,19 @@ class Remote:
 
 def test_sending_stands_behind_and_the_run_itself_does_not(tmp_path: Path) -> None:
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    remote, place = Remote(), RunDir(tmp_path / "run").create()
+    remote, run_dir = Remote(), RunDir(tmp_path / "run").create()
     weights = tmp_path / "a.safetensors"
     weights.write_bytes(b"x")
     line = Line(
         remote,  # pyright: ignore[reportArgumentType]
-        place,
+        run_dir,
         number=0,
         keep_states=0,
         sends_notes=False,
         on_event=lambda event: None,
     )
-    with Courier(place=place, lines=[line]) as courier:
-        courier.take_checkpoint(weights, "checkpoints/a.safetensors", 1)
+    with Uploader(run_dir=run_dir, lines=[line]) as uploader:
+        uploader.take_checkpoint(weights, "checkpoints/a.safetensors", 1)
         assert line.wait(time.monotonic() + 20)
     assert remote.seen == [NICE]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

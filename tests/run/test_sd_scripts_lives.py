@@ -30,7 +30,7 @@ class Run:
         scripts = tmp_path / "sd-scripts"
         scripts.mkdir()
         shutil.copy(STAND_IN, scripts / "train_network.py")
-        self.place = RunDir(tmp_path / "run").create()
+        self.run_dir = RunDir(tmp_path / "run").create()
         self.trainer = Trainer(directory=scripts, python=Path(sys.executable))
         self.events: list[Event] = []
 
@@ -50,16 +50,16 @@ class Run:
             paths=Paths(
                 base_model=Path("/models/base"),
                 train_data_dir=Path("/data"),
-                output_dir=self.place.path,
+                output_dir=self.run_dir.path,
                 output_name="lora",
-                logging_dir=self.place.path / "logs",
+                logging_dir=self.run_dir.path / "logs",
             ),
             options={"batch_size": batch, "save_every_n_steps": every, "lr_scheduler": "cosine"},
             num_steps=13,
             steps_per_epoch=10,
             state_minutes=state_minutes,
         )
-        run = SdScriptsRun(job=job, place=self.place)
+        run = SdScriptsRun(job=job, run_dir=self.run_dir)
         engine = Engine(
             name="sd-scripts",
             command=run.command,
@@ -68,7 +68,7 @@ class Run:
         )
         return train(
             engine,
-            self.place,
+            self.run_dir,
             environ={**os.environ, **env},
             stop=stop or StopRequest(),
             grace_seconds=grace_seconds,
@@ -89,7 +89,7 @@ def run(tmp_path: Path) -> Run:
 def test_a_run_that_succeeds(run: Run) -> None:
     trained = run.live()
     assert (trained.step, trained.finished) == (13, True)
-    assert trained.weights.path == run.place.checkpoints / "lora.safetensors"
+    assert trained.weights.path == run.run_dir.checkpoints / "lora.safetensors"
     assert run.steps == list(range(1, 14))
 
 
@@ -100,7 +100,7 @@ def test_killed_twice_it_is_still_one_run(run: Run) -> None:
     trained = run.live()
     assert (trained.step, trained.resumed_from) == (13, 8)
     assert set(run.steps) == set(range(1, 14))
-    assert sorted(each.name for each in run.place.checkpoints.iterdir()) == [
+    assert sorted(each.name for each in run.run_dir.checkpoints.iterdir()) == [
         "lora-step00000004.safetensors",
         "lora-step00000008.safetensors",
         "lora-step00000012.safetensors",
@@ -111,7 +111,7 @@ def test_killed_twice_it_is_still_one_run(run: Run) -> None:
 def test_a_broken_newest_state_is_left_for_the_one_before(run: Run) -> None:
     with pytest.raises(TrainingError):
         run.live(STAND_IN="crashed", STAND_IN_STEPS="9")
-    newest = states(run.place)[0]
+    newest = states(run.run_dir)[0]
     (newest / "optimizer.bin").write_bytes(b"cut")
     trained = run.live()
     assert (trained.step, trained.resumed_from) == (13, 4)
@@ -181,9 +181,9 @@ def test_a_signal_saves_the_step_and_nothing_is_trained_twice(run: Run) -> None:
         run.live(stop=stop, every=50, guards=guards, grace_seconds=60, STAND_IN_SECONDS="0.3")
     saved = run.steps[-1]
     assert saved >= 3
-    assert [each.name for each in states(run.place)] == [f"step-{saved:08d}"]
+    assert [each.name for each in states(run.run_dir)] == [f"step-{saved:08d}"]
     assert f"goes on from the state of step {saved}" in stopped.value.problems[0].fix
-    weights = run.place.checkpoints / f"lora-step{saved:08d}.safetensors"
+    weights = run.run_dir.checkpoints / f"lora-step{saved:08d}.safetensors"
     assert weights.is_file()
     trained = run.live(every=50)
     assert (trained.step, trained.resumed_from) == (13, saved)
@@ -195,9 +195,9 @@ def test_a_kill_costs_no_more_than_the_time_between_states(run: Run) -> None:
     quick = {"state_minutes": 0.001, "every": 50, "STAND_IN_SECONDS": "0.2"}
     with pytest.raises(TrainingError):
         run.live(STAND_IN="crashed", STAND_IN_STEPS="6", **quick)  # pyright: ignore
-    assert states(run.place)[0].name == "step-00000006"
-    assert len(states(run.place)) == 2, "older ones are dropped"
-    assert not list(run.place.checkpoints.iterdir())
+    assert states(run.run_dir)[0].name == "step-00000006"
+    assert len(states(run.run_dir)) == 2, "older ones are dropped"
+    assert not list(run.run_dir.checkpoints.iterdir())
     assert run.live(every=50).resumed_from == 6
 
 

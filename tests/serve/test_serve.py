@@ -21,7 +21,7 @@ RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path: Path) -> RunDir:
     found = RunDir(tmp_path / "run").create()
     found.settings.write_text("output_name = 'x'\n")
     found.report.write_text("<!doctype html>" + "page " * 1000)
@@ -30,9 +30,9 @@ def place(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def client(place: RunDir) -> Iterator[httpx.Client]:
+def client(run_dir: RunDir) -> Iterator[httpx.Client]:
     door = make_door("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
-    with open_page(place, door) as opened, httpx.Client(base_url=_base(opened)) as found:
+    with open_page(run_dir, door) as opened, httpx.Client(base_url=_base(opened)) as found:
         yield found
 
 
@@ -123,46 +123,46 @@ def test_only_the_page_its_parts_and_the_button_are_there(client: httpx.Client) 
     assert client.get("/finish", headers=RIGHT).status_code == 405
 
 
-def test_what_did_not_change_is_not_sent_again(client: httpx.Client, place: RunDir) -> None:
+def test_what_did_not_change_is_not_sent_again(client: httpx.Client, run_dir: RunDir) -> None:
     first = client.get("/", headers=RIGHT)
     assert first.headers["content-encoding"] == "gzip"
     assert first.text.startswith("<!doctype html>")
     seen = {**RIGHT, "If-None-Match": first.headers["etag"]}
     assert client.get("/", headers=seen).status_code == 304
-    place.report.write_text("another")
+    run_dir.report.write_text("another")
     assert client.get("/", headers=seen).text == "another"
     plain = client.get("/", headers={**RIGHT, "Accept-Encoding": "identity"})
     assert plain.text == "another"
     assert "content-encoding" not in plain.headers
 
 
-def test_a_page_that_is_not_there_yet_is_said(client: httpx.Client, place: RunDir) -> None:
-    place.report.unlink()
+def test_a_page_that_is_not_there_yet_is_said(client: httpx.Client, run_dir: RunDir) -> None:
+    run_dir.report.unlink()
     answer = client.get("/", headers=RIGHT)
     assert (answer.status_code, "try again" in answer.text) == (404, True)
 
 
 def test_finishing_needs_the_token_in_a_header_and_a_run_that_trains(
-    client: httpx.Client, place: RunDir
+    client: httpx.Client, run_dir: RunDir
 ) -> None:
     assert client.post("/finish").status_code == 401
     assert client.post(f"/finish?token={TOKEN}").status_code == 401
     foreign = {**RIGHT, "Origin": "https://evil.example"}
     assert client.post("/finish", headers=foreign).status_code == 403
-    assert not place.stop_file.exists()
+    assert not run_dir.stop_file.exists()
     assert client.post("/finish", headers=RIGHT).status_code == 202
-    assert place.stop_file.is_file()
-    place.stop_file.unlink()
-    place.live.write_text(json.dumps({"state": "delivered"}))
+    assert run_dir.stop_file.is_file()
+    run_dir.stop_file.unlink()
+    run_dir.live.write_text(json.dumps({"state": "delivered"}))
     assert client.post("/finish", headers=RIGHT).status_code == 409
-    assert not place.stop_file.exists()
+    assert not run_dir.stop_file.exists()
 
 
-def test_a_port_in_use_and_a_short_token_are_settings_errors(place: RunDir) -> None:
+def test_a_port_in_use_and_a_short_token_are_settings_errors(run_dir: RunDir) -> None:
     first = make_door("127.0.0.1", 0, (), None, {})
-    with open_page(place, first) as opened:
+    with open_page(run_dir, first) as opened:
         taken = make_door("127.0.0.1", opened.port, (), None, {})
-        with pytest.raises(SettingsError, match="cannot be served"), open_page(place, taken):
+        with pytest.raises(SettingsError, match="cannot be served"), open_page(run_dir, taken):
             pass
     with pytest.raises(SettingsError, match="shorter than 16"):
         make_door("127.0.0.1", 0, (), "short", {})
@@ -174,10 +174,10 @@ def test_tokens_differ_and_one_that_was_given_is_not_shown() -> None:
     assert TOKEN not in make_door("127.0.0.1", 1, (), TOKEN, {}).url
 
 
-def test_the_command_serves_a_run_until_it_is_stopped(place: RunDir) -> None:
+def test_the_command_serves_a_run_until_it_is_stopped(run_dir: RunDir) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tenner", "serve", str(place.path), "--port", "0"],
+        [sys.executable, "-m", "tenner", "serve", str(run_dir.path), "--port", "0"],
         env=kept,
         stdout=subprocess.PIPE,
         text=True,

@@ -29,7 +29,7 @@ HALF = b"GET /live.json HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path: Path) -> RunDir:
     found = RunDir(tmp_path / "run").create()
     found.report.write_text("<!doctype html>" + "page " * 1000)
     found.live.write_text(json.dumps({"state": "training"}))
@@ -37,8 +37,8 @@ def place(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def door(place: RunDir) -> Iterator[Door]:
-    with open_page(place, make_door("127.0.0.1", 0, (), TOKEN, {})) as opened:
+def door(run_dir: RunDir) -> Iterator[Door]:
+    with open_page(run_dir, make_door("127.0.0.1", 0, (), TOKEN, {})) as opened:
         yield opened
 
 
@@ -102,10 +102,10 @@ def page_processes(parent: int) -> list[int]:
     return found
 
 
-def test_a_page_whose_process_is_killed_is_there_again(place: RunDir) -> None:
+def test_a_page_whose_process_is_killed_is_there_again(run_dir: RunDir) -> None:
     said: list[str] = []
     own = make_door("127.0.0.1", 0, (), TOKEN, {})
-    with open_page(place, own, on_trouble=said.append) as opened:
+    with open_page(run_dir, own, on_trouble=said.append) as opened:
         assert look(opened) == 200
         (process,) = page_processes(os.getpid())
         token = (

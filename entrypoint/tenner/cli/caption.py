@@ -15,7 +15,7 @@ from tenner.dataset.captioning.child import CaptionProcess
 from tenner.dataset.captioning.drafts import NOTE, Drafts
 from tenner.dataset.captioning.models import PINNED, Kind, find_model
 from tenner.dataset.captions import find_caption_files
-from tenner.dataset.findings import FileNote, counted, names, printable
+from tenner.dataset.findings import FileIssue, counted, names, printable
 from tenner.dataset.judge_captions import led_by
 from tenner.dataset.listing import FileEntry, list_files
 from tenner.dataset.metadata import read_metadata
@@ -57,7 +57,7 @@ class Captioned:
     drafted: tuple[str, ...]
     drafted_before: int
     humans: tuple[str, ...]
-    left_out: tuple[FileNote, ...]
+    left_out: tuple[FileIssue, ...]
     device: str
 
 
@@ -94,7 +94,7 @@ def draft_captions(
         lambda done, total: tell("MB fetched", done // mb, -(-total // mb) if total else None),
     )
     drafted: list[str] = []
-    left_out: list[FileNote] = []
+    left_out: list[FileIssue] = []
     with CaptionProcess(python, _wanted(request, model), environ) as process:
         device = process.device()
         for number, task in enumerate(tasks, start=1):
@@ -105,7 +105,7 @@ def draft_captions(
                 drafted.append(task.caption)
             else:
                 why = found.get("unreadable") or found.get("failed") or "no tag is likely enough"
-                left_out.append(FileNote(path=task.image, why=str(why)))
+                left_out.append(FileIssue(path=task.image, why=str(why)))
             tell("images captioned", number, len(tasks))
     return Captioned(
         drafted=tuple(drafted),

@@ -18,21 +18,21 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
 
     Raises SettingsError where there is no run, DeliveryError where it could not be delivered.
     """
-    place = RunDir(run)
-    if not place.settings.is_file():
+    run_dir = RunDir(run)
+    if not run_dir.settings.is_file():
         raise SettingsError(
             f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
         )
-    saved = tomllib.loads(place.settings.read_text(encoding="utf-8"))
+    saved = tomllib.loads(run_dir.settings.read_text(encoding="utf-8"))
     asked, problems = parse_destinations(destinations or saved.get("destinations", ()))
     secrets, wrong = secrets_from(environ)
     errors = errors_in([*problems, *wrong])
     if errors:
         raise SettingsError(problems=errors)
-    with lock_run(place), make_screen() as screen:
+    with lock_run(run_dir), make_screen() as screen:
         delivered = deliver_run(
-            place,
-            asked or (default_destination(place),),
+            run_dir,
+            asked or (default_destination(run_dir),),
             name=saved["output_name"],
             secrets=secrets,
             environ=environ,

@@ -14,7 +14,7 @@ from PIL import Image
 from tenner.base.tiny import concept_dir, held_out, regularisation_dir
 from tenner.core.errors import ExitCode
 from tenner.pipeline.run import Outcome, run
-from tenner.pipeline.sampler import Artist
+from tenner.pipeline.sampler import Sampler
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import ConceptFact
 from tenner.sample.job import Cell, Drawn, Samples
@@ -62,9 +62,9 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
 
     A finished demo in `output_dir` is removed first: a demo is there to be watched.
     """
-    place = output_dir / "striped_star"
-    if (place / "delivered.json").is_file():
-        rmtree(place)
+    run_dir = output_dir / "striped_star"
+    if (run_dir / "delivered.json").is_file():
+        rmtree(run_dir)
     request = load_request(
         {
             "dataset": str(concept_dir()),
@@ -82,9 +82,9 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
     return ExitCode.DELIVERED
 
 
-def measure(prepared: Prepared, trained: Trained, artist: Artist) -> tuple[ConceptFact, ...]:
+def measure(prepared: Prepared, trained: Trained, sampler: Sampler) -> tuple[ConceptFact, ...]:
     """Draw the held-out captions and the other prompts at strength 0 and 1, and compare."""
-    artist.stage.begin("measuring", "held-out pictures")
+    sampler.context.begin("measuring", "held-out pictures")
     pairs = held_out()
     cells = [
         Cell(prompt=prompt, strength=strength, seed=seed)
@@ -92,7 +92,7 @@ def measure(prepared: Prepared, trained: Trained, artist: Artist) -> tuple[Conce
         for prompt in [*(caption for _, caption in pairs), *OTHERS]
         for seed in SEEDS
     ]
-    drawn = artist.draw(tuple(cells), artist.place.samples / "measured")
+    drawn = sampler.draw(tuple(cells), sampler.run_dir.samples / "measured")
     if drawn is None:
         return ()
     return _compare(drawn, cells, [path for path, _ in pairs]).facts()
@@ -120,11 +120,11 @@ def _open(path: Path) -> Image.Image:
 
 
 def _tell(outcome: Outcome) -> None:
-    trained, place = outcome.trained, outcome.place
+    trained, run_dir = outcome.trained, outcome.run_dir
     print(f"\nlearnt in {duration(trained.seconds)}, all in {duration(outcome.seconds)}")
     print("distance to held-out pictures of the concept (0 is the same):")
     for fact in outcome.concept:
         print(f"  {fact.distance:5.1f}  {fact.name}")
     print(f"LoRA    {trained.weights.path}")
-    print(f"samples {place.samples / 'grid.png'}")
-    print(f"report  {place.report}")
+    print(f"samples {run_dir.samples / 'grid.png'}")
+    print(f"report  {run_dir.report}")

@@ -276,7 +276,7 @@ def _tell_outcome(outcome: "Outcome") -> None:
     print(f"  LoRA    {weights.path} ({size_words(weights.num_bytes)})")
     if outcome.drawn and outcome.drawn.grid:
         print(f"  samples {outcome.drawn.grid}")
-    print(f"  report  {outcome.place.report}")
+    print(f"  report  {outcome.run_dir.report}")
     for each in outcome.delivered.at:
         print(f"  delivered and verified: {each.destination}")
 

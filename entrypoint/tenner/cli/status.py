@@ -50,18 +50,18 @@ def print_status(run: Path, *, as_json: bool) -> None:
     print(found.to_json() if as_json else "\n".join(status_lines(found)))
 
 
-def status_of(place: RunDir) -> Status:
+def status_of(run_dir: RunDir) -> Status:
     """Raises SettingsError where no run has been started in this directory."""
-    ledger = ledger_of(place)
+    ledger = ledger_of(run_dir)
     if ledger is None:
         raise SettingsError(
-            f"{place.path} is not the directory of a run",
+            f"{run_dir.path} is not the directory of a run",
             fix="name the folder that holds ledger.json: <output_dir>/<output_name>",
         )
     seen = _Seen()
-    for line in read_event_lines(place.events):
+    for line in read_event_lines(run_dir.events):
         seen.take(line)
-    running = _is_running(place)
+    running = _is_running(run_dir)
     step = seen.step
     done, total = int(step.get("step", ledger.step)), int(step.get("num_steps", 0))
     each = step.get("seconds_per_step") or None
@@ -153,10 +153,10 @@ def _state(ledger: Ledger, *, running: bool) -> State:
     return "stopped" if ending in ("Stopped", "BudgetReached") else "failed"
 
 
-def _is_running(place: RunDir) -> bool:
+def _is_running(run_dir: RunDir) -> bool:
     """Whether a program holds the run's directory."""
     try:
-        with (place.path / ".lock").open("rb") as file:
+        with (run_dir.path / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

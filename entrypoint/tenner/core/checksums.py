@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenner.core.errors import DeliveryError, Problem
-from tenner.core.retry import Refused
+from tenner.core.retry import PermanentError
 
 _BLOCK_BYTES = 4 << 20  # so large that threads that hash seldom wait for one that does not
 _MOST_THREADS = 8  # more are faster than disks, and each has a block
@@ -27,7 +27,7 @@ class DeliveredFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SealedFile:
+class HashedFile:
     """A file whose size in bytes and SHA-256 (hex) are read once and held to from then on.
 
     `stamp` (inode, time in ns, size) tells cheaply that nobody wrote to it since.
@@ -53,7 +53,7 @@ class SealedFile:
         return self.stamp == _stamp(self.path)
 
 
-def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
+def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[HashedFile, ...]:
     """Look at every file, and begin to hash them.
 
     Raises DeliveryError with all that are missing or unreadable.
@@ -70,8 +70,8 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
         raise DeliveryError(problems=problems)
     num_threads = min(os.cpu_count() or 1, _MOST_THREADS)
     pool = ThreadPoolExecutor(max_workers=num_threads)  # hashing needs no GIL
-    sealed = tuple(
-        SealedFile(
+    hashed = tuple(
+        HashedFile(
             path=file.path,
             name=file.name,
             stamp=stamp,
@@ -80,31 +80,31 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[SealedFile, ...]:
         for file, stamp in zip(files, stamps, strict=True)
     )
     pool.shutdown(wait=False)
-    return sealed
+    return hashed
 
 
-def seal_text(path: Path, content: str, name: str) -> SealedFile:
+def hashed_text(path: Path, content: str, name: str) -> HashedFile:
     """A new file at `path` with this content. Raises OSError where it cannot be written."""
     path.write_text(content, encoding="utf-8")
-    (sealed,) = begin_sealing([DeliveredFile(path=path, name=name)])
-    return sealed
+    (hashed,) = begin_sealing([DeliveredFile(path=path, name=name)])
+    return hashed
 
 
-def stop_sealing(files: Sequence[SealedFile]) -> None:
+def stop_sealing(files: Sequence[HashedFile]) -> None:
     """Hash none any more that was not begun: nobody waits for it."""
     for file in files:
         file.hashed.cancel()
 
 
-def wait_until_sealed(files: Sequence[SealedFile]) -> None:
+def wait_until_sealed(files: Sequence[HashedFile]) -> None:
     """Wait for every hash. Raises DeliveryError with all that cannot be known."""
     refused = [file.hashed.exception() for file in files]
-    problems = [each.problem for each in refused if isinstance(each, Refused)]
+    problems = [each.problem for each in refused if isinstance(each, PermanentError)]
     if problems:
         raise DeliveryError(problems=problems)
 
 
-def changed_since(file: SealedFile) -> Problem | None:
+def changed_since(file: HashedFile) -> Problem | None:
     """What to say where a file is not what it was when it was sealed. Raises OSError."""
     if hash_file(file.path) == (file.size, file.sha256):
         return None
@@ -127,9 +127,9 @@ def _hash_of(path: Path, size: int) -> str:
     try:
         found, sha256 = hash_file(path)
     except OSError as error:
-        raise Refused(_cannot_read(path, error)) from error
+        raise PermanentError(_cannot_read(path, error)) from error
     if found != size:
-        raise Refused(_changed(path))
+        raise PermanentError(_changed(path))
     return sha256
 
 

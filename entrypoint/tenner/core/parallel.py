@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tenner.core.retry import Deadline, Passing
+from tenner.core.retry import Deadline, TransientError
 
 T = TypeVar("T")
 _GRACE_SECONDS = 2.0
@@ -42,7 +42,7 @@ def in_parallel(
 
     for number in range(min(num_workers, len(jobs))):
         threading.Thread(target=work, name=f"{name}-{number}", daemon=True).start()
-    late = Passing(f"no answer within {deadline.seconds:.0f} s")
+    late = TransientError(f"no answer within {deadline.seconds:.0f} s")
     results: list[T | BaseException] = [late] * len(jobs)
     for _ in jobs:
         if (each := _next_ended(ended, deadline)) is None:
@@ -66,4 +66,4 @@ def _next_ended(ended: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
 def first_error(results: Sequence[object]) -> BaseException | None:
     """The gravest of what was raised: a bug before a refusal, a refusal before a passing one."""
     errors = [result for result in results if isinstance(result, BaseException)]
-    return min(errors, key=lambda error: isinstance(error, Passing), default=None)
+    return min(errors, key=lambda error: isinstance(error, TransientError), default=None)

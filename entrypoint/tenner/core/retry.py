@@ -20,15 +20,15 @@ _REFUSALS_TRIED = 3
 _LONGEST_WAIT_SECONDS = 30
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A trouble that may be gone at the next try."""
 
 
-class OutOfTime(Passing):
+class OutOfTime(TransientError):
     """The deadline passed."""
 
 
-class Refused(Exception):
+class PermanentError(Exception):
     """The other side said no; `problem` carries the fix, `code` the other side's own word."""
 
     def __init__(self, problem: Problem, *, code: str = "") -> None:
@@ -114,7 +114,7 @@ def retrying(
         nonlocal refusals, last
         trouble = state.outcome.exception() if state.outcome else None
         last = last if isinstance(trouble, OutOfTime) and last else trouble
-        refusals += isinstance(trouble, Refused)
+        refusals += isinstance(trouble, PermanentError)
         return deadline.passed() or refusals >= _REFUSALS_TRIED
 
     def tell(state: RetryCallState) -> None:
@@ -126,7 +126,8 @@ def retrying(
         stop=ended,
         wait=wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_SECONDS),
         retry=lambda state: bool(
-            state.outcome and isinstance(state.outcome.exception(), (Passing, Refused))
+            state.outcome
+            and isinstance(state.outcome.exception(), (TransientError, PermanentError))
         ),
         sleep=deadline.sleep,
         before_sleep=tell,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenner.core.errors import ExitCode, Problem
-from tenner.dataset.findings import FileNote, Finding, counted, printable
+from tenner.dataset.findings import FileIssue, Finding, counted, printable
 from tenner.dataset.inspection import buckets_of, common_trigger, judge_whole, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation
 from tenner.dataset.reading import OnProgress, thumb_path
@@ -32,8 +32,8 @@ class CheckResult:
     images: tuple[ImageItem, ...]
     buckets: Buckets
     findings: tuple[Finding, ...]
-    left_out: tuple[FileNote, ...]
-    mended: tuple[FileNote, ...]
+    left_out: tuple[FileIssue, ...]
+    mended: tuple[FileIssue, ...]
     trigger: str
     num_captions: int
     num_ignored: int

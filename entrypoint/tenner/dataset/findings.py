@@ -24,7 +24,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileNote:
+class FileIssue:
     """A file that was left out, or mended, and why."""
 
     path: str

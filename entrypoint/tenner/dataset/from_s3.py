@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
 from tenner.storage.destination import Destination, parse_destination
@@ -79,10 +79,10 @@ def fetch_from_s3(
         folder = cache / "s3" / hashlib.sha256(source.encode()).hexdigest()[:32]
         mirror = Mirror(folder, {_name(each.key, bucket.place): each for each in listed})
         return _fill(mirror, bucket, on_bytes)
-    except Refused as refused:
+    except PermanentError as refused:
         fix = refused.problem.fix if "s3:PutObject" not in refused.problem.fix else NEEDS
         raise DatasetError(problems=[Problem(text=refused.problem.text, fix=fix)]) from None
-    except Passing as trouble:
+    except TransientError as trouble:
         raise DatasetError(
             f"{source} cannot be fetched: {trouble}",
             fix="check the network and the endpoint; a second start goes on where this one ended",

@@ -9,7 +9,7 @@ from typing import Any
 
 from tenner.core.errors import Problem
 from tenner.dataset.facts import ImageFacts
-from tenner.dataset.findings import FileNote, Finding, printable
+from tenner.dataset.findings import FileIssue, Finding, printable
 from tenner.dataset.masks import Mask
 from tenner.kohya.buckets import BucketPlace, Buckets, Size, batches_per_epoch
 
@@ -48,8 +48,8 @@ class Dataset:
     train_dir: Path
     reg_dir: Path | None
     findings: tuple[Finding, ...]
-    left_out: tuple[FileNote, ...]
-    mended: tuple[FileNote, ...]
+    left_out: tuple[FileIssue, ...]
+    mended: tuple[FileIssue, ...]
     num_captions: int
     content_hash: str
     held_out: tuple[ImageItem, ...] = ()
@@ -116,7 +116,7 @@ class Dataset:
         }
 
 
-def _notes(notes: Sequence[FileNote]) -> list[dict[str, str]]:
+def _notes(notes: Sequence[FileIssue]) -> list[dict[str, str]]:
     return [{"path": printable(note.path), "why": note.why} for note in notes]
 
 

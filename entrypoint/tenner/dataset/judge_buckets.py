@@ -30,10 +30,10 @@ MUCH_LOST = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class _Fitted:
-    """An image with its place."""
+    """An image with its bucket and crop."""
 
     image: ImageItem
-    place: BucketPlace
+    fit: BucketPlace
     unused: float
 
 
@@ -60,20 +60,20 @@ def judge_buckets(images: Sequence[ImageItem], request: DatasetRequest) -> list[
     impossible: list[str] = []
     for image in images:
         try:
-            place = buckets.assign(*image.size)
+            fit = buckets.assign(*image.size)
         except ValueError:
             impossible.append(image.source)
             continue
-        counts[place.bucket] += image.num_repeats
-        unused = unused_share(buckets, place, image.size)
-        fitted.append(_Fitted(image=image, place=place, unused=unused))
+        counts[fit.bucket] += image.num_repeats
+        unused = unused_share(buckets, fit, image.size)
+        fitted.append(_Fitted(image=image, fit=fit, unused=unused))
     findings: list[Finding] = []
     if impossible:
         findings.append(_impossible(impossible, buckets))
     unused = [each for each in fitted if each.unused > MUCH_UNUSED]
     if unused:
         findings.append(_unused(unused, request))
-    cropped = [each for each in fitted if each.place.cropped_share > MUCH_CROPPED]
+    cropped = [each for each in fitted if each.fit.cropped_share > MUCH_CROPPED]
     if cropped:
         findings.append(_cropped(cropped, request))
     if request.batch_size and request.batch_size > 1 and counts:
@@ -81,7 +81,7 @@ def judge_buckets(images: Sequence[ImageItem], request: DatasetRequest) -> list[
     return findings
 
 
-def unused_share(buckets: Buckets, place: BucketPlace, size: Size) -> float:
+def unused_share(buckets: Buckets, fit: BucketPlace, size: Size) -> float:
     """The share of the training area that the image's bucket leaves unused, 0 to 1.
 
     An image that may not be enlarged has no more area than its own.
@@ -89,7 +89,7 @@ def unused_share(buckets: Buckets, place: BucketPlace, size: Size) -> float:
     allowed = buckets.resolution[0] * buckets.resolution[1]
     if buckets.no_upscale:
         allowed = min(allowed, size[0] * size[1])
-    return max(0.0, 1 - place.bucket[0] * place.bucket[1] / allowed)
+    return max(0.0, 1 - fit.bucket[0] * fit.bucket[1] / allowed)
 
 
 def _impossible(files: Sequence[str], buckets: Buckets) -> Finding:
@@ -121,13 +121,13 @@ def _unused(found: Sequence[_Fitted], request: DatasetRequest) -> Finding:
 
 
 def _cropped(found: Sequence[_Fitted], request: DatasetRequest) -> Finding:
-    worst = max(found, key=lambda each: each.place.cropped_share)
+    worst = max(found, key=lambda each: each.fit.cropped_share)
     files = [each.image.source for each in found]
-    setting = _mending(found, request, by=lambda each: each.place.cropped_share <= MUCH_CROPPED)
+    setting = _mending(found, request, by=lambda each: each.fit.cropped_share <= MUCH_CROPPED)
     return Finding(
         kind="cropped",
         level="warning",
-        text=f"the crop takes up to {round(100 * worst.place.cropped_share)} % of"
+        text=f"the crop takes up to {round(100 * worst.fit.cropped_share)} % of"
         f" {counted(len(files), 'image')} ({_shown(worst)}): {names(files)}",
         fix=f"set {setting}, or crop them yourself" if setting else "crop them yourself",
         files=tuple(files),
@@ -135,7 +135,7 @@ def _cropped(found: Sequence[_Fitted], request: DatasetRequest) -> Finding:
 
 
 def _shown(fitted: _Fitted) -> str:
-    (width, height), (across, down) = fitted.image.size, fitted.place.bucket
+    (width, height), (across, down) = fitted.image.size, fitted.fit.bucket
     return f"{width}×{height} is trained at {across}×{down}"
 
 
@@ -152,10 +152,10 @@ def _mending(
 
 def _fitted_again(image: ImageItem, buckets: Buckets) -> _Fitted:
     try:
-        place = buckets.assign(*image.size)
+        fit = buckets.assign(*image.size)
     except ValueError:
-        place = BucketPlace(bucket=(0, 0), resized=(1, 1), crop=(0, 0))
-    return _Fitted(image=image, place=place, unused=unused_share(buckets, place, image.size))
+        fit = BucketPlace(bucket=(0, 0), resized=(1, 1), crop=(0, 0))
+    return _Fitted(image=image, fit=fit, unused=unused_share(buckets, fit, image.size))
 
 
 def _candidates(request: DatasetRequest) -> Iterator[tuple[str, DatasetRequest]]:

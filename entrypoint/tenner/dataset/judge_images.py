@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tenner.dataset.facts import ImageFacts
-from tenner.dataset.findings import FileNote, Finding, counted, names, printable
+from tenner.dataset.findings import FileIssue, Finding, counted, names, printable
 from tenner.dataset.likeness import near_duplicates
 from tenner.kohya.buckets import Size
 
@@ -25,7 +25,7 @@ SIZE_CLASSES = ((80, 150, "complex"), (40, 80, "medium"), (20, 40, "simple"))
 """The guide's numbers of images for a complex, medium and simple concept."""
 
 
-def judge_unreadable(left_out: Sequence[FileNote], *, num_images: int) -> list[Finding]:
+def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[Finding]:
     """Few broken images are left out and said; many are an error, and none is only a part."""
     if not left_out:
         return []

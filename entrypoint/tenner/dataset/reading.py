@@ -10,7 +10,7 @@ from typing import Any
 
 from tenner.dataset.captions import Caption, find_caption_files, framed, read_captions
 from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
-from tenner.dataset.findings import FileNote, Finding, counted, names
+from tenner.dataset.findings import FileIssue, Finding, counted, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
@@ -52,8 +52,8 @@ class Source:
     trigger: str
     num_captions: int
     findings: tuple[Finding, ...]
-    left_out: tuple[FileNote, ...]
-    mended: tuple[FileNote, ...]
+    left_out: tuple[FileIssue, ...]
+    mended: tuple[FileIssue, ...]
     num_ignored: int
     is_reg: bool
     thumbs: Path | None = None
@@ -160,10 +160,10 @@ def thumb_path(thumbs: Path, source: str) -> Path:
 
 def _sort_out(
     facts: Mapping[str, ImageFacts | Unreadable],
-) -> tuple[dict[str, ImageFacts], tuple[FileNote, ...]]:
+) -> tuple[dict[str, ImageFacts], tuple[FileIssue, ...]]:
     good = {path: found for path, found in facts.items() if isinstance(found, ImageFacts)}
     bad = tuple(
-        FileNote(path=path, why=found.reason)
+        FileIssue(path=path, why=found.reason)
         for path, found in facts.items()
         if isinstance(found, Unreadable)
     )
@@ -215,11 +215,11 @@ def _trigger(tree: Tree, view: View, captions: Mapping[str, Caption]) -> str:
 
 def _not_used(
     entries: Sequence[FileEntry], images: set[str], captions: frozenset[str]
-) -> list[FileNote]:
+) -> list[FileIssue]:
     """Files that are no part of the training, and are not merely a system's or a cache's."""
     others = {(each.folder, each.stem) for each in entries if each.kind in ("unsupported", "image")}
     return [
-        FileNote(path=entry.path, why=_why_not_used(entry, others))
+        FileIssue(path=entry.path, why=_why_not_used(entry, others))
         for entry in entries
         if entry.kind not in ("junk", "cache")
         and entry.path not in images
@@ -239,7 +239,7 @@ def _why_not_used(entry: FileEntry, others: Collection[tuple[str, str]]) -> str:
     return entry.why or "not an image"
 
 
-def _about_left_out(left_out: Sequence[FileNote]) -> list[Finding]:
+def _about_left_out(left_out: Sequence[FileIssue]) -> list[Finding]:
     """Said where it may be a loss: formats that are not read, captions whose image is gone."""
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for note in left_out:

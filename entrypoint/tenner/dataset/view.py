@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tenner.dataset.findings import FileNote, Finding, counted, names, printable
+from tenner.dataset.findings import FileIssue, Finding, counted, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
 
@@ -50,8 +50,8 @@ class View:
 
     concepts: tuple[Concept, ...] = ()
     findings: tuple[Finding, ...] = ()
-    left_out: tuple[FileNote, ...] = ()
-    mended: tuple[FileNote, ...] = ()
+    left_out: tuple[FileIssue, ...] = ()
+    mended: tuple[FileIssue, ...] = ()
 
 
 def read_folder_name(name: str) -> FolderName | None:
@@ -76,14 +76,14 @@ class _Reading:
     is_reg: bool
     concepts: list[Concept] = field(default_factory=list[Concept])
     findings: list[Finding] = field(default_factory=list[Finding])
-    mended: list[FileNote] = field(default_factory=list[FileNote])
+    mended: list[FileIssue] = field(default_factory=list[FileIssue])
 
     def error(self, text: str, fix: str) -> None:
         self.findings.append(Finding(kind="folder", level="error", text=text, fix=fix))
 
     def mend(self, folder: str, text: str) -> None:
         self.findings.append(Finding(kind="folder_mended", level="note", text=text))
-        self.mended.append(FileNote(path=folder or self.root_name, why=text))
+        self.mended.append(FileIssue(path=folder or self.root_name, why=text))
 
     def images_in(self, folder: str) -> Sequence[FileEntry]:
         return self.by_folder.get(folder, ())

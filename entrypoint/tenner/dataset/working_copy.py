@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tenner.core.errors import DatasetError
 from tenner.core.files import write_json
-from tenner.dataset.findings import FileNote
+from tenner.dataset.findings import FileIssue
 from tenner.dataset.request import DatasetRequest
 from tenner.dataset.workers import WorkerPool, path_field
 
@@ -43,7 +43,7 @@ class Copied:
     """The paths of the working copies, in the images' order, and what was changed."""
 
     paths: tuple[Path, ...]
-    mended: tuple[FileNote, ...]
+    mended: tuple[FileIssue, ...]
 
 
 def make_working_copy(
@@ -69,7 +69,7 @@ def make_working_copy(
     _convert([each for each in changed if each[0] not in kept], request)
     write_json(_note(folder), {name: asdict(content) for name, content in wanted.items()})
     mended = tuple(
-        FileNote(path=image.source, why=", ".join(WHAT_WAS_DONE[need] for need in _needs(image)))
+        FileIssue(path=image.source, why=", ".join(WHAT_WAS_DONE[need] for need in _needs(image)))
         for _, image in changed
     )
     return Copied(paths=tuple(paths), mended=mended)

@@ -18,10 +18,10 @@ _REFUSALS_TRIED = 3
 class HostError(Exception):
     """The host's API did not do what was asked. `is_passing` where another try may help."""
 
-    def __init__(self, text: str, *, status: int = 0, is_passing: bool = False) -> None:
+    def __init__(self, text: str, *, status: int = 0, is_transient: bool = False) -> None:
         super().__init__(text)
         self.status = status
-        self.is_passing = is_passing
+        self.is_transient = is_transient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class _Refused(stop_after_attempt):
 
     def __call__(self, retry_state: Any) -> bool:
         error = retry_state.outcome.exception()
-        passing = isinstance(error, HostError) and error.is_passing
+        passing = isinstance(error, HostError) and error.is_transient
         return not passing and super().__call__(retry_state)
 
 
@@ -65,10 +65,10 @@ def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
             timeout=seconds,
         )
     except httpx.TimeoutException as error:
-        raise HostError(f"no answer within {seconds:.0f} s", is_passing=True) from error
+        raise HostError(f"no answer within {seconds:.0f} s", is_transient=True) from error
     except httpx.HTTPError as error:
         text = redact_shapes(str(error)) or type(error).__name__
-        raise HostError(text, is_passing=True) from error
+        raise HostError(text, is_transient=True) from error
     if answer.is_success:
         try:
             return answer.json()
@@ -79,5 +79,5 @@ def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
     raise HostError(
         f"HTTP {status}{f': {said}' if said else ''}",
         status=status,
-        is_passing=status >= 500 or status in _PASSING,
+        is_transient=status >= 500 or status in _PASSING,
     )

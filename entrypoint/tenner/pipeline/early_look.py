@@ -108,7 +108,7 @@ class EarlyLook:
 
     settings: Settings
     plan: Plan
-    place: RunDir
+    run_dir: RunDir
     room: Callable[[], Room]
     draw: DrawCheckpoint
     tell: Callable[[Event], None]
@@ -162,7 +162,7 @@ class EarlyLook:
         if not listing.is_file():
             return
         step = epoch * self.plan.length.steps_per_epoch
-        grid = self.place.samples / f"epoch-{epoch:06d}.png"
+        grid = self.run_dir.samples / f"epoch-{epoch:06d}.png"
         try:
             lay_out(Drawn(listing=listing), grid, title=f"{self.plan.output_name}, epoch {epoch}")
             samples = SampleSet.of(
@@ -174,10 +174,10 @@ class EarlyLook:
         self.on_look(Look(epoch=epoch, step=step, samples=samples, grid=grid))
 
     def _weights(self, epoch: int) -> Path:
-        return self.place.checkpoints / f"{self.plan.output_name}-{epoch:06d}.safetensors"
+        return self.run_dir.checkpoints / f"{self.plan.output_name}-{epoch:06d}.safetensors"
 
     def _folder(self, epoch: int) -> Path:
-        return self.place.samples / f"epoch-{epoch:06d}"
+        return self.run_dir.samples / f"epoch-{epoch:06d}"
 
     def __enter__(self) -> Self:
         beyond = [each for each in self.settings.sample_at_epochs if each not in self.epochs]

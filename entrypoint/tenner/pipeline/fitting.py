@@ -23,7 +23,7 @@ from tenner.supervision.training import Engine, Lighter, put_aside, states, step
 
 def engine_for(
     prepared: Prepared,
-    place: RunDir,
+    run_dir: RunDir,
     book: LedgerBook,
     plan: Plan,
     *,
@@ -52,13 +52,13 @@ def engine_for(
             return None
         changed = with_options(plan, rung.changed, prepared.dataset)
         if not rung.keeps_states:  # before it is noted: a life that knows of it meets no old state
-            _leave_behind(place, book, plan.output_name)
+            _leave_behind(run_dir, book, plan.output_name)
             forget()
         book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
-        write_json(place.plan, plan_json(changed))
+        write_json(run_dir.plan, plan_json(changed))
         next_engine = engine_for(
             prepared,
-            place,
+            run_dir,
             book,
             changed,
             session=session,
@@ -67,10 +67,10 @@ def engine_for(
         )
         return Lighter(engine=next_engine, says=rung.says)
 
-    engine = bare_engine(prepared, place, plan, session.latents)
+    engine = bare_engine(prepared, run_dir, plan, session.latents)
 
     def command(state: Path | None) -> Command:
-        remove_abandoned_parts(place.state)  # what a trainer that was killed had begun to save
+        remove_abandoned_parts(run_dir.state)  # what a trainer that was killed had begun to save
         book.change(lambda ledger: ledger.resumed_from(step_of(state) if state else 0))
         return session.launch(engine.command(state), environ)
 
@@ -81,46 +81,46 @@ def engine_for(
         lighter=lighter,
         lighter_on_host=lighter_on_host,
         out_of_memory_fix=last_words(plan.options, settings),
-        guards=() if own_stop else (StopFileGuard(stop_file=place.stop_file), DoneGuard()),
+        guards=() if own_stop else (StopFileGuard(stop_file=run_dir.stop_file), DoneGuard()),
     )
 
 
-def _leave_behind(place: RunDir, book: LedgerBook, name: str) -> None:
+def _leave_behind(run_dir: RunDir, book: LedgerBook, name: str) -> None:
     """Put the states and weights of a network that is given up aside."""
-    put_aside(states(place), "other-network")
-    put_aside(sorted(place.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
+    put_aside(states(run_dir), "other-network")
+    put_aside(sorted(run_dir.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
     book.change(lambda ledger: replace(ledger, checkpoints=(), state_step=0))
 
 
-def tokenizers_for(prepared: Prepared, place: RunDir) -> Path | None:
+def tokenizers_for(prepared: Prepared, run_dir: RunDir) -> Path | None:
     """CLIP's tokenizers where the base brings none of its own."""
     if prepared.base.layout == "diffusers":
         return None
-    return write_clip_tokenizers(place.tokenizers).absolute()
+    return write_clip_tokenizers(run_dir.tokenizers).absolute()
 
 
 def bare_engine(
-    prepared: Prepared, place: RunDir, plan: Plan, latents: Path | None = None
+    prepared: Prepared, run_dir: RunDir, plan: Plan, latents: Path | None = None
 ) -> Engine:
     """The chosen engine for `plan`, without what rescues it."""
     cpus = num_cpus(prepared.machine)
     if prepared.engine.name == "diffusers":
         return own_engine(
             plan,
-            place,
+            run_dir,
             prepared.engine,
             items=train_items(prepared.dataset, random_crop=prepared.settings.random_crop),
             held_out=train_items(replace(prepared.dataset, images=prepared.dataset.held_out)),
-            tokenizers=tokenizers_for(prepared, place),
+            tokenizers=tokenizers_for(prepared, run_dir),
             latents=latents,
             cpus=cpus,
         )
     return sd_scripts_engine(
         plan,
-        place,
+        run_dir,
         prepared.engine,
         train_data_dir=prepared.dataset.train_dir,
         reg_data_dir=prepared.dataset.reg_dir,
-        tokenizers=write_clip_tokenizers(place.tokenizers).absolute(),
+        tokenizers=write_clip_tokenizers(run_dir.tokenizers).absolute(),
         cpus=cpus,
     )

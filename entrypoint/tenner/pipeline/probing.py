@@ -156,12 +156,12 @@ def correction_of(probe: Probe, modelled_gb: float) -> float | None:
 def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest) -> Probe:
     """Two steps of the largest bucket in a folder of their own, which is removed."""
     with temporary_folder("probe") as folder:
-        place = RunDir(Path(folder) / "run").create()
+        run_dir = RunDir(Path(folder) / "run").create()
         plan = _two_steps(prepared.plan)
         batch = int(str(plan.options["train_batch_size"]))
         dataset = largest_bucket(prepared.dataset, batch, Path(folder) / "train")
         reduced = replace(prepared, plan=plan, dataset=dataset)
-        engine = bare_engine(reduced, place, plan)
+        engine = bare_engine(reduced, run_dir, plan)
         events: list[Event] = []
         surroundings = {**environ, **prepared.machine.child_env}
         with _watching(prepared, environ) as used:
@@ -169,7 +169,7 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
                 engine.command(None),
                 read=engine.read,
                 on_event=events.append,
-                log=place.engine_log,
+                log=run_dir.engine_log,
                 environ=surroundings,
                 stop=stop,
                 grace_seconds=5.0,

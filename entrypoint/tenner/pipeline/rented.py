@@ -7,7 +7,7 @@ from tenner.core.events import Failed
 from tenner.hardware.prices import Price, price_of
 from tenner.hosts.ending import ask_price, end_host
 from tenner.hosts.host import Host
-from tenner.runs.context import Stage
+from tenner.runs.context import RunContext
 from tenner.settings.model import Settings
 from tenner.ui.notify import Notifier
 
@@ -18,7 +18,7 @@ class Rented:
 
     host: Host | None
     settings: Settings
-    stage: Stage
+    context: RunContext
     news: Notifier
     known: Price | None = None
 
@@ -34,9 +34,9 @@ class Rented:
         self.known = price_of(asked=self.settings.price_per_hour, host=told)
         if self.known is None:
             for problem in problems:
-                self.stage.screen.problem(problem)
+                self.context.screen.problem(problem)
         elif self.known.kind == "host":
-            self.stage.screen.say(f"  {self.host} costs ${self.known.usd_per_hour:.3f} an hour")
+            self.context.screen.say(f"  {self.host} costs ${self.known.usd_per_hour:.3f} an hour")
         return self.known
 
     def end(self) -> None:
@@ -45,11 +45,11 @@ class Rented:
         problem = end_host(
             self.settings,
             self.host,
-            self.stage.environ,
+            self.context.environ,
             usd_per_hour=self.known.usd_per_hour if self.known else None,
-            say=self.stage.screen.say,
+            say=self.context.screen.say,
         )
         if problem:
-            self.stage.screen.problem(problem)
-            self.stage.log.append(Failed(kind="host", text=problem.text, fix=problem.fix))
+            self.context.screen.problem(problem)
+            self.context.log.append(Failed(kind="host", text=problem.text, fix=problem.fix))
             self.news.tell("failed", str(problem))

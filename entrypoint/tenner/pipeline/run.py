@@ -36,7 +36,7 @@ from tenner.pipeline.predicting import with_measured_prediction
 from tenner.pipeline.preflight import ALONE, fetching
 from tenner.pipeline.probing import with_measured_batch
 from tenner.pipeline.rented import Rented
-from tenner.pipeline.sampler import ENGINE_SHARE, Artist, child_environ, early_look
+from tenner.pipeline.sampler import ENGINE_SHARE, Sampler, child_environ, early_look
 from tenner.pipeline.stop_when import StopWhen
 from tenner.pipeline.weights_check import judge_weights
 from tenner.planning.plan import plan_json
@@ -44,10 +44,10 @@ from tenner.planning.prepared import Prepared
 from tenner.report.facts import ConceptFact, TimingFact
 from tenner.report.live_page import LivePage
 from tenner.report.run_facts import sample_set
-from tenner.runs.attempt import RunLife, begin_life, trained_before
+from tenner.runs.attempt import Attempt, begin_attempt, trained_before
 from tenner.runs.card import write_card
 from tenner.runs.check_destinations import check_destinations
-from tenner.runs.context import Stage
+from tenner.runs.context import RunContext
 from tenner.runs.deliver import Delivered
 from tenner.runs.disk import disk_problem, full_destinations
 from tenner.runs.handover import default_destination, deliver_persistently, deliver_run, file_facts
@@ -75,7 +75,7 @@ HURRY_SECONDS = 60.0
 class Outcome:
     """A run that ended well: what was trained, drawn and delivered, and where."""
 
-    place: RunDir
+    run_dir: RunDir
     prepared: Prepared
     trained: Trained
     drawn: Drawn | None
@@ -84,7 +84,7 @@ class Outcome:
     concept: tuple[ConceptFact, ...] = ()
 
 
-DrawMore = Callable[[Prepared, Trained, Artist], tuple[ConceptFact, ...]]
+DrawMore = Callable[[Prepared, Trained, Sampler], tuple[ConceptFact, ...]]
 """What a caller measures on further pictures of the trained LoRA."""
 
 
@@ -92,7 +92,7 @@ DrawMore = Callable[[Prepared, Trained, Artist], tuple[ConceptFact, ...]]
 class AlreadyDelivered:
     """An earlier start of this run delivered everything, and it is all still there."""
 
-    place: RunDir
+    run_dir: RunDir
     delivered_to: tuple[str, ...]
 
 
@@ -117,16 +117,16 @@ def run(
     problems = (*problems, *wrong, *check_ending(settings, host), *webhook_problems(secrets))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
-    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
-    for folder in (place.path, place.checkpoints, place.state, place.samples):
+    run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
         make_writable(folder, name="the run's folder")
-    with lock_run(place):
-        if restart and (aside := set_aside(place)):
+    with lock_run(run_dir):
+        if restart and (aside := set_aside(run_dir)):
             screen.say(f"the run that was here is kept in {aside}")
-        to = destinations or (default_destination(place),)
-        remove_leftovers(place, to, settings.output_name)
-        with EventLog(place.events) as log, stop_on_signals() as stop, screen:
-            stage = Stage(
+        to = destinations or (default_destination(run_dir),)
+        remove_leftovers(run_dir, to, settings.output_name)
+        with EventLog(run_dir.events) as log, stop_on_signals() as stop, screen:
+            context = RunContext(
                 screen=screen,
                 log=log,
                 stop=stop,
@@ -135,13 +135,13 @@ def run(
                 session=session,
                 grace_seconds=settings.grace_seconds,
             )
-            with Notifier.of(settings, secrets, on_event=stage.tell) as news:
-                machine = Rented(host=host, settings=settings, stage=stage, news=news)
+            with Notifier.of(settings, secrets, on_event=context.tell) as news:
+                machine = Rented(host=host, settings=settings, context=context, news=news)
                 try:
-                    with _foreseen(place, environ):
+                    with _foreseen(run_dir, environ):
                         ended = _run(
                             request,
-                            place,
+                            run_dir,
                             machine,
                             to,
                             restart=restart,
@@ -149,7 +149,7 @@ def run(
                             measure_definition=measure_definition,
                         )
                 except TennerError as error:
-                    _tell_of(error, stage, news)
+                    _tell_of(error, context, news)
                     if error.is_brought_out and stop.signal is None and session.ends_machine:
                         machine.end()
                     raise
@@ -159,22 +159,22 @@ def run(
 
 
 @contextlib.contextmanager
-def _foreseen(place: RunDir, environ: Mapping[str, str]) -> Generator[None]:
+def _foreseen(run_dir: RunDir, environ: Mapping[str, str]) -> Generator[None]:
     """Whatever goes wrong comes out as a TennerError, so that it is kept and told as any other."""
     try:
         yield
     except TennerError as error:
-        known = known_error(error, place)
+        known = known_error(error, run_dir)
         if known is error:
             raise
         raise known from error
     except Exception as error:
-        raise as_tenner_error(error, environ, folders=(place.path,)) from error
+        raise as_tenner_error(error, environ, folders=(run_dir.path,)) from error
 
 
 def _run(
     request: Request,
-    place: RunDir,
+    run_dir: RunDir,
     machine: Rented,
     destinations: tuple[Destination, ...],
     *,
@@ -183,55 +183,55 @@ def _run(
     measure_definition: str,
 ) -> Outcome | AlreadyDelivered:
     """The stages of a run, one after the other."""
-    stage, news, settings = machine.stage, machine.news, request.settings
-    life = _begin(request, place, machine, destinations, afresh=restart)
+    context, news, settings = machine.context, machine.news, request.settings
+    life = _begin(request, run_dir, machine, destinations, afresh=restart)
     if life.is_delivered():
-        life.keeper.note(ending="delivered before")
-        return AlreadyDelivered(place=place, delivered_to=life.book.now.delivered_to)
+        life.recorder.note(ending="delivered before")
+        return AlreadyDelivered(run_dir=run_dir, delivered_to=life.book.now.delivered_to)
     page = LivePage(
         prepared=life.prepared,
-        place=place,
-        tell=stage.tell,
+        run_dir=run_dir,
+        tell=context.tell,
         budget=life.budget,
-        started=stage.started,
+        started=context.started,
         send=life.send_page,
-        secrets=stage.secrets,
+        secrets=context.secrets,
     )
     with (
         page,
-        serving(settings, place, stage.secrets, stage.environ, say=stage.screen.say),
+        serving(settings, run_dir, context.secrets, context.environ, say=context.screen.say),
         life,
     ):
         early = StopWhen(
-            wanted=settings.stop_when, place=place, curve=lambda: page.curve, tell=stage.tell
+            wanted=settings.stop_when, run_dir=run_dir, curve=lambda: page.curve, tell=context.tell
         )
-        stage.listeners.extend((page.hear, news.hear, early.hear))
+        context.listeners.extend((page.hear, news.hear, early.hear))
         news.tell("started", f"{life.plan.length.num_steps} steps on {machine_name(life.prepared)}")
         try:
             outcome = _train_and_deliver(life, page, news, measure, measure_definition)
         except OSError as error:
-            raise life.hand_over(known_error(error, place)) from error
+            raise life.hand_over(known_error(error, run_dir)) from error
     news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
     return outcome
 
 
-def known_error(error: TennerError | OSError, place: RunDir) -> TennerError:
+def known_error(error: TennerError | OSError, run_dir: RunDir) -> TennerError:
     """A disk that takes no more, met anywhere, as an error of the machine. Raises any other
     OSError."""
     disk = cause_in_disk(error)
     if disk is not None and isinstance(error, OSError | SettingsError | DatasetError):
-        return MachineError(problems=[disk_failure(disk, place.path)])
+        return MachineError(problems=[disk_failure(disk, run_dir.path)])
     if isinstance(error, OSError):
         raise error
     return error
 
 
-def _tell_of(error: TennerError, stage: Stage, news: Notifier) -> None:
+def _tell_of(error: TennerError, context: RunContext, news: Notifier) -> None:
     """Keep how a run ended badly, and tell it to who wants to know."""
     for problem in error.problems:
-        text, fix = stage.secrets.redact(problem.text), stage.secrets.redact(problem.fix)
+        text, fix = context.secrets.redact(problem.text), context.secrets.redact(problem.fix)
         if problem.level == "error":
-            stage.log.append(Failed(kind="other", text=text, fix=fix))
+            context.log.append(Failed(kind="other", text=text, fix=fix))
     match error:
         case Stopped():
             news.tell("stopped", str(error))
@@ -243,113 +243,115 @@ def _tell_of(error: TennerError, stage: Stage, news: Notifier) -> None:
 
 def _begin(
     request: Request,
-    place: RunDir,
+    run_dir: RunDir,
     machine: Rented,
     destinations: tuple[Destination, ...],
     *,
     afresh: bool,
-) -> RunLife:
+) -> Attempt:
     """Everything before the training. Nothing can be lost yet: a signal ends it at once."""
-    stage = machine.stage
+    context = machine.context
     try:
-        with stage.stop.at_once():
+        with context.stop.at_once():
             price = machine.price()
-            prepared = _prepare(request, place, stage, destinations, price)
+            prepared = _prepare(request, run_dir, context, destinations, price)
             prepared = with_measured_prediction(
                 prepared,
-                note=place.path / "prediction.json",
-                environ=stage.child_environ,
-                stop=stage.stop,
-                say=stage.begin,
+                note=run_dir.path / "prediction.json",
+                environ=context.child_environ,
+                stop=context.stop,
+                say=context.begin,
             )
-            if not place.ledger.is_file():
+            if not run_dir.ledger.is_file():
                 prepared = with_measured_batch(
                     prepared,
-                    environ=stage.child_environ,
-                    stop=stage.stop,
-                    say=stage.begin,
-                    session=stage.session,
+                    environ=context.child_environ,
+                    stop=context.stop,
+                    say=context.begin,
+                    session=context.session,
                 )
-            life = begin_life(
+            life = begin_attempt(
                 prepared,
-                place,
-                stage,
+                run_dir,
+                context,
                 destinations,
                 price_per_hour=price.usd_per_hour if price else None,
                 afresh=afresh,
             )
     except KeyboardInterrupt:
         raise Stopped("stopped by a signal before the training", fix="start it again") from None
-    write_atomically(place.settings, settings_toml(request))
-    write_atomically(place.shared_settings, settings_toml(published_request(request)))
-    write_json(place.dataset, prepared.dataset.to_json())
-    write_json(place.plan, plan_json(life.plan))
+    write_atomically(run_dir.settings, settings_toml(request))
+    write_atomically(run_dir.shared_settings, settings_toml(published_request(request)))
+    write_json(run_dir.dataset, prepared.dataset.to_json())
+    write_json(run_dir.plan, plan_json(life.plan))
     return life
 
 
 def _prepare(
     request: Request,
-    place: RunDir,
-    stage: Stage,
+    run_dir: RunDir,
+    context: RunContext,
     destinations: tuple[Destination, ...],
     price: Price | None,
 ) -> Prepared:
     """Everything that is checked before the training, and written down."""
     try:
-        prepared = stage.session.prepare(
+        prepared = context.session.prepare(
             request,
-            stage.environ,
-            place.path / "dataset",
-            on_stage=stage.begin,
-            on_image=lambda done, total: stage.screen.show(
+            context.environ,
+            run_dir.path / "dataset",
+            on_stage=context.begin,
+            on_image=lambda done, total: context.screen.show(
                 Phase(name="dataset", detail="images decoded", done=done, total=total)
             ),
-            on_bytes=lambda done, total: stage.screen.show(fetching(done, total)),
+            on_bytes=lambda done, total: context.screen.show(fetching(done, total)),
             host_price=price,
         )
     except TennerError as error:
         raise everything_wrong(
-            error, request, stage.environ, destinations=destinations, secrets=stage.secrets
+            error, request, context.environ, destinations=destinations, secrets=context.secrets
         ) from error
-    stage.begin("checking", "write access to " + ", ".join(map(str, destinations)))
+    context.begin("checking", "write access to " + ", ".join(map(str, destinations)))
     problems = check_destinations(
         destinations,
-        secrets=stage.secrets,
+        secrets=context.secrets,
         job=prepared.plan.output_name,
-        env=stage.environ,
-        on_trouble=lambda text: stage.tell(Warned(text=text)),
+        env=context.environ,
+        on_trouble=lambda text: context.tell(Warned(text=text)),
     )
     states = prepared.settings.keep_remote_states
-    problems += full_destinations(prepared.plan, place, destinations, kept_states=states)
-    full = disk_problem(prepared.plan, place, destinations, kept_states=states)
+    problems += full_destinations(prepared.plan, run_dir, destinations, kept_states=states)
+    full = disk_problem(prepared.plan, run_dir, destinations, kept_states=states)
     errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
     errors += [MachineError(problems=[full])] if full else []
     if errors:
         raise in_turn(errors)
     for notice in (*prepared.plan.notices, *problems):
-        stage.screen.problem(notice)
+        context.screen.problem(notice)
     for choice in prepared.plan.choices:
-        stage.screen.say(f"  {choice.name}: {choice.value} ({choice.reason})")
+        context.screen.say(f"  {choice.name}: {choice.value} ({choice.reason})")
     return prepared
 
 
 def _train_and_deliver(
-    life: RunLife,
+    life: Attempt,
     page: LivePage,
     news: Notifier,
     measure: DrawMore | None,
     measure_definition: str,
 ) -> Outcome:
-    prepared, place, stage = life.prepared, life.place, life.stage
-    with early_look(prepared, life.plan, place, stage, page, life.courier) as looks:
-        stage.listeners.append(looks.hear)
-        trained = trained_before(life.book.now.finished, place) or _train(life, page)
+    prepared, run_dir, context = life.prepared, life.run_dir, life.context
+    with early_look(prepared, life.plan, run_dir, context, page, life.uploader) as looks:
+        context.listeners.append(looks.hear)
+        trained = trained_before(life.book.now.finished, run_dir) or _train(life, page)
         looks.finish()
     _judge(life, page, trained)
-    artist = Artist(prepared=prepared, weights=trained.weights.path, place=place, stage=stage)
+    sampler = Sampler(
+        prepared=prepared, weights=trained.weights.path, run_dir=run_dir, context=context
+    )
     draws = not prepared.settings.no_samples and life.has_time_to_draw()
-    drawn = artist.draw_grid() if draws else None
-    concept = measure(prepared, trained, artist) if measure else ()
+    drawn = sampler.draw_grid() if draws else None
+    concept = measure(prepared, trained, sampler) if measure else ()
     timings = [TimingFact(name="training", seconds=trained.seconds)]
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
@@ -363,97 +365,97 @@ def _train_and_deliver(
     )
     page.settle()
     page.write("trained")
-    write_card(prepared, place, drawn, life.destinations, num_steps=trained.step)
+    write_card(prepared, run_dir, drawn, life.destinations, num_steps=trained.step)
     delivered = _deliver(life)
     page.add(files=file_facts(delivered))
     page.write("delivered")
     return Outcome(
-        place=place,
+        run_dir=run_dir,
         prepared=prepared,
         trained=trained,
         drawn=drawn,
         delivered=delivered,
-        seconds=time.monotonic() - stage.started,
+        seconds=time.monotonic() - context.started,
         concept=concept,
     )
 
 
-def _judge(life: RunLife, page: LivePage, trained: Trained) -> None:
+def _judge(life: Attempt, page: LivePage, trained: Trained) -> None:
     """Raise TrainingError where the weights learnt nothing. They are kept, and brought out as
     those of any failed training are."""
-    stage = life.stage
-    if stage.stop.signal is not None:
+    context = life.context
+    if context.stop.signal is not None:
         return
-    judged = judge_weights(life.prepared, life.place, stage, trained)
+    judged = judge_weights(life.prepared, life.run_dir, context, trained)
     page.add(weights=judged.facts)
     if judged.error is None:
         return
-    if stage.stop.signal is None:
+    if context.stop.signal is None:
         page.bring_out(judged.error)
         life.send_card(judged.error)
     raise life.hand_over(judged.error)
 
 
-def _train(life: RunLife, page: LivePage) -> Trained:
+def _train(life: Attempt, page: LivePage) -> Trained:
     """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
-    stage, prepared, place = life.stage, life.prepared, life.place
-    stage.begin("training", f"{life.plan.length.num_steps} steps")
-    environ = child_environ(prepared, stage)
+    context, prepared, run_dir = life.context, life.prepared, life.run_dir
+    context.begin("training", f"{life.plan.length.num_steps} steps")
+    environ = child_environ(prepared, context)
     engine = engine_for(
         prepared,
-        place,
+        run_dir,
         life.book,
         life.plan,
-        session=stage.session,
+        session=context.session,
         environ=environ,
-        forget=life.courier.forget,
+        forget=life.uploader.forget,
     )
     try:
-        with watching(life.plan.device, stage.environ) as card:
+        with watching(life.plan.device, context.environ) as card:
             trained = train(
                 engine,
-                place,
+                run_dir,
                 environ=environ,
-                stop=stage.stop,
-                grace_seconds=ENGINE_SHARE * stage.grace_seconds,
-                on_event=stage.tell,
+                stop=context.stop,
+                grace_seconds=ENGINE_SHARE * context.grace_seconds,
+                on_event=context.tell,
                 guards=(*life.guards(), *card),
             )
     except TennerError as error:
-        if stage.stop.signal is None:  # else the grace time is the states'
+        if context.stop.signal is None:  # else the grace time is the states'
             page.bring_out(error)
             life.send_card(error)
         raise life.hand_over(error) from error
     return trained if trained.finished else life.finish_early(trained)
 
 
-def _deliver(life: RunLife) -> Delivered:
+def _deliver(life: Attempt) -> Delivered:
     """The complete set to every destination, verified. Raises DeliveryError, Stopped."""
-    stage = life.stage
-    stage.session.fence()
-    stage.begin("delivering", ", ".join(map(str, life.destinations)))
-    life.courier.hand_over(HURRY_SECONDS)
-    life.courier.stop()
+    context = life.context
+    context.session.fence()
+    context.begin("delivering", ", ".join(map(str, life.destinations)))
+    life.uploader.hand_over(HURRY_SECONDS)
+    life.uploader.stop()
     try:
         delivered = deliver_persistently(
             lambda: deliver_run(
-                life.place,
+                life.run_dir,
                 life.destinations,
                 name=life.plan.output_name,
-                secrets=stage.secrets,
-                environ=stage.environ,
-                on_event=stage.tell,
+                secrets=context.secrets,
+                environ=context.environ,
+                on_event=context.tell,
                 deadline=life.deadline(),
             ),
             minutes=life.prepared.settings.keep_alive_minutes,
-            stopped=lambda: stage.stop.signal is not None,
-            on_event=stage.tell,
+            stopped=lambda: context.stop.signal is not None,
+            on_event=context.tell,
         )
     except DeliveryError as error:
-        life.keeper.note(ending="not delivered")
-        if stage.stop.signal is None:
+        life.recorder.note(ending="not delivered")
+        if context.stop.signal is None:
             raise
         raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
     life.note_delivered([each.destination for each in delivered.at])
-    remove_all_leftovers(life.place, life.destinations, life.plan.output_name)
+    remove_all_leftovers(life.run_dir, life.destinations, life.plan.output_name)
     return delivered

@@ -17,8 +17,8 @@ from tenner.planning.decision import num_cpus
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.live_page import LivePage
-from tenner.runs.context import Stage
-from tenner.runs.uploader import Courier
+from tenner.runs.context import RunContext
+from tenner.runs.uploader import Uploader
 from tenner.sample.cells import grid_cells, sample_prompts
 from tenner.sample.job import Cell, Drawn
 from tenner.supervision.guards import Guard
@@ -28,13 +28,13 @@ ENGINE_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artist:
+class Sampler:
     """Draws pictures of one LoRA file."""
 
     prepared: Prepared
     weights: Path
-    place: RunDir
-    stage: Stage
+    run_dir: RunDir
+    context: RunContext
 
     def draw(
         self,
@@ -49,7 +49,7 @@ class Artist:
         `beside` says where to draw while something else goes on: then only warnings are told, and
         on a CPU half of the cores are left alone.
         """
-        prepared, stage = self.prepared, self.stage
+        prepared, context = self.prepared, self.context
         cpus, device = num_cpus(prepared.machine), prepared.plan.device
         return draw(
             cells,
@@ -58,30 +58,30 @@ class Artist:
             plan=replace(prepared.plan, device="cpu" if beside == "cpu" else device),
             weights=self.weights,
             python=prepared.engine.python,
-            tokenizers=tokenizers_for(prepared, self.place),
-            place=self.place,
-            environ=child_environ(prepared, stage),
-            stop=stage.stop,
-            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
-            on_event=self._tell_warnings if beside else stage.tell,
+            tokenizers=tokenizers_for(prepared, self.run_dir),
+            run_dir=self.run_dir,
+            environ=child_environ(prepared, context),
+            stop=context.stop,
+            grace_seconds=ENGINE_SHARE * context.grace_seconds,
+            on_event=self._tell_warnings if beside else context.tell,
             cpus=max(1, cpus // 2) if beside else cpus,
-            launch=start_behind if beside else stage.session.launch,
+            launch=start_behind if beside else context.session.launch,
             guards=guards,
         )
 
     def _tell_warnings(self, event: Event) -> None:
         if isinstance(event, Warned):
-            self.stage.tell(event)
+            self.context.tell(event)
 
     def draw_grid(self) -> Drawn | None:
         """The guide's grid, laid out as `samples/grid.png`; None where drawing failed."""
         prepared = self.prepared
         cells = grid_cells(prepared.settings, own_captions(prepared), prepared.dataset.trigger)
-        self.stage.begin("sampling", f"{len(cells)} pictures")
-        drawn = self.draw(cells, self.place.samples / "final")
+        self.context.begin("sampling", f"{len(cells)} pictures")
+        drawn = self.draw(cells, self.run_dir.samples / "final")
         if drawn is None:
             return None
-        return lay_out(drawn, self.place.samples / "grid.png", title=prepared.plan.output_name)
+        return lay_out(drawn, self.run_dir.samples / "grid.png", title=prepared.plan.output_name)
 
 
 def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
@@ -95,13 +95,18 @@ def own_captions(prepared: Prepared) -> list[str]:
     return [one_wording(each.caption) for each in prepared.dataset.images if not each.is_reg]
 
 
-def child_environ(prepared: Prepared, stage: Stage) -> dict[str, str]:
+def child_environ(prepared: Prepared, context: RunContext) -> dict[str, str]:
     """What the run's processes are started with: the cards they may see, and no secret."""
-    return {**stage.child_environ, **prepared.machine.child_env}
+    return {**context.child_environ, **prepared.machine.child_env}
 
 
 def early_look(
-    prepared: Prepared, plan: Plan, place: RunDir, stage: Stage, page: LivePage, courier: Courier
+    prepared: Prepared,
+    plan: Plan,
+    run_dir: RunDir,
+    context: RunContext,
+    page: LivePage,
+    uploader: Uploader,
 ) -> EarlyLook:
     """Looks at the epochs that were asked for, and shows and sends what was drawn at once."""
     settings, trigger = prepared.settings, prepared.dataset.trigger
@@ -110,31 +115,31 @@ def early_look(
     def draw_checkpoint(
         weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
     ) -> Drawn | None:
-        artist = Artist(prepared=prepared, weights=weights, place=place, stage=stage)
+        sampler = Sampler(prepared=prepared, weights=weights, run_dir=run_dir, context=context)
         cells = look_cells(prompts, settings, where)
-        return artist.draw(cells, folder, beside=where, guards=guards)
+        return sampler.draw(cells, folder, beside=where, guards=guards)
 
     def on_look(look: Look) -> None:
         page.add_samples(look.samples)
-        stage.tell(Drew(path=str(look.grid), epoch=look.epoch, step=look.step))
-        courier.take_checkpoint(look.grid, f"samples/{look.grid.name}", look.step)
+        context.tell(Drew(path=str(look.grid), epoch=look.epoch, step=look.step))
+        uploader.take_checkpoint(look.grid, f"samples/{look.grid.name}", look.step)
 
     return EarlyLook(
         settings=settings,
         plan=plan,
-        place=place,
-        room=_room(prepared, stage),
+        run_dir=run_dir,
+        room=_room(prepared, context),
         draw=draw_checkpoint,
-        tell=stage.tell,
+        tell=context.tell,
         on_look=on_look,
     )
 
 
-def _room(prepared: Prepared, stage: Stage) -> Callable[[], Room]:
+def _room(prepared: Prepared, context: RunContext) -> Callable[[], Room]:
     """Asks what the machine has left, now."""
 
     def look() -> Room:
-        environ = {**stage.environ, **prepared.machine.child_env}
+        environ = {**context.environ, **prepared.machine.child_env}
         now = inspect_machine(environ, num_gpus=prepared.plan.num_processes)
         return Room(
             card_mib=now.free_mib if now.has_gpu else None,

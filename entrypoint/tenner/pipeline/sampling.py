@@ -36,7 +36,7 @@ def draw(
     weights: Path,
     python: Path,
     tokenizers: Path | None,
-    place: RunDir,
+    run_dir: RunDir,
     environ: Mapping[str, str],
     stop: StopRequest,
     grace_seconds: float,
@@ -58,7 +58,7 @@ def draw(
         launch(Command(argv=argv, env=started.env), environ),
         read=parse_event,
         on_event=on_event,
-        log=place.path / "samples.log",
+        log=run_dir.path / "samples.log",
         environ=environ,
         stop=stop,
         grace_seconds=grace_seconds,
@@ -69,7 +69,7 @@ def draw(
         return None
     if ending.returncode != 0 or not listing.is_file():
         why = ending.failed.text if ending.failed else "\n".join(ending.last_lines[-3:])
-        on_event(Warned(text=f"no samples: {why}", fix=f"see {place.path / 'samples.log'}"))
+        on_event(Warned(text=f"no samples: {why}", fix=f"see {run_dir.path / 'samples.log'}"))
         return None
     return Drawn(listing=listing, seconds=ending.seconds)
 

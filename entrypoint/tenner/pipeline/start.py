@@ -27,7 +27,7 @@ _NOT_FOR_OURS = ("text_encoder_lr", "optimizer_args", "resolution", "zero_termin
 
 def own_engine(
     plan: Plan,
-    place: RunDir,
+    run_dir: RunDir,
     chosen: ChosenEngine,
     *,
     items: Sequence[TrainItem],
@@ -41,7 +41,7 @@ def own_engine(
     `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none; `latents` one
     where encoded pictures are kept, for other runs too.
     """
-    job = train_job(plan, place, items=items, num_threads=cpus if plan.device == "cpu" else None)
+    job = train_job(plan, run_dir, items=items, num_threads=cpus if plan.device == "cpu" else None)
     job = replace(job, validation_items=tuple(held_out))
     if latents:
         job = replace(job, cache_dir=str(latents.absolute()))
@@ -51,9 +51,9 @@ def own_engine(
 
     def command(state: Path | None) -> Command:
         life = replace(job, resume=str(state) if state else None)
-        write_atomically(place.job, life.to_json())
+        write_atomically(run_dir.job, life.to_json())
         started = diffusers_engine.command(
-            place.job.absolute(),
+            run_dir.job.absolute(),
             chosen.python,
             num_processes=plan.num_processes,
             threads_per_process=max(1, min(THREADS_PER_PROCESS, cpus // plan.num_processes)),
@@ -93,7 +93,7 @@ def train_items(dataset: Dataset, *, random_crop: bool = False) -> tuple[TrainIt
 
 
 def train_job(
-    plan: Plan, place: RunDir, *, items: Sequence[TrainItem], num_threads: int | None
+    plan: Plan, run_dir: RunDir, *, items: Sequence[TrainItem], num_threads: int | None
 ) -> TrainJob:
     """The plan as a job of the built-in trainer."""
     options = {**plan.options, **network_arguments(plan.options)}
@@ -110,12 +110,12 @@ def train_job(
         "text_encoder_lr": options["text_encoder_lr"],
         "optimizer_args": keyword_arguments(_words(options, "optimizer_args")),
         "zero_terminal_snr": options.get("zero_terminal_snr"),
-        "output_dir": str(place.checkpoints.absolute()),
+        "output_dir": str(run_dir.checkpoints.absolute()),
         "output_name": plan.output_name,
-        "state_dir": str(place.state.absolute()),
-        "log_dir": str((place.path / "logs").absolute()),
+        "state_dir": str(run_dir.state.absolute()),
+        "log_dir": str((run_dir.path / "logs").absolute()),
         "save_state_every_minutes": plan.state_minutes,
-        "stop_file": str(place.stop_file.absolute()),
+        "stop_file": str(run_dir.stop_file.absolute()),
         "num_threads": num_threads,
     }
     return TrainJob(**same)
@@ -123,7 +123,7 @@ def train_job(
 
 def sd_scripts_engine(
     plan: Plan,
-    place: RunDir,
+    run_dir: RunDir,
     chosen: ChosenEngine,
     *,
     train_data_dir: Path,
@@ -142,12 +142,12 @@ def sd_scripts_engine(
                 base_model=plan.base.path.absolute(),
                 train_data_dir=train_data_dir.absolute(),
                 reg_data_dir=reg_data_dir.absolute() if reg_data_dir else None,
-                output_dir=place.checkpoints.absolute(),
+                output_dir=run_dir.checkpoints.absolute(),
                 output_name=plan.output_name,
-                logging_dir=(place.path / "logs").absolute(),
+                logging_dir=(run_dir.path / "logs").absolute(),
                 tokenizers=tokenizers,
                 vae=Path(str(vae)) if vae else None,
-                sample_prompts=_prompts_file(plan, place),
+                sample_prompts=_prompts_file(plan, run_dir),
             ),
             options=plan.options,
             num_steps=plan.length.num_steps,
@@ -157,20 +157,20 @@ def sd_scripts_engine(
             cpus=cpus,
             state_minutes=plan.state_minutes,
         ),
-        place=place,
+        run_dir=run_dir,
     )
     return Engine(
         name="sd-scripts", command=run.command, read=run.read, broken_state_exit=BROKEN_STATE_EXIT
     )
 
 
-def _prompts_file(plan: Plan, place: RunDir) -> Path | None:
+def _prompts_file(plan: Plan, run_dir: RunDir) -> Path | None:
     """The prompts as a file, where sd-scripts is to draw samples itself. Raises OSError."""
     prompts = plan.options.get("sample_prompts")
     draws = ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
     if not isinstance(prompts, tuple) or not any(plan.options.get(key) for key in draws):
         return None
-    file = place.path.absolute() / "sample_prompts.txt"
+    file = run_dir.path.absolute() / "sample_prompts.txt"
     write_atomically(file, "".join(f"{line}\n" for line in prompts))
     return file
 

@@ -21,7 +21,7 @@ class StopWhen:
     """Hears of epochs; `wanted` is the reading that ends the run, `never` for none."""
 
     wanted: str
-    place: RunDir
+    run_dir: RunDir
     curve: Callable[[], LossCurve]
     tell: Callable[[Event], None]
     _seen: int = 0
@@ -40,7 +40,7 @@ class StopWhen:
         self._asked = True
         seen = {"settled": "fell and then settled", "rising": "rises again"}[self.wanted]
         try:
-            write_atomically(self.place.stop_file, "")
+            write_atomically(self.run_dir.stop_file, "")
         except OSError as error:
             why = error.strerror or error
             self.tell(Warned(text=f"the loss {seen}, but the run cannot be stopped: {why}"))

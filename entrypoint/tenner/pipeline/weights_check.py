@@ -24,7 +24,7 @@ from tenner.pipeline.sampler import ENGINE_SHARE, child_environ
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import WeightsFact
-from tenner.runs.context import Stage
+from tenner.runs.context import RunContext
 from tenner.supervision.supervise import follow
 from tenner.supervision.training import Trained, states
 
@@ -40,21 +40,23 @@ class Judged:
     error: TennerError | None = None
 
 
-def judge_weights(prepared: Prepared, run_dir: RunDir, stage: Stage, trained: Trained) -> Judged:
+def judge_weights(
+    prepared: Prepared, run_dir: RunDir, context: RunContext, trained: Trained
+) -> Judged:
     """Measure and judge the final weights, and tell it. Weights that cannot be measured are a
     warning: they are whole and finite, which was looked at before."""
     job = _job(prepared, run_dir, trained)
-    stage.begin("measuring", "the weights")
-    measured = _measured(job, prepared, run_dir, stage)
+    context.begin("measuring", "the weights")
+    measured = _measured(job, prepared, run_dir, context)
     if isinstance(measured, Problem):
-        if stage.stop.signal is None:
-            stage.tell(Warned(text=measured.text, fix=measured.fix))
+        if context.stop.signal is None:
+            context.tell(Warned(text=measured.text, fix=measured.fix))
         return Judged()
-    stage.tell(WeightsMeasured(path=job.path, parts=_told(measured)))
+    context.tell(WeightsMeasured(path=job.path, parts=_told(measured)))
     problems = judge(measured, _training(prepared.plan, trained))
     for each in problems:
         if each.level != "error":
-            stage.tell(Warned(text=each.text, fix=each.fix, level="warning"))
+            context.tell(Warned(text=each.text, fix=each.fix, level="warning"))
     facts, errors = weights_facts(measured), errors_in(problems)
     if not errors:
         return Judged(facts=facts)
@@ -95,14 +97,14 @@ def _job(prepared: Prepared, run_dir: RunDir, trained: Trained) -> MeasureJob:
 
 
 def _measured(
-    job: MeasureJob, prepared: Prepared, run_dir: RunDir, stage: Stage
+    job: MeasureJob, prepared: Prepared, run_dir: RunDir, context: RunContext
 ) -> Measured | Problem:
     """Run the measuring program, as any other child of the run: ended by a signal, logged."""
     assert prepared.engine.python
     python, answers = prepared.engine.python, list[str]()
     job_file = run_dir.path / "weights.json"
     write_atomically(job_file, json.dumps(asdict(job), indent=1))
-    environ = child_environ(prepared, stage)
+    environ = child_environ(prepared, context)
     settings = trainer_command(job_file.absolute(), python).env
 
     def read(line: str) -> Event | None:
@@ -114,11 +116,11 @@ def _measured(
         ending = follow(
             Command(argv=argv, env=settings),
             read=read,
-            on_event=stage.tell,
+            on_event=context.tell,
             log=run_dir.path / "weights.log",
             environ=environ,
-            stop=stage.stop,
-            grace_seconds=ENGINE_SHARE * stage.grace_seconds,
+            stop=context.stop,
+            grace_seconds=ENGINE_SHARE * context.grace_seconds,
         )
         if ending.returncode == 0:
             return Measured.from_json(answers[-1])

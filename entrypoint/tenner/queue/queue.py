@@ -289,8 +289,8 @@ def _spent(
     record: JobRecord, job: Request, seconds: float, preparation: SharedPreparation
 ) -> JobRecord:
     """The record with this start's time and money, and how far the training got."""
-    place = _place(job)
-    loss, step = last_loss(place.events)
+    run_dir = _place(job)
+    loss, step = last_loss(run_dir.events)
     gpu = preparation.gpu_name(job)
     price = price_of(
         asked=job.settings.price_per_hour, gpu_name=gpu, num_gpus=job.settings.num_processes

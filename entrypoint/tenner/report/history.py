@@ -20,7 +20,7 @@ _FEW_STEPS = 5
 
 
 @dataclass(kw_only=True)
-class Story:
+class History:
     """Steps, losses and rates in order, warnings, and what goes on.
 
     A step that is trained again after a kill counts once, by its last word.
@@ -41,15 +41,15 @@ class Story:
     @classmethod
     def of_log(
         cls, lines: Iterable[Mapping[str, Any]], *, now: Callable[[], float] = time.monotonic
-    ) -> "Story":
+    ) -> "History":
         """The story that the lines of an `events.jsonl` tell."""
-        story = cls(now=now)
+        history = cls(now=now)
         for line in lines:
             event = event_of(line)
             if event is not None:
-                story.hear(event)
-        story._recent.clear()  # their times are those of reading the log
-        return story
+                history.hear(event)
+        history._recent.clear()  # their times are those of reading the log
+        return history
 
     def hear(self, event: Event) -> None:
         """Take one more event in."""

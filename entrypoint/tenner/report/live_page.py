@@ -30,7 +30,7 @@ from tenner.report.facts import (
     State,
     redacted,
 )
-from tenner.report.history import Story
+from tenner.report.history import History
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page
 from tenner.report.run_facts import Found, report_facts
@@ -52,7 +52,7 @@ class LivePage:
     """
 
     prepared: Prepared
-    place: RunDir
+    run_dir: RunDir
     tell: Callable[[Event], None]
     budget: Budget
     started: float = field(default_factory=time.monotonic)
@@ -68,7 +68,7 @@ class LivePage:
     _failed: bool = False
 
     def __post_init__(self) -> None:
-        self._story = Story.of_log(read_event_lines(self.place.events), now=self.now)
+        self._history = History.of_log(read_event_lines(self.run_dir.events), now=self.now)
         self._pictures = PictureStore()
         self._sent_at = self.now()
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class LivePage:
     def hear(self, event: Event) -> None:
         """Take in one event of the run."""
         with self._lock:
-            self._story.hear(event)
+            self._history.hear(event)
         self._changed.set()
 
     def add(self, **found: Any) -> None:
@@ -105,8 +105,8 @@ class LivePage:
                 facts = self._facts()
             try:
                 page, live = render_page(redacted(facts, self.secrets.redact), self._pictures)
-                write_atomically(self.place.report, page)
-                write_atomically(self.place.live, live)
+                write_atomically(self.run_dir.report, page)
+                write_atomically(self.run_dir.live, live)
             except OSError as error:
                 self._cannot_write(error)
 
@@ -114,7 +114,7 @@ class LivePage:
     def curve(self) -> LossCurve:
         """The loss of every step so far."""
         with self._lock:
-            return self._story.curve()
+            return self._history.curve()
 
     def send_if_due(self) -> None:
         """Write the page and give a copy of it away, where that was not done for a while."""
@@ -135,12 +135,12 @@ class LivePage:
         self._sent_at = self.now()
         if self.send is None:
             return
-        folder = self.place.path / "page"
+        folder = self.run_dir.path / "page"
         older = sorted(folder.glob("*.html"))[:-1] if folder.is_dir() else []
-        step = self._story.last.step if self._story.last else 0
+        step = self._history.last.step if self._history.last else 0
         copy = folder / f"{step:09d}.html"
         try:
-            write_atomically(copy, self.place.report.read_bytes())
+            write_atomically(copy, self.run_dir.report.read_bytes())
             for each in older:
                 each.unlink(missing_ok=True)
         except OSError as error:
@@ -158,14 +158,14 @@ class LivePage:
         if not self._failed:
             self._failed = True
             why = error.strerror or str(error)
-            self.tell(Warned(text=f"the page {self.place.report} cannot be written: {why}"))
+            self.tell(Warned(text=f"the page {self.run_dir.report} cannot be written: {why}"))
 
     def _facts(self) -> ReportFacts:
         said = tuple(
             Notice(text=each.text, fix=each.fix, level=each.level)
-            for each in (*self.problems, *self.prepared.plan.notices, *self._story.notices)
+            for each in (*self.problems, *self.prepared.plan.notices, *self._history.notices)
         )
-        facts = report_facts(self.prepared, self._story, self.found, state=self.state)
+        facts = report_facts(self.prepared, self._history, self.found, state=self.state)
         return replace(facts, notices=said, cost=self._cost())
 
     def _cost(self) -> CostFacts | None:
@@ -179,7 +179,7 @@ class LivePage:
             price, source = book.usd_per_hour, book.source
             spent = self.budget.spent_seconds / 3600 * price
         spent += (self.now() - self.started) / 3600 * price
-        left = self._story.seconds_left if self.state == "training" else 0.0
+        left = self._history.seconds_left if self.state == "training" else 0.0
         return CostFacts(
             spent_usd=spent,
             expected_usd=None if left is None else spent + left / 3600 * price,

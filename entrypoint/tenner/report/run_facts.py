@@ -24,7 +24,7 @@ from tenner.report.facts import (
     TimingFact,
     WeightsFact,
 )
-from tenner.report.history import Story
+from tenner.report.history import History
 from tenner.sample.job import Drawn, Samples
 from tenner.settings.model import Settings
 from tenner.settings.published import published_request
@@ -45,17 +45,19 @@ class Found:
 
 def report_facts(
     prepared: Prepared,
-    story: Story,
+    history: History,
     found: Found,
     *,
     state: State,
 ) -> ReportFacts:
     """All that the page shows of this run, but for what it cost and what went wrong."""
-    plan, base, last = prepared.plan, prepared.base, story.last
+    plan, base, last = prepared.plan, prepared.base, history.last
     return ReportFacts(
         name=plan.output_name,
         state=state,
-        phase=story.phase if state in ("training", "trained") and story.phase != "training" else "",
+        phase=history.phase
+        if state in ("training", "trained") and history.phase != "training"
+        else "",
         language=prepared.settings.language,
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
@@ -70,9 +72,9 @@ def report_facts(
         num_steps=plan.length.num_steps,
         epoch=last.epoch if last else 0,
         num_epochs=plan.length.num_epochs,
-        eta_seconds=story.seconds_left,
+        eta_seconds=history.seconds_left,
         images_per_second=last.images_per_second if last else None,
-        curve=story.curve(),
+        curve=history.curve(),
         sample_sets=found.sample_sets,
         concept=found.concept,
         concept_definition=found.concept_definition,

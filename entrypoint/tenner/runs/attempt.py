@@ -9,23 +9,23 @@ from pathlib import Path
 
 from tenner.core.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.core.events import Warned
-from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import inspect_weights
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.model_card import CARD_NAME
 from tenner.runs.card import write_card_of_checkpoint
-from tenner.runs.context import Stage
+from tenner.runs.context import RunContext
 from tenner.runs.disk import DiskGuard, disk_need
 from tenner.runs.handover import unplanned_checkpoints
 from tenner.runs.ledger import Finished, LedgerBook, Life
-from tenner.runs.recorder import Keeper
+from tenner.runs.recorder import SaveRecorder
 from tenner.runs.remote_run import RemoteRun, Shipment
 from tenner.runs.reserve import give_back, reserve
 from tenner.runs.resume import machine_name, take_up
 from tenner.runs.upload_item import notes_of
-from tenner.runs.uploader import HUB_PAUSE_SECONDS, Courier, Line
+from tenner.runs.uploader import HUB_PAUSE_SECONDS, Line, Uploader
 from tenner.storage.destination import Destination
 from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.opening import open_store
@@ -40,9 +40,9 @@ _LOOK_SECONDS = 60.0
 class _StopDeadline(Deadline):
     """A deadline that a signal brings nearer."""
 
-    def __init__(self, seconds: float, stage: Stage) -> None:
+    def __init__(self, seconds: float, context: RunContext) -> None:
         super().__init__(seconds)
-        self._stage = stage
+        self._stage = context
 
     def remaining(self) -> float:
         left, stop = super().remaining(), self._stage.stop
@@ -50,16 +50,16 @@ class _StopDeadline(Deadline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunLife:
+class Attempt:
     """A run under way. As a context it sends nothing any more once it is left."""
 
     prepared: Prepared
-    place: RunDir
-    stage: Stage
+    run_dir: RunDir
+    context: RunContext
     destinations: tuple[Destination, ...]
     book: LedgerBook
-    courier: Courier
-    keeper: Keeper
+    uploader: Uploader
+    recorder: SaveRecorder
     budget: Budget
     remotes: tuple[RemoteRun, ...] = ()
 
@@ -67,28 +67,28 @@ class RunLife:
     def plan(self) -> Plan:
         return self.prepared.plan
 
-    def __enter__(self) -> "RunLife":
-        if not reserve(self.place, disk_need(self.plan).reserved):
+    def __enter__(self) -> "Attempt":
+        if not reserve(self.run_dir, disk_need(self.plan).reserved):
             text = "no room could be reserved on the disk for a last save"
-            self.stage.tell(Warned(text=text, fix="free space there before it is full"))
-        self.courier.__enter__()
+            self.context.tell(Warned(text=text, fix="free space there before it is full"))
+        self.uploader.__enter__()
         self._send_what_is_here()
         return self
 
     def __exit__(self, *of_the_error: object) -> None:
-        self.courier.__exit__(*of_the_error)
-        give_back(self.place)
+        self.uploader.__exit__(*of_the_error)
+        give_back(self.run_dir)
 
     def guards(self) -> tuple[Guard, ...]:
         """What watches the engine besides its own guards."""
         budget = BudgetGuard(
-            budget=self.budget, started=self.stage.started, reserve=self.seconds_to_deliver
+            budget=self.budget, started=self.context.started, reserve=self.seconds_to_deliver
         )
-        return (self.keeper, budget, DiskGuard.of(self.place, lambda: self.stage.log.trouble))
+        return (self.recorder, budget, DiskGuard.of(self.run_dir, lambda: self.context.log.trouble))
 
     def send_page(self, page: Path, step: int) -> None:
         """Let the run be watched where it is delivered."""
-        self.courier.take_checkpoint(page, "report.html", step)
+        self.uploader.take_checkpoint(page, "report.html", step)
 
     def send_card(self, error: TennerError) -> None:
         """Tell where it is delivered what the newest checkpoint is of, and that it is no end."""
@@ -97,36 +97,38 @@ class RunLife:
             return
         why = "its budget was reached" if isinstance(error, BudgetReached) else "it failed"
         try:
-            write_card_of_checkpoint(self.prepared, self.place, newest, self.destinations, why=why)
+            write_card_of_checkpoint(
+                self.prepared, self.run_dir, newest, self.destinations, why=why
+            )
         except OSError as trouble:
-            self.stage.tell(Warned(text=f"no model card: {trouble.strerror or trouble}"))
+            self.context.tell(Warned(text=f"no model card: {trouble.strerror or trouble}"))
             return
-        self.courier.take_checkpoint(self.place.path / CARD_NAME, CARD_NAME, newest.step)
+        self.uploader.take_checkpoint(self.run_dir.path / CARD_NAME, CARD_NAME, newest.step)
 
     def seconds_to_deliver(self) -> float:
         """What saving and delivering take from here on, by the sizes of what was saved last."""
         ledger = self.book.now
         newest = max((file.size for file in ledger.checkpoints), default=0)
-        kept = states(self.place)
+        kept = states(self.run_dir)
         state = sum(each.stat().st_size for each in kept[0].iterdir()) if kept else 0
-        waiting = sum(line.waiting_bytes for line in self.courier.lines)
-        return delivery_seconds(newest + state + waiting, self.courier.bytes_per_second)
+        waiting = sum(line.waiting_bytes for line in self.uploader.lines)
+        return delivery_seconds(newest + state + waiting, self.uploader.bytes_per_second)
 
     def has_time_to_draw(self) -> bool:
         """Whether the budget and the grace time leave anything for pictures; it is said if not."""
         left = self.budget.seconds
-        used = time.monotonic() - self.stage.started
-        if self.stage.stop.signal is not None:
+        used = time.monotonic() - self.context.started
+        if self.context.stop.signal is not None:
             return False
         if left is None or used + self.seconds_to_deliver() < left:
             return True
         text = f"no pictures are drawn: the budget is used up ({self.budget.says(used)})"
-        self.stage.tell(Warned(text=text))
+        self.context.tell(Warned(text=text))
         return False
 
     def finish_early(self, trained: Trained) -> Trained:
         """A stop file ended the training in good order: its last checkpoint is the result."""
-        final = self.place.checkpoints / f"{self.plan.output_name}.safetensors"
+        final = self.run_dir.checkpoints / f"{self.plan.output_name}.safetensors"
         shutil.copyfile(trained.weights.path, final)
         now = self.book.now
         newest = next(file for file in now.checkpoints if file.name == trained.weights.path.name)
@@ -137,15 +139,15 @@ class RunLife:
     def hand_over(self, error: TennerError) -> TennerError:
         """After a training that did not reach its end: bring out what there is, the newest first,
         and say where it is. Gives the error to end with."""
-        give_back(self.place)
-        self.keeper.note(ending=type(error).__name__)
+        give_back(self.run_dir)
+        self.recorder.note(ending=type(error).__name__)
         seconds = HAND_OVER_SECONDS
-        if self.stage.stop.signal is not None:
-            seconds = self.stage.stop.seconds_left(self.stage.grace_seconds)
-        at = self.courier.hand_over(seconds)
+        if self.context.stop.signal is not None:
+            seconds = self.context.stop.seconds_left(self.context.grace_seconds)
+        at = self.uploader.hand_over(seconds)
         missing = [
             str(line.remote.destination)
-            for line in self.courier.lines
+            for line in self.uploader.lines
             if line.remote.destination.required and str(line.remote.destination) not in at
         ]
         ledger = self.book.now
@@ -156,7 +158,7 @@ class RunLife:
         if missing:
             kept = Problem(
                 text=f"not all of it is at {', '.join(missing)}; everything is kept in"
-                f" {self.place.path}",
+                f" {self.run_dir.path}",
                 fix="start the same command again there: it goes on and delivers",
                 level="warning",
             )
@@ -169,17 +171,17 @@ class RunLife:
 
     def deadline(self) -> Deadline:
         """For the delivery: half an hour, and after a signal what is left of the grace time."""
-        return _StopDeadline(HAND_OVER_SECONDS, self.stage)
+        return _StopDeadline(HAND_OVER_SECONDS, self.context)
 
     def note_delivered(self, at: Sequence[str]) -> None:
         """Write down, here and at the destinations, that nothing is left to do; the states there
         have done their service."""
-        self.keeper.note_delivered(at)
+        self.recorder.note_delivered(at)
         for remote in self.remotes:
             try:
-                unplanned = unplanned_checkpoints(self.place, self.plan.output_name)
+                unplanned = unplanned_checkpoints(self.run_dir, self.plan.output_name)
                 last = Shipment(
-                    notes=notes_of(self.place),
+                    notes=notes_of(self.run_dir),
                     keep_states=0,
                     gone=tuple(f"checkpoints/{each}" for each in sorted(unplanned)),
                 )
@@ -188,7 +190,7 @@ class RunLife:
                 why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
                 text = f"the ledger at {remote.destination} is old: {why}"
                 fix = "a start on an empty machine would train again: start it in this directory"
-                self.stage.tell(Warned(text=text, fix=fix))
+                self.context.tell(Warned(text=text, fix=fix))
 
     def is_delivered(self) -> bool:
         """Whether every destination that was asked for still holds this run's complete set."""
@@ -200,13 +202,13 @@ class RunLife:
         return all(self._holds(each, wanted) for each in self.destinations)
 
     def _holds(self, destination: Destination, wanted: tuple[str, str]) -> bool:
-        stage, deadline = self.stage, Deadline(_LOOK_SECONDS)
+        context, deadline = self.context, Deadline(_LOOK_SECONDS)
         try:
-            store = open_store(destination, secrets=stage.secrets, env=stage.environ)
+            store = open_store(destination, secrets=context.secrets, env=context.environ)
             content = store.read(MANIFEST_NAME, deadline)
-        except Passing:
+        except TransientError:
             return False
-        except Refused:
+        except PermanentError:
             return self._is_write_only(destination)  # then the ledger here is what is known
         manifest = read_manifest(content) if content else None
         if manifest is None or manifest.job != self.plan.output_name:
@@ -221,32 +223,32 @@ class RunLife:
         """What an earlier life saved and could not send: what is there already is not sent."""
         ledger = self.book.now
         for file in ledger.checkpoints:
-            path = self.place.checkpoints / file.name
+            path = self.run_dir.checkpoints / file.name
             if path.is_file():
-                self.courier.take_checkpoint(path, f"checkpoints/{file.name}", file.step)
-        if ledger.finished is None and (kept := states(self.place)):
-            self.courier.take_state(kept[0], step_of(kept[0]))
-        self.courier.note()
+                self.uploader.take_checkpoint(path, f"checkpoints/{file.name}", file.step)
+        if ledger.finished is None and (kept := states(self.run_dir)):
+            self.uploader.take_state(kept[0], step_of(kept[0]))
+        self.uploader.note()
 
     def _what_there_is(self, at: Sequence[str]) -> str:
         ledger = self.book.now
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)
         parts = [f"checkpoints/{newest.name}"] if newest else []
-        if ledger.state_step and any(line.keeps_states for line in self.courier.lines):
+        if ledger.state_step and any(line.keeps_states for line in self.uploader.lines):
             parts.append(f"the state of step {ledger.state_step}")
         return f"delivered and verified: {' and '.join(parts)} at {', '.join(at)}"
 
 
-def begin_life(
+def begin_attempt(
     prepared: Prepared,
-    place: RunDir,
-    stage: Stage,
+    run_dir: RunDir,
+    context: RunContext,
     destinations: tuple[Destination, ...],
     *,
     price_per_hour: float | None,
     afresh: bool,
-) -> RunLife:
+) -> Attempt:
     """Take up the run where it was left, here or at a destination, or begin it.
 
     Raises SettingsError where what is there is another job, and DeliveryError where its state
@@ -257,22 +259,22 @@ def begin_life(
         RemoteRun(
             each,
             prepared.plan.output_name,
-            stage.secrets,
-            stage.environ,
-            on_trouble=lambda text: stage.tell(Warned(text=text)),
+            context.secrets,
+            context.environ,
+            on_trouble=lambda text: context.tell(Warned(text=text)),
         )
         for each in destinations
     ]
-    outside = [each for each in remotes if not is_inside(each.destination, place)]
+    outside = [each for each in remotes if not is_inside(each.destination, run_dir)]
     if afresh:
         for remote in outside:
             remote.drop_states(0)
     prepared, ledger = take_up(
         prepared,
-        place,
+        run_dir,
         [] if afresh else outside,
-        say=stage.screen.say,
-        take_events=stage.log.put_before,
+        say=context.screen.say,
+        take_events=context.log.put_before,
     )
     budget = Budget(
         max_cost_usd=settings.max_cost_usd,
@@ -282,36 +284,40 @@ def begin_life(
         spent_seconds=ledger.paid_seconds,
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    step = ledger.finished.file.step if ledger.finished else newest_step(place)
+    step = ledger.finished.file.step if ledger.finished else newest_step(run_dir)
     life = Life(started=now, machine=machine_name(prepared), first_step=step, last_step=step)
-    book = LedgerBook(place, ledger)
+    book = LedgerBook(run_dir, ledger)
     book.change(lambda ledger: ledger.resumed_from(step).with_life(life))
     holding_states = [remote for remote in outside if can_be_read(remote)]
     lines = [
         Line(
             remote,
-            place,
+            run_dir,
             number=number,
             keep_states=settings.keep_remote_states if remote in holding_states else 0,
             sends_notes=remote in outside,
             in_sets=remote.destination.kind == "hub",
             pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
-            on_event=stage.tell,
+            on_event=context.tell,
         )
         for number, remote in enumerate(remotes)
     ]
-    courier = Courier(place=place, lines=lines)
-    keeper = Keeper(
-        place=place, book=book, courier=courier, started=stage.started, cost_usd=budget.cost_usd
+    uploader = Uploader(run_dir=run_dir, lines=lines)
+    recorder = SaveRecorder(
+        run_dir=run_dir,
+        book=book,
+        uploader=uploader,
+        started=context.started,
+        cost_usd=budget.cost_usd,
     )
-    return RunLife(
+    return Attempt(
         prepared=prepared,
-        place=place,
-        stage=stage,
+        run_dir=run_dir,
+        context=context,
         destinations=destinations,
         book=book,
-        courier=courier,
-        keeper=keeper,
+        uploader=uploader,
+        recorder=recorder,
         budget=budget,
         remotes=tuple(outside),
     )
@@ -325,22 +331,22 @@ def can_be_read(remote: RemoteRun) -> bool:
         return True
 
 
-def is_inside(destination: Destination, place: RunDir) -> bool:
+def is_inside(destination: Destination, run_dir: RunDir) -> bool:
     """Whether a destination is a folder of the run's own directory: no place to go on from."""
-    inside = str(place.path.absolute()) + "/"
+    inside = str(run_dir.path.absolute()) + "/"
     return destination.kind == "folder" and f"{destination.root}/".startswith(inside)
 
 
-def spent(life: RunLife) -> str:
+def spent(life: Attempt) -> str:
     """What this run has used of its budget until now, in words."""
-    return life.budget.says(time.monotonic() - life.stage.started)
+    return life.budget.says(time.monotonic() - life.context.started)
 
 
-def trained_before(finished: Finished | None, place: RunDir) -> Trained | None:
+def trained_before(finished: Finished | None, run_dir: RunDir) -> Trained | None:
     """The training that an earlier life finished, where its weights are still here and good."""
     if finished is None:
         return None
-    found = inspect_weights(place.checkpoints / finished.file.name)
+    found = inspect_weights(run_dir.checkpoints / finished.file.name)
     if isinstance(found, Problem) or found.num_bytes != finished.file.size:
         return None
     step = finished.file.step

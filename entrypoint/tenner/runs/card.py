@@ -41,7 +41,7 @@ _SHOWN_OPTIONS = (
 
 def write_card(
     prepared: Prepared,
-    place: RunDir,
+    run_dir: RunDir,
     drawn: Drawn | None,
     destinations: Sequence[Destination],
     *,
@@ -49,17 +49,17 @@ def write_card(
 ) -> None:
     """Write the card and its pictures into the run's directory, `num_steps` being those that were
     trained. Raises OSError."""
-    pictures = _pictures(place, drawn)
+    pictures = _pictures(run_dir, drawn)
     card = card_of(prepared, pictures, destinations, has_grid=drawn is not None)
     planned = prepared.plan.length.num_steps
     if num_steps < planned:
         card = _early(card, num_steps, planned)
-    write_atomically(place.path / CARD_NAME, render_card(card))
+    write_atomically(run_dir.path / CARD_NAME, render_card(card))
 
 
 def write_card_of_checkpoint(
     prepared: Prepared,
-    place: RunDir,
+    run_dir: RunDir,
     newest: SavedFile,
     destinations: Sequence[Destination],
     *,
@@ -72,7 +72,7 @@ def write_card_of_checkpoint(
     weights = f"checkpoints/{newest.name}"
     card = replace(card, weights=weights, subfolder=folder, is_whole_set=False)
     card = _early(card, newest.step, prepared.plan.length.num_steps, why)
-    write_atomically(place.path / CARD_NAME, render_card(card))
+    write_atomically(run_dir.path / CARD_NAME, render_card(card))
 
 
 def _early(card: Card, num_steps: int, planned: int, why: str = "") -> Card:
@@ -131,18 +131,18 @@ def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def _pictures(place: RunDir, drawn: Drawn | None) -> tuple[WidgetPicture, ...]:
+def _pictures(run_dir: RunDir, drawn: Drawn | None) -> tuple[WidgetPicture, ...]:
     """Copies of a few pictures, as `samples/widget-1.png` and so on; earlier ones go."""
-    for old in place.samples.glob("widget-*.png"):
+    for old in run_dir.samples.glob("widget-*.png"):
         old.unlink()
     if drawn is None:
         return ()
     pictures: list[WidgetPicture] = []
     for number, sample in enumerate(shown_samples(Samples.read(drawn.listing).samples), start=1):
-        copy = place.samples / f"widget-{number}.png"
+        copy = run_dir.samples / f"widget-{number}.png"
         shutil.copyfile(drawn.listing.parent / sample.file, copy)
         cell = sample.cell
-        url = f"{place.samples.name}/{copy.name}"
+        url = f"{run_dir.samples.name}/{copy.name}"
         pictures.append(
             WidgetPicture(url=url, prompt=cell.prompt, negative_prompt=cell.negative_prompt)
         )

@@ -6,7 +6,7 @@ from functools import partial
 
 from tenner.core.errors import Level, Problem, errors_in
 from tenner.core.parallel import in_parallel
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.manifest import MANIFEST_NAME, read_manifest
@@ -49,7 +49,7 @@ def check_destinations(
             if errors_in(found) or not store.permissions(deadline).reads:
                 return found
             return (*found, *retrying(deadline, lambda: _other_set(store, job, deadline)))
-        except Refused as refused:
+        except PermanentError as refused:
             return (refused.problem,)
 
     ended = in_parallel(
@@ -74,7 +74,7 @@ def _answer(
     ended: tuple[Problem, ...] | BaseException, destination: Destination
 ) -> tuple[Problem, ...]:
     """How one check ended. A bug of ours is raised as it is."""
-    if isinstance(ended, Passing):
+    if isinstance(ended, TransientError):
         text = f"cannot reach {destination}: {ended}"
         return (Problem(text=text, fix="check the address and the network of this machine"),)
     if isinstance(ended, BaseException):

@@ -14,7 +14,7 @@ from tenner.ui.screen import Screen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class RunContext:
     """Handed from stage to stage. Safe to tell things to from several threads."""
 
     screen: Screen

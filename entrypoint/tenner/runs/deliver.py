@@ -18,15 +18,15 @@ from typing import Any
 
 from tenner.core.checksums import (
     DeliveredFile,
-    SealedFile,
-    seal_text,
+    HashedFile,
+    hashed_text,
     stop_sealing,
     wait_until_sealed,
 )
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.events import Event
 from tenner.core.parallel import in_parallel
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
 from tenner.core.temporary_files import temporary_folder
 from tenner.report.model_card import CARD_NAME, is_edited
@@ -107,7 +107,7 @@ def deliver(
             try:
                 store = opening[number].store(deadline)
                 return deliver_to(store, manifest, Path(folder) / str(number), deadline, progress)
-            except Refused as refused:
+            except PermanentError as refused:
                 return refused.problem
 
         ended = in_parallel(
@@ -151,7 +151,7 @@ class _Opening:
             opened = self._opened.get(timeout=max(deadline.remaining(), _LIBRARY_SECONDS))
             deadline.extend(time.monotonic() - start)
         except Empty:
-            raise Passing("its client library was not ready in time") from None
+            raise TransientError("its client library was not ready in time") from None
         if isinstance(opened, BaseException):
             raise opened
         return opened
@@ -173,8 +173,8 @@ def deliver_to(
     for name in left:
         progress.left(place, name)
     files = tuple(file for file in manifest.files if file.name not in left)
-    put: list[SealedFile] = []
-    kept: list[SealedFile] = []
+    put: list[HashedFile] = []
+    kept: list[HashedFile] = []
     for act in _acts(store, replace(manifest, files=files), scratch):
         missing = again(partial(store.missing, act, deadline))
         if not store.whole_sets:
@@ -197,7 +197,7 @@ def deliver_to(
     )
 
 
-def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[SealedFile]]:
+def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[HashedFile]]:
     """What is sent together, the manifest last. It has every file's hash, and waits for those."""
     if store.whole_sets:
         yield *manifest.files, _sealed_manifest(manifest, scratch)
@@ -206,33 +206,33 @@ def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[
     yield (_sealed_manifest(manifest, scratch),)
 
 
-def edited_cards(store: Store, files: Sequence[SealedFile], deadline: Deadline) -> tuple[str, ...]:
+def edited_cards(store: Store, files: Sequence[HashedFile], deadline: Deadline) -> tuple[str, ...]:
     """The model card's name, where a person has written in the one that lies there."""
     if all(file.name != CARD_NAME for file in files):
         return ()
     try:
         content = store.read(CARD_NAME, deadline)
-    except Refused:
+    except PermanentError:
         return ()  # no right to read what may not be there; writing tells more
     return (CARD_NAME,) if content and is_edited(content) else ()
 
 
-def _withdraw_manifest(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> None:
+def _withdraw_manifest(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> None:
     """Take back a manifest that would call a set complete while its files are being replaced."""
     if is_in_a_set(store, missing, deadline):
         withdraw(store, [MANIFEST_NAME], deadline)
 
 
-def _sealed_manifest(manifest: Manifest, folder: Path) -> SealedFile:
+def _sealed_manifest(manifest: Manifest, folder: Path) -> HashedFile:
     folder.mkdir()
-    return seal_text(folder / MANIFEST_NAME, manifest.to_json(), MANIFEST_NAME)
+    return hashed_text(folder / MANIFEST_NAME, manifest.to_json(), MANIFEST_NAME)
 
 
 def _answer(
     ended: DeliveredTo | Problem | BaseException, destination: Destination
 ) -> DeliveredTo | Problem:
     """How one destination ended. A bug of ours is raised as it is."""
-    if isinstance(ended, Passing):
+    if isinstance(ended, TransientError):
         return Problem(
             text=f"not delivered to {destination}: {ended}",
             fix="the files are kept; deliver again when the other side answers",

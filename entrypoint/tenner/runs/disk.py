@@ -98,32 +98,32 @@ def _load(plan: Plan) -> Load:
 
 
 def disk_problem(
-    plan: Plan, place: RunDir, destinations: Sequence[Destination], *, kept_states: int = 0
+    plan: Plan, run_dir: RunDir, destinations: Sequence[Destination], *, kept_states: int = 0
 ) -> Problem | None:
     """The problem where this run will not fit its own disk, with the destinations that are on it.
     What it wrote already counts as there."""
     need = disk_need(plan, kept_states=kept_states)
     folders = [Path(each.root) for each in destinations if each.kind == "folder"]
-    here = [each for each in folders if _disk_of(each) == _disk_of(place.path)]
-    beside = [each for each in here if not each.is_relative_to(place.path.absolute())]
+    here = [each for each in folders if _disk_of(each) == _disk_of(run_dir.path)]
+    beside = [each for each in here if not each.is_relative_to(run_dir.path.absolute())]
     inside = len(here) - len(beside)  # those get no states
     total = need.here + len(beside) * need.delivered
     total += inside * disk_need(plan).delivered
-    written = _num_bytes(place.path.rglob("*"))
+    written = _num_bytes(run_dir.path.rglob("*"))
     written += sum(_delivered_bytes(each, plan.output_name) for each in beside)
-    room = disk_room(place.path)
+    room = disk_room(run_dir.path)
     if total - written <= room.free_mib << 20:
         return None
     return Problem(
         text=f"this run writes about {size_words(total)} ({need}), and"
-        f" {place.path.absolute()} has {size_words(room.free_mib << 20)} free",
+        f" {run_dir.path.absolute()} has {size_words(room.free_mib << 20)} free",
         fix="save less often, set output_dir to a larger disk, or rent a machine with more of it",
     )
 
 
 def full_destinations(
     plan: Plan,
-    place: RunDir,
+    run_dir: RunDir,
     destinations: Sequence[Destination],
     *,
     kept_states: int,
@@ -138,7 +138,7 @@ def full_destinations(
     need = disk_need(plan, kept_states=kept_states)
     by_disk: dict[int, list[Destination]] = {}
     for each in destinations:
-        if each.kind == "folder" and _disk_of(Path(each.root)) != _disk_of(place.path):
+        if each.kind == "folder" and _disk_of(Path(each.root)) != _disk_of(run_dir.path):
             by_disk.setdefault(_disk_of(Path(each.root)), []).append(each)
     problems: list[Problem] = []
     for there in by_disk.values():
@@ -177,7 +177,7 @@ class DiskGuard:
     given back and the trainer is asked to save and end: what there is can then be delivered.
     """
 
-    place: RunDir
+    run_dir: RunDir
     free_bytes: Callable[[], int]
     trouble: Callable[[], OSError | None] = lambda: None
     now: Callable[[], float] = time.monotonic
@@ -188,10 +188,10 @@ class DiskGuard:
     _has_ended: bool = False
 
     @staticmethod
-    def of(place: RunDir, trouble: Callable[[], OSError | None]) -> "DiskGuard":
+    def of(run_dir: RunDir, trouble: Callable[[], OSError | None]) -> "DiskGuard":
         return DiskGuard(
-            place=place,
-            free_bytes=lambda: shutil.disk_usage(place.path).free,
+            run_dir=run_dir,
+            free_bytes=lambda: shutil.disk_usage(run_dir.path).free,
             trouble=trouble,
         )
 
@@ -208,8 +208,8 @@ class DiskGuard:
         error = self.trouble()
         if error is not None and not self._has_ended:
             self._has_ended = True
-            found = disk_failure(error, self.place.path)
-            give_back(self.place)
+            found = disk_failure(error, self.run_dir.path)
+            give_back(self.run_dir)
             failed = Failed(kind="disk", text=found.text, fix=found.fix)
             return Verdict(event=failed, end="ask", reason="disk")
         if self.now() - self._looked_at < self.every_seconds or not self._largest:
@@ -218,7 +218,7 @@ class DiskGuard:
         free = self.free_bytes()
         if free >= 2 * self._largest:
             return None
-        dropped = states(self.place)[1:]
+        dropped = states(self.run_dir)[1:]
         for state in dropped:
             shutil.rmtree(state, ignore_errors=True)
         if self._has_warned:
@@ -236,7 +236,7 @@ class DiskGuard:
 
 def _disk_of(path: Path) -> int:
     """The file system that a folder is on, or will be."""
-    place = path.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return place.stat().st_dev
+    run_dir = path.absolute()
+    while not run_dir.exists() and run_dir != run_dir.parent:
+        run_dir = run_dir.parent
+    return run_dir.stat().st_dev

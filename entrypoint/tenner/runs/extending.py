@@ -56,7 +56,7 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
     return found.with_checkpoint(replace(ledger.finished.file, name=_name_at_step(ledger)))
 
 
-def keep_result(ledger: Ledger, place: RunDir) -> int:
+def keep_result(ledger: Ledger, run_dir: RunDir) -> int:
     """Keep the result of the shorter run under the name of its step, and forget that it was asked
     to end. Gives the step of the state to go on from.
 
@@ -65,8 +65,8 @@ def keep_result(ledger: Ledger, place: RunDir) -> int:
     if ledger.finished is None:
         return ledger.state_step
     file = ledger.finished.file
-    final = place.checkpoints / file.name
-    if not states(place):
+    final = run_dir.checkpoints / file.name
+    if not states(run_dir):
         where = str(final) if final.is_file() else f"{file.name} from {ledger.delivered_to[0]}"
         raise SettingsError(
             f"the run {ledger.output_name} ended after {file.step} steps and its last state is not"
@@ -75,9 +75,9 @@ def keep_result(ledger: Ledger, place: RunDir) -> int:
             " the finished LoRA, with a new optimizer",
         )
     if final.is_file():
-        shutil.copyfile(final, place.checkpoints / _name_at_step(ledger))
-    place.stop_file.unlink(missing_ok=True)
-    return int(states(place)[0].name.rpartition("-")[2])
+        shutil.copyfile(final, run_dir.checkpoints / _name_at_step(ledger))
+    run_dir.stop_file.unlink(missing_ok=True)
+    return int(states(run_dir)[0].name.rpartition("-")[2])
 
 
 def _name_at_step(ledger: Ledger) -> str:

@@ -22,13 +22,13 @@ PAUSE_SECONDS = 60.0
 """Between two deliveries of a run that is kept alive; each of them tries for itself too."""
 
 
-def default_destination(place: RunDir) -> Destination:
+def default_destination(run_dir: RunDir) -> Destination:
     """A folder in the run's own directory."""
-    return Destination(kind="folder", root=str((place.path / "delivered").absolute()))
+    return Destination(kind="folder", root=str((run_dir.path / "delivered").absolute()))
 
 
 def deliver_run(
-    place: RunDir,
+    run_dir: RunDir,
     destinations: tuple[Destination, ...],
     *,
     name: str,
@@ -43,7 +43,7 @@ def deliver_run(
     """
     try:
         delivered = deliver(
-            delivered_files(place, name),
+            delivered_files(run_dir, name),
             destinations,
             secrets=secrets,
             on_event=on_event,
@@ -53,14 +53,14 @@ def deliver_run(
         )
     except DeliveryError as error:
         retry = Problem(
-            text=f"the files are kept in {place.path}",
-            fix=f"when the cause is mended: tenner deliver {place.path}",
+            text=f"the files are kept in {run_dir.path}",
+            fix=f"when the cause is mended: tenner deliver {run_dir.path}",
         )
         raise DeliveryError(problems=[*error.problems, retry]) from error
     try:
-        write_json(place.delivered, delivered.to_json())
+        write_json(run_dir.delivered, delivered.to_json())
     except OSError as error:
-        text = f"{place.delivered} cannot be written: {error.strerror or error}"
+        text = f"{run_dir.delivered} cannot be written: {error.strerror or error}"
         on_event(Warned(text=text, fix="make room on the disk; what is delivered is verified"))
     return delivered
 
@@ -93,15 +93,15 @@ def deliver_persistently(
             time.sleep(min(0.5, pause_seconds))
 
 
-def unplanned_checkpoints(place: RunDir, name: str) -> frozenset[str]:
+def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
     """Checkpoints that a stop or a limit saved between two planned saves, by their names: of a
     finished run they say nothing that its planned ones do not say better."""
     try:
-        options: dict[str, Any] = json.loads(place.plan.read_text(encoding="utf-8"))["options"]
+        options: dict[str, Any] = json.loads(run_dir.plan.read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
     found: set[str] = set()
-    for path in place.checkpoints.glob(f"{name}-*.safetensors"):
+    for path in run_dir.checkpoints.glob(f"{name}-*.safetensors"):
         saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))
         if saved is None:
             continue
@@ -112,26 +112,26 @@ def unplanned_checkpoints(place: RunDir, name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def delivered_files(place: RunDir, name: str) -> list[DeliveredFile]:
+def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
     """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
     grid, the page, the settings. What a stop saved between two planned saves is left out."""
     files = [
-        DeliveredFile(path=place.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
+        DeliveredFile(path=run_dir.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
     ]
-    unplanned = unplanned_checkpoints(place, name)
+    unplanned = unplanned_checkpoints(run_dir, name)
     files += [
         DeliveredFile(path=path, name=f"checkpoints/{path.name}")
-        for path in sorted(place.checkpoints.glob(f"{name}-*.safetensors"))
+        for path in sorted(run_dir.checkpoints.glob(f"{name}-*.safetensors"))
         if path.name not in unplanned
     ]
-    pictures = [*place.samples.glob("epoch-*.png"), *place.samples.glob("widget-*.png")]
+    pictures = [*run_dir.samples.glob("epoch-*.png"), *run_dir.samples.glob("widget-*.png")]
     for path, to in (
-        (place.path / CARD_NAME, CARD_NAME),
-        (place.samples / "grid.png", "samples/grid.png"),
+        (run_dir.path / CARD_NAME, CARD_NAME),
+        (run_dir.samples / "grid.png", "samples/grid.png"),
         *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
-        (place.report, "report.html"),
-        (place.shared_settings, "settings.toml"),
-        (place.plan, "plan.json"),
+        (run_dir.report, "report.html"),
+        (run_dir.shared_settings, "settings.toml"),
+        (run_dir.plan, "plan.json"),
     ):
         if path.is_file():
             files.append(DeliveredFile(path=path, name=to))

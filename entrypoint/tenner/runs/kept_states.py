@@ -7,8 +7,8 @@ keys allow. Where files can be neither deleted nor listed, two folders are overw
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from tenner.core.checksums import SealedFile
-from tenner.core.retry import Deadline, Refused, retrying
+from tenner.core.checksums import HashedFile
+from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.runs.remote_state import (
     FILES,
     MARK,
@@ -103,7 +103,7 @@ class KeptStates:
         try:
             for names in turns:
                 self._again(lambda names=names: self._store.delete(names, self._deadline))
-        except Refused as refused:
+        except PermanentError as refused:
             self._say(f"older states stay at {self._store.destination}: {refused.problem.text}")
             if keep == 0:
                 self._withdraw([n for names in turns for n in names if n.endswith(f"/{MARK}")])
@@ -139,7 +139,7 @@ class KeptStates:
         content = self._again(lambda: self._store.read(mark, self._deadline))
         return read_state(name, content, there)
 
-    def _put(self, files: Sequence[SealedFile]) -> None:
+    def _put(self, files: Sequence[HashedFile]) -> None:
         missing = self._again(lambda: self._store.missing(files, self._deadline))
         if missing:
             put_verified(self._store, missing, self._deadline, lambda n: None, self._on_retry)

@@ -160,10 +160,10 @@ def _finished(found: Any) -> Finished:
     return Finished(file=SavedFile(**found["file"]), seconds=float(found["seconds"]))
 
 
-def ledger_of(place: RunDir) -> Ledger | None:
+def ledger_of(run_dir: RunDir) -> Ledger | None:
     """The ledger in a run's directory."""
     try:
-        return read_ledger(place.ledger.read_bytes())
+        return read_ledger(run_dir.ledger.read_bytes())
     except OSError:
         return None
 
@@ -171,8 +171,8 @@ def ledger_of(place: RunDir) -> Ledger | None:
 class LedgerBook:
     """The ledger of the run that is under way, kept on disk. Safe to change from many threads."""
 
-    def __init__(self, place: RunDir, ledger: Ledger) -> None:
-        self._place = place
+    def __init__(self, run_dir: RunDir, ledger: Ledger) -> None:
+        self._place = run_dir
         self._ledger = ledger
         self._lock = Lock()
 

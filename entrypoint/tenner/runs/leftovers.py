@@ -22,18 +22,18 @@ _DELIVERED = ("", "checkpoints", "samples")
 """Folders of a destination that files are delivered to."""
 
 
-def remove_leftovers(place: RunDir, destinations: Sequence[Destination], name: str) -> None:
+def remove_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
     """At a start, while nothing is written yet. Downloads that were cut stay: they go on."""
-    shutil.rmtree(place.path / "outbox", ignore_errors=True)
-    give_back(place)
+    shutil.rmtree(run_dir.path / "outbox", ignore_errors=True)
+    give_back(run_dir)
     remove_abandoned_folders()
-    remove_abandoned_parts(inside=[place.path])
+    remove_abandoned_parts(inside=[run_dir.path])
     _at_destinations(destinations, name)
 
 
-def remove_all_leftovers(place: RunDir, destinations: Sequence[Destination], name: str) -> None:
+def remove_all_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
     """After a verified delivery: nothing that was cut is taken up any more."""
-    remove_every_part(place.path)
+    remove_every_part(run_dir.path)
     _at_destinations(destinations, name)
 
 

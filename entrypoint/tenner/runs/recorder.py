@@ -11,7 +11,7 @@ from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import inspect_weights
 from tenner.runs.ledger import Finished, Ledger, LedgerBook, SavedFile
-from tenner.runs.uploader import Courier
+from tenner.runs.uploader import Uploader
 from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states, step_of
 
@@ -20,12 +20,12 @@ NOTE_EVERY_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
-class Keeper:
+class SaveRecorder:
     """A guard that hears of files. `cost_usd` prices a life's seconds, None where unknown."""
 
-    place: RunDir
+    run_dir: RunDir
     book: LedgerBook
-    courier: Courier
+    uploader: Uploader
     started: float
     cost_usd: Callable[[float], float | None]
     now: Callable[[], float] = time.monotonic
@@ -52,7 +52,7 @@ class Keeper:
         seconds = round(self.now() - self.started, 1)
         changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
         found = self._change(lambda ledger: ledger.in_this_life(**changed, ending=ending))
-        self.courier.note()
+        self.uploader.note()
         return found
 
     def note_delivered(self, at: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ class Keeper:
         else:
             name = f"checkpoints/{path.name}"
             verdict = self._change(lambda ledger: ledger.with_checkpoint(file))
-        self.courier.take_checkpoint(path, name, event.step)
+        self.uploader.take_checkpoint(path, name, event.step)
         return verdict
 
     def _state(self, event: StateSaved) -> Verdict | None:
@@ -93,7 +93,7 @@ class Keeper:
             return _not_good(f"the state of step {event.step}", found)
         verdict = self._change(lambda ledger: ledger.with_state(event.step)) or self.note()
         try:
-            self.courier.take_state(Path(event.path), event.step)
+            self.uploader.take_state(Path(event.path), event.step)
         except OSError as error:
             text = f"the state of step {event.step} is not sent: {error.strerror or error}"
             return Verdict(event=Warned(text=text))
@@ -102,7 +102,7 @@ class Keeper:
     def _put_bad_states_aside(self) -> None:
         """What was saved after the last good weights would only go on with the bad ones."""
         good = max((file.step for file in self.book.now.checkpoints), default=0)
-        for state in states(self.place):
+        for state in states(self.run_dir):
             step = step_of(state)
             if step > good:
                 state.rename(state.with_name(f"not-finite-{step:08d}"))

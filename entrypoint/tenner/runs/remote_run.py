@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from tenner.core.checksums import DeliveredFile, SealedFile, hash_file
+from tenner.core.checksums import DeliveredFile, HashedFile, hash_file
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.files import sync_directory
-from tenner.core.retry import Deadline, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.core.secrets import Secrets
 from tenner.core.temporary_files import temporary_folder
 from tenner.runs.deliver import edited_cards
@@ -98,18 +98,18 @@ class RemoteRun:
             raise ValueError(f"keep_states = {shipment.keep_states}")
         with temporary_folder("set") as scratch:
             copies = self._written(shipment.notes, Path(scratch))
-            sealed = make_manifest([*shipment.files, *copies]).files
+            hashed = make_manifest([*shipment.files, *copies]).files
             packed = self._packed(shipment.state, Path(scratch))
             keep = shipment.keep_states
 
             def put(store: Store, deadline: Deadline) -> RemoteState | None:
-                left = self._again(deadline, lambda: edited_cards(store, sealed, deadline))
-                sent = [file for file in sealed if file.name not in left]
+                left = self._again(deadline, lambda: edited_cards(store, hashed, deadline))
+                sent = [file for file in hashed if file.name not in left]
                 if store.whole_sets:
                     return self._put_at_once(store, sent, packed, shipment, deadline)
                 self._put(store, sent, deadline)
                 if shipment.gone and store.permissions(deadline).deletes:
-                    with suppress(Refused):
+                    with suppress(PermanentError):
                         self._again(deadline, lambda: store.delete(shipment.gone, deadline))
                 if packed is None and keep is None:
                     return None
@@ -262,7 +262,7 @@ class RemoteRun:
     def _put_at_once(
         self,
         store: Store,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         packed: PackedState | None,
         shipment: Shipment,
         deadline: Deadline,
@@ -288,7 +288,7 @@ class RemoteRun:
     def _put(
         self,
         store: Store,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         deadline: Deadline,
         gone: Sequence[str] = (),
     ) -> None:
@@ -336,7 +336,9 @@ def _fetch_verified(
         if hash_file(target) != wanted:
             target.unlink()
             text = f"{store.destination}: {name} is damaged: it is not what was sent (size or hash)"
-            raise Refused(Problem(text=text, fix="go on from an older state"), code="damaged")
+            raise PermanentError(
+                Problem(text=text, fix="go on from an older state"), code="damaged"
+            )
 
     retrying(deadline, once)
 

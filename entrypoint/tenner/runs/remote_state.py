@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.core.checksums import DeliveredFile, SealedFile, seal_text
+from tenner.core.checksums import DeliveredFile, HashedFile, hashed_text
 from tenner.core.errors import DeliveryError
 from tenner.storage.manifest import (
     Manifest,
@@ -51,14 +51,14 @@ class PackedState:
     mark."""
 
     state: RemoteState
-    files: tuple[SealedFile, ...]
-    mark: SealedFile
+    files: tuple[HashedFile, ...]
+    mark: HashedFile
 
     def in_folder(self, name: str) -> "PackedState":
         """The same in the folder `name` beside its own."""
         start = self.mark.name.removesuffix(f"{self.state.name}/{MARK}")
 
-        def moved(file: SealedFile) -> SealedFile:
+        def moved(file: HashedFile) -> HashedFile:
             inside = file.name.removeprefix(f"{start}{self.state.name}/")
             return replace(file, name=f"{start}{name}/{inside}")
 
@@ -76,7 +76,7 @@ def pack_state(folder: Path, step: int, *, job: str, room: str, scratch: Path) -
     manifest = _manifest_of_state(folder, job)
     name = f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
     marked = json.dumps({**json.loads(manifest.to_json()), "step": step}, ensure_ascii=False)
-    mark = seal_text(scratch / MARK, marked, f"{room}/{name}/{MARK}")
+    mark = hashed_text(scratch / MARK, marked, f"{room}/{name}/{MARK}")
     files = [replace(file, name=f"{room}/{name}/{file.name}") for file in manifest.files]
     entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
     return PackedState(state=_state(name, step, entries), files=tuple(files), mark=mark)

@@ -14,9 +14,9 @@ NOTES_BYTES = 32 << 20
 """For the ledger, the events, the page and its copies, and what is written for a delivery."""
 
 
-def reserve(place: RunDir, num_bytes: int) -> bool:
+def reserve(run_dir: RunDir, num_bytes: int) -> bool:
     """Take the room on the disk for real, where it is not taken yet. Whether it is."""
-    path = _file(place)
+    path = _file(run_dir)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
@@ -26,18 +26,18 @@ def reserve(place: RunDir, num_bytes: int) -> bool:
             os.ftruncate(handle, num_bytes)
         os.posix_fallocate(handle, 0, num_bytes)
     except OSError:
-        give_back(place)
+        give_back(run_dir)
         return False
     finally:
         os.close(handle)
     return True
 
 
-def give_back(place: RunDir) -> None:
+def give_back(run_dir: RunDir) -> None:
     """Let the room be used."""
     with contextlib.suppress(OSError):
-        _file(place).unlink(missing_ok=True)
+        _file(run_dir).unlink(missing_ok=True)
 
 
-def _file(place: RunDir) -> Path:
-    return place.path / ".reserved"
+def _file(run_dir: RunDir) -> Path:
+    return run_dir.path / ".reserved"

@@ -114,7 +114,7 @@ def decisions(plan: Plan) -> dict[str, int]:
 
 def take_up(
     prepared: Prepared,
-    place: RunDir,
+    run_dir: RunDir,
     remotes: Sequence[RemoteRun],
     *,
     say: Say,
@@ -126,7 +126,7 @@ def take_up(
     they told. Raises SettingsError where
     the run that is there is another job, DeliveryError where its state cannot be brought.
     """
-    here, found = ledger_of(place), look(remotes, say)
+    here, found = ledger_of(run_dir), look(remotes, say)
     known = here or (found.ledger if found else None)
     settings, dataset = prepared.settings, prepared.dataset
     plan = keep_decisions(prepared.plan, known, settings, dataset) if known else prepared.plan
@@ -139,19 +139,19 @@ def take_up(
     here = as_longer(here, job, plan) if here else None
     found = replace(found, ledger=as_longer(found.ledger, job, plan)) if found else None
     if here:
-        refuse_other_job(here.job, job, str(place.path))
+        refuse_other_job(here.job, job, str(run_dir.path))
     if found:
         refuse_other_job(found.ledger.job, job, str(found.remote.destination))
     if here and found and network_of(here) != network_of(found.ledger):
         for remote in remotes:  # a state of the network that was given up is no way to go on
             remote.drop_states(0, limit_seconds=LOOK_SECONDS)
         found = None
-    ledger = bring_back(found, place, say, take_events) if found else here
+    ledger = bring_back(found, run_dir, say, take_events) if found else here
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
         return replace(prepared, plan=plan), begun
     if known and is_longer:
-        ledger = replace(ledger, state_step=keep_result(known, place))
+        ledger = replace(ledger, state_step=keep_result(known, run_dir))
     machine = ledger.lives[-1].machine if ledger.lives else ""
     savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
     plan = with_options(plan, savings, dataset) if savings else plan
@@ -186,31 +186,31 @@ def network_of(ledger: Ledger) -> dict[str, object]:
 
 
 def bring_back(
-    found: Found, place: RunDir, say: Say, take_events: Callable[[bytes], None]
+    found: Found, run_dir: RunDir, say: Say, take_events: Callable[[bytes], None]
 ) -> Ledger:
     """Bring what a destination holds and this directory lacks. Gives the ledger to go on with.
 
     Raises DeliveryError where the state cannot be brought.
     """
-    newest = newest_step(place)
+    newest = newest_step(run_dir)
     where = found.remote.destination
     if events := found.remote.get_file(EVENTS_FILE):
         take_events(events)
     if found.state and found.state.step > newest:
         say(f"going on from step {found.state.step}, kept at {where}")
-        found.remote.fetch_state(found.state, place.state / f"step-{found.state.step:08d}")
-    _bring_checkpoints(found, place, say)
-    here = ledger_of(place)
+        found.remote.fetch_state(found.state, run_dir.state / f"step-{found.state.step:08d}")
+    _bring_checkpoints(found, run_dir, say)
+    here = ledger_of(run_dir)
     return here if here and here.rank >= found.ledger.rank else found.ledger
 
 
-def _bring_checkpoints(found: Found, place: RunDir, say: Say) -> None:
+def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
     """Earlier weights, for the samples and the manifest. One that does not come is said."""
     finished = found.ledger.finished
     wanted = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
     wanted += [(finished.file.name, finished.file)] if finished else []
     for name, file in wanted:
-        path = place.checkpoints / file.name
+        path = run_dir.checkpoints / file.name
         if path.is_file():
             continue
         entry = RemoteEntry(name=name, size=file.size, sha256=file.sha256)
@@ -220,18 +220,18 @@ def _bring_checkpoints(found: Found, place: RunDir, say: Say) -> None:
             say(f"{name} was not brought: {error.problems[0].text}")
 
 
-def set_aside(place: RunDir) -> Path | None:
+def set_aside(run_dir: RunDir) -> Path | None:
     """Move an earlier run out of the way, so that this one starts afresh. Nothing is deleted.
 
     Gives where it is now; None where there was nothing. Raises OSError.
     """
-    if not place.ledger.is_file() and not place.settings.is_file():
+    if not run_dir.ledger.is_file() and not run_dir.settings.is_file():
         return None
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = place.path.with_name(f"{place.path.name}.before-{now}")
+    aside = run_dir.path.with_name(f"{run_dir.path.name}.before-{now}")
     aside.mkdir()
-    for each in place.path.iterdir():
+    for each in run_dir.path.iterdir():
         if each.name != ".lock":
             each.rename(aside / each.name)
-    place.create()
+    run_dir.create()
     return aside

@@ -10,20 +10,20 @@ from tenner.core.run_dir import RunDir
 
 
 @contextlib.contextmanager
-def lock_run(place: RunDir) -> Generator[None]:
+def lock_run(run_dir: RunDir) -> Generator[None]:
     """Hold the run's directory. The lock falls with the process, however it ends.
 
     Raises SettingsError where another program holds it. A file system without locks (some network
     mounts) is taken as it is.
     """
-    with (place.path / ".lock").open("a+") as file:
+    with (run_dir.path / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise SettingsError(
-                f"{place.path} is in use by {holder}",
+                f"{run_dir.path} is in use by {holder}",
                 fix="wait for it or stop it, or choose another output_name",
             ) from None
         except OSError:

@@ -13,7 +13,7 @@ EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class UploadItem:
     """Something to send: a weights file under `name`, or a state's folder in the outbox."""
 
     path: Path
@@ -55,13 +55,13 @@ class Speed:
         return self.num_bytes / self.seconds if self.seconds > 0 and self.num_bytes else None
 
 
-def notes_of(place: RunDir) -> tuple[tuple[str, bytes], ...]:
+def notes_of(run_dir: RunDir) -> tuple[tuple[str, bytes], ...]:
     """The ledger and the events of a run as they are now, by their names. Raises OSError."""
     notes: list[tuple[str, bytes]] = []
-    if place.ledger.is_file():
-        notes.append((LEDGER_FILE, place.ledger.read_bytes()))
-    if place.events.is_file():
-        notes.append((EVENTS_FILE, events_to_deliver(place)))
+    if run_dir.ledger.is_file():
+        notes.append((LEDGER_FILE, run_dir.ledger.read_bytes()))
+    if run_dir.events.is_file():
+        notes.append((EVENTS_FILE, events_to_deliver(run_dir)))
     return tuple(notes)
 
 

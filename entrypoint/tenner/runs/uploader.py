@@ -20,7 +20,7 @@ from tenner.core.events import Event, Sent, Warned
 from tenner.core.priority import yield_thread
 from tenner.core.run_dir import RunDir
 from tenner.runs.remote_run import RemoteRun, Shipment
-from tenner.runs.upload_item import Parcel, Speed, link_tree, notes_of
+from tenner.runs.upload_item import Speed, UploadItem, link_tree, notes_of
 
 AGAIN_SECONDS = 30.0
 """Wait after something could not be sent, on top of the tries that were made meanwhile."""
@@ -41,7 +41,7 @@ class Line:
     def __init__(
         self,
         remote: RemoteRun,
-        place: RunDir,
+        run_dir: RunDir,
         *,
         number: int,
         keep_states: int,
@@ -55,8 +55,8 @@ class Line:
         self.remote = remote
         self.speed = Speed()
         self.trouble: DeliveryError | None = None
-        self._place = place
-        self._outbox = place.path / "outbox" / str(number)
+        self._place = run_dir
+        self._outbox = run_dir.path / "outbox" / str(number)
         self._keep_states = keep_states
         self._sends_notes = sends_notes
         self._in_sets = in_sets
@@ -65,12 +65,12 @@ class Line:
         self._pause_seconds = pause_seconds
         self._gather_seconds = gather_seconds
         self._turn = threading.Condition()
-        self._checkpoints: list[Parcel] = []
-        self._state: Parcel | None = None
+        self._checkpoints: list[UploadItem] = []
+        self._state: UploadItem | None = None
         self._notes = False
         self._older_states = False
         self._forgets = False
-        self._under_way: tuple[Parcel, ...] = ()
+        self._under_way: tuple[UploadItem, ...] = ()
         self._busy = False
         self._closing = False
         self._hurry_until: float | None = None
@@ -87,7 +87,7 @@ class Line:
         with self._turn:
             self._begin_to_gather()
             self._checkpoints = [each for each in self._checkpoints if each.name != name]
-            self._checkpoints.append(Parcel(path=path, step=step, name=name))
+            self._checkpoints.append(UploadItem(path=path, step=step, name=name))
             self._turn.notify_all()
 
     def take_state(self, folder: Path, step: int) -> None:
@@ -99,7 +99,7 @@ class Line:
         link_tree(folder, staged)
         with self._turn:
             self._begin_to_gather()
-            older, self._state = self._state, Parcel(path=staged, step=step)
+            older, self._state = self._state, UploadItem(path=staged, step=step)
             self._turn.notify_all()
         if older and older.path != staged:
             shutil.rmtree(older.path, ignore_errors=True)
@@ -115,7 +115,7 @@ class Line:
             self._turn.notify_all()
         if older:
             shutil.rmtree(older.path, ignore_errors=True)
-        if any(parcel.is_state or parcel.is_weights for parcel in under_way):
+        if any(item.is_state or item.is_weights for item in under_way):
             self.remote.cancel()
 
     def note(self) -> None:
@@ -168,9 +168,9 @@ class Line:
         with self._turn:
             parcels = [*self._checkpoints, self._state, *self._under_way]
         found = 0
-        for parcel in parcels:
+        for item in parcels:
             with contextlib.suppress(OSError):
-                found += parcel.num_bytes if parcel else 0
+                found += item.num_bytes if item else 0
         return found
 
     def _pending(self) -> bool:
@@ -225,12 +225,12 @@ class Line:
         """Whether all that belongs together is here, or was waited for long enough."""
         if not (self._checkpoints or self._state):
             return False
-        newest = max((parcel.step for parcel in self._checkpoints), default=0)
+        newest = max((item.step for item in self._checkpoints), default=0)
         if not self._keep_states or (self._state and self._state.step >= newest):
             return True
         return time.monotonic() >= self._since + self._gather_seconds
 
-    def _next(self) -> tuple[Parcel, ...]:
+    def _next(self) -> tuple[UploadItem, ...]:
         """The newest weights, then the state, then older weights; in a hurry the state, which
         holds the weights too, goes first where it will arrive in time. In sets all together, in a
         hurry where they will arrive in time."""
@@ -248,28 +248,28 @@ class Line:
         self._checkpoints.remove(newest)
         return (newest,)
 
-    def _arrive_in_time(self, parcels: Sequence[Parcel]) -> bool:
+    def _arrive_in_time(self, parcels: Sequence[UploadItem]) -> bool:
         speed = self.speed.bytes_per_second
         if self._hurry_until is None or speed is None:
             return False
-        num_bytes = sum(parcel.num_bytes for parcel in parcels)
+        num_bytes = sum(item.num_bytes for item in parcels)
         return time.monotonic() + 1.5 * num_bytes / speed < self._hurry_until
 
-    def _send(self, parcels: Sequence[Parcel]) -> None:
-        states = [parcel for parcel in parcels if parcel.is_state]
+    def _send(self, parcels: Sequence[UploadItem]) -> None:
+        states = [item for item in parcels if item.is_state]
         if states and self._sends_notes and not self._in_sets and not self._forgets:
             # A state is never seen without what led to it; older ones go once it is there.
             self.remote.put_set(Shipment(notes=self._notes_now()))
-        sizes = [parcel.num_bytes for parcel in parcels]
+        sizes = [item.num_bytes for item in parcels]
         started = time.monotonic()
         self.remote.put_set(self._shipment(parcels))
         seconds = time.monotonic() - started
         self.speed.add(sum(sizes), seconds)
-        for parcel, num_bytes in zip(parcels, sizes, strict=True):
+        for item, num_bytes in zip(parcels, sizes, strict=True):
             self._on_event(
                 Sent(
-                    what=parcel.what,
-                    step=parcel.step,
+                    what=item.what,
+                    step=item.step,
                     destination=str(self.remote.destination),
                     num_bytes=num_bytes,
                     seconds=round(seconds, 3),
@@ -282,9 +282,9 @@ class Line:
                 self._notes = self._sends_notes
                 self._older_states = self._older_states or bool(states)
 
-    def _shipment(self, parcels: Sequence[Parcel]) -> Shipment:
-        state = next((parcel for parcel in parcels if parcel.is_state), None)
-        weights = [parcel for parcel in parcels if not parcel.is_state]
+    def _shipment(self, parcels: Sequence[UploadItem]) -> Shipment:
+        state = next((item for item in parcels if item.is_state), None)
+        weights = [item for item in parcels if not item.is_state]
         return Shipment(
             files=tuple(DeliveredFile(path=each.path, name=each.name) for each in weights),
             notes=self._notes_now() if self._in_sets else (),
@@ -306,24 +306,24 @@ class Line:
         self.remote.put_set(Shipment(notes=self._notes_now(), keep_states=keep))
         self._older_states = False
 
-    def _failed(self, parcels: Sequence[Parcel], error: DeliveryError | OSError) -> None:
+    def _failed(self, parcels: Sequence[UploadItem], error: DeliveryError | OSError) -> None:
         """Keep what was not sent for later, unless newer ones took its place, and say so once."""
         known = error if isinstance(error, DeliveryError) else DeliveryError(str(error))
         with self._turn:
             if self._closing:
                 return
-            states = [parcel for parcel in parcels if parcel.is_state]
-            gone = [parcel for parcel in parcels if not parcel.path.exists()]  # put aside meanwhile
+            states = [item for item in parcels if item.is_state]
+            gone = [item for item in parcels if not item.path.exists()]  # put aside meanwhile
             outdated = bool(states) and (self._state is not None or self._forgets)
             outdated = outdated or bool(gone)
             self._notes = self._notes or self._in_sets or not parcels
-            for parcel in parcels:
-                if parcel in gone:
+            for item in parcels:
+                if item in gone:
                     continue
-                if not parcel.is_state and all(e.name != parcel.name for e in self._checkpoints):
-                    self._checkpoints.append(parcel)
-                elif parcel.is_state and not outdated:
-                    self._state = parcel
+                if not item.is_state and all(e.name != item.name for e in self._checkpoints):
+                    self._checkpoints.append(item)
+                elif item.is_state and not outdated:
+                    self._state = item
             hurried = self._hurry_until is not None
             pause = 0.0 if outdated else min(1.0, self._again_seconds) if hurried else None
             pause = self._again_seconds if pause is None else pause
@@ -337,13 +337,13 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Courier:
+class Uploader:
     """All destinations of a run. Used as a context: no thread outlives it."""
 
-    place: RunDir
+    run_dir: RunDir
     lines: Sequence[Line] = ()
 
-    def __enter__(self) -> "Courier":
+    def __enter__(self) -> "Uploader":
         for line in self.lines:
             line.start()
         return self
@@ -380,7 +380,7 @@ class Courier:
         for line in self.lines:
             line.close()
         with contextlib.suppress(OSError):
-            (self.place.path / "outbox").rmdir()
+            (self.run_dir.path / "outbox").rmdir()
 
     @property
     def bytes_per_second(self) -> float | None:

@@ -16,7 +16,7 @@ _HEADROOM_BYTES = 4 << 30
 """What drawing needs on a card beside the model itself: activations of a batch and the VAE."""
 
 
-class KeptPipeline:
+class CachedPipeline:
     """Holds the pipeline of one base at a time. `make_room` frees memory of the card."""
 
     def __init__(self) -> None:

@@ -75,8 +75,8 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     pipe = load(job)
     if job.lora and (complaint := load_lora(pipe, Path(job.lora))):
         emit(Warned(text=complaint, fix="the samples show only what diffusers could load"))
-    artist = Artist(pipe=pipe, job=job, tag=tag, progress=progress)
-    artist.draw_all()
+    sampler = Sampler(pipe=pipe, job=job, tag=tag, progress=progress)
+    sampler.draw_all()
     listing = Samples(
         samples=tuple(
             Sample(
@@ -126,7 +126,7 @@ def file_name(cell: Cell, job: SampleJob) -> str:
     return f"{place:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
 
 
-class Artist:
+class Sampler:
     """A loaded pipeline that draws cells in batches of one strength."""
 
     def __init__(

@@ -19,7 +19,7 @@ TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"
 @contextlib.contextmanager
 def serving(
     settings: Settings,
-    place: RunDir,
+    run_dir: RunDir,
     secrets: Secrets,
     environ: Mapping[str, str],
     *,
@@ -36,7 +36,7 @@ def serving(
 
     token = secrets.get(TOKEN_VARIABLE)
     door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
-    with open_page(place, door, environ=environ, on_trouble=say) as opened:
+    with open_page(run_dir, door, environ=environ, on_trouble=say) as opened:
         say(f"the page: {opened.url}")
         yield
 
@@ -48,8 +48,8 @@ def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None
     """
     from tenner.serve.server import make_door, serve_forever
 
-    place = RunDir(run)
-    if not place.settings.is_file():
+    run_dir = RunDir(run)
+    if not run_dir.settings.is_file():
         raise SettingsError(
             f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
         )
@@ -58,4 +58,4 @@ def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None
         raise SettingsError(problems=problems)
     token = secrets.get(TOKEN_VARIABLE)
     door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
-    serve_forever(place, door)
+    serve_forever(run_dir, door)

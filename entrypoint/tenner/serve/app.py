@@ -77,15 +77,15 @@ class Shelf:
 class Served:
     """A run's directory and who may look into it."""
 
-    place: RunDir
+    run_dir: RunDir
     access: Access
     shelves: dict[Path, Shelf] = field(default_factory=dict[Path, Shelf])
 
     async def page(self, request: Request) -> Response:
-        return await self._file(request, self.place.report, "text/html; charset=utf-8")
+        return await self._file(request, self.run_dir.report, "text/html; charset=utf-8")
 
     async def live(self, request: Request) -> Response:
-        return await self._file(request, self.place.live, "application/json")
+        return await self._file(request, self.run_dir.live, "application/json")
 
     async def finish(self, request: Request) -> Response:
         """Ask the run to end after this epoch, as `touch RUN/STOP` does."""
@@ -93,12 +93,12 @@ class Served:
             return refusal
         if not await run_in_threadpool(self._trains):
             return _text(HTTPStatus.CONFLICT, "the run is not training")
-        write_atomically(self.place.stop_file, "")
+        write_atomically(self.run_dir.stop_file, "")
         return _text(HTTPStatus.ACCEPTED, "the run ends after this epoch")
 
     def _trains(self) -> bool:
         try:
-            told = json.loads(self.place.live.read_bytes())
+            told = json.loads(self.run_dir.live.read_bytes())
         except (OSError, ValueError):
             return False
         return told.get("state") == "training"

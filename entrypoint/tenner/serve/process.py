@@ -60,10 +60,10 @@ def limit_this_process() -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def answer(listening: socket.socket, place: RunDir, access: Access) -> None:
+def answer(listening: socket.socket, run_dir: RunDir, access: Access) -> None:
     """Answer on a listening socket until a signal ends it."""
     config = uvicorn.Config(
-        make_app(Served(place=place, access=access)),
+        make_app(Served(run_dir=run_dir, access=access)),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -71,7 +71,7 @@ _SHORTEST_TOKEN = 16
 
 @contextlib.contextmanager
 def open_page(
-    place: RunDir,
+    run_dir: RunDir,
     door: Door,
     *,
     environ: Mapping[str, str] | None = None,
@@ -85,7 +85,7 @@ def open_page(
     listening, opened = _listen(door)
     with listening:
         page = _PageProcess(
-            place=place,
+            run_dir=run_dir,
             door=opened,
             listening=listening,
             environ=without_secrets(environ),
@@ -103,7 +103,7 @@ class _PageProcess:
     """Keeps a process running that answers on a socket which this one holds open: while there is
     none, viewers wait. Nothing that becomes of it is more than a word to the run."""
 
-    place: RunDir
+    run_dir: RunDir
     door: Door
     listening: socket.socket
     environ: Mapping[str, str]
@@ -142,7 +142,7 @@ class _PageProcess:
     def _serve_once(self) -> str:
         """One process from its start to its end; how it ended. Raises OSError."""
         told = {
-            "run": str(self.place.path.absolute()),
+            "run": str(self.run_dir.path.absolute()),
             "token": self.door.token,
             "names": list(self.door.names),
             "descriptor": self.listening.fileno(),
@@ -180,7 +180,7 @@ class _PageProcess:
             process.wait()
 
 
-def serve_forever(place: RunDir, door: Door) -> None:
+def serve_forever(run_dir: RunDir, door: Door) -> None:
     """Say where the page is, and serve it until a signal ends the process.
 
     Raises SettingsError where the port cannot be had.
@@ -190,7 +190,7 @@ def serve_forever(place: RunDir, door: Door) -> None:
     listening, opened = _listen(door)
     print(f"the page: {opened.url}", flush=True)
     limit_this_process()
-    answer(listening, place, Access(token=opened.token, names=opened.names))
+    answer(listening, run_dir, Access(token=opened.token, names=opened.names))
 
 
 def _listen(door: Door) -> tuple[socket.socket, Door]:

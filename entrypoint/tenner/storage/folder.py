@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
 
-from tenner.core.checksums import SealedFile, changed_since, hash_file
+from tenner.core.checksums import HashedFile, changed_since, hash_file
 from tenner.core.errors import Problem
 from tenner.core.files import sync_directory
-from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.temporary_files import part_of
 from tenner.storage.destination import Destination
 from tenner.storage.permissions import ALL_PERMISSIONS, Permissions
@@ -48,10 +48,10 @@ class FolderStore:
     def permissions(self, deadline: Deadline) -> Permissions:
         return ALL_PERMISSIONS
 
-    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+    def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
         return tuple(file for file in files if not self._holds(file))
 
-    def _holds(self, file: SealedFile) -> bool:
+    def _holds(self, file: HashedFile) -> bool:
         remote = self._root / file.name
         try:
             return remote.stat().st_size == file.size and hash_file(remote)[1] == file.sha256
@@ -62,7 +62,7 @@ class FolderStore:
 
     def put(
         self,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         deadline: Deadline,
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
@@ -76,7 +76,7 @@ class FolderStore:
         self.delete(gone, deadline)
 
     def _put_one(
-        self, file: SealedFile, target: Path, deadline: Deadline, on_bytes: OnBytes
+        self, file: HashedFile, target: Path, deadline: Deadline, on_bytes: OnBytes
     ) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = part_of(target)
@@ -90,8 +90,8 @@ class FolderStore:
                 os.fsync(out.fileno())
             if hash_file(part) != (file.size, file.sha256):
                 if changed := changed_since(file):
-                    raise Refused(changed)
-                raise Passing(f"{target} did not come out as it was sent")
+                    raise PermanentError(changed)
+                raise TransientError(f"{target} did not come out as it was sent")
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -187,10 +187,10 @@ def _remove_empty(folder: Path, root: Path) -> None:
         folder = folder.parent
 
 
-def _trouble(path: Path, error: OSError) -> Passing | Refused:
+def _trouble(path: Path, error: OSError) -> TransientError | PermanentError:
     if error.errno in _PASSING:
-        return Passing(f"{path}: {error.strerror}")
-    return Refused(_problem(path, error))
+        return TransientError(f"{path}: {error.strerror}")
+    return PermanentError(_problem(path, error))
 
 
 def _problem(path: Path, error: OSError) -> Problem:

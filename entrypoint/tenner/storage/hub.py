@@ -13,10 +13,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, cast
 
-from tenner.core.checksums import SealedFile, changed_since
+from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
 from tenner.core.files import sync_directory
-from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
@@ -50,10 +50,10 @@ class HubStore:
         who = self._ask(deadline, self._client.api.whoami)
         if reason := _reads_only(who):
             problem = Problem(text=f"{self.destination}: {reason}", fix=_write_fix())
-            raise Refused(problem)
+            raise PermanentError(problem)
         try:
             repo = self._make_ready(deadline)
-        except Refused as refused:
+        except PermanentError as refused:
             raise _in_whose_name(refused, self.destination, who) from refused
         content = io.BytesIO(token_hex(16).encode())
         name = self.destination.name_in_root(f".tenner-check-{token_hex(4)}.safetensors")
@@ -73,26 +73,26 @@ class HubStore:
     def permissions(self, deadline: Deadline) -> Permissions:
         return ALL_PERMISSIONS
 
-    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+    def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
         remote = self._entries([file.name for file in files], deadline)
         return tuple(file for file in files if not _is_same(file, remote.get(file.name)))
 
     def put(
         self,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         deadline: Deadline,
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
     ) -> None:
         self._make_ready(deadline)
         with ExitStack() as opened:
-            readers: list[tuple[SealedFile, _Counted]] = []
+            readers: list[tuple[HashedFile, _Counted]] = []
             additions: list[Any] = []
             for file in files:
                 reader = opened.enter_context(_Counted(file.path, on_bytes))
                 addition = _addition(self.destination.name_in_root(file.name), reader)
                 if addition.upload_info.sha256.hex() != file.sha256:
-                    raise Refused(_changed(file))
+                    raise PermanentError(_changed(file))
                 reader.begin()
                 readers.append((file, reader))
                 additions.append(addition)
@@ -103,7 +103,9 @@ class HubStore:
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         text = f"{self.destination}: a Hub repo cannot say whose turn it is on many machines"
-        raise Refused(Problem(text=text, fix="name an s3:// destination or a shared folder too"))
+        raise PermanentError(
+            Problem(text=text, fix="name an s3:// destination or a shared folder too")
+        )
 
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         from huggingface_hub import hf_hub_url
@@ -127,7 +129,7 @@ class HubStore:
 
         try:
             return self._ask(deadline, get)
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code in {"EntryNotFound", *_NO_REPO}:
                 return None
             raise
@@ -160,7 +162,7 @@ class HubStore:
 
         try:
             found = self._ask(deadline, walk)
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code in {"EntryNotFound", *_NO_REPO}:
                 return ()
             raise
@@ -198,7 +200,7 @@ class HubStore:
         where, api = self.destination, self._client.api
         try:
             repo = self._ask(deadline, api.repo_info, where.root)
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code != "RepoNotFound":
                 raise
             self._ask(deadline, api.create_repo, where.root, private=where.private, exist_ok=True)
@@ -232,7 +234,7 @@ class HubStore:
                     asked[start : start + _MOST_PATHS],
                     revision=self.destination.revision,
                 )
-            except Refused as refused:
+            except PermanentError as refused:
                 if refused.code in _NO_REPO:
                     return {}
                 raise
@@ -262,7 +264,7 @@ class _Counted(io.BufferedReader):
         return block
 
 
-def _changed(file: SealedFile) -> Problem:
+def _changed(file: HashedFile) -> Problem:
     changed = changed_since(file)
     return changed or Problem(text=f"{file.path} is read as another file each time")
 
@@ -273,7 +275,7 @@ def _addition(name: str, content: io.BufferedIOBase) -> Any:
     return CommitOperationAdd(path_in_repo=name, path_or_fileobj=cast(Any, content))
 
 
-def _is_same(file: SealedFile, entry: Any) -> bool:
+def _is_same(file: HashedFile, entry: Any) -> bool:
     if entry is None or not hasattr(entry, "size") or entry.size != file.size:
         return False
     if entry.lfs:
@@ -286,7 +288,7 @@ def _git_hash(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Passing(f"{path}: {error.strerror}") from error
+        raise TransientError(f"{path}: {error.strerror}") from error
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -300,7 +302,9 @@ def _write_fix() -> str:
     return f"make a token with write access at {TOKENS_PAGE} and set HF_TOKEN"
 
 
-def _in_whose_name(refused: Refused, destination: Destination, who: Mapping[str, Any]) -> Refused:
+def _in_whose_name(
+    refused: PermanentError, destination: Destination, who: Mapping[str, Any]
+) -> PermanentError:
     """A refusal, with the names that this token may write to."""
     owner, _, repo = destination.root.partition("/")
     mine = [str(who.get("name")), *(str(org["name"]) for org in who.get("orgs", ()))]
@@ -308,7 +312,9 @@ def _in_whose_name(refused: Refused, destination: Destination, who: Mapping[str,
         return refused
     text = f"{refused.problem.text}; this token is of {mine[0]}"
     fixes = " or ".join(f"hf://{name}/{repo}" for name in mine[:3])
-    return Refused(Problem(text=text, fix=f"use {fixes}, or a token of {owner}"), code=refused.code)
+    return PermanentError(
+        Problem(text=text, fix=f"use {fixes}, or a token of {owner}"), code=refused.code
+    )
 
 
 def _title(verb: str, names: Sequence[str]) -> str:

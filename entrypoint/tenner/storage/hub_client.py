@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tenner.core.errors import Problem
-from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def open_hub_client(
             text=f"{place}: Hugging Face needs huggingface_hub, which is not installed",
             fix="pip install 'tenner[hub]'",
         )
-        raise Refused(problem) from error
+        raise PermanentError(problem) from error
     disable_progress_bars()
     logging.set_verbosity_error()  # its warnings show addresses with signatures in them
     token = secrets.hf_token or get_token()
@@ -55,7 +55,7 @@ def open_hub_client(
             text=f"{place}: no token for Hugging Face was given",
             fix=f"set HF_TOKEN to a token with write access ({TOKENS_PAGE})",
         )
-        raise Refused(problem)
+        raise PermanentError(problem)
     endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     api = HfApi(endpoint=endpoint, token=token or False, library_name="tenner")
     return HubClient(api=api, endpoint=endpoint, token=token)
@@ -76,7 +76,7 @@ def ask(place: object, deadline: Deadline, action: Callable[..., T], *given: Any
         raise explain(place, error) from error
 
 
-def explain(place: object, error: BaseException) -> Passing | Refused:
+def explain(place: object, error: BaseException) -> TransientError | PermanentError:
     """An error of the library as one that may pass, or as a refusal with its fix."""
     answer = getattr(error, "response", None)
     if answer is not None:
@@ -94,19 +94,19 @@ def explain(place: object, error: BaseException) -> Passing | Refused:
         case "ValueError":
             text, fix = _first_line(error), "look at what is delivered, and at the repo's page"
         case _:
-            return Passing(f"{type(error).__name__}: {_first_line(error)}")
-    return Refused(Problem(text=f"{place}: {text}", fix=fix))
+            return TransientError(f"{type(error).__name__}: {_first_line(error)}")
+    return PermanentError(Problem(text=f"{place}: {text}", fix=fix))
 
 
 def _explain_answer(
     place: object, status: int, headers: Mapping[str, str], error: BaseException
-) -> Passing | Refused:
+) -> TransientError | PermanentError:
     code = headers.get("X-Error-Code", "")
     said = headers.get("X-Error-Message", "").strip() or _first_line(error)
     if status >= 500 or status in _PASSING_STATUS:
-        return Passing(f"Hugging Face answered {status}: {said}")
+        return TransientError(f"Hugging Face answered {status}: {said}")
     text, fix = _meaning(status, code, said)
-    return Refused(Problem(text=f"{place}: {text}", fix=fix), code=code or str(status))
+    return PermanentError(Problem(text=f"{place}: {text}", fix=fix), code=code or str(status))
 
 
 def _meaning(status: int, code: str, said: str) -> tuple[str, str]:

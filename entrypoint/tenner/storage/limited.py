@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tenner.core.errors import DeliveryError
 from tenner.core.parallel import in_parallel
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.opening import open_store
@@ -66,9 +66,9 @@ class LimitedCalls:
             with self._lock:
                 self._under_way.discard(deadline)
         match ended:
-            case Refused():
+            case PermanentError():
                 raise self._error(ended.problem.text, ended.problem.fix) from ended
-            case Passing():
+            case TransientError():
                 fix = "it works again when the other side answers; look at its address and network"
                 raise self._error(f"{self.destination}: {ended}", fix) from ended
             case OSError():

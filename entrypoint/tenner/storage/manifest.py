@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tenner.core.checksums import DeliveredFile, SealedFile, begin_sealing, wait_until_sealed
+from tenner.core.checksums import DeliveredFile, HashedFile, begin_sealing, wait_until_sealed
 from tenner.core.errors import DeliveryError, Problem
 
 MANIFEST_NAME = "manifest.json"
@@ -20,7 +20,7 @@ _VERSION = 1
 class Manifest:
     """A complete set. `job` is whatever the caller identifies the run by (a name, a hash)."""
 
-    files: tuple[SealedFile, ...]
+    files: tuple[HashedFile, ...]
     job: str = ""
 
     def to_json(self) -> str:
@@ -64,12 +64,12 @@ def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest
         seen.add(file.name)
         named.append(file)
     try:
-        sealed = begin_sealing(named)
+        hashed = begin_sealing(named)
     except DeliveryError as error:
         raise DeliveryError(problems=[*problems, *error.problems]) from error
     if problems:
         raise DeliveryError(problems=problems)
-    return Manifest(files=sealed, job=job)
+    return Manifest(files=hashed, job=job)
 
 
 def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:

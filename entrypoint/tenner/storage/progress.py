@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from tenner.core.checksums import SealedFile
+from tenner.core.checksums import HashedFile
 from tenner.core.events import Event, Phase, Warned
 from tenner.core.secrets import Secrets
 
@@ -41,7 +41,7 @@ class Progress:
 
     def __init__(
         self,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         num_destinations: int,
         *,
         secrets: Secrets,

@@ -18,10 +18,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from tenner.core.checksums import SealedFile, changed_since
+from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
 from tenner.core.parallel import first_error, in_parallel
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.endpoint import find_endpoint
@@ -54,7 +54,7 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
             text=f"{destination}: {error}",
             fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
         )
-        raise Refused(problem) from error
+        raise PermanentError(problem) from error
     light = open_client(destination, endpoint, secrets=secrets, env=env, signs_payload=False)
     strict = partial(open_client, destination, endpoint, secrets=secrets, env=env)
     return S3Store(destination, Wire(light, partial(strict, signs_payload=True)))
@@ -127,7 +127,7 @@ class S3Store:
         """Whether a call is allowed, for what is not there. Raises Passing or Refused."""
         try:
             call(self.destination, deadline, getattr(self._client, action), **what)
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code not in _FORBIDDEN | _ABSENT:
                 raise
             return refused.code in _ABSENT
@@ -136,7 +136,7 @@ class S3Store:
     def _read_if_allowed(self, name: str, deadline: Deadline) -> "_ReadBack | None":
         try:
             answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code not in _FORBIDDEN:
                 raise
             return None
@@ -145,7 +145,7 @@ class S3Store:
         kept: Kept = "locked" if answer.get("ObjectLockMode") else "versions"
         return _ReadBack(content=content, kept=kept if is_versioned else "")
 
-    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+    def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
         looks = [partial(retrying, deadline, partial(self._holds, f, deadline)) for f in files]
         found = in_parallel(
             looks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
@@ -154,7 +154,7 @@ class S3Store:
             raise error
         return tuple(file for file, held in zip(files, found, strict=True) if not held)
 
-    def _holds(self, file: SealedFile, deadline: Deadline) -> bool:
+    def _holds(self, file: HashedFile, deadline: Deadline) -> bool:
         sent = self._sent.get(file.name)
         sent = sent if sent and sent.file == file else None  # a name may be sent anew
         if self._permissions and not self._permissions.reads:
@@ -162,7 +162,7 @@ class S3Store:
         mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
         try:
             head = self._head(file.name, deadline, **mode)
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code in _ABSENT:
                 return False
             if refused.code not in _FORBIDDEN:
@@ -182,7 +182,7 @@ class S3Store:
         key = self._key(name)
         try:
             return call(self.destination, deadline, self._client.head_object, **key, **mode)
-        except Refused as refused:
+        except PermanentError as refused:
             may_be_absent = self._permissions and not self._permissions.lists
             if refused.code in _ABSENT or may_be_absent:
                 raise
@@ -192,7 +192,7 @@ class S3Store:
 
     def put(
         self,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         deadline: Deadline,
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
@@ -205,7 +205,7 @@ class S3Store:
         given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}
         try:
             call(self.destination, deadline, self._client.put_object, **given)
-        except Passing as trouble:
+        except TransientError as trouble:
             if code_of(trouble.__cause__) == "PreconditionFailed":
                 return False
             raise
@@ -214,7 +214,7 @@ class S3Store:
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         try:
             answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
-        except Refused as refused:
+        except PermanentError as refused:
             if refused.code in _ABSENT:
                 return None
             if refused.code in _FORBIDDEN and self.permissions(deadline).reads:
@@ -284,7 +284,7 @@ def _check_name() -> str:
     return f"{CHECK_NAME}-{token_hex(4)}"
 
 
-def etag_agrees(file: SealedFile, etag: str) -> bool:
+def etag_agrees(file: HashedFile, etag: str) -> bool:
     """Whether an object's ETag is the one that the sealed file would have.
 
     False says little: the ETag may be no MD5 at all (KMS encryption), or one of parts of another
@@ -309,5 +309,5 @@ def etag_agrees(file: SealedFile, etag: str) -> bool:
                 left -= len(block)
             digests[len(digests) + 1] = part.digest()
     if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
-        raise Refused(changed)
+        raise PermanentError(changed)
     return etag == etag_of(digests or {1: _NOTHING}, whole=not dash)

@@ -9,7 +9,7 @@ from io import SEEK_END, BytesIO, RawIOBase
 from pathlib import Path
 from typing import Self
 
-from tenner.core.retry import Passing
+from tenner.core.retry import TransientError
 
 _BLOCK_BYTES = 256 << 10
 
@@ -64,7 +64,7 @@ class Body:
         while filled < len(block):
             got = self._source.readinto(block[filled:])  # a network's files may give less at once
             if not got:
-                raise Passing(f"{self._name} became shorter while it was delivered")
+                raise TransientError(f"{self._name} became shorter while it was delivered")
             filled += got
         self._at += filled
         if self._takes_md5:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from tenner.core.errors import Problem
-from tenner.core.retry import Deadline, Passing, Refused
+from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.endpoint import Endpoint
@@ -63,7 +63,7 @@ def open_client(
             text=f"{destination}: delivering to S3 needs botocore, which is not installed",
             fix="pip install 'tenner[s3]'",
         )
-        raise Refused(problem) from error
+        raise PermanentError(problem) from error
     is_signed = signs_payload or not endpoint.keeps_bytes
     addressing = destination.addressing or ("path" if endpoint.path_style else "auto")
     config = Config(
@@ -114,18 +114,20 @@ def code_of(error: BaseException | None) -> str:
     return str(answer.get("Error", {}).get("Code", ""))
 
 
-def explain(destination: Destination, error: Exception) -> Passing | Refused:
+def explain(destination: Destination, error: Exception) -> TransientError | PermanentError:
     """A client's error as one that may pass, or as a refusal with its fix."""
     answer = cast(Answer | None, getattr(error, "response", None))
     own = cast(Mapping[str, Any], getattr(error, "kwargs", {})).get("error")
-    if isinstance(own, Passing):
+    if isinstance(own, TransientError):
         return own  # raised by what was being sent
     if answer is None:
         return _explain_without_answer(destination, error)
     return explain_answer(str(destination), answer, str(getattr(error, "operation_name", "")))
 
 
-def _explain_without_answer(destination: Destination, error: Exception) -> Passing | Refused:
+def _explain_without_answer(
+    destination: Destination, error: Exception
+) -> TransientError | PermanentError:
     """Errors from this side: no keys, no such profile, no connection."""
     match type(error).__name__:
         case "NoCredentialsError" | "PartialCredentialsError" | "CredentialRetrievalError":
@@ -143,8 +145,8 @@ def _explain_without_answer(destination: Destination, error: Exception) -> Passi
         case "ValueError" | "InvalidConfigError" | "ConfigParseError" | "InvalidRegionError":
             text, fix = str(error), "check the AWS_* settings"
         case _:
-            return Passing(f"{type(error).__name__}: {error}")
-    return Refused(Problem(text=f"{destination}: {text}", fix=fix))
+            return TransientError(f"{type(error).__name__}: {error}")
+    return PermanentError(Problem(text=f"{destination}: {text}", fix=fix))
 
 
 def _keys(secrets: Secrets) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tenner.core.retry import Deadline, Passing, retrying
+from tenner.core.retry import Deadline, TransientError, retrying
 from tenner.storage.destination import Destination
 from tenner.storage.s3_client import S3Client, call
 
@@ -49,7 +49,7 @@ def download_object(
                     if on_bytes:
                         on_bytes(done)
         if part.stat().st_size != size:
-            raise Passing(f"{target.name}: the transfer was cut")
+            raise TransientError(f"{target.name}: the transfer was cut")
 
     retrying(deadline, go_on)
     part.replace(target)

@@ -7,8 +7,8 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from tenner.core.checksums import SealedFile
-from tenner.core.retry import Passing, Refused
+from tenner.core.checksums import HashedFile
+from tenner.core.retry import PermanentError, TransientError
 from tenner.storage.s3_body import Body
 from tenner.storage.s3_client import code_of
 from tenner.storage.s3_proof import Sent, etag_in, in_base64
@@ -51,7 +51,7 @@ class Multipart:
 
     wire: Wire
     reach: Reach
-    file: SealedFile
+    file: HashedFile
     key: dict[str, str]
     spare: dict[str, str]
     sent: Sent
@@ -102,7 +102,7 @@ class Multipart:
     def give_up(self) -> None:
         """Have the server forget the upload, so far as it listens."""
         self.wire.given_up.add(self._upload_id)
-        with suppress(Refused, Passing):
+        with suppress(PermanentError, TransientError):
             self._abort(self._upload_id)
 
     def _part(self, number: int) -> Body:
@@ -114,7 +114,9 @@ class Multipart:
         """Look for an upload to go on with. Older ones of the same key are given up, since their
         parts cost storage for ever."""
         client, key = self.wire.client, self.key["Key"]
-        with suppress(Refused, Passing):  # no right to list, or a server without the call
+        with suppress(
+            PermanentError, TransientError
+        ):  # no right to list, or a server without the call
             answer = self.reach(
                 client.list_multipart_uploads, Bucket=self.key["Bucket"], Prefix=key
             )
@@ -150,7 +152,7 @@ class Multipart:
             try:
                 self._upload_id = str(create(ChecksumAlgorithm="SHA256")["UploadId"])
                 return
-            except (Refused, Passing) as error:
+            except (PermanentError, TransientError) as error:
                 if not code_of(error.__cause__):
                     raise
                 self.wire.knows_no_sha256()
@@ -190,8 +192,8 @@ class Multipart:
         """Tell what only a new upload can help against from the rest. Raises CannotGoOn for it."""
         try:
             yield
-        except (Refused, Passing) as error:
+        except (PermanentError, TransientError) as error:
             is_lost = code_of(error.__cause__) == "NoSuchUpload"
-            if is_lost or (isinstance(error, Refused) and not self._is_new):
+            if is_lost or (isinstance(error, PermanentError) and not self._is_new):
                 raise CannotGoOn(self) from error
             raise

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from dataclasses import dataclass, field
 
-from tenner.core.checksums import SealedFile
+from tenner.core.checksums import HashedFile
 from tenner.storage.s3_client import Answer
 
 Digests = dict[int, bytes]
@@ -18,7 +18,7 @@ class Sent:
     `digests` are SHA-256s where the server proves those (`by_sha256`), else MD5s.
     """
 
-    file: SealedFile
+    file: HashedFile
     digests: Digests = field(default_factory=Digests)
     by_sha256: bool = False
     etag: str = ""

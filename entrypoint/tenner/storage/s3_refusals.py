@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenner.core.errors import Problem
-from tenner.core.retry import Passing, Refused
+from tenner.core.retry import PermanentError, TransientError
 
 _PASSING_CODES = {
     "SlowDown",
@@ -76,7 +76,7 @@ _NEEDED = {
 
 def explain_answer(
     destination: str, answer: Mapping[str, Any], operation: str
-) -> Passing | Refused:
+) -> TransientError | PermanentError:
     """A server's answer to the call `operation` as a trouble that may pass, or a refusal."""
     error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
     code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0) or 0)
@@ -86,12 +86,12 @@ def explain_answer(
             text=f"{destination}: the storage there is full ({status} {code}: {said})",
             fix="make room there or raise its limit; the files are kept here meanwhile",
         )
-        return Refused(problem, code=FULL)
+        return PermanentError(problem, code=FULL)
     if status >= 500 or status == 429 or code in _PASSING_CODES:
-        return Passing(f"the server answered {status} {code}: {said}")
+        return TransientError(f"the server answered {status} {code}: {said}")
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region")
     text, fix = _meaning(code, status, said, operation, region)
-    return Refused(Problem(text=f"{destination}: {text}", fix=fix), code=code)
+    return PermanentError(Problem(text=f"{destination}: {text}", fix=fix), code=code)
 
 
 def _is_full(code: str, status: int, said: str) -> bool:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
-from tenner.core.checksums import SealedFile
+from tenner.core.checksums import HashedFile
 from tenner.core.parallel import first_error, in_parallel
-from tenner.core.retry import Deadline, Passing, retrying
+from tenner.core.retry import Deadline, TransientError, retrying
 from tenner.storage.destination import Destination
 from tenner.storage.s3_body import Body
 from tenner.storage.s3_client import NUM_CONNECTIONS, call
@@ -22,7 +22,7 @@ CHECK_NAME = ".tenner-check"
 def send_files(
     wire: Wire,
     destination: Destination,
-    files: Sequence[SealedFile],
+    files: Sequence[HashedFile],
     deadline: Deadline,
     on_bytes: OnBytes,
 ) -> dict[str, Sent]:
@@ -58,7 +58,7 @@ def _do(jobs: Sequence[Callable[[], None]], deadline: Deadline) -> None:
     if isinstance(error, CannotGoOn):
         error.upload.give_up()
         name = error.upload.file.name
-        raise Passing(f"an unfinished upload of {name} could not be gone on with") from error
+        raise TransientError(f"an unfinished upload of {name} could not be gone on with") from error
     if error:
         raise error
 
@@ -66,7 +66,7 @@ def _do(jobs: Sequence[Callable[[], None]], deadline: Deadline) -> None:
 def _send_whole(
     wire: Wire,
     reach: Reach,
-    file: SealedFile,
+    file: HashedFile,
     key: dict[str, str],
     on_bytes: OnBytes,
     sent: Sent,

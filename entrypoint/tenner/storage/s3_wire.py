@@ -17,7 +17,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from tenner.core.retry import Passing, Refused
+from tenner.core.retry import PermanentError, TransientError
 from tenner.storage.s3_body import Body
 from tenner.storage.s3_client import Answer, S3Client, code_of
 from tenner.storage.s3_proof import etag_in, in_base64
@@ -72,7 +72,7 @@ class Wire:
         proof = in_base64(digest)
         answer = reach(self.client.upload_part, Body=body, ChecksumSHA256=proof, **wanted)
         if answer.get("ChecksumSHA256") != proof:
-            raise Passing("what arrived has another SHA-256 than what was sent")
+            raise TransientError("what arrived has another SHA-256 than what was sent")
         return digest, etag_in(answer)
 
     def _send(
@@ -83,7 +83,7 @@ class Wire:
                 etag = etag_in(reach(getattr(self.client, call), Body=body, **wanted))
                 if etag == body.md5.hex():
                     return body.md5, etag
-            except Refused:
+            except PermanentError:
                 pass  # for another reason it is refused again
             self._be_strict()
         digest = body.digest("md5")
@@ -95,11 +95,11 @@ class Wire:
         wrong = in_base64(hashlib.sha256(b"another").digest())
         try:
             reach(self.client.put_object, Body=b"tenner", ChecksumSHA256=wrong, **spare)
-        except (Refused, Passing) as answer:
+        except (PermanentError, TransientError) as answer:
             if code := code_of(answer.__cause__):
                 return code in _SAYS_IT_DIFFERS
             raise
-        with suppress(Refused, Passing):
+        with suppress(PermanentError, TransientError):
             reach(self.client.delete_object, **spare)
         return False
 

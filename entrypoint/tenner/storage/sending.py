@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tenner.core.checksums import SealedFile, seal_text
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.checksums import HashedFile, hashed_text
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.store import OnBytes, Store
 
@@ -16,7 +16,7 @@ _NO_MANIFEST = "{}\n"
 
 def put_verified(
     store: Store,
-    files: Sequence[SealedFile],
+    files: Sequence[HashedFile],
     deadline: Deadline,
     on_bytes: OnBytes,
     told: Callable[[str], None] | None,
@@ -37,14 +37,14 @@ def put_verified(
         missing = store.missing(missing, deadline)
         if missing:
             names = ", ".join(file.name for file in missing[:3])
-            raise Passing(
+            raise TransientError(
                 f"{names}: what {store.destination} holds is not what was sent (size or hash)"
             )
 
     retrying(deadline, once, on_retry=told)
 
 
-def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline) -> bool:
+def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> bool:
     """Whether a manifest there calls a set complete of which these would replace files.
 
     Where it cannot be read it is taken for one. Raises Passing or Refused.
@@ -55,7 +55,7 @@ def is_in_a_set(store: Store, missing: Sequence[SealedFile], deadline: Deadline)
         return False
     try:
         content = store.read(MANIFEST_NAME, deadline)
-    except Refused:
+    except PermanentError:
         if store.permissions(deadline).reads:
             raise
         return True
@@ -70,11 +70,11 @@ def withdraw(store: Store, names: Sequence[str], deadline: Deadline) -> None:
         try:
             store.delete(names, deadline)
             return
-        except Refused:
+        except PermanentError:
             pass  # a policy that has changed since
     with TemporaryDirectory(prefix="tenner-withdraw-") as folder:
         empty = [
-            seal_text(Path(folder) / str(number), _NO_MANIFEST, name)
+            hashed_text(Path(folder) / str(number), _NO_MANIFEST, name)
             for number, name in enumerate(names)
         ]
         put_verified(store, empty, deadline, lambda num_bytes: None, None)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tenner.core.checksums import SealedFile
+from tenner.core.checksums import HashedFile
 from tenner.core.errors import Problem
 from tenner.core.retry import Deadline
 from tenner.storage.destination import Destination
@@ -34,13 +34,13 @@ class Store(Protocol):
         """What may be done there besides writing, as found out once."""
         ...
 
-    def missing(self, files: Sequence[SealedFile], deadline: Deadline) -> tuple[SealedFile, ...]:
+    def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
         """The files that do not lie there with their size and content."""
         ...
 
     def put(
         self,
-        files: Sequence[SealedFile],
+        files: Sequence[HashedFile],
         deadline: Deadline,
         on_bytes: OnBytes,
         gone: Sequence[str] = (),

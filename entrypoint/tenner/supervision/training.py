@@ -106,7 +106,7 @@ class Follower:
 
 def train(
     engine: Engine,
-    place: RunDir,
+    run_dir: RunDir,
     *,
     environ: Mapping[str, str],
     stop: StopRequest,
@@ -124,7 +124,7 @@ def train(
     seconds = 0.0
     while True:
         before = count_kills()
-        ending = _life(engine, place, environ, stop, grace_seconds, follower, guards)
+        ending = _life(engine, run_dir, environ, stop, grace_seconds, follower, guards)
         seconds += ending.seconds
         reason = ending.ended_by.reason if ending.ended_by else ""
         if follower.done and reason in _IN_GOOD_ORDER and ending.signal is None:
@@ -132,23 +132,23 @@ def train(
         failed = ending.failed or (None if ending.ended_by else _explained(ending, before))
         again = None
         if failed and ending.signal is None:
-            again, failed = _another_try(engine, failed, restarts, follower, place, stop)
+            again, failed = _another_try(engine, failed, restarts, follower, run_dir, stop)
         if again is None:
             break
         engine = again
     if ending.signal is not None:
-        raise _stopped(follower, place)
+        raise _stopped(follower, run_dir)
     if reason == "budget" and follower.done is None:
         raise _budget_reached(follower)
-    asked_to_end = place.stop_file.is_file() and follower.checkpoint is not None
+    asked_to_end = run_dir.stop_file.is_file() and follower.checkpoint is not None
     failed_in_words = follower.done is None and failed is not None and not asked_to_end
     ended_badly = ending.returncode and not (reason == "stop_file" and asked_to_end)
     if reason == "nan" or ended_badly or failed_in_words:
-        raise _failed(engine, ending, failed, place)
+        raise _failed(engine, ending, failed, run_dir)
     if follower.done is None and not asked_to_end:
         raise TrainingError(
             f"{engine.name} ended without an error and without its final weights",
-            fix=f"its last words are in {place.engine_log}",
+            fix=f"its last words are in {run_dir.engine_log}",
         )
     return _believe(follower, seconds)
 
@@ -162,7 +162,7 @@ def _another_try(
     failed: Failed,
     restarts: Restarts,
     follower: Follower,
-    place: RunDir,
+    run_dir: RunDir,
     stop: StopRequest,
 ) -> tuple[Engine | None, Failed]:
     """The engine to go on with after a failure; None where it ends the training. With the failure
@@ -175,7 +175,7 @@ def _another_try(
         return lighter.engine, failed
     if failed.kind not in KILLED_FROM_OUTSIDE:
         return None, failed
-    newest = newest_step(place)
+    newest = newest_step(run_dir)
     if not restarts.allows(newest):
         text = f"{failed.text}; it was started again {restarts.in_all} times in this life"
         fix = "rent a machine with more memory and start the same command there"
@@ -189,9 +189,9 @@ def _another_try(
     return (lighter.engine if lighter else engine), failed
 
 
-def states(place: RunDir) -> list[Path]:
+def states(run_dir: RunDir) -> list[Path]:
     """Whole states in the run's directory, newest first."""
-    found = [each for each in place.state.iterdir() if (each / STATE_MARK).is_file()]
+    found = [each for each in run_dir.state.iterdir() if (each / STATE_MARK).is_file()]
     whole = [each for each in found if each.name.startswith("step-")]
     return sorted(whole, key=lambda each: each.name, reverse=True)
 
@@ -201,14 +201,14 @@ def step_of(state: Path) -> int:
     return int(state.name.rpartition("-")[2])
 
 
-def newest_step(place: RunDir) -> int:
+def newest_step(run_dir: RunDir) -> int:
     """The step of the newest whole state here; 0 where there is none."""
-    return max(map(step_of, states(place)), default=0)
+    return max(map(step_of, states(run_dir)), default=0)
 
 
 def _life(
     engine: Engine,
-    place: RunDir,
+    run_dir: RunDir,
     environ: Mapping[str, str],
     stop: StopRequest,
     grace_seconds: float,
@@ -216,8 +216,8 @@ def _life(
     guards: Sequence[Guard],
 ) -> Ending:
     """One engine's run, from the newest state that it takes."""
-    for state in [*states(place), None]:
-        ending = _start(engine, state, place, environ, stop, grace_seconds, follower, guards)
+    for state in [*states(run_dir), None]:
+        ending = _start(engine, state, run_dir, environ, stop, grace_seconds, follower, guards)
         if state is None or not _is_broken(ending, engine):
             return ending
         text = f"the state {state.name} is broken; going on from the one before"
@@ -241,7 +241,7 @@ def put_aside(found: Sequence[Path], why: str) -> None:
 def _start(
     engine: Engine,
     state: Path | None,
-    place: RunDir,
+    run_dir: RunDir,
     environ: Mapping[str, str],
     stop: StopRequest,
     grace_seconds: float,
@@ -253,7 +253,7 @@ def _start(
             engine.command(state),
             read=engine.read,
             on_event=follower,
-            log=place.engine_log,
+            log=run_dir.engine_log,
             environ=environ,
             stop=stop,
             grace_seconds=grace_seconds,
@@ -261,7 +261,7 @@ def _start(
         )
     except OSError as error:
         if is_disk_trouble(error):
-            raise MachineError(problems=[disk_failure(error, place.path)]) from error
+            raise MachineError(problems=[disk_failure(error, run_dir.path)]) from error
         raise MachineError(
             f"{engine.name} cannot be started: {error.strerror or error}",
             fix="check TENNER_TRAINER_PYTHON, or leave it unset",
@@ -288,9 +288,9 @@ def _believe(follower: Follower, seconds: float) -> Trained:
     )
 
 
-def _stopped(follower: Follower, place: RunDir) -> Stopped:
+def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
     """What is said counts on the states that are there, not on what was asked of the engine."""
-    done, kept = follower.step, states(place)
+    done, kept = follower.step, states(run_dir)
     if not kept:
         text = f"stopped by a signal after step {done}, before any state was saved"
         return Stopped(text, fix="start the same command again: it begins from the first step")
@@ -311,12 +311,12 @@ _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
 }
 
 
-def _failed(engine: Engine, ending: Ending, said: Failed | None, place: RunDir) -> TennerError:
+def _failed(engine: Engine, ending: Ending, said: Failed | None, run_dir: RunDir) -> TennerError:
     failed = said or Failed(kind="other", text=_last_words(engine, ending))
-    fix = failed.fix or f"the whole log is in {place.engine_log}"
+    fix = failed.fix or f"the whole log is in {run_dir.engine_log}"
     if failed.kind == "disk" and TAKES_NO_MORE not in failed.text:
-        where = place.path.absolute()
-        text = f"the disk takes no more: {where}: {failed.text}{free_words(place.path)}"
+        where = run_dir.path.absolute()
+        text = f"the disk takes no more: {where}: {failed.text}{free_words(run_dir.path)}"
         failed = replace(failed, text=text)
     text = failed.text if len(failed.text) < _LONGEST else f"{failed.text[:_LONGEST]} …"
     return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {text}", fix=fix)

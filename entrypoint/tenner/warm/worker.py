@@ -26,9 +26,9 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from tenner.engines.native import train
-from tenner.engines.native.cache import KeptBase
+from tenner.engines.native.cache import CachedBase
 from tenner.sample import draw
-from tenner.sample.cache import KeptPipeline
+from tenner.sample.cache import CachedPipeline
 
 Work = Callable[[list[str]], int]
 
@@ -37,8 +37,8 @@ class Worker:
     """What stays loaded, and the jobs that use it."""
 
     def __init__(self) -> None:
-        self.base = KeptBase()
-        self.pipeline = KeptPipeline()
+        self.base = CachedBase()
+        self.pipeline = CachedPipeline()
         self.modules: dict[str, Work] = {
             "tenner.engines.native.train": self._train,
             "tenner.sample.draw": self._draw,

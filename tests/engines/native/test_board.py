@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tenner.core.events import EpochEnd, Step, Warned
 from tenner.engines.native import engine
-from tenner.engines.native.tensorboard_log import Board
+from tenner.engines.native.tensorboard_log import TensorBoard
 
 SCALARS = ("loss/current", "loss/average", "loss/epoch_average")
 
@@ -64,11 +64,11 @@ def test_a_real_run_is_logged_and_a_run_without_tensorboard_says_so(tmp_path: Pa
 
 
 def test_steps_that_are_trained_again_replace_those_of_before(tmp_path: Path) -> None:
-    first = Board(tmp_path, first_step=1)
+    first = TensorBoard(tmp_path, first_step=1)
     for number in range(1, 7):
         first.hear(step(number, 1.0))
     first.close()
-    second = Board(tmp_path, first_step=4)
+    second = TensorBoard(tmp_path, first_step=4)
     second.hear(step(4, 2.0))
     second.hear(step(5, float("nan")))
     second.hear(EpochEnd(epoch=1, num_epochs=1, loss_avg=0.5))

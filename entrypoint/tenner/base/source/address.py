@@ -20,13 +20,13 @@ _EXAMPLES = "hf://user/repo, https://host/model.safetensors or s3://bucket/model
 
 @dataclass(frozen=True, kw_only=True)
 class BaseAddress:
-    """`place` is the repo, the URL or the bucket; `path` a file or folder inside a repo or bucket.
+    """`location` is the repo, the URL or the bucket; `path` a file or folder inside it.
 
     `known` is what tenner knows of it already: its licence, and its file by revision and SHA-256.
     """
 
     kind: Literal["hub", "web", "s3"]
-    place: str
+    location: str
     path: str = ""
     revision: str = "main"
     known: KnownBase | None = None
@@ -43,10 +43,10 @@ class BaseAddress:
     def __str__(self) -> str:
         """As it may be shown: without what follows a `?`."""
         if self.kind == "web":
-            return self.place.partition("?")[0]
+            return self.location.partition("?")[0]
         at = f"@{self.revision}" if self.kind == "hub" and self.revision != "main" else ""
         scheme = "hf" if self.kind == "hub" else "s3"
-        return f"{scheme}://{self.place}{at}" + (f"/{self.path}" if self.path else "")
+        return f"{scheme}://{self.location}{at}" + (f"/{self.path}" if self.path else "")
 
 
 def parse_base_address(asked: str) -> BaseAddress | None:
@@ -72,7 +72,7 @@ def parse_base_address(asked: str) -> BaseAddress | None:
                 raise SettingsError(
                     f"base_model = {wanted} names no file in a bucket", fix=_EXAMPLES
                 )
-            return BaseAddress(kind="s3", place=bucket, path=path.strip("/"), options=options)
+            return BaseAddress(kind="s3", location=bucket, path=path.strip("/"), options=options)
         case other:
             raise SettingsError(
                 f"base_model = {wanted.partition('?')[0]}: nothing is fetched from {other}://",
@@ -82,7 +82,7 @@ def parse_base_address(asked: str) -> BaseAddress | None:
 
 def _known(known: KnownBase) -> BaseAddress:
     return BaseAddress(
-        kind="hub", place=known.hub_id, path=known.file, revision=known.revision, known=known
+        kind="hub", location=known.hub_id, path=known.file, revision=known.revision, known=known
     )
 
 
@@ -101,7 +101,7 @@ def _hub(wanted: str, rest: str) -> BaseAddress:
         return _known(known)
     return BaseAddress(
         kind="hub",
-        place=known.hub_id if known else f"{user}/{repo}",
+        location=known.hub_id if known else f"{user}/{repo}",
         path="/".join(inside),
         revision=revision or "main",
         known=known,
@@ -123,4 +123,4 @@ def _web(wanted: Address) -> BaseAddress:
             " into settings and reports",
             fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
         )
-    return BaseAddress(kind="web", place=wanted)
+    return BaseAddress(kind="web", location=wanted)

@@ -19,7 +19,7 @@ from tenner.base.source.cache import (
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
 from tenner.core.files import write_atomically
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.hub_client import HubClient, ask, open_hub_client
 
 _LISTING_SECONDS = 60.0
@@ -30,7 +30,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file or folder at the newest commit of its revision. Raises SettingsError."""
-    room = task.cache / "hub" / address.place.replace("/", "--")
+    room = task.cache / "hub" / address.location.replace("/", "--")
     branch = room / "refs" / address.revision.replace("/", "--")
     if _COMMIT.fullmatch(address.revision) and (kept := _kept(room, address.revision, address)):
         return kept
@@ -38,9 +38,9 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
         client = open_hub_client(address, secrets=task.secrets, env=task.environ, to_write=False)
         seconds = _KEPT_LISTING_SECONDS if branch.is_file() else _LISTING_SECONDS
         commit, licence, files = _listing(address, client, Deadline(seconds))
-    except Refused as refused:
+    except PermanentError as refused:
         raise SettingsError(problems=[refused.problem]) from refused
-    except Passing as passing:
+    except TransientError as passing:
         last = branch.read_text("utf-8") if branch.is_file() else ""
         if last and (kept := _kept(room, last, address)):
             return kept
@@ -52,7 +52,7 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
         return kept
     folder = _folder(room, commit, address)
     _bring_all(address, client, files, folder, task)
-    facts = {"hub_id": address.place, "licence": licence}
+    facts = {"hub_id": address.location, "licence": licence}
     note_complete(folder, {each.name: (folder / each.name).stat().st_size for each in files}, facts)
     write_atomically(branch, commit)
     return _fetched(folder, [each.name for each in files], facts)
@@ -81,11 +81,11 @@ def _listing(
 
     def info() -> Any:
         return ask(
-            address, deadline, client.api.model_info, address.place, revision=address.revision
+            address, deadline, client.api.model_info, address.location, revision=address.revision
         )
 
     def tree(commit: str) -> list[Any]:
-        listed = client.api.list_repo_tree(address.place, recursive=True, revision=commit)
+        listed = client.api.list_repo_tree(address.location, recursive=True, revision=commit)
         return [each for each in listed if hasattr(each, "size")]
 
     found = retrying(deadline, info)
@@ -97,7 +97,7 @@ def _listing(
     files = [
         RemoteFile(
             name=name.removeprefix(start).lstrip("/"),
-            url=_url(address.place, name, commit, client.endpoint),
+            url=_url(address.location, name, commit, client.endpoint),
             size=int(by_name[name].size),
             sha256=str(by_name[name].lfs.sha256) if by_name[name].lfs else "",
         )
@@ -114,7 +114,7 @@ def _chosen(names: list[str], address: BaseAddress) -> list[str]:
     inside = [name.removeprefix(start) for name in names if name.startswith(start)]
     if not inside:
         raise SettingsError(
-            f"there is no {address.path} in hf://{address.place}",
+            f"there is no {address.path} in hf://{address.location}",
             fix="check the path, letter for letter",
         )
     return [start + name for name in choose_files(inside, where=str(address))]
@@ -145,7 +145,7 @@ def _bring_all(
         wanted = wanted_file(
             task.cache,
             headers={"Authorization": f"Bearer {client.token}"} if client.token else {},
-            denied_fix=f"open {client.endpoint}/{address.place}, accept its terms where it has"
+            denied_fix=f"open {client.endpoint}/{address.location}, accept its terms where it has"
             " some, and set HF_TOKEN to a token that may read it",
             weights=target.suffix == ".safetensors",
         )

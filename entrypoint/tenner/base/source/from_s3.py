@@ -4,7 +4,7 @@ from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
-from tenner.core.retry import Deadline, Passing, Refused, retrying
+from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.destination import Destination, parse_destination
 from tenner.storage.s3 import S3Store, open_s3
 
@@ -14,14 +14,14 @@ _LONGEST_SECONDS = 6 * 3600.0
 
 def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
     """Raises SettingsError where it is not there or cannot be brought."""
-    place = _place(address)
+    location = _place(address)
     deadline = Deadline(_LONGEST_SECONDS)
     try:
-        store = open_s3(place, secrets=task.secrets, env=task.environ)
+        store = open_s3(location, secrets=task.secrets, env=task.environ)
         return _fetch(store, address, task, deadline)
-    except Refused as refused:
+    except PermanentError as refused:
         raise SettingsError(problems=[refused.problem]) from refused
-    except Passing as passing:
+    except TransientError as passing:
         raise SettingsError(
             f"{address} cannot be fetched: {passing}",
             fix="check the network; a second start goes on where this one ended",
@@ -34,7 +34,7 @@ def _place(address: BaseAddress) -> Destination:
     if folder.endswith(".safetensors"):
         folder = folder.rpartition("/")[0]
     options = f"?{address.options}" if address.options else ""
-    return parse_destination(f"s3://{address.place}/{folder}{options}")
+    return parse_destination(f"s3://{address.location}/{folder}{options}")
 
 
 def _fetch(store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:

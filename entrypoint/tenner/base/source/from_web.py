@@ -9,16 +9,16 @@ from tenner.core.addresses import full_address
 
 def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file at the address. Raises SettingsError."""
-    name = Path(address.place.partition("?")[0]).name
+    name = Path(address.location.partition("?")[0]).name
     name = name if name.endswith(".safetensors") else f"{name or 'model'}.safetensors"
-    target = task.cache / "web" / key_of(full_address(address.place)) / name[-120:]
-    host = address.place.split("/")[2].rpartition("@")[2].partition(":")[0]
+    target = task.cache / "web" / key_of(full_address(address.location)) / name[-120:]
+    host = address.location.split("/")[2].rpartition("@")[2].partition(":")[0]
     token = task.secrets.get("CIVITAI_TOKEN") if host.endswith("civitai.com") else None
     wanted = wanted_file(
         task.cache,
         headers={"Authorization": f"Bearer {token}"} if token else {},
         denied_fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
     )
-    bring(address, target, address.place, task, wanted)
+    bring(address, target, address.location, task, wanted)
     check_sha256(target, task.sha256, address)
     return FetchedBase(path=target)

@@ -15,7 +15,7 @@ from tenner.engines.native.parts import Keep
 Identity = tuple[object, ...]
 
 
-class KeptBase:
+class CachedBase:
     """Holds one base at a time; another base, precision or layout takes its place."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class KeptBase:
     def num_bytes(self) -> int:
         return sum(each.numel() * each.element_size() for each in self._tensors.values())
 
-    def keeper(self, job: TrainJob, device: torch.device) -> Callable[[str], Keep]:
+    def recorder(self, job: TrainJob, device: torch.device) -> Callable[[str], Keep]:
         """What keeps the tensors of each part of the job's base. Raises OSError."""
         layout = job.channels_last is not False
         identity = (*base_identity(Path(job.base)), str(device), job.mixed_precision, layout)

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from tenner.core.files import write_atomically
 from tenner.core.train_job import TrainItem, TrainJob
-from tenner.engines.native.rng import python_draw, torch_draw
+from tenner.engines.native.rng import python_draw, torch_rng
 
 _VERSION = "1"
 # Cuts kept of a picture that is cut at random places.
@@ -159,7 +159,7 @@ class _Encoder:
             self._vae = self._load_vae().to(self._device).eval()
         pixels = _pixels(picture, item.bucket, cut).to(self._device)
         found = self._vae.encode(pixels[None]).latent_dist
-        noise = torch.randn(found.mean.shape, generator=torch_draw(0, "vae", key))
+        noise = torch.randn(found.mean.shape, generator=torch_rng(0, "vae", key))
         latents = found.mean + found.std * noise.to(found.mean)
         config = self._vae.config
         shift = float(config.get("shift_factor") or 0.0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tenner.engines.native.rng import torch_draw
+from tenner.engines.native.rng import torch_rng
 
 # Elements; keeps every matrix on a boundary that a GPU's matrix units read fast.
 _ALIGNMENT = 64
@@ -210,7 +210,7 @@ class LoraBank:
         for spec, down, up in self.named_views(self.weights):
             bound = 1.0 / math.sqrt(math.prod(spec.down_shape[1:]))
             start = torch.empty(spec.down_shape)
-            start.uniform_(-bound, bound, generator=torch_draw(seed, "lora", spec.name))
+            start.uniform_(-bound, bound, generator=torch_rng(seed, "lora", spec.name))
             down.copy_(start)
             up.zero_()
         self.refresh()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.cache import KeptBase
+from tenner.engines.native.cache import CachedBase
 from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.dropouts import Dropouts
 from tenner.engines.native.load import BaseModel, BaseModelError, TextSource
@@ -39,7 +39,7 @@ class Network:
 
 
 def build_network(
-    job: TrainJob, base: BaseModel, device: torch.device, kept: KeptBase | None = None
+    job: TrainJob, base: BaseModel, device: torch.device, kept: CachedBase | None = None
 ) -> Network:
     """The network at its start: initial weights, or those of `network_weights`.
 
@@ -49,7 +49,7 @@ def build_network(
     """
     dtype = _DTYPES[job.mixed_precision]
     bank = LoraBank()
-    keep = kept.keeper(job, device) if kept else keep_nothing
+    keep = kept.recorder(job, device) if kept else keep_nothing
     try:
         config = parse_unet_config(base.unet_config)
         _check_family(job, config)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.rng import torch_draw
+from tenner.engines.native.rng import torch_rng
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class NoiseSchedule:
     def ask(self, latents: Tensor, position: int) -> Question:
         """The question for one showing of `latents`; `position` names the showing in the run."""
         job = self._job
-        draw = torch_draw(job.seed, "noise", position)
+        draw = torch_rng(job.seed, "noise", position)
         high = min(job.max_timestep, len(self.alphas))
         timestep = int(torch.randint(job.min_timestep, high, (1,), generator=draw))
         noise = _noise(job, latents, draw)

@@ -19,7 +19,7 @@ def seed_of(seed: int, *purpose: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def torch_draw(seed: int, *purpose: int | str) -> torch.Generator:
+def torch_rng(seed: int, *purpose: int | str) -> torch.Generator:
     """A CPU generator for the draws of `purpose`."""
     return torch.Generator().manual_seed(seed_of(seed, *purpose))
 

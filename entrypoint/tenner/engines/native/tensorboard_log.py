@@ -22,7 +22,7 @@ def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[No
         yield
         return
     try:
-        board = Board(Path(folder), first_step=first_step)
+        board = TensorBoard(Path(folder), first_step=first_step)
     except (ImportError, OSError) as error:
         tell(Warned(text=f"no TensorBoard log: {error}", fix="pip install tensorboard"))
         yield
@@ -35,7 +35,7 @@ def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[No
         board.close()
 
 
-class Board:
+class TensorBoard:
     """Writes what is told of steps and epochs; its own thread brings it to the disk.
 
     Raises ImportError where TensorBoard is not installed. Steps from `first_step` on replace what

@@ -17,7 +17,7 @@ from tenner.core.disk_errors import disk_failure, is_disk_trouble
 from tenner.core.events import Done, Failed, FailureKind, Phase
 from tenner.core.train_job import TrainJob, read_job
 from tenner.engines.native.batches import schedule_of
-from tenner.engines.native.cache import KeptBase
+from tenner.engines.native.cache import CachedBase
 from tenner.engines.native.engine import EngineExit
 from tenner.engines.native.latents import LatentCache, NoPictureError, encode_all, vae_fingerprint
 from tenner.engines.native.load import BaseModel, BaseModelError, load_base, load_vae, vae_files
@@ -33,7 +33,7 @@ from tenner.engines.native.tensorboard_log import logged
 from tenner.engines.native.validation import Validation
 
 
-def main(arguments: list[str], kept: KeptBase | None = None) -> int:
+def main(arguments: list[str], kept: CachedBase | None = None) -> int:
     """Do one job. `kept` is what a process that does several keeps of their base."""
     if len(arguments) != 1:
         print("usage: python -m tenner.engines.native.train JOB.json", file=sys.stderr)
@@ -59,7 +59,7 @@ def main(arguments: list[str], kept: KeptBase | None = None) -> int:
         processes.close()
 
 
-def _train(job: TrainJob, processes: Processes, tell: Teller, kept: KeptBase | None) -> int:
+def _train(job: TrainJob, processes: Processes, tell: Teller, kept: CachedBase | None) -> int:
     stop = StopRequest(job.stop_file)
     _set_backends(job)
     schedule = schedule_of(job, processes.count)

@@ -44,7 +44,7 @@ class Block:
     feed_in: Projection
     feed_out: Projection
     num_heads: int
-    place: int
+    index: int
     """Which of the keys and values are this block's."""
 
     def __call__(self, x: Tensor, key_value: Tensor, batch: int) -> Tensor:
@@ -72,7 +72,7 @@ class Resnet:
     norm2: GroupNorm
     conv2: Conv
     shortcut: Conv | None
-    place: int
+    index: int
     """Which of the projected time embeddings is this block's."""
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
@@ -158,12 +158,12 @@ class Unet:
     # What all blocks share
 
     def _key_values_of(self, context: Tensor) -> Sequence[Tensor]:
-        """Keys and values of every block, by its place, from one product over the text."""
+        """Keys and values of every block, by its index, from one product over the text."""
         joined = self._key_value(context.flatten(0, 1))
         widths = [2 * width for _, width in self._sorted_blocks()]
         found: list[Tensor | None] = [None] * len(widths)
-        for (place, _), part in zip(self._sorted_blocks(), joined.split(widths, 1), strict=True):
-            found[place] = part
+        for (index, _), part in zip(self._sorted_blocks(), joined.split(widths, 1), strict=True):
+            found[index] = part
         return cast("list[Tensor]", found)
 
     def _times_of(self, timesteps: Tensor, added: Tensor | None) -> Sequence[Tensor]:
@@ -175,8 +175,8 @@ class Unet:
         return projected[:, :, None, None].split(self._time_widths, 1)
 
     def _sorted_blocks(self) -> list[tuple[int, int]]:
-        """(place, width) of all blocks, those of equal width together."""
-        widths = [(place, width) for place, (_, width) in enumerate(self._block_names)]
+        """(index, width) of all blocks, those of equal width together."""
+        widths = [(index, width) for index, (_, width) in enumerate(self._block_names)]
         return sorted(widths, key=lambda each: each[1])
 
     # One layer
@@ -184,7 +184,7 @@ class Unet:
     def _layer(
         self, x: Tensor, resnet: Resnet, transformer: Transformer | None, given: _Given
     ) -> Tensor:
-        time = given.times[resnet.place]
+        time = given.times[resnet.index]
         x = self._saving(resnet, x, time) if self.checkpointing else resnet(x, time)
         return x if transformer is None else self._transform(x, transformer, given)
 
@@ -193,7 +193,7 @@ class Unet:
         tokens = _tokens(transformer.norm(x))
         inner = transformer.proj_in(tokens)
         for block in transformer.blocks:
-            key_value = given.key_values[block.place]
+            key_value = given.key_values[block.index]
             if self.checkpointing:
                 inner = self._saving(self.run_block, block, inner, key_value, given.batch)
             else:
@@ -261,7 +261,7 @@ class Unet:
             norm2=parts.group_norm(f"{name}.norm2", groups, eps),
             conv2=parts.conv(f"{name}.conv2", padding=1),
             shortcut=parts.conv(shortcut) if parts.has(shortcut) else None,
-            place=len(self._resnet_names) - 1,
+            index=len(self._resnet_names) - 1,
         )
 
     def _transformer(self, parts: Parts, name: str, level: int) -> Transformer:
@@ -288,11 +288,11 @@ class Unet:
             feed_in=parts.projection(f"{name}.ff.net.0.proj"),
             feed_out=parts.projection(f"{name}.ff.net.2"),
             num_heads=self.config.num_heads[level],
-            place=len(self._block_names) - 1,
+            index=len(self._block_names) - 1,
         )
 
     def _all_key_values(self, parts: Parts) -> Projection:
-        names = [self._block_names[place][0] for place, _ in self._sorted_blocks()]
+        names = [self._block_names[index][0] for index, _ in self._sorted_blocks()]
         return parts.stacked_projection(
             [f"{name}.attn2.to_{part}" for name in names for part in "kv"]
         )

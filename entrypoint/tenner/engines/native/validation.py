@@ -15,7 +15,7 @@ from tenner.core.train_job import TrainItem, TrainJob
 from tenner.engines.native.latents import Encoded, masks_of
 from tenner.engines.native.network import Network
 from tenner.engines.native.noise import NoiseSchedule, Question
-from tenner.engines.native.rng import torch_draw
+from tenner.engines.native.rng import torch_rng
 
 TIMESTEPS = 8
 """Questions to a picture, at the middles of equal parts of the schedule."""
@@ -72,7 +72,7 @@ class Validation:
 def _questions(job: TrainJob, noise: NoiseSchedule, view: Encoded, number: int) -> list[Question]:
     low, high = job.min_timestep, min(job.max_timestep, len(noise.alphas))
     places = [low + (high - low) * (2 * part + 1) // (2 * TIMESTEPS) for part in range(TIMESTEPS)]
-    draws = [torch_draw(job.seed, "validation", number, place) for place in places]
+    draws = [torch_rng(job.seed, "validation", number, place) for place in places]
     return [
         noise.question(view.latents, torch.randn(view.latents.shape, generator=draw), place)
         for draw, place in zip(draws, places, strict=True)

@@ -23,7 +23,7 @@ class SdScriptsRun:
     """`command` starts a life from a state (None: from the beginning); `read` follows it."""
 
     job: Job
-    place: RunDir
+    run_dir: RunDir
     _reader: LogReader | None = None
     _life_dir: Path | None = None
     _final: Path | None = None
@@ -41,7 +41,7 @@ class SdScriptsRun:
             return Command(argv=(sys.executable, "-c", code, words))
         first_step = state_step(state) if state else 0
         life = self.job.life(first_step)
-        self._life_dir = self.place.path / "sd-scripts" / f"from-step-{first_step:08d}"
+        self._life_dir = self.run_dir.path / "sd-scripts" / f"from-step-{first_step:08d}"
         shutil.rmtree(self._life_dir, ignore_errors=True)  # what a cut life left half
         self._life_dir.mkdir(parents=True)
         paths = replace(self.job.paths, output_dir=self._life_dir)
@@ -85,7 +85,7 @@ class SdScriptsRun:
         if event.step >= self.job.num_steps and self._final is None:
             self._last_state = event
             return None
-        states = self.place.state
+        states = self.run_dir.state
         kept = adopt_state(Path(event.path), states, step=event.step, epoch=event.epoch)
         return replace(event, path=str(kept))
 
@@ -96,7 +96,7 @@ class SdScriptsRun:
             life=self.job.life(),
             by_epoch=bool(self.job.options.get("save_every_n_epochs")),
         )
-        kept = adopt_checkpoint(Path(event.path), self.place.checkpoints / name)
+        kept = adopt_checkpoint(Path(event.path), self.run_dir.checkpoints / name)
         if event.final:
             self._final = kept
             if self._last_state:
@@ -104,4 +104,4 @@ class SdScriptsRun:
         return replace(event, path=str(kept))
 
     def _samples(self) -> Path:
-        return (self._life_dir or self.place.path) / "sample"
+        return (self._life_dir or self.run_dir.path) / "sample"

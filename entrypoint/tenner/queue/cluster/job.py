@@ -52,10 +52,10 @@ def do(order: Order) -> Result:
     environ = {**without_secrets(os.environ), **order.environ}
     request = _here(order.request)
     settings = request.settings
-    place = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
     secrets, _ = secrets_from(environ)
     asked, _ = parse_destinations(settings.destinations)
-    destination = _first_that_leases(asked) or default_destination(place)
+    destination = _first_that_leases(asked) or default_destination(run_dir)
     remote = RemoteRun(destination, settings.output_name, secrets, environ)
     lease = Lease(remote=remote, on_lost=_stop_everything, seconds=order.lease_seconds)
     screen = make_screen(price_per_hour=settings.price_per_hour)
@@ -85,7 +85,7 @@ def do(order: Order) -> Result:
         )
         for problem in result.problems:
             screen.say(problem)
-    return _with_figures(replace(result, generation=lease.generation), place)
+    return _with_figures(replace(result, generation=lease.generation), run_dir)
 
 
 def _here(request: Request) -> Request:
@@ -103,10 +103,10 @@ def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | N
     )
 
 
-def _with_figures(result: Result, place: RunDir) -> Result:
+def _with_figures(result: Result, run_dir: RunDir) -> Result:
     """The result with what the run's ledger and events tell of all its lives."""
-    loss, step = last_loss(place.events)
-    ledger = ledger_of(place)
+    loss, step = last_loss(run_dir.events)
+    ledger = ledger_of(run_dir)
     if ledger is None:
         return replace(result, loss=loss, steps=step)
     priced = any(life.cost_usd is not None for life in ledger.lives)

@@ -1,6 +1,6 @@
-"""Writes the settings' tables into the README, from the settings' own model and texts.
+"""Writes the settings' tables into docs/settings.md, from the settings' own model and texts.
 
-python -m scripts.readme_settings          rewrites README.md between its two marks
+python -m scripts.settings_tables          rewrites docs/settings.md between its two marks
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from tenner.cli.flags import default_text, is_switch
 from tenner.settings.model import ALIASES, SECTIONS
 from tenner.settings.texts import setting_texts
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN = "<!-- settings: made by `python -m scripts.readme_settings` -->"
+SETTINGS = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+BEGIN = "<!-- settings: made by `python -m scripts.settings_tables` -->"
 END = "<!-- end of settings -->"
 
 
@@ -24,12 +24,12 @@ def settings_tables() -> str:
     return "\n\n".join(_table(section) for section in SECTIONS)
 
 
-def with_tables(readme: str) -> str:
-    """`readme` with the tables between its marks. Raises ValueError where it has no marks."""
-    before, begin, rest = readme.partition(BEGIN)
+def with_tables(page: str) -> str:
+    """`page` with the tables between its marks. Raises ValueError where it has no marks."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{README.name} needs the marks {BEGIN} and {END}")
+        raise ValueError(f"{SETTINGS.name} needs the marks {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{settings_tables()}\n\n{END}{after}"
 
 
@@ -74,4 +74,4 @@ def _limits(metadata: Iterable[object]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    SETTINGS.write_text(with_tables(SETTINGS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -5,8 +5,10 @@
 
 Each run trains the tiny base (with --stand-in: a stand-in for sd-scripts) to an S3 server on
 loopback that fails now and then (5 % errors, 2 % cut connections), and is killed up to `kills`
-times with SIGKILL at a random moment of its usual time: while it checks, trains, saves or delivers.
-It is started again in the same directory, or on an empty machine that knows only the destination.
+times with SIGKILL at a random moment: while it checks, loads, trains, saves or delivers. A moment
+is one of the undisturbed run's, found again by the lines in the log, so that a busy machine moves
+no kill towards the beginning. It is started again in the same directory, or on an empty machine
+that knows only the destination.
 On top of that each run has a trouble of its own, in turn:
 
 - kills: none more;
@@ -26,6 +28,7 @@ as it ends, and a later start does only those that are missing; --seconds begins
 """
 
 import argparse
+import bisect
 import collections
 import contextlib
 import hashlib
@@ -41,7 +44,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / "run"), str(_TESTS / "delivery")]
@@ -73,6 +76,56 @@ TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 LAST_STARTS = 5
 """How often a run is started without a kill until it is delivered."""
 START_SECONDS = 400.0
+LEAST_SHARE_OF_A_RESUMED = 0.5
+"""Of the undisturbed run's time: what a start takes that has only its delivery left to do."""
+CACHES_OF_LIBRARIES = "torchinductor_"
+"""Torch makes one folder for each user in the temporary folder, for all programs: no run's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """So many seconds after that many lines have come into the log."""
+
+    lines: int
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """The undisturbed run: when each line came into its log, and when it ended, in seconds."""
+
+    lines: list[float] = field(default_factory=list[float])
+    total: float = 0.0
+
+    def moment(self, share: float) -> Moment:
+        """When this share of the undisturbed run's time had passed."""
+        at = share * self.total
+        before = bisect.bisect_right(self.lines, at)
+        return Moment(lines=before, seconds=at - (self.lines[before - 1] if before else 0.0))
+
+
+class Clock:
+    """Tells when a moment of a start has come. `log` may not be there yet."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._before = self._num_lines()
+        self._since = [time.monotonic()]
+
+    def has_come(self, moment: Moment) -> bool:
+        now = time.monotonic()
+        more = self._num_lines() - self._before - (len(self._since) - 1)
+        self._since += [now] * more
+        return len(self._since) > moment.lines and (
+            now >= self._since[moment.lines] + moment.seconds
+        )
+
+    def seconds(self) -> list[float]:
+        """When each line came, from the start."""
+        return [each - self._since[0] for each in self._since[1:]]
+
+    def _num_lines(self) -> int:
+        return self._log.read_bytes().count(b"\n") if self._log.is_file() else 0
 
 
 @dataclass
@@ -145,11 +198,15 @@ class Chaos:
         self.client = s3_client(server_port)
         self.client.create_bucket(Bucket=BUCKET)
         self.whole = self.machine(folder / "whole")
-        started = time.monotonic()
         to = f"s3://{BUCKET}/whole?endpoint_url=http://127.0.0.1:{server_port}"
+        started, clock = time.monotonic(), Clock(self.whole.run("star") / "events.jsonl")
         process = self.whole.start(*self.whole.train("star", *WORDS, "--destinations", to))
-        assert process.wait(START_SECONDS) == 0, self.whole.said
-        self.usual_seconds = time.monotonic() - started
+        never = Moment(lines=sys.maxsize, seconds=0)
+        while process.poll() is None and time.monotonic() < started + START_SECONDS:
+            clock.has_come(never)
+            time.sleep(0.01)
+        assert process.poll() == 0, self.whole.said
+        self.pace = Pace(lines=clock.seconds(), total=time.monotonic() - started)
 
     def machine(self, folder: Path) -> Machine:
         temporary = folder / "tmp"
@@ -214,8 +271,10 @@ class Trial:
                 self._count()
                 shutil.rmtree(self.machine.folder)
                 self.machine = self.chaos.machine(self.disk / f"machine-{move}")
-            seconds = self.dice.uniform(0.05, 1.1) * self.chaos.usual_seconds
-            history.lives.append(self._live(seconds, on_empty=on_empty))
+            left = 1 - len({each["step"] for each in self._steps()}) / STEPS
+            longest = LEAST_SHARE_OF_A_RESUMED + (1 - LEAST_SHARE_OF_A_RESUMED) * left
+            share = self.dice.uniform(0.02, 1.0) * (longest if history.lives else 1.0)
+            history.lives.append(self._live(share, on_empty=on_empty))
         for _ in range(LAST_STARTS):
             code = self._last_start()
             history.codes.append(code)
@@ -233,15 +292,20 @@ class Trial:
         shutil.rmtree(self.machine.folder)
         return history
 
-    def _live(self, seconds: float, *, on_empty: bool) -> Life:
-        """One start that is killed after so many seconds, with its trouble somewhere before."""
-        started, at = time.monotonic(), self.dice.uniform(0.0, 1.0) * seconds
+    def _live(self, share: float, *, on_empty: bool) -> Life:
+        """One start that is killed at its moment, with its trouble somewhere before."""
+        kill = self.chaos.pace.moment(share)
+        strike = self.chaos.pace.moment(self.dice.uniform(0.0, 1.0) * share)
+        started, clock = time.monotonic(), Clock(self._log)
         process = self.machine.start(*self.machine.train("star", *self.words))
         is_due = True
-        while process.poll() is None and time.monotonic() < started + seconds:
-            if is_due and time.monotonic() > started + at:
+        while process.poll() is None and not clock.has_come(kill):
+            if is_due and clock.has_come(strike):
                 is_due = False
                 self._strike(process)
+            if time.monotonic() > started + START_SECONDS:
+                self.history.wrong.append(f"a start did not end within {START_SECONDS:.0f} s")
+                break
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         code = process.wait(60)
@@ -251,11 +315,12 @@ class Trial:
 
     def _last_start(self) -> int:
         """One start that is not killed; its first one meets the trouble too."""
-        started, at = time.monotonic(), self.dice.uniform(0.0, 1.0) * self.chaos.usual_seconds
+        strike = self.chaos.pace.moment(self.dice.uniform(0.0, 1.0))
+        started, clock = time.monotonic(), Clock(self._log)
         process = self.machine.start(*self.machine.train("star", *self.words))
         is_due = not self.history.codes
         while process.poll() is None:
-            if is_due and time.monotonic() > started + at:
+            if is_due and clock.has_come(strike):
                 is_due = False
                 self._strike(process)
             if time.monotonic() > started + START_SECONDS:
@@ -266,6 +331,13 @@ class Trial:
         code = process.wait(60)
         self.history.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
         return code
+
+    @property
+    def _log(self) -> Path:
+        return self.machine.run("star") / "events.jsonl"
+
+    def _steps(self) -> list[dict[str, Any]]:
+        return self.machine.events("star", "step")
 
     def _strike(self, process: subprocess.Popen[bytes]) -> None:
         match self.history.trouble:
@@ -304,7 +376,7 @@ class Trial:
         return last.get("name") or {"step": "training"}.get(last["event"], "saving and sending")
 
     def _count(self) -> None:
-        found = len(self.machine.events("star", "step"))
+        found = len(self._steps())
         self.history.steps_trained = max(self.history.steps_trained, found)
 
     def _judge(self) -> None:
@@ -325,7 +397,7 @@ class Trial:
                 continue
             history.wrong.append(f"a torn line in its log: {line[:80]!r}")
         if (run / FINAL).is_file():  # not so on an empty machine after all was delivered
-            told = {each["step"] for each in self.machine.events("star", "step")}
+            told = {each["step"] for each in self._steps()}
             if told != set(range(1, STEPS + 1)):
                 history.wrong.append(f"its curve holds the steps {sorted(told)}")
             if not same_weights(run / FINAL, self.chaos.whole.run("star") / FINAL):
@@ -338,7 +410,8 @@ class Trial:
         run, temporary = self.machine.run("star"), self.machine.folder / "tmp"
         found = [*run.rglob("*.part"), *temporary.iterdir(), *run.glob("outbox"), run / ".reserved"]
         found += self.kept.rglob("*.part") if self.kept else []
-        return [each.name for each in found if each.exists()]
+        names = [each.name for each in found if each.exists()]
+        return [name for name in names if not name.startswith(CACHES_OF_LIBRARIES)]
 
     def _judge_destination(self) -> None:
         names, history = self._names(), self.history

@@ -95,6 +95,31 @@ def test_a_tar_with_links_or_devices_is_refused(tmp_path, kind):
         fetch(str(tmp_path / "bad.tar"), request(tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.zst"])
+@pytest.mark.parametrize("other_name", ["3_toy/a.png", "./3_toy/a.png", "3_toy//a.png"])
+def test_an_archive_with_a_name_twice_is_refused_with_the_name(tmp_path, suffix, other_name):
+    """As `tar --append` leaves it; one of the two pictures would be lost in silence."""
+    entries = [("3_toy/a.png", b"one"), ("3_toy/b.png", b"x"), (other_name, b"another")]
+    archive, plain = tmp_path / f"photos{suffix}", io.BytesIO()
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as out:
+            for name, content in entries:
+                out.writestr(zipfile.ZipInfo(name), content)
+    else:
+        with tarfile.open(fileobj=plain, mode="w:gz" if suffix == ".tar.gz" else "w") as out:
+            for name, content in entries:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                out.addfile(member, io.BytesIO(content))
+        content = plain.getvalue()
+        is_zst = suffix == ".tar.zst"
+        archive.write_bytes(zstandard.ZstdCompressor().compress(content) if is_zst else content)
+    with pytest.raises(DatasetError, match=r"holds 1 names more than once: a\.png"):
+        fetch(str(archive), request(tmp_path))
+    assert not list((tmp_path / "cache").iterdir()), "nothing of it is used"
+
+
 def test_a_bomb_is_bounded(tmp_path):
     archive = zip_with(tmp_path / "bomb.zip", "10_toy/zeros.png", bytes(150 * 1024**2))
     with pytest.raises(DatasetError, match="200 times its size"):

@@ -1,4 +1,4 @@
-"""Delivery to S3, with the real client, against two independent servers behind a fault proxy."""
+"""Delivery to S3, with the real client, against four independent servers behind a fault proxy."""
 
 import base64
 import hashlib
@@ -19,6 +19,7 @@ from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.s3_servers import (
     KEY_ID,
     SECRET_KEY,
+    localbucket_server,
     make_used_bucket,
     moto_server,
     rclone_server,
@@ -38,8 +39,15 @@ from tenner.storage.destination import Destination, parse_destination
 from tenner.storage.opening import open_store
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
-SERVERS = {"moto": moto_server, "rclone": rclone_server, "seaweed": seaweed_server}
+SERVERS = {
+    "moto": moto_server,
+    "rclone": rclone_server,
+    "seaweed": seaweed_server,
+    "localbucket": localbucket_server,
+}
 BUCKET = "loras"
+once = pytest.mark.parametrize("server_port", ["moto"], indirect=True)
+"""For what the proxy alone answers: it is the same before each server."""
 
 
 @pytest.fixture(scope="module", params=sorted(SERVERS))
@@ -191,6 +199,7 @@ def test_a_size_that_lies_once_is_looked_at_again(
     assert len(lies) == 2
 
 
+@once
 def test_a_size_that_lies_for_ever_is_never_called_delivered(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
@@ -200,6 +209,7 @@ def test_a_size_that_lies_for_ever_is_never_called_delivered(
     assert "not what was sent" in str(raised.value)
 
 
+@once
 def test_a_server_that_never_answers_ends_at_the_limit(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
@@ -209,8 +219,13 @@ def test_a_server_that_never_answers_ends_at_the_limit(
         deliver_to(target, files, seconds=2)
 
 
+def lists_uploads(name: str) -> bool:
+    """Whether the server can say which uploads were begun: else a cut one begins again."""
+    return name != "localbucket"
+
+
 def test_parts_that_arrived_are_not_sent_again(
-    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
+    server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile], name: str
 ) -> None:
     deadline = Deadline(60)
 
@@ -228,8 +243,11 @@ def test_parts_that_arrived_are_not_sent_again(
     proxy.fault = lambda asked: None
     deliver_to(target, files[:1])
     sent = [asked.path for asked in proxy.seen[before:] if "partNumber=" in asked.path]
-    assert len(sent) == 1
-    assert "partNumber=3" in sent[0]
+    again = {1, 2, 3} - ({1, 2} if lists_uploads(name) else set())
+    assert {parse_qs(urlsplit(path).query)["partNumber"][0] for path in sent} == set(
+        map(str, again)
+    )
+    assert len(sent) == len(again)
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
 
 
@@ -240,6 +258,7 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
     target: Destination,
     files: list[DeliveredFile],
     answer: tuple[int, str],
+    name: str,
 ) -> None:
     deadline = Deadline(60)
 
@@ -262,8 +281,9 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
     new = {upload_id(asked) for asked in proxy.seen[before:] if "partNumber=" in asked.path}
     assert len(new - {old}) == 1
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
-    unfinished = s3_client(server_port).list_multipart_uploads(Bucket=BUCKET, Prefix=target.prefix)
-    assert not unfinished.get("Uploads")
+    if lists_uploads(name):
+        found = s3_client(server_port).list_multipart_uploads(Bucket=BUCKET, Prefix=target.prefix)
+        assert not found.get("Uploads")
 
 
 def test_parts_are_proven_by_sha256_only_where_the_server_looks_at_it(
@@ -339,6 +359,7 @@ def test_a_file_that_shrinks_on_its_way_is_named_and_not_called_delivered(
         deliver_to(target, files[:1], seconds=5)
 
 
+@once
 def test_access_denied_for_ever_is_given_up_soon_and_hides_the_keys(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:

@@ -118,6 +118,17 @@ def test_a_broken_newest_state_is_left_for_the_one_before(run: Run) -> None:
     assert any(isinstance(event, Warned) and "broken" in event.text for event in run.events)
 
 
+def test_a_state_that_was_written_cut_is_not_the_one_resumed_from(run: Run) -> None:
+    with pytest.raises(TrainingError):
+        run.live(STAND_IN="crashed", STAND_IN_STEPS="9", STAND_IN_CUT_STATE="8")
+    assert [each.name for each in states(run.run_dir)] == ["step-00000004"]
+    (warned,) = [event for event in run.events if isinstance(event, Warned)]
+    assert "the state of step 8 cannot be resumed from: optimizer.bin is damaged" in warned.text
+    assert not [e for e in run.events if isinstance(e, StateSaved) and e.step == 8]
+    trained = run.live()
+    assert (trained.step, trained.resumed_from) == (13, 4)
+
+
 def test_exit_0_without_a_file_is_no_success(run: Run) -> None:
     with pytest.raises(TrainingError, match="without its final weights"):
         run.live(every=50, STAND_IN="no_file")

@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
@@ -114,7 +114,9 @@ def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> None:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
         targets = [_target(folder, member.filename, archive) for member in members]
-        files = [str(at) for at, each in zip(targets, members, strict=True) if not each.is_dir()]
+        files = Counter(
+            str(at) for at, each in zip(targets, members, strict=True) if not each.is_dir()
+        )
         for member in members:
             if stat.S_ISLNK(member.external_attr >> 16):
                 _refuse(archive, member.filename, "a link")
@@ -129,7 +131,9 @@ def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> None:
 
 
 def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> None:
+    """A tar's names are known one after the other: doubled ones are refused once all are."""
     written = 0
+    files = Counter[str]()
     with _tar_stream(archive) as opened:
         for number, member in enumerate(opened):
             if number >= MAX_MEMBERS:
@@ -139,10 +143,12 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> None:
                 continue
             if not member.isreg():
                 _refuse(archive, member.name, "a link or a device")
+            files[str(target)] += 1
             source = opened.extractfile(member)
             if source is not None:
                 with source:
                     written += _write(source, target, written, limits, archive.name)
+    _refuse_doubled(files, archive)
 
 
 @contextmanager
@@ -190,9 +196,9 @@ def _count(members: "list[zipfile.ZipInfo] | range", archive: Path) -> None:
         )
 
 
-def _refuse_doubled(targets: Sequence[str], archive: Path) -> None:
+def _refuse_doubled(files: Counter[str], archive: Path) -> None:
     """Two entries of one name: one would be lost, and which one is anybody's guess."""
-    doubled = [name for name, count in Counter(targets).items() if count > 1]
+    doubled = [name for name, count in files.items() if count > 1]
     if doubled:
         shown = ", ".join(printable(Path(each).name) for each in doubled[:3])
         raise DatasetError(

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from tenner.core.errors import DatasetError
+from tenner.core.retry import PermanentError
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
 from tenner.storage.http import OnBytes, refuse_size
+from tenner.storage.hub_client import guard_redirects
 
 NUM_CONNECTIONS = 8
 _SOURCE = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?", re.ASCII)
@@ -40,6 +42,8 @@ def fetch_from_hub(
     hub = _Hub(named[1], named[2], cache / "hub", os.environ)
     try:
         return hub.fetch(request.max_bytes, on_bytes)
+    except PermanentError as refused:
+        raise DatasetError(problems=[refused.problem]) from refused
     except HfHubHTTPError as error:
         said = str(error).strip().splitlines()[0]
         raise DatasetError(
@@ -76,6 +80,7 @@ class _Hub:
         self.cache = cache
         token = secrets_from(environ)[0].hf_token
         self._api: Any = HfApi(endpoint=environ.get("HF_ENDPOINT") or None, token=token or False)
+        guard_redirects(str(self._api.endpoint))
 
     def fetch(self, max_bytes: int, on_bytes: OnBytes | None) -> Path:
         from huggingface_hub.errors import HfHubHTTPError
@@ -115,6 +120,7 @@ class _Hub:
         disable_progress_bars()
 
         def fetch(name: str) -> tuple[str, int]:
+            guard_redirects(str(self._api.endpoint))
             path = self._api.hf_hub_download(
                 self.repo, name, repo_type="dataset", revision=commit, cache_dir=self.cache
             )

@@ -188,7 +188,7 @@ class HubStore:
         return f"{where}/blob/{self.destination.revision}/{self.destination.name_in_root(name)}"
 
     def _ask(self, deadline: Deadline, action: Any, *given: Any, **more: Any) -> Any:
-        return ask(self.destination, deadline, action, *given, **more)
+        return ask(self.destination, self._client, deadline, action, *given, **more)
 
     def _make_ready(self, deadline: Deadline) -> Any:
         """The repo as the Hub describes it; made where it is not there, and the branch too.

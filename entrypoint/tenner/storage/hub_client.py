@@ -1,12 +1,13 @@
 """The huggingface_hub client as tenner opens it, and its errors in the user's words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tenner.core.errors import Problem
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
+from tenner.storage.redirects import ServerGuard
 
 T = TypeVar("T")
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
@@ -61,12 +62,42 @@ def open_hub_client(
     return HubClient(api=api, endpoint=endpoint, token=token)
 
 
-def ask(place: object, deadline: Deadline, action: Callable[..., T], *given: Any, **more: Any) -> T:
+def guard_redirects(endpoint: str) -> None:
+    """Have the library's client follow no redirect into this machine's own network.
+
+    Its client is one for the whole process, and is made anew after some errors: to be called before
+    each use. The guard of another endpoint is replaced.
+    """
+    from huggingface_hub.utils import get_session
+
+    session = cast(Any, get_session())
+    hooks: dict[str, list[Any]] = session.event_hooks
+    guard = ServerGuard(endpoint)
+    if guard.before not in hooks.get("request", []):
+        session.event_hooks = {
+            "request": [*_without_guards(hooks.get("request", [])), guard.before],
+            "response": [*_without_guards(hooks.get("response", [])), guard.after],
+        }
+
+
+def _without_guards(hooks: Sequence[Any]) -> list[Any]:
+    return [each for each in hooks if not isinstance(getattr(each, "__self__", 0), ServerGuard)]
+
+
+def ask(
+    place: object,
+    client: HubClient,
+    deadline: Deadline,
+    action: Callable[..., T],
+    *given: Any,
+    **more: Any,
+) -> T:
     """`action(...)`, with the library's errors as Passing or Refused."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import get_session
 
     deadline.check()
+    guard_redirects(client.endpoint)
     get_session().timeout = _ANSWER_SECONDS  # the library itself would wait for ever
     # The base of its own errors is that of the HTTP library which it uses.
     http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
@@ -78,6 +109,8 @@ def ask(place: object, deadline: Deadline, action: Callable[..., T], *given: Any
 
 def explain(place: object, error: BaseException) -> TransientError | PermanentError:
     """An error of the library as one that may pass, or as a refusal with its fix."""
+    if isinstance(error, PermanentError):
+        return error  # of the guard, in one of several uploads
     answer = getattr(error, "response", None)
     if answer is not None:
         headers = cast(Mapping[str, str], answer.headers)

@@ -1,4 +1,4 @@
-"""Redirects of a download that lead into this machine's own network are refused.
+"""Redirects of a server that lead into this machine's own network are refused.
 
 Whoever serves an address that the user named may answer with a redirect. One to loopback, to a
 link-local host (where clouds keep their credentials) or to a private one would fetch what only this
@@ -8,11 +8,14 @@ machine can reach. Where the named address itself is such a host, its owner may 
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from tenner.core.errors import TennerError
+from tenner.core.errors import Problem, TennerError
+from tenner.core.retry import PermanentError
 
 if TYPE_CHECKING:
     import httpx
@@ -59,10 +62,57 @@ class RedirectGuard:
         self._is_first = False
 
     def _refusal(self, host: str) -> TennerError:
-        return self.error(
-            f"the address redirects to {host}, a host of this machine's own network",
-            fix="name the file's own address; a redirect into a private network is not followed",
-        )
+        return self.error(_text(host), fix=_FIX)
+
+
+@dataclass(frozen=True)
+class ServerGuard:
+    """Sees each request and answer of a client that talks to one server, such as the Hub, and
+    follows where it sends on: redirects, and addresses in its answers.
+
+    Raises PermanentError at a host of this machine's own network, unless the server itself is one.
+    The client may be httpx's or that of a library which is made like it.
+    """
+
+    endpoint: str
+
+    def before(self, request: Any) -> None:
+        """Called before each request is sent."""
+        host = str(request.url.host)
+        if host != self._host and any(map(is_inside, _addresses(host))):
+            self._refuse(host)
+
+    def after(self, answer: Any) -> None:
+        """Called with each answer before its content is read or its redirect followed."""
+        host, stream = str(answer.url.host), answer.extensions.get("network_stream")
+        peer = stream.get_extra_info("server_addr") if stream is not None else None
+        if host != self._host and peer and not _by_proxy(answer.url) and is_inside(str(peer[0])):
+            self._refuse(host)
+        storage = urlsplit(str(answer.headers.get(_XET_HEADER, ""))).hostname or ""
+        if storage not in {"", self._host} and any(map(is_inside, _addresses(storage))):
+            self._refuse(storage)
+
+    @cached_property
+    def _host(self) -> str:
+        return urlsplit(self.endpoint).hostname or ""
+
+    @cached_property
+    def _is_inside(self) -> bool:
+        found = [is_inside(each) for each in _addresses(self._host)]
+        return bool(found) and all(found)
+
+    def _refuse(self, host: str) -> None:
+        if not self._is_inside:
+            raise PermanentError(Problem(text=f"{self._host}: {_text(host)}", fix=_FIX))
+
+
+_XET_HEADER = "X-Xet-Cas-Url"
+"""Where the Hub sends for large files; a library of its own, in Rust, connects there."""
+_FIX = "name the file's own address; a redirect into a private network is not followed"
+
+
+def _text(host: str) -> str:
+    return f"the address redirects to {host}, a host of this machine's own network"
 
 
 def is_inside(address: str) -> bool:

@@ -291,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
     @property
     def _storage(self) -> str:
         """Where large files lie: another host, which must not be given the token."""
-        return self._root.replace("//127.0.0.1", "//localhost")
+        return self.hub.storage or self._root.replace("//127.0.0.1", "//localhost")
 
     def _refuse_token(self) -> None:
         if self.headers.get("Authorization"):

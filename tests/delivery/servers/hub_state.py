@@ -86,6 +86,8 @@ class HubState:
     part_bytes: int = 0
     """Large files are asked for in parts of this size; 0 for whole ones."""
     storage_limit: int | None = None
+    storage: str = ""
+    """Where large files are said to lie; empty for this server under its other name."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def account(self, authorization: str) -> Account | None:

@@ -1,4 +1,4 @@
-"""Three independent S3 servers as child processes on loopback: moto, rclone and SeaweedFS."""
+"""Independent S3 servers as child processes on loopback: moto, rclone, SeaweedFS, LocalBucket."""
 
 import contextlib
 import json
@@ -89,6 +89,20 @@ def seaweed_server(folder: Path) -> Iterator[int]:
         command += [f"-{part}.port={ports[0]}", f"-{part}.port.grpc={ports[1]}"]
     with _running(command, ports[0], folder / "seaweed.log"):
         yield ports[0]
+
+
+@contextlib.contextmanager
+def localbucket_server(folder: Path) -> Iterator[int]:
+    """LocalBucket: in Python, keeps objects as files below `folder`.
+
+    It checks no signatures, and cannot say which uploads were begun (ListMultipartUploads).
+    """
+    port = free_port()
+    objects = folder / "buckets"
+    objects.mkdir()
+    command = [_program("localbucket", "localbucket"), "--port", str(port), str(objects)]
+    with _running(command, port, folder / "localbucket.log"):
+        yield port
 
 
 def _program(name: str, package: str) -> str:

@@ -1,6 +1,8 @@
 """States and checkpoints are put in their place whole, and a cut state is seen."""
 
 import io
+import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from tenner.engines.sd_scripts.files import (
     NEEDED,
     STATE_MARK,
+    UnusableState,
     adopt_checkpoint,
     adopt_state,
     state_problem,
@@ -17,13 +20,17 @@ from tenner.engines.sd_scripts.files import (
 
 
 def written_state(folder: Path) -> Path:
-    """A state as accelerate leaves one: torch's `.bin` files are zip archives."""
+    """A state as accelerate leaves one: torch's files are zip archives."""
     folder.mkdir(parents=True)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("data.pkl", b"x" * 2000)
+    head = json.dumps({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+    weights = struct.pack("<Q", len(head)) + head + struct.pack("<9f", *range(9))
     for name in NEEDED:
-        (folder / name).write_bytes(archive.getvalue() if name.endswith(".bin") else b"weights")
+        (folder / name).write_bytes(
+            weights if name.endswith(".safetensors") else archive.getvalue()
+        )
     (folder / "train_state.json").write_text('{"current_epoch": 1, "current_step": 4}')
     return folder
 
@@ -60,11 +67,44 @@ def test_a_state_that_is_not_whole_is_told(tmp_path: Path, name: str, how: str) 
     assert name in str(state_problem(kept))
 
 
-def test_a_state_of_the_right_size_whose_end_is_lost_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("at", [30, -40])
+def test_a_state_of_the_right_size_with_other_bytes_is_told(
+    tmp_path: Path, name: str, at: int
+) -> None:
     kept = adopt(tmp_path, 4)
-    file = kept / "optimizer.bin"
-    file.write_bytes(file.read_bytes()[:1000].ljust(file.stat().st_size, b"\0"))
-    assert state_problem(kept) == "optimizer.bin is damaged"
+    content = bytearray((kept / name).read_bytes())
+    content[at] ^= 0xFF
+    (kept / name).write_bytes(content)
+    assert state_problem(kept) == f"{name} is damaged"
+
+
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("how", ["missing", "cut", "empty", "zeros"])
+def test_a_state_that_was_written_badly_replaces_no_older_one(
+    tmp_path: Path, name: str, how: str
+) -> None:
+    """As a full or failing disk leaves it: the trainer says that it saved, and it did not."""
+    older = [adopt(tmp_path, step) for step in (4, 8)]
+    written = written_state(tmp_path / "out" / "lora-step00000012-state")
+    file, content = written / name, (written / name).read_bytes()
+    half = content[: len(content) // 2]
+    spoilt = {"cut": half, "empty": b"", "zeros": half.ljust(len(content), b"\0")}
+    file.unlink() if how == "missing" else file.write_bytes(spoilt[how])
+    if name == "model.safetensors" and how == "zeros":
+        file.write_bytes(bytes(len(content)))  # behind the head any number is one
+    with pytest.raises(UnusableState, match=name):
+        adopt_state(written, tmp_path / "state", step=12, epoch=1)
+    assert sorted((tmp_path / "state").iterdir()) == older
+    assert [state_problem(each) for each in older] == [None, None]
+
+
+def test_a_state_without_hashes_as_earlier_versions_wrote_it_is_taken(tmp_path: Path) -> None:
+    kept = adopt(tmp_path, 4)
+    noted = json.loads((kept / STATE_MARK).read_text())
+    del noted["sha256"]
+    (kept / STATE_MARK).write_text(json.dumps(noted))
+    assert state_problem(kept) is None
 
 
 def test_a_checkpoint_gets_its_absolute_name(tmp_path: Path) -> None:

@@ -81,7 +81,12 @@ def _listing(
 
     def info() -> Any:
         return ask(
-            address, deadline, client.api.model_info, address.location, revision=address.revision
+            address,
+            client,
+            deadline,
+            client.api.model_info,
+            address.location,
+            revision=address.revision,
         )
 
     def tree(commit: str) -> list[Any]:
@@ -90,7 +95,7 @@ def _listing(
 
     found = retrying(deadline, info)
     commit = str(found.sha)
-    entries = retrying(deadline, lambda: ask(address, deadline, tree, commit))
+    entries = retrying(deadline, lambda: ask(address, client, deadline, tree, commit))
     by_name = {str(each.path): each for each in entries}
     names = _chosen(list(by_name), address)
     start = address.path.rpartition("/")[0] if address.path in by_name else address.path

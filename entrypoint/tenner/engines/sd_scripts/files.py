@@ -2,15 +2,22 @@
 
 Each life writes into a folder of its own, because names restart with every resume. As soon as the
 log shows that a file is whole it is renamed into the run under its absolute name, so that no life
-overwrites another's, and states get the mark that tells a whole one from a cut one.
+overwrites another's. A state is read before: only one that can be resumed from gets the mark, with
+the size and hash of each of its files, and replaces an older one.
 """
 
+import hashlib
 import json
 import shutil
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from tenner.core.errors import SettingsError
 from tenner.core.files import sync_directory, write_json
+from tenner.core.safetensors_head import read_safetensors_header
 
 STATE_MARK = "state.json"
 KEPT_STATES = 2
@@ -18,18 +25,31 @@ NEEDED = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_
 """What accelerate writes into a state, apart from `train_state.json` of sd-scripts."""
 
 
-def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
-    """Move the whole state at `written` to `states`, mark it, and drop all but the newest two.
+class UnusableState(Exception):
+    """A state that the trainer wrote cannot be resumed from; the message says why."""
 
+
+def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
+    """Move the state at `written` to `states`, mark it, and drop all but the newest two.
+
+    Raises UnusableState where it is cut or damaged: then the older states stay what they are.
     Raises OSError.
     """
-    sizes = {each.name: each.stat().st_size for each in written.iterdir() if each.is_file()}
+    if problem := _content_problem(written):
+        raise UnusableState(problem)
+    files = sorted(each for each in written.iterdir() if each.is_file())
+    mark = {
+        "engine": "sd-scripts",
+        "step": step,
+        "epoch": epoch,
+        "files": {each.name: each.stat().st_size for each in files},
+        "sha256": {each.name: _sha256(each) for each in files},
+    }
     kept = states / f"step-{step:08d}"
     states.mkdir(parents=True, exist_ok=True)
     if kept.exists():
         shutil.rmtree(kept)
     written.rename(kept)
-    mark = {"engine": "sd-scripts", "step": step, "epoch": epoch, "files": sizes}
     write_json(kept / STATE_MARK, mark)
     sync_directory(states)
     older = sorted(states.glob("step-*"))[:-KEPT_STATES]
@@ -46,8 +66,7 @@ def state_step(state: Path) -> int:
 def state_problem(state: Path) -> str | None:
     """What is wrong with a state, None where it is whole.
 
-    Sizes are those noted when it was written; torch's files are zip archives, whose directory
-    stands at their end and is read.
+    Sizes and hashes are those noted when it was written; states of earlier versions have no hashes.
     """
     try:
         noted = json.loads((state / STATE_MARK).read_text(encoding="utf-8"))
@@ -61,9 +80,45 @@ def state_problem(state: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != sizes.get(name):
             return f"{name} has {file.stat().st_size:,} bytes, {sizes.get(name, 0):,} were written"
-        if name.endswith(".bin") and not zipfile.is_zipfile(file):
+    return _content_problem(state) or _hash_problem(state, noted.get("sha256", {}))
+
+
+def _content_problem(state: Path) -> str | None:
+    """Why the files of a state cannot be read, None where they can.
+
+    torch's files are zip archives with a checksum of each part; the weights' head says their size.
+    """
+    for name in NEEDED:
+        if not (state / name).is_file():
+            return f"{name} is missing"
+    try:
+        read_safetensors_header(state / "model.safetensors")
+    except SettingsError:
+        return "model.safetensors is damaged"
+    for file in sorted(state.iterdir()):
+        if file.suffix in {".bin", ".pkl"} and not _is_whole_zip(file):
+            return f"{file.name} is damaged"
+    return None
+
+
+def _is_whole_zip(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as opened:
+            return opened.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _hash_problem(state: Path, hashes: Mapping[str, Any]) -> str | None:
+    for name, noted in hashes.items():
+        if _sha256(state / name) != noted:
             return f"{name} is damaged"
     return None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def adopt_checkpoint(written: Path, kept: Path) -> Path:

@@ -1,5 +1,6 @@
 """One run with sd-scripts, life after life: its commands, its events, its files in their place."""
 
+import contextlib
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -9,7 +10,13 @@ from tenner.core.command import Command
 from tenner.core.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
 from tenner.core.run_dir import RunDir
 from tenner.engines.sd_scripts.engine import Job, command, learning_rates
-from tenner.engines.sd_scripts.files import adopt_checkpoint, adopt_state, state_problem, state_step
+from tenner.engines.sd_scripts.files import (
+    UnusableState,
+    adopt_checkpoint,
+    adopt_state,
+    state_problem,
+    state_step,
+)
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import checkpoint_name
 
@@ -55,7 +62,7 @@ class SdScriptsRun:
         try:
             match event:
                 case StateSaved():
-                    return self._keep_state(event)
+                    return self._keep_readable_state(event)
                 case Checkpoint():
                     return self._keep_checkpoint(event)
                 case Done():
@@ -80,6 +87,16 @@ class SdScriptsRun:
             learning_rates=learning_rates(job),
         )
 
+    def _keep_readable_state(self, event: StateSaved) -> Event | None:
+        try:
+            return self._keep_state(event)
+        except UnusableState as error:
+            return Warned(
+                text=f"the state of step {event.step} cannot be resumed from: {error}; the one"
+                " before is kept",
+                fix="check the disk; the trainer goes on",
+            )
+
     def _keep_state(self, event: StateSaved) -> StateSaved | None:
         """The state at the end waits for the final weights: without them it is no way to go on."""
         if event.step >= self.job.num_steps and self._final is None:
@@ -100,7 +117,8 @@ class SdScriptsRun:
         if event.final:
             self._final = kept
             if self._last_state:
-                self._keep_state(self._last_state)
+                with contextlib.suppress(UnusableState):  # the final weights are there
+                    self._keep_state(self._last_state)
         return replace(event, path=str(kept))
 
     def _samples(self) -> Path:

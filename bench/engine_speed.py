@@ -52,7 +52,7 @@ def main() -> None:
     """Run both engines in turn and print medians and ratios."""
     asked = read_arguments(__doc__, steps=25, rounds=2)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.steps} steps, batch 2, 64 px, fp32")
-    found: dict[str, list[Result]] = {"diffusers": [], "sd-scripts": []}
+    found: dict[str, list[Result]] = {"native": [], "sd-scripts": []}
     for number in range(asked.rounds):
         for engine, results in found.items():
             result = train(engine, asked.base, asked.dataset, asked.steps)
@@ -65,7 +65,7 @@ def main() -> None:
     }
     for engine, seconds in medians.items():
         print(f"{engine:10} {1 / seconds:.3f} steps/s, {seconds / floor:.1f} times the floor")
-    ours, theirs = found["diffusers"], found["sd-scripts"]
+    ours, theirs = found["native"], found["sd-scripts"]
     pairs = zip(ours, theirs, strict=True)
     speed = statistics.median(b.seconds_per_step / a.seconds_per_step for a, b in pairs)
     loss = ours[0].mean_loss / theirs[0].mean_loss

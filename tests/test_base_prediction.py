@@ -136,7 +136,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
 
 
 def planned(tmp_path: Path, env: dict[str, str], base: Path, *words: str) -> tuple[int, Any]:
-    job = ("photos", "--base_model", str(base), "--engine", "diffusers", "--json", *words)
+    job = ("photos", "--base_model", str(base), "--engine", "native", "--json", *words)
     done = tenner("plan", *job, cwd=tmp_path, env=env)
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
@@ -172,7 +172,7 @@ def test_a_base_that_predicts_v_reaches_the_plan_without_an_offset(tmp_path: Pat
     assert "its tensor v_pred says so" in " ".join(said.split())
 
 
-@pytest.mark.parametrize("engine", ["diffusers", "auto"])
+@pytest.mark.parametrize("engine", ["native", "auto"])
 def test_zero_terminal_snr_needs_v_in_both_trainers(tmp_path: Path, engine: str) -> None:
     env = machine(tmp_path)
     path = checkpoint(tmp_path / "x.safetensors")
@@ -227,7 +227,7 @@ def test_betas_that_sd_scripts_cannot_make_go_to_the_built_in_trainer(tmp_path: 
     assert not base.betas.is_usual
     assert inspect_base(base_dir(), name="tiny").betas.is_usual
     chosen = choose_engine(Settings(), {}, other_noise=str(base.betas))
-    assert chosen.name == "diffusers"
+    assert chosen.name == "native"
     assert "cannot train the base's noise" in chosen.reason
     with pytest.raises(SettingsError, match=r"betas 0\.00085 to 0\.02"):
         choose_engine(Settings(engine="sd-scripts"), {}, other_noise=str(base.betas))

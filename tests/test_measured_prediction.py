@@ -26,7 +26,7 @@ def prepared(tmp_path: Path, base: str = "tiny", **settings: str) -> Prepared:
         "resolution": "64",
         "min_bucket_reso": "64",
         "device": "cpu",
-        "engine": "diffusers",
+        "engine": "native",
         **settings,
     }
     request = load_request(job, {}, read_default_config=False)

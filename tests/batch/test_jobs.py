@@ -1,11 +1,14 @@
 """What a batch is asked for: each form gives jobs that are requests of their own, or problems."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from tenner.core.errors import SettingsError
 from tenner.queue.jobs import Batch, read_batch
+from tenner.queue.record import new_record
+from tenner.settings.saved import settings_toml
 
 
 def batch_of(path: Path, text: str, **flags: str) -> Batch:
@@ -114,3 +117,14 @@ def test_the_problems_of_all_jobs_are_told_at_once(tmp_path: Path) -> None:
     told = problems_of(tmp_path / "x.toml", text)
     assert "a: seed = -1" in told
     assert "b: unknown key 'network_dmi'" in told
+
+
+def test_a_job_of_the_renamed_trainer_is_the_one_that_older_records_are_about(
+    tmp_path: Path,
+) -> None:
+    (job,) = batch_of(tmp_path / "job.toml", 'output_name = "cat"', engine="diffusers").jobs
+    lines = settings_toml(job).splitlines(keepends=True)
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("engine = "))
+    lines[at] = lines[at].replace("native", "diffusers")
+    before = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    assert new_record(job, tmp_path).digest == before

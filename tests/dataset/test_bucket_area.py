@@ -99,7 +99,7 @@ def test_a_plan_says_the_sides_and_the_loss_too(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", (1920, 1080))
     env = install_smi(tmp_path, [card("NVIDIA GeForce RTX 4090", 24564, "550.54.14", "8.9")])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models", "sdxl"))}
-    words = ("photos", "--base_model", "sdxl", "--engine", "diffusers", "--json")
+    words = ("photos", "--base_model", "sdxl", "--engine", "native", "--json")
     plan = json.loads(tenner("plan", *words, cwd=tmp_path, env=env).stdout)
     options, choices = plan["options"], {each["name"]: each for each in plan["choices"]}
     assert (options["max_bucket_reso"], options["bucket_reso_steps"]) == (2048, 32)
@@ -118,7 +118,7 @@ def test_sd15_keeps_its_defaults(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", (512, 512), count=2)
     env = install_smi(tmp_path, [card("NVIDIA GeForce RTX 4090", 24564, "550.54.14", "8.9")])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models"))}
-    done = tenner("plan", "photos", "--engine", "diffusers", "--json", cwd=tmp_path, env=env)
+    done = tenner("plan", "photos", "--engine", "native", "--json", cwd=tmp_path, env=env)
     options = json.loads(done.stdout)["options"]
     told = {key: options.get(key) for key in ("max_bucket_reso", "bucket_reso_steps")}
     assert told == {"max_bucket_reso": 1024, "bucket_reso_steps": 64}
@@ -141,7 +141,7 @@ def test_sdxls_text_encoders_are_trained_where_that_is_said(
     photographs(tmp_path / "photos", (512, 512), count=2)
     env = install_smi(tmp_path, [card("NVIDIA A100", 81920, "550.54.14", "8.0")])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models", "sdxl"))}
-    job = ("photos", "--base_model", "sdxl", "--engine", "diffusers", *words)
+    job = ("photos", "--base_model", "sdxl", "--engine", "native", *words)
     done = tenner("plan", *job, "--json", cwd=tmp_path, env=env)
     options = json.loads(done.stdout)["options"]
     assert options["text_encoder_lr"] == pytest.approx(rate)

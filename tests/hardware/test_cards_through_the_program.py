@@ -34,7 +34,7 @@ class Host:
 
     def plan(self, *words: str, **env: str) -> tuple[dict[str, Any], str]:
         """The plan, and what was said of it."""
-        words = ("plan", "photos", "--engine", "diffusers", *words)
+        words = ("plan", "photos", "--engine", "native", *words)
         done = tenner(*words, "--json", cwd=self.folder, env=self.env | env)
         assert done.returncode == 0, done.stderr
         plan = json.loads(done.stdout)
@@ -43,7 +43,7 @@ class Host:
         return plan, "\n".join(said)
 
     def refusal(self, *words: str, code: int = 4, command: str = "plan", **env: str) -> str:
-        words = (command, "photos", "--engine", "diffusers", *words)
+        words = (command, "photos", "--engine", "native", *words)
         done = tenner(*words, cwd=self.folder, env={"PATH": str(self.folder)} | self.env | env)
         assert done.returncode == code, done.stderr
         assert done.stdout == ""

@@ -100,7 +100,7 @@ def test_a_broken_library_is_replaced_before_the_model_is_loaded(
         tmp_path / "modules",
         bitsandbytes="raise RuntimeError('CUDA Setup failed despite GPU being available')",
     )
-    done = tenner("train", "photos", "--engine", "diffusers", cwd=tmp_path, env=env)
+    done = tenner("train", "photos", "--engine", "native", cwd=tmp_path, env=env)
     assert "warning: AdamW8bit cannot be used, bitsandbytes does not work here" in done.stderr
     assert "CUDA Setup failed" in done.stderr
     plan = json.loads((tmp_path / "output" / "my_lora" / "plan.json").read_text())
@@ -111,6 +111,6 @@ def test_a_card_that_does_not_compute_ends_the_run_before_it_begins(
     machine: dict[str, str], tmp_path: Path
 ) -> None:
     env = machine | install_torch(tmp_path / "modules", fault="CUDA error: unknown error")
-    done = tenner("train", "photos", "--engine", "diffusers", cwd=tmp_path, env=env)
+    done = tenner("train", "photos", "--engine", "native", cwd=tmp_path, env=env)
     assert done.returncode == 4, done.stderr
     assert "the trainer's torch cannot compute on the card" in done.stderr

@@ -145,7 +145,7 @@ def test_all_that_a_plan_says_is_told_in_arabic(
     photos(tmp_path / "photos", 16, side=320)
     env = install_smi(tmp_path, [card(name, memory, "550.54.14", capability)])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models"))}
-    job = ("photos", "--engine", "diffusers", *words)
+    job = ("photos", "--engine", "native", *words)
     done = tenner("plan", *job, "--json", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)

@@ -226,7 +226,7 @@ def test_the_built_in_trainer_is_judged_by_the_same_rules(
         "keep_tokens",
         "prior_loss_weight",
     }
-    view = View(values={**GUIDE, **bad}, trainer="diffusers", family="sd1")
+    view = View(values={**GUIDE, **bad}, trainer="native", family="sd1")
     options = {key: value for key, value in bad.items() if key not in settings}
     found = [
         problem for knows in NEEDS for problem in judge(replace(view, knows=knows, options=options))
@@ -241,7 +241,7 @@ def _sets_off(rule: Rule | Check) -> bool:
         ({**GUIDE, **bad}, family, "sd-scripts") for family, bad, _ in (*CASES, *MORE)
     ]
     for bad, _ in OWN_CASES:
-        cases.append(({**GUIDE, **bad}, "sd1", "diffusers"))
+        cases.append(({**GUIDE, **bad}, "sd1", "native"))
     return any(
         rule.problems(
             View(

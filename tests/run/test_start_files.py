@@ -189,7 +189,7 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
     text = "are taken from the file (2, 3)"
     assert text in machine.said
     code, said, _ = plan(
-        machine, *words, "uneven.safetensors", "--engine", "diffusers", "--optimizer_type", "AdamW"
+        machine, *words, "uneven.safetensors", "--engine", "native", "--optimizer_type", "AdamW"
     )
     assert (code, "the built-in trainer has one for all" in said) == (2, True)
 

@@ -227,3 +227,12 @@ def test_steps_said_at_a_stronger_door_take_the_place_of_epochs(tmp_path: Path) 
     assert (settings.max_train_steps, settings.max_train_epochs) == (500, None)
     text = refused(tmp_path, "max_train_epochs = 2\nmax_train_steps = 50")
     assert "are both set" in text
+
+
+def test_the_built_in_trainer_keeps_its_earlier_name(tmp_path: Path) -> None:
+    assert load(tmp_path, 'engine = "native"').settings.engine == "native"
+    assert load(tmp_path, 'engine = "diffusers"').settings.engine == "native"
+    assert load(tmp_path, flags={"engine": "diffusers"}).settings.engine == "native"
+    said = refused(tmp_path, 'engine = "kohya"')
+    assert "want one of auto, sd-scripts, native" in said
+    assert "diffusers" not in said

@@ -76,7 +76,7 @@ def test_the_plan_tells_time_and_cost_and_keeps_them(
     machine: dict[str, str], tmp_path: Path
 ) -> None:
     where = str(photos(tmp_path / "photos"))
-    words = ("plan", where, "--engine", "diffusers", "--price_per_hour", "0.69")
+    words = ("plan", where, "--engine", "native", "--price_per_hour", "0.69")
     done = tenner(*words, cwd=tmp_path, env=machine)
     assert done.returncode == 0, done.stderr
     assert "  batch size     4  (the guide's for RTX 4090; needs " in done.stdout
@@ -93,7 +93,7 @@ def test_a_run_over_its_budget_is_refused_before_it_starts(
     machine: dict[str, str], tmp_path: Path
 ) -> None:
     where = str(photos(tmp_path / "photos", 2))
-    words = (where, "--engine", "diffusers", "--max_train_steps", "100000")
+    words = (where, "--engine", "native", "--max_train_steps", "100000")
     words += ("--price_per_hour", "0.69", "--max_cost_usd", "1")
     for command in ("plan", "train"):
         done = tenner(command, *words, cwd=tmp_path, env=machine)
@@ -106,7 +106,7 @@ def test_a_run_over_its_budget_is_refused_before_it_starts(
 def test_the_hosts_own_price_is_reckoned_with(machine: dict[str, str], tmp_path: Path) -> None:
     where = photos(tmp_path / "photos", 2)
     request = load_request(
-        {"dataset": str(where), "engine": "diffusers", "max_train_steps": "30000"}, {}
+        {"dataset": str(where), "engine": "native", "max_train_steps": "30000"}, {}
     )
 
     def look(usd_per_hour: float) -> Prepared:

@@ -33,7 +33,7 @@ def load(family: Family = "sd1", *, dim: int = 32, text: bool = True) -> Load:
 def ground(
     card: CardMemory = RTX_4090,
     *,
-    engine: Literal["sd-scripts", "diffusers"] = "sd-scripts",
+    engine: Literal["sd-scripts", "native"] = "sd-scripts",
     broken: dict[str, str] | None = None,
     shm_mib: int = 2048,
 ) -> Ground:

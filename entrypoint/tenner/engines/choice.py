@@ -14,7 +14,7 @@ from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.settings.model import Settings
 
-EngineName = Literal["sd-scripts", "diffusers"]
+EngineName = Literal["sd-scripts", "native"]
 MODULES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 """What training and sampling import of other packages."""
 
@@ -46,17 +46,15 @@ def choose_engine(
         text = (
             "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
         )
-        fix = (
-            "train it with the built-in trainer (engine = 'diffusers'), or name another base_model"
-        )
+        fix = "train it with the built-in trainer (engine = 'native'), or name another base_model"
         raise SettingsError(text, fix=fix)
-    if asked == "diffusers" or tiny:
-        why = "as asked" if asked == "diffusers" else "the tiny base is trained by the built-in one"
+    if asked == "native" or tiny:
+        why = "as asked" if asked == "native" else "the tiny base is trained by the built-in one"
         return _own(python, reason=why)
     if other_noise and asked == "sd-scripts":
         text = "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
         raise SettingsError(
-            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'diffusers')"
+            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'native')"
         )
     if other_noise:
         return _own(python, reason=f"sd-scripts cannot train the base's noise: {other_noise}")
@@ -82,7 +80,7 @@ def _own(python: Path, *, reason: str) -> ChosenEngine:
             f"{python} has no {', '.join(missing)}",
             fix="pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON",
         )
-    return ChosenEngine(name="diffusers", python=python, reason=reason)
+    return ChosenEngine(name="native", python=python, reason=reason)
 
 
 def missing_modules(python: Path, names: Sequence[str]) -> list[str]:

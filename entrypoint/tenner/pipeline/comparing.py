@@ -218,7 +218,7 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
 
 def _ground(job: Job, card: Card) -> Ground:
     """The card as it would be found, in a usual container: 64 MiB of /dev/shm."""
-    engine: EngineName = "diffusers" if job.settings.engine == "diffusers" else "sd-scripts"
+    engine: EngineName = "native" if job.settings.engine == "native" else "sd-scripts"
     free_mib = int(card.nameplate_gb * 1024 * SHOWN_SHARE)
     return Ground(
         device="cuda",

@@ -74,7 +74,7 @@ def engine_for(
         book.change(lambda ledger: ledger.resumed_from(step_of(state) if state else 0))
         return session.launch(engine.command(state), environ)
 
-    own_stop = prepared.engine.name == "diffusers"
+    own_stop = prepared.engine.name == "native"
     return replace(
         engine,
         command=command,
@@ -104,7 +104,7 @@ def bare_engine(
 ) -> Engine:
     """The chosen engine for `plan`, without what rescues it."""
     cpus = num_cpus(prepared.machine)
-    if prepared.engine.name == "diffusers":
+    if prepared.engine.name == "native":
         return own_engine(
             plan,
             run_dir,

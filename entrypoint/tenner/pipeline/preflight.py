@@ -92,7 +92,7 @@ def prepare(
     with _trial(name, environ) if wanted else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
         asked = dataset_request(request, base.family, resolution, environ)
-        if engine.name == "diffusers":  # sd-scripts holds images out by itself
+        if engine.name == "native":  # sd-scripts holds images out by itself
             share, seed = settings.validation_split, settings.seed
             asked = replace(asked, validation_split=share, validation_seed=seed)
         dataset = inspect(asked, workdir, on_image, on_bytes)

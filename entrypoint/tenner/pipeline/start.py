@@ -12,7 +12,7 @@ from tenner.core.run_dir import RunDir
 from tenner.core.train_job import TrainItem, TrainJob
 from tenner.dataset import Dataset
 from tenner.engines.choice import ChosenEngine
-from tenner.engines.native import engine as diffusers_engine
+from tenner.engines.native import engine as native_engine
 from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import THREADS_PER_PROCESS, Job
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
@@ -52,7 +52,7 @@ def own_engine(
     def command(state: Path | None) -> Command:
         life = replace(job, resume=str(state) if state else None)
         write_atomically(run_dir.job, life.to_json())
-        started = diffusers_engine.command(
+        started = native_engine.command(
             run_dir.job.absolute(),
             chosen.python,
             num_processes=plan.num_processes,
@@ -63,8 +63,8 @@ def own_engine(
     return Engine(
         name="the built-in trainer",
         command=command,
-        read=diffusers_engine.read,
-        broken_state_exit=diffusers_engine.EngineExit.BROKEN_STATE,
+        read=native_engine.read,
+        broken_state_exit=native_engine.EngineExit.BROKEN_STATE,
     )
 
 

@@ -140,7 +140,7 @@ def _is_uneven(lora: LoraFile) -> bool:
 def _uneven(lora: LoraFile, settings: Settings, engine: EngineName | None) -> Iterator[Problem]:
     ranks = ", ".join(map(str, sorted(lora.ranks())))
     name = f"network_weights = {lora.path.name}"
-    if engine == "diffusers":
+    if engine == "native":
         text = f"{name} has modules of different rank or alpha ({ranks})"
         fix = "train with sd-scripts (engine = 'sd-scripts'), which takes each from the file"
         yield Problem(text=f"{text}, and the built-in trainer has one for all", fix=fix)

@@ -18,7 +18,7 @@ from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice
 from tenner.settings.model import Settings
 
-EngineName = Literal["sd-scripts", "diffusers"]
+EngineName = Literal["sd-scripts", "native"]
 Device = Literal["cuda", "cpu"]
 Value = str | int | float | bool | tuple[str | int | float | bool, ...] | None
 

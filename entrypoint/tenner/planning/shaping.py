@@ -214,7 +214,7 @@ def choose_attention(
     asked = settings.attention
     if asked != "xformers":
         return "sdpa", "as asked" if asked == "sdpa" else "torch's own, always there", None
-    if ground.engine == "diffusers":
+    if ground.engine == "native":
         text = "the built-in trainer has no xformers: attention is computed by torch itself"
         return "sdpa", "the built-in trainer's", Problem(text=text, level="note")
     if ground.device == "cpu":
@@ -237,7 +237,7 @@ def choose_attention(
 def choose_workers(settings: Settings, ground: Ground, batch_size: int) -> tuple[int, str]:
     """Processes that load images: none where latents are cached, else as many as the CPUs and
     /dev/shm allow, which hands the images over."""
-    if ground.engine == "diffusers":
+    if ground.engine == "native":
         return 0, "the built-in trainer keeps all latents in memory"
     if settings.max_data_loader_n_workers is not None:
         return settings.max_data_loader_n_workers, "as asked"

@@ -51,10 +51,13 @@ def new_record(request: Request, folder: Path) -> JobRecord:
         for key, where in request.said_at.items()
         if where.endswith("[sweep]")
     }
+    text = settings_toml(request)
+    # Written as before the built-in trainer was renamed, so that the records of older batches hold.
+    text = text.replace('engine = "native"', 'engine = "diffusers"', 1)
     return JobRecord(
         name=request.settings.output_name,
         run=str(folder),
-        digest=hashlib.sha256(settings_toml(request).encode()).hexdigest()[:16],
+        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
         swept=swept or None,
     )
 

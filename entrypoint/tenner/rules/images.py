@@ -75,7 +75,7 @@ RULES = (
         when=lambda view: view.number("validation_split") != 0,
         text="validation_split makes sd-scripts' epochs shorter than they are planned: it holds"
         " images out of each folder by itself",
-        fix="remove validation_split, or train with the built-in trainer (engine = 'diffusers')",
+        fix="remove validation_split, or train with the built-in trainer (engine = 'native')",
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),

@@ -74,7 +74,7 @@ RULES = (
             f" {view.numbers('text_encoder_lr')[0]:g}:"
             f" {view.numbers('text_encoder_lr')[1]:g} would be left out"
         ),
-        fix="give one rate, or train with the built-in trainer (engine = 'diffusers')",
+        fix="give one rate, or train with the built-in trainer (engine = 'native')",
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from tenner.core.errors import Level, Problem
 from tenner.rules.view import Needs, Trainer, View
 
-BOTH: tuple[Trainer, ...] = ("sd-scripts", "diffusers")
+BOTH: tuple[Trainer, ...] = ("sd-scripts", "native")
 SD_SCRIPTS: tuple[Trainer, ...] = ("sd-scripts",)
-OWN: tuple[Trainer, ...] = ("diffusers",)
+OWN: tuple[Trainer, ...] = ("native",)
 Text = str | Callable[[View], str]
 
 

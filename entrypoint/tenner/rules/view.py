@@ -6,7 +6,7 @@ from typing import Literal
 
 from tenner.kohya.options import options
 
-Trainer = Literal["sd-scripts", "diffusers"]
+Trainer = Literal["sd-scripts", "native"]
 Family = Literal["sd1", "sd2", "sdxl"]
 Needs = Literal["settings", "trainer", "plan"]
 """How much must be known: what the user wrote; also the trainer and the family; also the plan."""

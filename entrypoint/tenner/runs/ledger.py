@@ -145,6 +145,8 @@ def read_ledger(content: bytes | str | None) -> Ledger | None:
         if found.pop("ledger_version") != _VERSION:
             return None
         finished = found.pop("finished")
+        if found["job"].get("engine") == "diffusers":  # the built-in trainer's name before
+            found["job"]["engine"] = "native"
         return Ledger(
             lives=tuple(Life(**life) for life in found.pop("lives")),
             checkpoints=tuple(SavedFile(**file) for file in found.pop("checkpoints")),

@@ -14,6 +14,7 @@ from tenner.settings.values import (
     BatchSize,
     Colour,
     Count,
+    Engine,
     Lines,
     Number,
     Numbers,
@@ -173,9 +174,9 @@ class TrainingSettings(BaseModel):
 
     model_config = _PART
 
-    engine: Literal["auto", "sd-scripts", "diffusers"] = "auto"
-    """What trains: kohya's sd-scripts, or the built-in trainer. `auto` takes sd-scripts where it
-    is installed."""
+    engine: Engine = "auto"
+    """What trains: kohya's sd-scripts, or `native`, the built-in trainer. `auto` takes sd-scripts
+    where it is installed."""
     max_train_epochs: Count | None = Field(None, le=100_000)
     """How many times the whole dataset is seen; 10 unless max_train_steps is set."""
     max_train_steps: Count | None = Field(None, le=10_000_000)

@@ -106,6 +106,11 @@ def _steps_or_ratio(value: Any) -> Any:
     return int(number) if number >= 1 or number == 0 else number
 
 
+def _engine(value: Any) -> Any:
+    """`diffusers` is the earlier name of the built-in trainer, kept for settings that say it."""
+    return "native" if value == "diffusers" else value
+
+
 def _batch(value: Any) -> Any:
     if isinstance(value, str) and value.strip().lower() in ("auto", "max"):
         return value.strip().lower()
@@ -124,6 +129,7 @@ Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_n
 Colour = Annotated[str, BeforeValidator(_colour)]
 Size = Annotated[tuple[int, int], BeforeValidator(_pair)]
 StepsOrRatio = Annotated[int | float, BeforeValidator(_steps_or_ratio), Field(ge=0, le=10_000_000)]
+Engine = Annotated[Literal["auto", "sd-scripts", "native"], BeforeValidator(_engine)]
 BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]
 Lines = Annotated[tuple[str, ...], _words(r"\n")]

@@ -138,4 +138,4 @@ def test_the_built_in_trainer_takes_masks_by_sd_scripts_names(
             load_request(flags, {}, read_default_config=False)
     else:
         request = load_request(flags, {}, read_default_config=False)
-        assert judge_request(request, trainer="diffusers", family="sd1") == ()
+        assert judge_request(request, trainer="native", family="sd1") == ()

@@ -120,7 +120,7 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
     measured, and 1.095 from the built-in trainer: they draw other noise)."""
     shutil.copytree(concept_dir() / "1_sks star", tmp_path / "data" / "4_sks star")
     means: dict[str, float] = {}
-    for engine in ("sd-scripts", "diffusers"):
+    for engine in ("sd-scripts", "native"):
         place = tmp_path / engine
         place.mkdir()
         words = ("--engine", engine, "--base_model", sd15, "--dataset", tmp_path / "data")
@@ -134,7 +134,7 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
         else:
             means[engine] = statistics.mean(each["loss"] for each in steps)
     print(means)
-    assert means["diffusers"] == pytest.approx(means["sd-scripts"], rel=0.05)
+    assert means["native"] == pytest.approx(means["sd-scripts"], rel=0.05)
 
 
 @pytest.fixture(scope="module")

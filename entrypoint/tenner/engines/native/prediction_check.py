@@ -1,4 +1,4 @@
-"""Which prediction a base was trained for: `python -m …diffusers.prediction_check JOB`.
+"""Which prediction a base was trained for: `python -m …native.prediction_check JOB`.
 
 The base answers for the job's held-out pictures at high noise, under either reading of its answer.
 Prints three `validated` events: the mean squared error of the answer as noise, as v, and that of

@@ -122,7 +122,7 @@ def test_the_problems_of_all_jobs_are_told_at_once(tmp_path: Path) -> None:
 def test_a_job_of_the_renamed_trainer_is_the_one_that_older_records_are_about(
     tmp_path: Path,
 ) -> None:
-    (job,) = batch_of(tmp_path / "job.toml", 'output_name = "cat"', engine="diffusers").jobs
+    (job,) = batch_of(tmp_path / "job.toml", "[[jobs]]\nseed = 1", engine="diffusers").jobs
     lines = settings_toml(job).splitlines(keepends=True)
     (at,) = (number for number, line in enumerate(lines) if line.startswith("engine = "))
     lines[at] = lines[at].replace("native", "diffusers")

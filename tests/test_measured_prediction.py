@@ -108,8 +108,8 @@ def test_the_plan_is_made_anew_with_what_was_measured(tmp_path: Path) -> None:
     run = replace(run, plan=replace(run.plan, device="cpu"))  # memory is not in question here
     found = measured_run(run, Measured(as_noise=1.6, as_v=0.5, nothing=0.9))
     assert found.base.prediction == "v_prediction"
-    assert found.plan.options["v_parameterization"] is True
-    assert found.plan.options["noise_offset"] is None
+    assert found.plan.options.v_parameterization is True
+    assert found.plan.options.noise_offset is None
     told = [each.text for each in found.plan.notices]
     assert ASSUMED.text not in told
     assert any("measured, it predicts v" in text for text in told)

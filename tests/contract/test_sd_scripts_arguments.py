@@ -20,6 +20,7 @@ from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.engine import Job, command
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.kohya.options import OWNED, Option, Value, options
+from tests.train_options import train_options
 
 TYPES = {"str": str, "path": str, "int": int, "float": float}
 
@@ -100,7 +101,7 @@ def job(family: Family, wanted: dict[str, object], **more: Any) -> Job:
             logging_dir=Path("/run/logs"),
             tokenizers=Path("/models/tokenizers"),
         ),
-        options=wanted,
+        options=train_options(**wanted),
         num_steps=100,
         steps_per_epoch=10,
         **more,
@@ -109,7 +110,7 @@ def job(family: Family, wanted: dict[str, object], **more: Any) -> Job:
 
 WANTED: dict[str, object] = {
     "resolution": (512, 768),
-    "batch_size": 2,
+    "train_batch_size": 2,
     "learning_rate": 1e-4,
     "text_encoder_lr": (5e-5,),
     "lr_scheduler": "cosine_with_restarts",

@@ -19,6 +19,7 @@ from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.supervision.guards import Guard, Verdict
 from tenner.supervision.supervise import StopRequest
 from tenner.supervision.training import Engine, Trained, states, train
+from tests.train_options import train_options
 
 STAND_IN = Path(__file__).parent / "stand_in_trainer.py"
 
@@ -54,7 +55,9 @@ class Run:
                 output_name="lora",
                 logging_dir=self.run_dir.path / "logs",
             ),
-            options={"batch_size": batch, "save_every_n_steps": every, "lr_scheduler": "cosine"},
+            options=train_options(
+                train_batch_size=batch, save_every_n_steps=every, lr_scheduler="cosine"
+            ),
             num_steps=13,
             steps_per_epoch=10,
             state_minutes=state_minutes,

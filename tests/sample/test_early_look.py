@@ -78,7 +78,7 @@ def test_a_cpu_draws_few_pictures_and_a_card_the_strengths_and_seeds() -> None:
 
 def test_checkpoints_are_kept_where_a_look_needs_one(tmp_path: Path) -> None:
     def kept_every(**settings: str) -> object:
-        return plan_of(tmp_path, **settings).options["save_every_n_epochs"]
+        return plan_of(tmp_path, **settings).options.save_every_n_epochs
 
     assert kept_every() == 2
     assert kept_every(sample_at_epochs="6") == 2

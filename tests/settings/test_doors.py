@@ -236,3 +236,10 @@ def test_the_built_in_trainer_keeps_its_earlier_name(tmp_path: Path) -> None:
     said = refused(tmp_path, 'engine = "kohya"')
     assert "want one of auto, sd-scripts, native" in said
     assert "diffusers" not in said
+
+
+def test_a_choice_of_numbers_is_taken_from_text_too(tmp_path: Path) -> None:
+    assert load(tmp_path, "max_token_length = 150").settings.max_token_length == 150
+    assert load(tmp_path, env={"TENNER_MAX_TOKEN_LENGTH": "225"}).settings.max_token_length == 225
+    assert load(tmp_path, flags={"max_token_length": "225"}).settings.max_token_length == 225
+    assert "want one of 75, 150, 225" in refused(tmp_path, "max_token_length = 77")

@@ -145,16 +145,14 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
     plan, base = prepared.plan, prepared.base
     train = tuple(image for image in prepared.dataset.images if not image.is_reg)
     items = train_items(replace(prepared.dataset, images=train[:NUM_PICTURES]))
-    vae = plan.options.get("vae")
     tokenizers: list[str] = []
     if base.layout == "checkpoint":
         written = write_clip_tokenizers(folder / "tokenizers")
         tokenizers = [str(written / each) for each in tokenizer_names(base.family)]
-    precision = str(plan.options["mixed_precision"])
     return TrainJob(
         base=str(base.path.absolute()),
         family=base.family,
-        vae=str(vae) if vae else None,
+        vae=str(plan.options.vae) if plan.options.vae else None,
         tokenizer=tokenizers[0] if tokenizers else None,
         tokenizer_2=tokenizers[1] if len(tokenizers) > 1 else None,
         items=items,
@@ -163,7 +161,7 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
         output_dir=str(folder),
         output_name="check",
         state_dir=str(folder),
-        mixed_precision=precision if precision in ("fp16", "bf16") else "no",
+        mixed_precision=plan.options.mixed_precision,
         network_dim=1,
         network_alpha=1.0,
         network_train_unet_only=True,

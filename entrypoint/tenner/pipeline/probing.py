@@ -88,7 +88,7 @@ def with_measured_batch(
     )
     if modelled is None or not why:
         return prepared
-    batch, key = int(str(plan.options["train_batch_size"])), _what_is_measured(prepared)
+    batch, key = plan.options.train_batch_size, _what_is_measured(prepared)
     correction, known = (session.corrections or {}).get(key), "an earlier run here measured it"
     if correction is None:
         say("machine", f"measuring the memory of a step at batch {batch}: {why}")
@@ -104,7 +104,7 @@ def with_measured_batch(
         session.corrections[key] = correction
     choice = Choice(name="memory", value=f"{correction:.2f} of the model's word", reason=known)
     plan = _planned(prepared, correction)
-    say("machine", f"{known}; trained at batch {plan.options['train_batch_size']}")
+    say("machine", f"{known}; trained at batch {plan.options.train_batch_size}")
     return replace(prepared, plan=replace(plan, choices=(*plan.choices, choice)))
 
 
@@ -138,7 +138,7 @@ def reason_to_measure(
 
 def _what_is_measured(prepared: Prepared) -> str:
     """All that memory depends on, as a name: runs that differ in other things take the same."""
-    options = prepared.plan.options
+    options = prepared.plan.options.by_name()
     others = {name: value for name, value in options.items() if name not in _NO_MATTER_OF_MEMORY}
     largest = max(width * height for width, height in prepared.dataset.images_by_bucket())
     return repr((prepared.engine.name, str(prepared.base.path), largest, sorted(others.items())))
@@ -158,7 +158,7 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
     with temporary_folder("probe") as folder:
         run_dir = RunDir(Path(folder) / "run").create()
         plan = _two_steps(prepared.plan)
-        batch = int(str(plan.options["train_batch_size"]))
+        batch = plan.options.train_batch_size
         dataset = largest_bucket(prepared.dataset, batch, Path(folder) / "train")
         reduced = replace(prepared, plan=plan, dataset=dataset)
         engine = bare_engine(reduced, run_dir, plan)
@@ -201,14 +201,14 @@ def largest_bucket(dataset: Dataset, batch_size: int, folder: Path) -> Dataset:
 
 
 def _two_steps(plan: Plan) -> Plan:
-    options = {
-        **plan.options,
-        "max_train_steps": STEPS,
-        "gradient_accumulation_steps": 1,
-        "lr_warmup_steps": 0,
-        "save_every_n_epochs": None,
-        "save_every_n_steps": None,
-    }
+    options = replace(
+        plan.options,
+        max_train_steps=STEPS,
+        gradient_accumulation_steps=1,
+        lr_warmup_steps=0,
+        save_every_n_epochs=None,
+        save_every_n_steps=None,
+    )
     return replace(plan, options=options, length=Length(num_steps=STEPS, steps_per_epoch=STEPS))
 
 

@@ -114,7 +114,7 @@ def _job(
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,
         device=plan.device,
-        dtype=_DTYPES[str(plan.options["mixed_precision"])] if plan.device == "cuda" else "float32",
+        dtype=_DTYPES[plan.options.mixed_precision] if plan.device == "cuda" else "float32",
         batch_size=25 if tiny else 4,
         num_threads=cpus if plan.device == "cpu" else None,
     )

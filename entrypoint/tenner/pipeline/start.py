@@ -1,6 +1,6 @@
 """A plan handed to its engine: the files and arguments of a run, and how its lines are read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tenner.engines.native import engine as native_engine
 from tenner.engines.sd_scripts.arguments import Paths
 from tenner.engines.sd_scripts.engine import THREADS_PER_PROCESS, Job
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
+from tenner.engines.train_options import TrainOptions
 from tenner.planning.plan import Plan
 from tenner.rules.network import OWN_NETWORK_ARGS
 from tenner.rules.written import keyword_arguments
@@ -96,20 +97,21 @@ def train_job(
     plan: Plan, run_dir: RunDir, *, items: Sequence[TrainItem], num_threads: int | None
 ) -> TrainJob:
     """The plan as a job of the built-in trainer."""
-    options = {**plan.options, **network_arguments(plan.options)}
+    options = plan.options
+    by_name = {**options.by_name(), **network_arguments(options)}
     known = {each.name for each in fields(TrainJob)} - set(_NOT_FOR_OURS)
     same: dict[str, Any] = {
-        key: value for key, value in options.items() if key in known and value is not None
+        key: value for key, value in by_name.items() if key in known and value is not None
     }
     same |= {
         "base": str(plan.base.path.absolute()),
         "base_name": plan.base.public_name,
         "family": plan.base.family,
         "items": tuple(items),
-        "resolution": options["resolution"],
-        "text_encoder_lr": options["text_encoder_lr"],
-        "optimizer_args": keyword_arguments(_words(options, "optimizer_args")),
-        "zero_terminal_snr": options.get("zero_terminal_snr"),
+        "resolution": options.resolution,
+        "text_encoder_lr": options.text_encoder_lr,
+        "optimizer_args": keyword_arguments(options.optimizer_args),
+        "zero_terminal_snr": options.zero_terminal_snr,
         "output_dir": str(run_dir.checkpoints.absolute()),
         "output_name": plan.output_name,
         "state_dir": str(run_dir.state.absolute()),
@@ -133,7 +135,7 @@ def sd_scripts_engine(
 ) -> Engine:
     """sd-scripts for this plan, on a dataset in its folder convention."""
     assert chosen.trainer is not None
-    vae = plan.options.get("vae")
+    vae = plan.options.vae
     run = SdScriptsRun(
         job=Job(
             trainer=chosen.trainer,
@@ -146,7 +148,7 @@ def sd_scripts_engine(
                 output_name=plan.output_name,
                 logging_dir=(run_dir.path / "logs").absolute(),
                 tokenizers=tokenizers,
-                vae=Path(str(vae)) if vae else None,
+                vae=Path(vae) if vae else None,
                 sample_prompts=_prompts_file(plan, run_dir),
             ),
             options=plan.options,
@@ -166,20 +168,16 @@ def sd_scripts_engine(
 
 def _prompts_file(plan: Plan, run_dir: RunDir) -> Path | None:
     """The prompts as a file, where sd-scripts is to draw samples itself. Raises OSError."""
-    prompts = plan.options.get("sample_prompts")
+    prompts = plan.options.sample_prompts
     draws = ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
-    if not isinstance(prompts, tuple) or not any(plan.options.get(key) for key in draws):
+    if prompts is None or not any(map(plan.options.only_sd_scripts, draws)):
         return None
     file = run_dir.path.absolute() / "sample_prompts.txt"
     write_atomically(file, "".join(f"{line}\n" for line in prompts))
     return file
 
 
-def _words(options: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(str(word) for word in options.get(name) or ())
-
-
-def network_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+def network_arguments(options: TrainOptions) -> dict[str, Any]:
     """Fields of a job that were given as sd-scripts' network_args; the rules refuse others."""
-    given = keyword_arguments(_words(options, "network_args"))
+    given = keyword_arguments(options.network_args)
     return {OWN_NETWORK_ARGS[key]: value for key, value in given.items()}

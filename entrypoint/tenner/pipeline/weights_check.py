@@ -6,10 +6,9 @@ weights in full precision.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tenner.core.command import Command
 from tenner.core.errors import Problem, TennerError, TrainingError, errors_in
@@ -18,6 +17,7 @@ from tenner.core.files import write_atomically
 from tenner.core.network_parts import Part
 from tenner.core.run_dir import RunDir
 from tenner.engines.native.engine import command as trainer_command
+from tenner.engines.train_options import TrainOptions
 from tenner.lora_files.judgement import Training, judge
 from tenner.lora_files.measured import Measured, MeasureJob
 from tenner.pipeline.sampler import ENGINE_SHARE, child_environ
@@ -80,8 +80,8 @@ def weights_facts(measured: Measured) -> tuple[WeightsFact, ...]:
 
 
 def _job(prepared: Prepared, run_dir: RunDir, trained: Trained) -> MeasureJob:
-    start = prepared.plan.options.get("network_weights")
-    start = Path(str(start)).expanduser() if start else None
+    weights = prepared.plan.options.network_weights
+    start = Path(weights).expanduser() if weights else None
     newest = next(iter(states(run_dir)), None)
     reference = newest / "model.safetensors" if newest else None
     is_same = newest is not None and newest.name == f"step-{trained.step:08d}"
@@ -132,29 +132,23 @@ def _measured(
 
 
 def _training(plan: Plan, trained: Trained) -> Training:
-    options: Mapping[str, Any] = plan.options
+    options = plan.options
     return Training(
-        optimizer=str(options.get("optimizer_type") or ""),
+        optimizer=options.optimizer_type,
         rates=_rates(options),
-        warmup_steps=int(options.get("lr_warmup_steps") or 0),
+        warmup_steps=options.lr_warmup_steps,
         num_steps=trained.step,
-        goes_on_from=str(options.get("network_weights") or ""),
+        goes_on_from=options.network_weights or "",
         lost=trained.lost_in_saving,
     )
 
 
-def _rates(options: Mapping[str, Any]) -> dict[Part, float]:
+def _rates(options: TrainOptions) -> dict[Part, float]:
     """The learning rates that were trained with, by network part. One of the text encoders' is
     that of both."""
-    unet, texts = options.get("unet_lr"), options.get("text_encoder_lr")
-    found: dict[Part, float] = {} if unet is None else {"unet": float(unet)}
-    if texts is None:
-        return found
-    rates = cast("tuple[Any, ...]", texts) if isinstance(texts, tuple) else (texts,)
+    rates = options.text_encoder_lr
     encoders: tuple[Part, Part] = ("text_encoder", "text_encoder_2")
-    pairs = zip(encoders, (*rates, rates[-1]), strict=False)
-    found.update({part: float(rate) for part, rate in pairs})
-    return found
+    return {"unet": options.unet_lr, **dict(zip(encoders, (*rates, rates[-1]), strict=False))}
 
 
 def _told(measured: Measured) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def make_plan(
     keep_tokens, about_tags = kept_tags(settings, dataset)
     return replace(
         plan,
-        options={**plan.options, "keep_tokens": keep_tokens},
+        options=replace(plan.options, keep_tokens=keep_tokens),
         notices=(*plan.notices, *about_tags),
         expected=expected,
         needed_gb=shaped.batch.needed_gb,

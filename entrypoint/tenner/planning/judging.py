@@ -44,19 +44,16 @@ def _missing(request: Request, python: Path) -> tuple[str, ...]:
 def judge_optimizer(request: Request, plan: Plan, python: Path) -> tuple[Problem, ...]:
     """What the optimizer itself says, where the table does not know all of it: it is not in the
     table, or the user gave it arguments."""
-    name = str(plan.options["optimizer_type"])
+    options = plan.options
+    name = options.optimizer_type
     if find_optimizer(name) and "optimizer_args" not in request.said_at:
         return ()
-    options = plan.options
-    rates = [options.get("unet_lr")] if not options.get("network_train_text_encoder_only") else []
-    text = options.get("text_encoder_lr")
-    if not options.get("network_train_unet_only") and isinstance(text, tuple):
-        rates += text
-    words = options.get("optimizer_args")
-    arguments = keyword_arguments([str(each) for each in words] if isinstance(words, tuple) else ())
+    rates = [] if options.network_train_text_encoder_only else [options.unet_lr]
+    rates += [] if options.network_train_unet_only else options.text_encoder_lr
+    arguments = keyword_arguments(options.optimizer_args)
     if arguments.get("relative_step") is True:
         return ()  # takes no rates
-    given = [float(str(each)) for each in rates if each]
+    given = [each for each in rates if each]
     return try_optimizer(python, name, arguments, given) if given else ()
 
 
@@ -66,7 +63,7 @@ def judge_plan(request: Request, plan: Plan) -> tuple[Problem, ...]:
     return judge(
         replace(
             view,
-            values={**view.values, **plan.options},
+            values={**view.values, **plan.options.by_name()},
             knows="plan",
             trainer=plan.engine,
             family=plan.base.family,

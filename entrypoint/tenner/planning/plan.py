@@ -5,7 +5,6 @@ translate: `options` holds sd-scripts' option names with decided values.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from tenner.base.model import Base
 from tenner.core.errors import Problem
 from tenner.core.redact import LocalPaths
+from tenner.engines.train_options import TrainOptions, Value
 from tenner.planning.expectation import Expected
 from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice
@@ -20,7 +20,6 @@ from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]
 Device = Literal["cuda", "cpu"]
-Value = str | int | float | bool | tuple[str | int | float | bool, ...] | None
 
 _WARMUP_STEPS = 100  # the guide's
 _SAVE_EVERY_EPOCHS = 2  # the guide's
@@ -38,7 +37,7 @@ class Plan:
     num_processes: int
     resolution: tuple[int, int]
     length: Length
-    options: Mapping[str, Value]
+    options: TrainOptions
     choices: tuple[Choice, ...] = ()
     notices: tuple[Problem, ...] = field(default=())
     expected: Expected | None = None
@@ -78,29 +77,15 @@ def plan_run(
     """The whole plan. `batches_per_epoch` counts batches of `shape.batch_size` over all buckets."""
     length = run_length(settings, batches_per_epoch, shape.gradient_accumulation_steps)
     warmup, shortened = warmup_steps(settings, length)
-    save_epochs, save_steps = save_every(settings, length)
-    options: dict[str, Value] = {
-        **_own_options(settings),
-        **settings.engine_options,
-        "v_parameterization": base.prediction == "v_prediction",
-        "zero_terminal_snr": base.zero_terminal_snr,
-        "resolution": resolution,
-        "max_train_steps": length.num_steps,
-        "train_batch_size": shape.batch_size,
-        "gradient_accumulation_steps": shape.gradient_accumulation_steps,
-        "gradient_checkpointing": shape.gradient_checkpointing,
-        "mixed_precision": shape.mixed_precision,
-        "attention": shape.attention,
-        "max_data_loader_n_workers": shape.num_workers,
-        "optimizer_type": optimizer_type,
-        "validation_split": settings.validation_split or None,
-        "lr_warmup_steps": warmup,
-        "unet_lr": settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
-        "text_encoder_lr": settings.text_encoder_lr or (settings.learning_rate / 2,),
-        "save_every_n_epochs": save_epochs,
-        "save_every_n_steps": save_steps,
-        "sample_prompts": settings.sample_prompts or None,
-    }
+    options = _options(
+        settings,
+        base=base,
+        shape=shape,
+        resolution=resolution,
+        num_steps=length.num_steps,
+        optimizer_type=optimizer_type,
+        warmup=warmup,
+    )
     said = [
         Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),
         Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings, shortened)),
@@ -141,7 +126,7 @@ def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem
     return tenth, (said,)
 
 
-def save_every(settings: Settings, length: Length) -> tuple[int | None, int | None]:
+def save_every(settings: Settings) -> tuple[int | None, int | None]:
     """Epochs and steps between checkpoints: the user's, else every two epochs as in the guide, or
     as often as `sample_at_epochs` needs them."""
     if settings.save_every_n_epochs or settings.save_every_n_steps:
@@ -149,53 +134,81 @@ def save_every(settings: Settings, length: Length) -> tuple[int | None, int | No
     return math.gcd(_SAVE_EVERY_EPOCHS, *settings.sample_at_epochs), None
 
 
-def _own_options(settings: Settings) -> dict[str, Value]:
-    """Settings that mean the same in every engine, under their own names."""
-    same = (
-        "v2",
-        "vae",
-        "clip_skip",
-        "max_token_length",
-        "enable_bucket",
-        "min_bucket_reso",
-        "max_bucket_reso",
-        "bucket_reso_steps",
-        "bucket_no_upscale",
-        "random_crop",
-        "flip_aug",
-        "shuffle_caption",
-        "keep_tokens",
-        "caption_separator",
-        "caption_dropout_rate",
-        "caption_dropout_every_n_epochs",
-        "caption_tag_dropout_rate",
-        "network_module",
-        "network_dim",
-        "network_alpha",
-        "conv_dim",
-        "conv_alpha",
-        "network_args",
-        "network_dropout",
-        "network_weights",
-        "network_train_unet_only",
-        "network_train_text_encoder_only",
-        "learning_rate",
-        "lr_scheduler",
-        "lr_scheduler_num_cycles",
-        "lr_scheduler_power",
-        "optimizer_args",
-        "max_grad_norm",
-        "seed",
-        "min_snr_gamma",
-        "noise_offset",
-        "ip_noise_gamma",
-        "prior_loss_weight",
-        "torch_compile",
-        "save_precision",
-        "save_model_as",
-        "training_comment",
+def _options(
+    settings: Settings,
+    *,
+    base: Base,
+    shape: Shape,
+    resolution: tuple[int, int],
+    num_steps: int,
+    optimizer_type: str,
+    warmup: int,
+) -> TrainOptions:
+    """The options of the run: the settings' own, and what is decided for what they leave open."""
+    save_epochs, save_steps = save_every(settings)
+    return TrainOptions(
+        v2=settings.v2,
+        vae=settings.vae,
+        clip_skip=settings.clip_skip,
+        max_token_length=settings.max_token_length,
+        enable_bucket=settings.enable_bucket,
+        min_bucket_reso=settings.min_bucket_reso,
+        max_bucket_reso=settings.max_bucket_reso,
+        bucket_reso_steps=settings.bucket_reso_steps,
+        bucket_no_upscale=settings.bucket_no_upscale,
+        random_crop=settings.random_crop,
+        flip_aug=settings.flip_aug,
+        shuffle_caption=settings.shuffle_caption,
+        keep_tokens=settings.keep_tokens,
+        caption_separator=settings.caption_separator,
+        caption_dropout_rate=settings.caption_dropout_rate,
+        caption_dropout_every_n_epochs=settings.caption_dropout_every_n_epochs,
+        caption_tag_dropout_rate=settings.caption_tag_dropout_rate,
+        network_module=settings.network_module,
+        network_dim=settings.network_dim,
+        network_alpha=settings.network_alpha,
+        conv_dim=settings.conv_dim,
+        conv_alpha=settings.conv_alpha,
+        network_args=settings.network_args,
+        network_dropout=settings.network_dropout,
+        network_weights=settings.network_weights,
+        network_train_unet_only=settings.network_train_unet_only,
+        network_train_text_encoder_only=settings.network_train_text_encoder_only,
+        learning_rate=settings.learning_rate,
+        lr_scheduler=settings.lr_scheduler,
+        lr_scheduler_num_cycles=settings.lr_scheduler_num_cycles,
+        lr_scheduler_power=settings.lr_scheduler_power,
+        optimizer_args=settings.optimizer_args,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        min_snr_gamma=settings.min_snr_gamma,
+        noise_offset=settings.noise_offset,
+        ip_noise_gamma=settings.ip_noise_gamma,
+        prior_loss_weight=settings.prior_loss_weight,
+        torch_compile=settings.torch_compile,
+        save_precision=settings.save_precision,
+        save_model_as=settings.save_model_as,
+        training_comment=settings.training_comment,
+        engine_options=settings.engine_options,
+        v_parameterization=base.prediction == "v_prediction",
+        zero_terminal_snr=base.zero_terminal_snr,
+        resolution=resolution,
+        max_train_steps=num_steps,
+        train_batch_size=shape.batch_size,
+        gradient_accumulation_steps=shape.gradient_accumulation_steps,
+        gradient_checkpointing=shape.gradient_checkpointing,
+        mixed_precision=shape.mixed_precision,
+        attention=shape.attention,
+        max_data_loader_n_workers=shape.num_workers,
+        optimizer_type=optimizer_type,
+        validation_split=settings.validation_split or None,
+        lr_warmup_steps=warmup,
+        unet_lr=settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
+        text_encoder_lr=settings.text_encoder_lr or (settings.learning_rate / 2,),
+        save_every_n_epochs=save_epochs,
+        save_every_n_steps=save_steps,
+        sample_prompts=settings.sample_prompts or None,
     )
-    return {name: getattr(settings, name) for name in same}
 
 
 def _published(key: str, value: Value) -> Value:
@@ -234,7 +247,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "expected": plan.expected.to_json() if plan.expected else None,
         "needed_gb": None if plan.needed_gb is None else round(plan.needed_gb, 2),
         "options": {
-            key: _published(key, value) for key, value in plan.options.items() if value is not None
+            key: _published(key, value)
+            for key, value in plan.options.by_name().items()
+            if value is not None
         },
         "choices": [
             {"name": each.name, "value": each.value, "reason": each.reason} for each in plan.choices

@@ -240,7 +240,7 @@ def work_of(prepared: Prepared) -> float:
     plan = prepared.plan
     width, height = plan.resolution
     weight = _SDXL_WORK if plan.base.family == "sdxl" else 1.0
-    images = int(str(plan.options["train_batch_size"])) * plan.length.num_steps
+    images = plan.options.train_batch_size * plan.length.num_steps
     images *= prepared.settings.gradient_accumulation_steps
     return images * width * height * weight
 

@@ -123,8 +123,9 @@ def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:
         ("trainer", plan.engine),
         ("card", plan.gpu or "CPU"),
     ]
+    options = plan.options.by_name()
     for name in _SHOWN_OPTIONS:
-        value = plan.options.get(name)
+        value = options[name]
         if value is not None and value is not False and value != ():
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             facts.append((name, shown))

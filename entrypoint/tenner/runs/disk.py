@@ -74,11 +74,11 @@ def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
     """Reckoned from the plan; the tiny base's files are too small to count."""
     options, length = plan.options, plan.length
     parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
-    moments = state_bytes(str(options["optimizer_type"]))
-    epochs, steps = (options.get(f"save_every_n_{each}") for each in ("epochs", "steps"))
-    every = int(str(steps)) if steps else int(str(epochs or 1)) * length.steps_per_epoch
+    moments = state_bytes(options.optimizer_type)
+    by_epochs = (options.save_every_n_epochs or 1) * length.steps_per_epoch
+    every = options.save_every_n_steps or by_epochs
     return DiskNeed(
-        checkpoint=parameters * _BYTES[str(options.get("save_precision") or "fp16")],
+        checkpoint=parameters * _BYTES[options.save_precision],
         state=round(parameters * (4 + moments)),
         num_checkpoints=length.num_steps // every,
         kept_states=kept_states,
@@ -90,10 +90,10 @@ def _load(plan: Plan) -> Load:
     return Load(
         family=plan.base.family,
         pixels=1,
-        network_dim=int(str(options["network_dim"])),
-        conv_dim=int(str(options.get("conv_dim") or 0)),
-        unet_trained=not options.get("network_train_text_encoder_only"),
-        text_encoder_trained=not options.get("network_train_unet_only"),
+        network_dim=options.network_dim,
+        conv_dim=options.conv_dim or 0,
+        unet_trained=not options.network_train_text_encoder_only,
+        text_encoder_trained=not options.network_train_unet_only,
     )
 
 

@@ -43,7 +43,7 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
     asked = settings.lr_warmup_steps
     options = {
         key: value
-        for key, value in plan.options.items()
+        for key, value in plan.options.by_name().items()
         if value is not None and key not in OF_THE_CARD
     }
     options |= {key: Path(str(options[key])).name for key in _FILES if key in options}
@@ -54,14 +54,14 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
         "images_per_step": images_per_step(plan),
         "max_train_epochs": settings.max_train_epochs,
         **json.loads(json.dumps(options)),
-        "lr_warmup_steps": plan.options["lr_warmup_steps"] if asked is None else asked,
+        "lr_warmup_steps": plan.options.lr_warmup_steps if asked is None else asked,
     }
 
 
 def images_per_step(plan: Plan) -> int:
     """Images whose gradients make one step of the weights."""
-    batch = int(str(plan.options["train_batch_size"]))
-    return batch * int(str(plan.options["gradient_accumulation_steps"])) * plan.num_processes
+    options = plan.options
+    return options.train_batch_size * options.gradient_accumulation_steps * plan.num_processes
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tenner.core.errors import DeliveryError, SettingsError
 from tenner.core.run_dir import RunDir
 from tenner.dataset import Dataset
+from tenner.engines.train_options import Value
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
@@ -80,7 +81,7 @@ def keep_decisions(plan: Plan, ledger: Ledger, settings: Settings, dataset: Data
     if isinstance(settings.batch_size, int) or not wanted or wanted % plan.num_processes:
         return plan
     per_process = wanted // plan.num_processes
-    fits = min(int(str(plan.options["train_batch_size"])), per_process)
+    fits = min(plan.options.train_batch_size, per_process)
     batch = max(size for size in range(1, fits + 1) if per_process % size == 0)
     decided = {
         "train_batch_size": batch,
@@ -91,16 +92,15 @@ def keep_decisions(plan: Plan, ledger: Ledger, settings: Settings, dataset: Data
     return with_options(plan, decided, dataset)
 
 
-def with_options(plan: Plan, changed: Mapping[str, object], dataset: Dataset) -> Plan:
+def with_options(plan: Plan, changed: Mapping[str, Value], dataset: Dataset) -> Plan:
     """The plan with other options, and an epoch's steps counted anew."""
-    options = {**plan.options, **changed}
-    batch, accumulation = (
-        int(str(options[key])) for key in ("train_batch_size", "gradient_accumulation_steps")
+    options = plan.options.with_changed(changed)
+    batches = dataset.batches_per_epoch(options.train_batch_size)
+    in_a_step = options.gradient_accumulation_steps * plan.num_processes
+    length = Length(
+        num_steps=options.max_train_steps, steps_per_epoch=max(1, -(-batches // in_a_step))
     )
-    batches = dataset.batches_per_epoch(batch)
-    per_epoch = max(1, -(-batches // (accumulation * plan.num_processes)))
-    length = Length(num_steps=int(str(options["max_train_steps"])), steps_per_epoch=per_epoch)
-    return replace(plan, options=options, length=length)  # pyright: ignore[reportArgumentType]
+    return replace(plan, options=options, length=length)
 
 
 def decisions(plan: Plan) -> dict[str, int]:
@@ -108,7 +108,7 @@ def decisions(plan: Plan) -> dict[str, int]:
     return {
         "images_per_step": images_per_step(plan),
         "max_train_steps": plan.length.num_steps,
-        "lr_warmup_steps": int(str(plan.options["lr_warmup_steps"])),
+        "lr_warmup_steps": plan.options.lr_warmup_steps,
     }
 
 
@@ -158,10 +158,10 @@ def take_up(
     return replace(prepared, plan=plan), ledger
 
 
-def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, object]:
+def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, Value]:
     """What a run that is gone on with keeps of its length, or is given where it is extended."""
-    kept = plan.options["lr_warmup_steps"]
-    decided: dict[str, object] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", kept)}
+    kept = plan.options.lr_warmup_steps
+    decided: dict[str, Value] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", kept)}
     num_steps = longer(plan, ledger, settings)
     return decided | ({"max_train_steps": num_steps} if num_steps else {})
 
@@ -171,7 +171,7 @@ def machine_name(prepared: Prepared) -> str:
     return prepared.plan.gpu or "cpu"
 
 
-def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, object]:
+def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, Value]:
     """What was given up on an earlier card: on another one only what changed the network."""
     return {
         key: value
@@ -180,7 +180,7 @@ def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, object]:
     }
 
 
-def network_of(ledger: Ledger) -> dict[str, object]:
+def network_of(ledger: Ledger) -> dict[str, Value]:
     """What was given up of the network itself: states of one do not fit another."""
     return savings_here(ledger, same_machine=False)
 

@@ -27,6 +27,7 @@ from tenner.settings.values import (
     Size,
     StepsOrRatio,
     Switch,
+    TokenLength,
     Whole,
     WholeNumbers,
 )
@@ -76,7 +77,7 @@ class BaseModelSettings(BaseModel):
     """The noise schedule ends in pure noise. Read from the base's scheduler, marks or name."""
     clip_skip: Count | None = Field(None, le=24)
     """Take the text encoder's output this many layers from its end."""
-    max_token_length: Literal[75, 150, 225] = 75
+    max_token_length: TokenLength = 75
     """Longest caption in tokens; longer ones are cut."""
 
 

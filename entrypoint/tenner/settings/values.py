@@ -111,6 +111,11 @@ def _engine(value: Any) -> Any:
     return "native" if value == "diffusers" else value
 
 
+def _digits(value: Any) -> Any:
+    """Digits as a number: flags and variables are text, and a choice of numbers takes none."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
 def _batch(value: Any) -> Any:
     if isinstance(value, str) and value.strip().lower() in ("auto", "max"):
         return value.strip().lower()
@@ -129,6 +134,7 @@ Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_n
 Colour = Annotated[str, BeforeValidator(_colour)]
 Size = Annotated[tuple[int, int], BeforeValidator(_pair)]
 StepsOrRatio = Annotated[int | float, BeforeValidator(_steps_or_ratio), Field(ge=0, le=10_000_000)]
+TokenLength = Annotated[Literal[75, 150, 225], BeforeValidator(_digits)]
 Engine = Annotated[Literal["auto", "sd-scripts", "native"], BeforeValidator(_engine)]
 BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]

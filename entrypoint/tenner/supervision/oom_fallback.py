@@ -7,8 +7,8 @@ user allows it, the training of the text encoder. The first two change nothing o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from tenner.engines.train_options import TrainOptions, Value
 from tenner.settings.model import Settings
 
 CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_outputs"))
@@ -20,29 +20,29 @@ class Rung:
     """A step down the ladder: the options that change, and how it is said. `keeps_states` is
     False where earlier states do not fit what is trained from here on."""
 
-    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    changed: Mapping[str, Value] = field(default_factory=dict[str, Value])
     says: str
     keeps_states: bool = True
 
 
-def next_rung(options: Mapping[str, Any], settings: Settings) -> Rung | None:
+def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
     """The next thing to try after `options` ran out of memory, None where nothing is left."""
-    batch = int(options["train_batch_size"])
+    batch = options.train_batch_size
     if batch > 1 and (settings.may_change_batch or not isinstance(settings.batch_size, int)):
-        return _smaller_batch(batch, int(options["gradient_accumulation_steps"]))
-    if not options.get("gradient_checkpointing") and settings.gradient_checkpointing is not False:
+        return _smaller_batch(batch, options.gradient_accumulation_steps)
+    if not options.gradient_checkpointing and settings.gradient_checkpointing is not False:
         return Rung(
             changed={"gradient_checkpointing": True},
             says="activations are computed again instead of kept (gradient_checkpointing = true)",
         )
-    one_part = ("network_train_unet_only", "network_train_text_encoder_only")
-    if settings.may_freeze_text_encoder and not any(options.get(key) for key in one_part):
+    one_part = options.network_train_unet_only or options.network_train_text_encoder_only
+    if settings.may_freeze_text_encoder and not one_part:
         return _frozen_text(options)
     return None
 
 
 def next_rung_on_host(
-    options: Mapping[str, Any], settings: Settings, *, engine: str, on_cpu: bool
+    options: TrainOptions, settings: Settings, *, engine: str, on_cpu: bool
 ) -> Rung | None:
     """The next thing to try after the machine's memory did not do, None where nothing is left.
 
@@ -50,15 +50,15 @@ def next_rung_on_host(
     CPU the machine's memory is the training's own.
     """
     if engine == "sd-scripts":
-        if int(options.get("max_data_loader_n_workers") or 0) > 0:
+        if options.max_data_loader_n_workers > 0:
             return Rung(
                 changed={"max_data_loader_n_workers": 0},
                 says="images are loaded without processes of their own"
                 " (max_data_loader_n_workers = 0)",
             )
-        changing = options.get("random_crop") or options.get("color_aug")
-        cached = options.get("cache_latents") is not False and not changing
-        if cached and not options.get("cache_latents_to_disk"):
+        changing = options.random_crop or options.only_sd_scripts("color_aug")
+        cached = options.only_sd_scripts("cache_latents") is not False and not changing
+        if cached and not options.only_sd_scripts("cache_latents_to_disk"):
             return Rung(
                 changed={"cache_latents_to_disk": True},
                 says="encoded images are kept on disk instead of in memory"
@@ -67,14 +67,14 @@ def next_rung_on_host(
     return next_rung(options, settings) if on_cpu else None
 
 
-def last_words(options: Mapping[str, Any], settings: Settings) -> str:
+def last_words(options: TrainOptions, settings: Settings) -> str:
     """What the user could still allow, when nothing is left to try."""
     allow: list[str] = []
-    if int(options["train_batch_size"]) > 1 and not settings.may_change_batch:
+    if options.train_batch_size > 1 and not settings.may_change_batch:
         allow.append("may_change_batch = true (the images of a step stay the same)")
-    if not options.get("gradient_checkpointing"):
+    if not options.gradient_checkpointing:
         allow.append("gradient_checkpointing = true")
-    if not options.get("network_train_unet_only") and not settings.may_freeze_text_encoder:
+    if not options.network_train_unet_only and not settings.may_freeze_text_encoder:
         allow.append("may_freeze_text_encoder = true")
     return f"set {', or '.join(allow)}, or rent a card with more memory" if allow else (
         "a smaller resolution or network_dim, or a card with more memory"
@@ -95,11 +95,10 @@ def _smaller_batch(batch: int, accumulation: int) -> Rung:
     )
 
 
-def _frozen_text(options: Mapping[str, Any]) -> Rung:
-    changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate")
-    cached = not any(options.get(key) for key in changing)
-    changed: dict[str, Any] = {"network_train_unet_only": True}
-    if cached:
+def _frozen_text(options: TrainOptions) -> Rung:
+    changing = (options.shuffle_caption, options.caption_dropout_rate)
+    changed: dict[str, Value] = {"network_train_unet_only": True}
+    if not any((*changing, options.caption_tag_dropout_rate)):
         changed["cache_text_encoder_outputs"] = True
     return Rung(
         changed=changed,

@@ -8,7 +8,7 @@ from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 
 GUIDE = {
     "resolution": (512, 512),
-    "batch_size": 2,
+    "train_batch_size": 2,
     "enable_bucket": True,
     "min_bucket_reso": 256,
     "max_bucket_reso": 1024,

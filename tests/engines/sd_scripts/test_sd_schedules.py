@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tenner.engines.sd_scripts.schedules import schedule_of
+from tests.train_options import train_options
 
 CURVES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "curves.json").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ CURVES: list[dict[str, Any]] = json.loads(
 @pytest.mark.parametrize("curve", CURVES, ids=lambda curve: str(curve["options"]))
 def test_each_step_has_the_rate_that_sd_scripts_gives_it(curve: dict[str, Any]) -> None:
     factors = curve["factors"]
-    schedule = schedule_of(curve["options"], num_steps=len(factors))
+    schedule = schedule_of(train_options(**curve["options"]), num_steps=len(factors))
     assert schedule is not None
     for step, factor in enumerate(factors):
         assert schedule.factor(step) == pytest.approx(factor, abs=1e-8)
@@ -37,4 +38,4 @@ def test_each_step_has_the_rate_that_sd_scripts_gives_it(curve: dict[str, Any]) 
     ],
 )
 def test_curves_that_are_not_known_are_not_guessed(options: dict[str, object]) -> None:
-    assert schedule_of(options, num_steps=10) is None
+    assert schedule_of(train_options(**options), num_steps=10) is None

@@ -57,8 +57,6 @@ def translate(wanted: Mapping[str, object], *, family: Family) -> dict[str, Valu
     found = {
         key: value for key, value in wanted.items() if value is not None and _is_passed_on(key)
     }
-    if wanted.get("batch_size") is not None:
-        found["train_batch_size"] = wanted["batch_size"]
     if found.get("max_token_length") == 75:  # its own default, which it does not take as a word
         del found["max_token_length"]
     found |= _attention(wanted) | _network_args(wanted) | _caches(wanted, family=family)

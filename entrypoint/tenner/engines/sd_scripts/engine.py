@@ -17,6 +17,7 @@ from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
 from tenner.engines.sd_scripts.resume import Life, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
+from tenner.engines.train_options import TrainOptions
 from tenner.kohya.options import Value
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
@@ -28,7 +29,7 @@ LOG_WIDTH = 240
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run for sd-scripts. `options` are tenner's or sd-scripts' names, each decided.
+    """A run for sd-scripts.
 
     `num_steps` are optimizer steps of the whole run; `cpus` what this process may use. A state is
     saved every `state_minutes`.
@@ -37,7 +38,7 @@ class Job:
     trainer: Trainer
     family: Family
     paths: Paths
-    options: Mapping[str, object]
+    options: TrainOptions
     num_steps: int
     steps_per_epoch: int
     num_processes: int = 1
@@ -66,7 +67,7 @@ def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
     launch = (
         *("-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_machines", "1", "--num_processes", str(job.num_processes)),
-        *("--mixed_precision", str(job.options.get("mixed_precision") or "no")),
+        *("--mixed_precision", job.options.mixed_precision),
         *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads), "--no_python"),
     )
     worker = leashed_worker(python, (*script, *words))
@@ -75,7 +76,7 @@ def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
 
 def sd_options(job: Job, life: Life, *, state: Path | None = None) -> dict[str, Value]:
     """All options of one life by sd-scripts' names."""
-    wanted = {**job.options, "num_processes": job.num_processes}
+    wanted = {**job.options.by_name(), "num_processes": job.num_processes}
     found = translate(wanted, family=job.family)
     if job.num_processes > 1:
         found = {"ddp_timeout": 30, **found}  # minutes; others wait while one card caches or saves
@@ -114,16 +115,12 @@ def _schedule(job: Job) -> Schedule | None:
     return schedule_of(job.options, num_steps=job.num_steps)
 
 
-def _base_rates(options: Mapping[str, object]) -> dict[str, float]:
-    default = float(str(options.get("learning_rate") or 0))
-    unet = options.get("unet_lr")
-    encoder = options.get("text_encoder_lr")
-    first = encoder[0] if isinstance(encoder, list | tuple) and encoder else encoder  # pyright: ignore[reportUnknownVariableType]
+def _base_rates(options: TrainOptions) -> dict[str, float]:
     rates = dict[str, float]()
-    if not options.get("network_train_text_encoder_only"):
-        rates["unet"] = default if unet is None else float(str(unet))
-    if not options.get("network_train_unet_only"):
-        rates["text_encoder"] = default if first is None else float(str(first))  # pyright: ignore[reportUnknownArgumentType]
+    if not options.network_train_text_encoder_only:
+        rates["unet"] = options.unet_lr
+    if not options.network_train_unet_only:
+        rates["text_encoder"] = options.text_encoder_lr[0]
     return rates
 
 

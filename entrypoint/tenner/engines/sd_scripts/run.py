@@ -76,13 +76,12 @@ class SdScriptsRun:
             return Warned(text=text, fix="free disk space; the trainer goes on")
 
     def _output(self, job: Job, first_step: int) -> Output:
-        accumulation = int(str(job.options.get("gradient_accumulation_steps") or 1))
-        batch = job.options.get("batch_size") or job.options.get("train_batch_size") or 1
+        accumulation = job.options.gradient_accumulation_steps
         return Output(
             life=job.life(first_step),
             output_dir=str(job.paths.output_dir),
             output_name=job.paths.output_name,
-            images_per_step=int(str(batch)) * accumulation * job.num_processes,
+            images_per_step=job.options.train_batch_size * accumulation * job.num_processes,
             gradient_accumulation_steps=accumulation,
             learning_rates=learning_rates(job),
         )
@@ -111,7 +110,7 @@ class SdScriptsRun:
             self.job.paths.output_name,
             step=event.step,
             life=self.job.life(),
-            by_epoch=bool(self.job.options.get("save_every_n_epochs")),
+            by_epoch=bool(self.job.options.save_every_n_epochs),
         )
         kept = adopt_checkpoint(Path(event.path), self.run_dir.checkpoints / name)
         if event.final:

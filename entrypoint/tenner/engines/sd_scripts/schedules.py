@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tenner.engines.train_options import TrainOptions
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -43,28 +45,29 @@ class Schedule:
         return shape(self, step)
 
 
-def schedule_of(options: Mapping[str, object], *, num_steps: int) -> Schedule | None:
-    """The schedule that sd-scripts' options ask for.
+def schedule_of(options: TrainOptions, *, num_steps: int) -> Schedule | None:
+    """The schedule that the options ask for.
 
     None where the curve is not known here: a scheduler given as a class, extra arguments for it,
     or an optimizer that brings its own. A warm-up or decay below 1 is a share of all steps.
     """
-    name = str(options.get("lr_scheduler") or "constant")
-    optimizer = str(options.get("optimizer_type") or "").lower()
+    name: str = options.lr_scheduler
+    optimizer = options.optimizer_type.lower()
+    other = options.only_sd_scripts
     own = optimizer.endswith("schedulefree") or optimizer == "adafactor"
-    given = options.get("lr_scheduler_type") or options.get("lr_scheduler_args")
+    given = other("lr_scheduler_type") or other("lr_scheduler_args")
     if given or own or name not in _SHAPES:
         return None
     return Schedule(
         name=name,
         num_steps=num_steps,
-        warmup_steps=_steps(options.get("lr_warmup_steps"), num_steps),
-        decay_steps=_steps(options.get("lr_decay_steps"), num_steps),
-        num_cycles=int(_number(options.get("lr_scheduler_num_cycles"), 1)),
-        power=_number(options.get("lr_scheduler_power"), 1),
-        min_lr_ratio=_optional(options.get("lr_scheduler_min_lr_ratio")),
-        timescale=int(_number(options.get("lr_scheduler_timescale"), 0)) or None,
-        base_lr=_number(options.get("learning_rate"), 2e-6),
+        warmup_steps=_steps(options.lr_warmup_steps, num_steps),
+        decay_steps=_steps(other("lr_decay_steps"), num_steps),
+        num_cycles=options.lr_scheduler_num_cycles,
+        power=options.lr_scheduler_power,
+        min_lr_ratio=_optional(other("lr_scheduler_min_lr_ratio")),
+        timescale=int(_number(other("lr_scheduler_timescale"), 0)) or None,
+        base_lr=options.learning_rate,
     )
 
 

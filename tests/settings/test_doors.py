@@ -243,3 +243,20 @@ def test_a_choice_of_numbers_is_taken_from_text_too(tmp_path: Path) -> None:
     assert load(tmp_path, env={"TENNER_MAX_TOKEN_LENGTH": "225"}).settings.max_token_length == 225
     assert load(tmp_path, flags={"max_token_length": "225"}).settings.max_token_length == 225
     assert "want one of 75, 150, 225" in refused(tmp_path, "max_token_length = 77")
+
+
+def test_a_value_that_a_stronger_source_replaces_is_not_judged(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, "max_train_steps = 0", flags={"max_train_epochs": "many"})
+    (problem,) = caught.value.problems
+    assert problem.text == 'max_train_epochs = "many" (--max_train_epochs): want a whole number'
+
+
+def test_only_the_given_environment_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENNER_SEED", "9")
+    monkeypatch.setenv("SEED", "8")
+    assert load(tmp_path).settings.seed == 42
+    assert load(tmp_path, env={"SEED": "8", "tenner_seed": "7"}).settings.seed == 42
+    assert load(tmp_path, env={"TENNER_SEED": "6"}).settings.seed == 6

@@ -1,7 +1,7 @@
 """What a batch is asked for: a folder of settings files, a file with `[[jobs]]`, or a `[sweep]`.
 
-Settings of a job come in by the doors of a run alone, with one more: flags, environment, the job
-itself, what the file says for all jobs, preset, defaults.
+Settings of a job come from the sources of a single run, and one more: flags, environment, the job
+itself, what the file sets for all jobs, preset, defaults.
 """
 
 import itertools
@@ -17,11 +17,13 @@ from tenner.core.errors import Problem, SettingsError
 from tenner.settings.names import canonical
 from tenner.settings.resolve import Request, resolve
 from tenner.settings.sources import (
+    FlagsSource,
     Layer,
-    env_layer,
-    file_layer,
-    flags_layer,
-    preset_layer,
+    LayerSource,
+    PresetSource,
+    Source,
+    VariablesSource,
+    read_layer,
     tables_layer,
 )
 from tenner.settings.toml_text import read_toml
@@ -83,14 +85,14 @@ def read_batch(
 
     Raises SettingsError with every problem of every job.
     """
-    doors = [flags_layer(flags), env_layer(environ)]
-    asked, told = _asked(path, doors)
-    weakest = [preset_layer(preset)] if preset else []
+    for_all = (FlagsSource(flags), VariablesSource(environ))
+    asked, told = _asked(path, for_all)
+    weakest = [PresetSource(preset)] if preset else []
     problems: list[Problem] = []
     jobs: list[Request] = []
     for job in asked:
         try:
-            jobs.append(_request(job, doors, weakest))
+            jobs.append(_request(job, for_all, weakest))
         except SettingsError as error:
             problems += [replace(each, text=f"{job.name}: {each.text}") for each in error.problems]
     problems += _clashes(jobs)
@@ -111,8 +113,8 @@ def read_batch(
 _KNOWN = f"keys of [batch] are {', '.join(BatchOptions.model_fields)}"
 
 
-def _asked(path: Path, doors: Sequence[Layer]) -> tuple[list[_Asked], Mapping[str, Any]]:
-    """The jobs at `path`, and what `[batch]` says. Raises SettingsError."""
+def _asked(path: Path, for_all: Sequence[Source]) -> tuple[list[_Asked], Mapping[str, Any]]:
+    """The jobs at `path`, and what `[batch]` sets. Raises SettingsError."""
     shared = path / SHARED_FILE if path.is_dir() else path
     tables = dict[str, Any]()
     if shared.is_file() or not path.is_dir():
@@ -131,7 +133,7 @@ def _asked(path: Path, doors: Sequence[Layer]) -> tuple[list[_Asked], Mapping[st
     ]
     if path.is_dir():
         files = sorted(each for each in path.glob("*.toml") if each.name != SHARED_FILE)
-        jobs += [(each.stem, file_layer(each)) for each in files]
+        jobs += [(each.stem, read_layer(each)) for each in files]
     elif not jobs and "sweep" in tables:
         jobs = [(name, Layer())]
     if not jobs:
@@ -139,7 +141,7 @@ def _asked(path: Path, doors: Sequence[Layer]) -> tuple[list[_Asked], Mapping[st
             f"{path} holds no jobs",
             fix="give a folder of settings files, or a file with [[jobs]] or [sweep]",
         )
-    sweep = _sweep(tables.get("sweep", {}), doors, shared.name)
+    sweep = _sweep(tables.get("sweep", {}), for_all, shared.name)
     asked = [
         _Asked(name=name, own=layer, common=common)
         for job_name, job in jobs
@@ -170,17 +172,19 @@ def _tables(path: Path) -> dict[str, Any]:
 
 
 def _sweep(
-    table: Mapping[str, Any], doors: Sequence[Layer], name: str
+    table: Mapping[str, Any], for_all: Sequence[Source], name: str
 ) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """The keys of a sweep with their values. Raises SettingsError."""
     problems: list[Problem] = []
-    said = {canonical(key): where for door in doors for key, where in door.said_at.items()}
+    origins = {key: origin for each in for_all for key, origin in each.origins.items()}
     for key, values in table.items():
         if not isinstance(values, list) or not values:
             text = f"{name}: {key} in [sweep] is no list"
             problems.append(Problem(text=text, fix=f"write {key} = [first, second]"))
-        if canonical(key) in said:
-            text = f"{key} is swept over in {name} and said once for all ({said[canonical(key)]})"
+        if canonical(key) in origins:
+            text = (
+                f"{key} is swept over in {name} and said once for all ({origins[canonical(key)]})"
+            )
             problems.append(Problem(text=text, fix="keep one of them"))
     if problems:
         raise SettingsError(problems=problems)
@@ -199,8 +203,8 @@ def _swept(
         layer = replace(
             job,
             values={**job.values, **pairs, "output_name": full},
-            said_at={**job.said_at, **dict.fromkeys(pairs, f"{where} [sweep]")}
-            | {"output_name": job.said_at.get("output_name", "the job's name")},
+            origins={**job.origins, **dict.fromkeys(pairs, f"{where} [sweep]")}
+            | {"output_name": job.origins.get("output_name", "the job's name")},
         )
         found.append((full, layer))
     return found
@@ -211,12 +215,15 @@ def _slug(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
 
 
-def _request(job: _Asked, doors: Sequence[Layer], weakest: Sequence[Layer]) -> Request:
-    """The job's settings. A destination that is said for all jobs has a folder for each."""
-    flags, env = (_without(door, "output_name") for door in doors)
-    request = resolve([flags, env, job.own, job.common, *weakest])
+def _request(job: _Asked, for_all: Sequence[Source], weakest: Sequence[Source]) -> Request:
+    """The job's settings. A destination that is set for all jobs has a folder for each."""
+    stronger = [_without(each.layer, "output_name") for each in for_all]
+    layers = map(LayerSource, (*stronger, job.own, job.common))
+    request = resolve([*layers, *weakest])
     settings = request.settings
-    if "destinations" in job.own.values and not _said(doors, "destinations"):
+    if "destinations" in job.own.values and not any(
+        "destinations" in each.values for each in for_all
+    ):
         return request
     own = tuple(_own_folder(each, settings.output_name) for each in settings.destinations)
     return replace(request, settings=settings.model_copy(update={"destinations": own}))
@@ -225,10 +232,6 @@ def _request(job: _Asked, doors: Sequence[Layer], weakest: Sequence[Layer]) -> R
 def _without(layer: Layer, key: str) -> Layer:
     """A name that is said for all jobs would call them all the same."""
     return replace(layer, values={k: v for k, v in layer.values.items() if k != key})
-
-
-def _said(doors: Sequence[Layer], key: str) -> bool:
-    return any(key in door.values for door in doors)
 
 
 def _own_folder(destination: str, name: str) -> str:

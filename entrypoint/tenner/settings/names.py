@@ -5,6 +5,24 @@ from functools import cache
 from tenner.core.suggest import nearest_name
 from tenner.settings.model import ALIASES, Settings
 
+PREFIX = "TENNER_"
+
+PROGRAM_VARIABLES = {
+    "TENNER_CONFIG": "the settings file",
+    "TENNER_PRESET": "the preset",
+    "TENNER_TRAINER_PYTHON": "the Python that holds the trainer",
+    "TENNER_CACHE_DIR": "where downloads are kept",
+    "TENNER_MODELS_DIR": "where baked base models are",
+    "TENNER_SERVE_TOKEN": "the token of the served page",
+    "TENNER_SERVE_TOKEN_FILE": "a file that holds it",
+    "TENNER_HOST_API": "another address of the host's API",
+    "TENNER_WEBHOOK": "where a run tells of itself",
+    "TENNER_WEBHOOK_FILE": "a file with that address",
+    "TENNER_CHILD_ENV": "further variables that the trainer may see",
+    "TENNER_LOG": "how much is said: quiet, normal, debug",
+}
+"""Variables that steer the program rather than a run; they are no settings."""
+
 MEANT = {
     "epochs": "max_train_epochs",
     "num_epochs": "max_train_epochs",

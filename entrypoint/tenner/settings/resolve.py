@@ -1,13 +1,13 @@
-"""Which value of each key holds, who said it, and everything that is wrong, at once.
+"""Which value of each key holds, where it was set, and everything that is wrong, at once.
 
-Doors in order of strength: flags, environment, TOML file, preset, defaults.
+Sources in order of strength: flags, environment, TOML file, preset, defaults.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,33 +18,17 @@ from tenner.kohya import options as facts
 from tenner.optimizers import with_recommended
 from tenner.rules import judge
 from tenner.settings.model import Settings
-from tenner.settings.names import canonical, nearest, setting_names
+from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, nearest, setting_names
 from tenner.settings.prompt_lines import read_prompts
-from tenner.settings.sources import (
-    PREFIX,
-    PROGRAM_VARIABLES,
-    Layer,
-    env_layer,
-    file_layer,
-    flags_layer,
-    preset_layer,
-)
 from tenner.settings.subsets import SubsetRequest
 from tenner.settings.trained_parts import trained_parts
 from tenner.settings.view import view_of
 
+if TYPE_CHECKING:
+    from tenner.settings.sources import Source
+
 DEFAULT_CONFIG = Path("training_config.toml")
 """Read from the working directory when no other file is named, as the guide calls it."""
-
-RIVALS = {
-    "max_train_epochs": "max_train_steps",
-    "max_train_steps": "max_train_epochs",
-    "save_every_n_epochs": "save_every_n_steps",
-    "save_every_n_steps": "save_every_n_epochs",
-}
-"""Keys that say one thing in two ways: said at a stronger door, one takes the other's place."""
-
-_ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,35 +54,29 @@ def load_request(
     preset: str | None = None,
     read_default_config: bool = True,
 ) -> Request:
-    """Settings from all doors. Raises SettingsError with every problem of every door."""
-    layers = [flags_layer(flags), env_layer(environ)]
+    """Settings from all sources. Raises SettingsError with every problem of every source."""
+    # Loaded by those who read settings: pydantic-settings would make `--help` slower.
+    from tenner.settings.sources import FileSource, FlagsSource, PresetSource, VariablesSource
+
+    sources: list[Source] = [FlagsSource(flags), VariablesSource(environ)]
     config = config or _named(environ, "TENNER_CONFIG")
     if config is None and read_default_config:
         config = _existing(DEFAULT_CONFIG)
-    layers += [file_layer(config)] if config else []
+    sources += [FileSource(config)] if config else []
     preset = preset or environ.get("TENNER_PRESET")
-    layers += [preset_layer(preset)] if preset else []
-    return resolve(layers)
+    sources += [PresetSource(preset)] if preset else []
+    return resolve(sources)
 
 
-def resolve(layers: Sequence[Layer]) -> Request:
+def resolve(sources: Sequence["Source"]) -> Request:
     """The strongest value of each key. Raises SettingsError with every problem found."""
-    problems = [problem for layer in layers for problem in layer.problems]
-    layers, not_text = _as_text(layers)
-    problems += not_text
-    merged: dict[str, Any] = {}
+    problems = [problem for source in sources for problem in source.problems]
     said_at: dict[str, str] = {}
-    for layer in reversed(layers):
-        values, where, wrong = _canonical_layer(layer)
-        problems += wrong
-        for key in values:
-            if RIVALS.get(key) not in values:  # both at one door: told as a conflict
-                merged.pop(RIVALS.get(key, ""), None)
-        merged.update(values)
-        said_at.update(where)
-    settings_values, engine_values, unknown = _sort_out(merged, said_at)
+    for source in reversed(sources):
+        said_at.update(source.origins)
+    engine_values, unknown = _only_sd_scripts(sources, said_at)
     problems += unknown
-    settings, invalid = _validated(settings_values, said_at)
+    settings, invalid = _validated(sources, said_at)
     problems += invalid
     settings = settings.model_copy(update={"engine_options": engine_values})
     settings, about_optimizer = _with_recommended(settings, said_at)
@@ -117,7 +95,7 @@ def resolve(layers: Sequence[Layer]) -> Request:
         settings=settings,
         said_at=said_at,
         notices=tuple(problems),
-        subsets=next((each.subsets for each in layers if each.subsets), ()),
+        subsets=next((each.layer.subsets for each in sources if each.layer.subsets), ()),
     )
 
 
@@ -131,39 +109,6 @@ def _with_recommended(
     return settings.model_copy(update=dict(found.values)), [Problem(text=found.why, level="note")]
 
 
-def _as_text(layers: Sequence[Layer]) -> tuple[list[Layer], list[Problem]]:
-    """The layers without values that no file can hold: bytes that are not UTF-8, and NUL."""
-    problems: list[Problem] = []
-    kept: list[Layer] = []
-    for layer in layers:
-        wrong = {key: why for key, value in layer.values.items() if (why := _not_text(value))}
-        for key, why in wrong.items():
-            shown = repr(layer.values[key])
-            problems.append(
-                Problem(
-                    text=f"{key} = {shown[:80]} ({layer.said_at[key]}) holds {why}",
-                    fix="rename the folder or file in plain letters, and write the name as UTF-8",
-                )
-            )
-        values = {key: value for key, value in layer.values.items() if key not in wrong}
-        kept.append(replace(layer, values=values))
-    return kept, problems
-
-
-def _not_text(value: Any) -> str:
-    """What is in a value, or in one of a list, that is no text; empty where all is."""
-    waiting = [value]
-    while waiting:  # no recursion: a file may nest lists as deep as it likes
-        each = waiting.pop()
-        if isinstance(each, list | tuple):
-            waiting.extend(cast("Sequence[Any]", each))
-        elif isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
-            return "bytes that are not UTF-8"
-        elif isinstance(each, str) and "\0" in each:
-            return "a NUL byte"
-    return ""
-
-
 def _named(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(environ[name]) if environ.get(name) else None
 
@@ -172,53 +117,30 @@ def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _canonical_layer(layer: Layer) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
-    """One door's values under the keys' own names; two names of one key must agree."""
-    values: dict[str, Any] = {}
-    said_at: dict[str, str] = {}
-    problems: list[Problem] = []
-    for name, value in layer.values.items():
-        key, value = _as_setting(canonical(name), value)
-        if key is None:
-            continue
-        where = layer.said_at[name]
-        if key in values and str(values[key]) != str(value):
-            text = f"{key} is given twice and differs: {said_at[key]} and {where}"
-            problems.append(Problem(text=text, fix="keep one of them"))
-        values[key], said_at[key] = value, where
-    return values, said_at, problems
-
-
-def _as_setting(key: str, value: Any) -> tuple[str | None, Any]:
-    """sd-scripts' switches that are one choice here; a switch that is off says nothing."""
-    on = str(value).strip().lower() in ("true", "1", "yes", "on")
-    if key in _ATTENTION:
-        return ("attention", _ATTENTION[key]) if on else (None, None)
-    return key, value
-
-
-def _sort_out(
-    merged: Mapping[str, Any], said_at: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
-    """Settings, options of sd-scripts, and names that nobody knows."""
-    settings_values = {key: merged[key] for key in merged if key in setting_names()}
+def _only_sd_scripts(
+    sources: Sequence["Source"], origins: Mapping[str, str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Options that only sd-scripts names, and names that nobody knows."""
+    given: dict[str, Any] = {}
+    for source in reversed(sources):
+        given.update({k: v for k, v in source.values.items() if k not in setting_names()})
     engine_values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for key in (key for key in merged if key not in settings_values):
+    for key, value in given.items():
         if key not in facts.options():
-            problems.append(_unknown(key, said_at[key]))
+            problems.append(_unknown(key, origins[key]))
             continue
-        checked = facts.check({key: merged[key]})
+        checked = facts.check({key: value})
         engine_values.update(checked.values)
         problems += [
             replace(
                 each,
-                text=f"{each.text} ({said_at[key]})",
+                text=f"{each.text} ({origins[key]})",
                 fix=each.fix or f"correct or remove {key}",
             )
             for each in checked.problems
         ]
-    return settings_values, engine_values, problems
+    return engine_values, problems
 
 
 def _unknown(key: str, where: str) -> Problem:
@@ -236,17 +158,22 @@ def _unknown(key: str, where: str) -> Problem:
 
 
 def _validated(
-    values: Mapping[str, Any], said_at: Mapping[str, str]
+    sources: Sequence["Source"], origins: Mapping[str, str]
 ) -> tuple[Settings, list[Problem]]:
-    """The settings, without the keys that are wrong, so that the others are judged too."""
+    """The settings, without the keys that are wrong, so that the others are judged too: pydantic
+    makes no model of a part of the values."""
+    from tenner.settings.sources import LoadedSettings
+
     found: dict[str, Problem] = {}
     try:
-        return Settings.model_validate(values), []
+        loaded = LoadedSettings(sources=sources)
+        return Settings.model_construct(**dict(loaded)), []  # which holds on to no source
     except ValidationError as error:
+        merged = {key: value for each in reversed(sources) for key, value in each.given.items()}
         for detail in error.errors(include_url=False):
             key = str(detail["loc"][0])
-            found.setdefault(key, _invalid(key, values.get(key), said_at.get(key, ""), detail))
-    rest = {key: value for key, value in values.items() if key not in found}
+            found.setdefault(key, _invalid(key, merged[key], origins[key], detail))
+    rest = {key: value for key, value in merged.items() if key not in found}
     return Settings.model_validate(rest), list(found.values())
 
 

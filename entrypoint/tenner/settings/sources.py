@@ -1,75 +1,198 @@
-"""The doors that settings come in by: flags, environment, a TOML file, a preset.
+"""The sources of settings: flags, environment, a TOML file, a preset, read by pydantic-settings.
 
-Each gives a `Layer`: raw values by key, where each was said, and what was wrong at that door.
-A layer never drops a name it does not know: it passes it on, and `resolve` asks whether anybody
-knows it.
+Each source keeps where each of its values was written, and collects what is wrong with it instead
+of raising, so that all problems are reported at once. pydantic-settings merges the sources by their
+strength and validates the result. A source passes on names that it does not know: `resolve` reports
+them, with the names that were meant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
 from tenner.core.errors import Problem
+from tenner.settings.model import Settings
+from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, canonical, setting_names
 from tenner.settings.sd_scripts_files import Imported, import_json, import_tables
 from tenner.settings.subsets import SubsetRequest
 from tenner.settings.toml_text import line_of, parse_toml, read_toml
 
-PREFIX = "TENNER_"
-
-PROGRAM_VARIABLES = {
-    "TENNER_CONFIG": "the settings file",
-    "TENNER_PRESET": "the preset",
-    "TENNER_TRAINER_PYTHON": "the Python that holds the trainer",
-    "TENNER_CACHE_DIR": "where downloads are kept",
-    "TENNER_MODELS_DIR": "where baked base models are",
-    "TENNER_SERVE_TOKEN": "the token of the served page",
-    "TENNER_SERVE_TOKEN_FILE": "a file that holds it",
-    "TENNER_HOST_API": "another address of the host's API",
-    "TENNER_WEBHOOK": "where a run tells of itself",
-    "TENNER_WEBHOOK_FILE": "a file with that address",
-    "TENNER_CHILD_ENV": "further variables that the trainer may see",
-    "TENNER_LOG": "how much is said: quiet, normal, debug",
+EXCLUSIVE = {
+    "max_train_epochs": "max_train_steps",
+    "max_train_steps": "max_train_epochs",
+    "save_every_n_epochs": "save_every_n_steps",
+    "save_every_n_steps": "save_every_n_epochs",
 }
-"""Variables that steer the program rather than a run; they are no settings."""
+"""Keys that set one thing in two ways: set in a stronger source, one replaces the other."""
+
+_ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What came in by one door. `said_at` tells where each key was said, in the user's words."""
+    """What one source holds, as written. `origins` tells where each value stands, for messages."""
 
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    said_at: Mapping[str, str] = field(default_factory=dict[str, str])
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
     problems: tuple[Problem, ...] = ()
     subsets: tuple[SubsetRequest, ...] = ()
     """Folders of an sd-scripts dataset configuration, where the file is or holds one."""
 
 
-def flags_layer(flags: Mapping[str, Any]) -> Layer:
+class LoadedSettings(BaseSettings, Settings):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Settings with the sources that they are read from: `LoadedSettings(sources=…)`, the
+    strongest first. Raises pydantic's ValidationError with all wrong values."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+        case_sensitive=True,
+        enable_decoding=False,  # lists are read by the model, which takes more forms than JSON
+        env_prefix=PREFIX,
+    )
+
+    def __init__(self, *, sources: Sequence["Source"]) -> None:
+        super().__init__(sources=sources)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The given sources; the process's own environment is none of them."""
+        given: dict[str, Any] = cast("Any", init_settings).init_kwargs
+        return tuple(given["sources"])
+
+
+class Source(PydanticBaseSettingsSource):
+    """A source whose values are traced. After `keep`, by the settings' own names:
+
+    `values` are its values, `origins` where each was written, `problems` what is wrong with it;
+    `given` is what it gave to pydantic-settings when it was last read. Values that no file can hold
+    are left out.
+    """
+
+    layer: Layer
+    values: dict[str, Any]
+    origins: dict[str, str]
+    problems: list[Problem]
+    given: dict[str, Any]
+
+    def keep(self, layer: Layer) -> None:
+        """Take over the values of `layer`; two names of one key must agree."""
+        self.layer, self.values, self.origins = layer, {}, {}
+        self.problems = [*layer.problems]
+        for name, value in layer.values.items():
+            origin = layer.origins[name]
+            if reason := _not_text(value):
+                text = f"{name} = {value!r:.80} ({origin}) holds {reason}"
+                fix = "rename the folder or file in plain letters, and write the name as UTF-8"
+                self.problems.append(Problem(text=text, fix=fix))
+                continue
+            key, value = _as_setting(canonical(name), value)
+            if key is None:
+                continue
+            if key in self.values and str(self.values[key]) != str(value):
+                text = f"{key} is given twice and differs: {self.origins[key]} and {origin}"
+                self.problems.append(Problem(text=text, fix="keep one of them"))
+            self.values[key], self.origins[key] = value, origin
+
+    def __call__(self) -> dict[str, Any]:
+        """The settings for pydantic-settings, without those that a stronger source replaces."""
+        self.given = {
+            key: value
+            for key, value in self.values.items()
+            if key in setting_names() and EXCLUSIVE.get(key) not in self.current_state
+        }
+        return self.given
+
+
+class LayerSource(Source, InitSettingsSource):
+    """Values that were read elsewhere, such as those of a batch's job."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(LoadedSettings, init_kwargs=dict(layer.values))
+        self.keep(layer)
+
+
+class FlagsSource(LayerSource):
     """Values of command-line flags, by key."""
-    return Layer(values=dict(flags), said_at={key: f"--{key}" for key in flags})
+
+    def __init__(self, flags: Mapping[str, Any]) -> None:
+        super().__init__(Layer(values=dict(flags), origins={key: f"--{key}" for key in flags}))
 
 
-def env_layer(environ: Mapping[str, str]) -> Layer:
+class VariablesSource(Source, DotEnvSettingsSource):
     """All `TENNER_*` variables that are settings. Empty ones count as not set.
 
     Quotes around a whole value are taken off: `docker run --env-file` keeps them, a shell does not.
+    Of pydantic-settings' two readers of variables it is the one for `.env` files, which passes
+    on variables that no setting is named after: they are spelling mistakes, to be reported.
     """
-    values: dict[str, str] = {}
-    said_at: dict[str, str] = {}
-    for name, value in environ.items():
-        text = _unquoted(value.strip())
-        if not name.startswith(PREFIX) or name in PROGRAM_VARIABLES or not text:
-            continue
-        key = name.removeprefix(PREFIX).lower()
-        values[key] = text
-        said_at[key] = name
-    return Layer(values=values, said_at=said_at)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._texts = {
+            name: text
+            for name, value in environ.items()
+            if name.startswith(PREFIX)
+            and name not in PROGRAM_VARIABLES
+            and (text := _unquoted(value.strip()))
+        }
+        super().__init__(
+            LoadedSettings, env_file=None, dotenv_filtering="match_prefix", case_sensitive=False
+        )
+        found = DotEnvSettingsSource.__call__(self)
+        origins = {name.removeprefix(PREFIX).lower(): name for name in self._texts}
+        self.keep(Layer(values={key: found[key] for key in origins}, origins=origins))
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): text for name, text in self._texts.items()}
 
 
-def file_layer(path: Path) -> Layer:
-    """The settings file at `path`: TOML, or a form that kohya_ss' GUI or sd-scripts reads."""
+class FileSource(Source, TomlConfigSettingsSource):
+    """The settings file: TOML, or a form that kohya_ss' GUI or sd-scripts reads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(LoadedSettings, toml_file=path)
+
+    def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:
+        """Read the file. The library passes over files that are not there and raises where one
+        cannot be parsed: here both are problems to be reported with all others."""
+        self.keep(read_layer(cast("Path", files)))
+        return dict(self.layer.values)
+
+
+class PresetSource(Source):
+    """The packaged preset `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(LoadedSettings)
+        self.keep(_preset_layer(name))
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The value of one setting, as pydantic-settings asks for it."""
+        return self.values.get(field_name), field_name, False
+
+
+def read_layer(path: Path) -> Layer:
+    """What the settings file at `path` holds."""
     if path.suffix.lower() == ".json" and path.is_file():
         imported = import_json(path.read_text(encoding="utf-8", errors="replace"), name=path.name)
         return _imported(imported, path.name)
@@ -82,44 +205,13 @@ def file_layer(path: Path) -> Layer:
     return tables_layer(tables, name=path.name, path=path)
 
 
-def preset_layer(name: str) -> Layer:
-    """The packaged preset `name`."""
-    folder = resources.files("tenner") / "presets"
-    known = sorted(
-        each.name.removesuffix(".toml")
-        for each in (folder.iterdir() if folder.is_dir() else ())
-        if each.name.endswith(".toml")
-    )
-    if name not in known:
-        fix = f"presets are: {', '.join(known)}"
-        return Layer(problems=(Problem(text=f"there is no preset {name}", fix=fix),))
-    tables, problems = parse_toml((folder / f"{name}.toml").read_bytes(), name=f"preset {name}")
-    if problems:
-        return Layer(problems=problems)
-    return tables_layer(tables, name=f"preset {name}")
-
-
-def _imported(imported: Imported, name: str) -> Layer:
-    return Layer(
-        values=imported.values,
-        said_at=dict.fromkeys(imported.values, name),
-        problems=imported.problems,
-        subsets=imported.subsets,
-    )
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if quoted else text
-
-
 def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = None) -> Layer:
     """Settings in TOML tables. Sections are for the reader only: keys are flat and unique.
 
     `name` is what the tables are called in messages, `path` the file whose lines they tell of.
     """
     values: dict[str, Any] = {}
-    said_at: dict[str, str] = {}
+    origins: dict[str, str] = {}
     sections: dict[str, str] = {}
     problems: list[Problem] = []
     for section, key, value in _entries(tables):
@@ -133,19 +225,69 @@ def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = No
         elif key in values:
             problems.append(
                 Problem(
-                    text=f"{name}: {key} is set in {sections[key]} and in {_place(section)}",
+                    text=f"{name}: {key} is set in {sections[key]} and in {_section(section)}",
                     fix="keep one of them",
                 )
             )
         else:
-            values[key], sections[key] = value, _place(section)
+            values[key], sections[key] = value, _section(section)
             number = line_of(path, key) if path else None
-            said_at[key] = f"{name} line {number}" if number else name
-    return Layer(values=values, said_at=said_at, problems=tuple(problems))
+            origins[key] = f"{name} line {number}" if number else name
+    return Layer(values=values, origins=origins, problems=tuple(problems))
 
 
-def _place(section: str) -> str:
-    return f"[{section}]" if section else "the part above all sections"
+def _preset_layer(name: str) -> Layer:
+    folder = resources.files("tenner") / "presets"
+    known = sorted(
+        each.name.removesuffix(".toml")
+        for each in (folder.iterdir() if folder.is_dir() else ())
+        if each.name.endswith(".toml")
+    )
+    if name not in known:
+        fix = f"presets are: {', '.join(known)}"
+        return Layer(problems=(Problem(text=f"there is no preset {name}", fix=fix),))
+    tables, problems = parse_toml((folder / f"{name}.toml").read_bytes(), name=f"preset {name}")
+    return Layer(problems=problems) if problems else tables_layer(tables, name=f"preset {name}")
+
+
+def _imported(imported: Imported, name: str) -> Layer:
+    return Layer(
+        values=imported.values,
+        origins=dict.fromkeys(imported.values, name),
+        problems=imported.problems,
+        subsets=imported.subsets,
+    )
+
+
+def _as_setting(key: str, value: Any) -> tuple[str | None, Any]:
+    """sd-scripts' switches that are one choice here; a switch that is off sets nothing."""
+    on = str(value).strip().lower() in ("true", "1", "yes", "on")
+    if key in _ATTENTION:
+        return ("attention", _ATTENTION[key]) if on else (None, None)
+    return key, value
+
+
+def _not_text(value: Any) -> str:
+    """What is in a value, or in one of a list, that is no text; empty where all is."""
+    waiting = [value]
+    while waiting:  # no recursion: a file may nest lists as deep as it likes
+        each = waiting.pop()
+        if isinstance(each, list | tuple):
+            waiting.extend(cast("list[Any]", each))
+        elif isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
+            return "bytes that are not UTF-8"
+        elif isinstance(each, str) and "\0" in each:
+            return "a NUL byte"
+    return ""
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text
+
+
+def _section(name: str) -> str:
+    return f"[{name}]" if name else "the part above all sections"
 
 
 def _entries(tables: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

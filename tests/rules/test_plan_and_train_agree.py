@@ -108,7 +108,7 @@ def of_train(request: Request, monkeypatch: pytest.MonkeyPatch) -> Said:
         raise Started
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "begin_life", stop_here)
+        patched.setattr(pipeline, "begin_attempt", stop_here)
         try:
             pipeline.run(request, {}, make_screen())
         except Started:

@@ -290,7 +290,7 @@ def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Pat
     (tmp_path / "sitecustomize.py").write_text(
         "import tenner.pipeline.run\n"
         "def fail(*a, **k): raise ZeroDivisionError('nothing')\n"
-        "tenner.pipeline.run.begin_life = fail\n"
+        "tenner.pipeline.run.begin_attempt = fail\n"
     )
     words = ("train", *JOB, "--output_name", "lora")
     ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})

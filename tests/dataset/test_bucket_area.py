@@ -118,8 +118,10 @@ def test_sd15_keeps_its_defaults(tmp_path: Path) -> None:
     photographs(tmp_path / "photos", (512, 512), count=2)
     env = install_smi(tmp_path, [card("NVIDIA GeForce RTX 4090", 24564, "550.54.14", "8.9")])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models"))}
-    done = tenner("plan", "photos", "--engine", "native", "--json", cwd=tmp_path, env=env)
-    options = json.loads(done.stdout)["options"]
+    words = ("photos", "--engine", "diffusers", "--json")  # the built-in trainer's earlier name
+    plan = json.loads(tenner("plan", *words, cwd=tmp_path, env=env).stdout)
+    options, (engine, *_) = plan["options"], plan["choices"]
+    assert (plan["engine"], engine["value"]) == ("native", "native")
     told = {key: options.get(key) for key in ("max_bucket_reso", "bucket_reso_steps")}
     assert told == {"max_bucket_reso": 1024, "bucket_reso_steps": 64}
     assert options["network_train_unet_only"] is False

@@ -1,4 +1,4 @@
-"""What a trainer is asked to do, decided: the options of a plan, each with its type.
+"""The options of a run for its trainer, decided, each with its type.
 
 Names are sd-scripts' own; both engines translate from here.
 """

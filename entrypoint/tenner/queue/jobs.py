@@ -1,4 +1,4 @@
-"""What a batch is asked for: a folder of settings files, a file with `[[jobs]]`, or a `[sweep]`.
+"""The forms of a batch: a folder of settings files, a file with `[[jobs]]`, or a `[sweep]`.
 
 Settings of a job come from the sources of a single run, and one more: flags, environment, the job
 itself, what the file sets for all jobs, preset, defaults.
@@ -35,7 +35,7 @@ _OWN_TABLES = ("batch", "jobs", "sweep")
 
 
 class BatchOptions(BaseModel):
-    """`[batch]`: what is said of the session rather than of a job."""
+    """`[batch]`: what is set for the session rather than of a job."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -65,7 +65,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _RawJob:
     """A job before its settings are judged. `name` is the run's, unless the job says another."""
 
     name: str
@@ -81,16 +81,16 @@ def read_batch(
     preset: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Batch:
-    """The batch at `path`. `options` are those of `[batch]` said by flags.
+    """The batch at `path`. `options` are those of `[batch]` set by flags.
 
     Raises SettingsError with every problem of every job.
     """
     for_all = (FlagsSource(flags), VariablesSource(environ))
-    asked, told = _asked(path, for_all)
+    raw_jobs, batch_table = _raw_jobs(path, for_all)
     weakest = [PresetSource(preset)] if preset else []
     problems: list[Problem] = []
     jobs: list[Request] = []
-    for job in asked:
+    for job in raw_jobs:
         try:
             jobs.append(_request(job, for_all, weakest))
         except SettingsError as error:
@@ -98,7 +98,7 @@ def read_batch(
     problems += _clashes(jobs)
     found = BatchOptions()
     try:
-        found = BatchOptions.model_validate({**told, **(options or {})})
+        found = BatchOptions.model_validate({**batch_table, **(options or {})})
     except ValidationError as error:
         problems += [
             Problem(text=f"[batch] {'.'.join(map(str, each['loc']))}: {each['msg']}", fix=_KNOWN)
@@ -113,7 +113,7 @@ def read_batch(
 _KNOWN = f"keys of [batch] are {', '.join(BatchOptions.model_fields)}"
 
 
-def _asked(path: Path, for_all: Sequence[Source]) -> tuple[list[_Asked], Mapping[str, Any]]:
+def _raw_jobs(path: Path, for_all: Sequence[Source]) -> tuple[list[_RawJob], Mapping[str, Any]]:
     """The jobs at `path`, and what `[batch]` sets. Raises SettingsError."""
     shared = path / SHARED_FILE if path.is_dir() else path
     tables = dict[str, Any]()
@@ -142,12 +142,12 @@ def _asked(path: Path, for_all: Sequence[Source]) -> tuple[list[_Asked], Mapping
             fix="give a folder of settings files, or a file with [[jobs]] or [sweep]",
         )
     sweep = _sweep(tables.get("sweep", {}), for_all, shared.name)
-    asked = [
-        _Asked(name=name, own=layer, common=common)
+    raw_jobs = [
+        _RawJob(name=name, own=layer, common=common)
         for job_name, job in jobs
         for name, layer in _swept(job_name, job, sweep, shared.name)
     ]
-    return asked, tables.get("batch", {})
+    return raw_jobs, tables.get("batch", {})
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _slug(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
 
 
-def _request(job: _Asked, for_all: Sequence[Source], weakest: Sequence[Source]) -> Request:
+def _request(job: _RawJob, for_all: Sequence[Source], weakest: Sequence[Source]) -> Request:
     """The job's settings. A destination that is set for all jobs has a folder for each."""
     stronger = [_without(each.layer, "output_name") for each in for_all]
     layers = map(LayerSource, (*stronger, job.own, job.common))
@@ -230,7 +230,7 @@ def _request(job: _Asked, for_all: Sequence[Source], weakest: Sequence[Source]) 
 
 
 def _without(layer: Layer, key: str) -> Layer:
-    """A name that is said for all jobs would call them all the same."""
+    """A name that is set for all jobs would call them all the same."""
     return replace(layer, values={k: v for k, v in layer.values.items() if k != key})
 
 

@@ -83,7 +83,7 @@ def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
     said: list[Event] = []
     run_dir = RunDir(tmp_path / "run").create()
     return LivePage(
-        **{"budget": FREE, "prepared": prepared, "place": run_dir, "tell": said.append, **more}
+        **{"budget": FREE, "prepared": prepared, "run_dir": run_dir, "tell": said.append, **more}
     )
 
 

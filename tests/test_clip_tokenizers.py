@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tenner.base.tokenizers import NUM_TOKENS, PADDING, open_clip_tokenizer, write_clip_tokenizers
+from tenner.base.tokenizers import (
+    NUM_TOKENS,
+    PADDING,
+    open_clip_tokenizer,
+    tokenizer_names,
+    write_clip_tokenizers,
+)
 from tenner.base.tokenizers.counting import count_tokens, most_tokens
+from tenner.core.family import Family
 
 
 @pytest.fixture
@@ -39,6 +46,20 @@ def test_sd2_has_its_tokenizer_where_sd_scripts_looks_for_it(folder: Path) -> No
     tokenizer = CLIPTokenizer.from_pretrained(folder / name)
     assert tokenizer("", padding="max_length").input_ids[2:] == [0] * 75
     assert tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize(
+    ("family", "padding"), [("sd1", (49407,)), ("sd2", (0,)), ("sdxl", (49407, 0))]
+)
+def test_the_built_in_trainer_pads_as_each_family_was_trained(
+    folder: Path, family: Family, padding: tuple[int, ...]
+) -> None:
+    """OpenAI's encoder with the end mark; OpenCLIP's, of SD 2.x and SDXL's second, with zeros."""
+    from tenner.engines.native.text import Tokenizer
+
+    for name, pad in zip(tokenizer_names(family), padding, strict=True):
+        (ids,) = Tokenizer(folder / name, 75)(["a photo of a cat"]).tolist()
+        assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, *[pad] * 70]
 
 
 def test_a_tokenizer_in_one_file_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:

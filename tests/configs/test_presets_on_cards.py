@@ -38,7 +38,9 @@ def test_a_preset_fits_every_card_it_says_it_does(
     planned = job(preset, dataset, tmp_path)
     cards = {gb: card_named(name) for gb, name in CARDS.items()}
     offers = {
-        gb: next(iter(compare(planned, [card]))) for gb, card in cards.items() if card is not None
+        gb: next(iter(compare(planned, [card]).offers))
+        for gb, card in cards.items()
+        if card is not None
     }
     assert set(offers) == set(CARDS)
     sure = [gb for gb, offer in offers.items() if offer.fits and not offer.is_unsure]

@@ -112,6 +112,20 @@ def test_a_year_as_repeats_is_questioned():
     assert any("2,024 repeats" in each.text for each in found.findings)
 
 
+def test_more_than_ten_thousand_repeats_are_refused_wherever_they_are_written():
+    assert errors(view("10000_photos/a.png")) == []
+    assert any("more than 10,000 repeats" in text for text in errors(view("10001_photos/a.png")))
+    reg = build_view([classify("10001_cat/a.png", 1)], root_name="reg", is_reg=True)
+    assert any("more than 10,000 repeats" in text for text in errors(reg))
+    entries = [classify("a.png", 1)]
+    for root, repeats in (("x", 10_001), ("10001_x", None)):
+        found = subset_view(
+            entries, root_name=root, num_repeats=repeats, class_tokens=None, is_reg=False
+        )
+        assert errors(found) == [f"{root}: num_repeats is 10001, and 10,000 is the most"]
+        assert found.concepts == ()
+
+
 @pytest.mark.parametrize("paths", [[], ["notes.md"], [".DS_Store", "__MACOSX/._a.png"]])
 def test_nothing_found_says_what_was_there_and_gives_an_example(paths):
     (finding,) = view(*paths).findings

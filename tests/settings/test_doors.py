@@ -220,6 +220,9 @@ class_tokens = "sks cat"
     assert (request.settings.batch_size, request.settings.shuffle_caption) == (4, True)
     (subset,) = request.subsets
     assert (subset.image_dir, subset.num_repeats, subset.class_tokens) == ("cats", 3, "sks cat")
+    for wrong in ("0", "10001", "true", "2.5"):
+        text = refused(tmp_path, toml.replace("num_repeats = 3", f"num_repeats = {wrong}"))
+        assert "of cats: want a whole number from 1 to 10000" in text
 
 
 def test_steps_said_at_a_stronger_door_take_the_place_of_epochs(tmp_path: Path) -> None:

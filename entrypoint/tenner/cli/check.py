@@ -1,20 +1,25 @@
-"""`tenner check`: the dataset judged as the training would take it, on any machine."""
+"""`tenner check`: dataset and settings judged as the training would take them, on any machine."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from tenner.base.choice import MODELS_DIR, assume_base
-from tenner.base.model import Base, find_local_base
-from tenner.base.tiny import base_dir
-from tenner.core.errors import ExitCode, SettingsError
+from tenner.core.errors import (
+    DatasetError,
+    ExitCode,
+    MachineError,
+    Problem,
+    SettingsError,
+    errors_in,
+)
 from tenner.core.events import Phase
 from tenner.core.temporary_files import temporary_folder
-from tenner.dataset.check import check, render
+from tenner.dataset.check import CheckResult, check, render
 from tenner.dataset.sheet import write_sheet
+from tenner.pipeline.everything_wrong import in_turn
 from tenner.pipeline.preflight import dataset_request, fetching
-from tenner.pipeline.start_files import with_start_files
-from tenner.planning.family_defaults import with_family_defaults
+from tenner.pipeline.without_card import Judged, judge_shape, judge_without_card, likely_ground
+from tenner.planning.kept_tags import kept_tags
 from tenner.settings import Request
 from tenner.ui.screen import make_screen
 
@@ -27,30 +32,33 @@ def run_check(
     strict: bool,
     page: Path | None,
 ) -> ExitCode:
-    """Judge the dataset, print what was found, and write the contact sheet to `page`.
+    """Judge dataset and settings, print what was found, and write the contact sheet to `page`.
 
-    The base need not be here. Raises SettingsError where a file that the settings name cannot be
-    used, DatasetError only where there is nothing to look at.
+    The base need not be here. Raises SettingsError with what `train` would refuse of the settings,
+    once the rest is printed; DatasetError only where there is nothing to look at.
     """
-    settings = request.settings
-    found = _base(settings.base_model, environ)
-    assumed = assume_base(settings, found)
-    request = with_family_defaults(
-        request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
-    )
-    request = with_start_files(request, found)
-    asked = dataset_request(request, assumed.family, assumed.resolution, environ)
+    judged = judge_without_card(request, environ, trains_here=True)
+    assumed = judged.assumed
+    asked = dataset_request(judged.request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
     with temporary_folder("check") as folder:
         with screen:
-            result = check(
-                asked,
-                Path(folder) if page else None,
-                lambda done, total: screen.show(
-                    Phase(name="check", detail="images decoded", done=done, total=total)
-                ),
-                lambda done, total: screen.show(fetching(done, total)),
-            )
+            try:
+                result = check(
+                    asked,
+                    Path(folder) if page else None,
+                    lambda done, total: screen.show(
+                        Phase(name="check", detail="images decoded", done=done, total=total)
+                    ),
+                    lambda done, total: screen.show(fetching(done, total)),
+                )
+            except DatasetError as error:
+                if errors := errors_in(judged.problems):
+                    raise in_turn([SettingsError(problems=errors), error]) from error
+                raise
+        problems = _problems(judged, environ, result)
+        for each in problems:
+            result = result.with_finding("settings", each)
         if assumed.notice:
             result = result.with_finding("assumed_base", assumed.notice)
         if page:
@@ -63,13 +71,23 @@ def run_check(
         Console().print(render(result))
         if page:
             print(f"contact sheet: {page}")
+    if errors := errors_in(problems):
+        raise SettingsError(problems=errors)
     return result.exit_code(strict=strict)
 
 
-def _base(asked: str, environ: Mapping[str, str]) -> Base | None:
-    """The base where it is here and whole; a broken one is the training's business."""
-    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    try:
-        return find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
-    except SettingsError:
-        return None
+def _problems(
+    judged: Judged, environ: Mapping[str, str], result: CheckResult
+) -> tuple[Problem, ...]:
+    """What is to be said of the settings, with what card and dataset decide where that is known."""
+    found = list(judged.problems)
+    buckets = result.images_by_bucket()
+    if buckets and not errors_in(found):
+        try:
+            found += judge_shape(judged, likely_ground(judged, environ, buckets))
+            found += kept_tags(judged.request.settings, result.images, result.trigger)[1]
+        except SettingsError as error:
+            found += error.problems
+        except MachineError:
+            pass  # no card here takes the job, and there are others
+    return tuple(dict.fromkeys(found))

@@ -45,12 +45,8 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
             )
             raise type(whole)(problems=[*whole.problems, elsewhere]) from error
         if as_json:
-            notices = [
-                {"level": each.level, "text": each.text, "fix": each.fix}
-                for each in prepared.plan.notices
-            ]
-            told = {**plan_json(prepared.plan), "notices": notices}
-            print(json.dumps(told, ensure_ascii=False, indent=1))
+            whole = {**plan_json(prepared.plan), "notices": _problems_json(prepared.plan.notices)}
+            print(json.dumps(whole, ensure_ascii=False, indent=1))
             return
         for notice in prepared.plan.notices:
             screen.problem(notice)
@@ -58,6 +54,10 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
         width = max(len(choice.name) for choice in prepared.plan.choices)
         for choice in prepared.plan.choices:
             print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
+
+
+def _problems_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"level": each.level, "text": each.text, "fix": each.fix} for each in problems]
 
 
 def _headline(prepared: Prepared) -> str:
@@ -74,17 +74,19 @@ def print_comparison(
     """Print the same run on cards that are only named, cheapest first. Raises TennerError."""
     from tenner.pipeline.comparing import compare, find_cards, read_job
 
-    found = find_cards(gpus)
+    cards = find_cards(gpus)
     with temporary_folder("plan") as folder:
         job = read_job(request, environ, Path(folder))
-        offers = compare(job, found)
+        found = compare(job, cards)
     if as_json:
-        rows = [offer.to_json() for offer in offers]
-        print(json.dumps({"family": job.family, "offers": rows}, ensure_ascii=False, indent=1))
+        rows = [offer.to_json() for offer in found.offers]
+        said = {"family": job.family, "offers": rows, "notices": _problems_json(found.notices)}
+        print(json.dumps(said, ensure_ascii=False, indent=1))
         return
-    for notice in request.notices:
-        make_screen().problem(notice)
-    _print_table(job, offers)
+    screen = make_screen()
+    for notice in found.notices:
+        screen.problem(notice)
+    _print_table(job, found.offers)
 
 
 def _print_table(job: "Job", offers: "Sequence[Offer]") -> None:

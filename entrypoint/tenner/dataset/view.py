@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from tenner.dataset.findings import FileIssue, Finding, counted, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
+from tenner.settings.subsets import MOST_REPEATS
 
-MOST_REPEATS = 10_000
-"""As of num_repeats."""
 MANY_REPEATS = 200
 """Above this the number is more likely a year or a count than a wish."""
 
@@ -167,6 +166,12 @@ def subset_view(
         reading.error(
             f"{printable(root_name)}: num_repeats is {repeats}, so nothing would be trained on it",
             "set num_repeats to 1 or more, or remove the subset",
+        )
+    elif repeats > MOST_REPEATS:
+        reading.error(
+            f"{printable(root_name)[:60]}: num_repeats is {repeats}, and {MOST_REPEATS:,} is the"
+            " most",
+            f"set num_repeats = {DEFAULT_REPEATS}",
         )
     else:
         _read_concept(reading, "", repeats, tokens)

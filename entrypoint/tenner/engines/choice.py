@@ -15,7 +15,7 @@ from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]
-MODULES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+MODULES = ("torch", "native", "transformers", "peft", "safetensors", "numpy")
 """What training and sampling import of other packages."""
 
 
@@ -42,22 +42,9 @@ def choose_engine(
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
     asked = settings.engine
-    if tiny and asked == "sd-scripts":
-        text = (
-            "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
-        )
-        fix = "train it with the built-in trainer (engine = 'native'), or name another base_model"
-        raise SettingsError(text, fix=fix)
-    if asked == "native" or tiny:
-        why = "as asked" if asked == "native" else "the tiny base is trained by the built-in one"
-        return _own(python, reason=why)
-    if other_noise and asked == "sd-scripts":
-        text = "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
-        raise SettingsError(
-            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'native')"
-        )
-    if other_noise:
-        return _own(python, reason=f"sd-scripts cannot train the base's noise: {other_noise}")
+    name, reason = possible_engine(settings, tiny=tiny, other_noise=other_noise)
+    if name == "native":
+        return _own(python, reason=reason)
     found = find(environ)
     if isinstance(found, Trainer):
         why = "as asked" if asked == "sd-scripts" else "installed here"
@@ -71,6 +58,32 @@ def choose_engine(
     if asked == "sd-scripts":
         raise MachineError(f"sd-scripts cannot be used here: {found.text}", fix=found.fix)
     return _own(python, reason=f"sd-scripts is not here: {found.text}")
+
+
+def possible_engine(
+    settings: Settings, *, tiny: bool, other_noise: str
+) -> tuple[EngineName | None, str]:
+    """The engine that settings and base leave, with the reason; None where it depends on what is
+    installed. Raises SettingsError where the engine that was asked for cannot train this base."""
+    asked = settings.engine
+    if tiny and asked == "sd-scripts":
+        text = (
+            "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
+        )
+        fix = "train it with the built-in trainer (engine = 'native'), or name another base_model"
+        raise SettingsError(text, fix=fix)
+    if asked == "native":
+        return "native", "as asked"
+    if tiny:
+        return "native", "the tiny base is trained by the built-in one"
+    if other_noise and asked == "sd-scripts":
+        text = "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
+        raise SettingsError(
+            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'native')"
+        )
+    if other_noise:
+        return "native", f"sd-scripts cannot train the base's noise: {other_noise}"
+    return ("sd-scripts", "as asked") if asked == "sd-scripts" else (None, "")
 
 
 def _own(python: Path, *, reason: str) -> ChosenEngine:

@@ -5,29 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenner.base.choice import MODELS_DIR
-from tenner.base.model import FAMILY_NAMES, find_local_base
-from tenner.base.tiny import base_dir
-from tenner.core.errors import SettingsError, TennerError
+from tenner.base.model import FAMILY_NAMES
+from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
 from tenner.dataset import Dataset, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
 from tenner.kohya.buckets import batches_per_epoch
+from tenner.pipeline.everything_wrong import in_turn
 from tenner.pipeline.preflight import dataset_request
-from tenner.pipeline.start_files import with_start_files
+from tenner.pipeline.without_card import Judged, ground_of, judge_shape, judge_without_card
 from tenner.planning.expectation import expect, guide_seconds
-from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.length import run_length
-from tenner.planning.plan import EngineName
-from tenner.planning.shaping import Ground, Shaped, shape_run
-from tenner.planning.sizing import CardMemory
+from tenner.planning.shaping import Shaped, shape_run
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
-
-SHOWN_SHARE = 0.93
-"""Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +80,33 @@ class Offer:
 class Job:
     """The run that is compared. No card and no base need be here."""
 
-    settings: Settings
-    family: Family
-    resolution: tuple[int, int]
+    judged: Judged
     dataset: Dataset
     num_pictures: int
 
     @property
+    def settings(self) -> Settings:
+        return self.judged.request.settings
+
+    @property
+    def family(self) -> Family:
+        return self.judged.assumed.family
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        return self.judged.assumed.resolution
+
+    @property
     def family_name(self) -> str:
         return FAMILY_NAMES[self.family]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The offers, and what is to be said of the job on any of the cards."""
+
+    offers: tuple[Offer, ...]
+    notices: tuple[Problem, ...]
 
 
 def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
@@ -114,47 +125,47 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
 
 
 def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job:
-    """Dataset and family, on any machine. Raises TennerError where they cannot be known."""
-    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    base = find_local_base(request.settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
-    family, side = (base.family, base.resolution) if base else _family_of(request.settings)
-    resolution = request.settings.resolution or (side, side)
-    request = with_family_defaults(
-        request, family, resolution, is_tiny=base is not None and base.is_tiny
-    )
-    request = with_start_files(request, base)
-    settings = request.settings
-    asked = dataset_request(request, family, resolution, environ)
-    dataset = inspect_dataset(asked, workdir)
+    """Settings, dataset and family, judged as on any machine. Raises TennerError with all that is
+    wrong with them, or where the family cannot be known."""
+    judged = judge_without_card(request, environ, trains_here=False)
+    wrong: list[TennerError] = []
+    if errors := errors_in(judged.problems):
+        wrong.append(SettingsError(problems=errors))
+    elif judged.base is None:
+        _require_family(request.settings)
+    family, resolution = judged.assumed.family, judged.assumed.resolution
+    asked = dataset_request(judged.request, family, resolution, environ)
+    try:
+        dataset = inspect_dataset(asked, workdir)
+    except TennerError as error:
+        raise in_turn([*wrong, error]) from error
+    if wrong:
+        raise in_turn(wrong)
+    settings = judged.request.settings
     captions = [image.caption for image in dataset.images if not image.is_reg]
     cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
-    return Job(
-        settings=settings,
-        family=family,
-        resolution=resolution,
-        dataset=dataset,
-        num_pictures=len(cells),
-    )
+    return Job(judged=judged, dataset=dataset, num_pictures=len(cells))
 
 
-def _family_of(settings: Settings) -> tuple[Family, int]:
-    """By the name of a base that is not here."""
-    known = known_base(settings.base_model)
-    if known:
-        return known.family, 1024 if known.family == "sdxl" else 512
-    raise SettingsError(
-        f"base_model = '{settings.base_model}' is not here, so its family is not known",
-        fix="say base_model = 'sd15' or 'sdxl' to compare cards",
-    )
+def _require_family(settings: Settings) -> None:
+    """Raises SettingsError where a base that is not here tells its family by no name."""
+    if not known_base(settings.base_model):
+        raise SettingsError(
+            f"base_model = '{settings.base_model}' is not here, so its family is not known",
+            fix="say base_model = 'sd15' or 'sdxl' to compare cards",
+        )
 
 
-def compare(job: Job, found: Sequence[Card]) -> tuple[Offer, ...]:
+def compare(job: Job, found: Sequence[Card]) -> Comparison:
     """Every card at every provider, cheapest first; then those without a price, then those that
-    do not fit. Pure."""
-    offers = [offer for card in found for offer in _offers(job, card)]
-    return tuple(
+    do not fit. Pure. Raises SettingsError where the job is refused on each of the cards."""
+    tried = [_tried(job, card) for card in found]
+    same = [each for each in tried[0].problems if all(each in one.problems for one in tried)]
+    if errors := errors_in(same):
+        raise SettingsError(problems=errors)
+    offers = tuple(
         sorted(
-            offers,
+            (offer for each in tried for offer in _offers(job, each)),
             key=lambda each: (
                 not each.fits,
                 each.usd is None,
@@ -163,21 +174,45 @@ def compare(job: Job, found: Sequence[Card]) -> tuple[Offer, ...]:
             ),
         )
     )
+    notices = (*job.judged.problems, *job.dataset.problems, *same)
+    return Comparison(offers=offers, notices=tuple(dict.fromkeys(notices)))
 
 
-def _offers(job: Job, card: Card) -> list[Offer]:
-    settings = job.settings
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """The job on a card: its shape, or why it cannot be had there."""
+
+    card: Card
+    shaped: Shaped | None = None
+    problems: tuple[Problem, ...] = ()
+    why_not: str = ""
+
+
+def _tried(job: Job, card: Card) -> _Tried:
+    ground = ground_of(job.judged, card, job.dataset.images_by_bucket())
     try:
-        shaped = shape_run(settings, _ground(job, card))
+        shaped = shape_run(job.settings, ground)
     except TennerError as error:
-        why = str(error.problems[0].text)
-        return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why)]
+        is_of_settings = isinstance(error, SettingsError)
+        problems = error.problems if is_of_settings else ()
+        return _Tried(card=card, problems=problems, why_not=error.problems[0].text)
+    problems = judge_shape(job.judged, ground, shaped=shaped)
+    errors = errors_in(problems)
+    why_not = errors[0].text if errors else ""
+    return _Tried(card=card, shaped=shaped, problems=problems, why_not=why_not)
+
+
+def _offers(job: Job, tried: _Tried) -> list[Offer]:
+    settings, card, shaped = job.settings, tried.card, tried.shaped
+    if shaped is None or tried.why_not:
+        why_not = tried.why_not
+        return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why_not)]
     if settings.price_per_hour is not None:
         own = Price(usd_per_hour=settings.price_per_hour, kind="asked", source="price_per_hour")
         return [_offer(job, card, shaped, own, "your price")]
     prices = [(price, price.provider) for price in book_prices(card.name)]
-    found = [_offer(job, card, shaped, price, provider) for price, provider in prices]
-    return found or [_offer(job, card, shaped, None, "")]
+    offers = [_offer(job, card, shaped, price, provider) for price, provider in prices]
+    return offers or [_offer(job, card, shaped, None, "")]
 
 
 def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: str) -> Offer:
@@ -213,20 +248,4 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         seconds_per_step=expected.step.seconds if expected else None,
         is_measured=bool(expected and expected.step.is_measured),
         seconds=seconds,
-    )
-
-
-def _ground(job: Job, card: Card) -> Ground:
-    """The card as it would be found, in a usual container: 64 MiB of /dev/shm."""
-    engine: EngineName = "native" if job.settings.engine == "native" else "sd-scripts"
-    free_mib = int(card.nameplate_gb * 1024 * SHOWN_SHARE)
-    return Ground(
-        device="cuda",
-        card=CardMemory(name=card.name, free_mib=free_mib),
-        capability=card.capability,
-        engine=engine,
-        family=job.family,
-        is_tiny=False,
-        resolution=job.resolution,
-        buckets=job.dataset.images_by_bucket(),
     )

@@ -114,7 +114,7 @@ def prepare(
         if known and known.broken:
             broken = dict(known.broken)
             plan = decide(broken)
-    raise_errors(judge_optimizer(written, plan, engine.python))
+    raise_errors(judge_optimizer(written, plan.options, engine.python))
     return Prepared(
         request=request,
         base=base,

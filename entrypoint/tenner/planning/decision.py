@@ -93,7 +93,7 @@ def make_plan(
         notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
     )
     expected = _expected(settings, shaped, plan.length, machine, dataset, price)
-    keep_tokens, about_tags = kept_tags(settings, dataset)
+    keep_tokens, about_tags = kept_tags(settings, dataset.images, dataset.trigger)
     return replace(
         plan,
         options=replace(plan.options, keep_tokens=keep_tokens),

@@ -12,6 +12,7 @@ from tenner.base.model import Base
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
 from tenner.engines.choice import choose_engine, missing_modules
+from tenner.engines.train_options import TrainOptions
 from tenner.optimizers import find_optimizer
 from tenner.optimizers.trial import try_optimizer
 from tenner.planning.plan import EngineName, Plan
@@ -41,10 +42,9 @@ def _missing(request: Request, python: Path) -> tuple[str, ...]:
     return tuple(missing_modules(python, (optimizer.package,)))
 
 
-def judge_optimizer(request: Request, plan: Plan, python: Path) -> tuple[Problem, ...]:
-    """What the optimizer itself says, where the table does not know all of it: it is not in the
-    table, or the user gave it arguments."""
-    options = plan.options
+def judge_optimizer(request: Request, options: TrainOptions, python: Path) -> tuple[Problem, ...]:
+    """What the optimizer itself says of decided `options`, where the table does not know all of it:
+    it is not in the table, or the user gave it arguments."""
     name = options.optimizer_type
     if find_optimizer(name) and "optimizer_args" not in request.said_at:
         return ()
@@ -59,15 +59,34 @@ def judge_optimizer(request: Request, plan: Plan, python: Path) -> tuple[Problem
 
 def judge_plan(request: Request, plan: Plan) -> tuple[Problem, ...]:
     """What the rules say of the decided values."""
+    return judge_options(
+        request,
+        plan.options.by_name(),
+        trainer=plan.engine,
+        family=plan.base.family,
+        predicts_v=plan.base.prediction == "v_prediction",
+    )
+
+
+def judge_options(
+    request: Request,
+    options: Mapping[str, object],
+    *,
+    trainer: EngineName,
+    family: Family | None,
+    predicts_v: bool | None,
+) -> tuple[Problem, ...]:
+    """What the rules say of decided `options`, where the base and what it predicts may be unknown:
+    None."""
     view = _view(request)
     return judge(
         replace(
             view,
-            values={**view.values, **plan.options.by_name()},
+            values={**view.values, **options},
             knows="plan",
-            trainer=plan.engine,
-            family=plan.base.family,
-            base_predicts_v=plan.base.prediction == "v_prediction",
+            trainer=trainer,
+            family=family,
+            base_predicts_v=predicts_v,
         )
     )
 

@@ -1,14 +1,18 @@
 """How many tags stay in place when tags are shuffled or dropped. Pure."""
 
+from collections.abc import Sequence
+
 from tenner.core.errors import Problem
-from tenner.dataset import Dataset
+from tenner.dataset.items import ImageItem
 from tenner.settings.model import Settings
 
 
-def kept_tags(settings: Settings, dataset: Dataset) -> tuple[int, tuple[Problem, ...]]:
+def kept_tags(
+    settings: Settings, images: Sequence[ImageItem], trigger: str
+) -> tuple[int, tuple[Problem, ...]]:
     """`keep_tokens`, raised so far that a trigger which `add_trigger` put first stays first, and
-    what is to be said of it."""
-    trigger = dataset.trigger if settings.add_trigger else ""
+    what is to be said of it. `trigger` is the dataset's."""
+    trigger = trigger if settings.add_trigger else ""
     moves = settings.shuffle_caption or settings.caption_tag_dropout_rate > 0
     if not trigger or not (moves or settings.engine_options.get("token_warmup_step")):
         return settings.keep_tokens, ()
@@ -17,9 +21,7 @@ def kept_tags(settings: Settings, dataset: Dataset) -> tuple[int, tuple[Problem,
     if kept > settings.keep_tokens:
         text = f'keep_tokens = {kept}, so that the trigger "{trigger}" stays first in each caption'
         problems.append(Problem(text=text, level="note"))
-    lines = [
-        line for each in dataset.images if not each.is_reg for line in each.caption.split("\n")
-    ]
+    lines = [line for each in images if not each.is_reg for line in each.caption.split("\n")]
     elsewhere = sum(not line.startswith(trigger) for line in lines)
     if elsewhere:
         problems.append(

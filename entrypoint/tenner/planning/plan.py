@@ -77,14 +77,13 @@ def plan_run(
     """The whole plan. `batches_per_epoch` counts batches of `shape.batch_size` over all buckets."""
     length = run_length(settings, batches_per_epoch, shape.gradient_accumulation_steps)
     warmup, shortened = warmup_steps(settings, length)
-    options = _options(
+    options = decided_options(
         settings,
         base=base,
         shape=shape,
         resolution=resolution,
-        num_steps=length.num_steps,
+        length=length,
         optimizer_type=optimizer_type,
-        warmup=warmup,
     )
     said = [
         Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),
@@ -134,17 +133,21 @@ def save_every(settings: Settings) -> tuple[int | None, int | None]:
     return math.gcd(_SAVE_EVERY_EPOCHS, *settings.sample_at_epochs), None
 
 
-def _options(
+def decided_options(
     settings: Settings,
     *,
-    base: Base,
+    base: Base | None,
     shape: Shape,
     resolution: tuple[int, int],
-    num_steps: int,
+    length: Length,
     optimizer_type: str,
-    warmup: int,
 ) -> TrainOptions:
-    """The options of the run: the settings' own, and what is decided for what they leave open."""
+    """The options of the run: the settings' own, and what is decided for what they leave open.
+
+    Without `base`, which may be elsewhere, what it predicts is as the settings say.
+    """
+    predicts_v = base.prediction == "v_prediction" if base else bool(settings.v_parameterization)
+    zero_snr = base.zero_terminal_snr if base else bool(settings.zero_terminal_snr)
     save_epochs, save_steps = save_every(settings)
     return TrainOptions(
         v2=settings.v2,
@@ -190,10 +193,10 @@ def _options(
         save_model_as=settings.save_model_as,
         training_comment=settings.training_comment,
         engine_options=settings.engine_options,
-        v_parameterization=base.prediction == "v_prediction",
-        zero_terminal_snr=base.zero_terminal_snr,
+        v_parameterization=predicts_v,
+        zero_terminal_snr=zero_snr,
         resolution=resolution,
-        max_train_steps=num_steps,
+        max_train_steps=length.num_steps,
         train_batch_size=shape.batch_size,
         gradient_accumulation_steps=shape.gradient_accumulation_steps,
         gradient_checkpointing=shape.gradient_checkpointing,
@@ -202,7 +205,7 @@ def _options(
         max_data_loader_n_workers=shape.num_workers,
         optimizer_type=optimizer_type,
         validation_split=settings.validation_split or None,
-        lr_warmup_steps=warmup,
+        lr_warmup_steps=warmup_steps(settings, length)[0],
         unet_lr=settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
         text_encoder_lr=settings.text_encoder_lr or (settings.learning_rate / 2,),
         save_every_n_epochs=save_epochs,

@@ -6,7 +6,7 @@ from tenner.rules.view import View
 
 def _needs_v(name: str, why: str = "") -> Rule:
     return Rule(
-        when=lambda view: view.on(name) and not view.predicts_v,
+        when=lambda view: view.on(name) and view.predicts_v is False,
         text=f"{name} needs v_parameterization{why}",
         fix=f"set v_parameterization, or remove {name}",
     )

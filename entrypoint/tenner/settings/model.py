@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tenner.settings.subsets import MOST_REPEATS
 from tenner.settings.values import (
     Arguments,
     BatchSize,
@@ -99,7 +100,7 @@ class DatasetSettings(BaseModel):
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
     add_trigger: Switch = False
     """Put the trigger in front of captions that lack it. It stays first where tags are shuffled."""
-    num_repeats: Count | None = Field(None, le=10_000)
+    num_repeats: Count | None = Field(None, le=MOST_REPEATS)
     """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""

@@ -16,7 +16,7 @@ from tenner.core.errors import Problem
 from tenner.core.json_text import parse_json
 from tenner.core.suggest import nearest_name
 from tenner.kohya import options as facts
-from tenner.settings.subsets import SubsetRequest
+from tenner.settings.subsets import MOST_REPEATS, SubsetRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +263,9 @@ def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | 
         problems.append(Problem(text="a subset has no image_dir", fix='add image_dir = "FOLDER"'))
         return None
     repeats = row.get("num_repeats", 1)
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        text = f"num_repeats = {repeats} of {folder}: want a whole number from 1"
+    is_whole = isinstance(repeats, int) and not isinstance(repeats, bool)
+    if not is_whole or not 1 <= repeats <= MOST_REPEATS:
+        text = f"num_repeats = {repeats} of {folder}: want a whole number from 1 to {MOST_REPEATS}"
         problems.append(Problem(text=text, fix="set num_repeats = 10, or remove it"))
         repeats = 1
     if _on(row.get("cache_info", False)):

@@ -313,15 +313,31 @@ def test_precisions_schedules_and_options_all_learn(base, items, tmp_path: Path)
         assert all(bool(torch.isfinite(up).all()) for up in ups)
 
 
-def test_diffusers_loads_the_file_to_the_same_effect(base, items, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"conv_dim": 3, "conv_alpha": 4.5}, {"conv_dim": 2}], ids=str
+)
+def test_diffusers_loads_the_file_to_the_same_effect(
+    base, items, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Convolutions too, scaled by their own alpha over their own rank; 1 where none is set."""
     from diffusers import StableDiffusionPipeline
 
     from tenner.engines.native.load import load_base
     from tenner.engines.native.lora_file import read_lora
     from tenner.engines.native.network import build_network
 
-    job = tiny_model.make_job(base, tmp_path, items, learning_rate=5e-2)
+    job = tiny_model.make_job(base, tmp_path, items, learning_rate=5e-2, **changes)
     train(job)
+    tensors = load_file(tmp_path / "lora.safetensors")
+    for name, down in tensors.items():
+        if name.endswith("lora_down.weight"):
+            is_wide = down.shape[2:] == (3, 3)
+            dim, alpha = (
+                (changes["conv_dim"], changes.get("conv_alpha", 1.0)) if is_wide else (4, 2)
+            )
+            found = tensors[name.replace("lora_down.weight", "alpha")]
+            assert (down.shape[0], float(found)) == (dim, alpha)
+    assert ("conv_dim" in changes) == any(value.shape[2:] == (3, 3) for value in tensors.values())
     network = build_network(job, load_base(job), torch.device("cpu"))
     read_lora(tmp_path / "lora.safetensors", network.bank)
     pipe = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)

@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from tenner.base.tiny import concept_dir
 from tenner.core.redact import LocalPaths
+from tests.engines.same_output import assert_same_output
 from tests.guide import GUIDE
 
 pytestmark = [
@@ -175,6 +177,73 @@ def test_sd2_trains_as_its_scheduler_says(
     assert metadata["ss_v2"] == "True"
     assert metadata["ss_base_model_version"] == version
     assert metadata["ss_zero_terminal_snr"] == str("rescale_betas_zero_snr" in scheduler)
+
+
+@pytest.fixture(scope="module")
+def loras(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """LoRAs of sd-scripts: one, one with convolutions, one that goes on from the first."""
+    folder = tmp_path_factory.mktemp("loras")
+    words: tuple[str | Path, ...] = (
+        *("--engine", "sd-scripts", "--base_model", sd15, "--dataset", concept_dir(), *LIGHT),
+        *("--batch_size", "1", "--max_train_steps", "3", "--lr_warmup_steps", "0"),
+        *("--network_alpha", "2", "--learning_rate", "1e-2"),
+    )
+    found: list[Path] = []
+    for name, more in (
+        ("first", ()),
+        ("convolutions", ("--conv_dim", "2", "--conv_alpha", "1")),
+        ("continued", ("--network_weights", folder / "first.safetensors")),
+    ):
+        cwd = folder / name
+        cwd.mkdir()
+        run = train(cwd, *words, *more)
+        found.append(folder / f"{name}.safetensors")
+        shutil.copy(run / "delivered" / "my_lora.safetensors", found[-1])
+    return tuple(found)
+
+
+@pytest.mark.parametrize("program", ["diffusers", "sd-scripts"])
+def test_what_sd_scripts_trained_means_the_same_to_programs_that_load_it(
+    sd15: Path, loras: tuple[Path, ...], tmp_path: Path, program: str
+) -> None:
+    """Also with convolutions, and where it went on from another: it is not its start any more."""
+    first, convolutions, continued = (load_file(path) for path in loras)
+    alphas = {name: float(value) for name, value in convolutions.items() if "alpha" in name}
+    kernels = {
+        name.replace("lora_down.weight", "alpha"): tuple(value.shape[2:])
+        for name, value in convolutions.items()
+        if "lora_down" in name
+    }
+    assert {alphas[name] for name, size in kernels.items() if size == (3, 3)} == {1.0}
+    assert {alphas[name] for name, size in kernels.items() if size != (3, 3)} == {2.0}
+    assert first.keys() == continued.keys()
+    assert not any(
+        value.equal(continued[name]) for name, value in first.items() if "lora_up" in name
+    )
+    assert_same_output(sd15, loras, tmp_path, program)
+
+
+def test_the_built_in_trainer_learns_of_one_file_what_it_learns_of_the_folder(
+    sd2: Path, tmp_path: Path
+) -> None:
+    """SD 2.x in one file brings no tokenizer and names its text encoder's layers otherwise: the
+    weights come out the same as from the folder, whose tokenizer pads with zeros."""
+    single = tmp_path / "sd2.safetensors"
+    made(Path(__file__).with_name("make_single_file.py"), os.environ["SD_SCRIPTS_DIR"], sd2, single)
+    found: list[dict[str, Any]] = []
+    for name, base in (("folder", sd2), ("file", single)):
+        cwd = tmp_path / name
+        cwd.mkdir()
+        words = ("--engine", "diffusers", "--base_model", base, "--v_parameterization", "true")
+        words = (*words, "--dataset", concept_dir(), "--max_train_steps", "2", "--batch_size", "1")
+        run = train(cwd, *LIGHT, *words, "--lr_warmup_steps", "0", "--learning_rate", "1e-3")
+        assert [each["step"] for each in events(run, "step")] == [1, 2]
+        found.append(load_file(run / "delivered" / "my_lora.safetensors"))
+    folder, file = found
+    assert folder.keys() == file.keys()
+    assert any(name.startswith("lora_te_") for name in file)
+    for name, value in folder.items():
+        assert value.float().allclose(file[name].float(), rtol=1e-3, atol=1e-6), name
 
 
 def start(cwd: Path, *words: str | Path) -> subprocess.Popen[bytes]:

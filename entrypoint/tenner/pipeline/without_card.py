@@ -1,0 +1,203 @@
+"""Settings judged as `train` judges them where no run begins: by `check`, and for cards that are
+only named.
+
+Settings and dataset are here, and often the base model; the trainer and the card may be elsewhere.
+What depends on something that is not known is left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base
+from tenner.base.model import Base, find_local_base
+from tenner.base.tiny import base_dir
+from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
+from tenner.engines.choice import choose_engine, possible_engine
+from tenner.hardware.cards import Card, cards
+from tenner.kohya.buckets import Size, batches_per_epoch
+from tenner.pipeline.preflight import look_at_machine
+from tenner.pipeline.start_files import with_start_files
+from tenner.planning.family_defaults import with_family_defaults
+from tenner.planning.judging import judge_optimizer, judge_options, judge_request
+from tenner.planning.length import run_length
+from tenner.planning.plan import EngineName, decided_options, warmup_steps
+from tenner.planning.shaping import Ground, Shaped, shape_run
+from tenner.planning.sizing import CardMemory
+from tenner.settings import Request, Settings
+from tenner.settings.known_bases import known_base
+
+SHOWN_SHARE = 0.93
+"""Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A job as far as settings and base decide it. `problems` are all of them, errors too; the
+    request has what family and start files decide. `base` is None where it is elsewhere."""
+
+    request: Request
+    base: Base | None
+    assumed: Assumed
+    trainer: EngineName
+    python: Path | None
+    """The trainer's, where it is this machine's."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def predicts_v(self) -> bool | None:
+        """What the base predicts, None where that is not known; those with a short name predict
+        noise."""
+        if self.base is None:
+            return False if known_base(self.request.settings.base_model) else None
+        return None if self.base.prediction is None else self.base.prediction == "v_prediction"
+
+
+def judge_without_card(
+    request: Request, environ: Mapping[str, str], *, trains_here: bool
+) -> Judged:
+    """All that can be said before the dataset is read. Raises nothing that is wrong with the job.
+
+    `trains_here`: this machine's trainer and packages are the run's, where it can train at all.
+    """
+    problems: list[Problem] = [*request.notices]
+    base = _base(request.settings, environ, problems)
+    problems += base.notices if base else ()
+    assumed = assume_base(request.settings, base)
+    trainer, python = _trainer(request.settings, environ, base, problems, trains_here=trains_here)
+    family = None if assumed.notice else assumed.family
+    problems += judge_request(request, trainer=trainer, family=family, python=python)
+    prediction = base.prediction if base else "epsilon"
+    request = with_family_defaults(
+        request,
+        assumed.family,
+        assumed.resolution,
+        prediction=prediction,
+        is_tiny=assumed.is_tiny,
+    )
+    try:
+        request = with_start_files(request, base, trainer)
+        problems += request.notices
+    except SettingsError as error:
+        problems += error.problems
+    return Judged(
+        request=request,
+        base=base,
+        assumed=assumed,
+        trainer=trainer,
+        python=python,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _base(settings: Settings, environ: Mapping[str, str], problems: list[Problem]) -> Base | None:
+    """The base where it is here, with what the settings say of it."""
+    models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
+    base = None
+    try:
+        base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
+        if base:
+            return find_base(
+                settings, environ, fetches=False, on_stage=lambda name, detail: None, on_bytes=None
+            )
+    except SettingsError as error:
+        problems += error.problems
+    return base
+
+
+def _trainer(
+    settings: Settings,
+    environ: Mapping[str, str],
+    base: Base | None,
+    problems: list[Problem],
+    *,
+    trains_here: bool,
+) -> tuple[EngineName, Path | None]:
+    """The trainer, with its Python where it is this machine's; sd-scripts, as the image has it,
+    where nothing says otherwise."""
+    noise = "" if base is None or base.betas.is_usual else str(base.betas)
+    tiny = bool(base and base.is_tiny)
+    try:
+        name, _ = possible_engine(settings, tiny=tiny, other_noise=noise)
+        if trains_here and (settings.device == "cpu" or tiny or _has_card(settings, environ)):
+            found = choose_engine(settings, environ, tiny=tiny, other_noise=noise)
+            return found.name, found.python
+    except SettingsError as error:
+        problems += error.problems
+        name = None
+    except MachineError:
+        name = None if settings.engine == "auto" else settings.engine
+    return name or "sd-scripts", None
+
+
+def _has_card(settings: Settings, environ: Mapping[str, str]) -> bool:
+    return look_at_machine(settings, environ).has_gpu
+
+
+def judge_shape(
+    judged: Judged, ground: Ground, *, shaped: Shaped | None = None
+) -> tuple[Problem, ...]:
+    """What the rules say of values that the card and the dataset decide, and the optimizer itself
+    where it is installed here.
+
+    Raises SettingsError or MachineError where the job cannot be had on the card.
+    """
+    settings = judged.request.settings
+    shaped = shaped or shape_run(settings, ground)
+    batches = batches_per_epoch(ground.buckets, shaped.batch.batch_size)
+    length = run_length(settings, batches, shaped.batch.accumulation)
+    options = decided_options(
+        settings,
+        base=judged.base,
+        shape=shaped.shape,
+        resolution=ground.resolution,
+        length=length,
+        optimizer_type=shaped.optimizer,
+    )
+    values = options.by_name()
+    if judged.predicts_v is None:
+        del values["v_parameterization"]
+    found = judge_options(
+        judged.request,
+        values,
+        trainer=judged.trainer,
+        family=None if judged.assumed.notice else judged.assumed.family,
+        predicts_v=judged.predicts_v,
+    )
+    if judged.python and not errors_in(found):
+        found = (*found, *judge_optimizer(judged.request, options, judged.python))
+    return (*shaped.problems, *warmup_steps(settings, length)[1], *found)
+
+
+def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground:
+    """A card as it would be found, in a usual container: 64 MiB of /dev/shm."""
+    free_mib = int(card.nameplate_gb * 1024 * SHOWN_SHARE)
+    return Ground(
+        device="cuda",
+        card=CardMemory(name=card.name, free_mib=free_mib),
+        capability=card.capability,
+        engine=judged.trainer,
+        family=judged.assumed.family,
+        is_tiny=judged.assumed.is_tiny,
+        resolution=judged.assumed.resolution,
+        buckets=buckets,
+    )
+
+
+def likely_ground(
+    judged: Judged, environ: Mapping[str, str], buckets: Mapping[Size, int]
+) -> Ground:
+    """What `train` would stand on here; on a machine without a card the largest that is known, so
+    that only what no card mends is said."""
+    settings = judged.request.settings
+    machine = look_at_machine(settings, environ)
+    largest = max(cards(), key=lambda each: (each.capability >= (8, 0), each.nameplate_gb))
+    ground = ground_of(judged, largest, buckets)
+    if settings.device == "cpu" or (judged.assumed.is_tiny and not machine.has_gpu):
+        return replace(
+            ground, device="cpu", card=CardMemory(name="", free_mib=None), capability=None
+        )
+    if not machine.has_gpu:
+        return ground
+    card = CardMemory(name=machine.gpu_name, free_mib=machine.free_mib)
+    return replace(ground, card=card, capability=machine.capability)

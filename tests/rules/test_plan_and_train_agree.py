@@ -35,7 +35,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "optimizer_args": ("weight_decay=0.1", "weight_decay=0.5,", "learning_rate=3e-4", "betas=0.9"),
     "lr_scheduler_args": ("power=2", "a"),
     "optimizer_type": (*(each.name for each in OPTIMIZERS), "Foo", "torch.optim.AdamW"),
-    "destinations": ("s3://", "ftp://a/b", "hf://user", "file:///nowhere/at/all", "C:\\out"),
+    "destinations": ("s3://", "ftp://a/b", "hf://user", "C:\\out"),
     "output_name": ("a/b", "star", "a:b"),
     "base_model_sha256": ("0" * 64, "x"),
     "dataset_sha256": ("0" * 64, "x"),
@@ -95,7 +95,7 @@ def values_of_setting(schema: Mapping[str, Any]) -> tuple[str, ...]:
             found = (least, *(each for each in inside if least < each < most), most)
             return tuple(f"{int(each)}" if whole else f"{each:g}" for each in found)
         case "array":
-            return values_of_setting(schema["items"]) if isinstance(schema["items"], dict) else ()
+            return values_of_setting(schema.get("items", {}))
         case "string":
             return ("text",)
         case _:

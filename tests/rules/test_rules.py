@@ -173,6 +173,7 @@ def judged(
             knows=knows,
             trainer=trainer,
             family=family,
+            base_predicts_v=False,
         )
         found += judge(view)
     return tuple(found)
@@ -226,7 +227,7 @@ def test_the_built_in_trainer_is_judged_by_the_same_rules(
         "keep_tokens",
         "prior_loss_weight",
     }
-    view = View(values={**GUIDE, **bad}, trainer="native", family="sd1")
+    view = View(values={**GUIDE, **bad}, trainer="native", family="sd1", base_predicts_v=False)
     options = {key: value for key, value in bad.items() if key not in settings}
     found = [
         problem for knows in NEEDS for problem in judge(replace(view, knows=knows, options=options))
@@ -251,6 +252,7 @@ def _sets_off(rule: Rule | Check) -> bool:
                 knows=rule.needs,
                 trainer=trainer,
                 family=family,
+                base_predicts_v=False,
                 missing_packages=("dadaptation",),
             )
         )

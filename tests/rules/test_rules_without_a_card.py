@@ -20,7 +20,7 @@ CASES: list[tuple[str, str, str, str]] = [
         "Prodigy takes one learning rate for all parts",
     ),
     ("sd15", "--scale_weight_norms 1 --engine native", "error", "has no scale_weight_norms"),
-    ("sdxl", "--text_encoder_lr 1e-5,2e-5", "error", "2e-05 would be left out"),
+    ("sdxl", "--text_encoder_lr 1e-5 2e-5", "error", "2e-05 would be left out"),
     ("sdxl", "--clip_skip 2", "warning", "clip_skip has no effect on SDXL"),
     ("sdxl", "--cache_text_encoder_outputs true --shuffle_caption true", "error", "captions once"),
     ("tiny", "--secondary_separator ;;;", "error", "the built-in trainer has no secondary_sep"),
@@ -56,12 +56,12 @@ def test_it_is_said_without_a_card_or_a_base(
 def test_settings_and_pictures_are_told_of_together(tmp_path: Path) -> None:
     (tmp_path / "photos" / "10_cat").mkdir(parents=True)
     (tmp_path / "photos" / "10_cat" / "a.png").write_bytes(b"no picture")
-    words = ("photos", "--base_model", "sd15", "--zero_terminal_snr", "true")
+    words = ("photos", "--base_model", "sdxl", "--text_encoder_lr", "1e-5", "2e-5")
     done = tenner("check", *words, "--json", cwd=tmp_path)
     found = {each["kind"]: each["level"] for each in json.loads(done.stdout)["findings"]}
     assert (done.returncode, found["unreadable"]) == (2, "error")
     (tmp_path / "empty").mkdir()
-    words = ("--base_model", "sdxl", "--text_encoder_lr", "1e-5,2e-5")
+    words = ("--base_model", "sdxl", "--text_encoder_lr", "1e-5", "2e-5")
     words = (*words, "--network_weights", "nowhere.safetensors")
     for command in (("check",), ("plan", "--gpu", "4090")):
         done = tenner(command[0], "empty", *command[1:], *words, cwd=tmp_path)

@@ -69,7 +69,7 @@ class Machine:
                 stderr=log,
             )
 
-    def finish(self, *words: str, timeout: float = 120) -> int:
+    def finish(self, *words: str, timeout: float = 400) -> int:
         return self.start(*words).wait(timeout)
 
     def train(self, name: str, *words: str) -> tuple[str, ...]:

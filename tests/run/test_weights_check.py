@@ -14,6 +14,8 @@ from tenner.base.tiny import base_dir
 from tenner.lora_files.measured import MeasureJob
 from tenner.lora_files.measuring import measure
 
+pytestmark = pytest.mark.timeout(900)
+
 STEPS = ("--max_train_steps", "3")
 
 
@@ -74,6 +76,9 @@ def test_prodigy_that_moves_nowhere_at_its_own_rate_ends_with_5_and_its_cause(
     assert "too small for fp16" in machine.said
     assert lora(machine, "prodigy").is_file()
     assert not (machine.run("prodigy") / "delivered" / "manifest.json").exists()
+    usual = machine.train("usual", *STEPS, "--optimizer_type", "Prodigy", "--learning_rate", "1")
+    assert machine.finish(*usual) == 0, machine.said
+    assert weights(machine, "usual")["unet"]["num_unchanged"] == 0
 
 
 def test_a_usual_run_tells_how_far_it_moved_the_base(tmp_path: Path) -> None:

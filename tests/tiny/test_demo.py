@@ -1,5 +1,6 @@
 """The demo shows what it promises: the concept is learnt, and the rest stays much as it was."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,3 +34,9 @@ def test_the_demo_learns_a_concept_that_the_base_has_never_seen(tmp_path: Path) 
     page = (run / "report.html").read_text(encoding="utf-8")
     assert f"{lora:.1f}" in page
     assert (run / "delivered" / "striped_star.safetensors").is_file()
+    lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    (measured,) = [each for each in map(json.loads, lines) if each["event"] == "weights"]
+    assert {part["part"] for part in measured["parts"]} == {"unet", "text_encoder"}
+    for part in measured["parts"]:
+        assert f"{part['ratio']:.2g}" in page, "the page shows the judgement of the weights"
+    assert "as trained LoRAs" in page

@@ -9,7 +9,7 @@ COMMANDS = {
     "train": "check everything, train, draw samples, deliver, verify",
     "plan": "steps, batch, memory, hours and dollars, before anything is rented",
     "doctor": "look at the card, the driver, the trainer, memory and disks of this machine",
-    "check": "look at every image and caption, and say what is wrong",
+    "check": "look at every image, caption and setting, and say what is wrong",
     "caption": "draft captions with a tagger, never over one that you wrote",
     "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
     "inspect": "what a LoRA file is, who reads it, and whether it learnt anything",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from tenner.core.errors import MachineError, Problem, TennerError
 from tenner.core.temporary_files import temporary_folder
 from tenner.pipeline.preflight import prepare
+from tenner.pipeline.surroundings import read_surroundings
+from tenner.planning.judging import raise_errors
 from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
 from tenner.settings import Request
@@ -23,6 +25,8 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
     screen = make_screen()
     with temporary_folder("plan") as folder:
         try:
+            around = read_surroundings(request.settings, environ)
+            raise_errors(around.problems)
             prepared = prepare(
                 request,
                 environ,
@@ -45,10 +49,11 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
             )
             raise type(whole)(problems=[*whole.problems, elsewhere]) from error
         if as_json:
-            whole = {**plan_json(prepared.plan), "notices": _problems_json(prepared.plan.notices)}
+            found = _problems_json((*around.problems, *prepared.plan.notices))
+            whole = {**plan_json(prepared.plan), "notices": found}
             print(json.dumps(whole, ensure_ascii=False, indent=1))
             return
-        for notice in prepared.plan.notices:
+        for notice in (*around.problems, *prepared.plan.notices):
             screen.problem(notice)
         print(_headline(prepared))
         width = max(len(choice.name) for choice in prepared.plan.choices)

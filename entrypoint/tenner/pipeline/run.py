@@ -27,9 +27,7 @@ from tenner.core.files import write_atomically, write_json
 from tenner.core.last_handler import as_tenner_error
 from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
-from tenner.core.secrets import secrets_from
 from tenner.hardware.prices import Price
-from tenner.hosts import check_ending, find_host
 from tenner.pipeline.everything_wrong import everything_wrong, in_turn
 from tenner.pipeline.fitting import engine_for
 from tenner.pipeline.predicting import with_measured_prediction
@@ -38,6 +36,7 @@ from tenner.pipeline.probing import with_measured_batch
 from tenner.pipeline.rented import Rented
 from tenner.pipeline.sampler import ENGINE_SHARE, Sampler, child_environ, early_look
 from tenner.pipeline.stop_when import StopWhen
+from tenner.pipeline.surroundings import read_surroundings
 from tenner.pipeline.weights_check import judge_weights
 from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
@@ -60,11 +59,11 @@ from tenner.serve import serving
 from tenner.settings import Request
 from tenner.settings.published import published_request
 from tenner.settings.saved import settings_toml
-from tenner.storage.destination import Destination, parse_destinations
+from tenner.storage.destination import Destination
 from tenner.supervision.card_watch import watching
 from tenner.supervision.supervise import stop_on_signals
 from tenner.supervision.training import Trained, train
-from tenner.ui.notify import Notifier, webhook_problems
+from tenner.ui.notify import Notifier
 from tenner.ui.screen import Screen
 
 HURRY_SECONDS = 60.0
@@ -111,12 +110,12 @@ def run(
     With `restart` a run that is there already is kept aside, and this one starts afresh.
     """
     settings = request.settings
-    secrets, problems = secrets_from(environ)
-    host = find_host(environ, secrets)
-    destinations, wrong = parse_destinations(settings.destinations)
-    problems = (*problems, *wrong, *check_ending(settings, host), *webhook_problems(secrets))
-    if errors_in(problems):
-        raise SettingsError(problems=errors_in(problems))
+    around = read_surroundings(settings, environ)
+    if errors := errors_in(around.problems):
+        raise everything_wrong(SettingsError(problems=errors), request, environ)
+    for each in around.problems:
+        screen.problem(each)
+    secrets, host, destinations = around.secrets, around.host, around.destinations
     run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
     for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
         make_writable(folder, name="the run's folder")

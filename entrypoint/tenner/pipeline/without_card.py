@@ -161,7 +161,7 @@ def judge_shape(
         judged.request,
         values,
         trainer=judged.trainer,
-        family=None if judged.assumed.notice else judged.assumed.family,
+        family=judged.assumed.family,
         predicts_v=judged.predicts_v,
     )
     if judged.python and not errors_in(found):

@@ -223,29 +223,6 @@ def test_what_sd_scripts_trained_means_the_same_to_programs_that_load_it(
     assert_same_output(sd15, loras, tmp_path, program)
 
 
-def test_the_built_in_trainer_learns_of_one_file_what_it_learns_of_the_folder(
-    sd2: Path, tmp_path: Path
-) -> None:
-    """SD 2.x in one file brings no tokenizer and names its text encoder's layers otherwise: the
-    weights come out the same as from the folder, whose tokenizer pads with zeros."""
-    single = tmp_path / "sd2.safetensors"
-    made(Path(__file__).with_name("make_single_file.py"), os.environ["SD_SCRIPTS_DIR"], sd2, single)
-    found: list[dict[str, Any]] = []
-    for name, base in (("folder", sd2), ("file", single)):
-        cwd = tmp_path / name
-        cwd.mkdir()
-        words = ("--engine", "diffusers", "--base_model", base, "--v_parameterization", "true")
-        words = (*words, "--dataset", concept_dir(), "--max_train_steps", "2", "--batch_size", "1")
-        run = train(cwd, *LIGHT, *words, "--lr_warmup_steps", "0", "--learning_rate", "1e-3")
-        assert [each["step"] for each in events(run, "step")] == [1, 2]
-        found.append(load_file(run / "delivered" / "my_lora.safetensors"))
-    folder, file = found
-    assert folder.keys() == file.keys()
-    assert any(name.startswith("lora_te_") for name in file)
-    for name, value in folder.items():
-        assert value.float().allclose(file[name].float(), rtol=1e-3, atol=1e-6), name
-
-
 def start(cwd: Path, *words: str | Path) -> subprocess.Popen[bytes]:
     """`tenner train` on one core, where sd-scripts' own sums come out the same every time."""
     cwd.mkdir(exist_ok=True)

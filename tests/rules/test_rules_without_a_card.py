@@ -67,7 +67,7 @@ def test_settings_and_pictures_are_told_of_together(tmp_path: Path) -> None:
         done = tenner(command[0], "empty", *command[1:], *words, cwd=tmp_path)
         assert done.returncode == 2
         for text in ("empty", "2e-05 would be left out", "nowhere.safetensors"):
-            assert text in done.stderr
+            assert text in done.stdout + done.stderr
 
 
 def test_of_a_base_that_is_not_here_nothing_is_guessed(pictures: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]
-MODULES = ("torch", "native", "transformers", "peft", "safetensors", "numpy")
+MODULES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 """What training and sampling import of other packages."""
 
 

@@ -116,7 +116,7 @@ def _trainer(
     """The trainer, with its Python where it is this machine's; sd-scripts, as the image has it,
     where nothing says otherwise."""
     noise = "" if base is None or base.betas.is_usual else str(base.betas)
-    tiny = bool(base and base.is_tiny)
+    tiny, name = bool(base and base.is_tiny), None
     try:
         name, _ = possible_engine(settings, tiny=tiny, other_noise=noise)
         if trains_here and (settings.device == "cpu" or tiny or _has_card(settings, environ)):
@@ -124,9 +124,8 @@ def _trainer(
             return found.name, found.python
     except SettingsError as error:
         problems += error.problems
-        name = None
     except MachineError:
-        name = None if settings.engine == "auto" else settings.engine
+        pass  # it is not installed here, and judged as it will be where it is
     return name or "sd-scripts", None
 
 

@@ -193,7 +193,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
 
 def is_of_machine(text: str) -> bool:
     """What only this machine's card, disk and installed programs decide, or what it costs."""
-    words = ("sd-scripts at commit", "sd-scripts cannot be used", "GPU", "memory", "max_cost_usd")
+    words = (
+        "sd-scripts at commit",
+        "sd-scripts cannot be used",
+        "GPU",
+        "memory",
+        "max_cost_usd",
+        "RunPod",
+    )
     return any(word in text for word in (*words, "max_hours", "one image needs", "held out"))
 
 

@@ -26,6 +26,7 @@ from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
+from tenner.storage.destination import parse_destinations
 
 SHOWN_SHARE = 0.93
 """Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""
@@ -60,7 +61,8 @@ def judge_without_card(
 
     `trains_here`: this machine's trainer and packages are the run's, where it can train at all.
     """
-    problems: list[Problem] = [*request.notices]
+    wrong_destinations = parse_destinations(request.settings.destinations)[1]
+    problems: list[Problem] = [*request.notices, *wrong_destinations]
     base = _base(request.settings, environ, problems)
     problems += base.notices if base else ()
     assumed = assume_base(request.settings, base)

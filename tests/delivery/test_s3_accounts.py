@@ -14,7 +14,7 @@ from urllib3 import HTTPResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
 from tenner.core.checksums import DeliveredFile
@@ -136,25 +136,34 @@ WANTS_MD5 = (
 )
 
 
-@pytest.mark.parametrize(
-    "spoilt", [Spoil(status=400, body=WANTS_MD5), Spoil(etag='"' + "0" * 32 + '"')]
-)
-def test_a_server_that_wants_or_needs_more_proof_is_given_the_md5_of_every_part(
-    proxy: Proxy, tmp_path: Path, spoilt: Spoil
+REFUSES = "<Error><Code>NotImplemented</Code><Message>A header is not implemented</Message></Error>"
+
+
+@pytest.mark.parametrize("knows_checksums", [True, False])
+def test_every_part_is_sent_with_a_sha256_that_the_server_checks(
+    proxy: Proxy, tmp_path: Path, knows_checksums: bool
 ) -> None:
+    """As a checksum (a bucket with object locks refuses parts without), else by its signature."""
     file = tmp_path / "x.safetensors"
     file.write_bytes(os.urandom((40 << 20) + 1))
-    proxy.fault = lambda asked: (
-        spoilt if asked.method == "PUT" and "Content-MD5" not in asked.headers else None
-    )
+
+    def fault(asked: Asked) -> Spoil | None:
+        has_checksum = any(name.lower().startswith("x-amz-checksum") for name in asked.headers)
+        if has_checksum and not knows_checksums:
+            return Spoil(status=501, body=REFUSES)
+        if asked.method == "PUT" and knows_checksums and not has_checksum:
+            return Spoil(status=400, body=WANTS_MD5)
+        return None
+
+    proxy.fault = fault
     target = parse_destination(at(proxy.port))
     files = [DeliveredFile(path=file, name="x.safetensors")]
     delivered = deliver(files, [target], secrets=SECRETS, env={})
     assert delivered.at[0].put == ("x.safetensors", "manifest.json")
-    parts = [asked for asked in proxy.seen if "partNumber" in asked.path]
-    light = [asked for asked in parts if "Content-MD5" not in asked.headers]
-    assert len(parts) - len(light) == 6  # each part once
-    assert len(light) <= 6  # and none lightly any more once one was not enough
+    done = [asked for asked in proxy.done if "partNumber" in asked.path]
+    assert len(done) == 6  # each part once
+    signed = {asked.headers["X-Amz-Content-SHA256"] for asked in done} - {"UNSIGNED-PAYLOAD"}
+    assert len(signed) == (0 if knows_checksums else 6)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,18 @@ import sys
 
 from tenner.base.tiny import concept_dir
 
-HEAVY = ("torch", "numpy", "PIL", "rich", "rapidfuzz", "httpx", "jinja2", "botocore", "starlette")
+HEAVY = (
+    "torch",
+    "numpy",
+    "PIL",
+    "rich",
+    "rapidfuzz",
+    "httpx",
+    "jinja2",
+    "boto3",
+    "botocore",
+    "starlette",
+)
 PROBE = """
 import sys
 from tenner.cli.main import main
@@ -40,8 +51,6 @@ def test_a_slip_is_named_before_anything_is_decoded() -> None:
 
 
 def test_a_delivery_reads_nothing_of_the_page() -> None:
-    probe = (
-        "import sys, tenner.runs.deliver; print(*{'jinja2', 'PIL', 'botocore'} & {*sys.modules})"
-    )
+    probe = "import sys, tenner.runs.deliver; print(*{'jinja2', 'PIL', 'boto3'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

@@ -1,19 +1,62 @@
 """Work side by side on threads that can be left behind.
 
 A library call that never returns must not hold a run past its deadline, nor the interpreter at its
-end; so these are daemon threads, and waiting for them ends with the deadline and a short grace.
+end. `ThreadPoolExecutor` joins its threads there, and pebble's pool joins them when it is stopped;
+so these are daemon threads, and waiting for them ends with the deadline and a short grace.
 """
 
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from concurrent.futures import Executor, Future, wait
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from tenner.core.retry import Deadline, TransientError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _GRACE_SECONDS = 2.0
 _TURN_SECONDS = 0.5
+
+
+class DaemonExecutor(Executor):
+    """An executor of at most `max_workers` daemon threads, each started with the task it is for."""
+
+    def __init__(self, max_workers: int, name: str = "tenner") -> None:
+        self._max_workers = max_workers
+        self._name = name
+        self._threads: list[threading.Thread] = []
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self._waiting.put(partial(_fulfil, future, partial(fn, *args, **kwargs)))
+        if len(self._threads) < self._max_workers:
+            name = f"{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+    def _work(self) -> None:
+        while task := self._waiting.get():
+            task()
+
+
+def _fulfil(future: Future[Any], action: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(action())
+    except BaseException as error:  # noqa: BLE001  (handed to whoever waits)
+        future.set_exception(error)
 
 
 def in_parallel(
@@ -21,46 +64,25 @@ def in_parallel(
 ) -> list[T | BaseException]:
     """Run all jobs; for each, its result or what it raised, in order.
 
-    A job that is still running `_GRACE_SECONDS` after the deadline is left behind and counts as
-    Passing; its thread ends at its own next look at the deadline.
+    A job that is still running `_GRACE_SECONDS` after the deadline is left behind and counts as a
+    TransientError; its thread ends at its own next look at the deadline.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    ended: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
-    for index in range(len(jobs)):
-        waiting.put(index)
-
-    def work() -> None:
-        while True:
-            try:
-                index = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                ended.put((index, jobs[index]()))
-            except BaseException as error:  # noqa: BLE001  (handed to the caller)
-                ended.put((index, error))
-
-    for number in range(min(num_workers, len(jobs))):
-        threading.Thread(target=work, name=f"{name}-{number}", daemon=True).start()
-    late = TransientError(f"no answer within {deadline.seconds:.0f} s")
-    results: list[T | BaseException] = [late] * len(jobs)
-    for _ in jobs:
-        if (each := _next_ended(ended, deadline)) is None:
+    executor = DaemonExecutor(num_workers, name)
+    futures = [executor.submit(job) for job in jobs]
+    executor.shutdown(wait=False)
+    pending = set(futures)
+    while pending:  # in short turns, since a deadline may be cancelled meanwhile
+        is_over = deadline.passed()
+        pending = wait(pending, _GRACE_SECONDS if is_over else _TURN_SECONDS).not_done
+        if is_over:
             break
-        results[each[0]] = each[1]
-    return results
+    late = TransientError(f"no answer within {deadline.seconds:.0f} s")
+    return [_outcome(future) if future not in pending else late for future in futures]
 
 
-def _next_ended(ended: "queue.SimpleQueue[T]", deadline: Deadline) -> T | None:
-    """What ends next, or None some time after the deadline. Waits in short turns, since a
-    deadline may be cancelled meanwhile."""
-    while True:
-        over = deadline.passed()
-        try:
-            return ended.get(timeout=_GRACE_SECONDS if over else _TURN_SECONDS)
-        except queue.Empty:
-            if over:
-                return None
+def _outcome(future: Future[T]) -> T | BaseException:
+    error = future.exception()
+    return future.result() if error is None else error
 
 
 def first_error(results: Sequence[object]) -> BaseException | None:

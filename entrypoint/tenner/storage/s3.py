@@ -1,13 +1,8 @@
 """Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
 
-What was stored is verified by size and by the hash that the server itself names, against that of
-the bytes that were sent (`s3_wire`): the SHA-256 of its parts where the server was seen to check
-those, else the ETag, which is an MD5 or one of its parts' MD5s. No other checksum is sent, and to
-servers that refuse them (R2 and B2 some) none. Where an ETag is something else (KMS encryption) and
-there is no SHA-256, the object is read back and its SHA-256 compared.
-
-Uploads go on: parts of an unfinished multipart upload that lie there already, from this process or
-an earlier one, are compared by hash and not sent again.
+What was stored is verified by size and by the hash that the server itself names (`s3_proof`): the
+SHA-256 where it keeps that, else the ETag. Where it names neither (KMS encryption at a server that
+keeps no SHA-256) the object is read back and its SHA-256 compared.
 """
 
 import hashlib
@@ -26,25 +21,30 @@ from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
 from tenner.storage.endpoint import find_endpoint
 from tenner.storage.permissions import Permissions
-from tenner.storage.s3_body import Body
-from tenner.storage.s3_client import NUM_CONNECTIONS, Answer, S3Client, call, code_of, open_client
-from tenner.storage.s3_multipart import part_bytes_for
+from tenner.storage.s3_client import (
+    NUM_CONNECTIONS,
+    Answer,
+    S3Client,
+    call,
+    open_client,
+    status_and_code,
+)
 from tenner.storage.s3_permissions import Kept, growth_of, limits_of
-from tenner.storage.s3_proof import Digests, Sent, etag_in, etag_of
-from tenner.storage.s3_upload import CHECK_NAME, send_files
-from tenner.storage.s3_wire import Wire
+from tenner.storage.s3_proof import is_proven
+from tenner.storage.s3_upload import S3Uploads
 from tenner.storage.sending import OWN_FOLDER
 from tenner.storage.store import OnBytes
 
 _BLOCK_BYTES = 1 << 20
+CHECK_NAME = ".tenner-check"
+"""A name that is written only to learn what the keys may do."""
 _FORBIDDEN = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
 _CHECK_CONTENT = b"Written by tenner to find out what its keys may do here.\n"
-_NOTHING = hashlib.md5(usedforsecurity=False).digest()
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 
 
 def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "S3Store":
-    """Raises Refused where botocore is missing or the settings cannot work."""
+    """Raises PermanentError where boto3 is missing or the settings cannot work."""
     try:
         endpoint = find_endpoint(
             destination.root, asked=destination.endpoint_url, region=destination.region, env=env
@@ -55,9 +55,13 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
             fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
         )
         raise PermanentError(problem) from error
-    light = open_client(destination, endpoint, secrets=secrets, env=env, signs_payload=False)
-    strict = partial(open_client, destination, endpoint, secrets=secrets, env=env)
-    return S3Store(destination, Wire(light, partial(strict, signs_payload=True)))
+
+    def open_one(signs_payload: bool) -> S3Client:
+        return open_client(
+            destination, endpoint, secrets=secrets, env=env, signs_payload=signs_payload
+        )
+
+    return S3Store(destination, S3Uploads(destination, open_one))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +77,21 @@ class S3Store:
 
     whole_sets = False
 
-    def __init__(self, destination: Destination, wire: Wire) -> None:
+    def __init__(self, destination: Destination, uploads: S3Uploads) -> None:
         self.destination = destination
-        self._wire = wire
-        self._sent: dict[str, Sent] = {}
+        self._uploads = uploads
         self._permissions: Permissions | None = None
 
     @property
     def _client(self) -> S3Client:
-        return self._wire.client
+        return self._uploads.client
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
         # Without the right to delete it is one name, so that not each start leaves a file.
         name = _check_name() if deletes else CHECK_NAME
         content = token_hex(16).encode() if deletes else _CHECK_CONTENT
-        key = self._key(name)
-        self._wire.put_object(partial(call, self.destination, deadline), Body.of(content), **key)
+        self._uploads.put_object(name, content, deadline)
         back = self._read_if_allowed(name, deadline)
         lists = self._may_list(deadline)
         self._permissions = Permissions(reads=back is not None, lists=lists, deletes=deletes)
@@ -114,8 +116,7 @@ class S3Store:
             return True
         if lists:
             return False  # else the same is answered for what is not there
-        content, key = Body.of(_CHECK_CONTENT), self._key(CHECK_NAME)
-        self._wire.put_object(partial(call, self.destination, deadline), content, **key)
+        self._uploads.put_object(CHECK_NAME, _CHECK_CONTENT, deadline)
         return self._read_if_allowed(CHECK_NAME, deadline) is not None
 
     def _may_list(self, deadline: Deadline) -> bool:
@@ -152,32 +153,42 @@ class S3Store:
         )
         if error := first_error(found):
             raise error
-        return tuple(file for file, held in zip(files, found, strict=True) if not held)
+        missing = tuple(file for file, held in zip(files, found, strict=True) if not held)
+        if any(self._uploads.sent(file) for file in missing):
+            self._uploads.sign_instead()  # what was just sent is not there, or not proven
+        return missing
 
     def _holds(self, file: HashedFile, deadline: Deadline) -> bool:
-        sent = self._sent.get(file.name)
-        sent = sent if sent and sent.file == file else None  # a name may be sent anew
         if self._permissions and not self._permissions.reads:
-            return was_taken(sent)
-        mode = {"ChecksumMode": "ENABLED"} if sent and sent.by_sha256 else {}
+            return self._was_taken(file)
         try:
-            head = self._head(file.name, deadline, **mode)
+            head = self._uploads.with_sha256(
+                partial(self._head, file.name, deadline), {"ChecksumMode": "ENABLED"}
+            )
         except PermanentError as refused:
             if refused.code in _ABSENT:
                 return False
             if refused.code not in _FORBIDDEN:
                 raise
             # Without the right to list, AWS answers so for what is not there.
-            return was_taken(sent) if not self.permissions(deadline).reads else False
+            return self._was_taken(file) if not self.permissions(deadline).reads else False
         if head["ContentLength"] != file.size:
+            if not file.is_as_sealed() and (changed := changed_since(file)):
+                raise PermanentError(changed)
             return False
-        if sent and file.is_as_sealed() and sent.is_what_lies_there(head):
-            return True
-        if etag_agrees(file, etag_in(head)):
+        if is_proven(file, head):
             return True
         return self._read_hash(file.name, deadline) == (file.size, file.sha256)
 
-    def _head(self, name: str, deadline: Deadline, **mode: str) -> Answer:
+    def _was_taken(self, file: HashedFile) -> bool:
+        """Whether the answer to its upload proves a file that cannot be read back: by the hash in
+        it, or by the signature that the server checked."""
+        sent = self._uploads.sent(file)
+        if sent is None or not file.is_as_sealed():
+            return False
+        return sent.is_signed or is_proven(file, sent.answer)
+
+    def _head(self, name: str, deadline: Deadline, mode: Mapping[str, str]) -> Answer:
         """What is known of an object. A refusal has no text: GET is asked for it."""
         key = self._key(name)
         try:
@@ -197,16 +208,14 @@ class S3Store:
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
     ) -> None:
-        self._sent |= {file.name: Sent(file=file) for file in files}
-        self._sent |= send_files(self._wire, self.destination, files, deadline, on_bytes)
+        self._uploads.send(files, deadline, on_bytes)
         self.delete(gone, deadline)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
-        given = {**self._key(name), "Body": content, "IfNoneMatch": "*"}
         try:
-            call(self.destination, deadline, self._client.put_object, **given)
+            self._uploads.put_object(name, content, deadline, IfNoneMatch="*")
         except TransientError as trouble:
-            if code_of(trouble.__cause__) == "PreconditionFailed":
+            if status_and_code(trouble)[1] == "PreconditionFailed":
                 return False
             raise
         return True
@@ -224,7 +233,7 @@ class S3Store:
 
     def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
         """Size in bytes and ETag of an object. Raises Refused where there is none."""
-        head = self._head(name, deadline)
+        head = self._head(name, deadline, {})
         return int(head["ContentLength"]), str(head.get("ETag", ""))
 
     def fetch(
@@ -274,40 +283,5 @@ class S3Store:
         return size, digest.hexdigest()
 
 
-def was_taken(sent: Sent | None) -> bool:
-    """Whether the server's answer to the upload of a file proves it: an ETag that is its MD5, or a
-    hash that the server checked as it came."""
-    return bool(sent and sent.etag and sent.file.is_as_sealed())
-
-
 def _check_name() -> str:
     return f"{CHECK_NAME}-{token_hex(4)}"
-
-
-def etag_agrees(file: HashedFile, etag: str) -> bool:
-    """Whether an object's ETag is the one that the sealed file would have.
-
-    False says little: the ETag may be no MD5 at all (KMS encryption), or one of parts of another
-    size. Raises Refused where the file is no more what it was when it was sealed.
-    """
-    digest, dash, count = etag.partition("-")
-    if len(digest) != 32 or (dash and not count.isdigit()):
-        return False
-    part_bytes = part_bytes_for(file.size) if dash else max(file.size, 1)
-    if dash and int(count) != -(-file.size // part_bytes):
-        return False
-    digests: Digests = {}
-    whole = hashlib.sha256()
-    with file.path.open("rb", buffering=0) as source:
-        while block := source.read(min(part_bytes, _BLOCK_BYTES)):
-            part = hashlib.md5(block, usedforsecurity=False)
-            whole.update(block)
-            left = part_bytes - len(block)
-            while left and (block := source.read(min(left, _BLOCK_BYTES))):
-                part.update(block)
-                whole.update(block)
-                left -= len(block)
-            digests[len(digests) + 1] = part.digest()
-    if whole.hexdigest() != file.sha256 and (changed := changed_since(file)):
-        raise PermanentError(changed)
-    return etag == etag_of(digests or {1: _NOTHING}, whole=not dash)

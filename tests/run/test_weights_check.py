@@ -56,10 +56,10 @@ def test_a_rate_at_which_prodigy_learns_nothing_is_refused_before_anything_is_re
     words = machine.train("prodigy", *STEPS, "--optimizer_type", "Prodigy")
     for command in ("plan", "train"):
         given = (command, *words[1:], "--learning_rate", "1e-4", "--text_encoder_lr", "1e-4")
-        before = len(machine.said)
+        machine.log.unlink(missing_ok=True)
         assert machine.finish(*given) == 2, machine.said
         assert "learning_rate = 0.0001: Prodigy learns nothing at such a rate" in machine.said
-        assert "set learning_rate = 1, or leave it out" in machine.said[before:]
+        assert "set learning_rate = 1, or leave it out" in machine.said
     assert not machine.run("prodigy").exists()
 
 
@@ -69,7 +69,7 @@ def test_prodigy_that_moves_nowhere_at_its_own_rate_ends_with_5_and_its_cause(
 ) -> None:
     """By an argument that no table can judge: its first step is next to nothing."""
     machine = Machine(tmp_path)
-    own = ("--optimizer_type", "Prodigy", "--optimizer_args", "d0=1e-13 d_coef=1e-3")
+    own = ("--optimizer_type", "Prodigy", "--optimizer_args", "d0=1e-13", "d_coef=1e-3")
     words = machine.train("prodigy", *STEPS, *own, "--learning_rate", "1")
     assert machine.finish(*words) == 5, machine.said
     assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.said

@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import hf_hub_download
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
@@ -256,6 +258,44 @@ def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
     ranges = [asked.headers.get("Range") for asked in large]
     assert ranges[0] is None
     assert ranges[1] is not None
+
+
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_what_the_hub_s_own_cache_holds_is_not_fetched_again(
+    hub: Hub, tmp_path: Path, folder: str
+) -> None:
+    """As another program fetched it; a file there that is another one is not taken."""
+    repo = hub.state.make_repo("model", "me/model")
+    content, name = checkpoint(2_000_000), f"{folder}model.safetensors"
+    hub.state.add_files(repo, {name: content})
+    home = tmp_path / "hf-home"
+    cached = hf_hub_download("me/model", name, endpoint=hub.url, cache_dir=home / "hub")
+    with fault_proxy(hub.port) as proxy:
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "HF_HOME": str(home)}
+        base = fetch(f"hf://me/model/{name}", tmp_path / "new", environ=env)
+        assert base.path.read_bytes() == content
+        assert [asked for asked in proxy.seen if "/large/" in asked.path] == []
+        Path(cached).resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        base = fetch(f"hf://me/model/{name}", tmp_path / "other", environ=env)
+        assert base.path.read_bytes() == content
+
+
+def test_a_known_base_in_the_hub_s_own_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+    content, file = checkpoint(), "model.safetensors"
+    commit = hub.state.add_files(hub.state.make_repo("model", "me/model"), {file: content})
+    home = tmp_path / "hf-home"
+    hf_hub_download("me/model", file, revision=commit.sha, endpoint=hub.url, cache_dir=home / "hub")
+    address = parse_base_address("sdxl")
+    assert address is not None
+    assert address.known is not None
+    digest = hashlib.sha256(content).hexdigest()
+    known = replace(address.known, file=file, revision=commit.sha, sha256=digest)
+    address = replace(address, location="me/model", path=file, revision=commit.sha, known=known)
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(home)}
+    for _ in range(2):
+        base = fetch_base(address, cache=tmp_path / "x", secrets=NO_SECRETS, environ=env)
+        assert base.path.read_bytes() == content
+        assert base.licence == known.licence
 
 
 @pytest.mark.parametrize(

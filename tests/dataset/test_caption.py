@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from huggingface_hub import hf_hub_download
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -228,6 +229,16 @@ def test_the_pinned_model_is_fetched_once_and_held_to_its_hash(tmp_path, hub, mo
     pictures(tmp_path / "photos", red=RED)
     assert main(["caption", str(tmp_path / "photos")]) == 0
     assert (tmp_path / "photos" / "red.txt").read_text() == "red sky, ^_^\n"
+
+
+def test_a_model_in_the_hub_s_own_cache_is_not_fetched_again(tmp_path, hub):
+    pinned, home = models.PINNED["wd14"], tmp_path / "hf-home"
+    for file in pinned.files:
+        where = {"revision": pinned.revision, "endpoint": hub.url, "cache_dir": home / "hub"}
+        hf_hub_download(pinned.id, file.name, **where)
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(home)}
+    folder = models.find_model("wd14", None, tmp_path / "new", env)
+    assert {file.name for file in pinned.files} <= {path.name for path in folder.iterdir()}
 
 
 def test_a_model_of_another_hash_is_not_used(tmp_path, hub, monkeypatch):

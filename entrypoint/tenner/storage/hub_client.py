@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from tenner.core.checksums import hash_file
 from tenner.core.errors import Problem
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
@@ -60,6 +62,27 @@ def open_hub_client(
     endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     api = HfApi(endpoint=endpoint, token=token or False, library_name="tenner")
     return HubClient(api=api, endpoint=endpoint, token=token)
+
+
+def find_in_hub_cache(
+    repo: str, name: str, commit: str, sha256: str, env: Mapping[str, str]
+) -> Path | None:
+    """A model's file of this commit and SHA-256 (hex) that other programs have fetched already, in
+    huggingface_hub's own cache (`HF_HUB_CACHE`, `HF_HOME`); None where it is not there."""
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+    except ImportError:
+        return None
+    home = Path(env["HF_HOME"]) / "hub" if env.get("HF_HOME") else constants.HF_HUB_CACHE
+    cache = env.get("HF_HUB_CACHE") or home
+    found = try_to_load_from_cache(repo, name, cache_dir=cache, revision=commit)
+    if not isinstance(found, str):
+        return None
+    try:
+        is_right = sha256 != "" and hash_file(Path(found))[1] == sha256
+    except OSError:
+        return None
+    return Path(found) if is_right else None
 
 
 def guard_redirects(endpoint: str) -> None:

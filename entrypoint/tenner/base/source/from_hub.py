@@ -20,7 +20,7 @@ from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
 from tenner.core.files import write_atomically
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
-from tenner.storage.hub_client import HubClient, ask, open_hub_client
+from tenner.storage.hub_client import HubClient, ask, find_in_hub_cache, open_hub_client
 
 _LISTING_SECONDS = 60.0
 _KEPT_LISTING_SECONDS = 5.0
@@ -34,6 +34,8 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     branch = room / "refs" / address.revision.replace("/", "--")
     if _COMMIT.fullmatch(address.revision) and (kept := _kept(room, address.revision, address)):
         return kept
+    if address.sha256 and (cached := _known_and_cached(address, room, task)):
+        return cached
     try:
         client = open_hub_client(address, secrets=task.secrets, env=task.environ, to_write=False)
         seconds = _KEPT_LISTING_SECONDS if branch.is_file() else _LISTING_SECONDS
@@ -51,6 +53,7 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     if kept := _kept(room, commit, address):
         return kept
     folder = _folder(room, commit, address)
+    _link_cached(address, commit, files, folder, task)
     _bring_all(address, client, files, folder, task)
     facts = {"hub_id": address.location, "licence": licence}
     note_complete(folder, {each.name: (folder / each.name).stat().st_size for each in files}, facts)
@@ -131,6 +134,38 @@ def _url(repo: str, name: str, commit: str, endpoint: str) -> str:
     return hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
 
 
+def _known_and_cached(address: BaseAddress, room: Path, task: Fetching) -> FetchedBase | None:
+    """A base whose file is known by its hash, from huggingface_hub's own cache: nobody is asked."""
+    folder = _folder(room, address.revision, address)
+    file = RemoteFile(name=address.path.rpartition("/")[2], url="", sha256=address.sha256)
+    _link_cached(address, address.revision, [file], folder, task)
+    if not (folder / file.name).is_symlink():
+        return None
+    facts = {
+        "hub_id": address.location,
+        "licence": address.known.licence if address.known else "",
+    }
+    note_complete(folder, {file.name: (folder / file.name).stat().st_size}, facts)
+    return _fetched(folder, [file.name], facts)
+
+
+def _link_cached(
+    address: BaseAddress, commit: str, files: list[RemoteFile], folder: Path, task: Fetching
+) -> None:
+    """Take what huggingface_hub's own cache holds of the files: as links, so that it stays one."""
+    start = address.path if not address.path.endswith(".safetensors") else ""
+    start = start or address.path.rpartition("/")[0]
+    for each in files:
+        target, name = folder / each.name, f"{start}/{each.name}".lstrip("/")
+        if target.is_file():
+            continue
+        found = find_in_hub_cache(address.location, name, commit, each.sha256, task.environ)
+        if found:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.symlink_to(found)
+
+
 def _bring_all(
     address: BaseAddress, client: HubClient, files: list[RemoteFile], folder: Path, task: Fetching
 ) -> None:
@@ -141,6 +176,9 @@ def _bring_all(
     before = 0
     for each in files:
         target = folder / each.name
+        if target.is_symlink():
+            before += each.size or 0
+            continue
         each_task = Fetching(
             cache=task.cache,
             secrets=task.secrets,

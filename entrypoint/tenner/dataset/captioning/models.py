@@ -11,6 +11,7 @@ from typing import Literal
 
 from tenner.core.errors import DatasetError, SettingsError
 from tenner.storage.http import OnBytes, download
+from tenner.storage.hub_client import find_in_hub_cache
 
 Kind = Literal["wd14", "blip"]
 HUB = "https://huggingface.co"
@@ -114,11 +115,26 @@ def find_model(
     hub = (environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     before = 0
     for file in model.files:
-        if not _is_verified(folder / file.name, file):
+        target = folder / file.name
+        if not _is_verified(target, file) and not _link_cached(model, file, target, environ):
             url = f"{hub}/{model.id}/resolve/{model.revision}/{file.name}"
-            _fetch(url, folder / file.name, file, model, _shifted(on_bytes, before, model))
+            _fetch(url, target, file, model, _shifted(on_bytes, before, model))
         before += file.num_bytes
     return folder
+
+
+def _link_cached(
+    model: CaptionModel, file: ModelFile, target: Path, environ: Mapping[str, str]
+) -> bool:
+    """Take the file from huggingface_hub's own cache, as a link, where it is there."""
+    found = find_in_hub_cache(model.id, file.name, model.revision, file.sha256, environ)
+    if found is None:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(found)
+    _mark(target).write_text(file.sha256 + "\n", encoding="ascii")
+    return True
 
 
 def _users_own(kind: Kind, folder: Path) -> Path:

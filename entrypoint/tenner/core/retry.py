@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from tenner.core.errors import Problem
 
@@ -99,6 +99,30 @@ class _Telling(Deadline):
         self._parent.sleep(seconds)
 
 
+def retry_policy(
+    is_passing: Callable[[BaseException], bool],
+    stop: Callable[[RetryCallState], bool],
+    *,
+    first_seconds: float = 0.25,
+    longest_seconds: float = _LONGEST_WAIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+    on_retry: Callable[[RetryCallState], None] | None = None,
+) -> Retrying:
+    """How everything is tried again: errors that are passing, until `stop`, whose error is raised.
+
+    A wait is chosen at random below `first_seconds`, doubled each time up to `longest_seconds`, so
+    that many programs that met one trouble do not come back together.
+    """
+    return Retrying(
+        retry=retry_if_exception(is_passing),
+        stop=stop,
+        wait=wait_random_exponential(multiplier=first_seconds, max=longest_seconds),
+        sleep=sleep,
+        before_sleep=on_retry,
+        reraise=True,
+    )
+
+
 def retrying(
     deadline: Deadline, action: Callable[[], T], *, on_retry: Callable[[str], None] | None = None
 ) -> T:
@@ -122,16 +146,11 @@ def retrying(
         if trouble:
             (on_retry or deadline.tell)(str(trouble))
 
-    again = Retrying(
-        stop=ended,
-        wait=wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_SECONDS),
-        retry=lambda state: bool(
-            state.outcome
-            and isinstance(state.outcome.exception(), (TransientError, PermanentError))
-        ),
+    again = retry_policy(
+        lambda error: isinstance(error, TransientError | PermanentError),
+        ended,
         sleep=deadline.sleep,
-        before_sleep=tell,
-        reraise=True,
+        on_retry=tell,
     )
     try:
         return again(action)

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
-from tenacity.wait import wait_random_exponential
+from tenacity import stop_after_attempt, stop_after_delay
 
+from tenner.core.retry import retry_policy
 from tenner.core.secrets import redact_shapes
 
 _PASSING = frozenset((408, 425, 429))
@@ -36,11 +35,11 @@ class Ask:
 def call(ask: Ask, *, url: str, key: str, limit_seconds: float, waits: float = 1.0) -> Any:
     """The answer's JSON (None where it holds none), tried again until `limit_seconds` are over;
     what is refused is tried three times. `waits` scales the pauses. Raises HostError."""
-    again = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, HostError)),
-        stop=stop_after_delay(limit_seconds) | _Refused(_REFUSALS_TRIED),
-        wait=wait_random_exponential(multiplier=0.5 * waits, max=20 * waits),
-        reraise=True,
+    again = retry_policy(
+        lambda error: isinstance(error, HostError),
+        stop_after_delay(limit_seconds) | _Refused(_REFUSALS_TRIED),
+        first_seconds=0.5 * waits,
+        longest_seconds=20 * waits,
     )
     return again(lambda: _once(ask, url=url, key=key, seconds=min(_CALL_SECONDS, limit_seconds)))
 
@@ -55,6 +54,8 @@ class _Refused(stop_after_attempt):
 
 
 def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
+    import httpx  # a plan looks for the host too, and sends nothing
+
     headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
     try:
         answer = httpx.request(

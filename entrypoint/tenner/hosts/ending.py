@@ -8,7 +8,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
+from tenacity import stop_after_attempt, stop_after_delay
+
 from tenner.core.errors import Problem
+from tenner.core.retry import TransientError, retry_policy
 from tenner.hardware.prices import Price
 from tenner.hosts.api import HostError, call
 from tenner.hosts.host import Action, Host, price_of_host
@@ -80,29 +83,33 @@ def _run_command(
     command: str, environ: Mapping[str, str], limit_seconds: float, say: Callable[[str], None]
 ) -> Problem | None:
     """Run the user's command in a shell, with this program's environment."""
-    last = ""
     until = time.monotonic() + limit_seconds
-    for turn in range(COMMAND_TRIES):
+
+    def once() -> None:
         say("running end_command")
-        try:
-            done = subprocess.run(
-                ["/bin/sh", "-c", command],
-                env=dict(environ),
-                stdin=subprocess.DEVNULL,
-                timeout=max(1.0, until - time.monotonic()),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Problem(
-                text=f"end_command did not end within {limit_seconds:.0f} s",
-                fix="end this machine by hand",
-            )
-        if done.returncode == 0:
-            return None
-        last = f"end_command ended with code {done.returncode}"
-        if turn + 1 < COMMAND_TRIES:
-            time.sleep(min(2.0**turn, max(0.0, until - time.monotonic())))
-    return Problem(text=f"{last}, {COMMAND_TRIES} times", fix="end this machine by hand")
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            timeout=max(1.0, until - time.monotonic()),
+            check=False,
+        )
+        if done.returncode != 0:
+            raise TransientError(f"end_command ended with code {done.returncode}")
+
+    again = retry_policy(
+        lambda error: isinstance(error, TransientError),
+        stop_after_attempt(COMMAND_TRIES) | stop_after_delay(limit_seconds),
+        first_seconds=1.0,
+    )
+    by_hand = "end this machine by hand"
+    try:
+        again(once)
+    except subprocess.TimeoutExpired:
+        return Problem(text=f"end_command did not end within {limit_seconds:.0f} s", fix=by_hand)
+    except TransientError as error:
+        return Problem(text=f"{error}, {COMMAND_TRIES} times", fix=by_hand)
+    return None
 
 
 def _still_running(

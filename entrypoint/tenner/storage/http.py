@@ -7,7 +7,6 @@ put together from two.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from tenner.core.addresses import Address, full_address, without_credentials_in
 from tenner.core.errors import DatasetError, TennerError
 from tenner.core.files import write_atomically
+from tenner.core.retry import retry_policy
 from tenner.storage.redirects import RedirectGuard
 
 if TYPE_CHECKING:
@@ -93,31 +93,39 @@ def download(
     task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
     target.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
-    while True:
+
+    def once() -> None:
+        nonlocal failures
         before = _size(task.part)
         try:
             task.run()
-        except httpx.InvalidURL as error:
-            why = without_credentials_in(str(error))
-            raise wanted.error(f"{url} is no address: {why}", fix="correct it") from None
-        except httpx.HTTPError as error:
-            if target.is_file():
-                return
-            failures = 1 if _size(task.part) > before else failures + 1
-            if failures == ATTEMPTS:
-                unreachable = Unreachable if wanted is A_DATASET else wanted.error
-                raise unreachable(
-                    f"{name} cannot be fetched from {host}: {without_credentials_in(str(error))}",
-                    fix="check the address; a second start goes on where this one ended",
-                ) from None
-            time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
-        except OSError as error:
-            raise wanted.error(
-                f"{name} cannot be kept in {target.parent}: {error}",
-                fix="free disk space, or set TENNER_CACHE_DIR",
-            ) from error
-        else:
-            return
+        except httpx.HTTPError:
+            if not target.is_file():
+                failures = 1 if _size(task.part) > before else failures + 1
+                raise
+
+    again = retry_policy(
+        lambda error: isinstance(error, httpx.HTTPError),
+        lambda _: failures >= ATTEMPTS,
+        first_seconds=FIRST_WAIT_SECONDS,
+        longest_seconds=FIRST_WAIT_SECONDS * 2 ** (ATTEMPTS - 1),
+    )
+    try:
+        again(once)
+    except httpx.InvalidURL as error:
+        why = without_credentials_in(str(error))
+        raise wanted.error(f"{url} is no address: {why}", fix="correct it") from None
+    except httpx.HTTPError as error:
+        unreachable = Unreachable if wanted is A_DATASET else wanted.error
+        raise unreachable(
+            f"{name} cannot be fetched from {host}: {without_credentials_in(str(error))}",
+            fix="check the address; a second start goes on where this one ended",
+        ) from None
+    except OSError as error:
+        raise wanted.error(
+            f"{name} cannot be kept in {target.parent}: {error}",
+            fix="free disk space, or set TENNER_CACHE_DIR",
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

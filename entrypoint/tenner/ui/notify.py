@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import httpx
+from tenacity import stop_after_attempt
 
 from tenner.core.errors import Problem
 from tenner.core.events import Checkpoint, Drew, Event, Step, Warned
+from tenner.core.retry import retry_policy
 from tenner.core.secrets import Secrets
 from tenner.settings.model import Settings
 
@@ -59,6 +60,14 @@ def webhook_problems(secrets: Secrets) -> tuple[Problem, ...]:
         return ()
     text = "TENNER_WEBHOOK is no web address"
     return (Problem(text=text, fix="set it to an https:// address"),)
+
+
+class _NotTaken(Exception):
+    """The webhook's server did not take a message. `is_transient` where another try may help."""
+
+    def __init__(self, text: str, *, is_transient: bool) -> None:
+        super().__init__(text)
+        self.is_transient = is_transient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,18 +152,29 @@ class Notifier:
             self._letters.task_done()
 
     def _send(self, letter: _Letter) -> None:
-        trouble = ""
-        for turn in range(_TRIES):
-            try:
-                answer = httpx.post(self._address, json=letter.body, timeout=_CALL_SECONDS)
-                if answer.is_success:
-                    return
-                trouble = f"HTTP {answer.status_code}"
-                if answer.status_code < 500 and answer.status_code != 429:
-                    break
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                trouble = type(error).__name__  # its text may hold the address
-            time.sleep(0.5 * 2**turn)
+        again = retry_policy(
+            lambda error: isinstance(error, _NotTaken) and error.is_transient,
+            stop_after_attempt(_TRIES),
+            first_seconds=0.5,
+        )
+        try:
+            again(lambda: self._post(letter))
+        except _NotTaken as error:
+            self._warn_once(str(error))
+
+    def _post(self, letter: _Letter) -> None:
+        import httpx  # a plan looks at the address too, and sends nothing
+
+        try:
+            answer = httpx.post(self._address, json=letter.body, timeout=_CALL_SECONDS)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # Without its text, which may hold the address.
+            raise _NotTaken(type(error).__name__, is_transient=True) from error
+        status = answer.status_code
+        if not answer.is_success:
+            raise _NotTaken(f"HTTP {status}", is_transient=status >= 500 or status == 429)
+
+    def _warn_once(self, trouble: str) -> None:
         if not self._has_warned:
             self._has_warned = True
             self._on_event(Warned(text=f"the webhook does not take messages: {trouble}"))

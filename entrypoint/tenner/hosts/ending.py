@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from tenacity import stop_after_attempt, stop_after_delay
 
 from tenner.core.errors import Problem
-from tenner.core.retry import TransientError, retry_policy
+from tenner.core.retry import retry_policy
 from tenner.hardware.prices import Price
 from tenner.hosts.api import HostError, call
 from tenner.hosts.host import Action, Host, price_of_host
@@ -79,6 +79,10 @@ def end_host(
     return None
 
 
+class _CommandFailed(Exception):
+    """The user's command ended with another code than 0."""
+
+
 def _run_command(
     command: str, environ: Mapping[str, str], limit_seconds: float, say: Callable[[str], None]
 ) -> Problem | None:
@@ -95,10 +99,10 @@ def _run_command(
             check=False,
         )
         if done.returncode != 0:
-            raise TransientError(f"end_command ended with code {done.returncode}")
+            raise _CommandFailed(f"end_command ended with code {done.returncode}")
 
     again = retry_policy(
-        lambda error: isinstance(error, TransientError),
+        lambda error: isinstance(error, _CommandFailed),
         stop_after_attempt(COMMAND_TRIES) | stop_after_delay(limit_seconds),
         first_seconds=1.0,
     )
@@ -107,7 +111,7 @@ def _run_command(
         again(once)
     except subprocess.TimeoutExpired:
         return Problem(text=f"end_command did not end within {limit_seconds:.0f} s", fix=by_hand)
-    except TransientError as error:
+    except _CommandFailed as error:
         return Problem(text=f"{error}, {COMMAND_TRIES} times", fix=by_hand)
     return None
 

@@ -179,7 +179,7 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
                 "--destinations",
                 f"s3://KEY:{hidden['pw']}@bucket/x",
             ),
-            ("train", str(tmp_path / "kept" / "settings.toml")),
+            ("train", str(tmp_path / "kept" / "settings.toml"), "--destinations", to),
         ]
         failed = [tenner(tmp_path, *words) for words in ways]
     finally:

@@ -89,7 +89,7 @@ def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
     )
     # A line from 1 to 0: after 3 of 4 steps a quarter is left, after 4 of 8 a half.
     assert "was at 25 % of its full value and goes on at 50 %" in machine.said
-    rates = [each["learning_rates"]["unet"] for each in machine.events("star", "step")]
+    rates = [each["lr"]["unet"] for each in machine.events("star", "step")]
     assert rates[-4:] == pytest.approx([1e-3 * left / 8 for left in (4, 3, 2, 1)])
 
 

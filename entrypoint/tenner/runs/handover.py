@@ -16,6 +16,7 @@ from tenner.core.secrets import Secrets
 from tenner.report.facts import FileFact
 from tenner.report.model_card import CARD_NAME
 from tenner.runs.deliver import Delivered, deliver
+from tenner.runs.ledger import ledger_of
 from tenner.storage.destination import Destination
 
 PAUSE_SECONDS = 60.0
@@ -95,19 +96,24 @@ def deliver_persistently(
 
 def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
     """Checkpoints that a stop or a limit saved between two planned saves, by their names: of a
-    finished run they say nothing that its planned ones do not say better."""
+    finished run they say nothing that its planned ones do not say better. What was the result
+    before the run was extended is not among them."""
     try:
         options: dict[str, Any] = json.loads(run_dir.plan.read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
     found: set[str] = set()
+    ledger = ledger_of(run_dir)
+    attempts = ledger.lives if ledger else ()
+    results = {each.last_step for each in attempts if each.ending == "delivered"}
     for path in run_dir.checkpoints.glob(f"{name}-*.safetensors"):
         saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))
         if saved is None:
             continue
         every = options.get(f"save_every_n_{'steps' if saved[1] else 'epochs'}")
         is_planned = int(saved[2]) % int(every) == 0 if every else not saved[1]
-        if not is_planned:
+        was_result = bool(saved[1]) and int(saved[2]) in results
+        if not is_planned and not was_result:
             found.add(path.name)
     return frozenset(found)
 

@@ -30,8 +30,9 @@ class UnusableState(Exception):
 
 
 def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
-    """Move the state at `written` to `states`, mark it, and drop all but the newest two.
+    """Mark the state at `written`, move it to `states`, and drop all but the newest two.
 
+    It appears there marked or not at all; older states go first, for a disk that is almost full.
     Raises UnusableState where it is cut or damaged: then the older states stay what they are.
     Raises OSError.
     """
@@ -47,14 +48,14 @@ def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
     }
     kept = states / f"step-{step:08d}"
     states.mkdir(parents=True, exist_ok=True)
+    others = [each for each in sorted(states.glob("step-*")) if each != kept]
+    for each in others[: max(0, len(others) - KEPT_STATES + 1)]:
+        shutil.rmtree(each, ignore_errors=True)
+    write_json(written / STATE_MARK, mark)
     if kept.exists():
         shutil.rmtree(kept)
     written.rename(kept)
-    write_json(kept / STATE_MARK, mark)
     sync_directory(states)
-    older = sorted(states.glob("step-*"))[:-KEPT_STATES]
-    for each in older:
-        shutil.rmtree(each, ignore_errors=True)
     return kept
 
 

@@ -72,7 +72,8 @@ class SdScriptsRun:
                 case _:
                     return event
         except OSError as error:
-            text = f"{error.filename} could not be kept: {error.strerror}"
+            name = error.filename or getattr(event, "path", "a file")
+            text = f"{name} could not be kept: {error.strerror}"
             return Warned(text=text, fix="free disk space; the trainer goes on")
 
     def _output(self, job: Job, first_step: int) -> Output:

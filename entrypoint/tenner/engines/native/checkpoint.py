@@ -4,13 +4,14 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from tenner.engines.native.tensor_file import Renamed, TensorFile
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.engines.native.unet_names import OriginalNames
+from tenner.engines.native.vae import checkpoint_vae
 
 _UNET = "model.diffusion_model."
 _FIRST_TEXT = {
@@ -55,12 +56,10 @@ class CheckpointFile:
             raise ValueError("it has no second text encoder")
         return dict(_from_open_clip(found))
 
-    def vae(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    def vae(self) -> Mapping[str, Tensor]:
         """The VAE by diffusers' names; a file of a VAE alone has no prefix."""
-        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
         tensors = dict(self._with_prefix("first_stage_model.")) or dict(self._with_prefix(""))
-        return cast("dict[str, Tensor]", convert_ldm_vae_checkpoint(tensors, dict(config)))
+        return checkpoint_vae(tensors)
 
     def _with_prefix(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         yield from Renamed.of(self._tensors, prefix).items()

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch.nn.functional import interpolate
 from tenner.core.files import write_atomically
 from tenner.core.train_job import TrainItem, TrainJob
 from tenner.engines.native.rng import python_draw, torch_rng
+from tenner.engines.native.vae import VaeEncoder
 
 _VERSION = "1"
 # Cuts kept of a picture that is cut at random places.
@@ -100,7 +100,7 @@ def cuts_of(job: TrainJob, item: TrainItem) -> list[Cut]:
 
 def encode_all(
     job: TrainJob,
-    load_vae: Callable[[], Any],
+    load_vae: Callable[[], VaeEncoder],
     vae_name: str,
     device: torch.device,
     progress: Callable[[int, int], None],
@@ -119,11 +119,11 @@ def encode_all(
 
 class _Encoder:
     def __init__(
-        self, job: TrainJob, load_vae: Callable[[], Any], vae_name: str, device: torch.device
+        self, job: TrainJob, load_vae: Callable[[], VaeEncoder], vae_name: str, device: torch.device
     ) -> None:
         self._job = job
         self._load_vae = load_vae
-        self._vae: Any = None
+        self._vae: VaeEncoder | None = None
         self._vae_name = vae_name
         self._device = device
         self._folder = Path(job.cache_dir) if job.cache_dir else None
@@ -156,14 +156,12 @@ class _Encoder:
     @torch.no_grad()
     def _encode(self, picture: Image.Image, item: TrainItem, cut: Cut, key: str) -> Tensor:
         if self._vae is None:
-            self._vae = self._load_vae().to(self._device).eval()
+            self._vae = self._load_vae().to(self._device)
         pixels = _pixels(picture, item.bucket, cut).to(self._device)
-        found = self._vae.encode(pixels[None]).latent_dist
-        noise = torch.randn(found.mean.shape, generator=torch_rng(0, "vae", key))
-        latents = found.mean + found.std * noise.to(found.mean)
-        config = self._vae.config
-        shift = float(config.get("shift_factor") or 0.0)
-        scaled = (latents - shift) * float(config["scaling_factor"])
+        mean, std = self._vae.encode(pixels[None])
+        noise = torch.randn(mean.shape, generator=torch_rng(0, "vae", key))
+        latents = mean + std * noise.to(mean)
+        scaled = (latents - self._vae.shift_factor) * self._vae.scaling_factor
         if not bool(torch.isfinite(scaled).all()):
             raise NoPictureError(
                 f"{Path(item.image).name} is encoded to values that are not finite"

@@ -1,10 +1,8 @@
 """The base model's tensors and configurations, from a diffusers folder or a checkpoint file.
 
 Nothing is fetched from anywhere. The U-Net and the text encoders are taken as plain tensors for
-our own layers; the VAE, used only to encode the pictures once, is diffusers' own.
+our own layers, and so is the VAE's encoder.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from tenner.core.json_text import read_object
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.checkpoint import CheckpointFile
 from tenner.engines.native.tensor_file import Renamed, TensorFile
+from tenner.engines.native.vae import VaeEncoder
 
 
 class BaseModelError(Exception):
@@ -67,19 +66,18 @@ def load_base(job: TrainJob) -> BaseModel:
         ) from error
 
 
-def load_vae(base: BaseModel) -> Any:
-    """diffusers' AutoencoderKL in fp32. Raises BaseModelError."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
+def load_vae(base: BaseModel) -> VaeEncoder:
+    """The VAE's encoder in fp32. Raises BaseModelError."""
     try:
         if base.vae_config is None:
-            return AutoencoderKL.from_pretrained(base.vae_path, local_files_only=True).float()
-        vae = AutoencoderKL(**base.vae_config)
-        vae.load_state_dict(CheckpointFile(base.vae_path).vae(base.vae_config))
-        return vae.float()
-    except (OSError, RuntimeError, ValueError) as error:
+            config = _json(base.vae_path / "config.json")
+            return VaeEncoder(config, _tensors(base.vae_path))
+        return VaeEncoder(base.vae_config, CheckpointFile(base.vae_path).vae())
+    except (OSError, KeyError, ValueError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"{error.args[0]} is missing" if missing else str(error)
         raise BaseModelError(
-            f"the VAE in {base.vae_path.name} cannot be read: {error}",
+            f"the VAE in {base.vae_path.name} cannot be read: {reason}",
             fix="name a complete base model, or another VAE",
         ) from error
 

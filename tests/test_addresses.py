@@ -4,21 +4,35 @@ import json
 import pickle
 import string
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tenner.base.tiny import concept_dir
 from tenner.core.addresses import Address, full_address, without_credentials, without_credentials_in
-from tenner.core.errors import SettingsError
+from tenner.core.errors import DeliveryError, SettingsError
 from tenner.core.event_log import EventLog
-from tenner.core.events import Warned
-from tenner.core.secrets import redact_shapes
+from tenner.core.events import Failed, Warned
+from tenner.core.run_dir import RunDir
+from tenner.core.secrets import Secrets, redact_shapes
+from tenner.pipeline.preflight import prepare
+from tenner.planning.plan import plan_json
+from tenner.planning.prepared import Prepared
+from tenner.report.live_page import LivePage
+from tenner.runs.card import write_card
 from tenner.settings import load_request
 from tenner.settings.saved import settings_toml
+from tenner.settings.sd_scripts_files import import_dataset_config
 from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.supervision.budget import Budget
+from tenner.ui.notify import Notifier
 
 SECRET = st.text(string.ascii_letters + string.digits, min_size=12, max_size=30).map("zq".__add__)
 ODD = st.text(
@@ -85,6 +99,8 @@ def test_a_secret_in_any_place_is_in_nothing_that_is_made_of_the_address(
 
 
 @given(secret=ODD, scheme=st.sampled_from(["http", "https", "s3"]))
+@example(secret="zq00:/qz", scheme="http")
+@example(secret="/zq00", scheme="http")
 def test_signs_that_should_have_been_escaped_hide_no_less(secret: str, scheme: str) -> None:
     for text in (f"{scheme}://me:{secret}@host/x", f"{scheme}://host/x?sig={secret}&links=7d"):
         assert secret not in without_credentials(text)
@@ -103,6 +119,85 @@ def test_settings_are_saved_without_them_whichever_key_holds_the_address(
     assert secret not in str(request)
     assert set(keys) <= set(tomllib.loads(saved))
     assert full_address(request.settings.dataset) == text
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A run on the tiny base that could start."""
+    words = {"base_model": "tiny", "dataset": str(concept_dir()), "device": "cpu"}
+    request = load_request(words, {}, read_default_config=False)
+    folder = tmp_path_factory.mktemp("run")
+    return prepare(request, {}, folder, on_stage=lambda *_: None, on_image=lambda *_: None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(secret=SECRET, place=st.sampled_from(PLACE), scheme=SCHEME, name=NAME)
+def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
+    prepared: Prepared, secret: str, place: str, scheme: str, name: str
+) -> None:
+    """Of a run whose every address holds the secret, and whose errors repeat the address."""
+    text = address_with(secret, place, scheme, "host", name)
+    keys = ("dataset", "base_model", "vae", "reg_data_dir", "network_weights")
+    request = load_request({**dict.fromkeys(keys, text), "destinations": text}, {})
+    run = replace(prepared, request=request)
+    destinations, _ = parse_destinations(request.settings.destinations)
+    sent: list[str] = []
+    hook = f"https://hooks.example/{secret}?token={secret}"
+    secrets = Secrets(values={"TENNER_WEBHOOK": hook})
+
+    def take(address: str, json: dict[str, Any], **_: object) -> httpx.Response:
+        assert address == hook, "the webhook itself is sent to where it is"
+        sent.append(str(json))
+        return httpx.Response(200)
+
+    said = f"could not GET {text}: refused"
+    error = DeliveryError(said, fix=f"open {text}")
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx, "post", take)
+        run_dir = RunDir(Path(folder) / "run").create()
+        page = LivePage(
+            prepared=run,
+            run_dir=run_dir,
+            tell=lambda event: None,
+            budget=Budget(max_cost_usd=None, max_hours=None, price_per_hour=None),
+            secrets=secrets,
+        )
+        with (
+            Notifier("star", secrets, asked_format="json", on_event=page.hear) as news,
+            EventLog(run_dir.events) as log,
+        ):
+            for event in (Warned(text=said, fix=text), Failed(kind="other", text=said, fix=text)):
+                page.hear(event)
+                log.append(event)
+            news.tell("started", said)
+            news.tell("failed", str(error))
+        page.bring_out(error)
+        write_card(run, run_dir, None, destinations, num_steps=3)
+        run_dir.settings.write_text(settings_toml(request))
+        run_dir.plan.write_text(json.dumps(plan_json(run.plan)))
+        written = [path for path in run_dir.path.rglob("*") if path.is_file()]
+        assert {"report.html", "live.json", "README.md", "events.jsonl"} <= {
+            p.name for p in written
+        }
+        assert [p.name for p in written if secret.encode() in p.read_bytes()] == []
+    assert len(sent) == 2
+    assert [body for body in sent if secret in body] == []
+
+
+@given(secret=SECRET, place=st.sampled_from(PLACE), name=NAME)
+def test_folders_of_a_dataset_configuration_may_be_addresses(
+    secret: str, place: str, name: str
+) -> None:
+    text = address_with(secret, place, "https", "host", name)
+    for more in ({}, {"num_repeats": 0}, {"cache_info": True}, {"conditioning_data_dir": text}):
+        row = {"image_dir": text, **more}
+        imported = import_dataset_config({"datasets": [{"subsets": [row]}]})
+        assert secret not in str(imported)
+        assert full_address(imported.subsets[0].image_dir) == text
+    captions = {"image_dir": "x", "metadata_file": text}
+    refused = import_dataset_config({"datasets": [{"subsets": [captions]}]})
+    assert refused.problems
+    assert secret not in str(refused)
 
 
 def test_an_address_that_was_saved_without_its_credentials_is_asked_for_again(

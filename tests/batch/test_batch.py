@@ -103,7 +103,7 @@ def test_one_bad_job_does_not_stop_the_others_and_a_second_start_does_only_what_
 
 @pytest.mark.long
 def test_a_signal_stops_the_batch_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    jobs = COMMON.replace("max_train_steps = 3", "max_train_steps = 40")
+    jobs = COMMON.replace("max_train_steps = 3", "max_train_steps = 16")
     jobs += '[[jobs]]\noutput_name = "one"\n[[jobs]]\noutput_name = "two"\n'
     (tmp_path / "jobs.toml").write_text(jobs)
     with (tmp_path / "log").open("w+") as log:
@@ -128,7 +128,7 @@ def test_a_signal_stops_the_batch_and_the_next_start_goes_on(tmp_path: Path) -> 
     again = tenner(tmp_path, "batch", "jobs.toml")
     assert again.returncode == 0, again.stdout + again.stderr
     assert set(states(tmp_path).values()) == {"delivered"}
-    assert [steps_of(tmp_path, each) for each in ("one", "two")] == [40, 40]
+    assert [steps_of(tmp_path, each) for each in ("one", "two")] == [16, 16]
 
 
 @pytest.mark.parametrize(

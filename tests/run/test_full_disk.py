@@ -24,6 +24,8 @@ from tenner.runs.reserve import NOTES_BYTES, give_back, reserve
 STEPS = 24
 WORDS = ("--max_train_steps", str(STEPS), "--save_every_n_steps", "4", "--network_dim", "1")
 
+NUM_DISKS = int(os.environ.get("NUM_DISKS", "8"))
+
 
 def whole_lines(machine: StandIn) -> None:
     path = machine.run("cat") / "events.jsonl"
@@ -32,7 +34,7 @@ def whole_lines(machine: StandIn) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(NUM_DISKS))
 def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: int) -> None:
     chance = random.Random(f"full disk {number}")
     kept = tmp_path / "kept"

@@ -107,8 +107,9 @@ def _user_of(before: str) -> tuple[str, str]:
     user, at, host = host.rpartition("@")
     if at:
         return user + at, host + slash + path
-    port = host.rpartition(":")[2] if ":" in host and not host.startswith("[") else ""
-    if not port or port.isdigit():
+    _, colon, port = host.partition(":")
+    has_no_user = not colon or port.isdigit() or host.startswith("[")
+    if has_no_user or (not port and "@" not in path):
         return "", before
     user, at, rest = before.rpartition("@")
     return (user + at, rest) if at else (host, slash + path)  # cut behind a part of a password

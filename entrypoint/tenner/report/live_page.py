@@ -152,7 +152,8 @@ class LivePage:
         """Write no more by itself: what is delivered must not change meanwhile."""
         self._closing.set()
         self._changed.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _cannot_write(self, error: OSError) -> None:
         if not self._failed:

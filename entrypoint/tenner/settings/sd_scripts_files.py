@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tenner.core.addresses import Address
 from tenner.core.errors import Problem
 from tenner.core.json_text import parse_json
 from tenner.core.suggest import nearest_name
@@ -256,12 +257,14 @@ def _table(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
 def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | None:
     folder = row.get("image_dir")
     if row.get("metadata_file"):
-        text = f"{row['metadata_file']}: captions in a metadata file are not read"
+        text = f"{Address(str(row['metadata_file']))}: captions in a metadata file are not read"
         problems.append(Problem(text=text, fix="write them as .txt files beside the images"))
         return None
     if not isinstance(folder, str) or not folder:
         problems.append(Problem(text="a subset has no image_dir", fix='add image_dir = "FOLDER"'))
         return None
+    folder = Address(folder)
+    masks = _text(row.get("conditioning_data_dir"))
     repeats = row.get("num_repeats", 1)
     is_whole = isinstance(repeats, int) and not isinstance(repeats, bool)
     if not is_whole or not 1 <= repeats <= MOST_REPEATS:
@@ -277,7 +280,7 @@ def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | 
         class_tokens=_text(row.get("class_tokens")),
         is_reg=_on(row.get("is_reg", False)),
         caption_extension=_text(row.get("caption_extension")),
-        mask_dir=_text(row.get("conditioning_data_dir")),
+        mask_dir=Address(masks) if masks else None,
         caption_prefix=_written(row.get("caption_prefix")),
         caption_suffix=_written(row.get("caption_suffix")),
     )

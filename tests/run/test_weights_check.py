@@ -28,13 +28,24 @@ def lora(machine: Machine, name: str) -> Path:
     return machine.run(name) / "checkpoints" / f"{name}.safetensors"
 
 
-def test_a_learning_rate_of_zero_ends_with_5_and_is_not_delivered(tmp_path: Path) -> None:
+def test_a_learning_rate_of_zero_is_refused_by_plan_and_train(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     words = machine.train("zero", *STEPS, "--learning_rate", "0")
+    for command in ("plan", "train"):
+        machine.log.unlink(missing_ok=True)
+        assert machine.finish(command, *words[1:]) == 2, machine.said
+        assert "nothing would be trained" in machine.said
+        assert "set learning_rate, unet_lr or text_encoder_lr above 0" in machine.said
+    assert not machine.run("zero").exists()
+
+
+def test_a_lora_that_learnt_nothing_ends_with_5_and_is_not_delivered(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    words = machine.train("zero", *STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
     assert machine.finish(*words) == 5, machine.said
     assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.said
-    assert "its learning rate is 0" in machine.said
-    assert "set learning_rate = 1e-4" in machine.said
+    assert "what was learnt is too small for fp16 and was saved as zero" in machine.said
+    assert "save_precision = 'float' or 'bf16'" in machine.said
     ups = [value for key, value in load_file(lora(machine, "zero")).items() if "lora_up" in key]
     assert len(ups) == 96
     assert not any(up.any() for up in ups)
@@ -104,14 +115,11 @@ def test_a_usual_run_tells_how_far_it_moved_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_numbers_that_fp16_cannot_hold_are_named_with_the_precision_that_can(
+def test_numbers_that_fp16_cannot_hold_are_kept_in_the_precision_that_can(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)
     small = (*STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
-    assert machine.finish(*machine.train("lost", *small)) == 5, machine.said
-    assert "what was learnt is too small for fp16 and was saved as zero" in machine.said
-    assert "save_precision = 'float' or 'bf16'" in machine.said
     kept = (*small, "--save_precision", "float")
     assert machine.finish(*machine.train("kept", *kept)) == 0, machine.said
     assert "too little to be seen" in machine.said
@@ -123,7 +131,7 @@ def test_going_on_from_a_lora_is_measured_against_it(tmp_path: Path) -> None:
     assert machine.finish(*machine.train("first", *STEPS)) == 0, machine.said
     start = lora(machine, "first")
     onward = (*STEPS, "--network_weights", str(start))
-    still = machine.train("still", *onward, "--learning_rate", "0")
+    still = machine.train("still", *onward, "--learning_rate", "1e-9")
     assert machine.finish(*still) == 5, machine.said
     assert "the LoRA is what it started from: none of its 96 modules changed" in machine.said
     assert machine.finish(*machine.train("moved", *onward)) == 0, machine.said

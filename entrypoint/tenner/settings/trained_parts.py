@@ -11,8 +11,8 @@ from tenner.settings.model import Settings
 def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
     """The settings with the switches that their learning rates mean, and what that comes to.
 
-    Two rates for SDXL's two text encoders, of which one is 0, are left as they are; so is a
-    learning_rate of 0 for everything.
+    Two rates for SDXL's two text encoders, of which one is 0, are left as they are. Where nothing
+    would be trained, that is the problem.
     """
     unet = settings.learning_rate if settings.unet_lr is None else settings.unet_lr
     text = any(settings.text_encoder_lr or (settings.learning_rate,))
@@ -32,10 +32,9 @@ def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
 
 
 def _nothing(settings: Settings) -> tuple[Problem, ...]:
-    """Both rates are 0, or the one that is not is of a part that a switch leaves out."""
-    said = settings.unet_lr is not None or settings.text_encoder_lr is not None
-    if not said or (settings.network_train_unet_only and settings.network_train_text_encoder_only):
-        return ()
+    """All rates are 0, or the one that is not is of a part that a switch leaves out."""
+    if settings.network_train_unet_only and settings.network_train_text_encoder_only:
+        return ()  # a rule of its own
     text = "nothing would be trained: the learning rates of all parts are 0 or left out by a switch"
-    fix = "set unet_lr or text_encoder_lr above 0, or remove network_train_…_only"
+    fix = "set learning_rate, unet_lr or text_encoder_lr above 0, or remove network_train_…_only"
     return (Problem(text=text, fix=fix),)

@@ -130,7 +130,8 @@ JOB = {
     "device": "cpu",
     "batch_size": "4",
     "optimizer_type": "AdamW",
-    "max_train_steps": "60",
+    "max_train_steps": "20000",  # it is told to stop, so that it lasts as long as the strangers
+    "save_every_n_epochs": "1000",
     "no_samples": "true",
     "output_name": "served",
     "serve": "true",
@@ -170,6 +171,7 @@ def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Pat
             if port and len(strangers) < 1500:
                 strangers += half_open(port, 1500, "127.0.0.2")
                 seen = look(Door(host="", port=port, names=(), token="", token_given=True))
+                (tmp_path / "output" / "served" / "STOP").touch()
             time.sleep(0.1)
         assert seen in (200, 404), "the viewer is answered (404: no page is written yet)"
         assert len(strangers) == 1500

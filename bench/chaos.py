@@ -350,7 +350,8 @@ class Trial:
             case "expired token":
                 self.weather.is_expired = True
             case "folder wiped" if self.kept and self.kept.is_dir():
-                if self.machine.ledger("star")["delivered_to"]:
+                ledger = self.machine.run("star") / "ledger.json"  # not there before it trains
+                if ledger.is_file() and self.machine.ledger("star")["delivered_to"]:
                     return  # what is removed after it was verified is not the program's to mend
                 for each in self.kept.iterdir():
                     shutil.rmtree(each, ignore_errors=True)

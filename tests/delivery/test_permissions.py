@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,36 @@ def test_what_the_keys_lack_is_said_before_the_run_and_leaves_one_file_at_most(
         assert [each[0] for each in found] == ([level] if level else [])
         assert says in "".join(each[1] for each in found)
     assert bucket.names() <= {".tenner-check"}
+
+
+@pytest.mark.parametrize("server_port", ["moto"], indirect=True)  # the other keeps no versions
+@pytest.mark.parametrize("keeps", ["versions", "locked"])
+def test_a_bucket_that_keeps_each_version_is_named_before_the_run_with_the_rule_that_ends_it(
+    server_port: int, keeps: str
+) -> None:
+    client, name = s3_client(server_port), f"kept-{keeps}"
+    if keeps == "locked":
+        client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+        retention = {"Mode": "COMPLIANCE", "Days": 1}
+        lock = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}}
+        client.put_object_lock_configuration(Bucket=name, ObjectLockConfiguration=lock)
+    else:
+        client.create_bucket(Bucket=name)
+        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    place = f"s3://{name}/run?endpoint_url=http://127.0.0.1:{server_port}"
+    destination = parse_destination(place)
+    (found,) = check_destinations([destination], secrets=SECRETS, job="cat", env={})
+    assert found.level == "warning"
+    assert "it grows by a state at each save" in found.text
+    assert ("until its lock has ended" in found.text) == (keeps == "locked")
+    rules = re.search(r"--lifecycle-configuration '(.*)'", found.fix)
+    assert rules, found.fix
+    client.put_bucket_lifecycle_configuration(
+        Bucket=name, LifecycleConfiguration=json.loads(rules[1])
+    )
+    (rule,) = client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
+    assert rule["Filter"]["Prefix"] == "run/.tenner/", "states alone, and no LoRA"
+    assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 1
 
 
 @pytest.mark.parametrize("permissions", [WITHOUT_DELETE, WITHOUT_LIST, DROP_BOX])

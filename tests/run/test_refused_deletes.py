@@ -1,12 +1,15 @@
 """A run whose keys may not delete or list: killed, it goes on elsewhere from its newest state."""
 
+import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import Machine
+from program import Machine, trainer_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
@@ -30,23 +33,35 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
         yield proxy
 
 
-def cut_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -> int:
-    """Kill the program once a state of this step or a later one is sent. Gives the newest's."""
+def killed_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -> None:
+    """Kill the program and its trainer when the state of this very step has been sent.
+
+    From the step of the save before on the trainer is let run in slices of time that are shorter
+    than a step, so that it is never ahead of what is looked at.
+    """
     process = machine.start(*words)
-    while process.poll() is None:
-        sent = [e["step"] for e in machine.events("star", "sent") if e["what"] == "state"]
-        if sent and max(sent) >= step:
-            process.kill()
-            process.wait(60)
-            return max(sent)
-        time.sleep(0.05)
-    return 0
+    while not any(e["step"] >= step - 5 for e in machine.events("star", "step")):
+        assert process.poll() is None, machine.said
+        time.sleep(0.01)
+    trainer = trainer_of(process.pid)
+    assert trainer
+    while not any(e["step"] == step for e in machine.events("star", "state")):
+        os.kill(trainer, signal.SIGCONT)
+        time.sleep(0.02)
+        os.kill(trainer, signal.SIGSTOP)
+    while (step, "state") not in [(e["step"], e["what"]) for e in machine.events("star", "sent")]:
+        assert process.poll() is None, machine.said
+        time.sleep(0.02)
+    process.kill()
+    process.wait(60)
+    with contextlib.suppress(ProcessLookupError):  # it ends with the program
+        os.kill(trainer, signal.SIGKILL)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("permissions", "num_steps", "killed_after"),
-    [(("Put", "Get", "List"), "60", 50), (("Put", "Get"), "30", 15)],
+    [(("Put", "Get", "List"), "60", 55), (("Put", "Get"), "30", 15)],
 )
 def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
     proxy: Proxy, tmp_path: Path, permissions: tuple[str, ...], num_steps: str, killed_after: int
@@ -55,14 +70,13 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
     to = ("--destinations", f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{proxy.port}")
     words = (*SAVES, num_steps, *to)
     first = Machine(tmp_path / "first", **KEYS)
-    newest = cut_after_state(first, first.train("star", *words), step=killed_after)
-    assert newest >= killed_after, first.said
+    killed_after_state(first, first.train("star", *words), step=killed_after)
     assert first.said.count("not deleted") == 1, "said once"
 
     second = Machine(tmp_path / "second", **KEYS)
     assert second.finish(*second.train("star", *words), timeout=280) == 0, second.said
     started = second.ledger("star")["lives"][-1]["first_step"]
-    assert started >= newest, "from the newest state that arrived"
+    assert started == killed_after, "from the newest state"
     assert f"going on from step {started}" in second.said
 
     third = Machine(tmp_path / "third", **KEYS)

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT at every part of a run: saved, brought out in time, 143; a second ends all."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -59,6 +60,29 @@ def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
     machine.environ["STAND_IN_SECONDS"] = "0"
     assert machine.finish(*job) == 0, machine.said
     assert machine.commands("cat")[-1]["resume"].endswith(f"step-{newest:08d}")
+
+
+def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
+    tmp_path: Path,
+) -> None:
+    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = ("--max_train_steps", "40", "--save_every_n_steps", "10", "--destinations", str(kept))
+    job = machine.train("cat", *words)
+    assert machine.cut(job, lambda: num_steps(machine) in range(11, 17), signal.SIGTERM) == 143
+    stopped_at = machine.events("cat", "state")[-1]["step"]
+    assert stopped_at % 10, "between two saves"
+    odd = f"checkpoints/cat-step{stopped_at:08d}.safetensors"
+    assert (kept / odd).is_file(), "while it is the newest there is"
+    machine.environ["STAND_IN_SECONDS"] = "0"
+    assert machine.finish(*job) == 0, machine.said
+    listed = {each["name"] for each in json.loads((kept / "manifest.json").read_text())["files"]}
+    planned = {f"checkpoints/cat-step{step:08d}.safetensors" for step in (10, 20, 30)}
+    assert {name for name in listed if name.startswith("checkpoints/")} == planned
+    assert not (kept / odd).exists()
+
+
+def num_steps(machine: Machine) -> int:
+    return max((event["step"] for event in machine.events("cat", "step")), default=0)
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tenner.base.prediction import (
     evidence_in_folder,
     settled,
 )
+from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.json_text import read_object
@@ -70,10 +71,12 @@ class Base:
 
     @property
     def public_name(self) -> str:
-        """What it is called outside this machine: its id on the Hub, its address, or the last name
-        of its path."""
+        """What it is called outside this machine: its id on the Hub, its address, the built-in
+        one's name, or the last name of its path."""
         is_address = "://" in self.name
-        return self.hub_id or (self.name if is_address else self.path.absolute().name)
+        if self.hub_id or is_address or self.path == base_dir():
+            return self.hub_id or self.name
+        return self.path.absolute().name
 
     @property
     def is_tiny(self) -> bool:

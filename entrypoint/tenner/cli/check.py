@@ -16,8 +16,9 @@ from tenner.core.events import Phase
 from tenner.core.temporary_files import temporary_folder
 from tenner.dataset.check import CheckResult, check, render
 from tenner.dataset.sheet import write_sheet
+from tenner.hardware import Machine
 from tenner.pipeline.everything_wrong import in_turn
-from tenner.pipeline.preflight import dataset_request, fetching
+from tenner.pipeline.preflight import dataset_request, fetching, look_at_machine
 from tenner.pipeline.without_card import Judged, judge_shape, judge_without_card, likely_ground
 from tenner.planning.kept_tags import kept_tags
 from tenner.settings import Request
@@ -37,7 +38,8 @@ def run_check(
     The base need not be here. Raises SettingsError with what `train` would refuse of the settings,
     once the rest is printed; DatasetError only where there is nothing to look at.
     """
-    judged = judge_without_card(request, environ, trains_here=True)
+    machine = look_at_machine(request.settings, environ)
+    judged = judge_without_card(request, environ, machine=machine)
     assumed = judged.assumed
     asked = dataset_request(judged.request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
@@ -56,7 +58,7 @@ def run_check(
                 if errors := errors_in(judged.problems):
                     raise in_turn([SettingsError(problems=errors), error]) from error
                 raise
-        problems = _problems(judged, environ, result)
+        problems = _problems(judged, machine, result)
         for each in problems:
             result = result.with_finding("settings", each)
         if assumed.notice:
@@ -76,15 +78,13 @@ def run_check(
     return result.exit_code(strict=strict)
 
 
-def _problems(
-    judged: Judged, environ: Mapping[str, str], result: CheckResult
-) -> tuple[Problem, ...]:
+def _problems(judged: Judged, machine: Machine, result: CheckResult) -> tuple[Problem, ...]:
     """What is to be said of the settings, with what card and dataset decide where that is known."""
     found = list(judged.problems)
     buckets = result.images_by_bucket()
     if buckets and not errors_in(found):
         try:
-            found += judge_shape(judged, likely_ground(judged, environ, buckets))
+            found += judge_shape(judged, likely_ground(judged, machine, buckets))
             found += kept_tags(judged.request.settings, result.images, result.trigger)[1]
         except SettingsError as error:
             found += error.problems

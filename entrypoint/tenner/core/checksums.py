@@ -44,16 +44,17 @@ class HashedFile:
 
     @property
     def sha256(self) -> str:
-        """Waits until it is known. Raises Refused where the file cannot be read, or changed its
-        size while it was."""
+        """Waits until it is known. Raises PermanentError where the file cannot be read, or changed
+        its size while it was."""
         return self.hashed.result()
 
-    def is_as_sealed(self) -> bool:
-        """Whether it is surely what it was; False says little. Raises OSError."""
+    def is_as_hashed(self) -> bool:
+        """Whether size and times are those of when it was hashed: then its content is too. False
+        means that only hashing it again can tell. Raises OSError."""
         return self.stamp == _stamp(self.path)
 
 
-def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[HashedFile, ...]:
+def begin_hashing(files: Sequence[DeliveredFile]) -> tuple[HashedFile, ...]:
     """Look at every file, and begin to hash them.
 
     Raises DeliveryError with all that are missing or unreadable.
@@ -86,17 +87,17 @@ def begin_sealing(files: Sequence[DeliveredFile]) -> tuple[HashedFile, ...]:
 def hashed_text(path: Path, content: str, name: str) -> HashedFile:
     """A new file at `path` with this content. Raises OSError where it cannot be written."""
     path.write_text(content, encoding="utf-8")
-    (hashed,) = begin_sealing([DeliveredFile(path=path, name=name)])
+    (hashed,) = begin_hashing([DeliveredFile(path=path, name=name)])
     return hashed
 
 
-def stop_sealing(files: Sequence[HashedFile]) -> None:
+def stop_hashing(files: Sequence[HashedFile]) -> None:
     """Hash none any more that was not begun: nobody waits for it."""
     for file in files:
         file.hashed.cancel()
 
 
-def wait_until_sealed(files: Sequence[HashedFile]) -> None:
+def wait_until_hashed(files: Sequence[HashedFile]) -> None:
     """Wait for every hash. Raises DeliveryError with all that cannot be known."""
     refused = [file.hashed.exception() for file in files]
     problems = [each.problem for each in refused if isinstance(each, PermanentError)]
@@ -105,7 +106,7 @@ def wait_until_sealed(files: Sequence[HashedFile]) -> None:
 
 
 def changed_since(file: HashedFile) -> Problem | None:
-    """What to say where a file is not what it was when it was sealed. Raises OSError."""
+    """What to say where a file is not what it was when it was hashed. Raises OSError."""
     if hash_file(file.path) == (file.size, file.sha256):
         return None
     return _changed(file.path)

@@ -1,4 +1,4 @@
-"""How a run can end badly: the problem, its fix, and whose turn it is (the exit code).
+"""How a run can end badly: the problem, its fix, and who must act (the exit code).
 
 Exceptions are drawn as a tree under `TennerError`. Each carries every problem found, not the
 first one, so that a user mends them all before the next start.
@@ -13,7 +13,7 @@ Level = Literal["error", "warning", "note"]
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; scripts and hosts read it to know whose turn it is."""
+    """What the process exits with; scripts and hosts read from it who must act."""
 
     DELIVERED = 0
     SETTINGS = 2
@@ -43,7 +43,7 @@ class Problem:
 
 
 class TennerError(Exception):
-    """A run that cannot go on. `problems` holds all of them; `exit_code` says whose turn it is.
+    """A run that cannot go on. `problems` holds all of them; `exit_code` says who must act.
 
     `is_brought_out` tells that all that was trained until then is delivered and verified.
     """

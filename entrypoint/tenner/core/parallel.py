@@ -86,6 +86,6 @@ def _outcome(future: Future[T]) -> T | BaseException:
 
 
 def first_error(results: Sequence[object]) -> BaseException | None:
-    """The gravest of what was raised: a bug before a refusal, a refusal before a passing one."""
+    """The gravest of what was raised: anything else comes before a TransientError."""
     errors = [result for result in results if isinstance(result, BaseException)]
     return min(errors, key=lambda error: isinstance(error, TransientError), default=None)

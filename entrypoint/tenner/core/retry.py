@@ -1,9 +1,9 @@
 """What is tried again, how often, and when it is given up.
 
-Three ends are told apart: `Passing` troubles (server errors, cuts, timeouts, a remote file that is
-not yet what was sent) are tried until the time is up; `Refused` (no permission, no such bucket) is
-tried three times, since fresh keys take seconds to reach every server; anything else is our bug
-and is raised at once.
+Three kinds of failure: a `TransientError` (server errors, cuts, timeouts, a remote file that is not
+yet what was sent) is tried again until the time is up; a `PermanentError` (no permission, no such
+bucket) is tried three times, since fresh keys take seconds to reach every server; anything else is
+our bug and is raised at once.
 """
 
 import threading
@@ -129,7 +129,9 @@ def retrying(
     """Do `action` until it works, the deadline passes, or it is refused three times.
 
     Waits 0.25 s at first, doubling to 30 s, jittered. Each trouble that is tried again is given to
-    `on_retry`, by default to whoever the deadline tells. Raises the last Passing or Refused.
+    `on_retry`, by default to whoever the deadline tells.
+
+    Raises the last TransientError or PermanentError.
     """
     refusals = 0
     last: BaseException | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeGuard, cast
 
 from tenner.core.errors import SettingsError
-from tenner.core.json_text import parse_object
+from tenner.core.json_text import parse_object, read_object
 
 _LONGEST_HEADER_BYTES = 100_000_000
 """What safetensors itself reads."""
@@ -170,3 +170,21 @@ def _what_it_is(beginning: bytes) -> tuple[str, str]:
     if not beginning:
         return "empty", "download it again"
     return "no safetensors file", "take the .safetensors file of the model"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model's folder in diffusers or transformers layout: full precision
+    before fp16, one file before shards. Empty where there are none.
+
+    Raises OSError, ValueError or KeyError where the list of shards cannot be read.
+    """
+    for stem in ("diffusion_pytorch_model", "model"):
+        for variant in ("", ".fp16"):
+            single = folder / f"{stem}{variant}.safetensors"
+            if single.is_file():
+                return [single]
+            index = folder / f"{stem}.safetensors.index{variant}.json"
+            if index.is_file():
+                shards = cast("dict[str, str]", read_object(index)["weight_map"])
+                return [folder / name for name in sorted(set(shards.values()))]
+    return []

@@ -79,13 +79,13 @@ def inspect(
         return _facts(image, size, factor, data, thumb, thumb_side)
     except TooBig:
         raise
-    except PermanentError as error:
+    except UnusableImage as error:
         return Unreadable(reason=str(error))
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
         return Unreadable(reason=_why_broken(error))
 
 
-class PermanentError(Exception):
+class UnusableImage(Exception):
     """A file that is not even tried, or is no picture."""
 
 
@@ -93,21 +93,21 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise PermanentError("empty (0 bytes)")
+            raise UnusableImage("empty (0 bytes)")
         if size > MAX_BYTES:
-            raise PermanentError(f"larger than {MAX_BYTES // 1024**2} MB")
+            raise UnusableImage(f"larger than {MAX_BYTES // 1024**2} MB")
         data = path.read_bytes()
     except OSError as error:
-        raise PermanentError(f"closed to this user or gone ({error.strerror or error})") from None
+        raise UnusableImage(f"closed to this user or gone ({error.strerror or error})") from None
     if _ends_in_zeros(data):
-        raise PermanentError("cut off: its end is only zeros, as a failed copy leaves it")
+        raise UnusableImage("cut off: its end is only zeros, as a failed copy leaves it")
     head = data[:512].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        raise PermanentError("a git-lfs pointer, not the picture (run: git lfs pull)")
+        raise UnusableImage("a git-lfs pointer, not the picture (run: git lfs pull)")
     if head.startswith((b"<!doctype html", b"<html")):
-        raise PermanentError("a web page, not a picture")
+        raise UnusableImage("a web page, not a picture")
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
-        raise PermanentError("HEIC, which needs: pip install 'tenner[dataset]'")
+        raise UnusableImage("HEIC, which needs: pip install 'tenner[dataset]'")
     return data
 
 
@@ -124,14 +124,14 @@ def _open(data: bytes, *, alone: bool) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=(*FORMATS, "HEIF") if is_heif else FORMATS)
     except Image.DecompressionBombError:
-        raise PermanentError(f"larger than {MAX_PIXELS // 10**6} million pixels") from None
+        raise UnusableImage(f"larger than {MAX_PIXELS // 10**6} million pixels") from None
     except Image.UnidentifiedImageError:
-        raise PermanentError("no image format that is known, or cut off at its start") from None
+        raise UnusableImage("no image format that is known, or cut off at its start") from None
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise PermanentError(f"larger than {MAX_PIXELS // 10**6} million pixels")
+        raise UnusableImage(f"larger than {MAX_PIXELS // 10**6} million pixels")
     if min(image.size) < MIN_SIDE:
-        raise PermanentError(f"only {image.width}x{image.height} pixels")
+        raise UnusableImage(f"only {image.width}x{image.height} pixels")
     if pixels > BIG_PIXELS and not alone:
         raise TooBig
     return image
@@ -267,7 +267,7 @@ def viewable_picture(path: Path) -> Image.Image | str:
         image.load()
         shown = to_srgb(image) if foreign_profile(image) is not None else _viewable(image)
         return _upright(_viewable(shown), _orientation(image)).convert("RGB")
-    except PermanentError as error:
+    except UnusableImage as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
         return _why_broken(error)
@@ -319,10 +319,10 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _masked(image: Image.Image, mask: Path) -> Image.Image:
-    """The upright picture with the mask as its alpha. Raises Refused."""
+    """The upright picture with the mask as its alpha. Raises UnusableImage."""
     seen = viewable_picture(mask)
     if isinstance(seen, str):
-        raise PermanentError(f"its mask {mask.name} is {seen}")
+        raise UnusableImage(f"its mask {mask.name} is {seen}")
     alpha = seen.getchannel("R").resize(image.size, Image.Resampling.BILINEAR)
     masked = image.convert("RGB")
     masked.putalpha(alpha)
@@ -341,7 +341,7 @@ def convert(
     """Write the clean PNG of `path` to `target`, atomically; returns its size.
 
     The red channel of `mask`, brought to the image's size, becomes its alpha. Raises OSError where
-    it cannot be written, Refused where the mask cannot be read; the image was read before.
+    it cannot be written, UnusableImage where the mask cannot be read; the image was read before.
     """
     image = _open(_read(path), alone=True)
     image.load()

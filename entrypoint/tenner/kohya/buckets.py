@@ -163,15 +163,3 @@ def batches_per_epoch(images_by_bucket: Mapping[Size, int], batch_size: int) -> 
     `images_by_bucket` counts images with their repeats.
     """
     return sum(math.ceil(count / batch_size) for count in images_by_bucket.values())
-
-
-def sdxl_crop(bucket: Size, original: Size) -> tuple[int, int]:
-    """(left, top) as sd-scripts tells it to SDXL's size conditioning.
-
-    It is the margin of the picture fitted *into* the bucket, not the cut of the picture that
-    covers it: SDXL was fine-tuned by sd-scripts with these numbers, so they are kept.
-    """
-    aspect = original[0] / original[1]
-    if bucket[0] / bucket[1] > aspect:
-        return int((bucket[0] - bucket[1] * aspect) // 2), 0
-    return 0, int((bucket[1] - bucket[0] / aspect) // 2)

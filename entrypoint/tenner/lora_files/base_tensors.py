@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tenner.core.family import Family
 from tenner.core.network_parts import Part
+from tenner.core.safetensors_head import weight_files
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.engines.native.unet_names import OriginalNames
 from tenner.lora_files.modules import TensorEntry
@@ -63,7 +64,7 @@ def base_weights(path: Path, family: Family) -> BaseWeights:
 
 def _of_folder(path: Path) -> Iterator[tuple[tuple[Part, str], BaseWeight]]:
     for folder, part in _FOLDER_PARTS:
-        for file in _weight_files(path / folder):
+        for file in weight_files(path / folder):
             config = path / "unet" / "config.json"
             names = _unet_names(json.loads(config.read_text("utf-8"))) if part == "unet" else None
             for entry in _matrices(file):
@@ -126,17 +127,3 @@ def _thirds(layer: int, entry: TensorEntry) -> Iterator[tuple[str, TensorEntry]]
         start = entry.start + place * size
         piece = replace(entry, shape=(rows, *entry.shape[1:]), start=start, end=start + size)
         yield f"text_model.encoder.layers.{layer}.self_attn.{letter}_proj", piece
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a folder: full precision before fp16, one file before shards."""
-    for stem in ("diffusion_pytorch_model", "model"):
-        for variant in ("", ".fp16"):
-            single = folder / f"{stem}{variant}.safetensors"
-            if single.is_file():
-                return [single]
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            if index.is_file():
-                shards = cast("dict[str, str]", json.loads(index.read_text("utf-8"))["weight_map"])
-                return [folder / name for name in sorted(set(shards.values()))]
-    return []

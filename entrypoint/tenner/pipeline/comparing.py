@@ -127,7 +127,7 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
 def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job:
     """Settings, dataset and family, judged as on any machine. Raises TennerError with all that is
     wrong with them, or where the family cannot be known."""
-    judged = judge_without_card(request, environ, trains_here=False)
+    judged = judge_without_card(request, environ, machine=None)
     wrong: list[TennerError] = []
     if errors := errors_in(judged.problems):
         wrong.append(SettingsError(problems=errors))

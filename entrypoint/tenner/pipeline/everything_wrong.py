@@ -66,7 +66,7 @@ def everything_wrong(
 
 
 def in_turn(errors: Sequence[TennerError]) -> TennerError:
-    """One error of several, each problem once, in the order of whose turn it is."""
+    """One error of several, each problem once, in the order of who must act."""
 
     def turn(error: TennerError) -> int:
         return next((n for n, kind in enumerate(_TURNS) if isinstance(error, kind)), len(_TURNS))

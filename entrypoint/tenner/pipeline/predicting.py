@@ -22,7 +22,7 @@ from tenner.core.temporary_files import temporary_folder
 from tenner.core.train_job import TrainJob
 from tenner.engines.native import engine
 from tenner.pipeline.start import train_items
-from tenner.planning.decision import make_plan, num_cpus
+from tenner.planning.decision import num_cpus, plan_again
 from tenner.planning.prepared import Prepared
 from tenner.supervision.supervise import StopRequest, follow
 
@@ -99,20 +99,11 @@ def measured_run(prepared: Prepared, measured: Measured) -> Prepared:
     if request.source("noise_offset") == "default":  # it was decided for the other prediction
         undecided = request.settings.model_copy(update={"noise_offset": None})
         request = replace(request, settings=undecided)
-    plan = make_plan(
-        request,
-        base,
-        prepared.machine,
-        prepared.plan.device,
-        prepared.engine,
-        prepared.dataset,
-        prepared.plan.resolution,
-        prepared.host_price,
-        prepared.broken,
-    )
+    prepared = replace(prepared, request=request, base=base)
+    plan = plan_again(prepared)
     others = [each for each in prepared.plan.notices if each not in (*plan.notices, ASSUMED)]
     plan = replace(plan, notices=(*plan.notices, *others))
-    return replace(prepared, request=request, base=base, plan=plan)
+    return replace(prepared, plan=plan)
 
 
 def measure(

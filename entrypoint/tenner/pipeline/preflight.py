@@ -59,7 +59,7 @@ def prepare(
     trials: Trials | None = None,
     fetches_base: bool = True,
 ) -> Prepared:
-    """Look at everything and decide. Raises TennerError with whose turn it is.
+    """Look at everything and decide. Raises the TennerError of who must act.
 
     `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
     Python compute something on the card while the dataset is read; it takes seconds, and what is

@@ -24,7 +24,7 @@ from tenner.dataset import Dataset
 from tenner.hardware import query_gpus
 from tenner.pipeline.fitting import bare_engine
 from tenner.pipeline.preflight import ALONE
-from tenner.planning.decision import make_plan
+from tenner.planning.decision import plan_again
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
@@ -103,7 +103,7 @@ def with_measured_batch(
     if session.corrections is not None:
         session.corrections[key] = correction
     choice = Choice(name="memory", value=f"{correction:.2f} of the model's word", reason=known)
-    plan = _planned(prepared, correction)
+    plan = plan_again(prepared, correction=correction)
     say("machine", f"{known}; trained at batch {plan.options.train_batch_size}")
     return replace(prepared, plan=replace(plan, choices=(*plan.choices, choice)))
 
@@ -210,21 +210,6 @@ def _two_steps(plan: Plan) -> Plan:
         save_every_n_steps=None,
     )
     return replace(plan, options=options, length=Length(num_steps=STEPS, steps_per_epoch=STEPS))
-
-
-def _planned(prepared: Prepared, correction: float) -> Plan:
-    return make_plan(
-        prepared.request,
-        prepared.base,
-        prepared.machine,
-        prepared.plan.device,
-        prepared.engine,
-        prepared.dataset,
-        prepared.plan.resolution,
-        prepared.host_price,
-        prepared.broken,
-        correction,
-    )
 
 
 @contextmanager

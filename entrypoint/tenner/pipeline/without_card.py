@@ -14,9 +14,9 @@ from tenner.base.model import Base, find_local_base
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.engines.choice import choose_engine, possible_engine
+from tenner.hardware import Machine
 from tenner.hardware.cards import Card, cards
 from tenner.kohya.buckets import Size, batches_per_epoch
-from tenner.pipeline.preflight import look_at_machine
 from tenner.pipeline.start_files import with_start_files
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.judging import judge_optimizer, judge_options, judge_request
@@ -55,18 +55,19 @@ class Judged:
 
 
 def judge_without_card(
-    request: Request, environ: Mapping[str, str], *, trains_here: bool
+    request: Request, environ: Mapping[str, str], *, machine: Machine | None
 ) -> Judged:
     """All that can be said before the dataset is read. Raises nothing that is wrong with the job.
 
-    `trains_here`: this machine's trainer and packages are the run's, where it can train at all.
+    `machine` is this one, where its trainer and packages are the run's; None where another machine
+    will train.
     """
     wrong_destinations = parse_destinations(request.settings.destinations)[1]
     problems: list[Problem] = [*request.notices, *wrong_destinations]
     base = _base(request.settings, environ, problems)
     problems += base.notices if base else ()
     assumed = assume_base(request.settings, base)
-    trainer, python = _trainer(request.settings, environ, base, problems, trains_here=trains_here)
+    trainer, python = _trainer(request.settings, environ, base, problems, machine)
     family = None if assumed.notice else assumed.family
     problems += judge_request(request, trainer=trainer, family=family, python=python)
     prediction = base.prediction if base else "epsilon"
@@ -112,8 +113,7 @@ def _trainer(
     environ: Mapping[str, str],
     base: Base | None,
     problems: list[Problem],
-    *,
-    trains_here: bool,
+    machine: Machine | None,
 ) -> tuple[EngineName, Path | None]:
     """The trainer, with its Python where it is this machine's; sd-scripts, as the image has it,
     where nothing says otherwise."""
@@ -121,7 +121,7 @@ def _trainer(
     tiny, name = bool(base and base.is_tiny), None
     try:
         name, _ = possible_engine(settings, tiny=tiny, other_noise=noise)
-        if trains_here and (settings.device == "cpu" or tiny or _has_card(settings, environ)):
+        if machine and (settings.device == "cpu" or tiny or machine.has_gpu):
             found = choose_engine(settings, environ, tiny=tiny, other_noise=noise)
             return found.name, found.python
     except SettingsError as error:
@@ -129,10 +129,6 @@ def _trainer(
     except MachineError:
         pass  # it is not installed here, and judged as it will be where it is
     return name or "sd-scripts", None
-
-
-def _has_card(settings: Settings, environ: Mapping[str, str]) -> bool:
-    return look_at_machine(settings, environ).has_gpu
 
 
 def judge_shape(
@@ -185,13 +181,10 @@ def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground
     )
 
 
-def likely_ground(
-    judged: Judged, environ: Mapping[str, str], buckets: Mapping[Size, int]
-) -> Ground:
+def likely_ground(judged: Judged, machine: Machine, buckets: Mapping[Size, int]) -> Ground:
     """What `train` would stand on here; on a machine without a card the largest that is known, so
     that only what no card mends is said."""
     settings = judged.request.settings
-    machine = look_at_machine(settings, environ)
     largest = max(cards(), key=lambda each: (each.capability >= (8, 0), each.nameplate_gb))
     ground = ground_of(judged, largest, buckets)
     if settings.device == "cpu" or (judged.assumed.is_tiny and not machine.has_gpu):

@@ -15,6 +15,7 @@ from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.kept_tags import kept_tags
 from tenner.planning.length import Length
 from tenner.planning.plan import Device, Plan, plan_run
+from tenner.planning.prepared import Prepared
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory, Choice
 from tenner.sample.cells import grid_cells
@@ -101,6 +102,22 @@ def make_plan(
         expected=expected,
         needed_gb=shaped.batch.needed_gb,
         choices=(*plan.choices, *expected_choices(expected)),
+    )
+
+
+def plan_again(prepared: Prepared, *, correction: float = 1.0) -> Plan:
+    """The plan of a prepared run whose request, base or estimate (`correction`) has changed."""
+    return make_plan(
+        prepared.request,
+        prepared.base,
+        prepared.machine,
+        prepared.plan.device,
+        prepared.engine,
+        prepared.dataset,
+        prepared.plan.resolution,
+        prepared.host_price,
+        prepared.broken,
+        correction,
     )
 
 

@@ -20,8 +20,8 @@ from tenner.core.checksums import (
     DeliveredFile,
     HashedFile,
     hashed_text,
-    stop_sealing,
-    wait_until_sealed,
+    stop_hashing,
+    wait_until_hashed,
 )
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.events import Event
@@ -119,9 +119,9 @@ def deliver(
     results = [_answer(each, where) for each, where in zip(ended, destinations, strict=True)]
     try:
         delivered = _sum_up(destinations, results, manifest, secrets)
-        wait_until_sealed(manifest.files)  # not yet where only optional destinations failed
+        wait_until_hashed(manifest.files)  # not yet where only optional destinations failed
     except DeliveryError:
-        stop_sealing(manifest.files)
+        stop_hashing(manifest.files)
         raise
     return delivered
 
@@ -141,7 +141,7 @@ class _Opening:
         Thread(target=work, name="tenner-open", daemon=True).start()
 
     def store(self, deadline: Deadline) -> Store:
-        """The store, once. Raises Passing or Refused.
+        """The store, once. Raises TransientError or PermanentError.
 
         The limit is for the other side: what is waited for the client library here, which a busy
         machine makes long, is added to it.
@@ -162,7 +162,7 @@ def deliver_to(
 ) -> DeliveredTo:
     """Bring one destination to hold the files, and then their manifest.
 
-    `scratch` is a folder for this call alone. Raises Passing or Refused.
+    `scratch` is a folder for this call alone. Raises TransientError or PermanentError.
     """
     start = time.monotonic()
     place = str(store.destination)
@@ -200,10 +200,10 @@ def deliver_to(
 def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[HashedFile]]:
     """What is sent together, the manifest last. It has every file's hash, and waits for those."""
     if store.whole_sets:
-        yield *manifest.files, _sealed_manifest(manifest, scratch)
+        yield *manifest.files, _hashed_manifest(manifest, scratch)
         return
     yield manifest.files
-    yield (_sealed_manifest(manifest, scratch),)
+    yield (_hashed_manifest(manifest, scratch),)
 
 
 def edited_cards(store: Store, files: Sequence[HashedFile], deadline: Deadline) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ def _withdraw_manifest(store: Store, missing: Sequence[HashedFile], deadline: De
         withdraw(store, [MANIFEST_NAME], deadline)
 
 
-def _sealed_manifest(manifest: Manifest, folder: Path) -> HashedFile:
+def _hashed_manifest(manifest: Manifest, folder: Path) -> HashedFile:
     folder.mkdir()
     return hashed_text(folder / MANIFEST_NAME, manifest.to_json(), MANIFEST_NAME)
 

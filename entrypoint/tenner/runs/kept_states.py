@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 
 class KeptStates:
-    """The states in the folder `folder` of a store. Every call raises Passing or Refused.
+    """The states in the folder `folder` of a store.
+
+    Every call raises TransientError or PermanentError.
 
     `say` is given what a person should know once, `on_retry` each trouble that is tried again.
     """

@@ -326,7 +326,7 @@ class RemoteRun:
 def _fetch_verified(
     store: Store, name: str, entry: RemoteEntry, target: Path, deadline: Deadline
 ) -> None:
-    """Bring one file, held to its size and hash. Raises Refused where it is another one."""
+    """Bring one file, held to its size and hash. Raises PermanentError where it is another one."""
     wanted = (entry.size, entry.sha256)
     if target.is_file() and hash_file(target) == wanted:
         return  # an earlier call, cut later, brought it

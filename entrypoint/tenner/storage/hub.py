@@ -29,7 +29,7 @@ _NO_REPO = {"RepoNotFound", "RevisionNotFound"}
 
 
 def open_hub(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> "HubStore":
-    """Raises Refused where huggingface_hub is missing or no token is known."""
+    """Raises PermanentError where huggingface_hub is missing or no token is known."""
     client = open_hub_client(destination, secrets=secrets, env=env, to_write=True)
     return HubStore(destination, client)
 
@@ -102,7 +102,7 @@ class HubStore:
                 reader.reached(file.size)  # what was there under another name is not read
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
-        text = f"{self.destination}: a Hub repo cannot say whose turn it is on many machines"
+        text = f"{self.destination}: a Hub repo cannot keep two machines from training the same run"
         raise PermanentError(
             Problem(text=text, fix="name an s3:// destination or a shared folder too")
         )
@@ -284,7 +284,7 @@ def _is_same(file: HashedFile, entry: Any) -> bool:
 
 
 def _git_hash(path: Path) -> str:
-    """The name that git gives a file's content. Raises Passing where it cannot be read."""
+    """The name that git gives a file's content. Raises TransientError where it cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:

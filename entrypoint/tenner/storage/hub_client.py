@@ -35,8 +35,8 @@ def open_hub_client(
 ) -> HubClient:
     """A client with the run's token, else with the one that `hf auth login` left.
 
-    `place` is what is told in problems. Raises Refused where huggingface_hub is missing, or where
-    writing is wanted and no token is known.
+    `place` is what problems are about. Raises PermanentError where huggingface_hub is missing, or
+    where writing is wanted and no token is known.
     """
     try:
         from huggingface_hub import HfApi, get_token
@@ -115,7 +115,7 @@ def ask(
     *given: Any,
     **more: Any,
 ) -> T:
-    """`action(...)`, with the library's errors as Passing or Refused."""
+    """`action(...)`, with the library's errors as TransientError or PermanentError."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import get_session
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tenner.core.checksums import DeliveredFile, HashedFile, begin_sealing, wait_until_sealed
+from tenner.core.checksums import DeliveredFile, HashedFile, begin_hashing, wait_until_hashed
 from tenner.core.errors import DeliveryError, Problem
 
 MANIFEST_NAME = "manifest.json"
@@ -64,7 +64,7 @@ def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest
         seen.add(file.name)
         named.append(file)
     try:
-        hashed = begin_sealing(named)
+        hashed = begin_hashing(named)
     except DeliveryError as error:
         raise DeliveryError(problems=[*problems, *error.problems]) from error
     if problems:
@@ -75,7 +75,7 @@ def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest
 def make_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest:
     """The manifest of these files, all hashed. Raises DeliveryError as `begin_manifest`."""
     manifest = begin_manifest(files, job=job)
-    wait_until_sealed(manifest.files)
+    wait_until_hashed(manifest.files)
     return manifest
 
 

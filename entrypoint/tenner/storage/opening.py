@@ -10,7 +10,7 @@ from tenner.storage.store import Store
 def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> Store:
     """The store of a destination. Its client library is imported here and not before.
 
-    Raises Refused where the library is not installed or its settings are wrong.
+    Raises PermanentError where the library is not installed or its settings are wrong.
     """
     match destination.kind:
         case "folder":

@@ -125,7 +125,10 @@ class S3Store:
         return self._may(deadline, "list_objects_v2", Prefix=start, **where)
 
     def _may(self, deadline: Deadline, action: str, **what: Any) -> bool:
-        """Whether a call is allowed, for what is not there. Raises Passing or Refused."""
+        """Whether a call is allowed, for what is not there.
+
+        Raises TransientError or PermanentError.
+        """
         try:
             call(self.destination, deadline, getattr(self._client, action), **what)
         except PermanentError as refused:
@@ -173,7 +176,7 @@ class S3Store:
             # Without the right to list, AWS answers so for what is not there.
             return self._was_taken(file) if not self.permissions(deadline).reads else False
         if head["ContentLength"] != file.size:
-            if not file.is_as_sealed() and (changed := changed_since(file)):
+            if not file.is_as_hashed() and (changed := changed_since(file)):
                 raise PermanentError(changed)
             return False
         if is_proven(file, head):
@@ -184,7 +187,7 @@ class S3Store:
         """Whether the answer to its upload proves a file that cannot be read back: by the hash in
         it, or by the signature that the server checked."""
         sent = self._uploads.sent(file)
-        if sent is None or not file.is_as_sealed():
+        if sent is None or not file.is_as_hashed():
             return False
         return sent.is_signed or is_proven(file, sent.answer)
 
@@ -232,7 +235,7 @@ class S3Store:
         return call(self.destination, deadline, answer["Body"].read)
 
     def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
-        """Size in bytes and ETag of an object. Raises Refused where there is none."""
+        """Size in bytes and ETag of an object. Raises PermanentError where there is none."""
         head = self._head(name, deadline, {})
         return int(head["ContentLength"]), str(head.get("ETag", ""))
 

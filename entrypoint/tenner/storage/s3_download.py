@@ -20,9 +20,10 @@ def download_object(
     deadline: Deadline,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Fetch to `target`, atomically. Raises Passing or Refused; what arrived is kept to go on.
+    """Fetch to `target`, atomically. What arrived is kept, and a second call resumes there, which
+    s3transfer cannot: it throws away what arrived when a transfer fails.
 
-    `on_bytes` is told how many bytes are here.
+    `on_bytes` is told how many bytes are here. Raises TransientError or PermanentError.
     """
     head = call(destination, deadline, client.head_object, **key)
     size, etag = int(head["ContentLength"]), str(head.get("ETag", ""))

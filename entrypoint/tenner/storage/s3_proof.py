@@ -28,7 +28,7 @@ def is_proven(file: HashedFile, answer: Answer) -> bool:
     The SHA-256 of a whole is no proof: some servers keep a request's headers and give them back
     unread. False says little: the object may have been sent in parts of another size, or the ETag
     be no MD5 (KMS encryption). Raises PermanentError where the file is not what it was
-    when it was sealed.
+    when it was hashed.
     """
     found = str(answer.get("ChecksumSHA256", ""))
     if found and found == _expected(file, found, "sha256"):
@@ -69,6 +69,6 @@ def _digests(file: HashedFile, part_bytes: int, algorithm: str) -> list[bytes]:
                 digest.update(block)
                 left -= len(block)
             found.append(digest.digest())
-    if not file.is_as_sealed() and (changed := changed_since(file)):
+    if not file.is_as_hashed() and (changed := changed_since(file)):
         raise PermanentError(changed)
     return found

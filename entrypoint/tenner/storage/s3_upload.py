@@ -299,9 +299,8 @@ class _Transfers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for manager in [
-            each[1] for each in self._by_client.values()
-        ]:  # it waits for requests that are under way
+        for _keeps, manager in self._by_client.values():
+            # In a thread of its own: it waits for requests that are under way.
             Thread(target=manager.shutdown, name="tenner-s3-end", daemon=True).start()
 
     def by(self, client: S3Client) -> tuple[_KeepsParts, Any]:

@@ -47,7 +47,7 @@ def put_verified(
 def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> bool:
     """Whether a manifest there calls a set complete of which these would replace files.
 
-    Where it cannot be read it is taken for one. Raises Passing or Refused.
+    Where it cannot be read it is taken for one. Raises TransientError or PermanentError.
     """
     names = {file.name for file in missing} - {MANIFEST_NAME}
     names = {name for name in names if not name.startswith(f"{OWN_FOLDER}/")}
@@ -65,7 +65,7 @@ def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline)
 
 def withdraw(store: Store, names: Sequence[str], deadline: Deadline) -> None:
     """Have nobody take what these manifests list for complete: they are deleted or, where the
-    keys may not delete, overwritten with an empty one. Raises Passing or Refused."""
+    keys may not delete, overwritten with an empty one. Raises TransientError or PermanentError."""
     if store.permissions(deadline).deletes:
         try:
             store.delete(names, deadline)

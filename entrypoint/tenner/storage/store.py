@@ -1,8 +1,8 @@
 """What every kind of destination can do, so that delivering is written once.
 
 A store moves bytes to and from one destination and says what lies there. It believes nothing that
-it did not see: `holds` is True only where the remote size and content agree with the sealed file.
-Its methods raise `Passing` and `Refused` (see `retry`), never a library's own errors.
+it did not see: `holds` is True only where the remote size and content agree with the hashed file.
+Its methods raise `TransientError` and `PermanentError` (see `retry`), never a library's own errors.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ class Store(Protocol):
         """Write a small file where none of this name is. False, and nothing changed, where there
         is one. Of several at once one alone is told True.
 
-        Raises Refused where the other side has no way to promise that.
+        Raises PermanentError where the other side has no way to promise that.
         """
         ...
 

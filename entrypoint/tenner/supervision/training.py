@@ -117,7 +117,7 @@ def train(
     """Train to the end of the plan, or as far as a stop file lets it.
 
     Raises Stopped where a signal ended it, BudgetReached where a guard did, and where it failed
-    the error of whose turn it is (MachineError for a fault of the host, TrainingError else).
+    MachineError for a fault of the host, else TrainingError.
     Whatever was saved stays in the run's directory.
     """
     follower, restarts = Follower(on_event=on_event), Restarts()

@@ -80,7 +80,10 @@ def _fetched(folder: Path, names: list[str], facts: Any) -> FetchedBase:
 def _listing(
     address: BaseAddress, client: HubClient, deadline: Deadline
 ) -> tuple[str, str, list[RemoteFile]]:
-    """The commit, the licence and the files to fetch. Raises Passing, Refused, SettingsError."""
+    """The commit, the licence and the files to fetch.
+
+    Raises TransientError, PermanentError, SettingsError.
+    """
 
     def info() -> Any:
         return ask(

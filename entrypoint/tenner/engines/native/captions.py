@@ -7,11 +7,6 @@ from tenner.core.train_job import TrainJob
 from tenner.engines.native.rng import python_draw
 
 
-def captions_vary(job: TrainJob) -> bool:
-    """Whether a caption can differ from one showing to the next (dropping it whole aside)."""
-    return job.shuffle_caption or job.caption_tag_dropout_rate > 0 or job.enable_wildcard
-
-
 def draw_caption(job: TrainJob, caption: str, *, epoch: int, position: int) -> str:
     """The text for one showing; `epoch` counts from 0, `position` names the showing in the run.
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from tenner.core.json_text import read_object
+from tenner.core.safetensors_head import weight_files
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.checkpoint import CheckpointFile
 from tenner.engines.native.tensor_file import Renamed, TensorFile
@@ -165,16 +166,8 @@ def _tensors(folder: Path) -> Mapping[str, Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a folder: full precision before fp16, one file before shards."""
-    for stem in ("diffusion_pytorch_model", "model"):
-        for variant in ("", ".fp16"):
-            single = folder / f"{stem}{variant}.safetensors"
-            if single.is_file():
-                return [single]
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            if index.is_file():
-                shards = set(cast("dict[str, str]", _json(index)["weight_map"]).values())
-                return [folder / name for name in sorted(shards)]
+    if found := weight_files(folder):
+        return found
     raise BaseModelError(
         f"no safetensors weights in {folder.name}/",
         fix="use a base model saved as .safetensors (not .bin or .ckpt)",

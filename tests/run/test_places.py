@@ -152,11 +152,12 @@ def test_a_name_that_no_file_system_takes_is_a_wrong_setting(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("command", ["plan", "check", "train"])
 def test_no_folder_for_temporary_files_is_said_first(open_folder: Path, command: str) -> None:
-    """Every folder that Python tries is taken away: the mounts hide them, the working folder is
-    another user's."""
+    """Every folder that Python tries is taken away: the mounts make them read-only (this program
+    may lie in one of them), the working folder is another user's."""
     root = () if os.geteuid() == 0 else ("--map-root-user",)
-    hide = "for each in /tmp /var/tmp; do mount --bind /proc/self/fdinfo $each || exit 9; done"
-    before = ("unshare", *root, "--mount", "sh", "-c", f'{hide}; exec "$@"', "sh")
+    lock = "mount --bind $each $each && mount -o remount,bind,ro $each || exit 9"
+    before = ("unshare", *root, "--mount", "sh", "-c")
+    before = (*before, f'for each in /tmp /var/tmp; do {lock}; done; exec "$@"', "sh")
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     ended = tenner(command, *JOB, cwd=Path("/proc"), env={"TMPDIR": "/proc/none"}, before=before)

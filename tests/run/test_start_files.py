@@ -233,3 +233,18 @@ def test_the_modules_of_a_base_are_those_that_trainers_adapt(
         assert machine.finish(*machine.train("lora", "--max_train_steps", "1"), timeout=400) == 0
         made = load_file(machine.run("lora") / "delivered" / "lora.safetensors")
         assert found.keys() == {name.split(".")[0] for name in made}
+
+
+def test_rank_and_alpha_of_the_file_are_said_to_be_its_own(
+    tmp_path: Path, tiny: dict[str, tuple[int, ...]]
+) -> None:
+    save_file(lora_of(tiny, 4, 1.0), tmp_path / "before.safetensors")
+    code, said, found = plan(Machine(tmp_path), "--network_weights", "before.safetensors")
+    assert code == 0, said
+    (rank,) = (each for each in found["choices"] if each["name"] == "rank")
+    assert (rank["value"], rank["reason"]) == ("4, alpha 1", "the network_weights' own")
+
+
+def test_a_file_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    code, said, _ = plan(Machine(tmp_path), "--network_weights", "nowhere.safetensors")
+    assert (code, said.count("nowhere.safetensors")) == (2, 1), said

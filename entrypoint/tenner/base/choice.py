@@ -19,7 +19,6 @@ from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
-from tenner.core.safetensors_head import read_safetensors_header
 from tenner.core.secrets import secrets_from
 from tenner.settings import Settings
 from tenner.settings.known_bases import known_base
@@ -117,8 +116,7 @@ def find_base(
         base = replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
     elif settings.base_model_sha256:
         hold_to_sha256(base, settings.base_model_sha256)
-    problems = [*_contradictions(settings, base), *_wrong_files(settings)]
-    if problems:
+    if problems := _contradictions(settings, base):
         raise SettingsError(problems=problems)
     return settle_prediction(settings, base)
 
@@ -153,25 +151,6 @@ def _overruled(base: Base, prediction: Prediction) -> Problem:
     told = base.contradiction or f"{base.prediction_from} says that it predicts {own}"
     text = f"{told}; trained as one that predicts {PREDICTION_NAMES[prediction]}, as asked"
     return Problem(text=text, level="warning")
-
-
-def _wrong_files(settings: Settings) -> list[Problem]:
-    """What is wrong with the other weights that the settings name: missing, cut, no safetensors."""
-    problems: list[Problem] = []
-    named = {"vae": settings.vae, "network_weights": settings.network_weights}
-    for key, value in named.items():
-        path = Path(value or "").expanduser()
-        if not value or (key == "vae" and path.is_dir()):
-            continue
-        if not path.is_file():
-            text = f"{key} = '{value}': there is no such file"
-            problems.append(Problem(text=text, fix=f"correct or remove {key}"))
-            continue
-        try:
-            read_safetensors_header(path)
-        except SettingsError as error:
-            problems += [replace(each, text=f"{key}: {each.text}") for each in error.problems]
-    return problems
 
 
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:

@@ -64,7 +64,9 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
         text = choice("text encoder", "not trained", "network_train_unet_only", frozen)
     sides = f"{settings.min_bucket_reso} to {settings.max_bucket_reso}"
     steps = f"{settings.bucket_reso_steps} pixels"
-    rank = f"{settings.network_dim}, alpha {settings.network_alpha:g}"
+    rank = choice("rank", _rank(settings), "network_dim", own.rank)
+    if settings.network_weights:
+        rank = replace(rank, reason="the network_weights' own")
     offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
     skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
     vae = "in float32" if own.no_half_vae.value else "in the run's precision"
@@ -72,12 +74,16 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
         _prediction(base),
         _sides(request, sides),
         choice("bucket steps", steps, "bucket_reso_steps", _steps(base, own.bucket_reso_steps)),
-        choice("rank", rank, "network_dim", own.rank),
+        rank,
         text,
         choice("noise offset", offset, "noise_offset", _offset_reason(base, own.noise_offset)),
         choice("clip skip", skip, "clip_skip", own.clip_skip),
         choice("VAE", vae, "no_half_vae", own.no_half_vae),
     )
+
+
+def _rank(settings: Settings) -> str:
+    return f"{settings.network_dim}, alpha {settings.network_alpha:g}"
 
 
 def _prediction(base: Base) -> Choice:

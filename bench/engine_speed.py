@@ -13,10 +13,10 @@ other. Operations: U-Net 0.803 TFLOP forward at 512 px (64x64 latents), three ti
 training a LoRA less the frozen weights' gradients (2.3 in all, as traced at 1.844), scaled by
 latent area; weights are read three times (forward, backward, and once more for the encoder).
 
-On two cores (158 GFLOP/s, 30.6 GB/s), 22 steps: 0.615 steps a second against sd-scripts' 0.632, a
-ratio of 0.97; mean losses 1.5 % apart; peak memory 0.62. Both take 1.3 times the floor: at 64 px
-this CPU reads weights and multiplies, and little is left to be saved. What a GPU waits for instead,
-operations and bytes, is counted by `bench/engine_ops.py`.
+On two cores (277 GFLOP/s, 22.8 GB/s), 25 steps, two rounds: 0.676 steps a second (torch 2.13)
+against sd-scripts' 0.472 (torch 2.4.1), a ratio of 1.43; mean losses 1.1 % apart; peak memory 0.61.
+They take 1.5 and 2.1 times the floor. What a GPU waits for instead, operations and bytes, is
+counted by `bench/engine_ops.py`.
 """
 
 import json

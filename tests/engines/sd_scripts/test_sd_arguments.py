@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tenner.core.train_job import conv_alpha_of
 from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 
 GUIDE = {
@@ -98,6 +99,18 @@ def test_ranks_of_convolutions_go_by_the_networks_own_arguments() -> None:
     wanted = {**GUIDE, "conv_dim": 8, "conv_alpha": 4.0, "network_args": ("loraplus_lr_ratio=4",)}
     found = translate(wanted, family="sd1")["network_args"]
     assert found == ("loraplus_lr_ratio=4", "conv_dim=8", "conv_alpha=4.0")
+
+
+@pytest.mark.parametrize(("conv_alpha", "scale"), [(None, 1 / 8), (4.0, 4 / 8), (0.0, 1.0)])
+def test_both_trainers_scale_convolutions_alike(conv_alpha: float | None, scale: float) -> None:
+    """By sd-scripts' `networks/lora.py`: alpha is 1 unless set, and 0 stands for the rank."""
+    options = {**GUIDE, "conv_dim": 8} | ({} if conv_alpha is None else {"conv_alpha": conv_alpha})
+    passed = dict(
+        each.split("=") for each in translate(options, family="sd1").get("network_args", ())
+    )
+    alpha = float(passed.get("conv_alpha", 1)) or float(passed["conv_dim"])
+    assert alpha / float(passed["conv_dim"]) == scale
+    assert conv_alpha_of(8, conv_alpha) / 8 == scale
 
 
 def test_whole_warm_up_steps_are_those_of_the_run_on_several_cards() -> None:

@@ -22,7 +22,8 @@ from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets
 from tenner.runs.ledger import Ledger
 from tenner.runs.remote_run import RemoteRun
-from tenner.runs.uploader import Line
+from tenner.runs.upload_queue import UploadPolicy
+from tenner.runs.uploader import DestinationUploader
 from tenner.storage.destination import parse_destination
 
 TOKEN = "loopback-write-word"
@@ -45,18 +46,19 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 @contextlib.contextmanager
-def line_to(hub: Hub, run_dir: RunDir, told: list[Event], **more: float) -> Iterator[Line]:
+def uploader_to(
+    hub: Hub, run_dir: RunDir, events: list[Event], **waits: float
+) -> Iterator[DestinationUploader]:
     secrets = Secrets(values={"HF_TOKEN": TOKEN})
     environ = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}"}
     remote = RemoteRun(parse_destination("hf://me/cat"), "cat", secrets, environ)
-    line = Line(
-        remote, run_dir, number=0, keep_states=1, in_sets=True, on_event=told.append, **more
-    )
-    line.start()
+    policy = UploadPolicy(keep_states=1, in_sets=True, **waits)
+    uploader = DestinationUploader(remote, run_dir, policy, on_event=events.append)
+    uploader.start()
     try:
-        yield line
+        yield uploader
     finally:
-        line.close()
+        uploader.close()
 
 
 def saved(run_dir: RunDir, step: int) -> tuple[Path, Path]:
@@ -72,30 +74,30 @@ def commits(hub: Hub) -> list[Commit]:
     return hub.state.repos["model", "me/cat"].branches["main"][1:]  # the first is the Hub's own
 
 
-def wait_for_sent(told: list[Event], steps: set[int]) -> None:
+def wait_for_sent(events: list[Event], steps: set[int]) -> None:
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        sent = {event.step for event in told if isinstance(event, Sent) and event.what == "state"}
+        sent = {event.step for event in events if isinstance(event, Sent) and event.what == "state"}
         if steps <= sent:
             return
         time.sleep(0.02)
-    raise AssertionError(told)
+    raise AssertionError(events)
 
 
 def test_a_checkpoint_its_state_and_the_notes_are_one_commit_and_the_older_state_goes_with_it(
     hub: Hub, run_dir: RunDir
 ) -> None:
-    told: list[Event] = []
-    with line_to(hub, run_dir, told) as line:
+    events: list[Event] = []
+    with uploader_to(hub, run_dir, events) as uploader:
         for number, step in enumerate((10, 20, 30), start=1):
             weights, state = saved(run_dir, step)
-            line.note()
-            line.take_checkpoint(weights, f"checkpoints/{weights.name}", step)
+            uploader.note()
+            uploader.take_checkpoint(weights, f"checkpoints/{weights.name}", step)
             time.sleep(0.2)  # a trainer writes the state after the weights
-            line.take_state(state, step)
-            wait_for_sent(told, {step})
+            uploader.take_state(state, step)
+            wait_for_sent(events, {step})
             assert len(commits(hub)) == number
-    assert [type(event) for event in told] == [Sent] * 6
+    assert [type(event) for event in events] == [Sent] * 6
     tree = commits(hub)[-1].tree
     assert {name for name in tree if name.startswith("checkpoints/")} == {
         f"checkpoints/cat-{step:06d}.safetensors" for step in (10, 20, 30)
@@ -105,42 +107,42 @@ def test_a_checkpoint_its_state_and_the_notes_are_one_commit_and_the_older_state
     assert ".tenner/cat/ledger.json" in tree
 
 
-def test_a_checkpoint_without_a_state_waits_no_longer_than_it_was_told(
+def test_a_checkpoint_without_a_state_waits_no_longer_than_the_policy_says(
     hub: Hub, run_dir: RunDir
 ) -> None:
-    told: list[Event] = []
-    with line_to(hub, run_dir, told, gather_seconds=0.5) as line:
-        line.note()  # alone it waits for company
+    events: list[Event] = []
+    with uploader_to(hub, run_dir, events, gather_seconds=0.5) as uploader:
+        uploader.note()  # alone it waits for company
         weights, _ = saved(run_dir, 10)
-        line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
+        uploader.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
         until = time.monotonic() + 30
-        while not told and time.monotonic() < until:
+        while not events and time.monotonic() < until:
             time.sleep(0.02)
     (commit,) = commits(hub)
     assert "checkpoints/cat-000010.safetensors" in commit.changed
 
 
 def test_in_a_hurry_everything_that_waits_is_sent_notes_too(hub: Hub, run_dir: RunDir) -> None:
-    told: list[Event] = []
-    with line_to(hub, run_dir, told, pause_seconds=600) as line:
+    events: list[Event] = []
+    with uploader_to(hub, run_dir, events, pause_seconds=600) as uploader:
         weights, state = saved(run_dir, 10)
-        line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
-        line.take_state(state, 10)
-        wait_for_sent(told, {10})
+        uploader.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
+        uploader.take_state(state, 10)
+        wait_for_sent(events, {10})
         weights, state = saved(run_dir, 20)
-        line.take_checkpoint(weights, "checkpoints/cat-000020.safetensors", 20)
-        line.take_state(state, 20)
-        line.note()
+        uploader.take_checkpoint(weights, "checkpoints/cat-000020.safetensors", 20)
+        uploader.take_state(state, 20)
+        uploader.note()
         until = time.monotonic() + 30
-        line.hurry(until)
-        assert line.wait(until)
+        uploader.hurry(until)
+        assert uploader.wait(until)
     assert len(commits(hub)) == 2
 
 
 def test_the_events_that_are_delivered_tell_no_path_of_this_machine(
     hub: Hub, run_dir: RunDir, tmp_path: Path
 ) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
     weights, state = saved(run_dir, 10)
     with EventLog(run_dir.events) as log:
         log.append(Phase(name="dataset", detail="/data/ali reza's photos"))
@@ -148,10 +150,10 @@ def test_the_events_that_are_delivered_tell_no_path_of_this_machine(
         log.append(Checkpoint(path=str(weights), step=10, epoch=1))
         log.append(StateSaved(path=str(state), step=10, epoch=1))
         log.append(Warned(text="/home/reza/photos/a.png (and /mnt/reza/b.png): cut", fix="look"))
-    with line_to(hub, run_dir, told) as line:
-        line.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
-        line.take_state(state, 10)
-        wait_for_sent(told, {10})
+    with uploader_to(hub, run_dir, events) as uploader:
+        uploader.take_checkpoint(weights, "checkpoints/cat-000010.safetensors", 10)
+        uploader.take_state(state, 10)
+        wait_for_sent(events, {10})
     content = commits(hub)[-1].tree[".tenner/cat/events.jsonl"].content
     assert content is not None
     lines = [json.loads(each) for each in content.splitlines()]

@@ -10,7 +10,8 @@ from pathlib import Path
 from tenner.core.command import Command
 from tenner.core.priority import NICE, yielding
 from tenner.core.run_dir import RunDir
-from tenner.runs.uploader import Line, Uploader
+from tenner.runs.upload_queue import UploadPolicy
+from tenner.runs.uploader import DestinationUploader, Uploader
 
 
 class Remote:
@@ -33,17 +34,15 @@ def test_sending_stands_behind_and_the_run_itself_does_not(tmp_path: Path) -> No
     remote, run_dir = Remote(), RunDir(tmp_path / "run").create()
     weights = tmp_path / "a.safetensors"
     weights.write_bytes(b"x")
-    line = Line(
+    destination = DestinationUploader(
         remote,  # pyright: ignore[reportArgumentType]
         run_dir,
-        number=0,
-        keep_states=0,
-        sends_notes=False,
+        UploadPolicy(sends_notes=False),
         on_event=lambda event: None,
     )
-    with Uploader(run_dir=run_dir, lines=[line]) as uploader:
+    with Uploader(run_dir=run_dir, destinations=[destination]) as uploader:
         uploader.take_checkpoint(weights, "checkpoints/a.safetensors", 1)
-        assert line.wait(time.monotonic() + 20)
+        assert destination.wait(time.monotonic() + 20)
     assert remote.seen == [NICE]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 

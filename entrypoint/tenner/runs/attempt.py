@@ -25,7 +25,8 @@ from tenner.runs.remote_run import RemoteRun, Shipment
 from tenner.runs.reserve import give_back, reserve
 from tenner.runs.resume import machine_name, take_up
 from tenner.runs.upload_item import notes_of
-from tenner.runs.uploader import HUB_PAUSE_SECONDS, Line, Uploader
+from tenner.runs.upload_queue import UploadPolicy
+from tenner.runs.uploader import HUB_PAUSE_SECONDS, DestinationUploader, Uploader
 from tenner.storage.destination import Destination
 from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.opening import open_store
@@ -111,7 +112,7 @@ class Attempt:
         newest = max((file.size for file in ledger.checkpoints), default=0)
         kept = states(self.run_dir)
         state = sum(each.stat().st_size for each in kept[0].iterdir()) if kept else 0
-        waiting = sum(line.waiting_bytes for line in self.uploader.lines)
+        waiting = sum(each.waiting_bytes for each in self.uploader.destinations)
         return delivery_seconds(newest + state + waiting, self.uploader.bytes_per_second)
 
     def has_time_to_draw(self) -> bool:
@@ -146,9 +147,9 @@ class Attempt:
             seconds = self.context.stop.seconds_left(self.context.grace_seconds)
         at = self.uploader.hand_over(seconds)
         missing = [
-            str(line.remote.destination)
-            for line in self.uploader.lines
-            if line.remote.destination.required and str(line.remote.destination) not in at
+            str(each.remote.destination)
+            for each in self.uploader.destinations
+            if each.remote.destination.required and str(each.remote.destination) not in at
         ]
         ledger = self.book.now
         has_something = bool(ledger.checkpoints or ledger.state_step)
@@ -235,7 +236,7 @@ class Attempt:
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)
         parts = [f"checkpoints/{newest.name}"] if newest else []
-        if ledger.state_step and any(line.keeps_states for line in self.uploader.lines):
+        if ledger.state_step and any(each.keeps_states for each in self.uploader.destinations):
             parts.append(f"the state of step {ledger.state_step}")
         return f"delivered and verified: {' and '.join(parts)} at {', '.join(at)}"
 
@@ -289,20 +290,22 @@ def begin_attempt(
     book = LedgerBook(run_dir, ledger)
     book.change(lambda ledger: ledger.resumed_from(step).with_life(life))
     holding_states = [remote for remote in outside if can_be_read(remote)]
-    lines = [
-        Line(
+    uploaders = [
+        DestinationUploader(
             remote,
             run_dir,
-            number=number,
-            keep_states=settings.keep_remote_states if remote in holding_states else 0,
-            sends_notes=remote in outside,
-            in_sets=remote.destination.kind == "hub",
-            pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
+            UploadPolicy(
+                keep_states=settings.keep_remote_states if remote in holding_states else 0,
+                sends_notes=remote in outside,
+                in_sets=remote.destination.kind == "hub",
+                pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
+            ),
+            index=index,
             on_event=context.tell,
         )
-        for number, remote in enumerate(remotes)
+        for index, remote in enumerate(remotes)
     ]
-    uploader = Uploader(run_dir=run_dir, lines=lines)
+    uploader = Uploader(run_dir=run_dir, destinations=uploaders)
     recorder = SaveRecorder(
         run_dir=run_dir,
         book=book,

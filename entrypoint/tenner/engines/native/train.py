@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from tenner.core.disk_errors import disk_failure, is_disk_trouble
 from tenner.core.events import Done, Failed, FailureKind, Phase
+from tenner.core.memory_errors import means_out_of_memory
 from tenner.core.train_job import TrainJob, read_job
 from tenner.engines.native.batches import schedule_of
 from tenner.engines.native.cache import CachedBase
@@ -145,9 +146,12 @@ def _explain(tell: Teller, job: TrainJob, error: Exception) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    said = str(error).lower()
-    known = ("out of memory", "can't allocate memory", "alloc_failed")
-    return isinstance(error, MemoryError) or any(words in said for words in known)
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or means_out_of_memory(text)
+        or "out of memory" in text.lower()
+    )
 
 
 def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 
 from tenner.core.events import Failed, FailureKind
+from tenner.core.memory_errors import means_out_of_memory
+
+_LESS_MEMORY = "a smaller batch_size, gradient_checkpointing = true, or a card with more memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Sign:
 
 def known_failure(line: str) -> Failed | None:
     """The failure that `line` tells, where its words are known."""
+    if means_out_of_memory(line):
+        return Failed(kind="oom", text=line.strip(), fix=_LESS_MEMORY)
     for sign in SIGNS:
         if sign.pattern.search(line):
             return Failed(kind=sign.kind, text=sign.text or line.strip(), fix=sign.fix)
@@ -40,12 +45,6 @@ def _sign(pattern: str, kind: FailureKind, fix: str, text: str = "") -> Sign:
 
 
 SIGNS = (
-    _sign(
-        r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory"
-        r"|CUBLAS_STATUS_ALLOC_FAILED|DefaultCPUAllocator: (can't|not enough)",
-        "oom",
-        "a smaller batch_size, gradient_checkpointing = true, or a card with more memory",
-    ),
     _sign(
         r"NaN detected in (latents|text encoder outputs)",
         "nan",

@@ -17,11 +17,15 @@ OUT_OF_MEMORY = (
     "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "NCCL error in: ../ProcessGroupNCCL.cpp:2395, unhandled cuda error, NCCL version 2.20.5\n"
-    "ncclUnhandledCudaError: Call to CUDA function failed.\n"
-    "Last error:\nFailed to CUDA calloc async 608 bytes",
-    "ncclUnhandledCudaError: Call to CUDA function failed.\n"
-    "Last error:\nCuda failure 'out of memory'",
+    (
+        "NCCL error in: ../ProcessGroupNCCL.cpp:2395, unhandled cuda error, NCCL version 2.20.5\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\n"
+        "Last error:\nFailed to CUDA calloc async 608 bytes"
+    ),
+    (
+        "ncclUnhandledCudaError: Call to CUDA function failed.\n"
+        "Last error:\nCuda failure 'out of memory'"
+    ),
     "[DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.",
 )
 OTHERS = (

@@ -342,7 +342,8 @@ class Trainer:
     def _fingerprint(self) -> str:
         """What a state must share with the job that goes on from it."""
         specs = [repr(spec) for spec in self._network.bank.specs()]
-        said = "\n".join([*specs, self._job.optimizer_type.lower()])
+        layout = ["in blocks"] if self._network.bank.small_below else []
+        said = "\n".join([*specs, self._job.optimizer_type.lower(), *layout])
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,8 @@ from tenner.engines.native.rng import torch_rng
 
 # Elements; keeps every matrix on a boundary that a GPU's matrix units read fast.
 _ALIGNMENT = 64
+BLOCK = 256
+"""Numbers that an 8-bit optimizer scales together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,8 @@ class LoraSite:
     def up_numel(self) -> int:
         return sum(math.prod(spec.up_shape) for spec in self.specs)
 
-    def bind(self, weights: Tensor, sinks: Tensor, start: int) -> None:
-        """Take views of the flat tensors from element `start` on."""
-        middle = start + _aligned(self.down_numel)
+    def bind(self, weights: Tensor, sinks: Tensor, start: int, middle: int) -> None:
+        """Take views of the flat tensors: downs from element `start` on, ups from `middle`."""
         end = middle + self.up_numel
         spatial = self.specs[0].down_shape[1:]
         shape = (len(self.specs) * self.rank, *spatial)
@@ -111,8 +112,20 @@ class LoraSite:
             leaf.requires_grad_(True)
             leaf.grad = sink
 
-    def size(self) -> int:
-        return _aligned(self.down_numel) + _aligned(self.up_numel)
+    def matrices(self) -> Iterator[tuple[int, int]]:
+        """Numbers of each module's (down, up)."""
+        for spec in self.specs:
+            yield math.prod(spec.down_shape), math.prod(spec.up_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a site's downs and ups begin in the flat tensors."""
+
+    segment: str
+    site: LoraSite
+    down: int
+    up: int
 
 
 class LoraBank:
@@ -122,6 +135,9 @@ class LoraBank:
     runs, else a copy in the run's precision); `grads` are fp32 and `sinks` what the backward
     pass writes (again the same tensor in fp32 runs). Segments are the parts with a learning rate
     of their own.
+
+    With `small_below` the tensors lie as an 8-bit optimizer takes them: on boundaries of its
+    blocks, and in each segment matrices of fewer numbers, whose states have 32 bits, at the end.
     """
 
     weights: Tensor
@@ -129,8 +145,10 @@ class LoraBank:
     grads: Tensor
     sinks: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, small_below: int | None = None) -> None:
         self._sites: dict[str, list[LoraSite]] = {}
+        self.small_below = small_below
+        self._alignment = _ALIGNMENT if small_below is None else BLOCK
         self.first_pass = True
         """Whether the next backward pass overwrites the sinks instead of adding to them."""
         self.num_samples = 1
@@ -147,16 +165,15 @@ class LoraBank:
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make the flat tensors and bind every site. `dtype` is the run's compute precision."""
-        total = sum(site.size() for site in self.sites())
+        places = self.places()
+        total = sum(place.stop - place.start for place in self.segments().values())
         self.weights = torch.zeros(total, device=device)
         self.grads = torch.zeros(total, device=device)
         low = dtype != torch.float32
         self.compute = torch.zeros(total, device=device, dtype=dtype) if low else self.weights
         self.sinks = torch.zeros(total, device=device, dtype=dtype) if low else self.grads
-        start = 0
-        for site in self.sites():
-            site.bind(self.compute, self.sinks, start)
-            start += site.size()
+        for place in places:
+            place.site.bind(self.compute, self.sinks, place.down, place.up)
 
     def sites(self) -> Iterator[LoraSite]:
         for sites in self._sites.values():
@@ -171,34 +188,66 @@ class LoraBank:
         found: dict[str, slice] = {}
         start = 0
         for name, sites in self._sites.items():
-            end = start + sum(site.size() for site in sites)
+            sizes = (
+                self._aligned(site.down_numel) + self._aligned(site.up_numel) for site in sites
+            )
+            end = start + sum(sizes)
             found[name] = slice(start, end)
             start = end
         return found
 
+    def places(self) -> list[Place]:
+        """Where every site lies, in the order of the sites."""
+        found: list[Place] = []
+        start = 0
+        for segment, sites in self._sites.items():
+            parts = [(site, is_up) for site in sites for is_up in (False, True)]
+            starts: dict[tuple[LoraSite, bool], int] = {}
+            for site, is_up in sorted(parts, key=self._comes_last):
+                starts[site, is_up] = start
+                start += self._aligned(site.up_numel if is_up else site.down_numel)
+            found += [
+                Place(segment=segment, site=site, down=starts[site, False], up=starts[site, True])
+                for site in sites
+            ]
+        return found
+
+    def matrices(self) -> Iterator[tuple[str, int, int]]:
+        """(segment, first number, numbers) of every matrix, in the order of the flat tensors."""
+        found: list[tuple[str, int, int]] = []
+        for place in self.places():
+            down, up = place.down, place.up
+            for down_size, up_size in place.site.matrices():
+                found += [(place.segment, down, down_size), (place.segment, up, up_size)]
+                down, up = down + down_size, up + up_size
+        yield from sorted(found, key=lambda each: each[1])
+
     def named_views(self, flat: Tensor) -> Iterator[tuple[LoraSpec, Tensor, Tensor]]:
         """(spec, lora_down, lora_up) of each module as views of `flat`, in the file's shapes."""
-        start = 0
-        for site in self.sites():
-            down, up = start, start + _aligned(site.down_numel)
-            for spec in site.specs:
-                sizes = math.prod(spec.down_shape), math.prod(spec.up_shape)
+        for place in self.places():
+            down, up = place.down, place.up
+            sizes = zip(place.site.specs, place.site.matrices(), strict=True)
+            for spec, (down_size, up_size) in sizes:
                 yield (
                     spec,
-                    flat[down : down + sizes[0]].view(spec.down_shape),
-                    flat[up : up + sizes[1]].view(spec.up_shape),
+                    flat[down : down + down_size].view(spec.down_shape),
+                    flat[up : up + up_size].view(spec.up_shape),
                 )
-                down, up = down + sizes[0], up + sizes[1]
-            start += site.size()
+                down, up = down + down_size, up + up_size
 
     def ups(self) -> Iterator[tuple[str, Tensor]]:
         """(segment, all `lora_up` numbers of a site), flat."""
-        start = 0
-        for segment, sites in self._sites.items():
-            for site in sites:
-                first = start + _aligned(site.down_numel)
-                yield segment, self.weights[first : first + site.up_numel]
-                start += site.size()
+        for place in self.places():
+            yield place.segment, self.weights[place.up : place.up + place.site.up_numel]
+
+    def _comes_last(self, part: tuple[LoraSite, bool]) -> bool:
+        """Whether all matrices of a site's downs (or ups) are small ones."""
+        site, is_up = part
+        largest = max(sizes[is_up] for sizes in site.matrices())
+        return self.small_below is not None and largest < self.small_below
+
+    def _aligned(self, size: int) -> int:
+        return -(-size // self._alignment) * self._alignment
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -269,7 +318,3 @@ def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run
             sink=sink[place:end].view(count, out, rank),
         )
         place, column, inner, first = end, column + count * out, inner + count * rank, last
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -15,7 +15,7 @@ from tenner.engines.native.dropouts import Dropouts
 from tenner.engines.native.load import BaseModel, BaseModelError, TextSource
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.lora_file import LoraFileError, read_lora
-from tenner.engines.native.optimizers import base_rates
+from tenner.engines.native.optimizers import base_rates, small_below
 from tenner.engines.native.parts import Keep, LoraPlan, Parts, keep_nothing
 from tenner.engines.native.text import TextEncoders, Tokenizer
 from tenner.engines.native.unet import Unet
@@ -48,7 +48,7 @@ def build_network(
     Raises BaseModelError (the base is not of the family, a tensor is missing) or LoraFileError.
     """
     dtype = _DTYPES[job.mixed_precision]
-    bank = LoraBank()
+    bank = LoraBank(small_below(job))
     keep = kept.recorder(job, device) if kept else keep_nothing
     try:
         config = parse_unet_config(base.unet_config)

@@ -1,20 +1,23 @@
 """Which optimizer updates the weights, all of them kept libraries.
 
 AdamW, Adam, SGD and Lion treat every number alone, so they are given one flat tensor for each
-learning rate: a step is then a handful of operations instead of hundreds. Those that look at
-matrices or tensors as such (Adafactor, 8-bit, Prodigy) are given the modules' own matrices.
+learning rate: a step is then a handful of operations instead of hundreds. AdamW8bit treats blocks
+of 256 numbers alone, and is given flat tensors whose blocks never reach into two matrices. Those
+that look at matrices or tensors as such (Adafactor, Prodigy) are given the modules' own matrices.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportPrivateImportUsage=false
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.lora import LoraBank
+from tenner.engines.native.lora import BLOCK, LoraBank
 
 
 class OptimizerError(Exception):
@@ -48,7 +51,7 @@ def make_optimizer(job: TrainJob, bank: LoraBank, device: torch.device) -> torch
             f"the built-in engine has no optimizer {job.optimizer_type!r}",
             fix=f"use one of {', '.join(_NAMES)}",
         )
-    groups = _flat_groups(job, bank) if kind in FLAT else _matrix_groups(job, bank)
+    groups = _groups(kind, job, bank)
     try:
         return _MAKERS[kind](groups, dict(job.optimizer_args), device)
     except ImportError as error:
@@ -61,6 +64,19 @@ def make_optimizer(job: TrainJob, bank: LoraBank, device: torch.device) -> torch
             f"{job.optimizer_type} does not take these optimizer_args: {error}",
             fix="correct or drop optimizer_args",
         ) from error
+
+
+def small_below(job: TrainJob) -> int | None:
+    """For AdamW8bit the numbers below which a matrix keeps a state of 32 bits; None for others."""
+    if job.optimizer_type.lower() != "adamw8bit":
+        return None
+    return int(job.optimizer_args.get("min_8bit_size", 4096))
+
+
+def _groups(kind: str, job: TrainJob, bank: LoraBank) -> Groups:
+    if kind in FLAT:
+        return _flat_groups(job, bank)
+    return _block_groups(job, bank) if bank.small_below else _matrix_groups(job, bank)
 
 
 def _flat_groups(job: TrainJob, bank: LoraBank) -> Groups:
@@ -84,6 +100,51 @@ def _matrix_groups(job: TrainJob, bank: LoraBank) -> Groups:
     for segment, parameters in members.items():
         groups.append({"params": parameters, "lr": rates[segment], "segment": segment})
     return groups
+
+
+@dataclass
+class _Stretch:
+    """Matrices that lie next to each other and are updated as one tensor."""
+
+    segment: str
+    start: int
+    end: int
+    is_small: bool
+
+
+def _block_groups(job: TrainJob, bank: LoraBank) -> Groups:
+    """For each segment a group of large matrices, in 8 bits, and one of small ones, in 32."""
+    rates, groups = base_rates(job), []
+    stretches = list(_stretches(bank))
+    for segment in bank.segments():
+        for is_small in (False, True):
+            parameters: list[nn.Parameter] = []
+            for each in stretches:
+                if (each.segment, each.is_small) == (segment, is_small):
+                    parameter = nn.Parameter(bank.weights[each.start : each.end])
+                    parameter.grad = bank.grads[each.start : each.end]
+                    parameters.append(parameter)
+            if parameters:
+                group = {"params": parameters, "lr": rates[segment], "segment": segment}
+                groups.append(group | ({"state_bits": 32} if is_small else {}))
+    return groups
+
+
+def _stretches(bank: LoraBank) -> Iterator[_Stretch]:
+    """Matrices in the order of memory, joined as far as no block of an 8-bit state would hold
+    numbers of two. What lies between them for alignment is zero, and stays zero."""
+    current: _Stretch | None = None
+    for segment, start, size in bank.matrices():
+        is_small = size < (bank.small_below or 0)
+        joins = current is not None and (current.segment, current.is_small) == (segment, is_small)
+        if current is not None and joins and (is_small or (start - current.start) % BLOCK == 0):
+            current.end = start + size
+            continue
+        if current is not None:
+            yield current
+        current = _Stretch(segment, start, start + size, is_small)
+    if current is not None:
+        yield current
 
 
 def _segment_of(name: str) -> str:
@@ -112,9 +173,35 @@ def _nesterov(groups: Groups, args: dict[str, Any], device: torch.device) -> tor
 def _adamw8bit(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
     if device.type != "cuda":
         raise OptimizerError("AdamW8bit needs an NVIDIA GPU", fix='use optimizer_type = "AdamW"')
+    return flat_adamw8bit(groups, args)
+
+
+def flat_adamw8bit(groups: Groups, args: dict[str, Any]) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW8bit over flat tensors. Raises ImportError.
+
+    Its own step waits for the card after every tensor; this one does not wait, except with paged
+    states, which the card fetches from the host. A group's `state_bits` holds for its tensors.
+    """
     import bitsandbytes  # pyright: ignore[reportMissingImports]
 
-    return bitsandbytes.optim.AdamW8bit(groups, **args)
+    class FlatAdamW8bit(bitsandbytes.optim.AdamW8bit):
+        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            config = super().get_config(gindex, pindex, group)
+            bits = group.get("state_bits")
+            return config if bits is None else {**config, "optim_bits": bits}
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            if self.is_paged:
+                return super().step(closure)
+            for gindex, group in enumerate(self.param_groups):
+                for pindex, parameter in enumerate(group["params"]):
+                    if not self.state[parameter]:
+                        self.init_state(group, parameter, gindex, pindex)
+                    self.update_step(group, parameter, gindex, pindex)
+            return None
+
+    return FlatAdamW8bit(groups, **args)
 
 
 def _lion(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:

@@ -15,10 +15,14 @@ from tenner.core.train_job import TrainJob
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.lr import lr_factor
 from tenner.engines.native.optimizers import base_rates, make_optimizer
+from tenner.engines.native.undo import Undo
 
 # Loss scaling for fp16, with the numbers of torch.amp.GradScaler.
 _FIRST_SCALE = 2.0**16
 _GROWTH_INTERVAL = 2000
+WAITING = frozenset({"prodigy"})
+"""Optimizers that read a number back from the card in every step anyway (its estimate of the step
+size): whether the gradients are finite is asked there at no cost."""
 
 
 class Updater:
@@ -31,6 +35,8 @@ class Updater:
         self.optimizer: Any = make_optimizer(job, bank, device)
         self._rates = base_rates(job)
         self._skips_on_device = bool(self.optimizer.defaults.get("fused"))
+        self._waits = job.optimizer_type.lower() in WAITING
+        self._undo = Undo(self.optimizer, bank.weights)
         self._scales = job.mixed_precision == "fp16"
         self.scale = torch.tensor(_FIRST_SCALE if self._scales else 1.0, device=device)
         self._finite_run = torch.zeros((), device=device)
@@ -57,12 +63,22 @@ class Updater:
         else:
             self._bank.grads.div_(divisor)
             self._bank.grads.nan_to_num_(0.0, 0.0, 0.0).mul_(finite)
-            self.optimizer.step()
+            self._step_undone_unless(finite)
         if self._scales:
             self._adjust_scale(finite)
         self._bank.refresh()
 
+    def _step_undone_unless(self, finite: Tensor) -> None:
+        if self._waits:
+            if bool(finite):
+                self.optimizer.step()
+            return
+        before = self._undo.before()
+        self.optimizer.step()
+        self._undo.after(before, finite)
+
     def state(self) -> dict[str, Any]:
+        self._undo.settle()
         return {
             "optimizer": self.optimizer.state_dict(),
             "scale": self.scale.cpu(),

@@ -99,16 +99,24 @@ RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isola
  && /opt/tenner/bin/python -m tenner --help > /dev/null
 
 
-FROM base AS fetch-sd15
-COPY docker/fetch_model.py docker/models.toml /build/
-ARG MODELS_HOST=https://huggingface.co
-RUN python3 /build/fetch_model.py sd15 /build/models.toml /opt/models "${MODELS_HOST}"
+FROM build AS fetch
+COPY docker/locks/fetch.txt /build/
+ENV HF_HUB_DISABLE_TELEMETRY=1
+RUN --mount=type=cache,target=/root/.cache/uv \
+    python3 -m venv --without-pip /opt/fetch \
+ && ${UV} pip install --python /opt/fetch/bin/python --require-hashes -r /build/fetch.txt
 
 
-FROM base AS fetch-sdxl
+FROM fetch AS fetch-sd15
 COPY docker/fetch_model.py docker/models.toml /build/
 ARG MODELS_HOST=https://huggingface.co
-RUN python3 /build/fetch_model.py sdxl /build/models.toml /opt/models "${MODELS_HOST}"
+RUN /opt/fetch/bin/python /build/fetch_model.py sd15 /build/models.toml /opt/models "${MODELS_HOST}"
+
+
+FROM fetch AS fetch-sdxl
+COPY docker/fetch_model.py docker/models.toml /build/
+ARG MODELS_HOST=https://huggingface.co
+RUN /opt/fetch/bin/python /build/fetch_model.py sdxl /build/models.toml /opt/models "${MODELS_HOST}"
 
 
 FROM base AS runtime

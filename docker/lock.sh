@@ -11,4 +11,5 @@ for cuda in cu121 cu128; do
   lock docker/locks/trainer.in "docker/locks/$cuda.in" -o "docker/locks/trainer-$cuda.txt"
 done
 lock docker/locks/build.in -o docker/locks/build.txt
+lock docker/locks/fetch.in --constraints constraints.txt -o docker/locks/fetch.txt
 lock pyproject.toml docker/locks/tenner.in --extra s3 --extra hub --extra dataset --constraints constraints.txt -o docker/locks/tenner.txt

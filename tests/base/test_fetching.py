@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import hf_hub_download
@@ -28,6 +29,7 @@ from tenner.base.source import FetchedBase, fetch_base, parse_base_address
 from tenner.base.tiny import base_dir
 from tenner.core.errors import SettingsError
 from tenner.core.secrets import NO_SECRETS, Secrets
+from tenner.storage.hub_download import Report
 
 TOKEN = "loopback-read-word"
 
@@ -236,7 +238,7 @@ def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
     hub: Hub, tmp_path: Path
 ) -> None:
     repo = hub.state.make_repo("model", "me/model", private=True)
-    hub.state.add_files(repo, {"model.safetensors": checkpoint(2_000_000)})
+    hub.state.add_files(repo, {"model.safetensors": checkpoint(30_000_000)})
     cut: list[Asked] = []
 
     def once(asked: Asked) -> Spoil | None:
@@ -257,7 +259,134 @@ def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
     assert not any("Authorization" in asked.headers for asked in large)
     ranges = [asked.headers.get("Range") for asked in large]
     assert ranges[0] is None
-    assert ranges[1] is not None
+    assert ranges[1] == "bytes=10485760-"
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_second_start_resumes_what_the_first_could_not_end(hub: Hub, tmp_path: Path) -> None:
+    """Also where the first one's process ended: all that is used of it lies in the cache."""
+    content = checkpoint(30_000_000)
+    hub.state.add_files(hub.state.make_repo("model", "me/model"), {"model.safetensors": content})
+
+    def cut_and_refuse(asked: Asked) -> Spoil | None:
+        if asked.method != "GET" or "/large/" not in asked.path:
+            return None
+        return Spoil(status=403) if "Range" in asked.headers else Spoil(cut=True)
+
+    with fault_proxy(hub.port) as proxy:
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
+        proxy.fault = cut_and_refuse
+        assert "access denied" in refusal("hf://me/model", tmp_path, environ=env)
+        proxy.fault = lambda asked: None
+        proxy.seen.clear()
+        assert fetch("hf://me/model", tmp_path, environ=env).path.read_bytes() == content
+    ranges = [asked.headers.get("Range") for asked in proxy.seen if "/large/" in asked.path]
+    assert ranges == ["bytes=10485760-"]
+
+
+def test_files_of_the_hub_lie_where_other_programs_look_for_them(hub: Hub, tmp_path: Path) -> None:
+    content = checkpoint()
+    commit = hub.state.add_files(
+        hub.state.make_repo("model", "me/model"), {"a/model.safetensors": content}
+    )
+    home, told = tmp_path / "hf-home", []
+    env = {**hub_env(hub), "HF_HOME": str(home)}
+    base = fetch(
+        "hf://me/model/a", tmp_path / "one", environ=env, on_bytes=lambda *each: told.append(each)
+    )
+    assert base.path.read_bytes() == content
+    assert told[-1] == (len(content), len(content))
+    found = hf_hub_download(
+        "me/model",
+        "a/model.safetensors",
+        revision=commit.sha,
+        cache_dir=home / "hub",
+        local_files_only=True,
+    )
+    assert Path(found).read_bytes() == content
+    own = tmp_path / "two"
+    away = {"HF_HOME": str(tmp_path / "other"), "TENNER_CACHE_DIR": str(own), **hub_env(hub)}
+    assert fetch("hf://me/model/a", own, environ=away).path.resolve().is_relative_to(own)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "HF_HUB_OFFLINE"])
+def test_a_file_in_the_hub_s_own_cache_needs_no_network(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    content, home = checkpoint(), tmp_path / "hf-home"
+    hub.state.add_files(hub.state.make_repo("model", "me/model"), {"model.safetensors": content})
+    hf_hub_download("me/model", "model.safetensors", endpoint=hub.url, cache_dir=home / "hub")
+    monkeypatch.setattr("tenner.base.source.from_hub._LISTING_SECONDS", 1.0)
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(home)}
+    if trouble == "HF_HUB_OFFLINE":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        env["HF_ENDPOINT"] = hub.url
+    asked = "hf://me/model/model.safetensors"
+    assert fetch(asked, tmp_path / "x", environ=env).path.read_bytes() == content
+    assert "model" in refusal("hf://me/absent/model.safetensors", tmp_path / "y", environ=env)
+
+
+def test_a_spoilt_file_in_tenner_s_cache_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+    content = checkpoint()
+    hub.state.add_files(hub.state.make_repo("model", "me/model"), {"model.safetensors": content})
+    base = fetch("hf://me/model", tmp_path, environ=hub_env(hub))
+    (base.path.parent / "complete.json").unlink()
+    base.path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert fetch("hf://me/model", tmp_path, environ=hub_env(hub)).path.read_bytes() == content
+
+
+def test_a_gated_file_is_told_with_its_page(hub: Hub, tmp_path: Path) -> None:
+    """The Hub lists the files of a gated repo to everyone, and refuses only their content."""
+    hub.state.add_files(
+        hub.state.make_repo("model", "me/gated"), {"model.safetensors": checkpoint()}
+    )
+    with fault_proxy(hub.port) as proxy:
+        proxy.fault = lambda asked: (
+            Spoil(status=403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "terms"})
+            if "/resolve/" in asked.path
+            else None
+        )
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
+        with pytest.raises(SettingsError, match="this repo is gated") as raised:
+            fetch("hf://me/gated", tmp_path, environ=env)
+    (problem,) = raised.value.problems
+    assert f"open {env['HF_ENDPOINT']}/me/gated, accept its terms" in problem.fix
+
+
+def test_room_and_size_are_looked_at_before_a_file_of_the_hub_is_fetched(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.state.add_files(
+        hub.state.make_repo("model", "me/model"), {"model.safetensors": checkpoint()}
+    )
+    with fault_proxy(hub.port) as proxy:
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
+        with monkeypatch.context() as small:
+            small.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 1000})())
+            with pytest.raises(SettingsError, match=r"has 300\.2 kB, but .*hub"):
+                fetch("hf://me/model", tmp_path / "x", environ=env)
+        monkeypatch.setattr("tenner.base.source.from_hub.MAX_BYTES", 1000)
+        assert "is larger than" in refusal("hf://me/model", tmp_path, environ=env)
+    assert not any("/resolve/" in asked.path for asked in proxy.seen)
+
+
+def test_bytes_of_xet_are_counted_once() -> None:
+    """Xet's storage is no place of a test's: its reports are given to the library's own counter."""
+    from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
+
+    told: list[int] = []
+    report = type("Report", (Report,), {"on_progress": staticmethod(told.append)})
+    state = SimpleNamespace(
+        total_bytes=100, total_bytes_completion_rate=1.0, total_transfer_bytes_completion_rate=1.0
+    )
+    with XetDownloadProgressReporter(
+        reconstruction_desc="x", total=100, log_level=0, tqdm_class=report
+    ) as progress:
+        for written, arrived in ((0, 30), (40, 70), (100, 90)):
+            state.total_bytes_completed, state.total_transfer_bytes_completed = written, arrived
+            progress.update_progress(state)
+    assert told == [40, 100]
 
 
 @pytest.mark.parametrize("folder", ["", "sub/"])

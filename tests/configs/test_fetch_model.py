@@ -1,57 +1,50 @@
-"""The build's download of a base model: it goes on after a cut, and takes nothing but the file."""
+"""The build's download of a base model: it resumes after a cut, and takes nothing but the file."""
 
 import hashlib
-import http.server
+import os
+import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-FETCH = Path(__file__).resolve().parents[2] / "docker" / "fetch_model.py"
-CONTENT = bytes(range(256)) * 400
-URL_PATH = "/some/model/resolve/abc/model.safetensors"
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
+from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.hub_server import hub_server
 
-class CuttingHost(http.server.BaseHTTPRequestHandler):
-    """Sends half of what is left at the first request for it, and the rest at the next."""
-
-    asked: list[str | None]
-
-    def do_GET(self) -> None:
-        if self.path != URL_PATH:
-            self.send_error(404)
-            return
-        asked = self.headers.get("Range")
-        type(self).asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        end = len(CONTENT) if asked else len(CONTENT) // 2
-        self.wfile.write(CONTENT[start:end])
-
-    def log_message(self, *words: object) -> None:
-        del words
+ROOT = Path(__file__).resolve().parents[2]
+FETCH = ROOT / "docker" / "fetch_model.py"
+CONTENT = os.urandom(256) * 100_000
 
 
 @pytest.fixture
-def host() -> Iterator[str]:
-    CuttingHost.asked = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), CuttingHost) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def host() -> Iterator[tuple[Proxy, str]]:
+    """A Hub that cuts the first download in its middle, and the commit that holds the model."""
+    cut: list[Asked] = []
+
+    def once(asked: Asked) -> Spoil | None:
+        if asked.method == "GET" and "/large/" in asked.path and not cut:
+            cut.append(asked)
+            return Spoil(cut=True)
+        return None
+
+    with hub_server() as hub, fault_proxy(hub.port) as proxy:
+        repo = hub.state.make_repo("model", "some/model")
+        commit = hub.state.add_files(repo, {"model.safetensors": CONTENT})
+        proxy.fault = once
+        yield proxy, commit.sha
 
 
-def fetch(host: str, folder: Path, **facts: object) -> subprocess.CompletedProcess[str]:
+def fetch(
+    host: tuple[Proxy, str], folder: Path, **facts: object
+) -> subprocess.CompletedProcess[str]:
+    proxy, commit = host
     facts = {
         "id": "some/model",
-        "revision": "abc",
+        "revision": commit,
         "file": "model.safetensors",
         "num_bytes": len(CONTENT),
         "sha256": hashlib.sha256(CONTENT).hexdigest(),
@@ -61,8 +54,9 @@ def fetch(host: str, folder: Path, **facts: object) -> subprocess.CompletedProce
     models = folder / "models.toml"
     lines = [f"{key} = {value!r}" for key, value in facts.items()]
     models.write_text("\n".join(["[some]", *lines]))
+    url = f"http://127.0.0.1:{proxy.port}"
     return subprocess.run(
-        [sys.executable, FETCH, "some", models, folder / "models", host],
+        [sys.executable, FETCH, "some", models, folder / "models", url],
         capture_output=True,
         text=True,
         timeout=60,
@@ -70,23 +64,42 @@ def fetch(host: str, folder: Path, **facts: object) -> subprocess.CompletedProce
     )
 
 
-def test_a_cut_download_goes_on_where_it_was(host: str, tmp_path: Path) -> None:
+def test_a_cut_download_goes_on_where_it_was(host: tuple[Proxy, str], tmp_path: Path) -> None:
     done = fetch(host, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "some.safetensors").read_bytes() == CONTENT
-    assert CuttingHost.asked == [None, f"bytes={len(CONTENT) // 2}-"]
     assert "licence: openrail++" in (tmp_path / "models" / "some.txt").read_text()
+    assert len(list((tmp_path / "models").iterdir())) == 2
+    large = [each for each in host[0].seen if each.method == "GET" and "/large/" in each.path]
+    assert [each.headers.get("Range") for each in large] == [None, "bytes=10485760-"]
 
 
-def test_another_file_under_that_name_is_refused_and_not_kept(host: str, tmp_path: Path) -> None:
+def test_another_file_under_that_name_is_refused_and_not_kept(
+    host: tuple[Proxy, str], tmp_path: Path
+) -> None:
     done = fetch(host, tmp_path, sha256="0" * 64)
     assert done.returncode != 0
     assert "SHA-256" in done.stderr
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_what_is_not_there_is_not_asked_for_again(host: str, tmp_path: Path) -> None:
+def test_what_is_not_there_is_not_asked_for_again(host: tuple[Proxy, str], tmp_path: Path) -> None:
     done = fetch(host, tmp_path, file="other.safetensors")
     assert done.returncode != 0
     assert "404" in done.stderr
     assert "try 2" not in done.stderr
+
+
+def test_the_build_installs_what_it_imports() -> None:
+    """By the Dockerfile, from a lock that has hashes; the versions are those that are tested."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    (stage,) = [each for each in stages if each.startswith("build AS fetch\n")]
+    assert "--require-hashes -r /build/fetch.txt" in stage
+    python = re.search(r"--python (\S+)", stage)
+    assert python
+    users = [each for each in stages if "fetch_model.py" in each]
+    assert [each.split("\n")[0] for each in users] == ["fetch AS fetch-sd15", "fetch AS fetch-sdxl"]
+    assert all(f"RUN {python[1]} /build/fetch_model.py" in each for each in users)
+    lock = (ROOT / "docker" / "locks" / "fetch.txt").read_text()
+    (version,) = re.findall(r"^huggingface-hub==(\S+)", lock, re.MULTILINE)
+    assert f"huggingface_hub=={version}\n" in (ROOT / "constraints.txt").read_text()

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from tenner.core.checksums import hash_file
 from tenner.core.errors import Problem
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.redirects import ServerGuard
 
 T = TypeVar("T")
+OFFLINE = "OfflineModeIsEnabled"
+"""The code of a PermanentError that says that HF_HUB_OFFLINE is set."""
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 _ANSWER_SECONDS = 60.0
 _PASSING_STATUS = {408, 409, 412, 425, 429}
@@ -31,9 +31,15 @@ class HubClient:
 
 
 def open_hub_client(
-    place: object, *, secrets: Secrets, env: Mapping[str, str], to_write: bool
+    place: object,
+    *,
+    secrets: Secrets,
+    env: Mapping[str, str],
+    to_write: bool = False,
+    signs_in: bool = True,
 ) -> HubClient:
-    """A client with the run's token, else with the one that `hf auth login` left.
+    """A client with the run's token, else with the one that `hf auth login` left; with none where
+    `signs_in` is off.
 
     `place` is what problems are about. Raises PermanentError where huggingface_hub is missing, or
     where writing is wanted and no token is known.
@@ -52,7 +58,7 @@ def open_hub_client(
         raise PermanentError(problem) from error
     disable_progress_bars()
     logging.set_verbosity_error()  # its warnings show addresses with signatures in them
-    token = secrets.hf_token or get_token()
+    token = (secrets.hf_token or get_token()) if signs_in else None
     if to_write and not token:
         problem = Problem(
             text=f"{place}: no token for Hugging Face was given",
@@ -62,27 +68,6 @@ def open_hub_client(
     endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     api = HfApi(endpoint=endpoint, token=token or False, library_name="tenner")
     return HubClient(api=api, endpoint=endpoint, token=token)
-
-
-def find_in_hub_cache(
-    repo: str, name: str, commit: str, sha256: str, env: Mapping[str, str]
-) -> Path | None:
-    """A model's file of this commit and SHA-256 (hex) that other programs have fetched already, in
-    huggingface_hub's own cache (`HF_HUB_CACHE`, `HF_HOME`); None where it is not there."""
-    try:
-        from huggingface_hub import constants, try_to_load_from_cache
-    except ImportError:
-        return None
-    home = Path(env["HF_HOME"]) / "hub" if env.get("HF_HOME") else constants.HF_HUB_CACHE
-    cache = env.get("HF_HUB_CACHE") or home
-    found = try_to_load_from_cache(repo, name, cache_dir=cache, revision=commit)
-    if not isinstance(found, str):
-        return None
-    try:
-        is_right = sha256 != "" and hash_file(Path(found))[1] == sha256
-    except OSError:
-        return None
-    return Path(found) if is_right else None
 
 
 def guard_redirects(endpoint: str) -> None:
@@ -141,8 +126,11 @@ def explain(place: object, error: BaseException) -> TransientError | PermanentEr
     if isinstance(error, RuntimeError) and error.__cause__:  # one of several uploads
         return explain(place, error.__cause__)
     match type(error).__name__:
+        case "LocalEntryNotFoundError" if error.__cause__:
+            return explain(place, error.__cause__)
         case "OfflineModeIsEnabled":
-            text, fix = "HF_HUB_OFFLINE is set", "unset it: delivering needs the network"
+            text, fix = "HF_HUB_OFFLINE is set", "unset it: this needs the network"
+            return PermanentError(Problem(text=f"{place}: {text}", fix=fix), code=OFFLINE)
         case "HFValidationError":
             text, fix = _first_line(error), "use hf://user/repo"
         case "LocalTokenNotFoundError":

@@ -37,16 +37,6 @@ class FetchedBase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteFile:
-    """One file to fetch: its name here, its URL, and its size and SHA-256 where they are known."""
-
-    name: str
-    url: str
-    size: int | None = None
-    sha256: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Fetching:
     """What every source is given: where to keep things, and whom to tell."""
 

@@ -1,15 +1,19 @@
-"""A base model on the Hugging Face Hub: which commit, which files, each held to the Hub's hash."""
+"""A base model on the Hugging Face Hub: which commit, which files, each held to the Hub's hash.
+
+The files lie in the layout of huggingface_hub's own cache (`storage.hub_download`). A base is a
+folder of links to those that it is made of, since a repo's files in the cache may be more.
+"""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import (
+    MAX_BYTES,
     FetchedBase,
     Fetching,
-    RemoteFile,
-    bring,
     check_sha256,
     complete_facts,
     note_complete,
@@ -17,48 +21,92 @@ from tenner.base.source.cache import (
     wanted_file,
 )
 from tenner.base.source.choosing import choose_files
-from tenner.core.errors import SettingsError
+from tenner.core.errors import Problem, SettingsError
 from tenner.core.files import write_atomically
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
-from tenner.storage.hub_client import HubClient, ask, find_in_hub_cache, open_hub_client
+from tenner.core.safetensors_head import read_safetensors_header
+from tenner.storage.http import refuse_size
+from tenner.storage.hub_client import OFFLINE, HubClient, ask, open_hub_client
+from tenner.storage.hub_download import (
+    HubCache,
+    HubFile,
+    WrongFileError,
+    fetch_hub_file,
+    hub_cache,
+)
 
 _LISTING_SECONDS = 60.0
 _KEPT_LISTING_SECONDS = 5.0
 """How long the Hub is asked for news of what is here already."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAY_NOT_READ = frozenset({"401", "402", "403", "GatedRepo", "RepoNotFound"})
 
 
 def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file or folder at the newest commit of its revision. Raises SettingsError."""
     room = task.cache / "hub" / address.location.replace("/", "--")
     branch = room / "refs" / address.revision.replace("/", "--")
-    if _COMMIT.fullmatch(address.revision) and (kept := _kept(room, address.revision, address)):
-        return kept
-    if address.sha256 and (cached := _known_and_cached(address, room, task)):
+    cache = hub_cache(task.environ, task.cache / "hub")
+    if _COMMIT.fullmatch(address.revision) and (noted := _noted(room, address.revision, address)):
+        return noted
+    if address.sha256 and (cached := _known_and_cached(address, room, cache)):
         return cached
     try:
-        client = open_hub_client(address, secrets=task.secrets, env=task.environ, to_write=False)
+        client = open_hub_client(address, secrets=task.secrets, env=task.environ)
         seconds = _KEPT_LISTING_SECONDS if branch.is_file() else _LISTING_SECONDS
         commit, licence, files = _listing(address, client, Deadline(seconds))
-    except PermanentError as refused:
-        raise SettingsError(problems=[refused.problem]) from refused
-    except TransientError as passing:
-        last = branch.read_text("utf-8") if branch.is_file() else ""
-        if last and (kept := _kept(room, last, address)):
-            return kept
-        raise SettingsError(
-            f"{address} cannot be fetched: {passing}",
-            fix="check the network; a second start goes on where this one ended",
-        ) from passing
-    if kept := _kept(room, commit, address):
-        return kept
-    folder = _folder(room, commit, address)
-    _link_cached(address, commit, files, folder, task)
-    _bring_all(address, client, files, folder, task)
+    except (PermanentError, TransientError) as error:
+        if here := _without_the_hub(error, address, room, branch, cache):
+            return here
+        raise _refusal(error, address) from error
+    if noted := _noted(room, commit, address):
+        return noted
+    _fetch_all(address, client, files, _folder(room, commit, address), cache, task)
     facts = {"hub_id": address.location, "licence": licence}
-    note_complete(folder, {each.name: (folder / each.name).stat().st_size for each in files}, facts)
+    found = _note(room, commit, address, list(files), facts)
     write_atomically(branch, commit)
-    return _fetched(folder, [each.name for each in files], facts)
+    return found
+
+
+def _refusal(error: PermanentError | TransientError, address: BaseAddress) -> SettingsError:
+    if isinstance(error, PermanentError):
+        return SettingsError(problems=[error.problem])
+    return SettingsError(
+        f"{address} cannot be fetched: {error}",
+        fix="check the network; a second start goes on where this one ended",
+    )
+
+
+def _without_the_hub(
+    error: PermanentError | TransientError,
+    address: BaseAddress,
+    room: Path,
+    branch: Path,
+    cache: HubCache,
+) -> FetchedBase | None:
+    """The base as it was when the Hub could be asked: as tenner fetched it, or its one file as
+    another program did. None where the Hub refuses it, or it is not here."""
+    if isinstance(error, PermanentError) and error.code != OFFLINE:
+        return None
+    last = branch.read_text("utf-8") if branch.is_file() else ""
+    if last and (noted := _noted(room, last, address)):
+        return noted
+    if not address.path.endswith(".safetensors"):
+        return None
+    file = cache.find_of_branch(address.location, address.path, address.revision)
+    found = cache.find(file) if file else None
+    if file is None or found is None:
+        return None
+    _link(found, _folder(room, file.commit, address) / found.name)
+    return _note(room, file.commit, address, [found.name], _facts(address))
+
+
+def _facts(address: BaseAddress) -> dict[str, str]:
+    """What a base's note says of it where the Hub was not asked."""
+    return {
+        "hub_id": address.location,
+        "licence": address.known.licence if address.known else "",
+    }
 
 
 def _folder(room: Path, commit: str, address: BaseAddress) -> Path:
@@ -66,7 +114,16 @@ def _folder(room: Path, commit: str, address: BaseAddress) -> Path:
     return room / commit / (address.path.replace("/", "--") or "all")
 
 
-def _kept(room: Path, commit: str, address: BaseAddress) -> FetchedBase | None:
+def _note(
+    room: Path, commit: str, address: BaseAddress, names: list[str], facts: dict[str, str]
+) -> FetchedBase:
+    """Note that all files are here, verified."""
+    folder = _folder(room, commit, address)
+    note_complete(folder, {name: (folder / name).stat().st_size for name in names}, facts)
+    return _fetched(folder, names, facts)
+
+
+def _noted(room: Path, commit: str, address: BaseAddress) -> FetchedBase | None:
     folder = _folder(room, commit, address)
     noted = complete_facts(folder)
     return _fetched(folder, list(noted["files"]), noted) if noted else None
@@ -79,8 +136,8 @@ def _fetched(folder: Path, names: list[str], facts: Any) -> FetchedBase:
 
 def _listing(
     address: BaseAddress, client: HubClient, deadline: Deadline
-) -> tuple[str, str, list[RemoteFile]]:
-    """The commit, the licence and the files to fetch.
+) -> tuple[str, str, dict[str, HubFile]]:
+    """The commit, the licence, and the files to fetch by their names in the base's folder.
 
     Raises TransientError, PermanentError, SettingsError.
     """
@@ -105,15 +162,16 @@ def _listing(
     by_name = {str(each.path): each for each in entries}
     names = _chosen(list(by_name), address)
     start = address.path.rpartition("/")[0] if address.path in by_name else address.path
-    files = [
-        RemoteFile(
-            name=name.removeprefix(start).lstrip("/"),
-            url=_url(address.location, name, commit, client.endpoint),
+    files = {
+        name.removeprefix(start).lstrip("/"): HubFile(
+            repo=address.location,
+            name=name,
+            commit=commit,
             size=int(by_name[name].size),
             sha256=str(by_name[name].lfs.sha256) if by_name[name].lfs else "",
         )
         for name in names
-    ]
+    }
     licence = str(getattr(found.card_data, "license", "") or "") if found.card_data else ""
     return commit, address.known.licence if address.known else licence, files
 
@@ -131,80 +189,102 @@ def _chosen(names: list[str], address: BaseAddress) -> list[str]:
     return [start + name for name in choose_files(inside, where=str(address))]
 
 
-def _url(repo: str, name: str, commit: str, endpoint: str) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
-
-
-def _known_and_cached(address: BaseAddress, room: Path, task: Fetching) -> FetchedBase | None:
-    """A base whose file is known by its hash, from huggingface_hub's own cache: nobody is asked."""
-    folder = _folder(room, address.revision, address)
-    file = RemoteFile(name=address.path.rpartition("/")[2], url="", sha256=address.sha256)
-    _link_cached(address, address.revision, [file], folder, task)
-    if not (folder / file.name).is_symlink():
+def _known_and_cached(address: BaseAddress, room: Path, cache: HubCache) -> FetchedBase | None:
+    """A base whose file is known by its hash, from a cache: nobody is asked."""
+    file = HubFile(
+        repo=address.location,
+        name=address.path,
+        commit=address.revision,
+        size=0,
+        sha256=address.sha256,
+    )
+    found = cache.find(file)
+    if found is None:
         return None
-    facts = {
-        "hub_id": address.location,
-        "licence": address.known.licence if address.known else "",
-    }
-    note_complete(folder, {file.name: (folder / file.name).stat().st_size}, facts)
-    return _fetched(folder, [file.name], facts)
+    _link(found, _folder(room, address.revision, address) / found.name)
+    return _note(room, address.revision, address, [found.name], _facts(address))
 
 
-def _link_cached(
-    address: BaseAddress, commit: str, files: list[RemoteFile], folder: Path, task: Fetching
+def _link(found: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(found.absolute())
+
+
+def _fetch_all(
+    address: BaseAddress,
+    client: HubClient,
+    files: dict[str, HubFile],
+    folder: Path,
+    cache: HubCache,
+    task: Fetching,
 ) -> None:
-    """Take what huggingface_hub's own cache holds of the files: as links, so that it stays one."""
-    start = address.path if not address.path.endswith(".safetensors") else ""
-    start = start or address.path.rpartition("/")[0]
-    for each in files:
-        target, name = folder / each.name, f"{start}/{each.name}".lstrip("/")
-        if target.is_file():
-            continue
-        found = find_in_hub_cache(address.location, name, commit, each.sha256, task.environ)
-        if found:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.symlink_to(found)
-
-
-def _bring_all(
-    address: BaseAddress, client: HubClient, files: list[RemoteFile], folder: Path, task: Fetching
-) -> None:
-    """Every file, verified. Progress counts all of them together."""
-    total = sum(each.size or 0 for each in files)
-    here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    refuse_full_disk(task.cache, total - here)
-    before = 0
-    for each in files:
-        target = folder / each.name
-        if target.is_symlink():
-            before += each.size or 0
-            continue
-        each_task = Fetching(
-            cache=task.cache,
-            secrets=task.secrets,
-            environ=task.environ,
-            on_bytes=_part_of(task, before, total),
-        )
-        wanted = wanted_file(
-            task.cache,
-            headers={"Authorization": f"Bearer {client.token}"} if client.token else {},
-            denied_fix=f"open {client.endpoint}/{address.location}, accept its terms where it has"
-            " some, and set HF_TOKEN to a token that may read it",
-            weights=target.suffix == ".safetensors",
-        )
-        bring(address, target, each.url, each_task, wanted)
-        check_sha256(target, each.sha256, address)
-        before += each.size or 0
+    """Every file, verified and linked into `folder`. Progress counts all of them together."""
+    total = sum(file.size for file in files.values())
+    refuse_size(total, MAX_BYTES, wanted_file(task.cache, headers={}, denied_fix=""))
+    found = {name: cache.find(file) for name, file in files.items()}
+    missing = [file for name, file in files.items() if found[name] is None]
+    refuse_full_disk(cache.path, sum(map(cache.missing_bytes, missing)))
+    done = 0
+    for name, file in files.items():
+        path = found[name] or _fetch_one(address, client, file, cache, _part_of(task, done, total))
+        if name.endswith(".safetensors"):
+            _read_header(path, address)
+        _link(path, folder / name)
+        done += file.size
     if len(files) == 1:
-        check_sha256(folder / files[0].name, task.sha256, address)
+        check_sha256(folder / next(iter(files)), task.sha256, address)
+
+
+def _fetch_one(
+    address: BaseAddress, client: HubClient, file: HubFile, cache: HubCache, on_bytes: Any
+) -> Path:
+    """Raises SettingsError."""
+    try:
+        return fetch_hub_file(file, client, cache, on_bytes=on_bytes)
+    except WrongFileError as error:
+        raise SettingsError(
+            f"{address} is not the file that was meant: its SHA-256 is {error.found}",
+            fix="fetch it again, or correct base_model_sha256",
+        ) from None
+    except PermanentError as error:
+        raise SettingsError(problems=[_denied(error, address, client)]) from error
+    except TransientError as error:
+        raise _refusal(error, address) from error
+    except OSError as error:
+        raise SettingsError(
+            f"{address} cannot be kept in {cache.path}: {error.strerror}",
+            fix="free disk space, or set TENNER_CACHE_DIR",
+        ) from error
+
+
+def _denied(error: PermanentError, address: BaseAddress, client: HubClient) -> Problem:
+    """A refusal, with what lets this base be read."""
+    if error.code not in _MAY_NOT_READ:
+        return error.problem
+    page = f"{client.endpoint}/{address.location}"
+    return replace(
+        error.problem,
+        fix=f"open {page}, accept its terms where it has some, and set HF_TOKEN to a token that may"
+        " read it",
+    )
+
+
+def _read_header(path: Path, address: BaseAddress) -> None:
+    """Raise SettingsError where a file is no safetensors file."""
+    try:
+        read_safetensors_header(path)
+    except SettingsError as error:
+        problems = [
+            replace(each, text=each.text.replace(str(path), str(address)))
+            for each in error.problems
+        ]
+        raise SettingsError(problems=problems) from error
 
 
 def _part_of(task: Fetching, before: int, total: int) -> Any:
-    def told(done: int, _: int | None) -> None:
+    def report(done: int) -> None:
         if task.on_bytes:
             task.on_bytes(before + done, total)
 
-    return told
+    return report

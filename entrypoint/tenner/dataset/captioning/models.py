@@ -3,18 +3,26 @@
 The figures are those that the Hugging Face Hub shows of these files at these commits.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tenner.core.errors import DatasetError, SettingsError
-from tenner.storage.http import OnBytes, download
-from tenner.storage.hub_client import find_in_hub_cache
+from tenner.core.errors import SettingsError
+from tenner.core.retry import PermanentError, TransientError
+from tenner.core.secrets import NO_SECRETS
+from tenner.storage.http import OnBytes
+from tenner.storage.hub_client import HubClient, open_hub_client
+from tenner.storage.hub_download import (
+    HubCache,
+    HubFile,
+    OnFileBytes,
+    WrongFileError,
+    fetch_hub_file,
+    hub_cache,
+)
 
 Kind = Literal["wd14", "blip"]
-HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,29 +120,14 @@ def find_model(
         return _users_own(kind, asked)
     model = PINNED[kind]
     folder = cache / "models" / f"{model.id.replace('/', '--')}@{model.revision[:12]}"
-    hub = (environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-    before = 0
+    hub = hub_cache(environ, cache / "hub")
+    done = 0
     for file in model.files:
         target = folder / file.name
-        if not _is_verified(target, file) and not _link_cached(model, file, target, environ):
-            url = f"{hub}/{model.id}/resolve/{model.revision}/{file.name}"
-            _fetch(url, target, file, model, _shifted(on_bytes, before, model))
-        before += file.num_bytes
+        if not _is_verified(target, file):
+            _fetch(file, model, target, hub, environ, _shifted(on_bytes, done, model))
+        done += file.num_bytes
     return folder
-
-
-def _link_cached(
-    model: CaptionModel, file: ModelFile, target: Path, environ: Mapping[str, str]
-) -> bool:
-    """Take the file from huggingface_hub's own cache, as a link, where it is there."""
-    found = find_in_hub_cache(model.id, file.name, model.revision, file.sha256, environ)
-    if found is None:
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    target.symlink_to(found)
-    _mark(target).write_text(file.sha256 + "\n", encoding="ascii")
-    return True
 
 
 def _users_own(kind: Kind, folder: Path) -> Path:
@@ -160,36 +153,55 @@ def _is_verified(path: Path, file: ModelFile) -> bool:
 
 
 def _fetch(
-    url: str, target: Path, file: ModelFile, model: CaptionModel, on_bytes: OnBytes | None
+    file: ModelFile,
+    model: CaptionModel,
+    target: Path,
+    cache: HubCache,
+    environ: Mapping[str, str],
+    on_bytes: OnFileBytes | None,
 ) -> None:
+    """Link the file, verified, to where it lies in a cache of the Hub. Raises SettingsError."""
     by_hand = (
         f"put {', '.join(each.name for each in model.files)} of {model.id} into a folder,"
         " and name it: --model FOLDER"
     )
+    wanted = HubFile(
+        repo=model.id,
+        name=file.name,
+        commit=model.revision,
+        size=file.num_bytes,
+        sha256=file.sha256,
+    )
     try:
-        download(url, target, max_bytes=file.num_bytes, on_bytes=on_bytes)
-    except DatasetError as error:
-        raise SettingsError(
-            f"the model {model.id} cannot be fetched: {error.problems[0].text}", fix=by_hand
-        ) from None
-    with target.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != file.sha256:
-        target.unlink()
-        raise SettingsError(
-            f"{file.name} of {model.id} came with the SHA-256 {digest}, which is not the pinned"
-            " one: it is not used",
-            fix=f"try again; or {by_hand}",
+        found = cache.find(wanted) or fetch_hub_file(
+            wanted, _client(model, environ), cache, on_bytes=on_bytes
         )
-    _mark(target).write_text(digest + "\n", encoding="ascii")
+    except WrongFileError as error:
+        raise SettingsError(
+            f"{file.name} of {model.id} came with the SHA-256 {error.found}, which is not the"
+            " pinned one: it is not used",
+            fix=f"try again; or {by_hand}",
+        ) from None
+    except (PermanentError, TransientError, OSError) as error:
+        why = error.problem.text if isinstance(error, PermanentError) else error
+        raise SettingsError(f"the model {model.id} cannot be fetched: {why}", fix=by_hand) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(found.absolute())
+    _mark(target).write_text(file.sha256 + "\n", encoding="ascii")
+
+
+def _client(model: CaptionModel, environ: Mapping[str, str]) -> HubClient:
+    """Without a token: the pinned models are public, and a token that expired would be refused."""
+    return open_hub_client(model.id, secrets=NO_SECRETS, env=environ, signs_in=False)
 
 
 def _mark(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _shifted(on_bytes: OnBytes | None, before: int, model: CaptionModel) -> OnBytes | None:
+def _shifted(on_bytes: OnBytes | None, before: int, model: CaptionModel) -> OnFileBytes | None:
     """Progress of one file as progress of the whole model."""
     if on_bytes is None:
         return None
-    return lambda done, _: on_bytes(before + done, model.num_bytes)
+    return lambda done: on_bytes(before + done, model.num_bytes)

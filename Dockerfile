@@ -10,6 +10,11 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac1
 ARG CUDA=cu121
 # Which base models are baked: slim (none), sd15, sdxl, full (both).
 ARG MODELS=slim
+# `drop` leaves out 169 MB of cuDNN that no training here is thought to load; shown on no card yet.
+ARG CUDNN_ADV=keep
+# A day of Debian's archive (20260101T000000Z), so that two builds install the same packages; the
+# newest ones where it is empty.
+ARG APT_SNAPSHOT=
 ARG SD_SCRIPTS_COMMIT=48d368fa557731ad0488c07304dfeba8c07910eb
 
 
@@ -17,6 +22,11 @@ ARG SD_SCRIPTS_COMMIT=48d368fa557731ad0488c07304dfeba8c07910eb
 FROM ${BASE_IMAGE} AS base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG APT_SNAPSHOT
+RUN if [ -n "${APT_SNAPSHOT}" ]; then \
+      sed -i -E "s#^URIs: .*/(debian[a-z-]*)/?\$#URIs: http://snapshot.debian.org/archive/\1/${APT_SNAPSHOT}\nCheck-Valid-Until: no#" \
+        /etc/apt/sources.list.d/debian.sources; \
+    fi
 
 
 FROM base AS build
@@ -40,9 +50,11 @@ ARG CUDA
 COPY docker/locks/trainer-${CUDA}.txt /build/trainer.txt
 RUN --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv --without-pip /opt/trainer \
- && ${UV} pip install --python /opt/trainer/bin/python --require-hashes -r /build/trainer.txt
+ && ${UV} pip install --python /opt/trainer/bin/python --require-hashes -r /build/trainer.txt \
+ && rm -f /opt/trainer/.lock
 COPY docker/slim.sh docker/check_trainer.py /build/
-RUN /build/slim.sh /opt/trainer "${CUDA}" \
+ARG CUDNN_ADV
+RUN /build/slim.sh /opt/trainer "${CUDA}" "${CUDNN_ADV}" \
  && /opt/trainer/bin/python /build/check_trainer.py /build/trainer.txt "${CUDA}"
 
 
@@ -80,14 +92,18 @@ RUN /opt/trainer/bin/python -m compileall -q --invalidation-mode unchecked-hash 
 
 
 FROM build AS tenner-environment
-COPY docker/locks/tenner.txt /build/
+ARG CUDA
+COPY docker/share_numpy.sh docker/locks/tenner.txt /build/
+COPY docker/locks/trainer-${CUDA}.txt /build/trainer.txt
 # tenner itself lies in a folder of its own, named in a .pth file: the trainer is given that folder,
-# and none of tenner's own packages.
+# and none of tenner's own packages. numpy is the trainer's: the same version for the same Python.
 RUN --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv --without-pip /opt/tenner \
  && ${UV} pip install --python /opt/tenner/bin/python --require-hashes -r /build/tenner.txt \
  && for site in /opt/tenner/lib/python3*/site-packages; do \
-      echo /opt/tenner-app > "${site}/tenner-app.pth"; done
+      echo /opt/tenner-app > "${site}/tenner-app.pth"; done \
+ && rm -f /opt/tenner/.lock \
+ && /build/share_numpy.sh /build/tenner.txt /build/trainer.txt
 
 
 FROM tenner-environment AS tenner-app
@@ -96,6 +112,7 @@ COPY entrypoint /src/entrypoint
 RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels /src \
  && ${UV} pip install --python /opt/tenner/bin/python --no-deps --no-index \
       --target /opt/tenner-app /wheels/tenner-*.whl \
+ && rm -f /opt/tenner-app/.lock \
  && /opt/tenner/bin/python -m tenner --help > /dev/null
 
 
@@ -121,13 +138,15 @@ RUN /opt/fetch/bin/python /build/fetch_model.py sdxl /build/models.toml /opt/mod
 
 FROM base AS runtime
 # tini: process 1, reaps what trainers leave; openssh-server: RunPod and Vast users get in where they
-# ask for it; gcc and libc6-dev: Triton compiles its launcher with them (torch_compile).
+# ask for it; gcc and libc6-dev: Triton compiles its launcher with them (torch_compile). No program
+# here needs to become another user by a bit of its file.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev openssh-server tini \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* /var/log/apt /var/log/dpkg.log \
       /usr/bin/*-lto-dump-* /usr/lib/gcc/*/*/lto1 \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
  && useradd --uid 1000 --user-group --home-dir /workspace --no-create-home --shell /bin/bash tenner \
  && install -d -o tenner -g tenner /workspace /workspace/output /workspace/training_data
 COPY --from=trainer /opt/trainer /opt/trainer
@@ -180,7 +199,7 @@ LABEL org.opencontainers.image.title="tenner" \
       tenner.minimum-driver="${MINIMUM_DRIVER}" \
       tenner.sd-scripts="${SD_SCRIPTS_COMMIT}"
 WORKDIR /workspace
-# Root only until the owner of the output folder is known: docker/start.sh becomes that user. With
-# `--user` it starts as that one and stays it.
+# A command of tenner is root only until the owner of its output folder is known; any other program
+# starts as the container does. With `--user` it starts as that one and stays it.
 ENTRYPOINT ["tini", "--", "tenner-start"]
 CMD ["train"]

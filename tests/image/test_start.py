@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def test_the_output_belongs_to_whoever_owns_the_folder(
 ) -> None:
     # The owner is set in a container: this test may run as any user.
     binds = {str(folder): {"bind": "/workspace/output"}}
-    assert engine.run("chown", "4321:4322", "/workspace/output", volumes=binds, entrypoint=[])
+    assert engine.run("chown", "4321:4322", "/workspace/output", volumes=binds).code == 0
     volumes = {**binds, str(concept): {"bind": "/workspace/training_data/1_sks star", "mode": "ro"}}
     done = engine.run("train", *SHORT, "--output_name", "star", volumes=volumes)
     assert done.code == 0, done.said
@@ -90,21 +89,146 @@ def test_the_output_belongs_to_whoever_owns_the_folder(
     ("options", "wanted"),
     [
         ({}, "1000:1000"),
-        ({"environment": {"PUID": "1234", "PGID": "1235"}}, "1234:1235"),
+        ({"environment": {"PUID": "1234", "PGID": '"1235"'}}, "1234:1235"),
         ({"environment": {"PUID": "0"}}, "0:0"),
         ({"user": "4321:0"}, "4321:0"),
+        ({"cap_drop": ["ALL"]}, "0:0"),
     ],
 )
-def test_who_it_runs_as(engine: Engine, options: dict[str, object], wanted: str) -> None:
+def test_who_a_run_is(engine: Engine, options: dict[str, object], wanted: str) -> None:
+    """Without images a run ends once its folders are made."""
+    words = ("train", "--output_dir", "/workspace/output")
+    container = engine.start(*words, **options)
+    try:
+        assert engine.finish(container).code in (3, 4), container.logs()
+        assert engine.owner_in(container, "/workspace/output/my_lora/state") == wanted
+    finally:
+        container.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [({}, "0:0"), ({"environment": {"PUID": "1234"}}, "0:0"), ({"user": "4321:0"}, "4321:0")],
+)
+def test_any_other_program_starts_as_the_container_does(
+    engine: Engine, options: dict[str, object], wanted: str
+) -> None:
     done = engine.run("bash", "-c", 'echo "$(id -u):$(id -g)"; touch "$HOME/x"', **options)
     assert done.said.strip() == wanted
     assert done.code == 0
 
 
-def test_a_puid_that_is_no_number_is_an_error(engine: Engine) -> None:
-    done = engine.run("version", environment={"PUID": "me"})
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (("--output_dir", "/results/my out"), {}),
+        ((), {"TENNER_OUTPUT_DIR": '"/results/my out"'}),
+        (("--config", "/results/job.toml"), {}),
+    ],
+    ids=["flag", "quoted variable", "settings file"],
+)
+def test_the_user_is_the_owner_of_the_folder_that_is_written_to(
+    engine: Engine, folder: Path, words: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    volumes = {str(folder): {"bind": "/results"}}
+    (folder / "job.toml").write_text('output_dir = "/results/my out"\n')
+    make = "mkdir '/results/my out' && chown 4321:4322 '/results/my out'"
+    assert engine.run("bash", "-c", make, volumes=volumes).code == 0
+    done = engine.run("train", *words, environment=environment, volumes=volumes)
+    assert done.code == 3, done.said
+    made = folder / "my out" / "my_lora" / "state"
+    assert (made.stat().st_uid, made.stat().st_gid) == (4321, 4322)
+
+
+@pytest.mark.parametrize("puid", ["me", "99999999999"])
+def test_a_puid_that_is_nobodys_is_an_error(engine: Engine, puid: str) -> None:
+    done = engine.run("version", environment={"PUID": puid})
     assert done.code == 2
-    assert "want numbers" in done.said
+    assert f"PUID={puid}: want a number" in done.said
+
+
+def test_a_secret_of_root_is_read_before_the_user_changes(engine: Engine, folder: Path) -> None:
+    (folder / "hook").write_text("not an address")
+    volumes = {str(folder): {"bind": "/run/secrets"}}
+    shut = "chown 0:0 /run/secrets/hook && chmod 600 /run/secrets/hook"
+    assert engine.run("bash", "-c", shut, volumes=volumes).code == 0
+    secret = {"TENNER_WEBHOOK_FILE": "/run/secrets/hook"}
+    done = engine.run("train", environment=secret, volumes=volumes)
+    assert "cannot be read" not in done.said
+    assert "TENNER_WEBHOOK" in done.said
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "wanted"),
+    [
+        ({"user": "1000"}, "rw", "belongs to uid 0"),
+        ({}, "ro", "is on a read-only file system"),
+        ({"read_only": True, "tmpfs": {"/tmp": "exec"}}, "", "is on a read-only file system"),
+    ],
+    ids=["another user's", "read-only mount", "read-only root"],
+)
+def test_an_output_folder_that_cannot_be_written_is_a_sentence(
+    engine: Engine, folder: Path, options: dict[str, object], mode: str, wanted: str
+) -> None:
+    volumes = {str(folder): {"bind": "/workspace/output", "mode": mode}} if mode else {}
+    if mode == "rw":
+        own = "chown 0:0 /workspace/output && chmod 755 /workspace/output"
+        assert engine.run("bash", "-c", own, volumes=volumes).code == 0
+    done = engine.run("train", volumes=volumes, **options)
+    assert done.code == 4, done.said
+    assert "Traceback" not in done.said
+    assert wanted in done.said
+
+
+def test_a_result_that_goes_with_the_container_is_said_before_anything(
+    engine: Engine, folder: Path
+) -> None:
+    lost = engine.run("train")
+    assert "warning: /workspace/output lies in the container's own file system" in lost.said
+    kept = engine.run("train", volumes={str(folder): {"bind": "/workspace/output"}})
+    assert "lies in" not in kept.said
+    away = engine.run("train", environment={"TENNER_DESTINATIONS": "s3://bucket/loras"})
+    assert "lies in" not in away.said
+
+
+def test_a_folder_in_use_names_the_container(engine: Engine, folder: Path, concept: Path) -> None:
+    folder.chmod(0o777)
+    volumes = {
+        str(concept): {"bind": "/data", "mode": "ro"},
+        str(folder): {"bind": "/workspace/output"},
+    }
+    words = ("train", *SHORT, "--max_train_steps", "100000", "--dataset", "/data")
+    first = engine.start(*words, volumes=volumes)
+    try:
+        engine.wait_for(first, "\nstep ")
+        second = engine.run(*words, volumes=volumes)
+        assert second.code == 2, second.said
+        assert f"on container {first.short_id}" in second.said
+    finally:
+        first.remove(force=True)
+
+
+def test_a_volume_over_opt_is_said(engine: Engine, folder: Path) -> None:
+    done = engine.run("train", volumes={str(folder): {"bind": "/opt"}})
+    assert done.code == 2
+    assert "is hidden by what is mounted at /opt" in done.said
+
+
+def test_a_stop_while_it_starts_says_a_line(engine: Engine) -> None:
+    container = engine.start("doctor")
+    try:
+        engine.wait_for(container, "looking at the card")
+        container.kill("SIGTERM")
+        ended = engine.finish(container)
+    finally:
+        container.remove(force=True)
+    assert ended.code == 143, ended.said
+    assert "stopped" in ended.said
+
+
+def test_no_file_is_anybodys_to_write_and_none_changes_the_user(engine: Engine) -> None:
+    everywhere = "find / -xdev -type f \\( -perm -0002 -o -perm /6000 \\)"
+    assert engine.run("bash", "-c", everywhere).said.strip() == ""
 
 
 @pytest.mark.parametrize("user", ["4321:4321", "root"])
@@ -160,17 +284,13 @@ def test_a_signal_stops_it_with_its_state_saved(
         },
     )
     try:
-        deadline = time.monotonic() + 120
-        while b"\nstep " not in container.logs():
-            assert time.monotonic() < deadline, container.logs().decode()
-            time.sleep(0.3)
+        engine.wait_for(container, "\nstep ")
         container.kill(signal)
-        code = container.wait(timeout=60)["StatusCode"]
-        said = container.logs().decode()
+        ended = engine.finish(container)
     finally:
         container.remove(force=True)
-    assert code == 143, said
-    assert list(folder.glob("my_lora/state/*")), said
+    assert ended.code == 143, ended.said
+    assert list(folder.glob("my_lora/state/*")), ended.said
 
 
 def test_sshd_lets_the_holder_of_the_key_in_and_starts_only_when_asked(
@@ -185,11 +305,11 @@ def test_sshd_lets_the_holder_of_the_key_in_and_starts_only_when_asked(
         " 'bash -lc \"pwd; type -P accelerate tenner\"'"
     )
     volumes = {str(key): {"bind": "/key", "mode": "ro"}}
-    asked = {"SSHD": "1", "PUBLIC_KEY": public, "PUID": "0"}
+    asked = {"SSHD": '"1"', "PUBLIC_KEY": public}
     done = engine.run("bash", "-c", login, environment=asked, volumes=volumes)
     assert done.code == 0, done.said
     assert "/workspace\n/opt/trainer/bin/accelerate\n/usr/local/bin/tenner" in done.said
-    unasked = {"PUBLIC_KEY": public, "PUID": "0"}
+    unasked = {"PUBLIC_KEY": public}
     refused = engine.run("bash", "-c", login, environment=unasked, volumes=volumes)
     assert refused.code != 0
     no_key = engine.run("version", environment={"SSHD": "1"})
@@ -209,4 +329,4 @@ def test_nothing_is_baked_that_should_not_be(engine: Engine) -> None:
     script = (
         "ls /etc/ssh/ssh_host_* /root/.cache /root/.ssh /opt/build /var/lib/apt/lists/* 2>/dev/null"
     )
-    assert engine.run("bash", "-c", script, environment={"PUID": "0"}).said.strip() == ""
+    assert engine.run("bash", "-c", script).said.strip() == ""

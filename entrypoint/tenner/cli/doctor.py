@@ -1,10 +1,13 @@
 """`tenner doctor`: whether this machine can train, each part with what was found and its fix."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tenner.base.choice import MODELS_DIR
 from tenner.core.errors import ExitCode, Problem
@@ -19,6 +22,10 @@ from tenner.settings.known_bases import KNOWN_BASES
 
 Mark = Literal["ok", "warning", "error", "note"]
 
+T = TypeVar("T")
+
+WORD_SECONDS = 4.0
+"""So long is waited without a word."""
 LEAST_RAM_MIB = 8 * 1024
 """SDXL's checkpoint of 6.9 GB passes through it."""
 LEAST_SHM_MIB = 64
@@ -39,9 +46,11 @@ class Check:
 
 def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -> ExitCode:
     """Look at everything and print it; MACHINE where this machine cannot train."""
-    checks = examine(environ, output_dir=output_dir)
-    able = all(check.mark != "error" for check in checks)
-    if as_json:
+    if not as_json:
+        able = _print(examine(environ, output_dir=output_dir, say=_say))
+    else:
+        checks = tuple(examine(environ, output_dir=output_dir, say=lambda text: None))
+        able = all(check.mark != "error" for check in checks)
         told: dict[str, Any] = {
             "can_train": able,
             "checks": [
@@ -50,24 +59,42 @@ def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -
             ],
         }
         print(json.dumps(told, ensure_ascii=False, indent=1))
-    else:
-        _print(checks, able=able)
     return ExitCode.DELIVERED if able else ExitCode.MACHINE
 
 
-def examine(environ: Mapping[str, str], *, output_dir: Path) -> tuple[Check, ...]:
-    """Every check, in the order of a run. Starts the trainer's Python: it takes seconds."""
+def examine(
+    environ: Mapping[str, str], *, output_dir: Path, say: Callable[[str], None]
+) -> Iterator[Check]:
+    """Every check, in the order of a run, each as soon as it is known. Starts the trainer's Python,
+    which takes seconds: `say` is told what is waited for."""
     python = trainer_python(environ)
-    machine = inspect_machine(environ, cuda=trainer_build(python))
+    machine = _waiting(
+        "the card and its driver",
+        lambda: inspect_machine(environ, cuda=trainer_build(python)),
+        say,
+    )
     child_env = {**child_environ(environ), **machine.child_env}
     with Trial(python, LIBRARIES, child_env) as trial:
-        checks = [*_card_checks(machine), *_host_checks(machine.host)]
-        checks += [*_disk_checks(environ, output_dir), *_base_checks(environ)]
-        tried = trial.finish()
-    trainer = find(environ)
+        yield from _card_checks(machine)
+        yield from _host_checks(machine.host)
+        yield from _disk_checks(environ, output_dir)
+        yield from _base_checks(environ)
+        tried = _waiting(f"the trainer's torch ({python})", trial.finish, say)
+    trainer = _waiting("sd-scripts", lambda: find(environ), say)
     has_sd_scripts = isinstance(trainer, Trainer)
-    tried_checks = _trial_checks(tried, machine, has_sd_scripts=has_sd_scripts)
-    return (*checks, *tried_checks, *_sd_scripts_checks(trainer, environ))
+    yield from _trial_checks(tried, machine, has_sd_scripts=has_sd_scripts)
+    yield from _sd_scripts_checks(trainer, environ, say)
+
+
+def _waiting(what: str, look: Callable[[], T], say: Callable[[str], None]) -> T:
+    """What `look` gives, with a word before it and every few seconds while it takes."""
+    say(f"looking at {what}")
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(look)
+        while not wait((found,), timeout=WORD_SECONDS).done:
+            say(f"  still looking at {what}: {time.monotonic() - started:.0f} s")
+        return found.result()
 
 
 def _card_checks(machine: Machine) -> Iterator[Check]:
@@ -171,13 +198,17 @@ def _trial_checks(tried: Tried, machine: Machine, *, has_sd_scripts: bool) -> It
             yield Check(name=name, mark="note" if unused else "warning", found=said, fix=fix)
 
 
-def _sd_scripts_checks(trainer: Trainer | Problem, environ: Mapping[str, str]) -> Iterator[Check]:
+def _sd_scripts_checks(
+    trainer: Trainer | Problem, environ: Mapping[str, str], say: Callable[[str], None]
+) -> Iterator[Check]:
     if not isinstance(trainer, Trainer):
         mark: Mark = "warning" if environ.get(DIRECTORY_VARIABLE) else "note"
         found = f"{trainer.text}; the built-in trainer is used"
         yield Check(name="sd-scripts", mark=mark, found=found, fix=trainer.fix)
         return
-    problem = try_import(trainer)
+    problem = _waiting(
+        f"what sd-scripts imports ({trainer.directory})", lambda: try_import(trainer), say
+    )
     if problem:
         yield Check(name="sd-scripts", mark="error", found=problem.text, fix=problem.fix)
         return
@@ -193,7 +224,16 @@ def _of(problem: Problem, name: str) -> Check:
 _STYLES: dict[Mark, str] = {"ok": "green", "warning": "yellow", "error": "bold red", "note": "cyan"}
 
 
-def _print(checks: Sequence[Check], *, able: bool) -> None:
+_NAME_WIDTH = len("base models")
+_MARK_WIDTH = len("warning")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(checks: Iterable[Check]) -> bool:
+    """Print each check as it comes. Gives whether this machine can train."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -201,16 +241,21 @@ def _print(checks: Sequence[Check], *, able: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column(overflow="fold")
+    able = True
     for check in checks:
-        said = Text(check.found)
+        able = able and check.mark != "error"
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(width=_NAME_WIDTH, overflow="fold")
+        table.add_column(width=_MARK_WIDTH)
+        table.add_column(overflow="fold")
+        found = Text(check.found)
         if check.fix:
-            said.append(f"\n→ {check.fix}", style="dim")
-        table.add_row(check.name, Text(check.mark, style=_STYLES[check.mark]), said)
-    console.print(table)
+            found.append(f"\n→ {check.fix}", style="dim")
+        table.add_row(check.name, Text(check.mark, style=_STYLES[check.mark]), found)
+        console.print(table)
+        sys.stdout.flush()
     if able:
         console.print("this machine can train")
     else:
         console.print("this machine cannot train: see the errors above")
+    return able

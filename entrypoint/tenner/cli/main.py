@@ -18,6 +18,7 @@ from tenner import __version__
 from tenner.cli.command_line import NOT_SETTINGS, make_parser
 from tenner.cli.flags import flag_values
 from tenner.cli.positional import is_dataset
+from tenner.core.early_stop import tell_of_sigterm
 from tenner.core.errors import ExitCode, Problem, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
 from tenner.core.places import require_temporary_folder
@@ -26,11 +27,13 @@ from tenner.core.sizes import size_words
 from tenner.dataset.workers import early_workers
 from tenner.kohya import options as facts
 from tenner.settings import Request, load_request
+from tenner.settings.environment import unquote
 from tenner.ui.lines import duration
 from tenner.ui.screen import Screen, make_screen
 
 if TYPE_CHECKING:
     from tenner.pipeline.run import Outcome
+    from tenner.queue.jobs import Batch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.SETTINGS
     _print_any_text()
     handle_threads(os.environ)
+    tell_of_sigterm()
+    unquote(os.environ)
     parsed = make_parser(arguments).parse_args(arguments)
     try:
         if parsed.command in _WRITES_TEMPORARY_FILES:
@@ -99,6 +104,23 @@ def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
             )
         named = parsed.config_flag if parsed.config else None
     return load_request(flags, environ, config=Path(named) if named else None, preset=parsed.preset)
+
+
+def written_folder(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Path:
+    """The folder that a command writes to, by all that settles it. Raises SettingsError."""
+    match parsed.command:
+        case "train" | "plan" | "check":
+            return Path(_request(parsed, environ).settings.output_dir)
+        case "batch":
+            return Path(_read_batch(parsed, environ).jobs[0].settings.output_dir)
+        case "demo" | "doctor":
+            return Path(parsed.output_dir)
+        case "status" | "deliver" | "serve":
+            return Path(parsed.run)
+        case "caption":
+            return Path(parsed.output or parsed.folder)
+        case _:
+            return Path("output")
 
 
 def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -179,9 +201,9 @@ def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return ExitCode.DATASET if nothing else ExitCode.DELIVERED
 
 
-def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def _read_batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> "Batch":
+    """Raises SettingsError."""
     from tenner.queue.jobs import read_batch
-    from tenner.queue.queue import run_batch
 
     said = {
         "stop_after": parsed.stop_after,
@@ -191,13 +213,19 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     }
     own = ("jobs", "ray", "lease_seconds", "stop_after", "shortest_first")
     own += ("session_cost_usd", "session_hours")
-    batch = read_batch(
+    return read_batch(
         Path(parsed.jobs),
         flag_values(parsed, not_settings=(*NOT_SETTINGS, *own)),
         environ,
         preset=parsed.preset or environ.get("TENNER_PRESET"),
         options={key: value for key, value in said.items() if value is not None},
     )
+
+
+def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from tenner.queue.queue import run_batch
+
+    batch = _read_batch(parsed, environ)
 
     def screen_of(request: Request) -> Screen:
         return make_screen(price_per_hour=request.settings.price_per_hour)

@@ -10,6 +10,7 @@ from tenner.core.errors import Problem
 from tenner.core.secrets import Secrets, secrets_from
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.host import Host
+from tenner.pipeline.lost_output import lost_output
 from tenner.settings import Settings
 from tenner.storage.destination import Destination, parse_destinations
 from tenner.ui.notify import webhook_problems
@@ -31,9 +32,10 @@ def read_surroundings(settings: Settings, environ: Mapping[str, str]) -> Surroun
     host = find_host(environ, secrets)
     destinations, wrong = parse_destinations(settings.destinations)
     ending = check_ending(settings, host)
+    lost = lost_output(settings, destinations, host)
     return Surroundings(
         secrets=secrets,
         host=host,
         destinations=destinations,
-        problems=(*problems, *wrong, *ending, *webhook_problems(secrets)),
+        problems=(*problems, *wrong, *ending, *lost, *webhook_problems(secrets)),
     )

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import Generator
 
 from tenner.core.errors import SettingsError
 from tenner.core.run_dir import RunDir
+from tenner.hardware.mounts import in_container
 
 
 @contextlib.contextmanager
@@ -30,5 +32,14 @@ def lock_run(run_dir: RunDir) -> Generator[None]:
             pass
         with contextlib.suppress(OSError):  # on a full disk the lock holds, without its name
             os.ftruncate(file.fileno(), 0)
-            os.pwrite(file.fileno(), f"process {os.getpid()}".encode(), 0)
+            os.pwrite(file.fileno(), _this_process().encode(), 0)
         yield
+
+
+def _this_process() -> str:
+    """This process as another program on this machine, or in another container, is told of it.
+
+    A container's host name is its id, unless `--hostname` gave it another.
+    """
+    where = "container" if in_container(os.environ) else "host"
+    return f"process {os.getpid()} on {where} {socket.gethostname()}"

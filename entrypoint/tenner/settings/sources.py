@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from tenner.core.errors import Problem
+from tenner.settings.environment import unquoted
 from tenner.settings.model import Settings
 from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, canonical, setting_names
 from tenner.settings.sd_scripts_files import Imported, import_json, import_tables
@@ -153,7 +154,7 @@ class VariablesSource(Source, DotEnvSettingsSource):
             for name, value in environ.items()
             if name.startswith(PREFIX)
             and name not in PROGRAM_VARIABLES
-            and (text := _unquoted(value.strip()))
+            and (text := unquoted(value))
         }
         super().__init__(
             LoadedSettings, env_file=None, dotenv_filtering="match_prefix", case_sensitive=False
@@ -279,11 +280,6 @@ def _not_text(value: Any) -> str:
         elif isinstance(each, str) and "\0" in each:
             return "a NUL byte"
     return ""
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if quoted else text
 
 
 def _section(name: str) -> str:

@@ -32,8 +32,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tenner.base.tiny import concept_dir
+from tenner.core.command import CHILD_DEFAULTS
 from tenner.engines.native.engine import command
-from tenner.supervision.supervise import THREAD_WAITING
 
 SETTLE_SECONDS = 0.5
 TURN_SECONDS = 8.0
@@ -143,7 +143,7 @@ def bare(folder: Path, job_file: Path) -> Generator[Side]:
         log.open("wb") as out,
         subprocess.Popen(
             started.argv,
-            env={**THREAD_WAITING, **os.environ, **started.env},
+            env={**CHILD_DEFAULTS, **os.environ, **started.env},
             stdout=out,
             stderr=subprocess.DEVNULL,
         ) as process,

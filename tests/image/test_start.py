@@ -285,6 +285,9 @@ def test_a_signal_stops_it_with_its_state_saved(
     )
     try:
         engine.wait_for(container, "\nstep ")
+        processes = " ".join(map(str, container.top()["Processes"]))
+        assert "train" in processes
+        assert "compile_worker" not in processes
         container.kill(signal)
         ended = engine.finish(container)
     finally:

@@ -59,13 +59,14 @@ def test_events_are_read_and_every_byte_is_kept(tmp_path: Path) -> None:
     assert b"10%\r20%\r" in (tmp_path / "engine.log").read_bytes()
 
 
-def test_threads_of_a_trainer_wait_as_the_user_says_or_shortly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "2000"), ("TORCH_WARM_POOL", "0")])
+def test_a_trainer_waits_shortly_and_starts_no_compilers_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    code = "import os; print(os.environ['GOMP_SPINCOUNT'])"
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    assert run(tmp_path, code, StopRequest())[0].last_lines == ("2000",)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    code = f"import os; print(os.environ['{name}'])"
+    monkeypatch.delenv(name, raising=False)
+    assert run(tmp_path, code, StopRequest())[0].last_lines == (value,)
+    monkeypatch.setenv(name, "7")
     assert run(tmp_path, code, StopRequest())[0].last_lines[-1] == "7"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tenner.base.choice import MODELS_DIR
 from tenner.base.model import Base, find_local_base, not_found
 from tenner.base.tiny import base_dir
+from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import ExitCode, Problem, SettingsError, errors_in
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.core.secrets import child_environ
@@ -90,7 +91,7 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
         job_file = Path(folder) / "job.json"
         job_file.write_text(json.dumps(asdict(job)), encoding="utf-8")
         argv = [python, "-m", "tenner.lora_files.measuring", str(job_file)]
-        surroundings = {**child_environ(environ), **settings}
+        surroundings = {**CHILD_DEFAULTS, **child_environ(environ), **settings}
         try:
             done = subprocess.run(
                 argv, env=surroundings, capture_output=True, text=True, check=False

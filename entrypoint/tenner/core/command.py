@@ -24,3 +24,9 @@ THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "2000"}
 """How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user says
 otherwise. As quick as the default on an idle machine, several times on one that does other work
 (`bench/thread_waiting.py`)."""
+NO_COMPILE_WORKERS: Mapping[str, str] = {"TORCH_WARM_POOL": "0"}
+"""torch starts no processes that compile (one for each core, 90 to 190 MB each) before something is
+compiled. Whoever imports its compiler, as xformers and diffusers do, starts them else; with
+torch_compile they start at the first step."""
+CHILD_DEFAULTS: Mapping[str, str] = {**THREAD_WAITING, **NO_COMPILE_WORKERS}
+"""What processes with torch are started with, unless the user says otherwise."""

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
+from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
 
 TIME_LIMIT_SECONDS = 180.0
@@ -51,7 +52,7 @@ class Trial:
         self, python: Path, libraries: Sequence[str] = (), environ: Mapping[str, str] | None = None
     ) -> None:
         self._python = python
-        self._environ = dict(environ or {})
+        self._environ = {**NO_COMPILE_WORKERS, **environ} if environ else {}
         self._names: list[str] = [TORCH, *libraries]
         self._process: subprocess.Popen[str] | str = self._start(self._names)
 

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
 from tenner.core.secrets import without_secrets
 from tenner.optimizers.table import find_optimizer
@@ -79,7 +80,7 @@ def _ask(python: Path, order: Mapping[str, object]) -> dict[str, str]:
     try:
         done = subprocess.run(
             [python, "-c", code, json.dumps(order)],
-            env=without_secrets(),
+            env={**NO_COMPILE_WORKERS, **without_secrets()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from tenner.core.command import THREAD_WAITING, Command, ReadLine
+from tenner.core.command import CHILD_DEFAULTS, Command, ReadLine
 from tenner.core.events import Event, Failed
 from tenner.core.parent_death import leashed
 from tenner.supervision.guards import Guard, Guards, Verdict
@@ -157,7 +157,7 @@ def follow(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
-    surroundings = {**THREAD_WAITING, **environ, **command.env}
+    surroundings = {**CHILD_DEFAULTS, **environ, **command.env}
     with log.open("ab", buffering=0) as log_file:
         process = subprocess.Popen(
             leashed(command.argv, surroundings),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from tenner.core.command import Command
+from tenner.core.command import CHILD_DEFAULTS, Command
 from tenner.warm.client import MODULE as CLIENT
 from tenner.warm.client import Connection
 
@@ -110,7 +110,7 @@ class WarmTrainer:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [python, "-m", WORKER, str(address)],
-                env=environ,
+                env={**CHILD_DEFAULTS, **environ},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from tenner.core.command import THREAD_WAITING
+from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import MachineError
 from tenner.core.secrets import child_environ
 from tenner.dataset.workers import path_field
@@ -29,7 +29,7 @@ class CaptionProcess:
             stderr=self._said,
             encoding="utf-8",
             env={
-                **THREAD_WAITING,
+                **CHILD_DEFAULTS,
                 **child_environ(environ),
                 "PYTHONPATH": os.pathsep.join(search),
                 "HF_HUB_OFFLINE": "1",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
 from tenner.core.secrets import child_environ
 from tenner.kohya.options import pinned_commit
@@ -69,7 +70,7 @@ def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | N
         done = subprocess.run(
             [trainer.python, "-c", code],
             cwd=trainer.directory,
-            env=child_environ(),
+            env={**NO_COMPILE_WORKERS, **child_environ()},
             capture_output=True,
             text=True,
             errors="replace",

@@ -42,7 +42,7 @@ from tenner.report.live_page import LivePage
 from tenner.serve.server import make_door, open_page
 from tenner.settings import load_request
 from tenner.supervision.budget import Budget
-from tenner.supervision.supervise import StopRequest, follow
+from tenner.supervision.supervise import Control, StopRequest, follow
 
 FIRST_STEP = 20_000
 SETTLE_SECONDS = 1.0
@@ -154,9 +154,7 @@ def train(seconds: float, run_dir: RunDir, alternation: Alternation) -> None:
             read=parse_event,
             on_event=on_event,
             log=run_dir.engine_log,
-            environ={},
-            stop=stop,
-            grace_seconds=5,
+            control=Control(environ={}, stop=stop, grace_seconds=5),
         )
     thread.join()
 
@@ -202,7 +200,7 @@ def page_process() -> int:
 def tiny_run(folder: Path) -> Prepared:
     words = {"base_model": "tiny", "dataset": str(concept_dir()), "device": "cpu"}
     request = load_request(words, {}, read_default_config=False)
-    return prepare(request, {}, folder, on_stage=lambda *_: None, on_image=lambda *_: None)
+    return prepare(request, {}, folder)
 
 
 def pictures(folder: Path) -> SampleSet:

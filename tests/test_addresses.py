@@ -127,7 +127,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     words = {"base_model": "tiny", "dataset": str(concept_dir()), "device": "cpu"}
     request = load_request(words, {}, read_default_config=False)
     folder = tmp_path_factory.mktemp("run")
-    return prepare(request, {}, folder, on_stage=lambda *_: None, on_image=lambda *_: None)
+    return prepare(request, {}, folder)
 
 
 @settings(max_examples=30, deadline=None)

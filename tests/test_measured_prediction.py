@@ -31,7 +31,7 @@ def prepared(tmp_path: Path, base: str = "tiny", **settings: str) -> Prepared:
     }
     request = load_request(job, {}, read_default_config=False)
     workdir = tmp_path / "work"
-    return prepare(request, {}, workdir, on_stage=lambda *_: None, on_image=lambda *_: None)
+    return prepare(request, {}, workdir)
 
 
 def measured(tmp_path: Path, run: Prepared) -> Measured:

@@ -23,7 +23,7 @@ JOB = {
 
 def prepared(tmp_path: Path, **settings: str) -> Prepared:
     request = load_request({**JOB, **settings}, {}, read_default_config=False)
-    return prepare(request, {}, tmp_path, on_stage=lambda *_: None, on_image=lambda *_: None)
+    return prepare(request, {}, tmp_path)
 
 
 def test_a_share_is_held_out_and_epochs_are_shorter(tmp_path: Path) -> None:

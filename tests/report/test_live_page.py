@@ -72,9 +72,7 @@ Prepare = Callable[..., Prepared]
 def prepared(tmp_path: Path) -> Prepare:
     def made(**settings: str) -> Prepared:
         request = load_request({**JOB, **settings}, {}, read_default_config=False)
-        return prepare(
-            request, {}, tmp_path / "work", on_stage=lambda *_: None, on_image=lambda *_: None
-        )
+        return prepare(request, {}, tmp_path / "work")
 
     return made
 

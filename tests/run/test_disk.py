@@ -12,7 +12,7 @@ from tenner.core.errors import Problem
 from tenner.core.events import StateSaved, Warned
 from tenner.core.run_dir import RunDir
 from tenner.hardware import DiskRoom
-from tenner.planning.plan import Plan, Shape, plan_run
+from tenner.planning.plan import Plan, RunFacts, Shape, plan_run
 from tenner.runs.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
 from tenner.settings import Settings
 from tenner.storage.destination import parse_destination
@@ -39,13 +39,15 @@ def plan_with(base: Base, *, num_steps: int, every: int) -> Plan:
     )
     return plan_run(
         Settings.model_validate(asked),
-        engine="sd-scripts",
-        base=base,
-        device="cuda",
-        gpu="NVIDIA GeForce RTX 4090",
-        shape=shape,
-        resolution=(512, 512),
-        batches_per_epoch=20,
+        RunFacts(
+            engine="sd-scripts",
+            base=base,
+            device="cuda",
+            gpu="NVIDIA GeForce RTX 4090",
+            resolution=(512, 512),
+            batches_per_epoch=20,
+        ),
+        shape,
         optimizer_type="AdamW",
     )
 

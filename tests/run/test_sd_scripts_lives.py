@@ -17,7 +17,7 @@ from tenner.engines.sd_scripts.engine import Job
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.supervision.guards import Guard, Verdict
-from tenner.supervision.supervise import StopRequest
+from tenner.supervision.supervise import Control, StopRequest
 from tenner.supervision.training import Engine, Trained, states, train
 from tests.train_options import train_options
 
@@ -72,9 +72,11 @@ class Run:
         return train(
             engine,
             self.run_dir,
-            environ={**os.environ, **env},
-            stop=stop or StopRequest(),
-            grace_seconds=grace_seconds,
+            control=Control(
+                environ={**os.environ, **env},
+                stop=stop or StopRequest(),
+                grace_seconds=grace_seconds,
+            ),
             on_event=self.events.append,
             guards=guards,
         )

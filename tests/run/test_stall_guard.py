@@ -11,7 +11,7 @@ import pytest
 from tenner.core.command import Command
 from tenner.core.events import Failed, Step, parse_event
 from tenner.supervision.guards import BEFORE_FIRST_STEP_SECONDS, LEAST_SECONDS, StallGuard
-from tenner.supervision.supervise import StopRequest, follow
+from tenner.supervision.supervise import Control, StopRequest, follow
 
 STEP = Step(step=1, num_steps=9, epoch=1, num_epochs=1, loss=0.1, loss_avg=0.1)
 
@@ -55,9 +55,7 @@ def test_a_program_that_prints_five_lines_and_hangs_is_ended(tmp_path: Path) -> 
         read=parse_event,
         on_event=lambda _: None,
         log=tmp_path / "engine.log",
-        environ=dict(os.environ),
-        stop=StopRequest(),
-        grace_seconds=5.0,
+        control=Control(environ=dict(os.environ), stop=StopRequest(), grace_seconds=5.0),
         guards=[StallGuard(now=lambda: time.monotonic() * 2000)],  # an hour in 1.8 s
     )
     assert time.monotonic() - started < 30

@@ -12,7 +12,7 @@ import pytest
 
 from tenner.core.command import Command
 from tenner.core.events import Event, Failed, Phase, parse_event
-from tenner.supervision.supervise import Ending, StopRequest, follow, stop_on_signals
+from tenner.supervision.supervise import Control, Ending, StopRequest, follow, stop_on_signals
 
 
 def run(
@@ -24,9 +24,7 @@ def run(
         read=parse_event,
         on_event=events.append,
         log=tmp_path / "engine.log",
-        environ=dict(os.environ),
-        stop=stop,
-        grace_seconds=grace,
+        control=Control(environ=dict(os.environ), stop=stop, grace_seconds=grace),
     )
     return ending, events
 
@@ -151,10 +149,11 @@ def test_a_program_does_not_outlive_one_that_is_killed(tmp_path: Path) -> None:
     follower = (
         "import os, sys, pathlib\n"
         "from tenner.core.command import Command\n"
-        "from tenner.supervision.supervise import StopRequest, follow\n"
+        "from tenner.supervision.supervise import Control, StopRequest, follow\n"
         f"command = Command(argv=(sys.executable, '-c', {child + 'time.sleep(60)'!r}))\n"
-        "follow(command, read=lambda line: None, on_event=print, environ=dict(os.environ),\n"
-        f"  log=pathlib.Path({str(tmp_path / 'log')!r}), stop=StopRequest(), grace_seconds=1)\n"
+        "control = Control(environ=dict(os.environ), stop=StopRequest(), grace_seconds=1)\n"
+        "follow(command, read=lambda line: None, on_event=print, control=control,\n"
+        f"  log=pathlib.Path({str(tmp_path / 'log')!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", follower])
     for _ in range(500):

@@ -32,7 +32,7 @@ PLENTY = 80_000
 
 def plan_of(tmp_path: Path, **settings: str) -> Plan:
     request = load_request({**JOB, **settings}, {}, read_default_config=False)
-    return prepare(request, {}, tmp_path, on_stage=lambda *_: None, on_image=lambda *_: None).plan
+    return prepare(request, {}, tmp_path).plan
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tenner.core.errors import SettingsError
 from tenner.hardware.prices import Price
-from tenner.pipeline.preflight import prepare
+from tenner.pipeline.preflight import Preflight, prepare
 from tenner.planning.expectation import Expected, over_budget
 from tenner.planning.length import Length
 from tenner.planning.prepared import Prepared
@@ -114,10 +114,8 @@ def test_the_hosts_own_price_is_reckoned_with(machine: dict[str, str], tmp_path:
             request,
             machine,
             tmp_path / "view",
-            on_stage=lambda name, detail: None,
-            on_image=lambda done, total: None,
             host_price=Price(usd_per_hour=usd_per_hour, kind="host", provider="RunPod"),
-            try_card=False,
+            checks=Preflight(try_card=False),
         )
 
     prepared = look(0.5)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tenner.core.errors import MachineError, Problem, TennerError
 from tenner.core.temporary_files import temporary_folder
-from tenner.pipeline.preflight import prepare
+from tenner.pipeline.preflight import Preflight, prepare
 from tenner.pipeline.surroundings import read_surroundings
 from tenner.planning.judging import raise_errors
 from tenner.planning.plan import plan_json
@@ -31,10 +31,7 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 request,
                 environ,
                 Path(folder),
-                on_stage=lambda name, detail: None,
-                on_image=lambda done, total: None,
-                try_card=False,
-                fetches_base=False,
+                checks=Preflight(try_card=False, fetches_base=False),
             )
         except TennerError as error:
             from tenner.pipeline.everything_wrong import everything_wrong

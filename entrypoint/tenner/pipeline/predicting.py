@@ -24,7 +24,7 @@ from tenner.engines.native import engine
 from tenner.pipeline.start import train_items
 from tenner.planning.decision import num_cpus, plan_again
 from tenner.planning.prepared import Prepared
-from tenner.supervision.supervise import StopRequest, follow
+from tenner.supervision.supervise import Control, StopRequest, follow
 
 MODULE = "tenner.engines.native.prediction_check"
 NUM_PICTURES = 2
@@ -121,9 +121,9 @@ def measure(
             read=engine.read,
             on_event=events.append,
             log=folder / "log",
-            environ={**environ, **prepared.machine.child_env},
-            stop=stop,
-            grace_seconds=5.0,
+            control=Control(
+                environ={**environ, **prepared.machine.child_env}, stop=stop, grace_seconds=5.0
+            ),
         )
     losses = [event.loss for event in events if isinstance(event, Validated)]
     if ending.returncode or len(losses) != 3:

@@ -1,14 +1,14 @@
 """Everything that is found out and decided before a run costs anything."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.base.choice import find_base, must_be_fetched
 from tenner.base.families import FAMILY_DEFAULTS
-from tenner.core.errors import MachineError
+from tenner.core.errors import MachineError, Problem
 from tenner.core.events import Phase
 from tenner.core.family import Family
 from tenner.core.secrets import child_environ
@@ -21,7 +21,7 @@ from tenner.hardware.prices import Price
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import Trial, Tried
 from tenner.pipeline.start_files import with_start_files
-from tenner.planning.decision import choose_device, make_plan
+from tenner.planning.decision import Findings, choose_device, make_plan
 from tenner.planning.expectation import over_budget
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.judging import (
@@ -33,7 +33,7 @@ from tenner.planning.judging import (
 )
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
-from tenner.runs.session import Session
+from tenner.runs.session import NO_PROGRESS, Progress, Session
 from tenner.settings import Request, Settings
 from tenner.storage.http import OnBytes
 
@@ -45,34 +45,51 @@ Trials = dict[TrialName, Tried]
 """What trials of the card have found, for all runs of a session."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """How thoroughly a run is checked, and by what.
+
+    `try_card` has the trainer's Python compute something on the card while the dataset is read; it
+    takes seconds, and what is among `trials` is not tried again. A base model that is elsewhere is
+    fetched, or with `fetches_base` off reported as missing.
+    """
+
+    inspect: Inspect = inspect_dataset
+    try_card: bool = True
+    trials: Trials | None = None
+    fetches_base: bool = True
+
+
+THOROUGH = Preflight()
+
+
 def prepare(
     request: Request,
     environ: Mapping[str, str],
     workdir: Path,
     *,
-    on_stage: Callable[[str, str], None],
-    on_image: Callable[[int, int], None],
-    on_bytes: Callable[[int, int | None], None] | None = None,
+    progress: Progress = NO_PROGRESS,
     host_price: Price | None = None,
-    inspect: Inspect = inspect_dataset,
-    try_card: bool = True,
-    trials: Trials | None = None,
-    fetches_base: bool = True,
+    checks: Preflight = THOROUGH,
 ) -> Prepared:
-    """Look at everything and decide. Raises the TennerError of who must act.
+    """Check everything and decide. Raises the TennerError of who must act.
 
-    `host_price` is what the host itself says this machine costs. `try_card` has the trainer's
-    Python compute something on the card while the dataset is read; it takes seconds, and what is
-    among `trials` is not tried again. A base model
-    that is elsewhere is fetched, or with `fetches_base` off told as missing.
+    `workdir` is where a dataset that must be unpacked or cleaned is written. `host_price` is what
+    the host itself says this machine costs.
     """
-    settings = request.settings
+    settings, on_stage = request.settings, progress.on_stage
     on_stage("machine", "looking for a card")
     machine = look_at_machine(settings, environ)
     if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
         raise_errors(judge_early(request, environ, None))
-    base = find_base(settings, environ, fetches=fetches_base, on_stage=on_stage, on_bytes=on_bytes)
+    base = find_base(
+        settings,
+        environ,
+        fetches=checks.fetches_base,
+        on_stage=on_stage,
+        on_bytes=progress.on_bytes,
+    )
     resolution = settings.resolution or (base.resolution, base.resolution)
     written = request
     request = with_family_defaults(
@@ -87,33 +104,36 @@ def prepare(
     request = with_start_files(request, base, engine.name)
     settings = request.settings
     name = _trial_name(settings, machine, engine)
-    known = (trials or {}).get(name)
-    wanted = try_card and device == "cuda" and known is None
-    with _trial(name, environ) if wanted else nullcontext() as trial:
+    tried = (checks.trials or {}).get(name)
+    tries = checks.try_card and device == "cuda" and tried is None
+    with _trial(name, environ) if tries else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
-        asked = dataset_request(request, base.family, resolution, environ)
+        needed = dataset_request(request, base.family, resolution, environ)
         if engine.name == "native":  # sd-scripts holds images out by itself
             share, seed = settings.validation_split, settings.seed
-            asked = replace(asked, validation_split=share, validation_seed=seed)
-        dataset = inspect(asked, workdir, on_image, on_bytes)
-
-        def decide(broken: Mapping[str, str]) -> Plan:
-            plan = make_plan(
-                request, base, machine, device, engine, dataset, resolution, host_price, broken
-            )
-            return _judged(request, replace(plan, notices=(*plan.notices, *found)))
-
-        plan, broken = decide({}), dict[str, str]()
+            needed = replace(needed, validation_split=share, validation_seed=seed)
+        dataset = checks.inspect(needed, workdir, progress.on_image, progress.on_bytes)
+        findings = Findings(
+            request=request,
+            base=base,
+            machine=machine,
+            device=device,
+            engine=engine,
+            dataset=dataset,
+            resolution=resolution,
+            host_price=host_price,
+        )
+        plan = _judged_plan(findings, found)
         if trial:
             on_stage("machine", "waiting for the trial of the card")
-            known = trial.finish()
-            if trials is not None:
-                trials[name] = known
-        if known and known.problem:
-            raise MachineError(problems=[known.problem])
-        if known and known.broken:
-            broken = dict(known.broken)
-            plan = decide(broken)
+            tried = trial.finish()
+            if checks.trials is not None:
+                checks.trials[name] = tried
+        if tried and tried.problem:
+            raise MachineError(problems=[tried.problem])
+        if tried and tried.broken:
+            findings = replace(findings, broken=dict(tried.broken))
+            plan = _judged_plan(findings, found)
     raise_errors(judge_optimizer(written, plan.options, engine.python))
     return Prepared(
         request=request,
@@ -123,12 +143,15 @@ def prepare(
         engine=engine,
         plan=plan,
         host_price=host_price,
-        broken=broken,
+        broken=findings.broken,
     )
 
 
-def _judged(request: Request, plan: Plan) -> Plan:
-    """The plan with its warnings. Raises SettingsError where it may not be carried out."""
+def _judged_plan(findings: Findings, notices: Sequence[Problem]) -> Plan:
+    """The plan with `notices` and its own warnings. Raises SettingsError where it may not be
+    carried out."""
+    request, plan = findings.request, make_plan(findings)
+    plan = replace(plan, notices=(*plan.notices, *notices))
     over = over_budget(request.settings, plan.expected, plan.length)
     found = (*over, *judge_plan(request, plan))
     raise_errors(found)

@@ -30,7 +30,7 @@ from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.planning.sizing import HEADROOM, Choice
 from tenner.runs.session import Session
-from tenner.supervision.supervise import StopRequest, follow
+from tenner.supervision.supervise import Control, StopRequest, follow
 
 STEPS = 2
 _EVERY_SECONDS = 0.2
@@ -170,9 +170,7 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
                 read=engine.read,
                 on_event=events.append,
                 log=run_dir.engine_log,
-                environ=surroundings,
-                stop=stop,
-                grace_seconds=5.0,
+                control=Control(environ=surroundings, stop=stop, grace_seconds=5.0),
             )
         if any(isinstance(event, Failed) and event.kind == "oom" for event in events):
             return Probe(used_gb=None, out_of_memory=True)

@@ -22,33 +22,27 @@ from tenner.core.errors import (
     errors_in,
 )
 from tenner.core.event_log import EventLog
-from tenner.core.events import Failed, Phase, Warned
-from tenner.core.files import write_atomically, write_json
+from tenner.core.events import Failed
 from tenner.core.last_handler import as_tenner_error
 from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
-from tenner.hardware.prices import Price
-from tenner.pipeline.everything_wrong import everything_wrong, in_turn
+from tenner.pipeline.begin import begin
+from tenner.pipeline.everything_wrong import everything_wrong
 from tenner.pipeline.fitting import engine_for
-from tenner.pipeline.predicting import with_measured_prediction
-from tenner.pipeline.preflight import ALONE, fetching
-from tenner.pipeline.probing import with_measured_batch
+from tenner.pipeline.preflight import ALONE
 from tenner.pipeline.rented import Rented
-from tenner.pipeline.sampler import ENGINE_SHARE, Sampler, child_environ, early_look
+from tenner.pipeline.sampler import Sampler, child_control, early_look
 from tenner.pipeline.stop_when import StopWhen
 from tenner.pipeline.surroundings import read_surroundings
 from tenner.pipeline.weights_check import judge_weights
-from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import ConceptFact, TimingFact
 from tenner.report.live_page import LivePage
 from tenner.report.run_facts import sample_set
-from tenner.runs.attempt import Attempt, begin_attempt, trained_before
+from tenner.runs.attempt import Attempt, trained_before
 from tenner.runs.card import write_card
-from tenner.runs.check_destinations import check_destinations
 from tenner.runs.context import RunContext
 from tenner.runs.deliver import Delivered
-from tenner.runs.disk import disk_problem, full_destinations
 from tenner.runs.handover import default_destination, deliver_persistently, deliver_run, file_facts
 from tenner.runs.leftovers import remove_all_leftovers, remove_leftovers
 from tenner.runs.resume import machine_name, set_aside
@@ -57,8 +51,6 @@ from tenner.runs.session import Session
 from tenner.sample.job import Drawn
 from tenner.serve import serving
 from tenner.settings import Request
-from tenner.settings.published import published_request
-from tenner.settings.saved import settings_toml
 from tenner.storage.destination import Destination
 from tenner.supervision.card_watch import watching
 from tenner.supervision.supervise import stop_on_signals
@@ -183,33 +175,35 @@ def _run(
 ) -> Outcome | AlreadyDelivered:
     """The stages of a run, one after the other."""
     context, news, settings = machine.context, machine.news, request.settings
-    life = _begin(request, run_dir, machine, destinations, afresh=restart)
-    if life.is_delivered():
-        life.recorder.note(ending="delivered before")
-        return AlreadyDelivered(run_dir=run_dir, delivered_to=life.book.now.delivered_to)
+    attempt = begin(request, run_dir, machine, destinations, afresh=restart)
+    if attempt.is_delivered():
+        attempt.recorder.note(ending="delivered before")
+        return AlreadyDelivered(run_dir=run_dir, delivered_to=attempt.book.now.delivered_to)
     page = LivePage(
-        prepared=life.prepared,
+        prepared=attempt.prepared,
         run_dir=run_dir,
         tell=context.tell,
-        budget=life.budget,
+        budget=attempt.budget,
         started=context.started,
-        send=life.send_page,
+        send=attempt.send_page,
         secrets=context.secrets,
     )
     with (
         page,
         serving(settings, run_dir, context.secrets, context.environ, say=context.screen.say),
-        life,
+        attempt,
     ):
         early = StopWhen(
             wanted=settings.stop_when, run_dir=run_dir, curve=lambda: page.curve, tell=context.tell
         )
         context.listeners.extend((page.hear, news.hear, early.hear))
-        news.tell("started", f"{life.plan.length.num_steps} steps on {machine_name(life.prepared)}")
+        news.tell(
+            "started", f"{attempt.plan.length.num_steps} steps on {machine_name(attempt.prepared)}"
+        )
         try:
-            outcome = _train_and_deliver(life, page, news, measure, measure_definition)
+            outcome = _train_and_deliver(attempt, page, news, measure, measure_definition)
         except OSError as error:
-            raise life.hand_over(known_error(error, run_dir)) from error
+            raise attempt.hand_over(known_error(error, run_dir)) from error
     news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
     return outcome
 
@@ -240,115 +234,23 @@ def _tell_of(error: TennerError, context: RunContext, news: Notifier) -> None:
             news.tell("failed", str(error))
 
 
-def _begin(
-    request: Request,
-    run_dir: RunDir,
-    machine: Rented,
-    destinations: tuple[Destination, ...],
-    *,
-    afresh: bool,
-) -> Attempt:
-    """Everything before the training. Nothing can be lost yet: a signal ends it at once."""
-    context = machine.context
-    try:
-        with context.stop.at_once():
-            price = machine.price()
-            prepared = _prepare(request, run_dir, context, destinations, price)
-            prepared = with_measured_prediction(
-                prepared,
-                note=run_dir.path / "prediction.json",
-                environ=context.child_environ,
-                stop=context.stop,
-                say=context.begin,
-            )
-            if not run_dir.ledger.is_file():
-                prepared = with_measured_batch(
-                    prepared,
-                    environ=context.child_environ,
-                    stop=context.stop,
-                    say=context.begin,
-                    session=context.session,
-                )
-            life = begin_attempt(
-                prepared,
-                run_dir,
-                context,
-                destinations,
-                price_per_hour=price.usd_per_hour if price else None,
-                afresh=afresh,
-            )
-    except KeyboardInterrupt:
-        raise Stopped("stopped by a signal before the training", fix="start it again") from None
-    write_atomically(run_dir.settings, settings_toml(request))
-    write_atomically(run_dir.shared_settings, settings_toml(published_request(request)))
-    write_json(run_dir.dataset, prepared.dataset.to_json())
-    write_json(run_dir.plan, plan_json(life.plan))
-    return life
-
-
-def _prepare(
-    request: Request,
-    run_dir: RunDir,
-    context: RunContext,
-    destinations: tuple[Destination, ...],
-    price: Price | None,
-) -> Prepared:
-    """Everything that is checked before the training, and written down."""
-    try:
-        prepared = context.session.prepare(
-            request,
-            context.environ,
-            run_dir.path / "dataset",
-            on_stage=context.begin,
-            on_image=lambda done, total: context.screen.show(
-                Phase(name="dataset", detail="images decoded", done=done, total=total)
-            ),
-            on_bytes=lambda done, total: context.screen.show(fetching(done, total)),
-            host_price=price,
-        )
-    except TennerError as error:
-        raise everything_wrong(
-            error, request, context.environ, destinations=destinations, secrets=context.secrets
-        ) from error
-    context.begin("checking", "write access to " + ", ".join(map(str, destinations)))
-    problems = check_destinations(
-        destinations,
-        secrets=context.secrets,
-        job=prepared.plan.output_name,
-        env=context.environ,
-        on_trouble=lambda text: context.tell(Warned(text=text)),
-    )
-    states = prepared.settings.keep_remote_states
-    problems += full_destinations(prepared.plan, run_dir, destinations, kept_states=states)
-    full = disk_problem(prepared.plan, run_dir, destinations, kept_states=states)
-    errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
-    errors += [MachineError(problems=[full])] if full else []
-    if errors:
-        raise in_turn(errors)
-    for notice in (*prepared.plan.notices, *problems):
-        context.screen.problem(notice)
-    for choice in prepared.plan.choices:
-        context.screen.say(f"  {choice.name}: {choice.value} ({choice.reason})")
-    return prepared
-
-
 def _train_and_deliver(
-    life: Attempt,
+    attempt: Attempt,
     page: LivePage,
     news: Notifier,
     measure: DrawMore | None,
     measure_definition: str,
 ) -> Outcome:
-    prepared, run_dir, context = life.prepared, life.run_dir, life.context
-    with early_look(prepared, life.plan, run_dir, context, page, life.uploader) as looks:
+    prepared, run_dir, context = attempt.prepared, attempt.run_dir, attempt.context
+    with early_look(prepared, attempt.plan, run_dir, context, page, attempt.uploader) as looks:
         context.listeners.append(looks.hear)
-        trained = trained_before(life.book.now.finished, run_dir) or _train(life, page)
+        trained = trained_before(attempt.book.now.finished, run_dir) or _train(attempt, page)
         looks.finish()
-    _judge(life, page, trained)
+    _judge(attempt, page, trained)
     sampler = Sampler(
         prepared=prepared, weights=trained.weights.path, run_dir=run_dir, context=context
     )
-    draws = not prepared.settings.no_samples and life.has_time_to_draw()
+    draws = not prepared.settings.no_samples and attempt.has_time_to_draw()
     drawn = sampler.draw_grid() if draws else None
     concept = measure(prepared, trained, sampler) if measure else ()
     timings = [TimingFact(name="training", seconds=trained.seconds)]
@@ -364,8 +266,8 @@ def _train_and_deliver(
     )
     page.settle()
     page.write("trained")
-    write_card(prepared, run_dir, drawn, life.destinations, num_steps=trained.step)
-    delivered = _deliver(life)
+    write_card(prepared, run_dir, drawn, attempt.destinations, num_steps=trained.step)
+    delivered = _deliver(attempt)
     page.add(files=file_facts(delivered))
     page.write("delivered")
     return Outcome(
@@ -379,82 +281,80 @@ def _train_and_deliver(
     )
 
 
-def _judge(life: Attempt, page: LivePage, trained: Trained) -> None:
+def _judge(attempt: Attempt, page: LivePage, trained: Trained) -> None:
     """Raise TrainingError where the weights learnt nothing. They are kept, and brought out as
     those of any failed training are."""
-    context = life.context
+    context = attempt.context
     if context.stop.signal is not None:
         return
-    judged = judge_weights(life.prepared, life.run_dir, context, trained)
+    judged = judge_weights(attempt.prepared, attempt.run_dir, context, trained)
     page.add(weights=judged.facts)
     if judged.error is None:
         return
     if context.stop.signal is None:
         page.bring_out(judged.error)
-        life.send_card(judged.error)
-    raise life.hand_over(judged.error)
+        attempt.send_card(judged.error)
+    raise attempt.hand_over(judged.error)
 
 
-def _train(life: Attempt, page: LivePage) -> Trained:
+def _train(attempt: Attempt, page: LivePage) -> Trained:
     """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
-    context, prepared, run_dir = life.context, life.prepared, life.run_dir
-    context.begin("training", f"{life.plan.length.num_steps} steps")
-    environ = child_environ(prepared, context)
+    context, prepared, run_dir = attempt.context, attempt.prepared, attempt.run_dir
+    context.begin("training", f"{attempt.plan.length.num_steps} steps")
+    control = child_control(prepared, context)
     engine = engine_for(
         prepared,
         run_dir,
-        life.book,
-        life.plan,
+        attempt.book,
+        attempt.plan,
         session=context.session,
-        environ=environ,
-        forget=life.uploader.forget,
+        environ=control.environ,
+        forget=attempt.uploader.forget,
     )
     try:
-        with watching(life.plan.device, context.environ) as card:
+        with watching(attempt.plan.device, context.environ) as card:
             trained = train(
                 engine,
                 run_dir,
-                environ=environ,
-                stop=context.stop,
-                grace_seconds=ENGINE_SHARE * context.grace_seconds,
+                control=control,
                 on_event=context.tell,
-                guards=(*life.guards(), *card),
+                guards=(*attempt.guards(), *card),
             )
     except TennerError as error:
         if context.stop.signal is None:  # else the grace time is the states'
             page.bring_out(error)
-            life.send_card(error)
-        raise life.hand_over(error) from error
-    return trained if trained.finished else life.finish_early(trained)
+            attempt.send_card(error)
+        raise attempt.hand_over(error) from error
+    return trained if trained.finished else attempt.finish_early(trained)
 
 
-def _deliver(life: Attempt) -> Delivered:
+def _deliver(attempt: Attempt) -> Delivered:
     """The complete set to every destination, verified. Raises DeliveryError, Stopped."""
-    context = life.context
+    context = attempt.context
     context.session.fence()
-    context.begin("delivering", ", ".join(map(str, life.destinations)))
-    life.uploader.hand_over(HURRY_SECONDS)
-    life.uploader.stop()
+    context.begin("delivering", ", ".join(map(str, attempt.destinations)))
+    attempt.uploader.hand_over(HURRY_SECONDS)
+    attempt.uploader.stop()
     try:
         delivered = deliver_persistently(
             lambda: deliver_run(
-                life.run_dir,
-                life.destinations,
-                name=life.plan.output_name,
+                attempt.run_dir,
+                attempt.destinations,
+                name=attempt.plan.output_name,
                 secrets=context.secrets,
                 environ=context.environ,
                 on_event=context.tell,
-                deadline=life.deadline(),
+                deadline=attempt.deadline(),
             ),
-            minutes=life.prepared.settings.keep_alive_minutes,
+            minutes=attempt.prepared.settings.keep_alive_minutes,
             stopped=lambda: context.stop.signal is not None,
             on_event=context.tell,
         )
     except DeliveryError as error:
-        life.recorder.note(ending="not delivered")
+        attempt.recorder.note(ending="not delivered")
         if context.stop.signal is None:
             raise
         raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
-    life.note_delivered([each.destination for each in delivered.at])
-    remove_all_leftovers(life.run_dir, life.destinations, life.plan.output_name)
+    attempt.note_delivered([each.destination for each in delivered.at])
+    remove_all_leftovers(attempt.run_dir, attempt.destinations, attempt.plan.output_name)
     return delivered

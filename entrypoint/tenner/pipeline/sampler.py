@@ -1,7 +1,7 @@
 """Draws a run's LoRA: the guide's grid at its end, chosen epochs while it trains."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.core.command import Command
@@ -12,7 +12,7 @@ from tenner.dataset.captions import one_wording
 from tenner.hardware import inspect_machine
 from tenner.pipeline.early_look import EarlyLook, Look, Room, Where, look_cells
 from tenner.pipeline.fitting import tokenizers_for
-from tenner.pipeline.sampling import draw, lay_out
+from tenner.pipeline.sampling import draw, lay_out, sample_job
 from tenner.planning.decision import num_cpus
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
@@ -22,6 +22,7 @@ from tenner.runs.uploader import Uploader
 from tenner.sample.cells import grid_cells, sample_prompts
 from tenner.sample.job import Cell, Drawn
 from tenner.supervision.guards import Guard
+from tenner.supervision.supervise import Control
 
 ENGINE_SHARE = 0.6
 """Share of the grace time that an engine or a sampler may take to end; the rest is for delivery."""
@@ -46,25 +47,26 @@ class Sampler:
     ) -> Drawn | None:
         """Draw on the device that the run trains on; None, with a warning, where that failed.
 
-        `beside` says where to draw while something else goes on: then only warnings are told, and
-        on a CPU half of the cores are left alone.
+        `beside` says where to draw while a training goes on: then only warnings are reported, and
+        on a CPU half of the cores are left to it.
         """
         prepared, context = self.prepared, self.context
-        cpus, device = num_cpus(prepared.machine), prepared.plan.device
-        return draw(
+        cpus = num_cpus(prepared.machine)
+        job = sample_job(
+            prepared,
+            self.weights,
             cells,
             folder,
-            settings=prepared.settings,
-            plan=replace(prepared.plan, device="cpu" if beside == "cpu" else device),
-            weights=self.weights,
-            python=prepared.engine.python,
-            tokenizers=tokenizers_for(prepared, self.run_dir),
-            run_dir=self.run_dir,
-            environ=child_environ(prepared, context),
-            stop=context.stop,
-            grace_seconds=ENGINE_SHARE * context.grace_seconds,
-            on_event=self._tell_warnings if beside else context.tell,
+            device="cpu" if beside == "cpu" else prepared.plan.device,
             cpus=max(1, cpus // 2) if beside else cpus,
+            tokenizers=tokenizers_for(prepared, self.run_dir),
+        )
+        return draw(
+            job,
+            python=prepared.engine.python,
+            run_dir=self.run_dir,
+            control=child_control(prepared, context),
+            on_event=self._tell_warnings if beside else context.tell,
             launch=start_behind if beside else context.session.launch,
             guards=guards,
         )
@@ -93,6 +95,15 @@ def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
 def own_captions(prepared: Prepared) -> list[str]:
     """The captions of the images that are learnt."""
     return [one_wording(each.caption) for each in prepared.dataset.images if not each.is_reg]
+
+
+def child_control(prepared: Prepared, context: RunContext) -> Control:
+    """How the run's processes are started and stopped."""
+    return Control(
+        environ=child_environ(prepared, context),
+        stop=context.stop,
+        grace_seconds=ENGINE_SHARE * context.grace_seconds,
+    )
 
 
 def child_environ(prepared: Prepared, context: RunContext) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Draw the pictures that show a LoRA, in a process of their own, and lay them out as a grid."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +10,12 @@ from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import part_of
 from tenner.engines.native.engine import command as trainer_command
-from tenner.planning.plan import Plan
+from tenner.planning.plan import Device
+from tenner.planning.prepared import Prepared
 from tenner.runs.session import Launch, start_anew
 from tenner.sample.job import SAMPLES_FILE, Cell, Drawn, SampleJob
-from tenner.settings.model import Settings
 from tenner.supervision.guards import Guard
-from tenner.supervision.supervise import StopRequest, follow
+from tenner.supervision.supervise import Control, follow
 
 MODULE = "tenner.sample.draw"
 _DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
@@ -28,40 +27,32 @@ _RESCALE, _HIGH = 0.7, 5.0  # arXiv 2305.08891, section 3.4: at high guidance pi
 
 
 def draw(
-    cells: Sequence[Cell],
-    folder: Path,
+    job: SampleJob,
     *,
-    settings: Settings,
-    plan: Plan,
-    weights: Path,
     python: Path,
-    tokenizers: Path | None,
     run_dir: RunDir,
-    environ: Mapping[str, str],
-    stop: StopRequest,
-    grace_seconds: float,
+    control: Control,
     on_event: Callable[[Event], None],
-    cpus: int,
     launch: Launch = start_anew,
     guards: Sequence[Guard] = (),
 ) -> Drawn | None:
-    """Draw `cells` into `folder`; None, with a warning, where it failed: the weights are good
-    without pictures."""
+    """Draw a job's pictures into its folder, by a program of the environment of `python`.
+
+    None where a guard ended it, and, with a warning, where it failed: the weights are good without
+    pictures. Raises OSError.
+    """
+    folder = Path(job.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    job = _job(cells, folder, settings=settings, plan=plan, weights=weights, cpus=cpus)
-    job = replace(job, tokenizers=str(tokenizers) if tokenizers else None)
     job_file = folder / "job.json"
     write_atomically(job_file, job.to_json())
-    started = trainer_command(job_file.absolute(), python)
+    env = trainer_command(job_file.absolute(), python).env
     argv = (str(python), "-m", MODULE, str(job_file.absolute()))
     ending = follow(
-        launch(Command(argv=argv, env=started.env), environ),
+        launch(Command(argv=argv, env=env), control.environ),
         read=parse_event,
         on_event=on_event,
         log=run_dir.path / "samples.log",
-        environ=environ,
-        stop=stop,
-        grace_seconds=grace_seconds,
+        control=control,
         guards=guards,
     )
     listing = folder / SAMPLES_FILE
@@ -85,18 +76,24 @@ def lay_out(drawn: Drawn, path: Path, *, title: str) -> Drawn:
     return Drawn(listing=drawn.listing, grid=path, seconds=drawn.seconds)
 
 
-def _job(
+def sample_job(
+    prepared: Prepared,
+    weights: Path,
     cells: Sequence[Cell],
     folder: Path,
     *,
-    settings: Settings,
-    plan: Plan,
-    weights: Path,
+    device: Device,
     cpus: int,
+    tokenizers: Path | None,
 ) -> SampleJob:
+    """The job that draws `cells` of the LoRA in `weights` into `folder`.
+
+    `cpus` are the cores that it may use where `device` is the CPU; `tokenizers` is the folder of
+    CLIP's tokenizers, for a base that brings none.
+    """
+    settings, plan = prepared.settings, prepared.plan
     width, height = plan.resolution
     base = plan.base
-    tiny = base.is_tiny
     zero_snr = base.zero_terminal_snr
     return SampleJob(
         base=str(base.path.absolute()),
@@ -104,6 +101,7 @@ def _job(
         cells=tuple(cells),
         out_dir=str(folder.absolute()),
         lora=str(weights.absolute()),
+        tokenizers=str(tokenizers) if tokenizers else None,
         v_parameterization=base.prediction == "v_prediction",
         zero_terminal_snr=zero_snr,
         width=width,
@@ -113,8 +111,8 @@ def _job(
         sampler=settings.sample_sampler,
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,
-        device=plan.device,
-        dtype=_DTYPES[plan.options.mixed_precision] if plan.device == "cuda" else "float32",
-        batch_size=25 if tiny else 4,
-        num_threads=cpus if plan.device == "cpu" else None,
+        device=device,
+        dtype=_DTYPES[plan.options.mixed_precision] if device == "cuda" else "float32",
+        batch_size=25 if base.is_tiny else 4,
+        num_threads=cpus if device == "cpu" else None,
     )

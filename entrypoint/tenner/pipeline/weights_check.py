@@ -20,7 +20,7 @@ from tenner.engines.native.engine import command as trainer_command
 from tenner.engines.train_options import TrainOptions
 from tenner.lora_files.judgement import Training, judge
 from tenner.lora_files.measured import Measured, MeasureJob
-from tenner.pipeline.sampler import ENGINE_SHARE, child_environ
+from tenner.pipeline.sampler import child_control
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import WeightsFact
@@ -104,7 +104,6 @@ def _measured(
     python, answers = prepared.engine.python, list[str]()
     job_file = run_dir.path / "weights.json"
     write_atomically(job_file, json.dumps(asdict(job), indent=1))
-    environ = child_environ(prepared, context)
     settings = trainer_command(job_file.absolute(), python).env
 
     def read(line: str) -> Event | None:
@@ -118,9 +117,7 @@ def _measured(
             read=read,
             on_event=context.tell,
             log=run_dir.path / "weights.log",
-            environ=environ,
-            stop=context.stop,
-            grace_seconds=ENGINE_SHARE * context.grace_seconds,
+            control=child_control(prepared, context),
         )
         if ending.returncode == 0:
             return Measured.from_json(answers[-1])

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from tenner.base.model import Base
 from tenner.core.errors import Problem
@@ -14,7 +14,7 @@ from tenner.planning.expectation import Expected, expect, expected_choices
 from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.kept_tags import kept_tags
 from tenner.planning.length import Length
-from tenner.planning.plan import Device, Plan, plan_run
+from tenner.planning.plan import Device, Plan, RunFacts, plan_run
 from tenner.planning.prepared import Prepared
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory, Choice
@@ -37,26 +37,45 @@ def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
     return "cuda"
 
 
-def make_plan(
-    request: Request,
-    base: Base,
-    machine: Machine,
-    device: Device,
-    engine: ChosenEngine,
-    dataset: Dataset,
-    resolution: tuple[int, int],
-    host_price: Price | None = None,
-    broken: Mapping[str, str] | None = None,
-    correction: float = 1.0,
-) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a plan is made of: what was found out of each part of a run.
+
+    `resolution` is width and height, in pixels. `host_price` is what the host itself says this
+    machine costs, `broken` libraries of the trainer that do not work, with what they said.
+    `correction` is the factor between the memory model and what was measured.
+    """
+
+    request: Request
+    base: Base
+    machine: Machine
+    device: Device
+    engine: ChosenEngine
+    dataset: Dataset
+    resolution: tuple[int, int]
+    host_price: Price | None = None
+    broken: Mapping[str, str] = field(default_factory=dict[str, str])
+    correction: float = 1.0
+
+    @property
+    def gpu(self) -> str | None:
+        """The card that the run is planned for; None on a CPU."""
+        return self.machine.gpu_name if self.device == "cuda" else None
+
+
+def make_plan(findings: Findings) -> Plan:
     """All decisions of the run, with their reasons. Pure."""
+    base, machine, device = findings.base, findings.machine, findings.device
+    engine, dataset, resolution = findings.engine, findings.dataset, findings.resolution
     request = with_family_defaults(
-        request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
+        findings.request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
     )
-    settings = request.settings
+    findings, settings = replace(findings, request=request), request.settings
     ground = Ground(
         device=device,
-        card=CardMemory(name=machine.gpu_name, free_mib=machine.free_mib, correction=correction),
+        card=CardMemory(
+            name=machine.gpu_name, free_mib=machine.free_mib, correction=findings.correction
+        ),
         capability=machine.capability,
         engine=engine.name,
         family=base.family,
@@ -65,13 +84,13 @@ def make_plan(
         buckets=dataset.images_by_bucket(),
         cpus=machine.host.cpus,
         shm_mib=machine.host.shm_mib,
-        broken=broken,
+        broken=findings.broken,
     )
     shaped = shape_run(settings, ground)
     price = price_of(
         asked=settings.price_per_hour,
-        host=host_price,
-        gpu_name=machine.gpu_name if device == "cuda" else "",
+        host=findings.host_price,
+        gpu_name=findings.gpu or "",
         num_gpus=settings.num_processes,
     )
     choices = (
@@ -80,18 +99,21 @@ def make_plan(
         *shaped.choices,
         *family_choices(request, base),
     )
-    plan = plan_run(
-        settings,
+    facts = RunFacts(
         engine=engine.name,
         base=base,
         device=device,
-        gpu=machine.gpu_name if device == "cuda" else None,
-        shape=shaped.shape,
+        gpu=findings.gpu,
         resolution=resolution,
         batches_per_epoch=dataset.batches_per_epoch(shaped.shape.batch_size),
+    )
+    plan = plan_run(
+        settings,
+        facts,
+        shaped.shape,
         optimizer_type=shaped.optimizer,
         choices=choices,
-        notices=(*notices(request, base, machine, device, engine, dataset), *shaped.problems),
+        notices=(*notices(findings), *shaped.problems),
     )
     expected = _expected(settings, shaped, plan.length, machine, dataset, price)
     keep_tokens, about_tags = kept_tags(settings, dataset.images, dataset.trigger)
@@ -108,16 +130,18 @@ def make_plan(
 def plan_again(prepared: Prepared, *, correction: float = 1.0) -> Plan:
     """The plan of a prepared run whose request, base or estimate (`correction`) has changed."""
     return make_plan(
-        prepared.request,
-        prepared.base,
-        prepared.machine,
-        prepared.plan.device,
-        prepared.engine,
-        prepared.dataset,
-        prepared.plan.resolution,
-        prepared.host_price,
-        prepared.broken,
-        correction,
+        Findings(
+            request=prepared.request,
+            base=prepared.base,
+            machine=prepared.machine,
+            device=prepared.plan.device,
+            engine=prepared.engine,
+            dataset=prepared.dataset,
+            resolution=prepared.plan.resolution,
+            host_price=prepared.host_price,
+            broken=prepared.broken,
+            correction=correction,
+        )
     )
 
 
@@ -145,17 +169,16 @@ def _expected(
     )
 
 
-def notices(
-    request: Request,
-    base: Base,
-    machine: Machine,
-    device: Device,
-    engine: ChosenEngine,
-    dataset: Dataset,
-) -> tuple[Problem, ...]:
+def notices(findings: Findings) -> tuple[Problem, ...]:
     """Warnings and notes of all parts, in the order of the run."""
-    cards = machine.problems if device == "cuda" else ()
-    found = (*request.notices, *cards, *base.notices, *engine.notices, *dataset.problems)
+    dataset = findings.dataset
+    found = (
+        *findings.request.notices,
+        *(findings.machine.problems if findings.device == "cuda" else ()),
+        *findings.base.notices,
+        *findings.engine.notices,
+        *dataset.problems,
+    )
     left = sum(not image.is_reg for image in dataset.images)
     if not dataset.held_out or left >= _FEWEST_IMAGES:
         return found

@@ -60,47 +60,58 @@ class Shape:
     num_workers: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What is trained, by what and where: found out and chosen before the plan is made.
+
+    `gpu` is None on a CPU. `resolution` is width and height, in pixels. `batches_per_epoch` counts
+    batches of the shape's size over all buckets.
+    """
+
+    engine: EngineName
+    base: Base
+    device: Device
+    gpu: str | None
+    resolution: tuple[int, int]
+    batches_per_epoch: int
+
+
 def plan_run(
     settings: Settings,
-    *,
-    engine: EngineName,
-    base: Base,
-    device: Device,
-    gpu: str | None,
+    facts: RunFacts,
     shape: Shape,
-    resolution: tuple[int, int],
-    batches_per_epoch: int,
+    *,
     optimizer_type: str,
     choices: tuple[Choice, ...] = (),
     notices: tuple[Problem, ...] = (),
 ) -> Plan:
-    """The whole plan. `batches_per_epoch` counts batches of `shape.batch_size` over all buckets."""
-    length = run_length(settings, batches_per_epoch, shape.gradient_accumulation_steps)
+    """The whole plan, but for what it costs."""
+    length = run_length(settings, facts.batches_per_epoch, shape.gradient_accumulation_steps)
     warmup, shortened = warmup_steps(settings, length)
     options = decided_options(
         settings,
-        base=base,
+        base=facts.base,
         shape=shape,
-        resolution=resolution,
+        resolution=facts.resolution,
         length=length,
         optimizer_type=optimizer_type,
     )
-    said = [
+    own_choices = [
         Choice(name="steps", value=str(length.num_steps), reason=length_reason(settings, length)),
         Choice(name="warm-up", value=f"{warmup} steps", reason=_warmup_reason(settings, shortened)),
     ]
     return Plan(
         output_name=settings.output_name,
-        engine=engine,
-        base=base,
-        device=device,
-        gpu=gpu,
+        engine=facts.engine,
+        base=facts.base,
+        device=facts.device,
+        gpu=facts.gpu,
         num_processes=settings.num_processes,
-        resolution=resolution,
+        resolution=facts.resolution,
         length=length,
         state_minutes=settings.save_state_every_minutes,
         options=options,
-        choices=(*choices, *said),
+        choices=(*choices, *own_choices),
         notices=(*notices, *shortened),
     )
 

@@ -5,17 +5,17 @@ mistaken for somebody else's.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from tenner.core.errors import DatasetError, TennerError
 from tenner.core.event_log import read_event_lines
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.hardware.prices import Price
-from tenner.pipeline.preflight import Inspect, OnImage, Trials, prepare
+from tenner.pipeline.preflight import Inspect, OnImage, Preflight, Trials, prepare
 from tenner.planning.prepared import Prepared
+from tenner.runs.session import NO_PROGRESS, Progress
 from tenner.settings import Request
 from tenner.storage.http import OnBytes
 
@@ -65,9 +65,7 @@ class SharedPreparation:
 
     def look(self, request: Request, on_image: OnImage) -> Prepared:
         """Everything about a job that can be told before it runs. Raises TennerError."""
-        return self.prepare(
-            request, self.environ, Path(), on_stage=lambda name, detail: None, on_image=on_image
-        )
+        return self.prepare(request, self.environ, Path(), progress=Progress(on_image=on_image))
 
     def prepare(
         self,
@@ -75,22 +73,19 @@ class SharedPreparation:
         environ: Mapping[str, str],
         workdir: Path,
         *,
-        on_stage: Callable[[str, str], None],
-        on_image: OnImage,
-        on_bytes: OnBytes | None = None,
+        progress: Progress = NO_PROGRESS,
         host_price: Price | None = None,
     ) -> Prepared:
         """As `tenner.pipeline.preflight.prepare`. Raises TennerError."""
         key = (request.settings.output_dir, request.settings.output_name)
         if key not in self._found:
-            look = partial(prepare, host_price=host_price, inspect=self.inspect, trials=self.trials)
-            self._found[key] = look(
+            self._found[key] = prepare(
                 request,
                 environ,
                 workdir,
-                on_stage=on_stage,
-                on_image=on_image,
-                on_bytes=on_bytes,
+                progress=progress,
+                host_price=host_price,
+                checks=Preflight(inspect=self.inspect, trials=self.trials),
             )
         return replace(self._found[key], request=request)
 

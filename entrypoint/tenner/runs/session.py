@@ -14,6 +14,19 @@ Launch = Callable[[Command, Mapping[str, str]], Command]
 """How a process of the built-in trainer or the sampler is started, given its environment."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Called while a run is prepared: with the name and detail of each stage, the number of images
+    decoded and their total, the bytes fetched and their total (None where it is not known)."""
+
+    on_stage: Callable[[str, str], None] = lambda name, detail: None
+    on_image: Callable[[int, int], None] = lambda done, total: None
+    on_bytes: Callable[[int, int | None], None] | None = None
+
+
+NO_PROGRESS = Progress()
+
+
 class Prepare(Protocol):
     """As `tenner.pipeline.preflight.prepare`."""
 
@@ -23,9 +36,7 @@ class Prepare(Protocol):
         environ: Mapping[str, str],
         workdir: Path,
         *,
-        on_stage: Callable[[str, str], None],
-        on_image: Callable[[int, int], None],
-        on_bytes: Callable[[int, int | None], None] | None = None,
+        progress: Progress = NO_PROGRESS,
         host_price: Price | None = None,
     ) -> Prepared: ...
 

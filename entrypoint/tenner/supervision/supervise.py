@@ -78,6 +78,19 @@ class StopRequest:
         return max(0.0, grace_seconds - gone)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What a program of a run is started with, and how it is stopped.
+
+    `environ` is its environment, `stop` the run's request to end, `grace_seconds` the time that the
+    program has to end by itself after a signal.
+    """
+
+    environ: Mapping[str, str]
+    stop: StopRequest
+    grace_seconds: float
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Generator[StopRequest]:
     """SIGTERM and SIGINT ask for an orderly end; a second one ends the running program at once."""
@@ -143,21 +156,21 @@ def follow(
     read: ReadLine,
     on_event: Callable[[Event], None],
     log: Path,
-    environ: Mapping[str, str],
-    stop: StopRequest,
-    grace_seconds: float,
+    control: Control,
     guards: Sequence[Guard] = (),
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Ending:
-    """Run `command` to its end, under the eyes of `guards`.
+    """Run `command` to its end, watched by `guards`; its output is appended to `log`.
 
-    After a first signal the program has `grace_seconds` to end by itself, and `patience_seconds`
-    where a guard asked for it. Raises OSError where the program cannot be started.
+    After a first signal the program has the grace time of `control` to end by itself, and
+    `patience_seconds` where a guard requested the end. Raises OSError where the program cannot be
+    started.
     """
+    stop = control.stop
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
-    surroundings = {**CHILD_DEFAULTS, **environ, **command.env}
+    surroundings = {**CHILD_DEFAULTS, **control.environ, **command.env}
     with log.open("ab", buffering=0) as log_file:
         process = subprocess.Popen(
             leashed(command.argv, surroundings),
@@ -175,7 +188,7 @@ def follow(
         program = _Program(
             pid=process.pid,
             stop=stop,
-            grace_seconds=grace_seconds,
+            grace_seconds=control.grace_seconds,
             patience_seconds=patience_seconds,
             on_event=on_event,
         )

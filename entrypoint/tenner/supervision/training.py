@@ -27,7 +27,7 @@ from tenner.core.weights import Weights, inspect_weights
 from tenner.supervision.exit_diagnosis import Kills, count_kills, explain
 from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
 from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
-from tenner.supervision.supervise import Ending, StopRequest, follow
+from tenner.supervision.supervise import Control, Ending, StopRequest, follow
 
 _IN_GOOD_ORDER = ("done", "budget", "stop_file")
 """Why an engine may be ended whose final weights are whole: its exit code says nothing then."""
@@ -108,9 +108,7 @@ def train(
     engine: Engine,
     run_dir: RunDir,
     *,
-    environ: Mapping[str, str],
-    stop: StopRequest,
-    grace_seconds: float,
+    control: Control,
     on_event: Callable[[Event], None],
     guards: Sequence[Guard] = (),
 ) -> Trained:
@@ -123,34 +121,55 @@ def train(
     follower, restarts = Follower(on_event=on_event), Restarts()
     seconds = 0.0
     while True:
-        before = count_kills()
-        ending = _life(engine, run_dir, environ, stop, grace_seconds, follower, guards)
+        kills = count_kills()
+        ending = _one_attempt(engine, run_dir, control, follower, guards)
         seconds += ending.seconds
-        reason = ending.ended_by.reason if ending.ended_by else ""
-        if follower.done and reason in _IN_GOOD_ORDER and ending.signal is None:
+        if _ended_in_good_order(ending, follower):
             return _believe(follower, seconds)
-        failed = ending.failed or (None if ending.ended_by else _explained(ending, before))
+        failed = ending.failed or (None if ending.ended_by else _explained(ending, kills))
         again = None
         if failed and ending.signal is None:
-            again, failed = _another_try(engine, failed, restarts, follower, run_dir, stop)
+            again, failed = _another_try(engine, failed, restarts, follower, run_dir, control.stop)
         if again is None:
-            break
+            error = _error_of(engine, ending, failed, follower, run_dir)
+            if error is not None:
+                raise error
+            return _believe(follower, seconds)
         engine = again
+
+
+def _reason(ending: Ending) -> str:
+    """Why a guard ended the engine; empty where none did."""
+    return ending.ended_by.reason if ending.ended_by else ""
+
+
+def _ended_in_good_order(ending: Ending, follower: Follower) -> bool:
+    """Whether the final weights were reported before anything but their guard ended the engine."""
+    ordered = _reason(ending) in _IN_GOOD_ORDER
+    return follower.done is not None and ordered and ending.signal is None
+
+
+def _error_of(
+    engine: Engine, ending: Ending, failed: Failed | None, follower: Follower, run_dir: RunDir
+) -> TennerError | None:
+    """The error with which a training ends that no other engine takes up; None where it ended well
+    or a stop file ended it early, with weights."""
+    reason = _reason(ending)
     if ending.signal is not None:
-        raise _stopped(follower, run_dir)
+        return _stopped(follower, run_dir)
     if reason == "budget" and follower.done is None:
-        raise _budget_reached(follower)
-    asked_to_end = run_dir.stop_file.is_file() and follower.checkpoint is not None
-    failed_in_words = follower.done is None and failed is not None and not asked_to_end
-    ended_badly = ending.returncode and not (reason == "stop_file" and asked_to_end)
-    if reason == "nan" or ended_badly or failed_in_words:
-        raise _failed(engine, ending, failed, run_dir)
-    if follower.done is None and not asked_to_end:
-        raise TrainingError(
+        return _budget_reached(follower)
+    by_stop_file = run_dir.stop_file.is_file() and follower.checkpoint is not None
+    reported = follower.done is None and failed is not None and not by_stop_file
+    ended_badly = ending.returncode and not (reason == "stop_file" and by_stop_file)
+    if reason == "nan" or ended_badly or reported:
+        return _failed(engine, ending, failed, run_dir)
+    if follower.done is None and not by_stop_file:
+        return TrainingError(
             f"{engine.name} ended without an error and without its final weights",
             fix=f"its last words are in {run_dir.engine_log}",
         )
-    return _believe(follower, seconds)
+    return None
 
 
 def _explained(ending: Ending, before: Kills) -> Failed | None:
@@ -206,18 +225,16 @@ def newest_step(run_dir: RunDir) -> int:
     return max(map(step_of, states(run_dir)), default=0)
 
 
-def _life(
+def _one_attempt(
     engine: Engine,
     run_dir: RunDir,
-    environ: Mapping[str, str],
-    stop: StopRequest,
-    grace_seconds: float,
+    control: Control,
     follower: Follower,
     guards: Sequence[Guard],
 ) -> Ending:
     """One engine's run, from the newest state that it takes."""
     for state in [*states(run_dir), None]:
-        ending = _start(engine, state, run_dir, environ, stop, grace_seconds, follower, guards)
+        ending = _start(engine, state, run_dir, control, follower, guards)
         if state is None or not _is_broken(ending, engine):
             return ending
         text = f"the state {state.name} is broken; going on from the one before"
@@ -242,9 +259,7 @@ def _start(
     engine: Engine,
     state: Path | None,
     run_dir: RunDir,
-    environ: Mapping[str, str],
-    stop: StopRequest,
-    grace_seconds: float,
+    control: Control,
     follower: Follower,
     guards: Sequence[Guard],
 ) -> Ending:
@@ -254,9 +269,7 @@ def _start(
             read=engine.read,
             on_event=follower,
             log=run_dir.engine_log,
-            environ=environ,
-            stop=stop,
-            grace_seconds=grace_seconds,
+            control=control,
             guards=(StallGuard(), NanGuard(), SlowGuard(), *engine.guards, *guards),
         )
     except OSError as error:

@@ -163,14 +163,14 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
             secrets=secrets,
         )
         with (
-            Notifier("star", secrets, asked_format="json", on_event=page.hear) as news,
+            Notifier("star", secrets, requested_format="json", on_event=page.hear) as news,
             EventLog(run_dir.events) as log,
         ):
             for event in (Warned(text=said, fix=text), Failed(kind="other", text=said, fix=text)):
                 page.hear(event)
                 log.append(event)
-            news.tell("started", said)
-            news.tell("failed", str(error))
+            news.send("started", said)
+            news.send("failed", str(error))
         page.bring_out(error)
         write_card(run, run_dir, None, destinations, num_steps=3)
         run_dir.settings.write_text(settings_toml(request))

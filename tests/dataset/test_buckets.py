@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenner.kohya.buckets import BucketPlace, batches_per_epoch, make_buckets
+from tenner.kohya.buckets import BucketChoice, batches_per_epoch, make_buckets
 
 TABLE = Path(__file__).with_name("sd_scripts_buckets.json")
 
@@ -80,7 +80,7 @@ def test_the_cut_lies_inside_the_resized_picture(width, height, no_upscale, side
 
 def test_without_buckets_every_image_is_cut_to_the_resolution():
     buckets = make_buckets(resolution=(512, 512), enable_bucket=False)
-    assert buckets.assign(1000, 500) == BucketPlace(
+    assert buckets.assign(1000, 500) == BucketChoice(
         bucket=(512, 512), resized=(1024, 512), crop=(256, 0)
     )
 

@@ -102,10 +102,10 @@ def test_options_are_read() -> None:
     ],
 )
 def test_endpoints_in_the_shapes_people_paste(pasted: str, url: str, region: str) -> None:
-    found = find_endpoint("b", asked=None, env={"AWS_ENDPOINT_URL": pasted})
+    found = find_endpoint("b", requested=None, env={"AWS_ENDPOINT_URL": pasted})
     assert (found.url, found.region) == (url, region)
 
 
 def test_an_endpoint_that_cannot_be_read_is_said() -> None:
     with pytest.raises(ValueError, match="ftp"):
-        find_endpoint("loras", asked="ftp://host", env={})
+        find_endpoint("loras", requested="ftp://host", env={})

@@ -181,7 +181,7 @@ def test_a_part_is_signed_where_it_could_be_changed_on_the_way_or_the_server_wan
 ) -> None:
     client = open_client(
         parse_destination("s3://bucket"),
-        find_endpoint("bucket", asked=endpoint, env={}),
+        find_endpoint("bucket", requested=endpoint, env={}),
         secrets=SECRETS,
         env={},
         signs_payload=signs,

@@ -11,7 +11,7 @@ from tenner.base.model import Base, inspect_base
 from tenner.core.errors import Problem
 from tenner.core.events import StateSaved, Warned
 from tenner.core.run_dir import RunDir
-from tenner.hardware import DiskRoom
+from tenner.hardware import DiskSpace
 from tenner.planning.plan import Plan, RunFacts, Shape, plan_run
 from tenner.runs.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
 from tenner.settings import Settings
@@ -85,7 +85,7 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     assert need.delivered == 3 * need.checkpoint + 2 * need.state + OTHER_DELIVERED_BYTES
 
     def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
-        room = DiskRoom(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
+        room = DiskSpace(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
         to = (parse_destination(f"file://{target}{options}"),)
         return full_destinations(plan, run_dir, to, kept_states=1, room_of=lambda path: room)
 

@@ -21,11 +21,11 @@ HOST = Price(usd_per_hour=0.61, kind="host", provider="RunPod", source="its API"
 
 def test_the_users_word_goes_before_the_hosts_and_that_before_the_book() -> None:
     name = "NVIDIA GeForce RTX 4090"
-    asked = price_of(asked=0.5, host=HOST, gpu_name=name)
+    asked = price_of(set_by_user=0.5, host=HOST, gpu_name=name)
     assert asked is not None
     assert (asked.usd_per_hour, asked.kind) == (0.5, "asked")
-    assert price_of(asked=None, host=HOST, gpu_name=name) == HOST
-    book = price_of(asked=None, gpu_name=name)
+    assert price_of(set_by_user=None, host=HOST, gpu_name=name) == HOST
+    book = price_of(set_by_user=None, gpu_name=name)
     assert book is not None
     assert not book.is_sure
     assert book.usd_per_hour == pytest.approx(0.525)  # of 0.34, 0.40, 0.65 and 0.74
@@ -33,10 +33,10 @@ def test_the_users_word_goes_before_the_hosts_and_that_before_the_book() -> None
 
 
 def test_ones_own_machine_costs_nothing_and_an_unknown_card_has_no_price() -> None:
-    free = price_of(asked=0.0, gpu_name="NVIDIA GeForce RTX 3060")
+    free = price_of(set_by_user=0.0, gpu_name="NVIDIA GeForce RTX 3060")
     assert free is not None
     assert cost_usd(7200, free) == 0
-    assert price_of(asked=None, gpu_name="Something Else 9000") is None
+    assert price_of(set_by_user=None, gpu_name="Something Else 9000") is None
 
 
 def test_a_providers_own_price_is_taken_and_never_anothers() -> None:

@@ -13,7 +13,7 @@ from tenner.base.choice import MODELS_DIR
 from tenner.core.errors import ExitCode, Problem
 from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import DIRECTORY_VARIABLE, Trainer, find, try_import
-from tenner.hardware import Machine, disk_room, inspect_machine
+from tenner.hardware import Machine, disk_space, inspect_machine
 from tenner.hardware.gpu import capability_text
 from tenner.hardware.host import Host
 from tenner.hardware.torch_build import trainer_build
@@ -150,7 +150,7 @@ def _disk_checks(environ: Mapping[str, str], output_dir: Path) -> Iterator[Check
     if environ.get("TENNER_CACHE_DIR"):
         places["cache"] = Path(environ["TENNER_CACHE_DIR"])
     for name, path in places.items():
-        room = disk_room(path)
+        room = disk_space(path)
         found = f"{path.absolute()}: {room.free_mib} of {room.total_mib} MiB free"
         if not room.is_writable or not room.total_mib:
             fix = "mount a folder there that this user may write to"

@@ -93,11 +93,11 @@ def read_event_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def events_to_deliver(place: RunDir) -> bytes:
+def events_to_deliver(run_dir: RunDir) -> bytes:
     """The log of a run as it may leave this machine: without its paths. Raises OSError."""
-    paths = LocalPaths(inside=(place.path, Path.cwd()))
+    paths = LocalPaths(inside=(run_dir.path, Path.cwd()))
     lines: list[bytes] = []
-    for raw in place.events.read_bytes().splitlines(keepends=True):
+    for raw in run_dir.events.read_bytes().splitlines(keepends=True):
         if b"/" not in raw and b"\\" not in raw:  # nearly all: the steps
             lines.append(raw)
             continue

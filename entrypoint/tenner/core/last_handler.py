@@ -30,8 +30,8 @@ def as_tenner_error(
         return error
     if disk := cause_in_disk(error):
         return MachineError(problems=[disk_failure(disk, next(iter(folders), Path.cwd()))])
-    kept = write_report(error, environ, folders=folders)
-    found = _in_words(error, f"; the full report is {kept}" if kept else "")
+    report_path = write_report(error, environ, folders=folders)
+    found = _in_words(error, f"; the full report is {report_path}" if report_path else "")
     redact = secrets_from(environ)[0].redact
     clean = [Problem(text=redact(each.text), fix=redact(each.fix)) for each in found.problems]
     return type(found)(problems=clean)
@@ -50,13 +50,13 @@ def _in_words(error: BaseException, where: str) -> TennerError:
             text = problem.text + where
             return MachineError(problems=[Problem(text=text, fix=problem.fix)])
         case OSError():
-            said = error.strerror or str(error) or type(error).__name__
+            cause = error.strerror or str(error) or type(error).__name__
             fix = "free its disk, memory and open files, or rent another machine"
-            return MachineError(f"this machine refuses: {said}{where}", fix=fix)
+            return MachineError(f"this machine refuses: {cause}{where}", fix=fix)
         case _:
-            said = _first_line(error)
+            cause = _first_line(error)
             return InternalError(
-                f"tenner met a fault of its own: {said}{where}",
+                f"tenner met a fault of its own: {cause}{where}",
                 fix="start it again: a run goes on from its last state; if it happens again, open"
                 " an issue with that report",
             )
@@ -83,23 +83,23 @@ def write_report(
 def handle_threads(environ: Mapping[str, str]) -> None:
     """Have faults in threads told in a sentence too."""
 
-    def told(arguments: threading.ExceptHookArgs) -> None:
+    def handle(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):
             return
         for problem in as_tenner_error(arguments.exc_value, environ).problems:
             with contextlib.suppress(OSError, ValueError):
                 print(f"warning: {redact_shapes(str(problem))}", file=sys.stderr)
 
-    threading.excepthook = told
+    threading.excepthook = handle
 
 
 def _usual_folders() -> list[Path]:
     import tempfile
 
     found: list[Path] = []
-    for look in (tempfile.gettempdir, Path.home, Path.cwd):
+    for locate in (tempfile.gettempdir, Path.home, Path.cwd):
         with contextlib.suppress(OSError, RuntimeError):
-            found.append(Path(look()))
+            found.append(Path(locate()))
     return found
 
 
@@ -113,6 +113,6 @@ def _report(error: BaseException, environ: Mapping[str, str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    said = next(iter(str(error).splitlines()), "")
+    line = next(iter(str(error).splitlines()), "")
     name = type(error).__name__
-    return f"{name}: {said[:200]}" if said else name
+    return f"{name}: {line[:200]}" if line else name

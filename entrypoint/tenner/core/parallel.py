@@ -17,7 +17,7 @@ from tenner.core.retry import Deadline, TransientError
 P = ParamSpec("P")
 T = TypeVar("T")
 _GRACE_SECONDS = 2.0
-_TURN_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 class DaemonExecutor(Executor):
@@ -73,7 +73,7 @@ def in_parallel(
     pending = set(futures)
     while pending:  # in short turns, since a deadline may be cancelled meanwhile
         is_over = deadline.passed()
-        pending = wait(pending, _GRACE_SECONDS if is_over else _TURN_SECONDS).not_done
+        pending = wait(pending, _GRACE_SECONDS if is_over else _POLL_SECONDS).not_done
         if is_over:
             break
     late = TransientError(f"no answer within {deadline.seconds:.0f} s")

@@ -65,23 +65,23 @@ class Deadline:
         if self.passed():
             raise OutOfTime(f"the time limit of {self.seconds:.0f} s is reached")
 
-    def telling(self, tell: Callable[[str], None]) -> "Deadline":
-        """The same limit for one destination, whose troubles are given to `tell`."""
-        return _Telling(self, tell)
+    def reporting_to(self, report: Callable[[str], None]) -> "Deadline":
+        """The same limit for one destination, whose troubles are given to `report`."""
+        return _ReportingDeadline(self, report)
 
-    def tell(self, trouble: str) -> None:
-        """Say what is tried again, where anyone listens."""
+    def report(self, trouble: str) -> None:
+        """Called with what is tried again. Does nothing here."""
 
     def sleep(self, seconds: float) -> None:
         """Wait, no longer than the time left."""
         self._cancelled.wait(min(seconds, self.remaining()))
 
 
-class _Telling(Deadline):
-    def __init__(self, parent: Deadline, tell: Callable[[str], None]) -> None:
+class _ReportingDeadline(Deadline):
+    def __init__(self, parent: Deadline, report: Callable[[str], None]) -> None:
         self.seconds = parent.seconds
         self._parent = parent
-        self._tell = tell
+        self._report = report
 
     def remaining(self) -> float:
         return self._parent.remaining()
@@ -92,8 +92,8 @@ class _Telling(Deadline):
     def extend(self, seconds: float) -> None:
         self._parent.extend(seconds)
 
-    def tell(self, trouble: str) -> None:
-        self._tell(trouble)
+    def report(self, trouble: str) -> None:
+        self._report(trouble)
 
     def sleep(self, seconds: float) -> None:
         self._parent.sleep(seconds)
@@ -143,16 +143,16 @@ def retrying(
         refusals += isinstance(trouble, PermanentError)
         return deadline.passed() or refusals >= _REFUSALS_TRIED
 
-    def tell(state: RetryCallState) -> None:
+    def report_retry(state: RetryCallState) -> None:
         trouble = state.outcome.exception() if state.outcome else None
         if trouble:
-            (on_retry or deadline.tell)(str(trouble))
+            (on_retry or deadline.report)(str(trouble))
 
     again = retry_policy(
         lambda error: isinstance(error, TransientError | PermanentError),
         ended,
         sleep=deadline.sleep,
-        on_retry=tell,
+        on_retry=report_retry,
     )
     try:
         return again(action)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 
-def nearest_name(slip: str, known: Iterable[str], *, least: float = 70.0) -> str | None:
+def nearest_name(typo: str, known: Iterable[str], *, least: float = 70.0) -> str | None:
     """The known name that is most alike, or None where none is by at least `least` of 100.
 
     70 keeps one or two typing slips in names of usual length, 60 in short ones.
     """
     from rapidfuzz import fuzz, process  # not needed by most starts of the program
 
-    found = process.extractOne(slip, list(known), scorer=fuzz.ratio, score_cutoff=least)
+    found = process.extractOne(typo, list(known), scorer=fuzz.ratio, score_cutoff=least)
     return found[0] if found else None

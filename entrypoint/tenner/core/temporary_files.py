@@ -125,20 +125,20 @@ def _owner() -> str:
 @functools.cache
 def _machine() -> str:
     """This start of this machine, and in it the namespace that process numbers are of."""
-    said = [socket.gethostname()]
+    parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        said.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
     with contextlib.suppress(OSError):
-        said.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  the link names no path
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  the link names no path
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _start_of(process: int) -> int:
     """When a process started, by the kernel's clock; 0 where it cannot be told, -1 where there is
     no such process."""
     try:
-        said = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = said.rpartition(")")[2].split()
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[2].split()
         return -1 if fields[0] in ("Z", "X") else int(fields[19])
     except OSError:
         pass

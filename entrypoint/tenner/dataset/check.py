@@ -16,7 +16,7 @@ from tenner.dataset.inspection import buckets_of, common_trigger, judge_whole, r
 from tenner.dataset.items import ImageItem, spread_regularisation
 from tenner.dataset.reading import OnProgress, thumb_path
 from tenner.dataset.request import DatasetRequest
-from tenner.kohya.buckets import BucketPlace, Buckets, Size
+from tenner.kohya.buckets import BucketChoice, Buckets, Size
 from tenner.storage.http import OnBytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class CheckResult:
         bad = self.count("error") or (strict and self.count("warning"))
         return ExitCode.DATASET if bad else ExitCode.DELIVERED
 
-    def place_of(self, image: ImageItem) -> BucketPlace | None:
+    def place_of(self, image: ImageItem) -> BucketChoice | None:
         try:
             return self.buckets.assign(*image.size)
         except ValueError:

@@ -97,7 +97,7 @@ def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
     try:
         place = parse_destination(source)
         endpoint = find_endpoint(
-            place.root, asked=place.endpoint_url, region=place.region, env=environ
+            place.root, requested=place.endpoint_url, region=place.region, env=environ
         )
     except SettingsError as error:
         told = [

@@ -11,7 +11,7 @@ from tenner.core.errors import Problem
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileIssue, Finding, printable
 from tenner.dataset.masks import Mask
-from tenner.kohya.buckets import BucketPlace, Buckets, Size, batches_per_epoch
+from tenner.kohya.buckets import BucketChoice, Buckets, Size, batches_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Dataset:
         """Images seen in an epoch: each as often as it repeats."""
         return sum(image.num_repeats for image in self.images)
 
-    def place_of(self, image: ImageItem) -> BucketPlace:
+    def place_of(self, image: ImageItem) -> BucketChoice:
         return self.buckets.assign(*image.size)
 
     def images_by_bucket(self) -> dict[Size, int]:

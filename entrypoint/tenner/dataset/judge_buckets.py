@@ -11,7 +11,7 @@ from tenner.dataset.findings import Finding, counted, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.request import DatasetRequest
 from tenner.kohya.buckets import (
-    BucketPlace,
+    BucketChoice,
     Buckets,
     Size,
     batches_per_epoch,
@@ -33,7 +33,7 @@ class _Fitted:
     """An image with its bucket and crop."""
 
     image: ImageItem
-    fit: BucketPlace
+    fit: BucketChoice
     unused: float
 
 
@@ -81,7 +81,7 @@ def judge_buckets(images: Sequence[ImageItem], request: DatasetRequest) -> list[
     return findings
 
 
-def unused_share(buckets: Buckets, fit: BucketPlace, size: Size) -> float:
+def unused_share(buckets: Buckets, fit: BucketChoice, size: Size) -> float:
     """The share of the training area that the image's bucket leaves unused, 0 to 1.
 
     An image that may not be enlarged has no more area than its own.
@@ -154,7 +154,7 @@ def _fitted_again(image: ImageItem, buckets: Buckets) -> _Fitted:
     try:
         fit = buckets.assign(*image.size)
     except ValueError:
-        fit = BucketPlace(bucket=(0, 0), resized=(1, 1), crop=(0, 0))
+        fit = BucketChoice(bucket=(0, 0), resized=(1, 1), crop=(0, 0))
     return _Fitted(image=image, fit=fit, unused=unused_share(buckets, fit, image.size))
 
 

@@ -2,7 +2,7 @@
 
 from tenner.hardware.cuda import CUDA_12_1, CudaBuild, known_build
 from tenner.hardware.gpu import Capability, Gpu
-from tenner.hardware.host import DiskRoom, Host, disk_room
+from tenner.hardware.host import DiskSpace, Host, disk_space
 from tenner.hardware.inspection import Machine, inspect_machine
 from tenner.hardware.smi import parse_gpus, parse_smi_xml, query_gpus
 
@@ -10,11 +10,11 @@ __all__ = [
     "CUDA_12_1",
     "Capability",
     "CudaBuild",
-    "DiskRoom",
+    "DiskSpace",
     "Gpu",
     "Host",
     "Machine",
-    "disk_room",
+    "disk_space",
     "inspect_machine",
     "known_build",
     "parse_gpus",

@@ -29,7 +29,7 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiskRoom:
+class DiskSpace:
     """Free space of the file system that would hold `path`."""
 
     path: Path
@@ -56,17 +56,17 @@ def inspect_host(root: Path = Path("/")) -> Host:
     )
 
 
-def disk_room(path: Path) -> DiskRoom:
+def disk_space(path: Path) -> DiskSpace:
     """Room for `path`, which need not exist: its nearest existing parent is asked."""
-    place = path.absolute()
-    while not os.path.exists(place) and place != place.parent:  # noqa: PTH110 it never raises
-        place = place.parent
-    figures = os.statvfs(place)
-    return DiskRoom(
+    folder = path.absolute()
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 it never raises
+        folder = folder.parent
+    figures = os.statvfs(folder)
+    return DiskSpace(
         path=path,
         free_mib=figures.f_bavail * figures.f_frsize // MIB,
         total_mib=figures.f_blocks * figures.f_frsize // MIB,
-        is_writable=os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK),  # noqa: PTH112
+        is_writable=os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK),  # noqa: PTH112
     )
 
 

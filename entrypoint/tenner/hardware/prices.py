@@ -36,7 +36,7 @@ class Price:
 
 def price_of(
     *,
-    asked: float | None,
+    set_by_user: float | None,
     host: Price | None = None,
     gpu_name: str = "",
     provider: str = "",
@@ -47,8 +47,8 @@ def price_of(
     `asked` and `host` are for the whole machine, the book's prices for one card. None where nobody
     knows. 0 is a price: a machine of one's own.
     """
-    if asked is not None:
-        return Price(usd_per_hour=asked, kind="asked", source="price_per_hour")
+    if set_by_user is not None:
+        return Price(usd_per_hour=set_by_user, kind="asked", source="price_per_hour")
     return host or book_price(gpu_name, provider=provider, num_gpus=num_gpus)
 
 

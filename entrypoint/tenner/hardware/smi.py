@@ -210,20 +210,20 @@ def _slice_uuid(gpu: Gpu, slice_uuids: Mapping[tuple[int, int], str]) -> str:
 def failure_of(answer: SmiAnswer) -> Problem | None:
     """What is wrong, where nvidia-smi ran but told of no card."""
     text = answer.text
-    said = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if "Driver/library version mismatch" in text:
         return Problem(
-            text=f"the host's driver was changed under a running system: nvidia-smi says {said}",
+            text=f"the host's driver was changed under a running system: nvidia-smi says {line}",
             fix="this is the host's fault: reboot it, or rent another machine",
         )
     if "Failed to initialize NVML" in text or "has failed because it couldn't communicate" in text:
         return Problem(
-            text=f"the host has lost its GPU: nvidia-smi says {said}",
+            text=f"the host has lost its GPU: nvidia-smi says {line}",
             fix="restart the container; if it happens again, rent another machine",
         )
     if "Unable to determine the device handle" in text or "GPU is lost" in text:
         return Problem(
-            text=f"a GPU of this host has failed: nvidia-smi says {said}",
+            text=f"a GPU of this host has failed: nvidia-smi says {line}",
             fix="rent another machine; the host's card has to be reset",
         )
     if "No devices were found" in text or (answer.returncode == 0 and not text):
@@ -233,7 +233,7 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
         )
     return Problem(
         text=f"nvidia-smi ended with code {answer.returncode} and named no GPU: "
-        f"{said[:200] or 'it said nothing'}",
+        f"{line[:200] or 'it said nothing'}",
         fix="run nvidia-smi by hand on this machine; if it fails too, rent another one",
     )
 
@@ -254,7 +254,7 @@ def query_gpus(
     gpus = parse_gpus(answer.stdout, fields)
     if not gpus:
         return GpuQuery(problem=failure_of(answer))
-    return GpuQuery(gpus=_look_closer(program, gpus, env, time_limit_s))
+    return GpuQuery(gpus=_explain_failure(program, gpus, env, time_limit_s))
 
 
 def _ask_for_cards(
@@ -273,7 +273,7 @@ def _ask_for_cards(
         fields = tuple(field for field in fields if field not in refused)
 
 
-def _look_closer(
+def _explain_failure(
     program: str, gpus: tuple[Gpu, ...], env: Mapping[str, str], time_limit_s: float
 ) -> tuple[Gpu, ...]:
     """Ask for the XML where a card is divided or hides its memory."""

@@ -37,11 +37,12 @@ class Tried:
     @property
     def problem(self) -> Problem | None:
         """What forbids to train on this card; a broken library does not, as another stands in."""
-        said = self.broken.get(TORCH)
-        if said is None:
+        torch_error = self.broken.get(TORCH)
+        if torch_error is None:
             return None
         return Problem(
-            text=f"the trainer's torch cannot compute on the card: {said}", fix=_fix(said)
+            text=f"the trainer's torch cannot compute on the card: {torch_error}",
+            fix=_fix(torch_error),
         )
 
 
@@ -136,29 +137,29 @@ def _json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def _tried(lines: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> Tried:
-    said: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     failed: dict[str, str] = dict(broken)
     for line in lines:
         if "failed" in line:
             failed[str(line["failed"])] = str(line.get("error", ""))
-        said |= line
+        answer |= line
     return Tried(
         broken=failed,
-        torch=str(said.get("torch") or ""),
-        cuda=str(said.get("cuda") or ""),
-        architectures=tuple(said.get("architectures") or ()),
-        gpu=str(said.get("gpu") or ""),
+        torch=str(answer.get("torch") or ""),
+        cuda=str(answer.get("cuda") or ""),
+        architectures=tuple(answer.get("architectures") or ()),
+        gpu=str(answer.get("gpu") or ""),
     )
 
 
-def _fix(said: str) -> str:
-    if "without CUDA" in said:
+def _fix(error: str) -> str:
+    if "without CUDA" in error:
         return "install the CUDA build of torch, or use the image"
-    if "No module named" in said:
+    if "No module named" in error:
         return "pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON"
-    if "kernel image" in said:
+    if "kernel image" in error:
         return "use the image whose CUDA fits this card (cu128 for RTX 50), or rent another card"
-    if "driver" in said.lower():
+    if "driver" in error.lower():
         return "rent a machine with a newer driver, or update the host's"
     return "restart the container; if it happens again, rent another machine"
 

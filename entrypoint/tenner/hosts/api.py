@@ -76,9 +76,9 @@ def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
         except ValueError:
             return None
     status = answer.status_code
-    said = redact_shapes(answer.text.strip().splitlines()[0][:200] if answer.text.strip() else "")
+    body = redact_shapes(answer.text.strip().splitlines()[0][:200] if answer.text.strip() else "")
     raise HostError(
-        f"HTTP {status}{f': {said}' if said else ''}",
+        f"HTTP {status}{f': {body}' if body else ''}",
         status=status,
         is_transient=status >= 500 or status in _PASSING,
     )

@@ -34,7 +34,7 @@ class Host:
     page: str
     key: str
     key_name: str
-    look: Ask
+    fetch_status: Ask
     end: Mapping[Action, Ask]
     read_price: Callable[[Any], float | None]
 
@@ -58,7 +58,7 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
             page="https://console.runpod.io/pods",
             key=secrets.get("RUNPOD_API_KEY") or "",
             key_name="RUNPOD_API_KEY",
-            look=Ask(method="GET", path=path),
+            fetch_status=Ask(method="GET", path=path),
             end={
                 "stop": Ask(method="POST", path=f"{path}/stop"),
                 "remove": Ask(method="DELETE", path=path),
@@ -79,7 +79,7 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
             page="https://cloud.vast.ai/instances/",
             key=own or secrets.get("VAST_API_KEY") or "",
             key_name="CONTAINER_API_KEY" if own else "VAST_API_KEY",
-            look=Ask(method="GET", path=path),
+            fetch_status=Ask(method="GET", path=path),
             end={
                 "stop": Ask(method="PUT", path=path, body={"state": "stopped"}),
                 "remove": Ask(method="DELETE", path=path),
@@ -94,7 +94,7 @@ def price_of_host(host: Host, *, limit_seconds: float = _PRICE_SECONDS) -> Price
     HostError."""
     if not host.key:
         raise HostError(f"{host.key_name} is not set")
-    answer = call(host.look, url=host.url, key=host.key, limit_seconds=limit_seconds)
+    answer = call(host.fetch_status, url=host.url, key=host.key, limit_seconds=limit_seconds)
     usd = host.read_price(answer)
     if usd is None:
         return None

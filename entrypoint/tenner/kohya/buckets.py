@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BucketPlace:
+class BucketChoice:
     """Where one image goes: resize to `resized`, then cut `bucket` out of it at `crop`.
 
     `crop` is (left, top) of the centred cut. `bucket` never exceeds `resized`.
@@ -27,8 +27,8 @@ class BucketPlace:
     @property
     def cropped_share(self) -> float:
         """The share of the resized picture that the cut throws away, 0 to 1."""
-        kept = self.bucket[0] * self.bucket[1]
-        return 1.0 - kept / (self.resized[0] * self.resized[1])
+        used_pixels = self.bucket[0] * self.bucket[1]
+        return 1.0 - used_pixels / (self.resized[0] * self.resized[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Buckets:
     no_upscale: bool
     sizes: tuple[Size, ...]
 
-    def assign(self, width: int, height: int) -> BucketPlace:
+    def assign(self, width: int, height: int) -> BucketChoice:
         """The place of an image of `width` x `height` pixels, upright.
 
         Raises ValueError where the image is smaller than one step and may not be enlarged.
@@ -56,7 +56,7 @@ class Buckets:
                 f"{width}x{height} is smaller than one bucket step of {self.steps} pixels"
             )
         crop = ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
-        return BucketPlace(bucket=bucket, resized=resized, crop=crop)
+        return BucketChoice(bucket=bucket, resized=resized, crop=crop)
 
     def _nearest(self, width: int, height: int) -> tuple[Size, Size]:
         """The bucket of the nearest aspect ratio, and the size that covers it."""

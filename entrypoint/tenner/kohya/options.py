@@ -20,7 +20,7 @@ Kind = Literal["str", "path", "int", "float", "int_or_float", "switch"]
 Scalar = str | int | float | bool
 Value = Scalar | tuple[Scalar, ...]
 
-WANTED: Mapping[Kind, str] = {
+EXPECTED: Mapping[Kind, str] = {
     "str": "text",
     "path": "a path",
     "int": "a whole number",
@@ -42,11 +42,11 @@ class Option:
     sdxl_only: bool = False
 
     @property
-    def wanted(self) -> str:
+    def expected(self) -> str:
         """What a value of it looks like, for messages."""
         if self.choices:
             return "one of " + ", ".join(str(each) for each in self.choices if each is not None)
-        return f"{WANTED[self.kind]}, one or more" if self.many else WANTED[self.kind]
+        return f"{EXPECTED[self.kind]}, one or more" if self.many else EXPECTED[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +119,15 @@ def _several(value: object) -> list[object] | None:
 
 def _read_scalar(option: Option, value: object) -> Scalar:
     if isinstance(value, list | tuple | dict):
-        raise ValueError(f"want {option.wanted}")  # noqa: TRY004 the caller reports ValueError
+        raise ValueError(f"want {option.expected}")  # noqa: TRY004 the caller reports ValueError
     text = str(value).strip()
     read = _READERS[option.kind]
     try:
         found = read(text) if option.kind in ("switch", "str", "path") else read(_plain(value))
     except ValueError as error:
-        raise ValueError(str(error) or f"want {option.wanted}") from None
+        raise ValueError(str(error) or f"want {option.expected}") from None
     if option.choices and found not in option.choices:
-        raise ValueError(f"want {option.wanted}{_did_you_mean(str(found), option)}")
+        raise ValueError(f"want {option.expected}{_did_you_mean(str(found), option)}")
     return found
 
 
@@ -170,7 +170,7 @@ def _int_or_float(text: str) -> int | float:
     """As sd-scripts reads it: 1 and more are steps, below 1 a share of all steps, `10%` too."""
     number = _float(text[:-1]) / 100 if text.endswith("%") else _float(text)
     if number >= 1 and (number != int(number) or text.endswith("%")):
-        raise ValueError(f"want {WANTED['int_or_float']}")
+        raise ValueError(f"want {EXPECTED['int_or_float']}")
     return int(number) if number >= 1 or number == 0 else number
 
 

@@ -62,14 +62,14 @@ def _tried(
         "rates": rates,
         "steps": known is not None and known.package != "bitsandbytes",
     }
-    said = _ask(python, order)
-    if not said:
+    answer = _ask(python, order)
+    if not answer:
         return ()
-    if said["kind"] in ("ImportError", "ModuleNotFoundError", "OSError") and known:
+    if answer["kind"] in ("ImportError", "ModuleNotFoundError", "OSError") and known:
         return ()  # whether its package is there is judged elsewhere
     return (
         Problem(
-            text=f"optimizer_type = {name} cannot be made with these settings: {said['text']}",
+            text=f"optimizer_type = {name} cannot be made with these settings: {answer['text']}",
             fix="correct optimizer_type or optimizer_args",
         ),
     )

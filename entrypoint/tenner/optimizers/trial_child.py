@@ -12,17 +12,17 @@ import sys
 
 
 def main(text):
-    asked = json.loads(text)
+    order = json.loads(text)
     import torch
 
-    toys = [torch.nn.Parameter(torch.ones(2, 2)) for _ in asked["rates"]]
+    toys = [torch.nn.Parameter(torch.ones(2, 2)) for _ in order["rates"]]
     for toy in toys:
         toy.grad = torch.ones_like(toy)
-    kind = getattr(importlib.import_module(asked["module"]), asked["name"])
-    groups = [{"params": [toy], "lr": rate} for toy, rate in zip(toys, asked["rates"])]  # noqa: B905 Python 3.9
-    arguments = {key: ast.literal_eval(value) for key, value in asked["args"].items()}
-    optimizer = kind(groups, lr=asked["rates"][0], **arguments)
-    if asked["steps"]:
+    kind = getattr(importlib.import_module(order["module"]), order["name"])
+    groups = [{"params": [toy], "lr": rate} for toy, rate in zip(toys, order["rates"])]  # noqa: B905 Python 3.9
+    arguments = {key: ast.literal_eval(value) for key, value in order["args"].items()}
+    optimizer = kind(groups, lr=order["rates"][0], **arguments)
+    if order["steps"]:
         if hasattr(optimizer, "train"):
             optimizer.train()
         optimizer.step()

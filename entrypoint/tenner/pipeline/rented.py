@@ -31,7 +31,7 @@ class Rented:
         told, problems = ask_price(self.settings, self.host)
         if errors_in(problems):
             raise SettingsError(problems=errors_in(problems))
-        self.known = price_of(asked=self.settings.price_per_hour, host=told)
+        self.known = price_of(set_by_user=self.settings.price_per_hour, host=told)
         if self.known is None:
             for problem in problems:
                 self.context.screen.problem(problem)
@@ -52,4 +52,4 @@ class Rented:
         if problem:
             self.context.screen.problem(problem)
             self.context.log.append(Failed(kind="host", text=problem.text, fix=problem.fix))
-            self.news.tell("failed", str(problem))
+            self.news.send("failed", str(problem))

@@ -197,14 +197,14 @@ def _run(
             wanted=settings.stop_when, run_dir=run_dir, curve=lambda: page.curve, tell=context.tell
         )
         context.listeners.extend((page.hear, news.hear, early.hear))
-        news.tell(
+        news.send(
             "started", f"{attempt.plan.length.num_steps} steps on {machine_name(attempt.prepared)}"
         )
         try:
             outcome = _train_and_deliver(attempt, page, news, measure, measure_definition)
         except OSError as error:
             raise attempt.hand_over(known_error(error, run_dir)) from error
-    news.tell("delivered", ", ".join(each.destination for each in outcome.delivered.at))
+    news.send("delivered", ", ".join(each.destination for each in outcome.delivered.at))
     return outcome
 
 
@@ -227,11 +227,11 @@ def _tell_of(error: TennerError, context: RunContext, news: Notifier) -> None:
             context.log.append(Failed(kind="other", text=text, fix=fix))
     match error:
         case Stopped():
-            news.tell("stopped", str(error))
+            news.send("stopped", str(error))
         case BudgetReached():
-            news.tell("budget", str(error))
+            news.send("budget", str(error))
         case _:
-            news.tell("failed", str(error))
+            news.send("failed", str(error))
 
 
 def _train_and_deliver(
@@ -257,7 +257,7 @@ def _train_and_deliver(
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
         page.add_samples(sample_set(drawn))
-        news.tell("sample", "the grid of strengths and seeds is drawn")
+        news.send("sample", "the grid of strengths and seeds is drawn")
     page.add(
         lora_file=trained.weights.path.name,
         concept=concept,

@@ -88,7 +88,7 @@ def make_plan(findings: Findings) -> Plan:
     )
     shaped = shape_run(settings, ground)
     price = price_of(
-        asked=settings.price_per_hour,
+        set_by_user=settings.price_per_hour,
         host=findings.host_price,
         gpu_name=findings.gpu or "",
         num_gpus=settings.num_processes,

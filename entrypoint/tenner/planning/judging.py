@@ -46,7 +46,7 @@ def judge_optimizer(request: Request, options: TrainOptions, python: Path) -> tu
     """What the optimizer itself says of decided `options`, where the table does not know all of it:
     it is not in the table, or the user gave it arguments."""
     name = options.optimizer_type
-    if find_optimizer(name) and "optimizer_args" not in request.said_at:
+    if find_optimizer(name) and "optimizer_args" not in request.set_at:
         return ()
     rates = [] if options.network_train_text_encoder_only else [options.unet_lr]
     rates += [] if options.network_train_unet_only else options.text_encoder_lr
@@ -117,6 +117,6 @@ def raise_errors(problems: tuple[Problem, ...]) -> None:
 def _view(request: Request) -> View:
     return view_of(
         request.settings,
-        request.said_at,
+        request.set_at,
         has_regularisation_folders=any(each.is_reg for each in request.subsets),
     )

@@ -264,9 +264,9 @@ def within(job: Request, options: BatchOptions, records: Sequence[JobRecord]) ->
         changed["max_hours"] = min(settings.max_hours or left, left)
     if not changed:
         return job
-    said = dict.fromkeys(changed, "what is left for all jobs")
+    set_at = dict.fromkeys(changed, "what is left for all jobs")
     return replace(
-        job, settings=settings.model_copy(update=changed), said_at={**job.said_at, **said}
+        job, settings=settings.model_copy(update=changed), set_at={**job.set_at, **set_at}
     )
 
 
@@ -293,7 +293,7 @@ def _spent(
     loss, step = last_loss(run_dir.events)
     gpu = preparation.gpu_name(job)
     price = price_of(
-        asked=job.settings.price_per_hour, gpu_name=gpu, num_gpus=job.settings.num_processes
+        set_by_user=job.settings.price_per_hour, gpu_name=gpu, num_gpus=job.settings.num_processes
     )
     cost = record.cost_usd
     if price is not None:

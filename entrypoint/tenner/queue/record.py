@@ -48,7 +48,7 @@ def new_record(request: Request, folder: Path) -> JobRecord:
     """The record of a job that has not been started. `folder` is its run's."""
     swept = {
         key: getattr(request.settings, key, None)
-        for key, where in request.said_at.items()
+        for key, where in request.set_at.items()
         if where.endswith("[sweep]")
     }
     text = settings_toml(request)

@@ -19,9 +19,9 @@ def _cached_captions_change(name: str) -> Rule:
 
 def _leaves_text_encoders_alone(view: View) -> bool:
     """Whether the settings do, or the default may: SDXL's, or that of a family not known yet."""
-    said = view.values.get("network_train_unet_only")
-    if said is not None:
-        return bool(said)
+    value = view.values.get("network_train_unet_only")
+    if value is not None:
+        return bool(value)
     return view.family in (None, "sdxl") and not any(view.numbers("text_encoder_lr"))
 
 

@@ -39,8 +39,8 @@ def _sizes(view: View) -> Iterator[Problem]:
 
 def _largest_bucket(view: View) -> int:
     """The longest side of a bucket, as it is decided where max_bucket_reso is open."""
-    said = view.values.get("max_bucket_reso")
-    return int(str(said)) if said else max(1024, widest_bucket(view.size or (1024, 1024)))
+    value = view.values.get("max_bucket_reso")
+    return int(str(value)) if value else max(1024, widest_bucket(view.size or (1024, 1024)))
 
 
 RULES = (

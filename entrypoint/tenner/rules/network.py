@@ -18,7 +18,7 @@ OWN_NETWORK_ARGS = {
 }
 """sd-scripts' arguments of the network that the built-in trainer has, with its own names."""
 
-_SAID_OTHERWISE = frozenset(
+_SET_ELSEWHERE = frozenset(
     (
         *("network_args", "network_module", "no_metadata", "cache_latents", "masked_loss"),
         *("cache_latents_to_disk", "cache_text_encoder_outputs", "persistent_data_loader_workers"),
@@ -38,7 +38,7 @@ def _unknown_network_args(view: View) -> Iterator[Problem]:
 
 def _unknown_options(view: View) -> Iterator[Problem]:
     """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
-    own = {each.name for each in fields(TrainJob)} | _SAID_OTHERWISE
+    own = {each.name for each in fields(TrainJob)} | _SET_ELSEWHERE
     for key in view.options:
         if key not in own:
             yield Problem(

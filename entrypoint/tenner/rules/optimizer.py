@@ -113,9 +113,9 @@ def _rates(view: View) -> dict[str, float]:
     rate = view.number("learning_rate")
     found: dict[str, float] = {}
     if not view.on("network_train_text_encoder_only"):
-        said = view.values.get("unet_lr")
-        found["learning_rate" if said is None else "unet_lr"] = (
-            rate if said is None else float(str(said))
+        unet_lr = view.values.get("unet_lr")
+        found["learning_rate" if unet_lr is None else "unet_lr"] = (
+            rate if unet_lr is None else float(str(unet_lr))
         )
     if not view.on("network_train_unet_only") and view.values.get("text_encoder_lr"):
         for each in view.numbers("text_encoder_lr"):

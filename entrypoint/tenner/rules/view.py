@@ -97,8 +97,8 @@ class View:
     @property
     def predicts_v(self) -> bool | None:
         """Whether the model predicts v, by the settings or else by the base; None is not known."""
-        said = self.values.get("v_parameterization")
-        return self.base_predicts_v if said is None else bool(said)
+        value = self.values.get("v_parameterization")
+        return self.base_predicts_v if value is None else bool(value)
 
     @property
     def has_regularisation(self) -> bool:

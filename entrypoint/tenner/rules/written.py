@@ -29,9 +29,9 @@ def written_problems(view: View, name: str) -> Iterator[Problem]:
         if not equals or not key.isidentifier():
             yield Problem(text=f"{name}: '{word}' is not key=value", fix=f"write {key}=VALUE")
         elif name != "network_args" and not _is_literal(value):
-            meant = value.capitalize() if value in ("true", "false", "none") else f"'{value}'"
+            expected = value.capitalize() if value in ("true", "false", "none") else f"'{value}'"
             text = f"{name}: the value of {word} is not a number, True, False or 'text'"
-            yield Problem(text=text, fix=f"write {key}={meant}")
+            yield Problem(text=text, fix=f"write {key}={expected}")
 
 
 def _is_literal(text: str) -> bool:

@@ -42,7 +42,7 @@ def check_destinations(
             if on_trouble and (since := repeats.is_due(trouble)):
                 on_trouble(secrets.redact(f"{destination}: {trouble}; {since}"))
 
-        deadline = limit.telling(told)
+        deadline = limit.reporting_to(told)
         try:
             store = open_store(destination, secrets=secrets, env=surroundings)
             found = retrying(deadline, lambda: store.probe(deadline))

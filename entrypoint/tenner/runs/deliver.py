@@ -167,7 +167,7 @@ def deliver_to(
     start = time.monotonic()
     place = str(store.destination)
     told, on_bytes = progress.retry_teller(place), progress.counter(place)
-    deadline = deadline.telling(told)
+    deadline = deadline.reporting_to(told)
     again = partial(retrying, deadline, on_retry=told)
     left = again(lambda: edited_cards(store, manifest.files, deadline))
     for name in left:

@@ -11,7 +11,7 @@ from tenner.core.errors import Problem
 from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
 from tenner.core.run_dir import RunDir
 from tenner.core.sizes import size_words
-from tenner.hardware import DiskRoom, disk_room
+from tenner.hardware import DiskSpace, disk_space
 from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
 from tenner.planning.vram import Load
@@ -111,7 +111,7 @@ def disk_problem(
     total += inside * disk_need(plan).delivered
     written = _num_bytes(run_dir.path.rglob("*"))
     written += sum(_delivered_bytes(each, plan.output_name) for each in beside)
-    room = disk_room(run_dir.path)
+    room = disk_space(run_dir.path)
     if total - written <= room.free_mib << 20:
         return None
     return Problem(
@@ -127,7 +127,7 @@ def full_destinations(
     destinations: Sequence[Destination],
     *,
     kept_states: int,
-    room_of: Callable[[Path], DiskRoom] = disk_room,
+    room_of: Callable[[Path], DiskSpace] = disk_space,
 ) -> tuple[Problem, ...]:
     """Folders on other disks that will not hold what is delivered there, each with what it needs.
 

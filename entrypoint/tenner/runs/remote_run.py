@@ -256,7 +256,7 @@ class RemoteRun:
             f"{self._room}/state",
             deadline,
             say=self._calls.say,
-            on_retry=self._calls.told,
+            on_retry=self._calls.report,
         )
 
     def _put_at_once(
@@ -304,7 +304,7 @@ class RemoteRun:
             self._again(deadline, lambda: withdraw(store, [MANIFEST_NAME], deadline))
         elif replaced:
             gone = (*gone, MANIFEST_NAME)
-        put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.told, gone)
+        put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.report, gone)
 
     def _written(self, notes: Sequence[tuple[str, bytes]], scratch: Path) -> list[DeliveredFile]:
         """The notes as files, by their whole names."""

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tenner.settings.subsets import MOST_REPEATS
 from tenner.settings.values import (
+    Addresses,
+    AddressValue,
     Arguments,
     BatchSize,
     Colour,
@@ -19,8 +21,6 @@ from tenner.settings.values import (
     Lines,
     Number,
     Numbers,
-    Place,
-    Places,
     Rate,
     Rates,
     Scalar,
@@ -62,12 +62,12 @@ class BaseModelSettings(BaseModel):
 
     model_config = _PART
 
-    base_model: Place = "sd15"
+    base_model: AddressValue = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
     diffusers layout or a `.safetensors` checkpoint, here or at `hf://`, `https://`, `s3://`."""
     base_model_sha256: str | None = None
     """SHA-256 that a base model of one file must have."""
-    vae: Place | None = None
+    vae: AddressValue | None = None
     """Another VAE, as a folder or a `.safetensors` file."""
     v2: Switch | None = None
     """The base is Stable Diffusion 2.x. Read from the weights; say it only to have it checked."""
@@ -87,14 +87,14 @@ class DatasetSettings(BaseModel):
 
     model_config = _PART
 
-    dataset: Place = "./training_data"
+    dataset: AddressValue = "./training_data"
     """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
     Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
     dataset_sha256: str | None = None
     """SHA-256 that the dataset's archive must have."""
     max_dataset_gb: Rate = Field(50.0, le=100_000)
     """Largest dataset that is fetched or unpacked, in GB of 1024³ bytes."""
-    reg_data_dir: Place | None = None
+    reg_data_dir: AddressValue | None = None
     """Regularisation images: others of the same class, so that the class is not forgotten."""
     trigger: str | None = None
     """The word or phrase that calls the concept. Default: the concept part of `10_concept`."""
@@ -161,7 +161,7 @@ class NetworkSettings(BaseModel):
     """More arguments for the network, as `key=value`."""
     network_dropout: Share | None = None
     """Share of a LoRA's inner values dropped at each step."""
-    network_weights: Place | None = None
+    network_weights: AddressValue | None = None
     """A LoRA file to start from, of the base's family and with kohya's names. Rank and alpha are
     the file's."""
     network_train_unet_only: Switch | None = None
@@ -276,7 +276,7 @@ class OutputSettings(BaseModel):
     """File format. Pickles are not written: they can run code on whoever loads them."""
     training_comment: str | None = None
     """A line kept in the file's metadata."""
-    destinations: Places = ()
+    destinations: Addresses = ()
     """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
     keep_remote_states: Whole = Field(1, ge=0, le=1000)
@@ -325,7 +325,7 @@ class PageSettings(BaseModel):
     """Address to listen at; `0.0.0.0` lets other machines in."""
     serve_port: Whole = Field(8321, ge=0, le=65535)
     """Port of the page; 0 takes a free one."""
-    serve_names: Places = ()
+    serve_names: Addresses = ()
     """Further host names under which the page is reached, such as that of a proxy in front."""
 
 

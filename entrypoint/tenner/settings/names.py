@@ -23,7 +23,7 @@ PROGRAM_VARIABLES = {
 }
 """Variables that steer the program rather than a run; they are no settings."""
 
-MEANT = {
+OTHER_NAMES = {
     "epochs": "max_train_epochs",
     "num_epochs": "max_train_epochs",
     "steps": "max_train_steps",
@@ -65,7 +65,7 @@ def setting_names() -> tuple[str, ...]:
 
 def nearest(name: str, known: tuple[str, ...]) -> str | None:
     """The known name that `name` most likely means, or None where nothing is near."""
-    meant = MEANT.get(name.lower())
-    if meant in known:
-        return meant
+    alias = OTHER_NAMES.get(name.lower())
+    if alias in known:
+        return alias
     return nearest_name(name.lower(), known)

@@ -132,7 +132,7 @@ def _read_file(path: Path) -> tuple[list[str], list[Problem]]:
     except (OSError, ValueError) as error:  # UnicodeDecodeError, JSON's and TOML's are ValueErrors
         return [], [Problem(text=f"{where}: {error}", fix="correct the file of prompts")]
     problems = [
-        problem for place, line in numbered for problem in _problems_of(line, f"{path}, {place}")
+        problem for number, line in numbered for problem in _problems_of(line, f"{path}, {number}")
     ]
     lines = [line for _, line in numbered]
     if not lines:

@@ -12,7 +12,7 @@ from tenner.core.redact import LocalPaths
 from tenner.settings.model import Settings
 from tenner.settings.resolve import Request
 
-PLACES = (
+PATH_SETTINGS = (
     *("base_model", "vae", "dataset", "reg_data_dir", "network_weights"),
     *("output_dir", "destinations"),
 )
@@ -25,7 +25,7 @@ def published(settings: Settings) -> Settings:
     values: dict[str, Any] = {}
     for key in Settings.model_fields:
         value = getattr(settings, key)
-        name = public_name if key in PLACES else paths.removed
+        name = public_name if key in PATH_SETTINGS else paths.removed
         values[key] = _each(value, name)
     return settings.model_copy(update=values)
 
@@ -33,15 +33,15 @@ def published(settings: Settings) -> Settings:
 def published_request(request: Request) -> Request:
     """`request` without paths of this machine, in its values and their sources."""
     paths = LocalPaths()
-    said_at = {key: paths.removed(where) for key, where in request.said_at.items()}
-    return replace(request, settings=published(request.settings), said_at=said_at)
+    set_at = {key: paths.removed(where) for key, where in request.set_at.items()}
+    return replace(request, settings=published(request.settings), set_at=set_at)
 
 
-def public_name(place: str) -> str:
+def public_name(address: str) -> str:
     """The last name of a path; an address as it is."""
-    if "://" in place and not place.startswith("file://"):
-        return place
-    return PureWindowsPath(place).name or place
+    if "://" in address and not address.startswith("file://"):
+        return address
+    return PureWindowsPath(address).name or address
 
 
 def _each(value: Any, name: Any) -> Any:

@@ -36,14 +36,14 @@ class Request:
     """What the user asked for, and who said it."""
 
     settings: Settings
-    said_at: Mapping[str, str] = field(default_factory=dict[str, str])
+    set_at: Mapping[str, str] = field(default_factory=dict[str, str])
     notices: tuple[Problem, ...] = ()
     subsets: tuple[SubsetRequest, ...] = ()
     """Folders of an sd-scripts dataset configuration, where one was given."""
 
     def source(self, key: str) -> str:
         """Where the value of `key` comes from: a file and line, a variable, a flag, `default`."""
-        return self.said_at.get(key, "default")
+        return self.set_at.get(key, "default")
 
 
 def load_request(
@@ -71,39 +71,39 @@ def load_request(
 def resolve(sources: Sequence["Source"]) -> Request:
     """The strongest value of each key. Raises SettingsError with every problem found."""
     problems = [problem for source in sources for problem in source.problems]
-    said_at: dict[str, str] = {}
+    set_at: dict[str, str] = {}
     for source in reversed(sources):
-        said_at.update(source.origins)
-    engine_values, unknown = _only_sd_scripts(sources, said_at)
+        set_at.update(source.origins)
+    engine_values, unknown = _only_sd_scripts(sources, set_at)
     problems += unknown
-    settings, invalid = _validated(sources, said_at)
+    settings, invalid = _validated(sources, set_at)
     problems += invalid
     settings = settings.model_copy(update={"engine_options": engine_values})
-    settings, about_optimizer = _with_recommended(settings, said_at)
+    settings, about_optimizer = _with_recommended(settings, set_at)
     problems += about_optimizer
     settings, parts = trained_parts(settings)
     if settings.network_train_unet_only:  # also where a rate of 0 means it
-        said_at.setdefault("network_train_unet_only", said_at.get("text_encoder_lr", "default"))
+        set_at.setdefault("network_train_unet_only", set_at.get("text_encoder_lr", "default"))
     problems += parts
     prompts, wrong = read_prompts(settings.sample_prompts)
     settings = settings.model_copy(update={"sample_prompts": prompts})
     problems += wrong
-    problems += judge(view_of(settings, said_at))
+    problems += judge(view_of(settings, set_at))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
     return Request(
         settings=settings,
-        said_at=said_at,
+        set_at=set_at,
         notices=tuple(problems),
         subsets=next((each.layer.subsets for each in sources if each.layer.subsets), ()),
     )
 
 
 def _with_recommended(
-    settings: Settings, said_at: Mapping[str, str]
+    settings: Settings, set_at: Mapping[str, str]
 ) -> tuple[Settings, list[Problem]]:
     """The settings with what the optimizer's authors recommend where they are open."""
-    found = with_recommended(settings.optimizer_type, settings.optimizer_args, said_at)
+    found = with_recommended(settings.optimizer_type, settings.optimizer_args, set_at)
     if found is None:
         return settings, []
     return settings.model_copy(update=dict(found.values)), [Problem(text=found.why, level="note")]
@@ -147,11 +147,14 @@ def _unknown(key: str, where: str) -> Problem:
     """A name that nobody knows, with the known one that it most likely means."""
     variable = where.startswith(PREFIX)
     program = [name.removeprefix(PREFIX).lower() for name in PROGRAM_VARIABLES] if variable else []
-    meant = nearest(key, (*setting_names(), *program, *facts.options()))
+    suggestion = nearest(key, (*setting_names(), *program, *facts.options()))
     if variable:
-        text, guess = f"unknown variable {where}", f"{PREFIX}{meant.upper()}" if meant else ""
+        text, guess = (
+            f"unknown variable {where}",
+            f"{PREFIX}{suggestion.upper()}" if suggestion else "",
+        )
     else:
-        text, guess = f"unknown key '{key}' ({where})", f"'{meant}'" if meant else ""
+        text, guess = f"unknown key '{key}' ({where})", f"'{suggestion}'" if suggestion else ""
     if guess:
         return Problem(text=f"{text}, did you mean {guess}?", fix=f"use {guess}, or remove it")
     return Problem(text=text, fix="remove it; `tenner train --help` lists all keys")
@@ -178,11 +181,11 @@ def _validated(
 
 
 def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
-    wanted, fix = _wanted(key, value, detail)
-    return Problem(text=f"{key} = {_shown(value)} ({where}): {wanted}", fix=fix)
+    expected, fix = _expected(key, value, detail)
+    return Problem(text=f"{key} = {_shown(value)} ({where}): {expected}", fix=fix)
 
 
-def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
+def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
     """What was wanted, and what to write instead."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
@@ -191,9 +194,9 @@ def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
     if kind == "literal_error":
         choices = tuple(re.findall(r"'([^']*)'", str(context["expected"])))
         choices = choices or tuple(re.findall(r"\w+", str(context["expected"]).replace("or", " ")))
-        meant = nearest(re.sub(r"[^a-z0-9]", "", str(value).lower()), choices)
+        suggestion = nearest(re.sub(r"[^a-z0-9]", "", str(value).lower()), choices)
         return f"want one of {', '.join(choices)}", (
-            f'did you mean "{meant}"?' if meant else f'for example "{choices[0]}"'
+            f'did you mean "{suggestion}"?' if suggestion else f'for example "{choices[0]}"'
         )
     bounds = {
         "greater_than_equal": "at least",
@@ -204,8 +207,8 @@ def _wanted(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
         limit = next(context[name] for name in ("ge", "le", "lt") if name in context)
         return f"want {bounds[kind]} {limit}", f"set {key} to {bounds[kind]} {limit}"
     kinds = {"int": "a whole number", "float": "a number", "string": "text", "tuple": "a list"}
-    wanted = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")
-    return f"want {wanted}", f"write {key} as {wanted}"
+    expected = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")
+    return f"want {expected}", f"write {key} as {expected}"
 
 
 def _shown(value: Any) -> str:

@@ -96,9 +96,9 @@ def _form_field(
         return {}
     if key in _FORM_SDXL:
         return {_FORM_SDXL[key]: value}
-    if key in _FORM_TOLD:
+    if key in _FORM_PROBLEMS:
         problems.append(
-            Problem(text=f"{key} of the GUI is left out", fix=_FORM_TOLD[key], level="note")
+            Problem(text=f"{key} of the GUI is left out", fix=_FORM_PROBLEMS[key], level="note")
         )
         return {}
     if key == "xformers":
@@ -295,19 +295,19 @@ def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, An
     train = [row for row in rows if not _on(row.get("is_reg"))]
     reg = [row for row in rows if _on(row.get("is_reg"))]
     for key in (*_RUN_KEYS, *_SUBSET_OPTIONS):
-        said, said_of_reg = _said(train, key), _said(reg, key)
-        if len(said) > 1 or not said_of_reg <= {*said, "null"}:
-            values = sorted(said | said_of_reg)
+        train_values, reg_values = _values(train, key), _values(reg, key)
+        if len(train_values) > 1 or not reg_values <= {*train_values, "null"}:
+            values = sorted(train_values | reg_values)
             shown = " and ".join("not set" if each == "null" else each for each in values)
             text = f"{key} differs between the datasets: {shown}"
             fix = "give all the same value; tenner trains with one"
             problems.append(Problem(text=text, fix=fix))
             continue
-        value = next(iter(said), "null")
+        value = next(iter(train_values), "null")
         if value == "null":
             continue
         found[key] = json.loads(value)
-        if "null" in said_of_reg:
+        if "null" in reg_values:
             text = f"{key} = {value} holds for the regularisation images too"
             problems.append(Problem(text=text, fix="tenner trains with one value", level="note"))
     if any(row.get("conditioning_data_dir") for row in rows):
@@ -320,7 +320,7 @@ def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, An
     return found
 
 
-def _said(rows: list[dict[str, Any]], key: str) -> set[str]:
+def _values(rows: list[dict[str, Any]], key: str) -> set[str]:
     """The values of `key`, as JSON, so that they can be compared; `null` for not set."""
     return {json.dumps(row.get(key), sort_keys=True) for row in rows}
 
@@ -376,7 +376,7 @@ _FORM_ELSEWHERE = frozenset(
     )
 )
 """Fields that are read with others, or that say how the GUI starts a program."""
-_FORM_TOLD: Mapping[str, str] = {
+_FORM_PROBLEMS: Mapping[str, str] = {
     "stop_text_encoder_training": "set network_train_unet_only to leave the text encoder alone",
     "sample_every_n_epochs": "set sample_at_epochs to see a grid during the run",
     "sample_every_n_steps": "set sample_at_epochs to see a grid during the run",

@@ -83,7 +83,7 @@ class LoadedSettings(BaseSettings, Settings):  # pyright: ignore[reportIncompati
 
 
 class Source(PydanticBaseSettingsSource):
-    """A source whose values are traced. After `keep`, by the settings' own names:
+    """A source whose values are traced. After `add`, by the settings' own names:
 
     `values` are its values, `origins` where each was written, `problems` what is wrong with it;
     `given` is what it gave to pydantic-settings when it was last read. Values that no file can hold
@@ -96,7 +96,7 @@ class Source(PydanticBaseSettingsSource):
     problems: list[Problem]
     given: dict[str, Any]
 
-    def keep(self, layer: Layer) -> None:
+    def add(self, layer: Layer) -> None:
         """Take over the values of `layer`; two names of one key must agree."""
         self.layer, self.values, self.origins = layer, {}, {}
         self.problems = [*layer.problems]
@@ -130,7 +130,7 @@ class LayerSource(Source, InitSettingsSource):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(LoadedSettings, init_kwargs=dict(layer.values))
-        self.keep(layer)
+        self.add(layer)
 
 
 class FlagsSource(LayerSource):
@@ -161,7 +161,7 @@ class VariablesSource(Source, DotEnvSettingsSource):
         )
         found = DotEnvSettingsSource.__call__(self)
         origins = {name.removeprefix(PREFIX).lower(): name for name in self._texts}
-        self.keep(Layer(values={key: found[key] for key in origins}, origins=origins))
+        self.add(Layer(values={key: found[key] for key in origins}, origins=origins))
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {name.lower(): text for name, text in self._texts.items()}
@@ -176,7 +176,7 @@ class FileSource(Source, TomlConfigSettingsSource):
     def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:
         """Read the file. The library passes over files that are not there and raises where one
         cannot be parsed: here both are problems to be reported with all others."""
-        self.keep(read_layer(cast("Path", files)))
+        self.add(read_layer(cast("Path", files)))
         return dict(self.layer.values)
 
 
@@ -185,7 +185,7 @@ class PresetSource(Source):
 
     def __init__(self, name: str) -> None:
         super().__init__(LoadedSettings)
-        self.keep(_preset_layer(name))
+        self.add(_preset_layer(name))
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The value of one setting, as pydantic-settings asks for it."""

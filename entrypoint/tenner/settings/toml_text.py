@@ -72,8 +72,8 @@ def _hint(line: str, reason: str) -> str:
     if "\\" in value:
         return "in TOML write paths with / or between single quotes: 'C:\\Users\\me'"
     if value in ("True", "False", "None", "Yes", "No"):
-        meant = {"True": "true", "Yes": "true", "False": "false", "No": "false"}.get(value)
-        return f"write {meant}" if meant else "leave the line out"
+        toml = {"True": "true", "Yes": "true", "False": "false", "No": "false"}.get(value)
+        return f"write {toml}" if toml else "leave the line out"
     if "overwrite" in reason.lower() or "twice" in reason.lower():
         return "the key or section is there twice: keep one of them"
     if re.fullmatch(r"\d+,\d+", value):

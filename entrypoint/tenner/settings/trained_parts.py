@@ -21,12 +21,12 @@ def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
     if not trains_unet and not trains_text:
         return settings, _nothing(settings)
     if not text and not settings.network_train_unet_only:
-        said = "text_encoder_lr = 0: the text encoder is not trained and has no modules in the file"
-        note = Problem(text=f"{said}, as with network_train_unet_only", level="note")
+        why = "text_encoder_lr = 0: the text encoder is not trained and has no modules in the file"
+        note = Problem(text=f"{why}, as with network_train_unet_only", level="note")
         return settings.model_copy(update={"network_train_unet_only": True}), (note,)
     if unet == 0 and not settings.network_train_text_encoder_only:
-        said = "the U-Net's learning rate is 0: it is not trained and has no modules in the file"
-        note = Problem(text=f"{said}, as with network_train_text_encoder_only", level="note")
+        why = "the U-Net's learning rate is 0: it is not trained and has no modules in the file"
+        note = Problem(text=f"{why}, as with network_train_text_encoder_only", level="note")
         return settings.model_copy(update={"network_train_text_encoder_only": True}), (note,)
     return settings, ()
 

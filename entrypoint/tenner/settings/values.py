@@ -139,9 +139,9 @@ Engine = Annotated[Literal["auto", "sd-scripts", "native"], BeforeValidator(_eng
 BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]
 Lines = Annotated[tuple[str, ...], _words(r"\n")]
-Place = Annotated[str, AfterValidator(Address)]
+AddressValue = Annotated[str, AfterValidator(Address)]
 """A local path, a known name or an address, whose credentials are kept apart from its text."""
-Places = Annotated[tuple[Place, ...], _words(r"[\s,]+")]
+Addresses = Annotated[tuple[AddressValue, ...], _words(r"[\s,]+")]
 Numbers = Annotated[tuple[Number, ...], _words(r"[\s,]+")]
 WholeNumbers = Annotated[tuple[Whole, ...], _words(r"[\s,]+")]
 Rates = Annotated[tuple[Rate, ...], _words(r"[\s,]+"), Field(min_length=1, max_length=2)]

@@ -95,60 +95,60 @@ def parse_destinations(
 def parse_destination(text: str) -> Destination:
     """Read one destination. Raises SettingsError with every problem that `text` has."""
     # No destination takes credentials from its address: without them it is all that is needed.
-    wanted = without_credentials(full_address(text).strip().strip("\"'"))
-    if not wanted:
+    address = without_credentials(full_address(text).strip().strip("\"'"))
+    if not address:
         raise SettingsError("a destination is empty", fix=f"use {_EXAMPLES}")
-    if wanted.startswith("arn:aws:s3:::"):
-        return _parse_s3(wanted, f"s3://{wanted.removeprefix('arn:aws:s3:::')}")
-    if re.match(r"[A-Za-z]:[\\/]", wanted):
+    if address.startswith("arn:aws:s3:::"):
+        return _parse_s3(address, f"s3://{address.removeprefix('arn:aws:s3:::')}")
+    if re.match(r"[A-Za-z]:[\\/]", address):
         raise SettingsError(
-            f"destination {wanted} is a path on a Windows PC",
+            f"destination {address} is a path on a Windows PC",
             fix="mount the folder into the container and name it as file:///workspace/output",
         )
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", wanted)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", address)
     match scheme.group(1).lower() if scheme else "":
         case "s3":
-            return _parse_s3(wanted, wanted)
+            return _parse_s3(address, address)
         case "hf" | "huggingface" | "hub":
-            return _parse_hub(wanted, re.sub(r"^[A-Za-z]+:/+", "", wanted))
+            return _parse_hub(address, re.sub(r"^[A-Za-z]+:/+", "", address))
         case "file":
             return _parse_folder(
-                wanted, re.sub(r"^[A-Za-z]+://(?=/|~|\.)|^[A-Za-z]+:(?=/[^/])", "", wanted)
+                address, re.sub(r"^[A-Za-z]+://(?=/|~|\.)|^[A-Za-z]+:(?=/[^/])", "", address)
             )
         case "http" | "https":
-            return _parse_url(wanted)
+            return _parse_url(address)
         case "":
-            return _parse_plain(wanted)
+            return _parse_plain(address)
         case other:
             raise SettingsError(
-                f"destination {_shown(wanted)}: cannot deliver to {other}://",
+                f"destination {_shown(address)}: cannot deliver to {other}://",
                 fix=f"use {_EXAMPLES}",
             )
 
 
-def _parse_plain(wanted: str) -> Destination:
-    host, _, path = wanted.partition("/")
+def _parse_plain(address: str) -> Destination:
+    host, _, path = address.partition("/")
     if host.lower() in _HUB_HOSTS:
-        return _parse_hub(wanted, path)
-    if wanted.startswith(("/", "./", "../", "~")) or wanted in {".", ".."}:
-        return _parse_folder(wanted, wanted)
+        return _parse_hub(address, path)
+    if address.startswith(("/", "./", "../", "~")) or address in {".", ".."}:
+        return _parse_folder(address, address)
     raise SettingsError(
-        f"destination {_shown(wanted)} may be a folder, a bucket or a Hugging Face repo",
-        fix=f"say which: s3://{wanted}, hf://{wanted} or ./{wanted}",
+        f"destination {_shown(address)} may be a folder, a bucket or a Hugging Face repo",
+        fix=f"say which: s3://{address}, hf://{address} or ./{address}",
     )
 
 
-def _parse_url(wanted: str) -> Destination:
+def _parse_url(address: str) -> Destination:
     """A browser's or console's address of a repo or a bucket."""
-    parts = urlsplit(wanted)
+    parts = urlsplit(address)
     host = (parts.hostname or "").lower()
     path = unquote(parts.path).strip("/")
     query = f"?{parts.query}" if parts.query else ""
     if host in _HUB_HOSTS:
-        return _parse_hub(wanted, path + query)
+        return _parse_hub(address, path + query)
     if not ENDPOINT_HOSTS.search(host):
         raise SettingsError(
-            f"destination {_shown(wanted)} is a web address tenner cannot write to",
+            f"destination {_shown(address)} is a web address tenner cannot write to",
             fix=f"use {_EXAMPLES}; for your own S3 server: "
             f"s3://bucket/prefix?endpoint_url={parts.scheme}://{parts.netloc.rpartition('@')[2]}",
         )
@@ -161,18 +161,18 @@ def _parse_url(wanted: str) -> Destination:
     elif region := re.search(r"s3[.-]([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws", endpoint):
         options = f"region={region[1]}" + (f"&{options}" if options else "")
     clean = f"s3://{bucket}" + (f"/{path}" if path else "") + (f"?{options}" if options else "")
-    return _parse_s3(wanted, clean)
+    return _parse_s3(address, clean)
 
 
-def _parse_s3(wanted: str, clean: str) -> Destination:
+def _parse_s3(address: str, clean: str) -> Destination:
     body, _, query = re.sub(r"^[A-Za-z0-9]+:/+", "", clean).partition("?")
     bucket, _, rest = body.partition("/")
     prefix = "/".join(part for part in rest.split("/") if part)
-    options, problems = _options("s3", query, wanted)
+    options, problems = _options("s3", query, address)
     if "@" in bucket:
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)} has keys in its address",
+                text=f"destination {_shown(address)} has keys in its address",
                 fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write "
                 f"s3://{bucket.rpartition('@')[2]}",
             )
@@ -182,20 +182,20 @@ def _parse_s3(wanted: str, clean: str) -> Destination:
         hint = f"did you mean s3://{better}?" if _BUCKET.fullmatch(better) else f"use {_EXAMPLES}"
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)}: {bucket!r} is no bucket name (3 to 63 of "
+                text=f"destination {_shown(address)}: {bucket!r} is no bucket name (3 to 63 of "
                 "a-z, 0-9, dots and hyphens)",
                 fix=hint,
             )
         )
-    problems += _path_problems(prefix, wanted)
+    problems += _path_problems(prefix, address)
     if options.get("addressing", "path") not in {"path", "virtual"}:
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)}: addressing is {options['addressing']!r}",
+                text=f"destination {_shown(address)}: addressing is {options['addressing']!r}",
                 fix="use addressing=path or addressing=virtual",
             )
         )
-    link_seconds = _link_seconds(options.get("links", ""), wanted, problems)
+    link_seconds = _link_seconds(options.get("links", ""), address, problems)
     if problems:
         raise SettingsError(problems=problems)
     mended = Destination(
@@ -211,19 +211,19 @@ def _parse_s3(wanted: str, clean: str) -> Destination:
         else ("path" if "addressing" in options else None),
         link_seconds=link_seconds,
     )
-    return _with_note(mended, wanted)
+    return _with_note(mended, address)
 
 
-def _parse_hub(wanted: str, clean: str) -> Destination:
+def _parse_hub(address: str, clean: str) -> Destination:
     body, _, query = clean.partition("?")
-    options, problems = _options("hub", query, wanted)
+    options, problems = _options("hub", query, address)
     parts = [part.strip() for part in unquote(body).split("/") if part.strip()]
     if parts[:1] == ["models"]:
         parts = parts[1:]
     if parts[:1] in (["datasets"], ["spaces"]):
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)} is a {parts[0][:-1]} repo; a LoRA goes to a "
+                text=f"destination {_shown(address)} is a {parts[0][:-1]} repo; a LoRA goes to a "
                 "model repo",
                 fix="use hf://user/repo",
             )
@@ -237,7 +237,7 @@ def _parse_hub(wanted: str, clean: str) -> Destination:
     if len(parts) < 2:
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)} has no user or no repo name",
+                text=f"destination {_shown(address)} has no user or no repo name",
                 fix=f"use hf://your-user-name/{parts[0] if parts else 'my-lora'}",
             )
         )
@@ -247,12 +247,12 @@ def _parse_hub(wanted: str, clean: str) -> Destination:
         if not _HUB_NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith(".git"):
             problems.append(
                 Problem(
-                    text=f"destination {_shown(wanted)}: {pasted!r} is no {what} name on "
+                    text=f"destination {_shown(address)}: {pasted!r} is no {what} name on "
                     "Hugging Face",
                     fix="use letters, digits, '-', '_' and '.', such as hf://user/my-lora",
                 )
             )
-    problems += _path_problems("/".join(parts[2:]), wanted)
+    problems += _path_problems("/".join(parts[2:]), address)
     if problems:
         raise SettingsError(problems=problems)
     mended = Destination(
@@ -263,7 +263,7 @@ def _parse_hub(wanted: str, clean: str) -> Destination:
         private="public" not in options,
         revision=revision or "main",
     )
-    return _with_note(mended, wanted)
+    return _with_note(mended, address)
 
 
 def _mended_repo_name(pasted: str) -> str:
@@ -274,15 +274,15 @@ def _mended_repo_name(pasted: str) -> str:
     return re.sub(r"\.{2,}", ".", name).strip("-.")[:96]
 
 
-def _parse_folder(wanted: str, clean: str) -> Destination:
-    body, _, query = clean.partition("?") if clean != wanted else (clean, "", "")
-    options, problems = _options("folder", query, wanted)
-    if clean != wanted:
+def _parse_folder(address: str, clean: str) -> Destination:
+    body, _, query = clean.partition("?") if clean != address else (clean, "", "")
+    options, problems = _options("folder", query, address)
+    if clean != address:
         body = unquote(body)
     if not body.startswith(("/", ".", "~")):
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)} names a host, not a folder",
+                text=f"destination {_shown(address)} names a host, not a folder",
                 fix=f"use three slashes: file:///{body.partition('//')[2] or body}",
             )
         )
@@ -292,12 +292,12 @@ def _parse_folder(wanted: str, clean: str) -> Destination:
     return Destination(kind="folder", root=str(folder), required="optional" not in options)
 
 
-def _options(kind: Kind, query: str, wanted: str) -> tuple[dict[str, str], list[Problem]]:
+def _options(kind: Kind, query: str, address: str) -> tuple[dict[str, str], list[Problem]]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options) - _OPTIONS[kind])
     problems = [
         Problem(
-            text=f"destination {_shown(wanted)}: unknown option {name!r}",
+            text=f"destination {_shown(address)}: unknown option {name!r}",
             fix=f"use one of {', '.join(sorted(_OPTIONS[kind]))}",
         )
         for name in unknown
@@ -313,7 +313,7 @@ def _without_user(url: str | None) -> str | None:
     return url.replace(f"//{MASK}@", "//") if url else url
 
 
-def _link_seconds(text: str, wanted: str, problems: list[Problem]) -> int:
+def _link_seconds(text: str, address: str, problems: list[Problem]) -> int:
     if not text:
         return 0
     match = re.fullmatch(r"(\d+)\s*([smhd]?)", text)
@@ -323,39 +323,39 @@ def _link_seconds(text: str, wanted: str, problems: list[Problem]) -> int:
     if not 0 < seconds <= _LONGEST_LINK_SECONDS:
         problems.append(
             Problem(
-                text=f"destination {_shown(wanted)}: links={text!r} is no time between 1s and 7d",
+                text=f"destination {_shown(address)}: links={text!r} is no time between 1s and 7d",
                 fix="use links=24h or links=7d; S3 signs no link for longer",
             )
         )
     return seconds
 
 
-def _path_problems(path: str, wanted: str) -> list[Problem]:
+def _path_problems(path: str, address: str) -> list[Problem]:
     if ".." in PurePosixPath(path).parts or any(ord(sign) < 32 for sign in path):
         return [
             Problem(
-                text=f"destination {_shown(wanted)} has '..' or a control character in its path",
+                text=f"destination {_shown(address)} has '..' or a control character in its path",
                 fix="name the folder directly",
             )
         ]
     return []
 
 
-def _with_note(destination: Destination, wanted: str) -> Destination:
+def _with_note(destination: Destination, address: str) -> Destination:
     """Keep what was mended: all that differs from what was pasted, options aside."""
-    if f"{MASK}@" in wanted:
-        note = f"{_shown(wanted)}: the user and password in it are not used; set AWS_* or HF_TOKEN"
+    if f"{MASK}@" in address:
+        note = f"{_shown(address)}: the user and password in it are not used; set AWS_* or HF_TOKEN"
         return replace(destination, notes=(note,))
-    plain = unquote(wanted.partition("?")[0]).rstrip("/")
+    plain = unquote(address.partition("?")[0]).rstrip("/")
     if plain == str(destination) or quote(plain) == quote(str(destination)):
         return destination
     extra = f" (branch {destination.revision})" if destination.revision != "main" else ""
     if destination.kind == "hub" and destination.prefix:
         extra += f": folder {destination.prefix} of the repo {destination.root}"
-    note = f"destination {_shown(wanted)} is taken as {destination}{extra}"
+    note = f"destination {_shown(address)} is taken as {destination}{extra}"
     return replace(destination, notes=(note,))
 
 
-def _shown(wanted: str) -> str:
+def _shown(address: str) -> str:
     """The pasted text without a password or signature in it."""
-    return re.sub(r"^[^/@\s]+@", f"{MASK}@", redact_shapes(wanted))
+    return re.sub(r"^[^/@\s]+@", f"{MASK}@", redact_shapes(address))

@@ -48,7 +48,7 @@ class Endpoint:
 def find_endpoint(
     bucket: str,
     *,
-    asked: str | None = None,
+    requested: str | None = None,
     region: str | None = None,
     env: Mapping[str, str],
 ) -> Endpoint:
@@ -56,7 +56,7 @@ def find_endpoint(
 
     Raises ValueError in the user's words where the address cannot be read.
     """
-    text = asked or next((env[name] for name in _VARIABLES if env.get(name, "").strip()), "")
+    text = requested or next((env[name] for name in _VARIABLES if env.get(name, "").strip()), "")
     region = region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or None
     if not text.strip():
         return Endpoint(url=None, region=region, path_style=False)

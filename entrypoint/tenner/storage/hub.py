@@ -224,14 +224,14 @@ class HubStore:
         """What the Hub knows of these files, those that are there."""
         paths = {self.destination.name_in_root(name): name for name in names}
         found: dict[str, Any] = {}
-        asked = list(paths)
-        for start in range(0, len(asked), _MOST_PATHS):
+        requested = list(paths)
+        for start in range(0, len(requested), _MOST_PATHS):
             try:
                 answer = self._ask(
                     deadline,
                     self._client.api.get_paths_info,
                     self.destination.root,
-                    asked[start : start + _MOST_PATHS],
+                    requested[start : start + _MOST_PATHS],
                     revision=self.destination.revision,
                 )
             except PermanentError as refused:

@@ -31,7 +31,7 @@ class HubClient:
 
 
 def open_hub_client(
-    place: object,
+    location: object,
     *,
     secrets: Secrets,
     env: Mapping[str, str],
@@ -52,7 +52,7 @@ def open_hub_client(
         )
     except ImportError as error:
         problem = Problem(
-            text=f"{place}: Hugging Face needs huggingface_hub, which is not installed",
+            text=f"{location}: Hugging Face needs huggingface_hub, which is not installed",
             fix="pip install 'tenner[hub]'",
         )
         raise PermanentError(problem) from error
@@ -61,7 +61,7 @@ def open_hub_client(
     token = (secrets.hf_token or get_token()) if signs_in else None
     if to_write and not token:
         problem = Problem(
-            text=f"{place}: no token for Hugging Face was given",
+            text=f"{location}: no token for Hugging Face was given",
             fix=f"set HF_TOKEN to a token with write access ({TOKENS_PAGE})",
         )
         raise PermanentError(problem)
@@ -93,7 +93,7 @@ def _without_guards(hooks: Sequence[Any]) -> list[Any]:
 
 
 def ask(
-    place: object,
+    location: object,
     client: HubClient,
     deadline: Deadline,
     action: Callable[..., T],
@@ -112,25 +112,25 @@ def ask(
     try:
         return action(*given, **more)
     except (http_error, OSError, ValueError, RuntimeError) as error:
-        raise explain(place, error) from error
+        raise explain(location, error) from error
 
 
-def explain(place: object, error: BaseException) -> TransientError | PermanentError:
+def explain(location: object, error: BaseException) -> TransientError | PermanentError:
     """An error of the library as one that may pass, or as a refusal with its fix."""
     if isinstance(error, PermanentError):
         return error  # of the guard, in one of several uploads
     answer = getattr(error, "response", None)
     if answer is not None:
         headers = cast(Mapping[str, str], answer.headers)
-        return _explain_answer(place, int(answer.status_code), headers, error)
+        return _explain_answer(location, int(answer.status_code), headers, error)
     if isinstance(error, RuntimeError) and error.__cause__:  # one of several uploads
-        return explain(place, error.__cause__)
+        return explain(location, error.__cause__)
     match type(error).__name__:
         case "LocalEntryNotFoundError" if error.__cause__:
-            return explain(place, error.__cause__)
+            return explain(location, error.__cause__)
         case "OfflineModeIsEnabled":
             text, fix = "HF_HUB_OFFLINE is set", "unset it: this needs the network"
-            return PermanentError(Problem(text=f"{place}: {text}", fix=fix), code=OFFLINE)
+            return PermanentError(Problem(text=f"{location}: {text}", fix=fix), code=OFFLINE)
         case "HFValidationError":
             text, fix = _first_line(error), "use hf://user/repo"
         case "LocalTokenNotFoundError":
@@ -139,25 +139,25 @@ def explain(place: object, error: BaseException) -> TransientError | PermanentEr
             text, fix = _first_line(error), "look at what is delivered, and at the repo's page"
         case _:
             return TransientError(f"{type(error).__name__}: {_first_line(error)}")
-    return PermanentError(Problem(text=f"{place}: {text}", fix=fix))
+    return PermanentError(Problem(text=f"{location}: {text}", fix=fix))
 
 
 def _explain_answer(
-    place: object, status: int, headers: Mapping[str, str], error: BaseException
+    location: object, status: int, headers: Mapping[str, str], error: BaseException
 ) -> TransientError | PermanentError:
     code = headers.get("X-Error-Code", "")
-    said = headers.get("X-Error-Message", "").strip() or _first_line(error)
+    message = headers.get("X-Error-Message", "").strip() or _first_line(error)
     if status >= 500 or status in _PASSING_STATUS:
-        return TransientError(f"Hugging Face answered {status}: {said}")
-    text, fix = _meaning(status, code, said)
-    return PermanentError(Problem(text=f"{place}: {text}", fix=fix), code=code or str(status))
+        return TransientError(f"Hugging Face answered {status}: {message}")
+    text, fix = _meaning(status, code, message)
+    return PermanentError(Problem(text=f"{location}: {text}", fix=fix), code=code or str(status))
 
 
-def _meaning(status: int, code: str, said: str) -> tuple[str, str]:
+def _meaning(status: int, code: str, message: str) -> tuple[str, str]:
     """What is wrong and what to do, by what the Hub answered."""
-    lower = said.lower()
+    lower = message.lower()
     if code == "GatedRepo":
-        return f"this repo is gated ({said})", "open its page, accept its terms, and try again"
+        return f"this repo is gated ({message})", "open its page, accept its terms, and try again"
     if code == "RepoNotFound":
         return "there is no such repo, or this token may not see it", "check its name and HF_TOKEN"
     if code == "RevisionNotFound":
@@ -167,11 +167,11 @@ def _meaning(status: int, code: str, said: str) -> tuple[str, str]:
     if status == 401:
         return "Hugging Face does not know this token", f"check HF_TOKEN ({TOKENS_PAGE})"
     if "storage" in lower or "quota" in lower:
-        return f"the storage there is full ({said})", "make room, or use another destination"
+        return f"the storage there is full ({message})", "make room, or use another destination"
     if status in {402, 403}:
         fix = f"use a token with write access to this repo ({TOKENS_PAGE})"
-        return f"access denied ({said})", fix
-    return f"Hugging Face answered {status}: {said}", "look at the repo's page"
+        return f"access denied ({message})", fix
+    return f"Hugging Face answered {status}: {message}", "look at the repo's page"
 
 
 def _first_line(error: BaseException) -> str:

@@ -57,7 +57,7 @@ class LimitedCalls:
             self._under_way.add(deadline)
         try:
             (ended,) = in_parallel(
-                [lambda: action(self._opened(), deadline.telling(self.told))],
+                [lambda: action(self._opened(), deadline.reporting_to(self.report))],
                 num_workers=1,
                 deadline=deadline,
                 name="tenner-remote-run",
@@ -89,21 +89,21 @@ class LimitedCalls:
             return self._store
 
     def again(self, deadline: Deadline, action: Callable[[], T]) -> T:
-        return retrying(deadline, action, on_retry=self.told)
+        return retrying(deadline, action, on_retry=self.report)
 
-    def told(self, trouble: str) -> None:
+    def report(self, trouble: str) -> None:
         """Tell what is tried again: at once, and now and then while it goes on."""
         if since := self._repeats.is_due(trouble):
-            place = str(self.destination)
-            named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
-            self._tell(f"{named}; {since}")
+            destination = str(self.destination)
+            named = trouble if trouble.startswith(destination) else f"{destination}: {trouble}"
+            self._report(f"{named}; {since}")
 
     def say(self, text: str) -> None:
         """Tell something once."""
         if text not in self._said:
             self._said.add(text)
-            self._tell(text)
+            self._report(text)
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if self._on_trouble:
             self._on_trouble(self._secrets.redact(text))

@@ -47,7 +47,7 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
     """Raises PermanentError where boto3 is missing or the settings cannot work."""
     try:
         endpoint = find_endpoint(
-            destination.root, asked=destination.endpoint_url, region=destination.region, env=env
+            destination.root, requested=destination.endpoint_url, region=destination.region, env=env
         )
     except ValueError as error:
         problem = Problem(

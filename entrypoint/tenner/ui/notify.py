@@ -30,10 +30,10 @@ _LONGEST = 1800
 """Discord takes 2,000 letters, Slack more."""
 
 
-def format_of(address: str, asked: str) -> Format:
+def format_of(address: str, requested: str) -> Format:
     """What the address takes."""
-    if asked in ("json", "discord", "slack"):
-        return asked
+    if requested in ("json", "discord", "slack"):
+        return requested
     host = urlsplit(address).hostname or ""
     if host in ("discord.com", "discordapp.com") or host.endswith(".discord.com"):
         return "discord"
@@ -83,14 +83,14 @@ class Notifier:
         run: str,
         secrets: Secrets,
         *,
-        asked_format: str,
+        requested_format: str,
         on_event: Callable[[Event], None],
         last_seconds: float = 5.0,
     ) -> None:
         self._run = run
         self._secrets = secrets
         self._address = secrets.get("TENNER_WEBHOOK") or ""
-        self._format: Format = format_of(self._address, asked_format)
+        self._format: Format = format_of(self._address, requested_format)
         self._on_event = on_event
         self._last_seconds = last_seconds
         self._letters: queue.Queue[_Letter | None] = queue.Queue(maxsize=100)
@@ -103,8 +103,10 @@ class Notifier:
         settings: Settings, secrets: Secrets, *, on_event: Callable[[Event], None]
     ) -> "Notifier":
         """That of a run with these settings; without an address it tells nobody."""
-        asked = settings.webhook_format
-        return Notifier(settings.output_name, secrets, asked_format=asked, on_event=on_event)
+        requested = settings.webhook_format
+        return Notifier(
+            settings.output_name, secrets, requested_format=requested, on_event=on_event
+        )
 
     def __enter__(self) -> "Notifier":
         if self._address:
@@ -129,18 +131,18 @@ class Notifier:
                 self._step = {"step": event.step, "num_steps": event.num_steps}
                 self._step["loss"] = round(event.loss_avg, 5)
             case Checkpoint(step=step, epoch=epoch):
-                self.tell("checkpoint", f"step {step}, epoch {epoch}")
+                self.send("checkpoint", f"step {step}, epoch {epoch}")
             case Drew(epoch=epoch):
-                self.tell("sample", f"pictures of epoch {epoch} are drawn")
+                self.send("sample", f"pictures of epoch {epoch} are drawn")
             case _:
                 pass
 
-    def tell(self, news: News, text: str = "", **facts: Any) -> None:
+    def send(self, news: News, text: str = "", **facts: Any) -> None:
         """Send a message, soon. No secret is in it."""
         if self._address:
-            told = {**self._step, **facts}
+            all_facts = {**self._step, **facts}
             clean = self._secrets.redact(text)
-            self._put(_Letter(body=message(news, self._run, clean, told, self._format)))
+            self._put(_Letter(body=message(news, self._run, clean, all_facts, self._format)))
 
     def _put(self, letter: _Letter | None) -> None:
         with contextlib.suppress(queue.Full):  # the other side was away for a hundred messages

@@ -30,8 +30,8 @@ class Screen(Protocol):
 def make_screen(out: TextIO | None = None, *, price_per_hour: float | None = None) -> Screen:
     """The screen that fits `out`, stderr where none is given."""
     stream: TextIO = sys.stderr if out is None else out
-    said = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
-    if stream.isatty() or said:
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    if stream.isatty() or forced:
         from tenner.ui.terminal_screen import terminal_screen
 
         found = terminal_screen(stream, price_per_hour=price_per_hour)

@@ -44,11 +44,11 @@ class TerminalScreen:
         self._console.print(text, markup=False)
 
     def problem(self, problem: Problem) -> None:
-        said = Text(f"{MARKS[problem.level]}: ", style=_STYLES[problem.level])
-        said.append(problem.text, style="default not bold")
+        line = Text(f"{MARKS[problem.level]}: ", style=_STYLES[problem.level])
+        line.append(problem.text, style="default not bold")
         if problem.fix:
-            said.append(f"\n  fix: {problem.fix}", style="dim not bold")
-        self._console.print(said)  # in one piece: a live bar swallows what has no line end
+            line.append(f"\n  fix: {problem.fix}", style="dim not bold")
+        self._console.print(line)  # in one piece: a live bar swallows what has no line end
 
     def show(self, event: Event) -> None:
         match event:

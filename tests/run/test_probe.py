@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 from program import StandIn
 
-from tenner.pipeline.probing import TOO_MUCH, Probe, correction_of, reason_to_measure
+from tenner.core.events import MemoryUsed, Warned
+from tenner.pipeline.probing import (
+    TOO_MUCH,
+    Probe,
+    _peak_told,
+    correction_of,
+    reason_to_measure,
+)
 from tenner.planning.sizing import HEADROOM
+from tenner.planning.vram import CONTEXT_GB
 
 
 @pytest.mark.parametrize(
@@ -76,6 +84,15 @@ def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: P
     assert "the model said" in told
     assert batch == 8, "more than the model alone dared"
     assert plan_of(machine, "2") == (8, "an earlier run here measured it")
+
+
+def test_what_the_built_in_trainer_says_of_its_steps_goes_before_what_the_card_showed() -> None:
+    told = [
+        MemoryUsed(step=each, allocated_bytes=each * 10**9, reserved_bytes=(each + 1) * 10**9)
+        for each in (2, 3)
+    ]
+    assert _peak_told([Warned(text="slow"), *told]) == pytest.approx(4.0 + CONTEXT_GB)
+    assert _peak_told([Warned(text="slow")]) is None
 
 
 def plan_of(machine: StandIn, name: str) -> tuple[int, str]:

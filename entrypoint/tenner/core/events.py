@@ -169,6 +169,17 @@ class WeightsMeasured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryUsed(Event):
+    """The peak of a card's memory over the steps up to `step`, without the first: what tensors took
+    (`allocated_bytes`), and what the allocator held for them (`reserved_bytes`)."""
+
+    event: ClassVar[str] = "memory"
+    step: int
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done(Event):
     """The engine finished: the final weights are at `path`, after `step` steps."""
 
@@ -192,6 +203,7 @@ _KINDS: dict[str, type[Event]] = {
         Failed,
         Rounded,
         WeightsMeasured,
+        MemoryUsed,
         Done,
     )
 }

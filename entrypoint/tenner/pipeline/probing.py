@@ -2,21 +2,22 @@
 plan is made anew with what the card really had to give.
 
 Done where `batch_size = "max"` fills the card, and where `"auto"` leans on a model that is unsure.
-Two steps, since optimizers keep their state from the first on. Memory is read from nvidia-smi
-while the engine works, so that it holds all that the process takes, with either engine. Where
-nothing can be read the memory model's word stands; a batch that turns out too large is halved by
-the run itself.
+Two steps, since optimizers keep their state from the first on. The built-in trainer tells the peak
+of its second step, to which CUDA's context is added; what came before it (the VAE, the search for
+the fastest convolutions) is not in it. With sd-scripts memory is read from nvidia-smi while it
+works, and holds all that the process took. Where nothing can be read the memory model's word
+stands; a batch that turns out too large is halved by the run itself.
 """
 
 import shutil
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tenner.core.events import Event, Failed
+from tenner.core.events import Event, Failed, MemoryUsed
 from tenner.core.family import Family
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import temporary_folder
@@ -29,6 +30,7 @@ from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.planning.sizing import HEADROOM, Choice
+from tenner.planning.vram import CONTEXT_GB
 from tenner.runs.session import Session
 from tenner.supervision.supervise import Control, StopRequest, follow
 
@@ -174,7 +176,15 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
             )
         if any(isinstance(event, Failed) and event.kind == "oom" for event in events):
             return Probe(used_gb=None, out_of_memory=True)
-        return Probe(used_gb=None if ending.returncode else max(used, default=None))
+        if ending.returncode:
+            return Probe(used_gb=None)
+        return Probe(used_gb=_peak_told(events) or max(used, default=None))
+
+
+def _peak_told(events: Sequence[Event]) -> float | None:
+    """What the engine itself said of its steps' peak, with CUDA's context."""
+    told = [event for event in events if isinstance(event, MemoryUsed)]
+    return told[-1].reserved_bytes / 1e9 + CONTEXT_GB if told else None
 
 
 def largest_bucket(dataset: Dataset, batch_size: int, folder: Path) -> Dataset:

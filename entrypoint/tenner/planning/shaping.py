@@ -19,12 +19,9 @@ Precision = Literal["no", "fp16", "bf16"]
 Size = tuple[int, int]
 
 _PREFETCHED = 2  # batches that torch's DataLoader keeps ready for each worker
-_CHANGING_CAPTIONS = (
-    "shuffle_caption",
-    "caption_dropout_rate",
-    "caption_tag_dropout_rate",
-    "caption_dropout_every_n_epochs",
-)
+_CHANGING_CAPTIONS = ("shuffle_caption", "caption_tag_dropout_rate")
+_DROPPED_CAPTIONS = ("caption_dropout_rate", "caption_dropout_every_n_epochs")
+"""Of a caption that is dropped whole our own engine keeps the empty one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,13 +255,15 @@ def _latents_cached(settings: Settings) -> bool:
 
 
 def _captions_cached(settings: Settings, ground: Ground) -> bool:
-    """Text encoders leave the card: sd-scripts caches SDXL's outputs, our own engine all."""
+    """Text encoders leave the card: sd-scripts caches SDXL's outputs, our own engine all that it
+    can list before the training."""
     if ground.engine == "sd-scripts" and ground.family != "sdxl":
         return False
     said = settings.engine_options.get("cache_text_encoder_outputs")
     if said is not None:
         return bool(said)
-    changing = any(getattr(settings, key) for key in _CHANGING_CAPTIONS)
+    keys = _CHANGING_CAPTIONS + (() if ground.engine == "native" else _DROPPED_CAPTIONS)
+    changing = any(getattr(settings, key) for key in keys)
     changing = changing or bool(settings.engine_options.get("enable_wildcard"))
     return not changing
 

@@ -6,6 +6,7 @@ import pytest
 import tiny_model
 import torch
 
+from tenner.engines.native import layers
 from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
@@ -145,3 +146,25 @@ def test_a_unet_of_another_kind_is_refused_by_name() -> None:
     }
     with pytest.raises(ValueError, match=r"class_embed_type.*SimpleCrossAttnDownBlock2D"):
         parse_unet_config(config)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+def test_heads_have_the_gradient_of_the_plain_split_in_fewer_operations(num_parts: int) -> None:
+    """Bit for bit; what attention hands back lies as it does on a card: tokens before heads."""
+    batch, heads, tokens, dim = 2, 3, 5, 4
+    joined = torch.randn(batch * tokens, num_parts * heads * dim)
+    shape = (batch, tokens, heads, dim)
+    grads = [torch.randn(shape).transpose(1, 2) for _ in range(num_parts)]
+    found: list[torch.Tensor] = []
+    copies: list[int] = []
+    for split in (layers._split_heads, layers.heads_of):
+        leaf = joined.clone().requires_grad_()
+        parts = split(leaf, batch, num_parts, heads)
+        assert [part.shape for part in parts] == [(batch, heads, tokens, dim)] * num_parts
+        with torch.profiler.profile() as profile:
+            torch.autograd.backward(parts, grads)
+        names = [event.name for event in profile.events()]
+        copies.append(sum(name in ("aten::cat", "aten::clone", "aten::stack") for name in names))
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+    assert copies[1] < copies[0]

@@ -40,6 +40,12 @@ class CachedBase:
         self._tensors.clear()
         self._identity = ()
 
+    def drop_texts(self) -> None:
+        """Let go of the text encoders alone."""
+        for part, name in list(self._tensors):
+            if part.startswith("text_encoder"):
+                del self._tensors[part, name]
+
     def _keep_part(self, part: str) -> Keep:
         def keep(name: str, make: Callable[[], Tensor]) -> Tensor:
             found = self._tensors.get((part, name))

@@ -1,6 +1,7 @@
 """What text a picture is shown with this time: shuffled, thinned, dropped, or as written."""
 
 import re
+from dataclasses import replace
 from random import Random
 
 from tenner.core.train_job import TrainJob
@@ -26,6 +27,18 @@ def draw_caption(job: TrainJob, caption: str, *, epoch: int, position: int) -> s
         draw.shuffle(tags)
     kept = [tag for tag in tags if draw.random() >= job.caption_tag_dropout_rate]
     return ", ".join([*before, *kept, *after])
+
+
+def fixed_captions(job: TrainJob) -> list[str] | None:
+    """All texts that the job's pictures are ever shown with; None where they are drawn anew."""
+    if job.shuffle_caption or job.caption_tag_dropout_rate > 0 or job.enable_wildcard:
+        return None
+    plain = replace(job, caption_dropout_rate=0.0, caption_dropout_every_n_epochs=0)
+    found = [draw_caption(plain, item.caption, epoch=0, position=0) for item in job.items]
+    found += [item.caption for item in job.validation_items]
+    if job.caption_dropout_rate > 0 or job.caption_dropout_every_n_epochs > 0:
+        found.append("")
+    return list(dict.fromkeys(found))
 
 
 def _drawn(caption: str, draw: Random) -> str:

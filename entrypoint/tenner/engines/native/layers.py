@@ -148,9 +148,33 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
 
 def heads_of(joined: Tensor, batch: int, num_parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """[batch * tokens, parts * heads * dim] -> a view [batch, heads, tokens, dim] of each part."""
+    if torch.compiler.is_compiling():
+        return _split_heads(joined, batch, num_parts, num_heads)
+    return cast("tuple[Tensor, ...]", _Heads.apply(joined, batch, num_parts, num_heads))
+
+
+def _split_heads(joined: Tensor, batch: int, num_parts: int, num_heads: int) -> tuple[Tensor, ...]:
     width = joined.shape[1] // (num_parts * num_heads)
     parts = joined.view(batch, -1, num_parts, num_heads, width)
     return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class _Heads(torch.autograd.Function):
+    """The parts of a joined product. Autograd's own gradient of it stacks those of the parts, and
+    copies the stack into the order of the product; this one writes them there at once, and a
+    single part that lies so already is not copied."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, joined: Tensor, batch: int, num_parts: int, num_heads: int
+    ) -> tuple[Tensor, ...]:
+        return _split_heads(joined, batch, num_parts, num_heads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        turned = [grad.transpose(1, 2) for grad in grads]  # [batch, tokens, heads, dim]
+        found = turned[0] if len(turned) == 1 else torch.stack(turned, dim=2)
+        return found.reshape(found.shape[0] * found.shape[1], -1), None, None, None
 
 
 def quick_gelu(x: Tensor) -> Tensor:

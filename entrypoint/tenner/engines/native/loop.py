@@ -4,8 +4,7 @@
 import hashlib
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -14,13 +13,15 @@ from torch import Tensor
 
 from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.batches import Batch, Schedule, epoch_batches, share_of
-from tenner.engines.native.captions import draw_caption
-from tenner.engines.native.latents import LatentCache, masks_of
+from tenner.engines.native.batches import Schedule
+from tenner.engines.native.captions import fixed_captions
+from tenner.engines.native.feed import Feed, Samples
+from tenner.engines.native.latents import LatentCache
 from tenner.engines.native.lora_file import lora_tensors, lost_in_saving, write_lora
 from tenner.engines.native.metadata import file_metadata, training_metadata
 from tenner.engines.native.network import Network
 from tenner.engines.native.noise import NoiseSchedule
+from tenner.engines.native.peak_memory import PeakMemory
 from tenner.engines.native.processes import Processes
 from tenner.engines.native.progress import Losses, Teller
 from tenner.engines.native.rng import seed_of
@@ -32,20 +33,6 @@ from tenner.engines.native.validation import Validation
 _SIZE_EMBEDDING = 256
 # Steps between looking at the other processes' stop flags.
 _STOP_INTERVAL = 5
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """One process's share of a batch, on the device. `share` weights each sample's loss, `masks`
-    [n, 1, h, w] its places."""
-
-    noisy: Tensor
-    target: Tensor
-    timesteps: Tensor
-    share: Tensor
-    captions: Sequence[str]
-    sizes: Sequence[tuple[int, ...]]
-    masks: Tensor | None
 
 
 class StopRequest:
@@ -81,16 +68,18 @@ class Trainer:
         self._job = job
         self._network = network
         self._noise = noise
-        self._latents = latents
         self._schedule = schedule
         self._processes = processes
         self._tell = tell
         self.validation: Validation | None = None
         self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
         self._captions = None if network.trains_text else CaptionCache(network.texts)
+        self._feed = Feed(job, network, noise, latents, schedule, processes)
+        self._draws_in_passes = network.unet.keeps_rng
         self._losses = Losses(tell, schedule, job.max_nonfinite_steps)
         self._step = 0
-        self._epoch: tuple[int, list[Batch]] = (-1, [])
+        self._frequencies: Tensor | None = None
+        self._memory = PeakMemory(network.device, tell)
         self._saved_at = time.monotonic()
         self._started = time.time()
 
@@ -107,6 +96,19 @@ class Trainer:
         self._losses.epoch_sum = progress.epoch_loss_sum
         self._losses.epoch_count = progress.epoch_loss_count
 
+    def encode_captions(self, on_caption: Callable[[int, int], None]) -> bool:
+        """Encode all captions now where they never change, and let go of the text encoders.
+        Whether that was done."""
+        fixed = fixed_captions(self._job)
+        if self._captions is None or fixed is None:
+            return False
+        self._captions.fill(fixed, on_caption)
+        self._network.texts.release()
+        return True
+
+    def close(self) -> None:
+        self._feed.close()
+
     def run(self, stop: StopRequest) -> bool:
         """All steps that are left. Raises NotFiniteError, OutOfMemoryError."""
         first = self._step
@@ -115,12 +117,15 @@ class Trainer:
                 self._compiling_step()
             else:
                 self._one_step()
+            self._memory.after_step(self._step)
             self._validate()
             stopping = self._stops(stop)
             self._save_what_is_due(stopping)
             if stopping and self._step < self._schedule.num_steps:
+                self._memory.report(self._step)
                 return False
         self._losses.flush()
+        self._memory.report(self._step)
         self.save_weights(final=True)
         if self._job.save_state:
             self.save_state()
@@ -150,18 +155,18 @@ class Trainer:
         self._tell(Phase(name="compiling", detail=f"the first step took {seconds:.0f} s with it"))
 
     def _one_step(self) -> None:
-        job, bank = self._job, self._network.bank
-        number = self._step
-        batches = self._batches(number)
+        bank, number = self._network.bank, self._step
+        passes = self._feed.passes(number)
         loss = torch.zeros((), device=self._network.device)
-        for turn, (index, batch) in enumerate(batches):
-            torch.manual_seed(seed_of(job.seed, "pass", number, turn, self._processes.rank))
-            samples = self._samples(batch, index, len(batches))
-            if samples is None:
+        for turn, each in enumerate(passes):
+            if each.samples is None:
                 bank.skip_pass(first=turn == 0)
                 continue
-            bank.begin_pass(first=turn == 0, num_samples=len(samples.captions))
-            part = self._loss(samples)
+            if self._draws_in_passes:
+                seed = seed_of(self._job.seed, "pass", number, turn, self._processes.rank)
+                torch.manual_seed(seed)
+            bank.begin_pass(first=turn == 0, num_samples=len(each.samples.captions))
+            part = self._loss(each.samples)
             self._updater.scaled(part).backward()
             bank.end_pass(first=turn == 0)
             loss += part.detach()
@@ -170,9 +175,9 @@ class Trainer:
         rates = self._updater.rates(number)
         self._updater.step(number)
         self._step += 1
-        self._losses.add(self._step, loss, rates, sum(len(batch) for _, batch in batches))
+        self._losses.add(self._step, loss, rates, sum(each.num_images for each in passes))
 
-    def _loss(self, samples: _Samples) -> Tensor:
+    def _loss(self, samples: Samples) -> Tensor:
         answer = self._answer(samples.noisy, samples.timesteps, samples.captions, samples.sizes)
         error = (answer.float() - samples.target).square()
         if samples.masks is not None:
@@ -184,7 +189,7 @@ class Trainer:
         noisy: Tensor,
         timesteps: Tensor,
         captions: Sequence[str],
-        sizes: Sequence[tuple[int, ...]],
+        sizes: Tensor,
     ) -> Tensor:
         context, pooled = self._text_of(captions)
         added = None if pooled is None else self._added(pooled, sizes)
@@ -207,63 +212,15 @@ class Trainer:
         found = encoder.encode(captions)
         return found.context, found.pooled
 
-    def _added(self, pooled: Tensor, sizes: Sequence[tuple[int, ...]]) -> Tensor:
+    def _added(self, pooled: Tensor, sizes: Tensor) -> Tensor:
         """SDXL: the pooled text and the embedded sizes, [batch, pooled + 6 * 256]."""
-        numbers = torch.tensor(sizes, dtype=torch.float32, device=pooled.device).flatten()
-        half = (self._network.unet.config.addition_time_dim or _SIZE_EMBEDDING) // 2
-        steps = torch.arange(half, dtype=torch.float32, device=pooled.device) / half
-        angles = numbers[:, None] * torch.exp(-9.210340371976184 * steps)  # -log(10000)
+        if self._frequencies is None:
+            half = (self._network.unet.config.addition_time_dim or _SIZE_EMBEDDING) // 2
+            steps = torch.arange(half, dtype=torch.float32, device=pooled.device) / half
+            self._frequencies = torch.exp(-9.210340371976184 * steps)  # -log(10000)
+        angles = sizes.flatten()[:, None] * self._frequencies
         waves = torch.cat([angles.cos(), angles.sin()], 1).view(len(sizes), -1)
         return torch.cat([pooled, waves.to(pooled.dtype)], 1)
-
-    def _batches(self, step: int) -> list[tuple[int, Batch]]:
-        """The batches of a step, each with its index in the whole run."""
-        job, schedule = self._job, self._schedule
-        epoch, place = divmod(step, schedule.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            total = job.train_batch_size * self._processes.count
-            self._epoch = (epoch, epoch_batches(job.items, total, job.seed, epoch))
-        first = place * job.gradient_accumulation_steps
-        found = self._epoch[1][first : first + job.gradient_accumulation_steps]
-        start = epoch * schedule.batches_per_epoch + first
-        return list(enumerate(found, start))
-
-    def _samples(self, batch: Batch, index: int, num_batches: int) -> _Samples | None:
-        """This process's share of a batch; None where the batch is too small for all."""
-        job, places = self._job, share_of(batch, self._processes.rank, self._processes.count)
-        if not places:
-            return None
-        epoch = index // self._schedule.batches_per_epoch
-        total = job.train_batch_size * self._processes.count
-        positions = [index * total + place for place in places]
-        items = [job.items[batch[place]] for place in places]
-        views = [
-            self._latents.pick(batch[place], position)
-            for place, position in zip(places, positions, strict=True)
-        ]
-        asked = [
-            self._noise.ask(view.latents, position)
-            for view, position in zip(views, positions, strict=True)
-        ]
-        shares = [
-            question.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
-            for question, item in zip(asked, items, strict=True)
-        ]
-        network = self._network
-        noisy = torch.stack([question.noisy for question in asked])
-        timesteps = torch.tensor([question.timestep for question in asked])
-        return _Samples(
-            noisy=noisy.to(network.device, network.dtype, memory_format=network.memory_format),
-            target=torch.stack([question.target for question in asked]).to(network.device),
-            timesteps=timesteps.to(network.device),
-            share=torch.tensor(shares, device=network.device) / (len(batch) * num_batches),
-            captions=[
-                draw_caption(job, item.caption, epoch=epoch, position=position)
-                for item, position in zip(items, positions, strict=True)
-            ],
-            sizes=[view.sizes for view in views],
-            masks=masks_of(views, network.device),
-        )
 
     # Saving
 

@@ -6,8 +6,9 @@ looked up from then on.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -84,10 +85,15 @@ class TextEncoders:
         device: torch.device,
     ) -> None:
         self._sdxl = family == "sdxl"
-        self.encoders = tuple(encoders)
+        self.encoders: tuple[tuple[Tokenizer, ClipText], ...] = tuple(encoders)
         self._projection = projection
         self._clip_skip = clip_skip or 1
         self.device = device
+
+    def release(self) -> None:
+        """Let go of the weights: nothing is encoded any more."""
+        self.encoders = ()
+        self._projection = None
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         if not self._sdxl:
@@ -98,18 +104,18 @@ class TextEncoders:
 
     def _single(self, captions: Sequence[str]) -> Tensor:
         tokenizer, encoder = self.encoders[0]
-        hidden = encoder.hidden(tokenizer(captions).to(self.device), self._clip_skip)
+        hidden = encoder.hidden(to_device(tokenizer(captions), self.device), self._clip_skip)
         return _rejoined(encoder.final_norm(hidden), tokenizer, len(captions))
 
     def _hidden(self, captions: Sequence[str], index: int) -> Tensor:
         tokenizer, encoder = self.encoders[index]
-        hidden = encoder.hidden(tokenizer(captions).to(self.device), 2)
+        hidden = encoder.hidden(to_device(tokenizer(captions), self.device), 2)
         return _rejoined(hidden, tokenizer, len(captions))
 
     def _second(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The last layer but one, and the projected end of text after the last."""
         tokenizer, encoder = self.encoders[1]
-        ids = tokenizer(captions).to(self.device)
+        ids = to_device(tokenizer(captions), self.device)
         layers = encoder.config.num_layers
         hidden = encoder.hidden(ids, 2)
         last = encoder.run(hidden, layers - 1, layers, batch=ids.shape[0])
@@ -133,6 +139,13 @@ class CaptionCache:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._known: OrderedDict[str, Conditioning] = OrderedDict()
+
+    def fill(self, captions: Sequence[str], on_caption: Callable[[int, int], None]) -> None:
+        """Encode `captions` now and keep them all, whatever they take: there will be no others."""
+        self._max_bytes = sys.maxsize
+        for done, caption in enumerate(captions):
+            self._find(caption)
+            on_caption(done + 1, len(captions))
 
     @property
     def num_bytes(self) -> int:
@@ -163,10 +176,19 @@ class CaptionCache:
         return encoded
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, without waiting for the copy."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def _on_host(found: Conditioning) -> Conditioning:
     def kept(tensor: Tensor) -> Tensor:
-        copied = tensor.cpu()
-        return copied.pin_memory() if tensor.device.type == "cuda" else copied
+        if tensor.device.type != "cuda":
+            return tensor.cpu()
+        copied = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return copied.copy_(tensor, non_blocking=True)  # read back on the same stream, so in order
 
     return Conditioning(kept(found.context), None if found.pooled is None else kept(found.pooled))
 

@@ -33,6 +33,8 @@ from tenner.engines.native.state import BrokenStateError
 from tenner.engines.native.tensorboard_log import logged
 from tenner.engines.native.validation import Validation
 
+_CAPTIONS_BETWEEN_EVENTS = 50
+
 
 def main(arguments: list[str], kept: CachedBase | None = None) -> int:
     """Do one job. `kept` is what a process that does several keeps of their base."""
@@ -77,11 +79,15 @@ def _train(job: TrainJob, processes: Processes, tell: Teller, kept: CachedBase |
             latents.pick(len(job.items) + each, 0) for each in range(len(job.validation_items))
         ]
         trainer.validation = Validation(job, network, noise, views)
+    _encode_captions(trainer, processes, tell, kept)
     if job.resume:
         trainer.resume(Path(job.resume))
     tell(Phase(name="training", done=trainer.step, total=schedule.num_steps))
-    with logged(job.log_dir, tell, first_step=trainer.step + 1):
-        finished = trainer.run(stop)
+    try:
+        with logged(job.log_dir, tell, first_step=trainer.step + 1):
+            finished = trainer.run(stop)
+    finally:
+        trainer.close()
     if finished:
         tell(Done(path=str(trainer.final_path()), step=trainer.step))
         return EngineExit.DONE
@@ -103,6 +109,21 @@ def _encode(job: TrainJob, base: BaseModel, processes: Processes, tell: Teller) 
     if processes.device.type == "cuda":
         torch.cuda.empty_cache()
     return found
+
+
+def _encode_captions(
+    trainer: Trainer, processes: Processes, tell: Teller, kept: CachedBase | None
+) -> None:
+    """Captions that never change, before the training: the text encoders then leave the card."""
+
+    def progress(done: int, total: int) -> None:
+        if done == total or done % _CAPTIONS_BETWEEN_EVENTS == 0:
+            tell(Phase(name="caching captions", done=done, total=total))
+
+    if trainer.encode_captions(progress) and processes.device.type == "cuda":
+        if kept is not None:
+            kept.drop_texts()
+        torch.cuda.empty_cache()
 
 
 def _set_backends(job: TrainJob) -> None:

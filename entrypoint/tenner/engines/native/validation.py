@@ -20,8 +20,9 @@ from tenner.engines.native.rng import torch_rng
 TIMESTEPS = 8
 """Questions to a picture, at the middles of equal parts of the schedule."""
 
-Answer = Callable[[Tensor, Tensor, Sequence[str], Sequence[tuple[int, ...]]], Tensor]
-"""What the U-Net says: to noisy latents [n, 4, h, w], timesteps [n], captions and SDXL's sizes."""
+Answer = Callable[[Tensor, Tensor, Sequence[str], Tensor], Tensor]
+"""What the U-Net says: to noisy latents [n, 4, h, w], timesteps [n], captions and SDXL's sizes
+[n, 6]."""
 
 
 class Validation:
@@ -58,11 +59,12 @@ class Validation:
         noisy = torch.stack([question.noisy for _, _, question in batch])
         target = torch.stack([question.target for _, _, question in batch]).to(network.device)
         timesteps = torch.tensor([question.timestep for _, _, question in batch])
+        sizes = torch.tensor([view.sizes for _, view, _ in batch], dtype=torch.float32)
         said = answer(
             noisy.to(network.device, network.dtype, memory_format=network.memory_format),
             timesteps.to(network.device),
             [item.caption for item, _, _ in batch],
-            [view.sizes for _, view, _ in batch],
+            sizes.to(network.device),
         )
         errors = (said.float() - target).square()
         masks = masks_of([view for _, view, _ in batch], network.device)

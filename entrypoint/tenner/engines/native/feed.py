@@ -1,0 +1,191 @@
+"""What each step is shown: latents, noise, timesteps and captions of its pictures, on the device.
+
+Every draw is named by its place in the run (`rng`), so nothing depends on when it is made. On a
+card the next step's samples are therefore drawn on a thread while the card works on this one's,
+put into pinned memory and copied on a stream of their own: a step then waits for no copy.
+"""
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenner.core.train_job import TrainJob
+from tenner.engines.native.batches import Batch, Schedule, epoch_batches, share_of
+from tenner.engines.native.captions import draw_caption
+from tenner.engines.native.latents import LatentCache, masks_of
+from tenner.engines.native.network import Network
+from tenner.engines.native.noise import NoiseSchedule
+from tenner.engines.native.processes import Processes
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """One process's share of a batch. `share` weights each sample's loss, `masks` [n, 1, h, w] its
+    places; `sizes` [n, 6] is what SDXL is conditioned on."""
+
+    noisy: Tensor
+    target: Tensor
+    timesteps: Tensor
+    share: Tensor
+    sizes: Tensor
+    masks: Tensor | None
+    captions: Sequence[str]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by their names."""
+        found = {name: getattr(self, name) for name in _TENSORS}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+_TENSORS = ("noisy", "target", "timesteps", "share", "sizes", "masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A forward-backward pass. `samples` is None where the batch is too small for all processes;
+    `num_images` counts those of all of them."""
+
+    samples: Samples | None
+    num_images: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The passes of a step; `arrived` is the event after which their copies are on the card."""
+
+    passes: list[Pass]
+    arrived: Any = None
+
+
+class Feed:
+    """The passes of any step. Close it at the end of the run."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        network: Network,
+        noise: NoiseSchedule,
+        latents: LatentCache,
+        schedule: Schedule,
+        processes: Processes,
+        *,
+        is_ahead: bool | None = None,
+    ) -> None:
+        self._job = job
+        self._network = network
+        self._noise = noise
+        self._latents = latents
+        self._schedule = schedule
+        self._processes = processes
+        self._epoch: tuple[int, list[Batch]] = (-1, [])
+        self._on_card = network.device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(network.device) if self._on_card else None
+        ahead = self._on_card if is_ahead is None else is_ahead
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draws") if ahead else None
+        self._next: tuple[int, Future[_Drawn]] | None = None
+
+    def passes(self, step: int) -> list[Pass]:
+        """The passes of step `step` (from 0), on the device."""
+        if self._thread is None:
+            return self._drawn(step).passes
+        if self._next is None or self._next[0] != step:
+            self._next = (step, self._thread.submit(self._drawn, step))
+        drawn = self._next[1].result()
+        self._next = None
+        if step + 1 < self._schedule.num_steps:
+            self._next = (step + 1, self._thread.submit(self._drawn, step + 1))
+        return self._received(drawn)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _received(self, drawn: _Drawn) -> list[Pass]:
+        """The passes, for use on the present stream."""
+        if drawn.arrived is not None:
+            stream = torch.cuda.current_stream(self._network.device)
+            stream.wait_event(drawn.arrived)
+            for each in drawn.passes:
+                for tensor in each.samples.tensors().values() if each.samples else ():
+                    tensor.record_stream(stream)
+        return drawn.passes
+
+    def _drawn(self, step: int) -> _Drawn:
+        passes = list(self._on_host(step))
+        if not self._on_card:
+            return _Drawn(passes)
+        with torch.cuda.stream(self._stream):
+            sent = [replace(each, samples=self._sent(each.samples)) for each in passes]
+            arrived = torch.cuda.Event()
+            arrived.record(self._stream)
+        return _Drawn(sent, arrived)
+
+    def _sent(self, samples: Samples | None) -> Samples | None:
+        if samples is None:
+            return None
+        moved = {
+            name: tensor.pin_memory().to(self._network.device, non_blocking=True)
+            for name, tensor in samples.tensors().items()
+        }
+        return replace(samples, **moved)
+
+    def _on_host(self, step: int) -> Iterator[Pass]:
+        batches = self._batches(step)
+        for index, batch in batches:
+            samples = self._samples(batch, index, len(batches))
+            yield Pass(samples=samples, num_images=len(batch))
+
+    def _batches(self, step: int) -> list[tuple[int, Batch]]:
+        """The batches of a step, each with its index in the whole run."""
+        job, schedule = self._job, self._schedule
+        epoch, place = divmod(step, schedule.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            total = job.train_batch_size * self._processes.count
+            self._epoch = (epoch, epoch_batches(job.items, total, job.seed, epoch))
+        first = place * job.gradient_accumulation_steps
+        found = self._epoch[1][first : first + job.gradient_accumulation_steps]
+        start = epoch * schedule.batches_per_epoch + first
+        return list(enumerate(found, start))
+
+    def _samples(self, batch: Batch, index: int, num_batches: int) -> Samples | None:
+        """This process's share of a batch, in the host's memory."""
+        job, places = self._job, share_of(batch, self._processes.rank, self._processes.count)
+        if not places:
+            return None
+        epoch = index // self._schedule.batches_per_epoch
+        total = job.train_batch_size * self._processes.count
+        positions = [index * total + place for place in places]
+        items = [job.items[batch[place]] for place in places]
+        views = [
+            self._latents.pick(batch[place], position)
+            for place, position in zip(places, positions, strict=True)
+        ]
+        asked = [
+            self._noise.ask(view.latents, position)
+            for view, position in zip(views, positions, strict=True)
+        ]
+        shares = [
+            question.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
+            for question, item in zip(asked, items, strict=True)
+        ]
+        network = self._network
+        noisy = torch.stack([question.noisy for question in asked])
+        return Samples(
+            noisy=noisy.to(network.dtype, memory_format=network.memory_format),
+            target=torch.stack([question.target for question in asked]),
+            timesteps=torch.tensor([question.timestep for question in asked]),
+            share=torch.tensor(shares) / (len(batch) * num_batches),
+            captions=[
+                draw_caption(job, item.caption, epoch=epoch, position=position)
+                for item, position in zip(items, positions, strict=True)
+            ],
+            sizes=torch.tensor([view.sizes for view in views], dtype=torch.float32),
+            masks=masks_of(views, _CPU),
+        )

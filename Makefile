@@ -27,8 +27,8 @@ image:
 image-test: image
 	TENNER_IMAGE=tenner:slim $(MAKE) image-test-only
 
-image-test-only: $(VENV)/.dev
-	$(BIN)/pytest tests/image
+image-test-only: $(VENV)/.dev $(VENV)/.sky
+	SKY_PYTHON=$(VENV)/sky/bin/python $(BIN)/pytest tests/image
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

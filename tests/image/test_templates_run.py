@@ -1,8 +1,12 @@
 """The shipped templates, as far as a machine without a host's own software can follow them."""
 
-import time
+import json
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.image.conftest import SHORT, Engine
@@ -14,12 +18,65 @@ SHORT_VARIABLES = {
 } | {"TENNER_NO_SAMPLES": "true"}
 
 
+SKYPILOTS_START = """
+import json, sys, types
+from sky.provision.runpod import utils
+pod = {}
+api = types.SimpleNamespace(create_pod=lambda **words: pod.update(words) or {"id": "pod"})
+utils.runpod = types.SimpleNamespace(runpod=api)
+utils.launch(
+    cluster_name="lora", node_type="head", instance_type="cpu5c-2-4", region="US", zone=None,
+    disk_size=20, image_name=sys.argv[1], ports=None, public_key=sys.argv[2], preemptible=None,
+    bid_per_gpu=0.0, docker_login_config=None)
+print(json.dumps(pod))
+"""
+
+
+def skypilots_pod(image: str, key: str) -> dict[str, str]:
+    """What SkyPilot asks RunPod for, by its own code."""
+    python = os.environ.get("SKY_PYTHON")
+    if not python:
+        pytest.fail("SKY_PYTHON names no Python with SkyPilot; `make image-test-only` makes one")
+    done = subprocess.run(
+        [python, "-c", SKYPILOTS_START, image, key],
+        env={**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_skypilots_own_start_gets_in_on_runpod(engine: Engine, tmp_path: Path) -> None:
+    """It is given as the container's command, and needs root: its key must let it in by SSH, where
+    `tenner` is found as configs/skypilot calls it."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    pod = skypilots_pod(engine.image, key.with_suffix(".pub").read_text().strip())
+    volumes = {str(key): {"bind": "/key", "mode": "ro"}}
+    container = engine.start(*shlex.split(pod["docker_args"]), volumes=volumes)
+    try:
+        engine.wait_for(container, "Restarting OpenBSD Secure Shell server: sshd")
+        login = (
+            "install -m 600 /key /tmp/key && ssh -i /tmp/key -o StrictHostKeyChecking=no"
+            " -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectionAttempts=20"
+            " root@127.0.0.1 'bash -lc \"id -u; tenner version\"'"
+        )
+        code, said = container.exec_run(["bash", "-c", login])
+        assert code == 0, said.decode()
+        assert said.decode().startswith("0\ntenner "), said.decode()
+        assert "sudo: command not found" not in container.logs().decode()
+    finally:
+        container.remove(force=True)
+
+
 def test_vasts_script_trains_where_the_entrypoint_is_replaced(
     engine: Engine, concept: Path
 ) -> None:
     script = CONFIGS / "vast" / "onstart.sh"
     container = engine.start(
-        *("-c", "bash /onstart.sh; sleep 240"),
+        *("-c", "bash /onstart.sh; exec tail -n +1 -F /workspace/tenner.log"),
         entrypoint=["bash"],
         environment={**SHORT_VARIABLES, "TENNER_DATASET": "/data", "HF_TOKEN": "hf_not_to_be_kept"},
         volumes={
@@ -28,12 +85,8 @@ def test_vasts_script_trains_where_the_entrypoint_is_replaced(
         },
     )
     try:
-        log = ""
-        deadline = time.monotonic() + 180
-        while "ended with exit code" not in log:
-            assert time.monotonic() < deadline, log
-            time.sleep(1)
-            log = container.exec_run("cat /workspace/tenner.log").output.decode()
+        engine.wait_for(container, "tenner ended with exit code")
+        log = container.logs().decode()
         assert log.rstrip().endswith("tenner ended with exit code 0"), log
         login = container.exec_run("cat /etc/environment").output.decode()
         assert "PATH=/opt/trainer/bin:" in login
@@ -49,7 +102,7 @@ def test_composes_rights_are_enough(engine: Engine, folder: Path, concept: Path)
     ]
     (tmp,) = service["tmpfs"]
     binds = {str(folder): {"bind": "/workspace"}}
-    engine.run("chown", "4321:4321", "/workspace", volumes=binds, entrypoint=[])
+    assert engine.run("chown", "4321:4321", "/workspace", volumes=binds).code == 0
     done = engine.run(
         *(*service["command"], *SHORT, "--dataset", "/data"),
         cap_drop=service["cap_drop"],

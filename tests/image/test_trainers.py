@@ -40,7 +40,7 @@ def test_the_guides_settings_train_in_sd_scripts(
     """Its file as it is; what a CPU cannot do in a test's time is said by the environment."""
     folder.chmod(0o777)
     (folder / "training_config.toml").write_text(GUIDE)
-    done = engine.run(
+    container = engine.start(
         volumes={
             str(folder): {"bind": "/workspace"},
             str(concept): {"bind": "/workspace/training_data/10_sks star", "mode": "ro"},
@@ -58,6 +58,14 @@ def test_the_guides_settings_train_in_sd_scripts(
             "TENNER_NO_SAMPLES": "true",
         },
     )
+    try:
+        engine.wait_for(container, "\nstep 1/2")
+        processes = " ".join(map(str, container.top()["Processes"]))
+        assert "train_network.py" in processes
+        assert "compile_worker" not in processes, "torch_compile is off"
+        done = engine.finish(container)
+    finally:
+        container.remove(force=True)
     assert done.code == 0, done.said
     assert "the baked sd15" in done.said
     lora = folder / "output" / "my_lora" / "delivered" / "my_lora.safetensors"

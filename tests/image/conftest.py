@@ -146,8 +146,9 @@ def concept() -> Path:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that containers may write to as any user."""
+    """A folder that any user may enter."""
     path = Path(tempfile.mkdtemp(prefix="tenner-image-"))
+    path.chmod(0o755)
     yield path
     with suppress(PermissionError):  # files of other users, where this is not root
         shutil.rmtree(path)

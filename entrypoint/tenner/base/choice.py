@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.base.model import (
-    FAMILY_NAMES,
     SIDES,
     Base,
     find_local_base,
@@ -18,7 +17,7 @@ from tenner.base.model import (
 from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
-from tenner.core.family import Family
+from tenner.core.family import FAMILY_NAMES, Family
 from tenner.core.secrets import secrets_from
 from tenner.settings import Settings
 from tenner.settings.known_bases import known_base

@@ -32,12 +32,6 @@ from tenner.settings.known_bases import KNOWN_BASES, KnownBase, known_base
 
 Layout = Literal["diffusers", "checkpoint"]
 
-FAMILY_NAMES: dict[Family, str] = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
-}
-
 SIDES: dict[Family, int] = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 """Side in pixels that a family was made for; of SD 2.x the models that predict v."""
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenner.base.model import FAMILY_NAMES
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
-from tenner.core.family import Family
+from tenner.core.family import FAMILY_NAMES, Family
 from tenner.dataset import Dataset, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tenner.base.model import FAMILY_NAMES, Base
+from tenner.base.model import Base
 from tenner.core.errors import Problem, SettingsError, errors_in
+from tenner.core.family import FAMILY_NAMES
 from tenner.core.network_parts import PART_NAMES
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.lora_files import LoraFile, read_lora_file

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tenner import __version__
-from tenner.base.model import FAMILY_NAMES
+from tenner.core.family import FAMILY_NAMES
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.planning.prepared import Prepared

@@ -5,7 +5,8 @@
 
 # CUDA comes with torch's wheels, so a plain Python base will do: an old driver then meets tenner's
 # own message instead of a container that never starts.
-ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+# `--build-arg BASE_IMAGE=…` takes another one.
+ARG BASE_IMAGE=python
 # The CUDA line, as docker/locks/trainer-*.txt has it: cu121, or cu128 for RTX 50.
 ARG CUDA=cu121
 # Which base models are baked: slim (none), sd15, sdxl, full (both).
@@ -16,6 +17,9 @@ ARG CUDNN_ADV=keep
 # newest ones where it is empty.
 ARG APT_SNAPSHOT=
 ARG SD_SCRIPTS_COMMIT=48d368fa557731ad0488c07304dfeba8c07910eb
+
+
+FROM python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b AS python
 
 
 # hadolint ignore=DL3006
@@ -187,6 +191,9 @@ ARG SD_SCRIPTS_COMMIT
 ARG VERSION=dev
 ARG REVISION=
 ARG SOURCE=
+ARG CREATED=
+ARG BASE_NAME=
+ARG BASE_DIGEST=
 ARG MINIMUM_DRIVER=525.60.13
 LABEL org.opencontainers.image.title="tenner" \
       org.opencontainers.image.description="Train a Stable Diffusion LoRA on a rented GPU for under ten dollars" \
@@ -194,6 +201,9 @@ LABEL org.opencontainers.image.title="tenner" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       tenner.cuda="${CUDA}" \
       tenner.models="${MODELS}" \
       tenner.minimum-driver="${MINIMUM_DRIVER}" \

@@ -13,6 +13,11 @@ variable "IMAGE" { default = "tenner" }
 variable "VERSION" { default = "dev" }
 variable "REVISION" { default = "" }
 variable "SOURCE" { default = "" }
+variable "CREATED" { default = "" }
+variable "BASE_NAME" { default = "" }
+variable "BASE_DIGEST" { default = "" }
+# A day of Debian's archive, such as 20260101T000000Z, for two builds that are equal.
+variable "APT_SNAPSHOT" { default = "" }
 
 group "default" { targets = ["slim-cu121"] }
 group "all" { targets = ["image"] }
@@ -30,6 +35,10 @@ target "image" {
     VERSION  = VERSION
     REVISION = REVISION
     SOURCE   = SOURCE
+    CREATED  = CREATED
+    BASE_NAME = BASE_NAME
+    BASE_DIGEST = BASE_DIGEST
+    APT_SNAPSHOT = APT_SNAPSHOT
     # One date for all files, so that a layer whose content did not change is not pulled again
     # (with `rewrite-timestamp=true` in the output).
     SOURCE_DATE_EPOCH = "1735689600"

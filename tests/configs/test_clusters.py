@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -88,6 +89,15 @@ def test_the_kubernetes_files_are_what_kubernetes_takes() -> None:
     for template in templates:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
         kubernetes_validate.validate(pod, desired_version=KUBERNETES, strict=True)
+
+
+def test_kuberay_takes_the_ray_job_and_nothing_misspelt() -> None:
+    schema = json.loads((Path(__file__).parent / "kuberay_rayjob.json").read_text("utf-8"))
+    job = load(CONFIGS / "kubernetes" / "ray.yaml")
+    jsonschema.validate(job, schema)
+    job["spec"]["shutdownAfterJobFinish"] = True
+    with pytest.raises(jsonschema.ValidationError, match="shutdownAfterJobFinish"):
+        jsonschema.validate(job, schema)
 
 
 def test_rays_pods_may_do_little_and_only_the_head_holds_keys() -> None:

@@ -19,8 +19,21 @@ PRESETS = sorted((CONFIGS / "presets").glob("*-*.toml"))
 GOALS = ("face", "style", "product", "character")
 IMAGE = re.compile(r"ghcr\.io/OWNER/tenner:(slim|sd15|sdxl|full)-(cu\d+)")
 
-# Fields of the hosts' own interfaces: RunPod's `POST /v1/templates` and Vast.ai's
-# `POST /api/v0/template/`.
+# Fields of the hosts' own interfaces, with their types: RunPod's `POST /v1/templates`, its newer
+# `POST /v2/templates` and Vast.ai's `POST /api/v0/template/`.
+RUNPOD_V2_FIELDS: dict[str, type] = {
+    "name": str,
+    "image": str,
+    "args": str,
+    "disk": int,
+    "ports": list,
+    "env": dict,
+    "registry": str,
+    "mounts": dict,
+    "serverless": bool,
+    "public": bool,
+    "category": str,
+}
 RUNPOD_FIELDS = {
     *("category", "containerDiskInGb", "containerRegistryAuthId", "dockerEntrypoint"),
     *("dockerStartCmd", "env", "imageName", "isPublic", "isServerless", "name", "ports"),
@@ -70,6 +83,17 @@ def test_runpods_template() -> None:
     settings_of(template["env"])
     secret = {key: value for key, value in template["env"].items() if "KEY" in key}
     assert all(value == f"{{{{ RUNPOD_SECRET_{key} }}}}" for key, value in secret.items())
+
+
+def test_runpods_newer_template_says_the_same() -> None:
+    old, new = load("runpod/template.json"), load("runpod/template-v2.json")
+    assert {name: RUNPOD_V2_FIELDS[name] for name in new} == {k: type(v) for k, v in new.items()}
+    assert {"name", "image"} <= set(new), "what it requires"
+    same = {"image": "imageName", "disk": "containerDiskInGb", "public": "isPublic"}
+    same |= {"serverless": "isServerless"} | {key: key for key in ("name", "ports", "env")}
+    assert {key: new[key] for key in same} == {key: old[other] for key, other in same.items()}
+    assert new["args"] == "", "the image's own command"
+    assert new["disk"] >= 1
 
 
 def test_vasts_template_carries_the_script_and_no_key() -> None:

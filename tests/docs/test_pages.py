@@ -1,6 +1,7 @@
 """README and docs say what the program does, and what they point to is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,29 @@ def test_every_file_and_command_that_is_named_is_there(page: Path) -> None:
         folder = ROOT.joinpath(*module.split("."))
         places.append(folder if folder.is_dir() else folder.with_suffix(".py"))
     assert [str(each) for each in places if not each.exists()] == []
+
+
+def test_what_hosts_cost_is_what_their_prices_say() -> None:
+    """Of the README's times on these cards, at the price book's dollars for an hour."""
+    page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
+    book = tomllib.loads(
+        (ROOT / "entrypoint/tenner/hardware/cards/prices.toml").read_text(encoding="utf-8")
+    )
+    readme = README.read_text(encoding="utf-8")
+    minutes = {
+        name: [int(each) for each in re.findall(r"(\d+) min", line)]
+        for name, line in re.findall(r"^\| (SD 1\.5|SDXL) at (.*)$", readme, re.MULTILINE)
+    }
+    rows = {
+        "RunPod (community, secure)": (("RunPod community", "RunPod secure"), "RTX 4090", 1),
+        "Vast.ai": (("Vast.ai",), "RTX 4090", 1),
+        "GPUFlow": (("GPUFlow",), "RTX 4090", 1),
+        "Lambda, by SkyPilot (A100 40 GB)": (("Lambda",), "A100 40GB", 2),
+    }
+    for host, (providers, card, column) in rows.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {host} |"))
+        cells = [cell.strip() for cell in row.split("|")[2:4]]
+        for cell, base in zip(cells, ("SD 1.5", "SDXL"), strict=True):
+            told = [float(each) for each in re.findall(r"\d+\.\d\d", cell)]
+            wanted = [book[each][card] * minutes[base][column] / 60 for each in providers]
+            assert told == pytest.approx(wanted, abs=0.011), (host, base)

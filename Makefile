@@ -2,6 +2,7 @@
 # make test   the tests, side by side on the cores there are
 # make test-long   those that take longer: whole runs killed and gone on with, the demo, clusters
 # make lint   style and types
+# make messages   take new texts into the catalogues of translations
 # make image-test   build the image and test it (needs Docker)
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long image image-test image-test-only lint format clean
+.PHONY: demo test test-long image image-test image-test-only lint format messages clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tenner demo
@@ -44,6 +45,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+messages: $(VENV)/.dev
+	$(BIN)/python -m scripts.catalogues
 
 clean:
 	rm -rf $(VENV)

@@ -7,7 +7,7 @@ import pytest
 from tenner.core.errors import Problem
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO, Training, judge
 from tenner.lora_files.measured import Measured, PartMeasure
-from tenner.report.arabic import in_arabic
+from tenner.report.translation import translated
 
 UNET = PartMeasure(
     part="unet",
@@ -31,8 +31,8 @@ def said(*parts: PartMeasure, training: Training = USUAL) -> tuple[Problem, ...]
     """What is judged, all of which the page can tell in Arabic too."""
     found = judge(Measured(parts=parts), training)
     for problem in found:
-        assert in_arabic(problem.text), problem.text
-        assert in_arabic(problem.fix), problem.fix
+        assert translated(problem.text, "ar"), problem.text
+        assert translated(problem.fix, "ar"), problem.fix
     return found
 
 

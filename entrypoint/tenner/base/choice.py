@@ -18,6 +18,7 @@ from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import FAMILY_NAMES, Family
+from tenner.core.messages import msg
 from tenner.core.secrets import secrets_from
 from tenner.settings import Settings
 from tenner.settings.known_bases import known_base
@@ -64,9 +65,14 @@ def assume_base(settings: Settings, base: Base | None) -> Assumed:
     if known:
         return Assumed(family=family, resolution=resolution)
     notice = Problem(
-        text=f"the base model is not here: the images are judged for {FAMILY_NAMES[family]} at"
-        f" {resolution[0]}×{resolution[1]}",
-        fix="name base_model where it is, or set resolution",
+        text=msg(
+            "the base model is not here: the images are judged for {family_names} at"
+            " {resolution}×{resolution2}",
+            family_names=FAMILY_NAMES[family],
+            resolution=resolution[0],
+            resolution2=resolution[1],
+        ),
+        fix=msg("name base_model where it is, or set resolution"),
         level="note",
     )
     return Assumed(family=family, resolution=resolution, notice=notice)
@@ -139,47 +145,68 @@ def settle_prediction(settings: Settings, base: Base) -> Base:
 
 
 ASSUMED = Problem(
-    text="nothing in the base says what it predicts: taken for one that predicts noise",
-    fix="set v_parameterization = true if its page speaks of v-prediction",
+    text=msg("nothing in the base says what it predicts: taken for one that predicts noise"),
+    fix=msg("set v_parameterization = true if its page speaks of v-prediction"),
     level="note",
 )
 
 
 def _overruled(base: Base, prediction: Prediction) -> Problem:
     own = PREDICTION_NAMES[base.prediction or "epsilon"]
-    told = base.contradiction or f"{base.prediction_from} says that it predicts {own}"
-    text = f"{told}; trained as one that predicts {PREDICTION_NAMES[prediction]}, as asked"
+    told = base.contradiction or msg(
+        "{prediction_from} says that it predicts {own}",
+        prediction_from=base.prediction_from,
+        own=own,
+    )
+    text = msg(
+        "{told}; trained as one that predicts {prediction_names}, as asked",
+        told=told,
+        prediction_names=PREDICTION_NAMES[prediction],
+    )
     return Problem(text=text, level="warning")
 
 
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:
     problems: list[Problem] = []
     if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
-        told = "is" if settings.v2 else "is not"
+        told = "is" if settings.v2 else msg("is not")
         problems.append(
             Problem(
-                text=f"v2 = {str(settings.v2).lower()} says that {base.name} {told} Stable"
-                " Diffusion 2.x; its weights say otherwise",
-                fix="remove v2",
+                text=msg(
+                    "v2 = {v2} says that {name} {told} Stable Diffusion 2.x; its weights"
+                    " say otherwise",
+                    v2=str(settings.v2).lower(),
+                    name=base.name,
+                    told=told,
+                ),
+                fix=msg("remove v2"),
             )
         )
     said = settings.v_parameterization
     if base.contradiction and said is None:
-        text = f"{base.name} is described in two ways: {base.contradiction}"
-        fix = "set v_parameterization = true for v, false for noise: its page says which"
+        text = msg(
+            "{name} is described in two ways: {contradiction}",
+            name=base.name,
+            contradiction=base.contradiction,
+        )
+        fix = msg("set v_parameterization = true for v, false for noise: its page says which")
         problems.append(Problem(text=text, fix=fix))
     elif base.prediction is None and said is None:
         problems.append(
             Problem(
-                text=f"{base.name} does not tell what it predicts",
-                fix="set v_parameterization: true for the 768 px models of 2.x, false for the base",
+                text=msg("{name} does not tell what it predicts", name=base.name),
+                fix=msg(
+                    "set v_parameterization: true for the 768 px models of 2.x, false for the base"
+                ),
             )
         )
     told = base.is_firm and not base.contradiction and said is not None
     if told and said != (base.prediction == "v_prediction"):
-        text = (
-            f"v_parameterization = {str(said).lower()}, but {base.name} predicts otherwise:"
-            f" {base.prediction_from} says so"
+        text = msg(
+            "v_parameterization = {said}, but {name} predicts otherwise: {prediction_from} says so",
+            said=str(said).lower(),
+            name=base.name,
+            prediction_from=base.prediction_from,
         )
-        problems.append(Problem(text=text, fix="remove v_parameterization"))
+        problems.append(Problem(text=text, fix=msg("remove v_parameterization")))
     return problems

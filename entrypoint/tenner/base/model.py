@@ -27,6 +27,7 @@ from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.json_text import read_object
+from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
 from tenner.settings.known_bases import KNOWN_BASES, KnownBase, known_base
 
@@ -102,26 +103,38 @@ def find_local_base(asked: str, *, models_dir: Path, tiny_dir: Path) -> Base | N
 def not_found(asked: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
     """Why the base cannot be had from this machine."""
     baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
-    here = f"here are: {', '.join([*baked, 'tiny'])}"
+    here = msg("here are: {names}", names=", ".join([*baked, "tiny"]))
     if may_be_fetched:
         shown = asked.partition("?")[0]
-        fix = f"`tenner train` fetches it; `tenner plan … --gpu NAME` plans without it ({here})"
-        return SettingsError(f"the base model {shown} is not on this machine", fix=fix)
+        fix = msg(
+            "`tenner train` fetches it; `tenner plan … --gpu NAME` plans without it ({here})",
+            here=here,
+        )
+        return SettingsError(
+            msg("the base model {shown} is not on this machine", shown=shown), fix=fix
+        )
     repo = re.fullmatch(r"[\w.-]+/[\w.-]+", asked)
-    also = f"; if you mean a repo on Hugging Face: hf://{asked}" if repo else ""
-    return SettingsError(f"there is no base model at {asked}", fix=f"check the path; {here}{also}")
+    also = msg("; if you mean a repo on Hugging Face: hf://{asked}", asked=asked) if repo else ""
+    return SettingsError(
+        msg("there is no base model at {asked}", asked=asked),
+        fix=msg("check the path; {here}{also}", here=here, also=also),
+    )
 
 
 def hold_to_sha256(base: Base, sha256: str) -> None:
     """Raise SettingsError where the base is not the one file that was meant."""
     if not base.path.is_file():
-        fix = "remove base_model_sha256, or name a .safetensors checkpoint"
-        raise SettingsError("base_model_sha256 is given, but the base is a folder", fix=fix)
+        fix = msg("remove base_model_sha256, or name a .safetensors checkpoint")
+        raise SettingsError(msg("base_model_sha256 is given, but the base is a folder"), fix=fix)
     with base.path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256.lower().removeprefix("sha256:"):
-        text = f"{base.path} is not the file that was meant: its SHA-256 is {found}"
-        raise SettingsError(text, fix="take the right file, or correct base_model_sha256")
+        text = msg(
+            "{path} is not the file that was meant: its SHA-256 is {found}",
+            path=base.path,
+            found=found,
+        )
+        raise SettingsError(text, fix=msg("take the right file, or correct base_model_sha256"))
 
 
 def inspect_base(path: Path, *, name: str) -> Base:
@@ -173,7 +186,9 @@ def family_of_tensors(shapes: Mapping[str, list[int]], path: Path) -> Family:
     """
     refused = _refused(shapes)
     if refused:
-        raise SettingsError(f"{path} is {refused[0]}", fix=refused[1])
+        raise SettingsError(
+            msg("{path} is {refused}", path=path, refused=refused[0]), fix=refused[1]
+        )
 
     def has(prefix: str) -> bool:
         return any(key.startswith(prefix) for key in shapes)
@@ -185,8 +200,10 @@ def family_of_tensors(shapes: Mapping[str, list[int]], path: Path) -> Family:
     if has("cond_stage_model.transformer.") and has("model.diffusion_model."):
         return "sd1"
     raise SettingsError(
-        f"{path} is not a Stable Diffusion checkpoint that tenner knows",
-        fix="take a full checkpoint (U-Net, text encoder and VAE in one file) of SD 1.x, 2.x, SDXL",
+        msg("{path} is not a Stable Diffusion checkpoint that tenner knows", path=path),
+        fix=msg(
+            "take a full checkpoint (U-Net, text encoder and VAE in one file) of SD 1.x, 2.x, SDXL"
+        ),
     )
 
 
@@ -212,7 +229,10 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
 def _inspect_folder(path: Path, name: str) -> Base:
     parts = ("unet", "vae", "text_encoder")
     problems = [
-        Problem(text=f"{path} has no {part}/config.json", fix="take the model's whole folder")
+        Problem(
+            text=msg("{path} has no {part}/config.json", path=path, part=part),
+            fix=msg("take the model's whole folder"),
+        )
         for part in parts
         if not (path / part / "config.json").is_file()
     ]
@@ -220,12 +240,12 @@ def _inspect_folder(path: Path, name: str) -> Base:
         problem for part in parts if (problem := _weights_problem(path / part)) is not None
     ]
     if problems:
-        fix = "take the whole folder of the model, with its .safetensors files"
-        raise SettingsError(f"{path} is no whole model", fix=fix, problems=problems)
+        fix = msg("take the whole folder of the model, with its .safetensors files")
+        raise SettingsError(msg("{path} is no whole model", path=path), fix=fix, problems=problems)
     unet = _json(path / "unet" / "config.json")
     if unet.get("in_channels", 4) != 4:
-        fix = "train on the plain model it was made from"
-        raise SettingsError(f"{path} is an inpainting or editing model", fix=fix)
+        fix = msg("train on the plain model it was made from")
+        raise SettingsError(msg("{path} is an inpainting or editing model", path=path), fix=fix)
     scheduler_file = path / SCHEDULER_FILE
     scheduler = _json(scheduler_file) if scheduler_file.is_file() else {}
     base = Base(
@@ -252,8 +272,11 @@ def _resolution(path: Path, unet: Mapping[str, Any]) -> int:
     is_list = isinstance(blocks, list)
     num_blocks = len(cast("list[object]", blocks)) if is_list else 0
     if not 1 <= num_blocks <= 8 or type(latents) is not int or not 1 <= latents <= 1024:
-        text = f"{path}: sample_size of the U-Net or block_out_channels of the VAE make no sense"
-        raise SettingsError(text, fix="download its config.json files again")
+        text = msg(
+            "{path}: sample_size of the U-Net or block_out_channels of the VAE make no sense",
+            path=path,
+        )
+        raise SettingsError(text, fix=msg("download its config.json files again"))
     return latents * 2 ** (num_blocks - 1)
 
 
@@ -267,8 +290,13 @@ def _weights_problem(folder: Path) -> Problem | None:
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         old = any(folder.glob("*.bin"))
-        what = "only weights as a pickle (.bin), which can run code" if old else "no weights"
-        return Problem(text=f"{folder} has {what}", fix="take the .safetensors files of the model")
+        what = (
+            msg("only weights as a pickle (.bin), which can run code") if old else msg("no weights")
+        )
+        return Problem(
+            text=msg("{folder} has {what}", folder=folder, what=what),
+            fix=msg("take the .safetensors files of the model"),
+        )
     for file in found:
         try:
             read_safetensors_header(file)
@@ -281,15 +309,22 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return read_object(path)
     except ValueError:
-        raise SettingsError(f"{path} is not JSON", fix="download it again") from None
+        raise SettingsError(
+            msg("{path} is not JSON", path=path), fix=msg("download it again")
+        ) from None
     except OSError as error:
-        text = f"{path} cannot be read: {error.strerror or error}"
-        raise SettingsError(text, fix="let this user read it (chmod a+r)") from None
+        text = msg("{path} cannot be read: {strerror}", path=path, strerror=error.strerror or error)
+        raise SettingsError(text, fix=msg("let this user read it (chmod a+r)")) from None
 
 
 def _with_facts(base: Base, known: KnownBase, *, asked: str) -> Base:
     notices = base.notices
     if asked not in (known.name, known.hub_id):
-        text = f"'{asked}' is not here; the baked {known.name} ({known.hub_id}) is taken for it"
+        text = msg(
+            "'{asked}' is not here; the baked {name} ({hub_id}) is taken for it",
+            asked=asked,
+            name=known.name,
+            hub_id=known.hub_id,
+        )
         notices = (*notices, Problem(text=text, level="note"))
     return replace(base, licence=known.licence, hub_id=known.hub_id, notices=notices)

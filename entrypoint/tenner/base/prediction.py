@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -84,7 +85,13 @@ class NoiseBetas:
         return self == USUAL_BETAS
 
     def __str__(self) -> str:
-        return f"betas {self.start:g} to {self.end:g}, {self.schedule}, {self.num_steps} steps"
+        return msg(
+            "betas {start} to {end}, {schedule}, {num_steps} steps",
+            start=f"{self.start:g}",
+            end=f"{self.end:g}",
+            schedule=self.schedule,
+            num_steps=self.num_steps,
+        )
 
 
 USUAL_BETAS = NoiseBetas()
@@ -96,7 +103,14 @@ def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
         return None, ""
     if all(each.says == found[0].says for each in found):
         return found[0].says, found[0].where
-    told = [f"{each.where} says that it predicts {PREDICTION_NAMES[each.says]}" for each in found]
+    told = [
+        msg(
+            "{where} says that it predicts {prediction_names}",
+            where=each.where,
+            prediction_names=PREDICTION_NAMES[each.says],
+        )
+        for each in found
+    ]
     return None, ", ".join(told)
 
 
@@ -119,9 +133,13 @@ def evidence_in_folder(path: Path, name: str, scheduler: Mapping[str, Any]) -> l
         found.append(Evidence(says=said, where=where, zero_terminal_snr=snr, is_firm=True))
     elif said is not None:
         raise SettingsError(
-            f"{path / SCHEDULER_FILE}: the model predicts {str(said)[:40]!r}; tenner trains models"
-            " that predict epsilon or v_prediction",
-            fix="take another base model",
+            msg(
+                "{path}: the model predicts {said}; tenner trains models that predict"
+                " epsilon or v_prediction",
+                path=path / SCHEDULER_FILE,
+                said=repr(str(said)[:40]),
+            ),
+            fix=msg("take another base model"),
         )
     return [*found, *_names(path.name, name)]
 
@@ -134,8 +152,12 @@ def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
     if scheduler.get("trained_betas") is not None or schedule not in ("scaled_linear", "linear"):
         said = "trained_betas" if scheduler.get("trained_betas") is not None else schedule
         raise SettingsError(
-            f"{path}: no trainer here knows the noise schedule of its scheduler ({said})",
-            fix="take the base that it was made from",
+            msg(
+                "{path}: no trainer here knows the noise schedule of its scheduler ({said})",
+                path=path,
+                said=said,
+            ),
+            fix=msg("take the base that it was made from"),
         )
     try:
         found = NoiseBetas(
@@ -148,8 +170,11 @@ def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
         found = NoiseBetas(num_steps=0)
     if not (0 < found.start <= found.end < 1 and 1 <= found.num_steps <= 100_000):
         raise SettingsError(
-            f"{path / SCHEDULER_FILE}: beta_start, beta_end and num_train_timesteps make no sense",
-            fix="download it again",
+            msg(
+                "{path}: beta_start, beta_end and num_train_timesteps make no sense",
+                path=path / SCHEDULER_FILE,
+            ),
+            fix=msg("download it again"),
         )
     return found
 
@@ -158,8 +183,8 @@ def _marks(path: Path, header: Mapping[str, Any]) -> Iterator[Evidence]:
     """Tensors that say what a file is, as ComfyUI reads them (comfy/supported_models.py, SDXL)."""
     if "edm_vpred.sigma_max" in header or "edm_mean" in header:
         raise SettingsError(
-            f"{path} is trained on EDM's noise levels (CosXL, Playground 2.5)",
-            fix="take a base that predicts noise or v: no trainer here can train this one",
+            msg("{path} is trained on EDM's noise levels (CosXL, Playground 2.5)", path=path),
+            fix=msg("take a base that predicts noise or v: no trainer here can train this one"),
         )
     if "v_pred" in header:
         snr = "ztsnr" in header
@@ -194,7 +219,7 @@ def _configuration_beside(path: Path) -> Iterator[Evidence]:
     found = re.search(r"^\s*parameterization:\s*[\"']?(v|eps)\b", text[:20_000], re.MULTILINE)
     if found:
         says: Prediction = "v_prediction" if found[1] == "v" else "epsilon"
-        yield Evidence(says=says, where=f"the file {file.name} beside it")
+        yield Evidence(says=says, where=msg("the file {name} beside it", name=file.name))
 
 
 def _names(*names: str) -> Iterator[Evidence]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.core.errors import DatasetError, MachineError, SettingsError
+from tenner.core.messages import msg
 from tenner.dataset.captioning.child import CaptionProcess
 from tenner.dataset.captioning.drafts import NOTE, Drafts
 from tenner.dataset.captioning.models import PINNED, Kind, find_model
@@ -104,7 +105,9 @@ def draft_captions(
                 _write(drafts, task.caption, words)
                 drafted.append(task.caption)
             else:
-                why = found.get("unreadable") or found.get("failed") or "no tag is likely enough"
+                why = (
+                    found.get("unreadable") or found.get("failed") or msg("no tag is likely enough")
+                )
                 left_out.append(FileIssue(path=task.image, why=str(why)))
             tell("images captioned", number, len(tasks))
     return Captioned(
@@ -148,7 +151,12 @@ def _entries(folder: Path) -> tuple[FileEntry, ...]:
         return list_files(folder)
     except OSError as error:
         raise DatasetError(
-            f"{folder} cannot be read: {error.strerror or error}", fix="name a folder of images"
+            msg(
+                "{folder} cannot be read: {strerror}",
+                folder=folder,
+                strerror=error.strerror or error,
+            ),
+            fix=msg("name a folder of images"),
         ) from None
 
 
@@ -158,7 +166,9 @@ def _sort_out(
     """What is to be drafted, how many captions are in which state, and which are a human's."""
     images = [entry for entry in entries if entry.kind == "image"]
     if not images:
-        raise DatasetError(f"no images in {request.folder}", fix="name a folder of images")
+        raise DatasetError(
+            msg("no images in {folder}", folder=request.folder), fix=msg("name a folder of images")
+        )
     lying = find_caption_files(images, entries, None).by_image
     in_table = read_metadata(entries, {image.path for image in images}, request.folder).captions
     shared = Counter((image.folder, image.stem.casefold()) for image in images)
@@ -196,8 +206,12 @@ def _write(drafts: Drafts, name: str, caption: str) -> None:
         drafts.write(name, caption)
     except OSError as error:
         raise SettingsError(
-            f"{printable(name)} cannot be written: {error.strerror or error}",
-            fix="make the folder writable, or name another one: --output FOLDER",
+            msg(
+                "{name} cannot be written: {strerror}",
+                name=printable(name),
+                strerror=error.strerror or error,
+            ),
+            fix=msg("make the folder writable, or name another one: --output FOLDER"),
         ) from error
 
 
@@ -235,8 +249,8 @@ def _python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
         if not lacking:
             return python
     raise MachineError(
-        f"drafting captions with {kind} needs {', '.join(lacking)}",
-        fix="pip install 'tenner[caption]'",
+        msg("drafting captions with {kind} needs {lacking}", kind=kind, lacking=", ".join(lacking)),
+        fix=msg("pip install 'tenner[caption]'"),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from tenner.cli.command_line import make_parser
 from tenner.cli.main import main, written_folder
 from tenner.core.errors import Problem, SettingsError, TennerError
+from tenner.core.messages import msg
 from tenner.core.secrets import KNOWN_NAMES, secrets_from
 from tenner.settings.environment import unquote
 from tenner.ui.screen import make_screen
@@ -62,8 +63,8 @@ def _leave_root(arguments: Sequence[str], environ: MutableMapping[str, str]) -> 
     if (user.uid, user.gid) == (0, 0):
         return
     if missing := _missing_capabilities():
-        text = f"runs as root: the container has no {' and no '.join(missing)}"
-        _say(Problem(text=f"{text} to become uid {user.uid}", level="note"))
+        text = msg("runs as root: the container has no {missing}", missing=" and no ".join(missing))
+        _say(Problem(text=msg("{text} to become uid {uid}", text=text, uid=user.uid), level="note"))
         return
     _keep_secrets(environ)
     if user.named and parsed.command in _CREATES:
@@ -86,8 +87,12 @@ def find_user(folder: Path, environ: Mapping[str, str]) -> User:
     ]
     if wrong:
         raise SettingsError(
-            f"{' and '.join(wrong)}: want a number from 0 to {LARGEST_ID}",
-            fix="set them to what `id -u` and `id -g` print, or remove them",
+            msg(
+                "{wrong}: want a number from 0 to {largest_id}",
+                wrong=" and ".join(wrong),
+                largest_id=LARGEST_ID,
+            ),
+            fix=msg("set them to what `id -u` and `id -g` print, or remove them"),
         )
     if given["PUID"] == "0" and not given["PGID"]:
         return User(uid=0, gid=0, named=True)
@@ -147,11 +152,16 @@ def _become(user: User, environ: MutableMapping[str, str]) -> None:
         with suppress(OSError):
             os.setresgid(0, 0, 0)
             os.setgroups(groups)
-        text = f"cannot become uid {user.uid}, gid {user.gid}: {error.strerror}"
+        text = msg(
+            "cannot become uid {uid}, gid {gid}: {strerror}",
+            uid=user.uid,
+            gid=user.gid,
+            strerror=error.strerror,
+        )
         if user.named:
-            fix = "name a user of this container in PUID and PGID, or remove them"
+            fix = msg("name a user of this container in PUID and PGID, or remove them")
             raise SettingsError(text, fix=fix) from None
-        _say(Problem(text=f"runs as root: {text}", level="note"))
+        _say(Problem(text=msg("runs as root: {text}", text=text), level="note"))
         return
     # Give /proc/self back to this process: after a change of user it is root's, until a program is
     # started anew.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tenner.core.errors import SettingsError, errors_in
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
 from tenner.runs.handover import default_destination, deliver_run
@@ -21,7 +22,8 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
     run_dir = RunDir(run)
     if not run_dir.settings.is_file():
         raise SettingsError(
-            f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
+            msg("{run} is not the directory of a run", run=run),
+            fix=msg("name the folder that holds settings.toml"),
         )
     saved = tomllib.loads(run_dir.settings.read_text(encoding="utf-8"))
     asked, problems = parse_destinations(destinations or saved.get("destinations", ()))

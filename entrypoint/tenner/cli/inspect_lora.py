@@ -20,6 +20,7 @@ from tenner.base.model import Base, find_local_base, not_found
 from tenner.base.tiny import base_dir
 from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import ExitCode, Problem, SettingsError, errors_in
+from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.core.secrets import child_environ
 from tenner.core.temporary_files import temporary_folder
@@ -45,7 +46,9 @@ def run_inspect(
         base = _base(base_name, environ)
         broken = inspect_weights(file.path)
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise SettingsError(
+            msg("{path} cannot be read: {strerror}", path=path, strerror=error.strerror or error)
+        ) from error
     problems: list[Problem] = [broken] if isinstance(broken, Problem) else []
     measured: Measured | None = None
     if not problems:
@@ -77,8 +80,8 @@ def _base(name: str | None, environ: Mapping[str, str]) -> Base | None:
 def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> Measured | Problem:
     python = sys.executable if find_spec("numpy") else environ.get(PYTHON_VARIABLE)
     if not python:
-        text = "norms are not told: there is no numpy here"
-        return Problem(text=text, fix="pip install numpy", level="note")
+        text = msg("norms are not told: there is no numpy here")
+        return Problem(text=text, fix=msg("pip install numpy"), level="note")
     job = MeasureJob(
         path=str(file.path.absolute()),
         base=str(base.path.absolute()) if base else "",
@@ -102,11 +105,11 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
         return Measured.from_json(done.stdout)
     except (ValueError, KeyError, TypeError):
         said = done.stderr.strip().splitlines()
-        return _not_told(said[-1] if said else "the measuring program said nothing")
+        return _not_told(said[-1] if said else msg("the measuring program said nothing"))
 
 
 def _not_told(why: str) -> Problem:
-    return Problem(text=f"norms are not told: {why}", level="note")
+    return Problem(text=msg("norms are not told: {why}", why=why), level="note")
 
 
 def _training(metadata: Mapping[str, str]) -> Training:
@@ -139,9 +142,14 @@ def _base_problems(measured: Measured, base: Base | None) -> list[Problem]:
         return [Problem(text=measured.base_problem, level="warning")]
     return [
         Problem(
-            text=f"{part.num_measured - part.num_on_base} of {part.num_measured} modules of the"
-            f" {PART_NAMES[part.part]} are not in {base.name}",
-            fix="name the base that the LoRA was trained on",
+            text=msg(
+                "{num_measured} of {num_measured2} modules of the {part_names} are not in {name}",
+                num_measured=part.num_measured - part.num_on_base,
+                num_measured2=part.num_measured,
+                part_names=PART_NAMES[part.part],
+                name=base.name,
+            ),
+            fix=msg("name the base that the LoRA was trained on"),
             level="warning",
         )
         for part in measured.parts
@@ -152,11 +160,19 @@ def _base_problems(measured: Measured, base: Base | None) -> list[Problem]:
 def _form_problems(file: LoraFile) -> list[Problem]:
     found: list[Problem] = []
     if file.num_incomplete:
-        text = f"{file.num_incomplete} of {len(file.modules)} modules lack a tensor"
-        found.append(Problem(text=text, fix="download or save it again", level="warning"))
+        text = msg(
+            "{num_incomplete} of {n} modules lack a tensor",
+            num_incomplete=file.num_incomplete,
+            n=len(file.modules),
+        )
+        found.append(Problem(text=text, fix=msg("download or save it again"), level="warning"))
     if file.other_tensors:
         shown = ", ".join(name[:60] for name in file.other_tensors[:3])
-        text = f"{len(file.other_tensors)} tensors belong to no known kind of network: {shown}"
+        text = msg(
+            "{n} tensors belong to no known kind of network: {shown}",
+            n=len(file.other_tensors),
+            shown=shown,
+        )
         found.append(Problem(text=text, level="note"))
     return found
 

@@ -21,6 +21,7 @@ from tenner.cli.positional import is_dataset
 from tenner.core.early_stop import tell_of_sigterm
 from tenner.core.errors import ExitCode, Problem, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
+from tenner.core.messages import msg
 from tenner.core.places import require_temporary_folder
 from tenner.core.secrets import redact_shapes
 from tenner.core.sizes import size_words
@@ -99,8 +100,12 @@ def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
     if named and is_dataset(named):
         if flags.setdefault("dataset", named) != named:
             raise SettingsError(
-                f"the dataset is given twice: {named} and --dataset {flags['dataset']}",
-                fix="keep one of them",
+                msg(
+                    "the dataset is given twice: {named} and --dataset {flags}",
+                    named=named,
+                    flags=flags["dataset"],
+                ),
+                fix=msg("keep one of them"),
             )
         named = parsed.config_flag if parsed.config else None
     return load_request(flags, environ, config=Path(named) if named else None, preset=parsed.preset)

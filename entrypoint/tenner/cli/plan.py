@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenner.core.errors import MachineError, Problem, TennerError
+from tenner.core.messages import msg
 from tenner.core.temporary_files import temporary_folder
 from tenner.pipeline.preflight import Preflight, prepare
 from tenner.pipeline.surroundings import read_surroundings
@@ -40,8 +41,8 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
             if not isinstance(error, MachineError):
                 raise whole from error
             elsewhere = Problem(
-                text="the plan for another machine needs no card here",
-                fix="tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all",
+                text=msg("the plan for another machine needs no card here"),
+                fix=msg("tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all"),
                 level="note",
             )
             raise type(whole)(problems=[*whole.problems, elsewhere]) from error

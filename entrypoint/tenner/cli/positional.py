@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 from tenner.dataset.archive import ARCHIVE_SUFFIXES, is_archive
 from tenner.rules.run import windows_path
@@ -23,15 +24,21 @@ def is_dataset(word: str) -> bool:
         return path.suffix.lower() not in SETTINGS_SUFFIXES and is_archive(path)
     if path.suffix.lower() in SETTINGS_SUFFIXES:
         return False  # a settings file that is missing is said where settings are read
-    what = "no archive" if word.lower().endswith(ARCHIVE_SUFFIXES) else "no folder or file"
-    raise SettingsError(f"there is {what} {word} here", fix=_fix(path))
+    what = (
+        msg("no archive") if word.lower().endswith(ARCHIVE_SUFFIXES) else msg("no folder or file")
+    )
+    raise SettingsError(msg("there is {what} {word} here", what=what, word=word), fix=_fix(path))
 
 
 def _fix(path: Path) -> str:
     try:
         here = sorted(each.name for each in path.parent.iterdir() if each.name[:1] != ".")
     except OSError:
-        return f"name a dataset or a settings file; {path.parent} cannot be looked into"
+        return msg(
+            "name a dataset or a settings file; {parent} cannot be looked into", parent=path.parent
+        )
     if meant := nearest_name(path.name, here, least=60):
-        return f"did you mean {path.with_name(meant)}?"
-    return "name a folder of images, an archive, an address (s3://, https://, hf://) or a TOML file"
+        return msg("did you mean {with_name}?", with_name=path.with_name(meant))
+    return msg(
+        "name a folder of images, an archive, an address (s3://, https://, hf://) or a TOML file"
+    )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tenner.core.errors import SettingsError
 from tenner.core.event_log import read_event_lines
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.runs.ledger import Ledger, Life, ledger_of
 from tenner.ui.lines import duration
@@ -55,8 +56,8 @@ def status_of(run_dir: RunDir) -> Status:
     ledger = ledger_of(run_dir)
     if ledger is None:
         raise SettingsError(
-            f"{run_dir.path} is not the directory of a run",
-            fix="name the folder that holds ledger.json: <output_dir>/<output_name>",
+            msg("{path} is not the directory of a run", path=run_dir.path),
+            fix=msg("name the folder that holds ledger.json: <output_dir>/<output_name>"),
         )
     seen = _Seen()
     for line in read_event_lines(run_dir.events):

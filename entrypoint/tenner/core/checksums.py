@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenner.core.errors import DeliveryError, Problem
+from tenner.core.messages import msg
 from tenner.core.retry import PermanentError
 
 _BLOCK_BYTES = 4 << 20  # so large that threads that hash seldom wait for one that does not
@@ -140,13 +141,15 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _changed(path: Path) -> Problem:
-    text = f"{path} changed while it was delivered"
-    return Problem(text=text, fix="deliver again when it rests")
+    text = msg("{path} changed while it was delivered", path=path)
+    return Problem(text=text, fix=msg("deliver again when it rests"))
 
 
 def _cannot_read(path: Path, error: OSError) -> Problem:
     reason = error.strerror or type(error).__name__
     return Problem(
-        text=f"cannot read {path}, which is to be delivered: {reason}",
-        fix="look whether it was moved or the disk is full",
+        text=msg(
+            "cannot read {path}, which is to be delivered: {reason}", path=path, reason=reason
+        ),
+        fix=msg("look whether it was moved or the disk is full"),
     )

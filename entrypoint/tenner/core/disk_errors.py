@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NUMBERS = _FULL | {errno.EIO, errno.EROFS}
@@ -48,17 +49,25 @@ def disk_failure(error: BaseException, path: Path) -> Problem:
     where = Path(str(named)) if isinstance(named, str | Path) else path
     why = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
     is_full = not isinstance(error, OSError) or error.errno in _FULL
-    text = f"the disk takes no more: {where.absolute()}: {why}{free_words(where)}"
+    text = msg(
+        "the disk takes no more: {where}: {why}{free_words}",
+        where=where.absolute(),
+        why=why,
+        free_words=free_words(where),
+    )
     if is_full:
         return Problem(
             text=text,
-            fix="make room there, or set output_dir to a larger disk; then the same command goes"
-            " on",
+            fix=msg(
+                "make room there, or set output_dir to a larger disk; then the same command goes on"
+            ),
         )
     return Problem(
         text=text,
-        fix="the disk is broken or read-only: mount it anew, or use another one; then the same"
-        " command goes on",
+        fix=msg(
+            "the disk is broken or read-only: mount it anew, or use another one; then the"
+            " same command goes on"
+        ),
     )
 
 
@@ -69,5 +78,9 @@ def free_words(path: Path) -> str:
             usage = shutil.disk_usage(each)
         except OSError:
             continue
-        return f" ({usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free)"
+        return msg(
+            " ({free} of {total} MB are free)",
+            free=f"{usage.free / 1000000.0:.1f}",
+            total=f"{usage.total / 1000000.0:.0f}",
+        )
     return ""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Literal
 
+from tenner.core.messages import joined, msg
+
 Level = Literal["error", "warning", "note"]
 
 
@@ -39,7 +41,9 @@ class Problem:
     level: Level = "error"
 
     def __str__(self) -> str:
-        return f"{self.text}\n  fix: {self.fix}" if self.fix else self.text
+        if not self.fix:
+            return self.text
+        return msg("{text}\n  fix: {fix}", text=self.text, fix=self.fix)
 
 
 class TennerError(Exception):
@@ -54,7 +58,7 @@ class TennerError(Exception):
     def __init__(self, text: str = "", *, fix: str = "", problems: Sequence[Problem] = ()) -> None:
         own = (Problem(text=text, fix=fix),) if text else ()
         self.problems: tuple[Problem, ...] = own + tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__(joined(*(str(problem) for problem in self.problems), separator="\n"))
 
 
 class SettingsError(TennerError):

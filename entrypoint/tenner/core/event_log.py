@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tenner.core.events import Event
 from tenner.core.files import write_atomically
@@ -113,7 +113,13 @@ def events_to_deliver(run_dir: RunDir) -> bytes:
 
 def _shown(value: Any) -> Any:
     """A value of an event as it may be delivered: this file goes where the LoRA goes."""
-    return redact_shapes(value) if isinstance(value, str) else value
+    match value:
+        case str():
+            return redact_shapes(value)
+        case dict():
+            return {key: _shown(each) for key, each in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
 
 
 def _remove_torn_lines(path: Path) -> None:

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from tenner.core.messages import Message, message_of
+
 FailureKind = Literal[
     "oom",
     "nan",
@@ -27,13 +29,17 @@ cause is not known; `disk` a disk that takes no more."""
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a run. `event` names the kind in its JSON form."""
+    """Something that happened in a run. `event` names the kind in its JSON form.
+
+    Beside the English of texts stand, under `messages`, their ids and values.
+    """
 
     event: ClassVar[str] = "event"
 
     def to_dict(self) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {"event": self.event, **values}
+        told = {name: each.to_json() for name, each in values.items() if isinstance(each, Message)}
+        return {"event": self.event, **values} | ({"messages": told} if told else {})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -227,6 +233,10 @@ def event_of(found: Any) -> Event | None:
     try:
         kind = _KINDS[found["event"]]
         known = {each.name for each in fields(kind)}
-        return kind(**{name: value for name, value in found.items() if name in known})
+        values = {name: value for name, value in found.items() if name in known}
+        for name, each in found.get("messages", {}).items():
+            if isinstance(values.get(name), str):
+                values[name] = message_of(each, values[name])
+        return kind(**values)
     except (KeyError, TypeError, AttributeError):
         return None

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from tenner.core.messages import msg
+
 Family = Literal["sd1", "sd2", "sdxl"]
 
 FAMILY_NAMES: dict[Family, str] = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
+    "sd1": msg("Stable Diffusion 1.x"),
+    "sd2": msg("Stable Diffusion 2.x"),
+    "sdxl": msg("Stable Diffusion XL"),
 }

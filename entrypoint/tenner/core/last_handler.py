@@ -14,6 +14,7 @@ from pathlib import Path
 from tenner import __version__
 from tenner.core.disk_errors import cause_in_disk, disk_failure
 from tenner.core.errors import InternalError, MachineError, Problem, TennerError
+from tenner.core.messages import msg
 from tenner.core.places import unwritable
 from tenner.core.secrets import redact_shapes, secrets_from
 
@@ -31,7 +32,10 @@ def as_tenner_error(
     if disk := cause_in_disk(error):
         return MachineError(problems=[disk_failure(disk, next(iter(folders), Path.cwd()))])
     report_path = write_report(error, environ, folders=folders)
-    found = _in_words(error, f"; the full report is {report_path}" if report_path else "")
+    found = _in_words(
+        error,
+        msg("; the full report is {report_path}", report_path=report_path) if report_path else "",
+    )
     redact = secrets_from(environ)[0].redact
     clean = [Problem(text=redact(each.text), fix=redact(each.fix)) for each in found.problems]
     return type(found)(problems=clean)
@@ -41,24 +45,30 @@ def _in_words(error: BaseException, where: str) -> TennerError:
     match error:
         case MemoryError():
             return MachineError(
-                f"this machine's memory is full{where}",
-                fix="end other programs, raise the container's limit (docker run --memory), or rent"
-                " a machine with more RAM",
+                msg("this machine's memory is full{where}", where=where),
+                fix=msg(
+                    "end other programs, raise the container's limit (docker run --memory),"
+                    " or rent a machine with more RAM"
+                ),
             )
         case OSError() if error.filename is not None:
             problem = unwritable(Path(os.fsdecode(error.filename)), error)
-            text = problem.text + where
+            text = msg("{text}{where}", text=problem.text, where=where)
             return MachineError(problems=[Problem(text=text, fix=problem.fix)])
         case OSError():
             cause = error.strerror or str(error) or type(error).__name__
-            fix = "free its disk, memory and open files, or rent another machine"
-            return MachineError(f"this machine refuses: {cause}{where}", fix=fix)
+            fix = msg("free its disk, memory and open files, or rent another machine")
+            return MachineError(
+                msg("this machine refuses: {cause}{where}", cause=cause, where=where), fix=fix
+            )
         case _:
             cause = _first_line(error)
             return InternalError(
-                f"tenner met a fault of its own: {cause}{where}",
-                fix="start it again: a run goes on from its last state; if it happens again, open"
-                " an issue with that report",
+                msg("tenner met a fault of its own: {cause}{where}", cause=cause, where=where),
+                fix=msg(
+                    "start it again: a run goes on from its last state; if it happens"
+                    " again, open an issue with that report"
+                ),
             )
 
 
@@ -115,4 +125,4 @@ def _report(error: BaseException, environ: Mapping[str, str]) -> str:
 def _first_line(error: BaseException) -> str:
     line = next(iter(str(error).splitlines()), "")
     name = type(error).__name__
-    return f"{name}: {line[:200]}" if line else name
+    return msg("{name}: {line}", name=name, line=line[:200]) if line else name

@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future, wait
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, TransientError
 
 P = ParamSpec("P")
@@ -76,7 +77,7 @@ def in_parallel(
         pending = wait(pending, _GRACE_SECONDS if is_over else _POLL_SECONDS).not_done
         if is_over:
             break
-    late = TransientError(f"no answer within {deadline.seconds:.0f} s")
+    late = TransientError(msg("no answer within {seconds} s", seconds=f"{deadline.seconds:.0f}"))
     return [_outcome(future) if future not in pending else late for future in futures]
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tenner.core.errors import MachineError, Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,9 +27,13 @@ def make_writable(folder: Path, *, name: str) -> Path:
     """
     if any("\ud800" <= char <= "\udfff" for char in str(folder.absolute())):
         raise SettingsError(
-            f"{name} {folder.absolute()} has bytes that are not UTF-8 in its name: no trainer opens"
-            " files there",
-            fix="rename the folder in plain letters, or start in another one",
+            msg(
+                "{name} {folder} has bytes that are not UTF-8 in its name: no trainer opens"
+                " files there",
+                name=name,
+                folder=folder.absolute(),
+            ),
+            fix=msg("rename the folder in plain letters, or start in another one"),
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,13 +55,17 @@ def require_temporary_folder() -> None:
     import tempfile
 
     try:
-        make_writable(Path(tempfile.gettempdir()), name="the folder for temporary files")
+        make_writable(Path(tempfile.gettempdir()), name=msg("the folder for temporary files"))
     except FileNotFoundError:
         tried = os.environ.get("TMPDIR") or "/tmp"
         raise MachineError(
-            f"there is no folder for temporary files: {tried} is missing, full or may not be"
-            f" written to by uid {os.geteuid()}",
-            fix="mount one (docker run --tmpfs /tmp), or set TMPDIR to a folder with room",
+            msg(
+                "there is no folder for temporary files: {tried} is missing, full or may"
+                " not be written to by uid {geteuid}",
+                tried=tried,
+                geteuid=os.geteuid(),
+            ),
+            fix=msg("mount one (docker run --tmpfs /tmp), or set TMPDIR to a folder with room"),
         ) from None
 
 
@@ -66,29 +75,49 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
     there, owner = _nearest(path.absolute())
     match error.errno:
         case number if number in _FULL:
-            text = f"{shown} cannot be written: {error.strerror}"
-            return Problem(text=text, fix="free space there, or name a place on a larger disk")
+            text = msg(
+                "{shown} cannot be written: {strerror}", shown=shown, strerror=error.strerror
+            )
+            return Problem(text=text, fix=msg("free space there, or name a place on a larger disk"))
         case errno.EROFS:
             return Problem(
-                text=f"{shown} cannot be written: {there} is on a read-only file system",
-                fix="mount it without :ro (--read-only needs a volume there), or name another"
-                " folder",
+                text=msg(
+                    "{shown} cannot be written: {there} is on a read-only file system",
+                    shown=shown,
+                    there=there,
+                ),
+                fix=msg(
+                    "mount it without :ro (--read-only needs a volume there), or name"
+                    " another folder"
+                ),
             )
         case number if number in _DENIED:
-            text = f"{shown} cannot be used: {there} belongs to {owner}, and tenner runs as"
-            return Problem(text=f"{text} uid {os.geteuid()}", fix=_own_it(there))
+            text = msg(
+                "{shown} cannot be used: {there} belongs to {owner}, and tenner runs as",
+                shown=shown,
+                there=there,
+                owner=owner,
+            )
+            return Problem(
+                text=msg("{text} uid {geteuid}", text=text, geteuid=os.geteuid()),
+                fix=_own_it(there),
+            )
         case number if number in _NO_FOLDER:
-            text = f"{shown} cannot be a folder: {there} is a file"
-            return Problem(text=text, fix="name another folder, or move that file away")
+            text = msg("{shown} cannot be a folder: {there} is a file", shown=shown, there=there)
+            return Problem(text=text, fix=msg("name another folder, or move that file away"))
         case _:
-            text = f"{shown} cannot be used: {error.strerror or error}"
-            return Problem(text=text, fix="name another folder, or mend that one")
+            text = msg(
+                "{shown} cannot be used: {strerror}", shown=shown, strerror=error.strerror or error
+            )
+            return Problem(text=text, fix=msg("name another folder, or mend that one"))
 
 
 def _own_it(path: Path) -> str:
-    return (
-        f"let this user use it (chown -R {os.geteuid()} {path}), start with its owner's uid"
-        " (docker run --user), or name another folder"
+    return msg(
+        "let this user use it (chown -R {geteuid} {path}), start with its owner's uid"
+        " (docker run --user), or name another folder",
+        geteuid=os.geteuid(),
+        path=path,
     )
 
 
@@ -100,8 +129,13 @@ def _nearest(path: Path) -> tuple[Path, str]:
         except OSError:
             continue
         mode = f"mode {stat.S_IMODE(found.st_mode):o}"
-        return each, f"uid {found.st_uid}{_user_name(found.st_uid)} ({mode})"
-    return path, "an unknown user"
+        return each, msg(
+            "uid {st_uid}{user_name} ({mode})",
+            st_uid=found.st_uid,
+            user_name=_user_name(found.st_uid),
+            mode=mode,
+        )
+    return path, msg("an unknown user")
 
 
 def _user_name(uid: int) -> str:

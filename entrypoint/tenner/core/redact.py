@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _HOME = re.compile(
     r"(?<![\w.~:/…\\])(?:/root|/(?:home|Users)/[^/\s'\"]+|[A-Za-z]:\\Users\\[^\\\s'\"]+)"
@@ -17,6 +17,8 @@ _HOME = re.compile(
 _NAME = r"[^/\\\s'\"`,;:()<>|]+"
 _ABSOLUTE = re.compile(rf"(?<![\w.~:/…\\])(?:[A-Za-z]:)?[/\\](?:{_NAME}[/\\])+({_NAME})?")
 _MORE_THAN_A_PATH = re.compile(r"\n|[:,;] |://")
+_IDS = ("msgid", "many")
+"""Keys of a message's JSON form whose texts are ours: paths in them are meant."""
 _FILE_URL = re.compile(r"\bfile://(?=[/~])")
 
 
@@ -63,7 +65,8 @@ class LocalPaths:
             case str():
                 return self.removed(value)
             case dict():
-                return {key: self.removed_in(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+                items = cast("dict[str, Any]", value).items()
+                return {key: each if key in _IDS else self.removed_in(each) for key, each in items}
             case list():
                 return [self.removed_in(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
             case _:

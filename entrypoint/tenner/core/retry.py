@@ -14,6 +14,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 
 T = TypeVar("T")
 _REFUSALS_TRIED = 3
@@ -63,7 +64,9 @@ class Deadline:
     def check(self) -> None:
         """Raise OutOfTime where the time is up."""
         if self.passed():
-            raise OutOfTime(f"the time limit of {self.seconds:.0f} s is reached")
+            raise OutOfTime(
+                msg("the time limit of {seconds} s is reached", seconds=f"{self.seconds:.0f}")
+            )
 
     def reporting_to(self, report: Callable[[str], None]) -> "Deadline":
         """The same limit for one destination, whose troubles are given to `report`."""

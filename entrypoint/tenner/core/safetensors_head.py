@@ -13,6 +13,7 @@ from typing import Any, TypedDict, TypeGuard, cast
 
 from tenner.core.errors import SettingsError
 from tenner.core.json_text import parse_object, read_object
+from tenner.core.messages import msg
 
 _LONGEST_HEADER_BYTES = 100_000_000
 """What safetensors itself reads."""
@@ -43,8 +44,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         size, raw, beginning = _read_beginning(path)
     except OSError as error:
         raise SettingsError(
-            f"{path} cannot be read: {error.strerror or error}",
-            fix="let this user read it (chmod a+r), or name another file",
+            msg("{path} cannot be read: {strerror}", path=path, strerror=error.strerror or error),
+            fix=msg("let this user read it (chmod a+r), or name another file"),
         ) from None
     if not raw.startswith(b"{"):
         raise _not_safetensors(path, beginning)
@@ -55,8 +56,12 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     wrong = _wrong_entry(header)
     if wrong:
         raise SettingsError(
-            f"{path} is damaged or was made wrongly: its head has {wrong}",
-            fix="download it again from where it is published",
+            msg(
+                "{path} is damaged or was made wrongly: its head has {wrong}",
+                path=path,
+                wrong=wrong,
+            ),
+            fix=msg("download it again from where it is published"),
         )
     ends = [each["data_offsets"][1] for each in tensor_entries(header).values()]
     expected = 8 + len(raw) + max(ends, default=0)
@@ -96,11 +101,11 @@ def _wrong_entry(header: Mapping[str, Any]) -> str:
         shown = repr(name if len(name) <= 60 else f"{name[:59]}…")
         if name == METADATA:
             if not _is_texts(entry):
-                return "metadata that is not text"
+                return msg("metadata that is not text")
         elif not _is_entry(entry):
-            return f"no dtype, shape and data_offsets for {shown}"
+            return msg("no dtype, shape and data_offsets for {shown}", shown=shown)
         elif _num_bytes(entry) not in (None, entry["data_offsets"][1] - entry["data_offsets"][0]):
-            return f"a shape for {shown} that does not fit its bytes"
+            return msg("a shape for {shown} that does not fit its bytes", shown=shown)
     return ""
 
 
@@ -135,8 +140,10 @@ def _num_bytes(entry: TensorEntry) -> int | None:
 
 def _cut(path: Path, size: int, expected: int | None) -> SettingsError:
     of = f" of {expected / 1e6:,.1f}" if expected else ""
-    text = f"{path} is cut: {size / 1e6:,.1f}{of} MB are there"
-    return SettingsError(text, fix="download it again")
+    text = msg(
+        "{path} is cut: {size}{of} MB are there", path=path, size=f"{size / 1000000.0:,.1f}", of=of
+    )
+    return SettingsError(text, fix=msg("download it again"))
 
 
 def refuse_beginning(beginning: bytes) -> None:
@@ -146,30 +153,32 @@ def refuse_beginning(beginning: bytes) -> None:
         2 <= length <= _LONGEST_HEADER_BYTES and beginning[8:9] == b"{"
     ):
         what, fix = _what_it_is(beginning)
-        raise SettingsError(f"what is there is {what}", fix=fix)
+        raise SettingsError(msg("what is there is {what}", what=what), fix=fix)
 
 
 def _not_safetensors(path: Path, beginning: bytes) -> SettingsError:
     what, fix = _what_it_is(beginning)
-    return SettingsError(f"{path} is {what}", fix=fix)
+    return SettingsError(msg("{path} is {what}", path=path, what=what), fix=fix)
 
 
 def _what_it_is(beginning: bytes) -> tuple[str, str]:
     """What a file that should be safetensors is instead, and what to do."""
     head = beginning.lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page", "download the file itself: its link has /resolve/ in it, not /blob/"
+        return msg("a web page"), msg(
+            "download the file itself: its link has /resolve/ in it, not /blob/"
+        )
     if head.startswith(b"version https://git-lfs"):
         return (
-            "a git-lfs pointer, not the weights",
-            "run `git lfs pull`, or download the file",
+            msg("a git-lfs pointer, not the weights"),
+            msg("run `git lfs pull`, or download the file"),
         )
     if beginning[:2] == b"PK" or beginning[:1] == b"\x80":
-        fix = "take the .safetensors file of this model, or convert it"
-        return "a pickle (.ckpt, .bin), which can run code", fix
+        fix = msg("take the .safetensors file of this model, or convert it")
+        return msg("a pickle (.ckpt, .bin), which can run code"), fix
     if not beginning:
-        return "empty", "download it again"
-    return "no safetensors file", "take the .safetensors file of the model"
+        return "empty", msg("download it again")
+    return msg("no safetensors file"), msg("take the .safetensors file of the model")
 
 
 def weight_files(folder: Path) -> list[Path]:

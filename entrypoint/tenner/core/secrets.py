@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tenner.core.addresses import MASK, without_credentials_in
 from tenner.core.errors import Problem
+from tenner.core.messages import msg, redacted
 
 KNOWN_NAMES = (
     "HF_TOKEN",
@@ -105,10 +106,13 @@ class Secrets:
 
     def redact(self, text: str) -> str:
         """`text` without any secret: the ones held here, and whatever has the shape of one."""
+        return redacted(text, self._redacted)
+
+    def _redacted(self, text: str) -> str:
         for value in sorted(self.values.values(), key=len, reverse=True):
             if len(value) >= _SHORTEST:
                 text = text.replace(value, MASK)
-        return redact_shapes(text)
+        return _without_shapes(text)
 
 
 NO_SECRETS = Secrets(values={})
@@ -133,11 +137,16 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
         try:
             content = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
+            reason = error.strerror if isinstance(error, OSError) else msg("not text")
             problems.append(
                 Problem(
-                    text=f"{name}_FILE names {path}, which cannot be read: {reason}",
-                    fix=f"mount the file there, or set {name}",
+                    text=msg(
+                        "{name}_FILE names {path}, which cannot be read: {reason}",
+                        name=name,
+                        path=path,
+                        reason=reason,
+                    ),
+                    fix=msg("mount the file there, or set {name}", name=name),
                 )
             )
             continue
@@ -146,7 +155,8 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
         else:
             problems.append(
                 Problem(
-                    text=f"{name}_FILE names {path}, which is empty", fix="write the value there"
+                    text=msg("{name}_FILE names {path}, which is empty", name=name, path=path),
+                    fix=msg("write the value there"),
                 )
             )
     return Secrets(values=values), tuple(problems)
@@ -155,6 +165,10 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
 def redact_shapes(text: str) -> str:
     """`text` without what looks like a token, a signature or a password, whoever's it is, and with
     each address in it as it may be shown."""
+    return redacted(text, _without_shapes)
+
+
+def _without_shapes(text: str) -> str:
     text = without_credentials_in(text)
     text = _TOKEN_SHAPE.sub(MASK, text)
     text = _SIGNED_PART.sub(rf"\g<1>{MASK}", text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tenner.core.errors import Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.core.safetensors_head import (
     METADATA,
     TensorEntry,
@@ -19,7 +20,7 @@ from tenner.core.safetensors_head import (
 )
 
 _CHUNK_BYTES = 1 << 20
-CUT_FIX = "look whether the disk is full, and start the same command again"
+CUT_FIX = msg("look whether the disk is full, and start the same command again")
 """A LoRA that a run has just written is not to be had anywhere else."""
 
 
@@ -53,7 +54,8 @@ def inspect_weights(path: Path) -> Weights | Problem:
     """The weights at `path`, or what is wrong with them. Raises OSError."""
     if not path.is_file():
         return Problem(
-            text=f"there is no weights file {path}", fix="see the engine's log beside it"
+            text=msg("there is no weights file {path}", path=path),
+            fix=msg("see the engine's log beside it"),
         )
     try:
         header = read_safetensors_header(path)
@@ -62,13 +64,18 @@ def inspect_weights(path: Path) -> Weights | Problem:
     metadata: dict[str, str] = header.get(METADATA, {})
     tensors = tensor_entries(header)
     if not tensors:
-        return Problem(text=f"{path} holds no tensors", fix="train again")
+        return Problem(text=msg("{path} holds no tensors", path=path), fix=msg("train again"))
     broken = tuple(_not_finite(path, tensors))
     if broken:
         shown = ", ".join(broken[:3]) + (" …" if len(broken) > 3 else "")
         return Problem(
-            text=f"{path} has numbers that are not finite in {len(broken)} tensors: {shown}",
-            fix="lower learning_rate, or set mixed_precision = 'bf16' (or 'no')",
+            text=msg(
+                "{path} has numbers that are not finite in {n} tensors: {shown}",
+                path=path,
+                n=len(broken),
+                shown=shown,
+            ),
+            fix=msg("lower learning_rate, or set mixed_precision = 'bf16' (or 'no')"),
         )
     return Weights(
         path=path, num_tensors=len(tensors), num_bytes=path.stat().st_size, metadata=metadata

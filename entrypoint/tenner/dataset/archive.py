@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from tenner.core.errors import DatasetError
+from tenner.core.messages import msg
 from tenner.dataset.findings import printable
 
 MAX_MEMBERS = 1_000_000
@@ -43,13 +44,21 @@ class Limits:
     def check(self, written: int, name: str) -> None:
         if written > self.max_bytes:
             raise DatasetError(
-                f"{name} unpacks to more than {self.max_bytes / 1024**3:g} GB",
-                fix="pack only the images and captions",
+                msg(
+                    "{name} unpacks to more than {max_bytes} GB",
+                    name=name,
+                    max_bytes=f"{self.max_bytes / 1024**3:g}",
+                ),
+                fix=msg("pack only the images and captions"),
             )
         if written > RATIO_COUNTS_FROM and written > MAX_RATIO * self.packed_bytes:
             raise DatasetError(
-                f"{name} unpacks to more than {MAX_RATIO} times its size: this is no dataset",
-                fix="pack the images and captions anew",
+                msg(
+                    "{name} unpacks to more than {max_ratio} times its size: this is no dataset",
+                    name=name,
+                    max_ratio=MAX_RATIO,
+                ),
+                fix=msg("pack the images and captions anew"),
             )
 
 
@@ -73,8 +82,12 @@ def refuse_other_archives(archive: Path) -> None:
     kind = next((name for magic, name in _NOT_UNPACKED.items() if begins.startswith(magic)), None)
     if kind:
         raise DatasetError(
-            f"{archive.name} is a {kind} archive, which tenner does not unpack",
-            fix="unpack it and name the folder, or pack the images as zip or tar.gz",
+            msg(
+                "{name} is a {kind} archive, which tenner does not unpack",
+                name=archive.name,
+                kind=kind,
+            ),
+            fix=msg("unpack it and name the folder, or pack the images as zip or tar.gz"),
         )
 
 
@@ -91,22 +104,27 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
         raise
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, LZMAError, zlib.error):
         raise DatasetError(
-            f"{archive.name} is damaged, cut, or no archive",
-            fix="pack it again as zip or tar.gz, and upload it whole",
+            msg("{name} is damaged, cut, or no archive", name=archive.name),
+            fix=msg("pack it again as zip or tar.gz, and upload it whole"),
         ) from None
     except NotImplementedError:
         raise DatasetError(
-            f"{archive.name} is packed by a method that tenner does not unpack",
-            fix="pack it again as an ordinary zip (deflate) or tar.gz",
+            msg("{name} is packed by a method that tenner does not unpack", name=archive.name),
+            fix=msg("pack it again as an ordinary zip (deflate) or tar.gz"),
         ) from None
     except RuntimeError:  # what zipfile raises for an encrypted member without a password
         raise DatasetError(
-            f"{archive.name} is encrypted", fix="pack it without a password, as zip"
+            msg("{name} is encrypted", name=archive.name),
+            fix=msg("pack it without a password, as zip"),
         ) from None
     except OSError as error:
         raise DatasetError(
-            f"{archive.name} cannot be unpacked: {error.strerror or 'its content is damaged'}",
-            fix="check it, and the free disk space",
+            msg(
+                "{name} cannot be unpacked: {strerror}",
+                name=archive.name,
+                strerror=error.strerror or msg("its content is damaged"),
+            ),
+            fix=msg("check it, and the free disk space"),
         ) from None
 
 
@@ -119,7 +137,7 @@ def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> None:
         )
         for member in members:
             if stat.S_ISLNK(member.external_attr >> 16):
-                _refuse(archive, member.filename, "a link")
+                _refuse(archive, member.filename, msg("a link"))
         _count(members, archive)
         _refuse_doubled(files, archive)
         written = 0
@@ -142,7 +160,7 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> None:
             if member.isdir():
                 continue
             if not member.isreg():
-                _refuse(archive, member.name, "a link or a device")
+                _refuse(archive, member.name, msg("a link or a device"))
             files[str(target)] += 1
             source = opened.extractfile(member)
             if source is not None:
@@ -168,8 +186,8 @@ def _zstd(raw: IO[bytes]) -> IO[bytes]:
         import zstandard  # pyright: ignore
     except ImportError:
         raise DatasetError(
-            "a .tar.zst archive needs the package zstandard",
-            fix="pip install 'tenner[dataset]', or pack the dataset as zip or tar.gz",
+            msg("a .tar.zst archive needs the package zstandard"),
+            fix=msg("pip install 'tenner[dataset]', or pack the dataset as zip or tar.gz"),
         ) from None
     return zstandard.ZstdDecompressor().stream_reader(raw)  # pyright: ignore
 
@@ -178,21 +196,31 @@ def _target(folder: Path, name: str, archive: Path) -> Path:
     """Where a member goes. Refuses what would leave the folder, on any system."""
     posix = PurePosixPath(name.replace("\\", "/"))
     if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts or "\0" in name:
-        _refuse(archive, name, "a path that leads out of the archive")
+        _refuse(archive, name, msg("a path that leads out of the archive"))
     return folder.joinpath(*posix.parts)
 
 
 def _refuse(archive: Path, name: str, what: str) -> None:
     raise DatasetError(
-        f'{archive.name} holds "{printable(name)}", {what}; nothing of it is used',
-        fix="pack the images and captions anew, with plain names",
+        msg(
+            '{name} holds "{name2}", {what}; nothing of it is used',
+            name=archive.name,
+            name2=printable(name),
+            what=what,
+        ),
+        fix=msg("pack the images and captions anew, with plain names"),
     )
 
 
 def _count(members: "list[zipfile.ZipInfo] | range", archive: Path) -> None:
     if len(members) > MAX_MEMBERS:
         raise DatasetError(
-            f"{archive.name} holds more than {MAX_MEMBERS:,} files", fix="pack only the images"
+            msg(
+                "{name} holds more than {max_members} files",
+                name=archive.name,
+                max_members=f"{MAX_MEMBERS:,}",
+            ),
+            fix=msg("pack only the images"),
         )
 
 
@@ -202,8 +230,13 @@ def _refuse_doubled(files: Counter[str], archive: Path) -> None:
     if doubled:
         shown = ", ".join(printable(Path(each).name) for each in doubled[:3])
         raise DatasetError(
-            f"{archive.name} holds {len(doubled)} names more than once: {shown}",
-            fix="pack the images and captions anew, each once",
+            msg(
+                "{name} holds {n} names more than once: {shown}",
+                name=archive.name,
+                n=len(doubled),
+                shown=shown,
+            ),
+            fix=msg("pack the images and captions anew, each once"),
         )
 
 

@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tenner.dataset.findings import Finding, counted, names, printable
+from tenner.core.messages import joined, msg, plural
+from tenner.dataset.findings import Finding, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.text import CaptionText, CaptionUnreadable, clean_line, read_caption
 from tenner.dataset.view import Concept
@@ -84,17 +85,33 @@ def _about_extensions(
     other = [path for path, files in own.items() if files and chosen not in files]
     findings: list[Finding] = []
     if both:
-        text = f"{counted(len(both), 'image')} with two caption files; {chosen} is read"
-        fix = "remove the other ones, or set caption_extension"
+        text = msg(
+            "{images} with two caption files; {chosen} is read",
+            images=plural("{n} image", "{n} images", len(both)),
+            chosen=chosen,
+        )
+        fix = msg("remove the other ones, or set caption_extension")
         findings.append(_finding("two_captions", "warning", text, fix, both))
     if other and asked:
         have = sorted({suffix for path in other for suffix in own[path]})
-        text = f"{counted(len(other), 'image')} without a {chosen} caption, but with {have[0]}"
-        fix = f'set caption_extension = "{have[0]}", or leave it out to have both read'
+        text = msg(
+            "{images} without a {chosen} caption, but with {have}",
+            images=plural("{n} image", "{n} images", len(other)),
+            chosen=chosen,
+            have=have[0],
+        )
+        fix = msg(
+            'set caption_extension = "{have}", or leave it out to have both read', have=have[0]
+        )
         findings.append(_finding("other_extension", "warning", text, fix, other))
     elif other:
         suffixes = sorted({found[path].suffix for path in other})
-        text = f"captions are {chosen}; {counted(len(other), 'image')} with {suffixes[0]} read too"
+        text = msg(
+            "captions are {chosen}; {images} with {suffixes} read too",
+            chosen=chosen,
+            images=plural("{n} image", "{n} images", len(other)),
+            suffixes=suffixes[0],
+        )
         findings.append(_finding("other_extension", "note", text, "", other))
     return findings
 
@@ -107,8 +124,12 @@ def _about_sharing(found: Mapping[str, FileEntry]) -> list[Finding]:
     shared = [path for paths in images_of.values() if len(paths) > 1 for path in paths]
     if not shared:
         return []
-    text = f"{counted(len(shared), 'image')} of the same name share a caption: {names(shared)}"
-    fix = "if they are the same picture, remove one"
+    text = msg(
+        "{images} of the same name share a caption: {names}",
+        images=plural("{n} image", "{n} images", len(shared)),
+        names=names(shared),
+    )
+    fix = msg("if they are the same picture, remove one")
     return [_finding("shared_caption", "warning", text, fix, shared)]
 
 
@@ -198,13 +219,17 @@ def _read_one(
 def _about_unreadable(bad: Sequence[tuple[str, str]]) -> list[Finding]:
     if not bad:
         return []
-    said = "; ".join(f"{printable(path)} ({why})" for path, why in bad[:5])
+    said = joined(*(msg("{name} ({why})", name=printable(path), why=why) for path, why in bad[:5]))
     return [
         Finding(
             kind="caption_unreadable",
             level="error",
-            text=f"{counted(len(bad), 'caption file')} cannot be read as text: {said}",
-            fix="save them again as plain text in UTF-8",
+            text=msg(
+                "{files} cannot be read as text: {said}",
+                files=plural("{n} caption file", "{n} caption files", len(bad)),
+                said=said,
+            ),
+            fix=msg("save them again as plain text in UTF-8"),
             files=tuple(path for path, _ in bad),
         )
     ]
@@ -214,13 +239,22 @@ def _about_guesses(guessed: Sequence[tuple[str, CaptionText]]) -> list[Finding]:
     if not guessed:
         return []
     path, text = guessed[0]
-    said = f'{printable(path)} as {text.encoding}: "{text.first_line[:60]}"'
+    said = msg(
+        '{name} as {encoding}: "{first_line}"',
+        name=printable(path),
+        encoding=text.encoding,
+        first_line=text.first_line[:60],
+    )
     return [
         Finding(
             kind="caption_encoding",
             level="warning",
-            text=f"{counted(len(guessed), 'caption file')} not in UTF-8, read by guess: {said}",
-            fix="look whether the text is right, and save the files as UTF-8",
+            text=msg(
+                "{files} not in UTF-8, read by guess: {said}",
+                files=plural("{n} caption file", "{n} caption files", len(guessed)),
+                said=said,
+            ),
+            fix=msg("look whether the text is right, and save the files as UTF-8"),
             files=tuple(path for path, _ in guessed),
         )
     ]

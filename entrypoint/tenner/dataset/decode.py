@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
+from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
@@ -95,10 +96,12 @@ def _read(path: Path) -> bytes:
         if size == 0:
             raise UnusableImage("empty (0 bytes)")
         if size > MAX_BYTES:
-            raise UnusableImage(f"larger than {MAX_BYTES // 1024**2} MB")
+            raise UnusableImage(msg("larger than {max_bytes} MB", max_bytes=MAX_BYTES // 1024**2))
         data = path.read_bytes()
     except OSError as error:
-        raise UnusableImage(f"closed to this user or gone ({error.strerror or error})") from None
+        raise UnusableImage(
+            msg("closed to this user or gone ({strerror})", strerror=error.strerror or error)
+        ) from None
     if _ends_in_zeros(data):
         raise UnusableImage("cut off: its end is only zeros, as a failed copy leaves it")
     head = data[:512].lstrip().lower()
@@ -124,14 +127,20 @@ def _open(data: bytes, *, alone: bool) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=(*FORMATS, "HEIF") if is_heif else FORMATS)
     except Image.DecompressionBombError:
-        raise UnusableImage(f"larger than {MAX_PIXELS // 10**6} million pixels") from None
+        raise UnusableImage(
+            msg("larger than {max_pixels} million pixels", max_pixels=MAX_PIXELS // 10**6)
+        ) from None
     except Image.UnidentifiedImageError:
         raise UnusableImage("no image format that is known, or cut off at its start") from None
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise UnusableImage(f"larger than {MAX_PIXELS // 10**6} million pixels")
+        raise UnusableImage(
+            msg("larger than {max_pixels} million pixels", max_pixels=MAX_PIXELS // 10**6)
+        )
     if min(image.size) < MIN_SIDE:
-        raise UnusableImage(f"only {image.width}x{image.height} pixels")
+        raise UnusableImage(
+            msg("only {width}x{height} pixels", width=image.width, height=image.height)
+        )
     if pixels > BIG_PIXELS and not alone:
         raise TooBig
     return image
@@ -140,8 +149,8 @@ def _open(data: bytes, *, alone: bool) -> Image.Image:
 def _why_broken(error: Exception) -> str:
     text = str(error).lower()
     if "truncated" in text or "not processed" in text or "end of file" in text:
-        return "cut off: the end of the picture is missing"
-    return "damaged: it cannot be decoded"
+        return msg("cut off: the end of the picture is missing")
+    return msg("damaged: it cannot be decoded")
 
 
 def _draft(image: Image.Image, factor: int) -> None:
@@ -322,7 +331,7 @@ def _masked(image: Image.Image, mask: Path) -> Image.Image:
     """The upright picture with the mask as its alpha. Raises UnusableImage."""
     seen = viewable_picture(mask)
     if isinstance(seen, str):
-        raise UnusableImage(f"its mask {mask.name} is {seen}")
+        raise UnusableImage(msg("its mask {name} is {seen}", name=mask.name, seen=seen))
     alpha = seen.getchannel("R").resize(image.size, Image.Resampling.BILINEAR)
     masked = image.convert("RGB")
     masked.putalpha(alpha)

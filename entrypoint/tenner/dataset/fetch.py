@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tenner.core.addresses import full_address
 from tenner.core.errors import DatasetError
+from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of, remove_abandoned_parts
 from tenner.dataset.archive import is_archive, remove_tree, unpack
 from tenner.dataset.listing import classify
@@ -17,7 +18,7 @@ from tenner.dataset.request import DatasetRequest
 from tenner.storage.cache_dir import downloads_dir
 from tenner.storage.http import OnBytes, download
 
-MOUNT_IT = "in a container, mount it: -v ./training_data:/workspace/training_data:ro"
+MOUNT_IT = msg("in a container, mount it: -v ./training_data:/workspace/training_data:ro")
 
 
 def cache_dir(request: DatasetRequest) -> Path:
@@ -42,8 +43,8 @@ def fetch(source: str, request: DatasetRequest, on_bytes: OnBytes | None = None)
         return _unpacked_alone(folder, request)
     if scheme not in ("", "file"):
         raise DatasetError(
-            f"the dataset {source} is of a kind that is not known",
-            fix="name a folder, an archive, or s3://, hf://datasets/ or https://",
+            msg("the dataset {source} is of a kind that is not known", source=source),
+            fix=msg("name a folder, an archive, or s3://, hf://datasets/ or https://"),
         )
     return _local(Path(source.removeprefix("file://")).expanduser(), request)
 
@@ -79,11 +80,17 @@ def _local(path: Path, request: DatasetRequest) -> Path:
         return _out_of_tables(path, request)
     if path.is_file():
         if not is_archive(path):
-            raise DatasetError(f"the dataset {path} is a file, not a folder", fix="name its folder")
+            raise DatasetError(
+                msg("the dataset {path} is a file, not a folder", path=path),
+                fix=msg("name its folder"),
+            )
         return _unpacked(path, request)
     windows = ":\\" in str(path) and os.name != "nt"
-    said = "is on your PC, not in this container" if windows else "is not there"
-    raise DatasetError(f"the dataset {path} {said}", fix=f"name a folder of images; {MOUNT_IT}")
+    said = msg("is on your PC, not in this container") if windows else msg("is not there")
+    raise DatasetError(
+        msg("the dataset {path} {said}", path=path, said=said),
+        fix=msg("name a folder of images; {mount_it}", mount_it=MOUNT_IT),
+    )
 
 
 def _unpacked(archive: Path, request: DatasetRequest) -> Path:
@@ -110,8 +117,12 @@ def _kept(digest: str, request: DatasetRequest, write: Callable[[Path], None]) -
         if folder.is_dir():
             return folder  # another process was faster
         raise DatasetError(
-            f"the dataset cannot be unpacked in {folder.parent}: {error}",
-            fix="free disk space, or set another cache folder",
+            msg(
+                "the dataset cannot be unpacked in {parent}: {error}",
+                parent=folder.parent,
+                error=error,
+            ),
+            fix=msg("free disk space, or set another cache folder"),
         ) from error
     finally:
         remove_tree(part)
@@ -123,8 +134,12 @@ def _digest(archive: Path, request: DatasetRequest) -> str:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if request.sha256 and digest != request.sha256.lower().removeprefix("sha256:"):
         raise DatasetError(
-            f"{archive.name} is not the file that was meant: its SHA-256 is {digest}",
-            fix="fetch it again, or correct the checksum",
+            msg(
+                "{name} is not the file that was meant: its SHA-256 is {digest}",
+                name=archive.name,
+                digest=digest,
+            ),
+            fix=msg("fetch it again, or correct the checksum"),
         )
     return digest
 

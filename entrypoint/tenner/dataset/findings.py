@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenner.core.errors import Level, Problem
+from tenner.core.messages import msg
 
 NAMES_SHOWN = 5
 
@@ -35,7 +36,7 @@ def names(files: Sequence[str], shown: int = NAMES_SHOWN) -> str:
     """`a.png, b.png and 14 more`: enough to find them, short enough for one line."""
     said = ", ".join(printable(file) for file in files[:shown])
     more = len(files) - shown
-    return f"{said} and {more:,} more" if more > 0 else said
+    return msg("{said} and {more} more", said=said, more=f"{more:,}") if more > 0 else said
 
 
 def printable(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tenner.core.errors import DatasetError
+from tenner.core.messages import msg
 from tenner.core.retry import PermanentError
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
@@ -31,13 +32,15 @@ def fetch_from_hub(
     named = _SOURCE.fullmatch(source)
     if not named:
         raise DatasetError(
-            f"{source} names no dataset", fix="write hf://datasets/user/name, or …/name@revision"
+            msg("{source} names no dataset", source=source),
+            fix=msg("write hf://datasets/user/name, or …/name@revision"),
         )
     try:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise DatasetError(
-            "a dataset on Hugging Face needs one more package", fix="pip install 'tenner[hub]'"
+            msg("a dataset on Hugging Face needs one more package"),
+            fix=msg("pip install 'tenner[hub]'"),
         ) from None
     hub = _Hub(named[1], named[2], cache / "hub", os.environ)
     try:
@@ -47,13 +50,13 @@ def fetch_from_hub(
     except HfHubHTTPError as error:
         said = str(error).strip().splitlines()[0]
         raise DatasetError(
-            f"{source} cannot be fetched: {said}",
-            fix="check the name, and HF_TOKEN if the dataset is private or gated",
+            msg("{source} cannot be fetched: {said}", source=source, said=said),
+            fix=msg("check the name, and HF_TOKEN if the dataset is private or gated"),
         ) from None
     except (*transport_errors(), OSError, ValueError) as error:
         raise DatasetError(
-            f"{source} cannot be fetched: {error}",
-            fix="check the network; a second start goes on where this one ended",
+            msg("{source} cannot be fetched: {error}", source=source, error=error),
+            fix=msg("check the network; a second start goes on where this one ended"),
         ) from None
 
 

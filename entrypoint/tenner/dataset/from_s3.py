@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
@@ -24,7 +25,7 @@ from tenner.storage.s3_download import download_object
 
 DAY_SECONDS = 24 * 3600
 LIST_SECONDS = 60
-NEEDS = "these keys need s3:ListBucket and s3:GetObject there"
+NEEDS = msg("these keys need s3:ListBucket and s3:GetObject there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,10 @@ def fetch_from_s3(
         bucket = _open(source, os.environ)
         listed = retrying(Deadline(LIST_SECONDS), lambda: bucket.listed(Deadline(LIST_SECONDS)))
         if not listed:
-            raise DatasetError(f"{source} holds no files", fix="check the prefix, letter by letter")
+            raise DatasetError(
+                msg("{source} holds no files", source=source),
+                fix=msg("check the prefix, letter by letter"),
+            )
         refuse_size(sum(each.size for each in listed), request.max_bytes)
         folder = cache / "s3" / hashlib.sha256(source.encode()).hexdigest()[:32]
         mirror = Mirror(folder, {_name(each.key, bucket.place): each for each in listed})
@@ -84,12 +88,22 @@ def fetch_from_s3(
         raise DatasetError(problems=[Problem(text=refused.problem.text, fix=fix)]) from None
     except TransientError as trouble:
         raise DatasetError(
-            f"{source} cannot be fetched: {trouble}",
-            fix="check the network and the endpoint; a second start goes on where this one ended",
+            msg("{source} cannot be fetched: {trouble}", source=source, trouble=trouble),
+            fix=msg(
+                "check the network and the endpoint; a second start goes on where this one ended"
+            ),
         ) from None
     except OSError as error:
-        fix = "free disk space, or set TENNER_CACHE_DIR"
-        raise DatasetError(f"{source} cannot be kept in {cache}: {error}", fix=fix) from error
+        fix = msg("free disk space, or set TENNER_CACHE_DIR")
+        raise DatasetError(
+            msg(
+                "{source} cannot be kept in {cache}: {error}",
+                source=source,
+                cache=cache,
+                error=error,
+            ),
+            fix=fix,
+        ) from error
 
 
 def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
@@ -106,8 +120,10 @@ def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
         ]
         raise DatasetError(problems=[*problems, *told]) from None
     except ValueError as error:
-        fix = "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
-        raise DatasetError(f"{source}: {error}", fix=fix) from None
+        fix = msg(
+            "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
+        )
+        raise DatasetError(msg("{source}: {error}", source=source, error=error), fix=fix) from None
     client = open_client(place, endpoint, secrets=secrets, env=environ, signs_payload=True)
     return _Bucket(client=client, place=place)
 
@@ -119,7 +135,8 @@ def _name(key: str, place: Destination) -> str:
     parts = name.split("/")
     if ".." in parts or "." in parts or "" in parts or "\\" in name or "\0" in name:
         raise DatasetError(
-            f'the object "{key}" would be kept outside the folder', fix="rename it in the bucket"
+            msg('the object "{key}" would be kept outside the folder', key=key),
+            fix=msg("rename it in the bucket"),
         )
     return name
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenner.core.errors import DatasetError, Problem, errors_in
+from tenner.core.messages import msg
 from tenner.dataset.fetch import fetch
 from tenner.dataset.findings import Finding
 from tenner.dataset.items import Dataset, ImageItem, judge_regularisation, spread_regularisation
@@ -112,13 +113,14 @@ def read_sources(
     if problems:
         raise DatasetError(problems=problems)
     if not trees:
-        fix = "say dataset = FOLDER, or put images into the default one"
-        raise DatasetError("no dataset was named", fix=fix)
+        fix = msg("say dataset = FOLDER, or put images into the default one")
+        raise DatasetError(msg("no dataset was named"), fix=fix)
     try:
         return [read_tree(tree, request, on_progress) for tree in trees]
     except OSError as error:
         raise DatasetError(
-            f"the dataset cannot be read: {error}", fix="check the folder and its rights"
+            msg("the dataset cannot be read: {error}", error=error),
+            fix=msg("check the folder and its rights"),
         ) from error
 
 
@@ -171,7 +173,7 @@ def buckets_of(request: DatasetRequest) -> Buckets:
     try:
         return make_buckets_of(request)
     except ValueError as error:
-        fix = "change min_bucket_reso, max_bucket_reso or resolution"
+        fix = msg("change min_bucket_reso, max_bucket_reso or resolution")
         raise DatasetError(str(error), fix=fix) from None
 
 

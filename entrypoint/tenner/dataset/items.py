@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileIssue, Finding, printable
 from tenner.dataset.masks import Mask
@@ -155,17 +156,23 @@ def judge_regularisation(images: Sequence[ImageItem]) -> list[Finding]:
         return []
     used = [image for image in spread_regularisation(images) if image.is_reg]
     passes = sum(image.num_repeats for image in used)
-    text = (
-        f"{len(used)} of {len(reg)} regularisation images are used, {passes} seen in an epoch"
-        f" beside {_passes(images, is_reg=False)} training images"
+    text = msg(
+        "{n} of {n2} regularisation images are used, {passes} seen in an epoch beside"
+        " {passes2} training images",
+        n=len(used),
+        n2=len(reg),
+        passes=passes,
+        passes2=_passes(images, is_reg=False),
     )
     unused = tuple({image.source: None for image in reg[len(used) :]})
     if not unused:
         return [Finding(kind="regularisation", level="note", text=text)]
     times = math.ceil(len(reg) / _passes(images, is_reg=False))
-    fix = f"repeat the training images {times} times as often, or leave the others out"
+    fix = msg(
+        "repeat the training images {times} times as often, or leave the others out", times=times
+    )
     if any(image.num_repeats > 1 for image in reg):
-        fix = "name the regularisation folder with one repeat, as 1_name"
+        fix = msg("name the regularisation folder with one repeat, as 1_name")
     return [Finding(kind="regularisation", level="warning", text=text, fix=fix, files=unused)]
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tenner.dataset.findings import Finding, counted, names
+from tenner.core.messages import msg, plural
+from tenner.dataset.findings import Finding, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.request import DatasetRequest
 from tenner.kohya.buckets import (
@@ -96,9 +97,13 @@ def _impossible(files: Sequence[str], buckets: Buckets) -> Finding:
     return Finding(
         kind="no_bucket",
         level="error",
-        text=f"{counted(len(files), 'image')} too small or too narrow for a bucket of "
-        f"{buckets.steps}-pixel steps: {names(files)}",
-        fix="remove them, or set bucket_no_upscale = false",
+        text=msg(
+            "{images} too small or too narrow for a bucket of {steps}-pixel steps: {names}",
+            images=plural("{n} image", "{n} images", len(files)),
+            steps=buckets.steps,
+            names=names(files),
+        ),
+        fix=msg("remove them, or set bucket_no_upscale = false"),
         files=tuple(files),
     )
 
@@ -111,11 +116,19 @@ def _unused(found: Sequence[_Fitted], request: DatasetRequest) -> Finding:
     return Finding(
         kind="unused_area",
         level="warning",
-        text=f"up to {round(100 * worst.unused)} % of the pixels that {width}×{height} allows are"
-        f" not used for {counted(len(files), 'image')} ({_shown(worst)}): {names(files)}",
-        fix=f"set {setting}, which keeps them"
+        text=msg(
+            "up to {unused} % of the pixels that {width}×{height} allows are not used for"
+            " {images} ({shown}): {names}",
+            unused=round(100 * worst.unused),
+            width=width,
+            height=height,
+            images=plural("{n} image", "{n} images", len(files)),
+            shown=_shown(worst),
+            names=names(files),
+        ),
+        fix=msg("set {setting}, which keeps them", setting=setting)
         if setting
-        else "crop them to a shape nearer to a square",
+        else msg("crop them to a shape nearer to a square"),
         files=tuple(files),
     )
 
@@ -127,16 +140,29 @@ def _cropped(found: Sequence[_Fitted], request: DatasetRequest) -> Finding:
     return Finding(
         kind="cropped",
         level="warning",
-        text=f"the crop takes up to {round(100 * worst.fit.cropped_share)} % of"
-        f" {counted(len(files), 'image')} ({_shown(worst)}): {names(files)}",
-        fix=f"set {setting}, or crop them yourself" if setting else "crop them yourself",
+        text=msg(
+            "the crop takes up to {cropped_share} % of {images} ({shown}): {names}",
+            cropped_share=round(100 * worst.fit.cropped_share),
+            images=plural("{n} image", "{n} images", len(files)),
+            shown=_shown(worst),
+            names=names(files),
+        ),
+        fix=msg("set {setting}, or crop them yourself", setting=setting)
+        if setting
+        else msg("crop them yourself"),
         files=tuple(files),
     )
 
 
 def _shown(fitted: _Fitted) -> str:
     (width, height), (across, down) = fitted.image.size, fitted.fit.bucket
-    return f"{width}×{height} is trained at {across}×{down}"
+    return msg(
+        "{width}×{height} is trained at {across}×{down}",
+        width=width,
+        height=height,
+        across=across,
+        down=down,
+    )
 
 
 def _mending(
@@ -191,8 +217,14 @@ def _lost(counts: Counter[Size], batch_size: int) -> list[Finding]:
         Finding(
             kind="small_buckets",
             level="note",
-            text=f"in {counted(len(counts), 'bucket')} there are {batches} batches an epoch "
-            f"where {least} would do at batch {batch_size}",
-            fix="crop the images to fewer shapes, or take a smaller batch",
+            text=msg(
+                "in {buckets} there are {batches} batches an epoch where {least} would do"
+                " at batch {batch_size}",
+                buckets=plural("{n} bucket", "{n} buckets", len(counts)),
+                batches=batches,
+                least=least,
+                batch_size=batch_size,
+            ),
+            fix=msg("crop the images to fewer shapes, or take a smaller batch"),
         )
     ]

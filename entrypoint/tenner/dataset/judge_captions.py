@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tenner.base.tokenizers.counting import count_tokens, most_tokens
+from tenner.core.messages import msg, plural
 from tenner.dataset.captions import Caption
-from tenner.dataset.findings import Finding, counted, names
+from tenner.dataset.findings import Finding, names
 
 BOILERPLATE_SHARE = 0.9
 MIN_CAPTIONS_FOR_BOILERPLATE = 8
@@ -62,14 +63,27 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
     missing = [path for path, caption in captions.items() if caption.file is None]
     total = len(captions)
     if not missing:
-        text = f"captions: {total:,} of {counted(total, 'image')}"
+        text = msg(
+            "captions: {total} of {images}",
+            total=f"{total:,}",
+            images=plural("{n} image", "{n} images", total),
+        )
         return [Finding(kind="captions", level="note", text=text)]
     said = sorted({captions[path].text for path in missing})
-    instead = f'"{said[0]}" stands in' if said and said[0] else "they train on an empty caption"
-    text = f"captions: {total - len(missing):,} of {counted(total, 'image')}; {instead}"
+    instead = (
+        msg('"{said}" stands in', said=said[0])
+        if said and said[0]
+        else msg("they train on an empty caption")
+    )
+    text = msg(
+        "captions: {total} of {images}; {instead}",
+        total=f"{total - len(missing):,}",
+        images=plural("{n} image", "{n} images", total),
+        instead=instead,
+    )
     if len(missing) < total:
-        text += f" for {names(missing)}"
-    fix = f"write a {extension} file for each of them"
+        text = msg("{text} for {names}", text=text, names=names(missing))
+    fix = msg("write a {extension} file for each of them", extension=extension)
     return [
         Finding(kind="captions_missing", level="warning", text=text, fix=fix, files=tuple(missing))
     ]
@@ -83,9 +97,12 @@ def _several_lines(captions: Mapping[str, Caption], *, enable_wildcard: bool) ->
         Finding(
             kind="caption_lines",
             level="warning",
-            text=f"{counted(len(several), 'caption')} of several lines, of which the first is "
-            f"read: {names(several)}",
-            fix="put the caption on one line, or set enable_wildcard to draw one of the lines",
+            text=msg(
+                "{captions} of several lines, of which the first is read: {names}",
+                captions=plural("{n} caption", "{n} captions", len(several)),
+                names=names(several),
+            ),
+            fix=msg("put the caption on one line, or set enable_wildcard to draw one of the lines"),
             files=tuple(several),
         )
     ]
@@ -99,7 +116,11 @@ def _trigger_findings(
         texts = {path: captions[path].text for path, own in triggers.items() if own == trigger}
         without = [path for path, text in texts.items() if not has_trigger(text, trigger)]
         if without and add_trigger:
-            text = f'trigger "{trigger}" put in front of {counted(len(without), "caption")}'
+            text = msg(
+                'trigger "{trigger}" put in front of {captions}',
+                trigger=trigger,
+                captions=plural("{n} caption", "{n} captions", len(without)),
+            )
             findings.append(
                 Finding(kind="trigger_added", level="note", text=text, files=tuple(without))
             )
@@ -109,16 +130,21 @@ def _trigger_findings(
 
 
 def _without_trigger(trigger: str, texts: Mapping[str, str], without: Sequence[str]) -> Finding:
-    text = f'{len(without):,} of {counted(len(texts), "caption")} without the trigger "{trigger}"'
+    text = msg(
+        '{n} of {captions} without the trigger "{trigger}"',
+        n=f"{len(without):,}",
+        captions=plural("{n} caption", "{n} captions", len(texts)),
+        trigger=trigger,
+    )
     near = Counter(found for path in without if (found := _near_miss(texts[path], trigger)))
     if near:
         said = ", ".join(f'"{found}" {count} times' for found, count in near.most_common(3))
-        text += f"; they write {said}"
+        text = msg("{text}; they write {said}", text=text, said=said)
     return Finding(
         kind="trigger_missing",
         level="warning",
-        text=f"{text}: {names(without)}",
-        fix="write it letter for letter, or set add_trigger = true",
+        text=msg("{text}: {names}", text=text, names=names(without)),
+        fix=msg("write it letter for letter, or set add_trigger = true"),
         files=tuple(without),
     )
 
@@ -151,15 +177,21 @@ def _too_long(captions: Mapping[str, Caption], limit: int) -> list[Finding]:
         return []
     most = max(over, key=lambda path: long[path])
     larger = next((size for size in (150, 225) if size >= long[most] and size > limit), None)
-    fix = "shorten them, the important words first"
+    fix = msg("shorten them, the important words first")
     if larger:
-        fix += f", or set max_token_length = {larger}"
+        fix = msg("{fix}, or set max_token_length = {larger}", fix=fix, larger=larger)
     return [
         Finding(
             kind="caption_long",
             level="warning",
-            text=f"{counted(len(over), 'caption')} longer than the {limit} tokens CLIP reads "
-            f"(the longest has {long[most]}): {names(over)}",
+            text=msg(
+                "{captions} longer than the {limit} tokens CLIP reads (the longest has"
+                " {long}): {names}",
+                captions=plural("{n} caption", "{n} captions", len(over)),
+                limit=limit,
+                long=long[most],
+                names=names(over),
+            ),
             fix=fix,
             files=tuple(over),
         )
@@ -184,8 +216,15 @@ def _boilerplate(captions: Mapping[str, Caption]) -> list[Finding]:
         Finding(
             kind="caption_boilerplate",
             level="warning",
-            text=f'{count:,} of {counted(len(texts), "caption")} are the same: "{text[:80]}"',
-            fix="describe what differs between the pictures; what is never named melts into the "
-            "trigger",
+            text=msg(
+                '{count} of {captions} are the same: "{text}"',
+                count=f"{count:,}",
+                captions=plural("{n} caption", "{n} captions", len(texts)),
+                text=text[:80],
+            ),
+            fix=msg(
+                "describe what differs between the pictures; what is never named melts into"
+                " the trigger"
+            ),
         )
     ]

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from tenner.core.messages import joined, msg, plural
 from tenner.dataset.facts import ImageFacts
-from tenner.dataset.findings import FileIssue, Finding, counted, names, printable
+from tenner.dataset.findings import FileIssue, Finding, names, printable
 from tenner.dataset.likeness import near_duplicates
 from tenner.kohya.buckets import Size
 
@@ -21,7 +22,7 @@ LOW_QUALITY = 40
 DARK, BRIGHT = 40, 215
 """Nothing (but 1 % of the pixels) is brighter, or darker, than this of 255."""
 
-SIZE_CLASSES = ((80, 150, "complex"), (40, 80, "medium"), (20, 40, "simple"))
+SIZE_CLASSES = ((80, 150, msg("complex")), (40, 80, msg("medium")), (20, 40, msg("simple")))
 """The guide's numbers of images for a complex, medium and simple concept."""
 
 
@@ -29,11 +30,21 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
     """Few broken images are left out and said; many are an error, and none is only a part."""
     if not left_out:
         return []
-    said = "; ".join(f"{printable(note.path)} is {note.why}" for note in left_out[:5])
-    more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-    text = f"{len(left_out)} of {counted(num_images, 'image')} cannot be used: {said}{more}"
+    said = joined(
+        *(msg("{name} is {why}", name=printable(note.path), why=note.why) for note in left_out[:5])
+    )
+    more = msg(" and {n} more", n=len(left_out) - 5) if len(left_out) > 5 else ""
+    text = msg(
+        "{n} of {images} cannot be used: {said}{more}",
+        n=len(left_out),
+        images=plural("{n} image", "{n} images", num_images),
+        said=said,
+        more=more,
+    )
     many = len(left_out) > BROKEN_SHARE * num_images
-    fix = "replace or remove them" + ("" if many else "; the run goes on without them")
+    fix = msg(
+        "replace or remove them{what}", what="" if many else msg("; the run goes on without them")
+    )
     return [
         Finding(
             kind="unreadable",
@@ -62,9 +73,12 @@ def _animated(facts: Mapping[str, ImageFacts]) -> list[Finding]:
         Finding(
             kind="animated",
             level="warning",
-            text=f"{counted(len(moving), 'image')} with several frames, of which only the first is"
-            f" trained: {names(moving)}",
-            fix="save the frames that you want as pictures of their own",
+            text=msg(
+                "{images} with several frames, of which only the first is trained: {names}",
+                images=plural("{n} image", "{n} images", len(moving)),
+                names=names(moving),
+            ),
+            fix=msg("save the frames that you want as pictures of their own"),
             files=tuple(moving),
         )
     ]
@@ -79,8 +93,14 @@ def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:
         Finding(
             kind="small",
             level="warning",
-            text=f"{len(small)} of {len(facts)} images are under {wanted} px: {names(small)}",
-            fix=f"replace them, or train at a lower resolution than {wanted}",
+            text=msg(
+                "{n} of {n2} images are under {wanted} px: {names}",
+                n=len(small),
+                n2=len(facts),
+                wanted=wanted,
+                names=names(small),
+            ),
+            fix=msg("replace them, or train at a lower resolution than {wanted}", wanted=wanted),
             files=tuple(small),
         )
     ]
@@ -98,8 +118,12 @@ def _doubled(facts: Mapping[str, ImageFacts]) -> list[Finding]:
         Finding(
             kind="duplicate",
             level="warning",
-            text=f"{counted(len(files), 'file')} are the same picture as another: {names(files)}",
-            fix="keep one of each; doubled pictures are learnt twice as strongly",
+            text=msg(
+                "{files} are the same picture as another: {names}",
+                files=plural("{n} file", "{n} files", len(files)),
+                names=names(files),
+            ),
+            fix=msg("keep one of each; doubled pictures are learnt twice as strongly"),
             files=tuple(files),
         )
     ]
@@ -110,8 +134,12 @@ def _near_doubled(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     if not groups:
         return []
     files = [path for group in groups for path in group]
-    text = f"{counted(len(groups), 'group')} of nearly the same picture: {names(files)}"
-    fix = "keep the best of each; too alike pictures are learnt as one, and overfitted"
+    text = msg(
+        "{groups} of nearly the same picture: {names}",
+        groups=plural("{n} group", "{n} groups", len(groups)),
+        names=names(files),
+    )
+    fix = msg("keep the best of each; too alike pictures are learnt as one, and overfitted")
     return [_warning("near_duplicate", text, fix, files)]
 
 
@@ -119,8 +147,14 @@ def _blurred(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     files = [path for path, each in facts.items() if each.blur is not None and each.blur > BLURRED]
     if not files:
         return []
-    text = f"{counted(len(files), 'image')} blurred even where sharpest: {names(files)}"
-    return [_warning("blurred", text, "replace them: blur is learnt like anything else", files)]
+    text = msg(
+        "{images} blurred even where sharpest: {names}",
+        images=plural("{n} image", "{n} images", len(files)),
+        names=names(files),
+    )
+    return [
+        _warning("blurred", text, msg("replace them: blur is learnt like anything else"), files)
+    ]
 
 
 def _compressed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
@@ -131,8 +165,12 @@ def _compressed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     ]
     if not files:
         return []
-    text = f"{counted(len(files), 'image')} of heavy JPEG compression: {names(files)}"
-    fix = "take the originals: the blocks around edges are learnt"
+    text = msg(
+        "{images} of heavy JPEG compression: {names}",
+        images=plural("{n} image", "{n} images", len(files)),
+        names=names(files),
+    )
+    fix = msg("take the originals: the blocks around edges are learnt")
     return [_warning("compressed", text, fix, files)]
 
 
@@ -141,11 +179,19 @@ def _exposed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     bright = [path for path, each in facts.items() if each.darkest > BRIGHT]
     found: list[Finding] = []
     if dark:
-        text = f"{counted(len(dark), 'image')} nearly black all over: {names(dark)}"
-        found.append(_warning("dark", text, "brighten or replace them", dark))
+        text = msg(
+            "{images} nearly black all over: {names}",
+            images=plural("{n} image", "{n} images", len(dark)),
+            names=names(dark),
+        )
+        found.append(_warning("dark", text, msg("brighten or replace them"), dark))
     if bright:
-        text = f"{counted(len(bright), 'image')} nearly white all over: {names(bright)}"
-        found.append(_warning("bright", text, "darken or replace them", bright))
+        text = msg(
+            "{images} nearly white all over: {names}",
+            images=plural("{n} image", "{n} images", len(bright)),
+            names=names(bright),
+        )
+        found.append(_warning("bright", text, msg("darken or replace them"), bright))
     return found
 
 
@@ -155,17 +201,30 @@ def _warning(kind: str, text: str, fix: str, files: Sequence[str]) -> Finding:
 
 def _set_size(num_images: int) -> list[Finding]:
     if num_images < 15:
-        level, text = "warning", f"{counted(num_images, 'image')} is few"
-        fix = "15 to 20 can do; 30 to 100 well described ones are far better"
+        level, text = (
+            "warning",
+            msg("{images} is few", images=plural("{n} image", "{n} images", num_images)),
+        )
+        fix = msg("15 to 20 can do; 30 to 100 well described ones are far better")
     elif num_images > 150:
         level, text = (
             "note",
-            f"{counted(num_images, 'image')} is many: more steps, time and dollars",
+            msg(
+                "{images} is many: more steps, time and dollars",
+                images=plural("{n} image", "{n} images", num_images),
+            ),
         )
-        fix = "20 to 80 chosen ones often do better"
+        fix = msg("20 to 80 chosen ones often do better")
     else:
         fits = next((name for low, _, name in SIZE_CLASSES if num_images >= low), "simple")
-        level, text = "note", f"{counted(num_images, 'image')}: enough for a {fits} concept"
+        level, text = (
+            "note",
+            msg(
+                "{images}: enough for a {fits} concept",
+                images=plural("{n} image", "{n} images", num_images),
+                fits=fits,
+            ),
+        )
         fix = ""
     assert level in ("warning", "note")
     return [Finding(kind="set_size", level=level, text=text, fix=fix)]

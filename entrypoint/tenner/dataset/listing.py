@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tenner.core.messages import msg
+
 FileKind = Literal["image", "caption", "metadata", "cache", "junk", "unsupported", "other"]
 
 MAX_DEPTH = 16
@@ -145,7 +147,7 @@ def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, .
             elif _is_junk_folder(entry.name):
                 found.append(FileEntry(path=path, size=0, kind="junk", why="a system folder"))
             elif depth >= MAX_DEPTH:
-                why = f"more than {MAX_DEPTH} folders deep"
+                why = msg("more than {max_depth} folders deep", max_depth=MAX_DEPTH)
                 found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
             else:
                 inner = Path(entry.path)
@@ -154,7 +156,12 @@ def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, .
                     links = (*chain, folder.resolve(), inner.resolve())
                 waiting.append((path + "/", inner, links))
         if len(found) > MAX_FILES:
-            raise OSError(f"more than {MAX_FILES:,} files; this is no dataset folder")
+            raise OSError(
+                msg(
+                    "more than {max_files} files; this is no dataset folder",
+                    max_files=f"{MAX_FILES:,}",
+                )
+            )
     return tuple(sorted(found, key=lambda entry: entry.path))
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-from tenner.dataset.findings import Finding, counted, names
+from tenner.core.messages import msg, plural
+from tenner.dataset.findings import Finding, names
 from tenner.dataset.listing import FileEntry, list_files
 
 
@@ -29,8 +30,12 @@ def find_masks(
     try:
         entries = list_files(folder)
     except OSError as error:
-        text = f"the masks in {folder} cannot be read: {error.strerror or error}"
-        return {}, [_error(text, "correct conditioning_data_dir, or remove it", ())]
+        text = msg(
+            "the masks in {folder} cannot be read: {strerror}",
+            folder=folder,
+            strerror=error.strerror or error,
+        )
+        return {}, [_error(text, msg("correct conditioning_data_dir, or remove it"), ())]
     by_stem = {entry.stem.casefold(): entry for entry in entries if entry.kind == "image"}
     found: dict[str, Mask] = {}
     missing: list[str] = []
@@ -44,8 +49,13 @@ def find_masks(
         found[image.path] = Mask(path=folder / entry.path, sha256=digest)
     if not missing:
         return found, []
-    text = f"{counted(len(missing), 'image')} without a mask in {folder}: {names(missing)}"
-    fix = "add a mask of the same name, all white where the whole image counts"
+    text = msg(
+        "{images} without a mask in {folder}: {names}",
+        images=plural("{n} image", "{n} images", len(missing)),
+        folder=folder,
+        names=names(missing),
+    )
+    fix = msg("add a mask of the same name, all white where the whole image counts")
     return found, [_error(text, fix, missing)]
 
 

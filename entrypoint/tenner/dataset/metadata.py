@@ -13,7 +13,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, cast
 
-from tenner.dataset.findings import Finding, counted, names, printable
+from tenner.core.messages import msg, plural
+from tenner.dataset.findings import Finding, names, printable
 from tenner.dataset.listing import FileEntry
 
 COLUMNS = ("text", "caption", "prompt", "description")
@@ -40,8 +41,8 @@ def read_metadata(entries: Iterable[FileEntry], images: Collection[str], root: P
         try:
             rows = _rows(entry, root)
         except (OSError, ValueError, csv.Error) as error:
-            text = f"{printable(entry.path)} cannot be read: {error}"
-            fix = f"each line is one object: {FORMAT}"
+            text = msg("{name} cannot be read: {error}", name=printable(entry.path), error=error)
+            fix = msg("each line is one object: {format}", format=FORMAT)
             findings.append(_finding("metadata", "error", text, fix, [entry.path]))
             continue
         found, strangers = _captions(rows, entry.folder, images)
@@ -50,8 +51,10 @@ def read_metadata(entries: Iterable[FileEntry], images: Collection[str], root: P
         if found:
             used.add(entry.path)
         else:
-            text = f"{printable(entry.path)} holds no caption of an image that is here"
-            fix = f"name images in file_name and captions in text: {FORMAT}"
+            text = msg(
+                "{name} holds no caption of an image that is here", name=printable(entry.path)
+            )
+            fix = msg("name images in file_name and captions in text: {format}", format=FORMAT)
             findings.append(_finding("metadata", "warning", text, fix, [entry.path]))
     return Metadata(captions=captions, used=frozenset(used), findings=tuple(findings))
 
@@ -59,7 +62,7 @@ def read_metadata(entries: Iterable[FileEntry], images: Collection[str], root: P
 def _rows(entry: FileEntry, root: Path) -> list[Mapping[str, Any]]:
     """The table's rows. Raises OSError, ValueError or csv.Error."""
     if entry.size > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES // 1024**2} MB")
+        raise ValueError(msg("larger than {max_bytes} MB", max_bytes=MAX_BYTES // 1024**2))
     text = (root / entry.path).read_bytes().decode("utf-8-sig")
     if entry.suffix == ".csv":
         return list(csv.DictReader(StringIO(text)))
@@ -70,9 +73,11 @@ def _rows(entry: FileEntry, root: Path) -> list[Mapping[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is not JSON ({error})") from None
+            raise ValueError(
+                msg("line {number} is not JSON ({error})", number=number, error=error)
+            ) from None
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no object")  # noqa: TRY004 one kind for all
+            raise ValueError(msg("line {number} is no object", number=number))  # noqa: TRY004 one kind for all
         rows.append(cast("dict[str, Any]", row))
     return rows
 
@@ -99,11 +104,13 @@ def _captions(
 def _about_strangers(entry: FileEntry, strangers: Sequence[str]) -> list[Finding]:
     if not strangers:
         return []
-    text = (
-        f"{printable(entry.path)} names {counted(len(strangers), 'image')} not here:"
-        f" {names(strangers)}"
+    text = msg(
+        "{name} names {images} not here: {names}",
+        name=printable(entry.path),
+        images=plural("{n} image", "{n} images", len(strangers)),
+        names=names(strangers),
     )
-    fix = "add the missing images, or remove their lines"
+    fix = msg("add the missing images, or remove their lines")
     return [_finding("metadata_images", "warning", text, fix, [entry.path])]
 
 

@@ -8,9 +8,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from tenner.core.messages import msg, plural
 from tenner.dataset.captions import Caption, find_caption_files, framed, read_captions
 from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
-from tenner.dataset.findings import FileIssue, Finding, counted, names
+from tenner.dataset.findings import FileIssue, Finding, names
 from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
@@ -22,7 +23,7 @@ from tenner.dataset.view import View, build_view, subset_view
 from tenner.dataset.workers import WorkerPool, path_field
 from tenner.settings.subsets import SubsetRequest
 
-_OF_A_FILE_LEFT_OUT = "the caption of a file that is left out"
+_OF_A_FILE_LEFT_OUT = msg("the caption of a file that is left out")
 OnProgress = Callable[[int, int], None]
 
 
@@ -233,10 +234,10 @@ def _why_not_used(entry: FileEntry, others: Collection[tuple[str, str]]) -> str:
     if entry.kind == "caption":
         if (entry.folder, entry.stem) in others:
             return _OF_A_FILE_LEFT_OUT
-        return "a text file without an image of its name"
+        return msg("a text file without an image of its name")
     if entry.kind == "image":
-        return "in a folder that is not read"
-    return entry.why or "not an image"
+        return msg("in a folder that is not read")
+    return entry.why or msg("not an image")
 
 
 def _about_left_out(left_out: Sequence[FileIssue]) -> list[Finding]:
@@ -251,8 +252,13 @@ def _about_left_out(left_out: Sequence[FileIssue]) -> list[Finding]:
         else Finding(
             kind="left_out",
             level="warning",
-            text=f"{counted(len(paths), 'file')} left out, each {why}: {names(paths)}",
-            fix="convert or remove them, or add the missing image",
+            text=msg(
+                "{files} left out, each {why}: {names}",
+                files=plural("{n} file", "{n} files", len(paths)),
+                why=why,
+                names=names(paths),
+            ),
+            fix=msg("convert or remove them, or add the missing image"),
             files=tuple(paths),
         )
         for why, paths in by_reason.items()
@@ -264,7 +270,7 @@ def _closed(why: str, paths: Sequence[str]) -> Finding:
     return Finding(
         kind="closed",
         level="error",
-        text=f"{names(paths)} {why}",
-        fix="let this user read it (chmod -R a+rX), or remove it from the dataset",
+        text=msg("{names} {why}", names=names(paths), why=why),
+        fix=msg("let this user read it (chmod -R a+rX), or remove it from the dataset"),
         files=tuple(paths),
     )

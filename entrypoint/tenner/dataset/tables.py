@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from tenner.core.errors import DatasetError
+from tenner.core.messages import msg
 from tenner.dataset.metadata import COLUMNS
 from tenner.storage.http import refuse_size
 
@@ -45,8 +46,11 @@ def write_pictures(tables: Sequence[Path], to: Path, *, max_bytes: int) -> None:
         import pyarrow.parquet as parquet  # pyright: ignore
     except ImportError:
         raise DatasetError(
-            f"{tables[0].name} is a table of pictures (Parquet), which needs one more package",
-            fix="pip install 'tenner[parquet]'",
+            msg(
+                "{name} is a table of pictures (Parquet), which needs one more package",
+                name=tables[0].name,
+            ),
+            fix=msg("pip install 'tenner[parquet]'"),
         ) from None
     problems = cast("tuple[type[Exception], ...]", (pyarrow.ArrowException, OSError))  # pyright: ignore
     total = 0
@@ -63,13 +67,17 @@ def write_pictures(tables: Sequence[Path], to: Path, *, max_bytes: int) -> None:
             except problems as error:
                 said = str(error).strip().partition("\n")[0]
                 raise DatasetError(
-                    f"the pictures in {table.name} cannot be taken out: {said}",
-                    fix="fetch it again, and look at the room on the disk",
+                    msg(
+                        "the pictures in {name} cannot be taken out: {said}",
+                        name=table.name,
+                        said=said,
+                    ),
+                    fix=msg("fetch it again, and look at the room on the disk"),
                 ) from None
     if not total:
         raise DatasetError(
-            f"{tables[0].name} has no column of pictures",
-            fix="name a dataset of pictures; a column such as `image` holds their bytes",
+            msg("{name} has no column of pictures", name=tables[0].name),
+            fix=msg("name a dataset of pictures; a column such as `image` holds their bytes"),
         )
 
 

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tenner.core.messages import msg
+
 MAX_CAPTION_BYTES = 1_000_000
 """A larger file is not a caption."""
 
@@ -81,7 +83,9 @@ def _strict(data: bytes, encoding: str, skipped: int) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise CaptionUnreadable(f"is no valid {encoding}", error.start + skipped) from None
+        raise CaptionUnreadable(
+            msg("is no valid {encoding}", encoding=encoding), error.start + skipped
+        ) from None
 
 
 def _wide_without_mark(data: bytes) -> str:

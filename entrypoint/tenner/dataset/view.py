@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tenner.dataset.findings import FileIssue, Finding, counted, names, printable
+from tenner.core.messages import msg, plural
+from tenner.dataset.findings import FileIssue, Finding, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
 from tenner.settings.subsets import MOST_REPEATS
@@ -19,7 +20,7 @@ from tenner.settings.subsets import MOST_REPEATS
 MANY_REPEATS = 200
 """Above this the number is more likely a year or a count than a wish."""
 
-EXAMPLE = "put images and captions like this: training_data/10_my_cat/photo1.jpg + photo1.txt"
+EXAMPLE = msg("put images and captions like this: training_data/10_my_cat/photo1.jpg + photo1.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +165,22 @@ def subset_view(
         reading.findings.append(_nothing_found(entries, root_name))
     elif repeats < 1:
         reading.error(
-            f"{printable(root_name)}: num_repeats is {repeats}, so nothing would be trained on it",
-            "set num_repeats to 1 or more, or remove the subset",
+            msg(
+                "{name}: num_repeats is {repeats}, so nothing would be trained on it",
+                name=printable(root_name),
+                repeats=repeats,
+            ),
+            msg("set num_repeats to 1 or more, or remove the subset"),
         )
     elif repeats > MOST_REPEATS:
         reading.error(
-            f"{printable(root_name)[:60]}: num_repeats is {repeats}, and {MOST_REPEATS:,} is the"
-            " most",
-            f"set num_repeats = {DEFAULT_REPEATS}",
+            msg(
+                "{name}: num_repeats is {repeats}, and {most_repeats} is the most",
+                name=printable(root_name)[:60],
+                repeats=repeats,
+                most_repeats=f"{MOST_REPEATS:,}",
+            ),
+            msg("set num_repeats = {default_repeats}", default_repeats=DEFAULT_REPEATS),
         )
     else:
         _read_concept(reading, "", repeats, tokens)
@@ -206,7 +215,9 @@ def _descend(reading: _Reading) -> str:
             break
         folder = inner[0]
     if folder:
-        reading.mend(folder, f"the images are in the inner folder {printable(folder)}")
+        reading.mend(
+            folder, msg("the images are in the inner folder {name}", name=printable(folder))
+        )
     return folder
 
 
@@ -217,8 +228,12 @@ def _read_root(reading: _Reading, root: str) -> None:
         if children and not own and any(_is_named(child) for child in children):
             loose = [image.path for image in reading.images_in(root)]
             reading.error(
-                f"{counted(len(loose), 'image')} beside the concept folders: {names(loose)}",
-                "move them into a folder such as 10_name; kohya's tools would pass over them",
+                msg(
+                    "{images} beside the concept folders: {names}",
+                    images=plural("{n} image", "{n} images", len(loose)),
+                    names=names(loose),
+                ),
+                msg("move them into a folder such as 10_name; kohya's tools would pass over them"),
             )
         else:
             _read_named_or_plain(reading, root, own, has_siblings=False)
@@ -243,21 +258,47 @@ def _read_named_or_plain(
         _read_plain(reading, folder, name, has_siblings=has_siblings)
     elif named.num_repeats < 1:
         reading.error(
-            f'folder "{said}" asks for {named.num_repeats} repeats, so it would not be trained',
-            f'rename it to "{DEFAULT_REPEATS}_{printable(named.concept)}", or move it away',
+            msg(
+                'folder "{said}" asks for {num_repeats} repeats, so it would not be trained',
+                said=said,
+                num_repeats=named.num_repeats,
+            ),
+            msg(
+                'rename it to "{default_repeats}_{name}", or move it away',
+                default_repeats=DEFAULT_REPEATS,
+                name=printable(named.concept),
+            ),
         )
     elif named.num_repeats > MOST_REPEATS:
         reading.error(
-            f'folder "{said[:60]}" asks for more than {MOST_REPEATS:,} repeats of each image',
-            f'rename it to "{DEFAULT_REPEATS}_{printable(named.concept)}"',
+            msg(
+                'folder "{said}" asks for more than {most_repeats} repeats of each image',
+                said=said[:60],
+                most_repeats=f"{MOST_REPEATS:,}",
+            ),
+            msg(
+                'rename it to "{default_repeats}_{name}"',
+                default_repeats=DEFAULT_REPEATS,
+                name=printable(named.concept),
+            ),
         )
     else:
         if not named.exact:
             right = f"{named.num_repeats}_{printable(named.concept)}"
-            reading.mend(folder, f'folder "{said}" is read as "{right}"')
+            reading.mend(
+                folder, msg('folder "{said}" is read as "{right}"', said=said, right=right)
+            )
         if named.num_repeats > MANY_REPEATS:
-            text = f'folder "{said}" asks for {named.num_repeats:,} repeats of each image'
-            fix = f'if the number is part of the name, rename it to "{DEFAULT_REPEATS}_{said}"'
+            text = msg(
+                'folder "{said}" asks for {num_repeats} repeats of each image',
+                said=said,
+                num_repeats=f"{named.num_repeats:,}",
+            )
+            fix = msg(
+                'if the number is part of the name, rename it to "{default_repeats}_{said}"',
+                default_repeats=DEFAULT_REPEATS,
+                said=said,
+            )
             reading.findings.append(
                 Finding(kind="many_repeats", level="warning", text=text, fix=fix)
             )
@@ -269,22 +310,39 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
     ending = _repeats_at_the_end(reading, folder)
     if reading.num_repeats is None and ending:
         reading.error(
-            f'folder "{said}": is {ending[1]} its repeats or part of its name?',
-            f'rename it to "{ending[1]}_{printable(ending[0])}" for {ending[1]} repeats, '
-            "or set num_repeats",
+            msg(
+                'folder "{said}": is {ending} its repeats or part of its name?',
+                said=said,
+                ending=ending[1],
+            ),
+            msg(
+                'rename it to "{ending}_{name}" for {ending} repeats, or set num_repeats',
+                ending=ending[1],
+                name=printable(ending[0]),
+            ),
         )
     elif reading.num_repeats is None and has_siblings:
         reading.error(
-            f'folder "{said}" names no repeats, the folders beside it do',
-            f'rename it to "{DEFAULT_REPEATS}_{said}", or set num_repeats',
+            msg('folder "{said}" names no repeats, the folders beside it do', said=said),
+            msg(
+                'rename it to "{default_repeats}_{said}", or set num_repeats',
+                default_repeats=DEFAULT_REPEATS,
+                said=said,
+            ),
         )
     else:
         if reading.is_reg:
             _read_concept(reading, folder, 1, name if folder else "")
             return
         repeats = DEFAULT_REPEATS if reading.num_repeats is None else reading.num_repeats
-        text = f'"{said}" names no repeats: each of its images is seen {repeats} times an epoch'
-        fix = f'set num_repeats, or name the folder "{repeats}_{said}"'
+        text = msg(
+            '"{said}" names no repeats: each of its images is seen {repeats} times an epoch',
+            said=said,
+            repeats=repeats,
+        )
+        fix = msg(
+            'set num_repeats, or name the folder "{repeats}_{said}"', repeats=repeats, said=said
+        )
         if repeats != reading.num_repeats:
             reading.findings.append(Finding(kind="plain_folder", level="note", text=text, fix=fix))
         _read_concept(reading, folder, repeats, name if folder else "")
@@ -309,14 +367,22 @@ def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: st
     if direct and nested:
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
         reading.error(
-            f'"{said}" holds {counted(len(direct), "image")} and, in {inner}, '
-            f"{counted(len(nested), 'more', 'more')}",
-            "move them up into it, or away; kohya's tools would pass over the inner ones",
+            msg(
+                '"{said}" holds {images} and, in {inner}, {more}',
+                said=said,
+                images=plural("{n} image", "{n} images", len(direct)),
+                inner=inner,
+                more=plural("{n} more", "{n} more", len(nested)),
+            ),
+            msg("move them up into it, or away; kohya's tools would pass over the inner ones"),
         )
         return
     if nested:
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
-        reading.mend(folder, f'the images in {inner} are taken as those of "{said}"')
+        reading.mend(
+            folder,
+            msg('the images in {inner} are taken as those of "{said}"', inner=inner, said=said),
+        )
     reading.add(folder, repeats, class_tokens, direct or nested)
 
 
@@ -326,10 +392,12 @@ def _nothing_found(entries: Sequence[FileEntry], root_name: str) -> Finding:
         if entry.kind != "junk":
             kinds[entry.suffix or "no extension"] += 1
     seen = ", ".join(f"{count:,} {printable(suffix)}" for suffix, count in sorted(kinds.items()))
-    what = f"only {seen}" if seen else "it is empty"
+    what = msg("only {seen}", seen=seen) if seen else msg("it is empty")
     return Finding(
         kind="no_images",
         level="error",
-        text=f"no images in {printable(root_name)}: {what}",
-        fix=EXAMPLE + "; in a container, check that the folder is really mounted",
+        text=msg("no images in {name}: {what}", name=printable(root_name), what=what),
+        fix=msg(
+            "{example}; in a container, check that the folder is really mounted", example=EXAMPLE
+        ),
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 
 _WORTH_SECONDS = 0.05
@@ -65,7 +66,12 @@ class _Worker:
             return json.loads(line)
         self.stop()
         if timed_out.is_set():
-            return {"unreadable": f"not decoded within {timeout_seconds:g} seconds"}
+            return {
+                "unreadable": msg(
+                    "not decoded within {timeout_seconds} seconds",
+                    timeout_seconds=f"{timeout_seconds:g}",
+                )
+            }
         return {"unreadable": "damaged: the decoder crashes on it"}
 
     def _start(self) -> "subprocess.Popen[str]":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tenner.core.errors import DatasetError
 from tenner.core.files import write_json
+from tenner.core.messages import joined, msg
 from tenner.dataset.findings import FileIssue
 from tenner.dataset.request import DatasetRequest
 from tenner.dataset.workers import WorkerPool, path_field
@@ -62,14 +63,17 @@ def make_working_copy(
                 _link(image.source_path.absolute(), path)
     except OSError as error:
         raise DatasetError(
-            f"the working copy of the dataset cannot be written: {error}",
-            fix="free disk space, or choose another output_dir",
+            msg("the working copy of the dataset cannot be written: {error}", error=error),
+            fix=msg("free disk space, or choose another output_dir"),
         ) from error
     changed = [(path, image) for path, image in both if _needs(image)]
     _convert([each for each in changed if each[0] not in kept], request)
     write_json(_note(folder), {name: asdict(content) for name, content in wanted.items()})
     mended = tuple(
-        FileIssue(path=image.source, why=", ".join(WHAT_WAS_DONE[need] for need in _needs(image)))
+        FileIssue(
+            path=image.source,
+            why=joined(*(WHAT_WAS_DONE[need] for need in _needs(image)), separator=", "),
+        )
         for _, image in changed
     )
     return Copied(paths=tuple(paths), mended=mended)
@@ -162,8 +166,10 @@ def _convert(changed: Sequence[tuple[Path, "ImageItem"]], request: DatasetReques
         if "width" not in answer
     ]
     if failed:
-        fix = "free disk space, or replace these images"
-        raise DatasetError(f"images cannot be converted: {'; '.join(failed[:5])}", fix=fix)
+        fix = msg("free disk space, or replace these images")
+        raise DatasetError(
+            msg("images cannot be converted: {failed}", failed="; ".join(failed[:5])), fix=fix
+        )
 
 
 def _needs(image: "ImageItem") -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenner.core.errors import MachineError, Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.settings.model import Settings
@@ -47,7 +48,7 @@ def choose_engine(
         return _own(python, reason=reason)
     found = find(environ)
     if isinstance(found, Trainer):
-        why = "as asked" if asked == "sd-scripts" else "installed here"
+        why = msg("as asked") if asked == "sd-scripts" else msg("installed here")
         return ChosenEngine(
             name="sd-scripts",
             python=found.python,
@@ -56,8 +57,10 @@ def choose_engine(
             notices=found.notices,
         )
     if asked == "sd-scripts":
-        raise MachineError(f"sd-scripts cannot be used here: {found.text}", fix=found.fix)
-    return _own(python, reason=f"sd-scripts is not here: {found.text}")
+        raise MachineError(
+            msg("sd-scripts cannot be used here: {text}", text=found.text), fix=found.fix
+        )
+    return _own(python, reason=msg("sd-scripts is not here: {text}", text=found.text))
 
 
 def possible_engine(
@@ -67,22 +70,29 @@ def possible_engine(
     installed. Raises SettingsError where the engine that was asked for cannot train this base."""
     asked = settings.engine
     if tiny and asked == "sd-scripts":
-        text = (
+        text = msg(
             "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
         )
-        fix = "train it with the built-in trainer (engine = 'native'), or name another base_model"
+        fix = msg(
+            "train it with the built-in trainer (engine = 'native'), or name another base_model"
+        )
         raise SettingsError(text, fix=fix)
     if asked == "native":
-        return "native", "as asked"
+        return "native", msg("as asked")
     if tiny:
-        return "native", "the tiny base is trained by the built-in one"
+        return "native", msg("the tiny base is trained by the built-in one")
     if other_noise and asked == "sd-scripts":
-        text = "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
+        text = msg(
+            "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
+        )
         raise SettingsError(
-            f"{text} {other_noise}", fix="train with the built-in trainer (engine = 'native')"
+            msg("{text} {other_noise}", text=text, other_noise=other_noise),
+            fix=msg("train with the built-in trainer (engine = 'native')"),
         )
     if other_noise:
-        return "native", f"sd-scripts cannot train the base's noise: {other_noise}"
+        return "native", msg(
+            "sd-scripts cannot train the base's noise: {other_noise}", other_noise=other_noise
+        )
     return ("sd-scripts", "as asked") if asked == "sd-scripts" else (None, "")
 
 
@@ -90,8 +100,8 @@ def _own(python: Path, *, reason: str) -> ChosenEngine:
     missing = missing_modules(python, MODULES)
     if missing:
         raise MachineError(
-            f"{python} has no {', '.join(missing)}",
-            fix="pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON",
+            msg("{python} has no {missing}", python=python, missing=", ".join(missing)),
+            fix=msg("pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON"),
         )
     return ChosenEngine(name="native", python=python, reason=reason)
 
@@ -115,8 +125,13 @@ def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise MachineError(
-            f"{PYTHON_VARIABLE} = {python} does not work: {error}",
-            fix="name a Python that has torch and diffusers, or leave it unset",
+            msg(
+                "{python_variable} = {python} does not work: {error}",
+                python_variable=PYTHON_VARIABLE,
+                python=python,
+                error=error,
+            ),
+            fix=msg("name a Python that has torch and diffusers, or leave it unset"),
         ) from error
     return done.stdout.split()
 

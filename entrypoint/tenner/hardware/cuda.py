@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.hardware.gpu import Capability, Gpu, capability_text, version_numbers
 
 CudaVersion = tuple[int, int]
@@ -83,16 +84,21 @@ def kernel_problem(gpu: Gpu, build: CudaBuild) -> Problem | None:
         return None
     tag = _fitting_tag(gpu.capability)
     fix = (
-        f"use the image with {tag} in its tag, or rent another card"
+        msg("use the image with {tag} in its tag, or rent another card", tag=tag)
         if tag
-        else "rent a newer card: no image has code for this one"
+        else msg("rent a newer card: no image has code for this one")
     )
     if tag is None and gpu.capability[0] > 12:
-        fix = "rent another card: no image has code for this one yet"
+        fix = msg("rent another card: no image has code for this one yet")
     return Problem(
-        text=f"{gpu.label} has compute capability {capability_text(gpu.capability)}; "
-        f"this trainer's PyTorch ({build.label}) has code for "
-        f"{', '.join(build.architectures)} only",
+        text=msg(
+            "{label} has compute capability {capability_text}; this trainer's PyTorch"
+            " ({label2}) has code for {architectures} only",
+            label=gpu.label,
+            capability_text=capability_text(gpu.capability),
+            label2=build.label,
+            architectures=", ".join(build.architectures),
+        ),
         fix=fix,
     )
 
@@ -111,6 +117,11 @@ def driver_problem(driver: str, build: CudaBuild) -> Problem | None:
     if not needed or not driver or version_numbers(driver) >= version_numbers(needed):
         return None
     return Problem(
-        text=f"the NVIDIA driver is {driver}; {build.label} needs {needed} or newer",
-        fix="update the host's driver, or rent a machine with a newer one",
+        text=msg(
+            "the NVIDIA driver is {driver}; {label} needs {needed} or newer",
+            driver=driver,
+            label=build.label,
+            needed=needed,
+        ),
+        fix=msg("update the host's driver, or rent a machine with a newer one"),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenner.core.errors import MachineError, Problem, errors_in
+from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 from tenner.hardware.cuda import CUDA_12_1, CudaBuild, driver_problem, has_kernels, kernel_problem
 from tenner.hardware.gpu import Capability, Gpu
@@ -153,18 +154,28 @@ def _problems(
 def _memory_problem(gpu: Gpu) -> Problem | None:
     if not gpu.total_mib or gpu.free_mib is None:
         return Problem(
-            text=f"{gpu.label} does not say how much memory it has: batch 1 with gradient "
-            "checkpointing",
-            fix="set batch_size and gradient_checkpointing yourself if you know it is larger",
+            text=msg(
+                "{label} does not say how much memory it has: batch 1 with gradient checkpointing",
+                label=gpu.label,
+            ),
+            fix=msg("set batch_size and gradient_checkpointing yourself if you know it is larger"),
             level="warning",
         )
     if gpu.free_mib >= gpu.total_mib * (1 - BUSY_SHARE):
         return None
     used = gpu.total_mib - gpu.free_mib
     return Problem(
-        text=f"{gpu.label}: {used} of {gpu.total_mib} MiB are taken; sized for the {gpu.free_mib} "
-        "MiB that are free",
-        fix="end the other programs on this card (nvidia-smi lists them), or choose another card",
+        text=msg(
+            "{label}: {used} of {total_mib} MiB are taken; sized for the {free_mib} MiB"
+            " that are free",
+            label=gpu.label,
+            used=used,
+            total_mib=gpu.total_mib,
+            free_mib=gpu.free_mib,
+        ),
+        fix=msg(
+            "end the other programs on this card (nvidia-smi lists them), or choose another card"
+        ),
         level="warning",
     )
 
@@ -173,11 +184,18 @@ def _count_problem(chosen: tuple[Gpu, ...], num_gpus: int) -> Problem | None:
     if len(chosen) >= num_gpus:
         return None
     reason = (
-        "a process sees one MIG slice only" if chosen[0].is_slice else "no more can be used here"
+        msg("a process sees one MIG slice only")
+        if chosen[0].is_slice
+        else msg("no more can be used here")
     )
     return Problem(
-        text=f"num_processes = {num_gpus}, but there is {len(chosen)} usable GPU: {reason}",
-        fix=f"set num_processes = {len(chosen)}",
+        text=msg(
+            "num_processes = {num_gpus}, but there is {n} usable GPU: {reason}",
+            num_gpus=num_gpus,
+            n=len(chosen),
+            reason=reason,
+        ),
+        fix=msg("set num_processes = {n}", n=len(chosen)),
     )
 
 
@@ -186,7 +204,7 @@ def _choice_note(chosen: tuple[Gpu, ...], visible: tuple[Gpu, ...]) -> Problem |
         return None
     used = ", ".join(gpu.label for gpu in chosen)
     return Problem(
-        text=f"{len(visible)} GPUs are here; this run uses {used}",
-        fix="choose another with CUDA_VISIBLE_DEVICES, or use several with num_processes",
+        text=msg("{n} GPUs are here; this run uses {used}", n=len(visible), used=used),
+        fix=msg("choose another with CUDA_VISIBLE_DEVICES, or use several with num_processes"),
         level="note",
     )

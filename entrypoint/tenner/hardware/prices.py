@@ -11,6 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
+from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 
 PriceSource = Literal["asked", "host", "book"]
@@ -48,7 +49,7 @@ def price_of(
     knows. 0 is a price: a machine of one's own.
     """
     if set_by_user is not None:
-        return Price(usd_per_hour=set_by_user, kind="asked", source="price_per_hour")
+        return Price(usd_per_hour=set_by_user, kind="asked", source=msg("price_per_hour"))
     return host or book_price(gpu_name, provider=provider, num_gpus=num_gpus)
 
 
@@ -67,7 +68,11 @@ def book_price(gpu_name: str, *, provider: str = "", num_gpus: int = 1) -> Price
         return None
     middle = statistics.median(each.usd_per_hour for each in found)
     named = ", ".join(f"{each.provider} ${each.usd_per_hour:g}" for each in found)
-    return Price(usd_per_hour=middle * num_gpus, kind="book", source=f"the middle of {named}")
+    return Price(
+        usd_per_hour=middle * num_gpus,
+        kind="book",
+        source=msg("the middle of {named}", named=named),
+    )
 
 
 def book_prices(gpu_name: str) -> tuple[Price, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.hardware.gpu import Capability, Gpu
 
@@ -213,28 +214,34 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if "Driver/library version mismatch" in text:
         return Problem(
-            text=f"the host's driver was changed under a running system: nvidia-smi says {line}",
-            fix="this is the host's fault: reboot it, or rent another machine",
+            text=msg(
+                "the host's driver was changed under a running system: nvidia-smi says {line}",
+                line=line,
+            ),
+            fix=msg("this is the host's fault: reboot it, or rent another machine"),
         )
     if "Failed to initialize NVML" in text or "has failed because it couldn't communicate" in text:
         return Problem(
-            text=f"the host has lost its GPU: nvidia-smi says {line}",
-            fix="restart the container; if it happens again, rent another machine",
+            text=msg("the host has lost its GPU: nvidia-smi says {line}", line=line),
+            fix=msg("restart the container; if it happens again, rent another machine"),
         )
     if "Unable to determine the device handle" in text or "GPU is lost" in text:
         return Problem(
-            text=f"a GPU of this host has failed: nvidia-smi says {line}",
-            fix="rent another machine; the host's card has to be reset",
+            text=msg("a GPU of this host has failed: nvidia-smi says {line}", line=line),
+            fix=msg("rent another machine; the host's card has to be reset"),
         )
     if "No devices were found" in text or (answer.returncode == 0 and not text):
         return Problem(
-            text="nvidia-smi runs, but the host gives this container no GPU",
-            fix="rent a machine with a GPU; locally start with docker run --gpus all",
+            text=msg("nvidia-smi runs, but the host gives this container no GPU"),
+            fix=msg("rent a machine with a GPU; locally start with docker run --gpus all"),
         )
     return Problem(
-        text=f"nvidia-smi ended with code {answer.returncode} and named no GPU: "
-        f"{line[:200] or 'it said nothing'}",
-        fix="run nvidia-smi by hand on this machine; if it fails too, rent another one",
+        text=msg(
+            "nvidia-smi ended with code {returncode} and named no GPU: {line}",
+            returncode=answer.returncode,
+            line=line[:200] or msg("it said nothing"),
+        ),
+        fix=msg("run nvidia-smi by hand on this machine; if it fails too, rent another one"),
     )
 
 
@@ -303,16 +310,23 @@ def _run(
         )
     except OSError as error:
         return Problem(
-            text=f"{program} cannot be started: {error.strerror or error}",
-            fix="reinstall the NVIDIA driver, or rent another machine",
+            text=msg(
+                "{program} cannot be started: {strerror}",
+                program=program,
+                strerror=error.strerror or error,
+            ),
+            fix=msg("reinstall the NVIDIA driver, or rent another machine"),
         )
     try:
         stdout, stderr = process.communicate(timeout=time_limit_s)
     except subprocess.TimeoutExpired:
         _abandon(process)
         return Problem(
-            text=f"nvidia-smi gave no answer within {time_limit_s:g} s",
-            fix="the host's driver hangs: reboot it, or rent another machine",
+            text=msg(
+                "nvidia-smi gave no answer within {time_limit_s} s",
+                time_limit_s=f"{time_limit_s:g}",
+            ),
+            fix=msg("the host's driver hangs: reboot it, or rent another machine"),
         )
     return SmiAnswer(
         returncode=process.returncode,
@@ -341,8 +355,8 @@ def _find_program(env: Mapping[str, str]) -> tuple[str | None, Problem | None]:
     blocked = [each for each in programs if os.path.isfile(each)]  # noqa: PTH113 it never raises
     if blocked:
         return None, Problem(
-            text=f"{blocked[0]} is there, but cannot be run",
-            fix=f"chmod +x {blocked[0]}, or reinstall the NVIDIA driver",
+            text=msg("{blocked} is there, but cannot be run", blocked=blocked[0]),
+            fix=msg("chmod +x {blocked}, or reinstall the NVIDIA driver", blocked=blocked[0]),
         )
     return None, missing_program(
         in_container=_in_container(), has_device=Path("/dev/nvidiactl").exists(), env=env
@@ -357,23 +371,27 @@ def missing_program(*, in_container: bool, has_device: bool, env: Mapping[str, s
     """Why there may be no nvidia-smi at all."""
     if has_device:
         return Problem(
-            text="there is a GPU device, but no nvidia-smi to ask about it",
-            fix="start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+            text=msg("there is a GPU device, but no nvidia-smi to ask about it"),
+            fix=msg("start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
         )
     hidden = env.get("NVIDIA_VISIBLE_DEVICES", "")
     if hidden in ("void", "none"):
         return Problem(
-            text=f"no GPU here: NVIDIA_VISIBLE_DEVICES={hidden} hides them all",
-            fix="set NVIDIA_VISIBLE_DEVICES=all, or start with docker run --gpus all",
+            text=msg("no GPU here: NVIDIA_VISIBLE_DEVICES={hidden} hides them all", hidden=hidden),
+            fix=msg("set NVIDIA_VISIBLE_DEVICES=all, or start with docker run --gpus all"),
         )
     if in_container:
         return Problem(
-            text="no GPU here: the container was started without one (there is no nvidia-smi)",
-            fix="start it with docker run --gpus all; the host needs the NVIDIA driver and the "
-            "NVIDIA Container Toolkit",
+            text=msg("no GPU here: the container was started without one (there is no nvidia-smi)"),
+            fix=msg(
+                "start it with docker run --gpus all; the host needs the NVIDIA driver and"
+                " the NVIDIA Container Toolkit"
+            ),
         )
     return Problem(
-        text="no GPU here: there is no nvidia-smi on the PATH",
-        fix="install the NVIDIA driver, rent a machine with a GPU, or add --device cpu to train "
-        "on the CPU",
+        text=msg("no GPU here: there is no nvidia-smi on the PATH"),
+        fix=msg(
+            "install the NVIDIA driver, rent a machine with a GPU, or add --device cpu to"
+            " train on the CPU"
+        ),
     )

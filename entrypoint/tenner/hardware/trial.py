@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 
 TIME_LIMIT_SECONDS = 180.0
 """On a cold network disk importing torch alone takes a minute."""
@@ -41,7 +42,10 @@ class Tried:
         if torch_error is None:
             return None
         return Problem(
-            text=f"the trainer's torch cannot compute on the card: {torch_error}",
+            text=msg(
+                "the trainer's torch cannot compute on the card: {torch_error}",
+                torch_error=torch_error,
+            ),
             fix=_fix(torch_error),
         )
 
@@ -93,7 +97,11 @@ class Trial:
                 start_new_session=True,
             )
         except OSError as error:
-            return f"{self._python} does not start: {error.strerror or error}"
+            return msg(
+                "{python} does not start: {strerror}",
+                python=self._python,
+                strerror=error.strerror or error,
+            )
 
     @staticmethod
     def _wait(
@@ -103,13 +111,16 @@ class Trial:
         try:
             out, err = process.communicate(timeout=time_limit_seconds)
             last = next((line for line in reversed(err.splitlines()) if line.strip()), "no word")
-            ended = f"its process died of signal {-process.returncode}"
+            ended = msg("its process died of signal {returncode}", returncode=-process.returncode)
             if process.returncode >= 0:
                 ended = last.strip()[:300]
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
-            ended = f"no answer within {time_limit_seconds:.0f} s"
+            ended = msg(
+                "no answer within {time_limit_seconds} s",
+                time_limit_seconds=f"{time_limit_seconds:.0f}",
+            )
         return _json_lines(out), ended
 
     def __enter__(self) -> Self:
@@ -154,14 +165,16 @@ def _tried(lines: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> Tri
 
 def _fix(error: str) -> str:
     if "without CUDA" in error:
-        return "install the CUDA build of torch, or use the image"
+        return msg("install the CUDA build of torch, or use the image")
     if "No module named" in error:
-        return "pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON"
+        return msg("pip install 'tenner[train]', or name another Python in TENNER_TRAINER_PYTHON")
     if "kernel image" in error:
-        return "use the image whose CUDA fits this card (cu128 for RTX 50), or rent another card"
+        return msg(
+            "use the image whose CUDA fits this card (cu128 for RTX 50), or rent another card"
+        )
     if "driver" in error.lower():
-        return "rent a machine with a newer driver, or update the host's"
-    return "restart the container; if it happens again, rent another machine"
+        return msg("rent a machine with a newer driver, or update the host's")
+    return msg("restart the container; if it happens again, rent another machine")
 
 
 def trainer_python(environ: Mapping[str, str]) -> Path:

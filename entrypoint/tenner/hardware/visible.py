@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 from tenner.hardware.gpu import Gpu
 
@@ -44,8 +45,12 @@ def select_visible(gpus: Sequence[Gpu], env: Mapping[str, str]) -> Visible:
         if gpu in found:
             return Visible(
                 problem=Problem(
-                    text=f"CUDA_VISIBLE_DEVICES={wish} names {gpu.label} twice",
-                    fix="name each card once",
+                    text=msg(
+                        "CUDA_VISIBLE_DEVICES={wish} names {label} twice",
+                        wish=wish,
+                        label=gpu.label,
+                    ),
+                    fix=msg("name each card once"),
                 ),
                 by_user=True,
             )
@@ -70,16 +75,24 @@ def _find(entry: str, gpus: Sequence[Gpu]) -> Gpu | None:
 
 def _hidden(wish: str, gpus: Sequence[Gpu]) -> Problem:
     return Problem(
-        text=f'CUDA_VISIBLE_DEVICES="{wish}" hides every GPU; there would be {_listed(gpus)}',
-        fix="unset CUDA_VISIBLE_DEVICES, or add --device cpu if the CPU is meant",
+        text=msg(
+            'CUDA_VISIBLE_DEVICES="{wish}" hides every GPU; there would be {listed}',
+            wish=wish,
+            listed=_listed(gpus),
+        ),
+        fix=msg("unset CUDA_VISIBLE_DEVICES, or add --device cpu if the CPU is meant"),
     )
 
 
 def _absent(entry: str, wish: str, gpus: Sequence[Gpu]) -> Problem:
     return Problem(
-        text=f"CUDA_VISIBLE_DEVICES={wish} names {entry}, which is not here; "
-        f"there is {_listed(gpus)}",
-        fix="name one of these by its number or UUID, or unset CUDA_VISIBLE_DEVICES",
+        text=msg(
+            "CUDA_VISIBLE_DEVICES={wish} names {entry}, which is not here; there is {listed}",
+            wish=wish,
+            entry=entry,
+            listed=_listed(gpus),
+        ),
+        fix=msg("name one of these by its number or UUID, or unset CUDA_VISIBLE_DEVICES"),
     )
 
 

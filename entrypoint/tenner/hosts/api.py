@@ -6,6 +6,7 @@ from typing import Any
 
 from tenacity import stop_after_attempt, stop_after_delay
 
+from tenner.core.messages import msg
 from tenner.core.retry import retry_policy
 from tenner.core.secrets import redact_shapes
 
@@ -66,7 +67,9 @@ def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
             timeout=seconds,
         )
     except httpx.TimeoutException as error:
-        raise HostError(f"no answer within {seconds:.0f} s", is_transient=True) from error
+        raise HostError(
+            msg("no answer within {seconds} s", seconds=f"{seconds:.0f}"), is_transient=True
+        ) from error
     except httpx.HTTPError as error:
         text = redact_shapes(str(error)) or type(error).__name__
         raise HostError(text, is_transient=True) from error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from tenacity import stop_after_attempt, stop_after_delay
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.retry import retry_policy
 from tenner.hardware.prices import Price
 from tenner.hosts.api import HostError, call
@@ -26,11 +27,20 @@ def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
     if settings.end_action == "none" or settings.end_command:
         return ()
     if host is None:
-        text = f"end_action = '{settings.end_action}': this is no RunPod pod or Vast.ai instance"
-        return (Problem(text=text, fix="set end_command to what ends this machine, or remove it"),)
+        text = msg(
+            "end_action = '{end_action}': this is no RunPod pod or Vast.ai instance",
+            end_action=settings.end_action,
+        )
+        return (
+            Problem(text=text, fix=msg("set end_command to what ends this machine, or remove it")),
+        )
     if not host.key:
-        text = f"end_action = '{settings.end_action}' needs {host.key_name}, which is not set"
-        return (Problem(text=text, fix=f"set it in the {host.name}'s environment"),)
+        text = msg(
+            "end_action = '{end_action}' needs {key_name}, which is not set",
+            end_action=settings.end_action,
+            key_name=host.key_name,
+        )
+        return (Problem(text=text, fix=msg("set it in the {name}'s environment", name=host.name)),)
     return ()
 
 
@@ -46,11 +56,13 @@ def ask_price(settings: Settings, host: Host | None) -> tuple[Price | None, tupl
     except HostError as error:
         refused = error.status in (401, 403) and settings.end_action != "none"
         needed = refused and not settings.end_command
-        text = f"{host} does not tell its price: {error}"
+        text = msg("{host} does not tell its price: {error}", host=host, error=error)
         if needed:
-            fix = f"{host.key_name} is refused: set one that may stop this machine"
+            fix = msg(
+                "{key_name} is refused: set one that may stop this machine", key_name=host.key_name
+            )
         else:
-            fix = "set price_per_hour, so that max_cost_usd can be kept to"
+            fix = msg("set price_per_hour, so that max_cost_usd can be kept to")
         return None, (Problem(text=text, fix=fix, level="error" if needed else "note"),)
 
 
@@ -99,20 +111,31 @@ def _run_command(
             check=False,
         )
         if done.returncode != 0:
-            raise _CommandFailed(f"end_command ended with code {done.returncode}")
+            raise _CommandFailed(
+                msg("end_command ended with code {returncode}", returncode=done.returncode)
+            )
 
     again = retry_policy(
         lambda error: isinstance(error, _CommandFailed),
         stop_after_attempt(COMMAND_TRIES) | stop_after_delay(limit_seconds),
         first_seconds=1.0,
     )
-    by_hand = "end this machine by hand"
+    by_hand = msg("end this machine by hand")
     try:
         again(once)
     except subprocess.TimeoutExpired:
-        return Problem(text=f"end_command did not end within {limit_seconds:.0f} s", fix=by_hand)
+        return Problem(
+            text=msg(
+                "end_command did not end within {limit_seconds} s",
+                limit_seconds=f"{limit_seconds:.0f}",
+            ),
+            fix=by_hand,
+        )
     except _CommandFailed as error:
-        return Problem(text=f"{error}, {COMMAND_TRIES} times", fix=by_hand)
+        return Problem(
+            text=msg("{error}, {command_tries} times", error=error, command_tries=COMMAND_TRIES),
+            fix=by_hand,
+        )
     return None
 
 
@@ -120,8 +143,18 @@ def _still_running(
     host: str, action: Action, why: str, page: str, usd_per_hour: float | None
 ) -> Problem:
     done = "stopped" if action == "stop" else "removed"
-    price = f" and costs ${usd_per_hour:.2f} an hour" if usd_per_hour else " and goes on costing"
+    price = (
+        msg(" and costs ${usd_per_hour} an hour", usd_per_hour=f"{usd_per_hour:.2f}")
+        if usd_per_hour
+        else msg(" and goes on costing")
+    )
     return Problem(
-        text=f"everything is delivered, but this {host} was NOT {done}{price}: {why}",
-        fix=f"{action} it now at {page}",
+        text=msg(
+            "everything is delivered, but this {host} was NOT {done}{price}: {why}",
+            host=host,
+            done=done,
+            price=price,
+            why=why,
+        ),
+        fix=msg("{action} it now at {page}", action=action, page=page),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from tenner.core.messages import msg
 from tenner.core.secrets import Secrets
 from tenner.hardware.prices import Price
 from tenner.hosts.api import Ask, HostError, call
@@ -93,13 +94,16 @@ def price_of_host(host: Host, *, limit_seconds: float = _PRICE_SECONDS) -> Price
     """What this machine costs, in the host's own word; None where it does not say. Raises
     HostError."""
     if not host.key:
-        raise HostError(f"{host.key_name} is not set")
+        raise HostError(msg("{key_name} is not set", key_name=host.key_name))
     answer = call(host.fetch_status, url=host.url, key=host.key, limit_seconds=limit_seconds)
     usd = host.read_price(answer)
     if usd is None:
         return None
     return Price(
-        usd_per_hour=usd, kind="host", provider=host.provider, source=f"{host.name}'s own API"
+        usd_per_hour=usd,
+        kind="host",
+        provider=host.provider,
+        source=msg("{name}'s own API", name=host.name),
     )
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tenner.core.messages import msg
+
 Size = tuple[int, int]
 
 
@@ -53,7 +55,12 @@ class Buckets:
         )
         if min(bucket) < 1:
             raise ValueError(
-                f"{width}x{height} is smaller than one bucket step of {self.steps} pixels"
+                msg(
+                    "{width}x{height} is smaller than one bucket step of {steps} pixels",
+                    width=width,
+                    height=height,
+                    steps=self.steps,
+                )
             )
         crop = ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
         return BucketChoice(bucket=bucket, resized=resized, crop=crop)
@@ -84,7 +91,9 @@ class Buckets:
         stepped_height = self._round(height)
         height_of_it = self._round(stepped_width / aspect)
         if min(stepped_width, stepped_height, height_of_it) < 1:
-            raise ValueError(f"no bucket is as narrow as an aspect ratio of {aspect:.3g}")
+            raise ValueError(
+                msg("no bucket is as narrow as an aspect ratio of {aspect}", aspect=f"{aspect:.3g}")
+            )
         by_width = stepped_width / height_of_it
         by_height = self._round(stepped_height * aspect) / stepped_height
         if abs(by_width - aspect) < abs(by_height - aspect):
@@ -115,20 +124,42 @@ def make_buckets(
     if not enable_bucket:
         return Buckets(resolution=resolution, steps=1, no_upscale=False, sizes=(resolution,))
     if bucket_reso_steps < 1:
-        raise ValueError(f"bucket_reso_steps is {bucket_reso_steps}; it must be 1 or more")
+        raise ValueError(
+            msg(
+                "bucket_reso_steps is {bucket_reso_steps}; it must be 1 or more",
+                bucket_reso_steps=bucket_reso_steps,
+            )
+        )
     smallest = min_bucket_reso - min_bucket_reso % bucket_reso_steps
     largest = max_bucket_reso + -max_bucket_reso % bucket_reso_steps
     if min(resolution) < smallest:
-        raise ValueError(f"min_bucket_reso {smallest} is above the resolution {min(resolution)}")
+        raise ValueError(
+            msg(
+                "min_bucket_reso {smallest} is above the resolution {resolution}",
+                smallest=smallest,
+                resolution=min(resolution),
+            )
+        )
     if max(resolution) > largest:
-        raise ValueError(f"max_bucket_reso {largest} is below the resolution {max(resolution)}")
+        raise ValueError(
+            msg(
+                "max_bucket_reso {largest} is below the resolution {resolution}",
+                largest=largest,
+                resolution=max(resolution),
+            )
+        )
     sizes: tuple[Size, ...] = ()
     if not bucket_no_upscale:
         sizes = _sizes(resolution, max(smallest, bucket_reso_steps), largest, bucket_reso_steps)
         if not sizes:
             raise ValueError(
-                f"no bucket of {bucket_reso_steps}-pixel steps fits a resolution of "
-                f"{resolution[0]}x{resolution[1]}"
+                msg(
+                    "no bucket of {bucket_reso_steps}-pixel steps fits a resolution of"
+                    " {resolution}x{resolution2}",
+                    bucket_reso_steps=bucket_reso_steps,
+                    resolution=resolution[0],
+                    resolution2=resolution[1],
+                )
             )
     return Buckets(
         resolution=resolution, steps=bucket_reso_steps, no_upscale=bucket_no_upscale, sizes=sizes

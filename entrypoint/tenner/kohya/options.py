@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 
 Kind = Literal["str", "path", "int", "float", "int_or_float", "switch"]
@@ -22,11 +23,11 @@ Value = Scalar | tuple[Scalar, ...]
 
 EXPECTED: Mapping[Kind, str] = {
     "str": "text",
-    "path": "a path",
-    "int": "a whole number",
-    "float": "a number",
-    "int_or_float": "whole steps (100), a share (0.1) or a percentage (10%)",
-    "switch": "true or false",
+    "path": msg("a path"),
+    "int": msg("a whole number"),
+    "float": msg("a number"),
+    "int_or_float": msg("whole steps (100), a share (0.1) or a percentage (10%)"),
+    "switch": msg("true or false"),
 }
 
 
@@ -46,7 +47,11 @@ class Option:
         """What a value of it looks like, for messages."""
         if self.choices:
             return "one of " + ", ".join(str(each) for each in self.choices if each is not None)
-        return f"{EXPECTED[self.kind]}, one or more" if self.many else EXPECTED[self.kind]
+        return (
+            msg("{expected}, one or more", expected=EXPECTED[self.kind])
+            if self.many
+            else EXPECTED[self.kind]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +97,20 @@ def check(given: Mapping[str, object]) -> Checked:
         if option is None:
             problems.append(_unknown(name))
         elif name in OWNED:
-            problems.append(Problem(text=f"{name} is not for sd-scripts here", fix=OWNED[name]))
+            problems.append(
+                Problem(text=msg("{name} is not for sd-scripts here", name=name), fix=OWNED[name])
+            )
         else:
             try:
                 values[name] = read_value(option, value)
             except ValueError as error:
-                problems.append(Problem(text=f"{name} = {_shown(value)}: {error}"))
+                problems.append(
+                    Problem(
+                        text=msg(
+                            "{name} = {shown}: {error}", name=name, shown=_shown(value), error=error
+                        )
+                    )
+                )
     return Checked(values=values, problems=tuple(problems))
 
 
@@ -137,7 +150,9 @@ def _plain(value: object) -> str:
         raise ValueError("want a number, not true or false")  # noqa: TRY004
     text = str(value).strip()
     if re.fullmatch(r"[+-]?\d+,\d+", text):
-        raise ValueError(f"decimals are written with a point: {text.replace(',', '.')}")
+        raise ValueError(
+            msg("decimals are written with a point: {text}", text=text.replace(",", "."))
+        )
     return text
 
 
@@ -186,14 +201,18 @@ _READERS = {
 
 def _unknown(name: str) -> Problem:
     near = nearest(name)
-    fix = f"did you mean {near}?" if near else "see the settings list: tenner settings"
-    return Problem(text=f"sd-scripts has no option {name}", fix=fix)
+    fix = (
+        msg("did you mean {near}?", near=near)
+        if near
+        else msg("see the settings list: tenner settings")
+    )
+    return Problem(text=msg("sd-scripts has no option {name}", name=name), fix=fix)
 
 
 def _did_you_mean(text: str, option: Option) -> str:
     known = [str(each) for each in option.choices if each is not None]
     near = nearest_name(text.lower(), known, least=60)
-    return f" (did you mean {near}?)" if near else ""
+    return msg(" (did you mean {near}?)", near=near) if near else ""
 
 
 def _shown(value: object) -> str:
@@ -209,30 +228,30 @@ def _packaged() -> dict[str, Any]:
 PAIRS = ("resolution", "face_crop_aug_range")
 """Options that sd-scripts wants as `a,b` text, and dies on when given a list or a number."""
 
-_HUB = 'say destinations = ["hf://user/repo"] and set HF_TOKEN; tenner uploads and verifies'
-_RESUME = "start the same run again: tenner goes on from its last whole state by itself"
-_LOG = "tenner reads this log and keeps it in the run's directory"
+_HUB = msg('say destinations = ["hf://user/repo"] and set HF_TOKEN; tenner uploads and verifies')
+_RESUME = msg("start the same run again: tenner goes on from its last whole state by itself")
+_LOG = msg("tenner reads this log and keeps it in the run's directory")
 
 OWNED: Mapping[str, str] = {
-    "config_file": "give the file to tenner: tenner train --config FILE",
-    "output_config": "tenner keeps the resolved settings in the run's settings.toml",
-    "dataset_config": "give the file to tenner as its settings, or say dataset = FOLDER",
-    "in_json": "captions are read from text files beside the images",
-    "dataset_class": "tenner prepares the dataset; say dataset = FOLDER",
-    "debug_dataset": "tenner check shows what is in a dataset",
-    "conditioning_data_dir": "say it of a folder, in [[datasets.subsets]] of a dataset file",
+    "config_file": msg("give the file to tenner: tenner train --config FILE"),
+    "output_config": msg("tenner keeps the resolved settings in the run's settings.toml"),
+    "dataset_config": msg("give the file to tenner as its settings, or say dataset = FOLDER"),
+    "in_json": msg("captions are read from text files beside the images"),
+    "dataset_class": msg("tenner prepares the dataset; say dataset = FOLDER"),
+    "debug_dataset": msg("tenner check shows what is in a dataset"),
+    "conditioning_data_dir": msg("say it of a folder, in [[datasets.subsets]] of a dataset file"),
     "resume": _RESUME,
     "resume_from_huggingface": _RESUME,
     "initial_epoch": _RESUME,
     "initial_step": _RESUME,
     "skip_until_initial_step": _RESUME,
-    "save_state": "states are saved by tenner, with every checkpoint",
-    "save_state_on_train_end": "states are saved by tenner, with every checkpoint",
-    "save_last_n_epochs": "checkpoints are pruned by tenner after they are delivered",
-    "save_last_n_steps": "checkpoints are pruned by tenner after they are delivered",
-    "save_last_n_epochs_state": "tenner keeps the newest two states",
-    "save_last_n_steps_state": "tenner keeps the newest two states",
-    "save_n_epoch_ratio": "say save_every_n_epochs",
+    "save_state": msg("states are saved by tenner, with every checkpoint"),
+    "save_state_on_train_end": msg("states are saved by tenner, with every checkpoint"),
+    "save_last_n_epochs": msg("checkpoints are pruned by tenner after they are delivered"),
+    "save_last_n_steps": msg("checkpoints are pruned by tenner after they are delivered"),
+    "save_last_n_epochs_state": msg("tenner keeps the newest two states"),
+    "save_last_n_steps_state": msg("tenner keeps the newest two states"),
+    "save_n_epoch_ratio": msg("say save_every_n_epochs"),
     "huggingface_repo_id": _HUB,
     "huggingface_repo_type": _HUB,
     "huggingface_path_in_repo": _HUB,
@@ -240,13 +259,13 @@ OWNED: Mapping[str, str] = {
     "huggingface_repo_visibility": _HUB,
     "save_state_to_huggingface": _HUB,
     "async_upload": _HUB,
-    "wandb_api_key": "set the variable WANDB_API_KEY; keys do not belong on a command line",
-    "logging_dir": "TensorBoard's log is kept in the run's directory",
+    "wandb_api_key": msg("set the variable WANDB_API_KEY; keys do not belong on a command line"),
+    "logging_dir": msg("TensorBoard's log is kept in the run's directory"),
     "console_log_level": _LOG,
     "console_log_file": _LOG,
     "console_log_simple": _LOG,
-    "caption_extention": "say caption_extension",
-    "use_8bit_adam": 'say optimizer_type = "AdamW8bit"',
-    "use_lion_optimizer": 'say optimizer_type = "Lion"',
+    "caption_extention": msg("say caption_extension"),
+    "use_8bit_adam": msg('say optimizer_type = "AdamW8bit"'),
+    "use_lion_optimizer": msg('say optimizer_type = "Lion"'),
 }
 """Options that are tenner's own business, and the way to do it in tenner."""

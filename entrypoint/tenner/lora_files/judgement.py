@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tenner.core.errors import Level, Problem
+from tenner.core.messages import joined, msg
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.lora_files.measured import Measured, PartMeasure
 
@@ -66,9 +67,13 @@ def _nothing_learnt(parts: tuple[PartMeasure, ...], training: Training) -> Probl
     number = sum(part.num_modules for part in parts)
     cause, fix = likely_cause(parts[0], training)
     if training.goes_on_from:
-        what = f"the LoRA is what it started from: none of its {number} modules changed"
+        what = msg(
+            "the LoRA is what it started from: none of its {number} modules changed", number=number
+        )
     else:
-        what = f"the LoRA learnt nothing: the update of all {number} modules is zero"
+        what = msg(
+            "the LoRA learnt nothing: the update of all {number} modules is zero", number=number
+        )
     return _joined(what, cause, fix, "error")
 
 
@@ -79,43 +84,66 @@ def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
     cause, fix = likely_cause(part, training)
     level: Level = "error" if part.part == "unet" else "warning"
     if training.goes_on_from:
-        what = f"the {name} is what it started from: none of its {part.num_modules} modules changed"
+        what = msg(
+            "the {name} is what it started from: none of its {num_modules} modules changed",
+            name=name,
+            num_modules=part.num_modules,
+        )
     else:
-        what = f"the {name} learnt nothing: the update of all {part.num_modules} modules is zero"
+        what = msg(
+            "the {name} learnt nothing: the update of all {num_modules} modules is zero",
+            name=name,
+            num_modules=part.num_modules,
+        )
     return [_joined(what, cause, fix, level)]
 
 
 def likely_cause(part: PartMeasure, training: Training) -> tuple[str, str]:
     """(why the part did not move, what to do)."""
     rate = training.rates.get(part.part)
-    again = "then start again with --restart"
+    again = msg("then start again with --restart")
     if rate == 0:
-        return "its learning rate is 0", f"set learning_rate = 1e-4; {again}"
+        return msg("its learning rate is 0"), msg("set learning_rate = 1e-4; {again}", again=again)
     if rate is not None and rate < 0.1 and training.optimizer.lower().startswith(_STEP_FINDERS):
-        cause = (
-            f"with {training.optimizer} the learning rate is a factor on the step that it finds"
-            f" itself, and {rate:g} of it is next to nothing"
+        cause = msg(
+            "with {optimizer} the learning rate is a factor on the step that it finds"
+            " itself, and {rate} of it is next to nothing",
+            optimizer=training.optimizer,
+            rate=f"{rate:g}",
         )
         return (
             cause,
-            f"set learning_rate = 1 and leave text_encoder_lr and unet_lr out; {again}",
+            msg(
+                "set learning_rate = 1 and leave text_encoder_lr and unet_lr out; {again}",
+                again=again,
+            ),
         )
     if max(part.lost or 0.0, training.lost.get(part.part, 0.0)) > MOST_TINY:
         return (
-            f"what was learnt is too small for {_precision_name(part)} and was saved as zero",
-            f"set save_precision = 'float' or 'bf16', and a higher learning_rate; {again}",
+            msg(
+                "what was learnt is too small for {precision_name} and was saved as zero",
+                precision_name=_precision_name(part),
+            ),
+            msg(
+                "set save_precision = 'float' or 'bf16', and a higher learning_rate; {again}",
+                again=again,
+            ),
         )
     if training.warmup_steps >= training.num_steps > 0:
         return (
-            "the training ended before its warm-up did",
-            f"set lr_warmup_steps below max_train_steps; {again}",
+            msg("the training ended before its warm-up did"),
+            msg("set lr_warmup_steps below max_train_steps; {again}", again=again),
         )
     if rate is not None:
         return (
-            f"a learning rate of {rate:g} over {training.num_steps} steps changes no number",
-            f"set learning_rate = 1e-4, or train longer; {again}",
+            msg(
+                "a learning rate of {rate} over {num_steps} steps changes no number",
+                rate=f"{rate:g}",
+                num_steps=training.num_steps,
+            ),
+            msg("set learning_rate = 1e-4, or train longer; {again}", again=again),
         )
-    return "no number was changed", "train again with a higher learning_rate"
+    return msg("no number was changed"), msg("train again with a higher learning_rate")
 
 
 def _size(part: PartMeasure) -> list[Problem]:
@@ -123,19 +151,33 @@ def _size(part: PartMeasure) -> list[Problem]:
     if moved is not None and moved < LEAST_RATIO:
         return [
             Problem(
-                text=f"the {name}'s update is {moved:.1e} of its weights: too little to be seen in"
-                f" pictures (trained LoRAs have {LEAST_RATIO:g} to {MOST_RATIO:g})",
-                fix="train longer, or raise learning_rate or network_alpha",
+                text=msg(
+                    "the {name}'s update is {moved} of its weights: too little to be seen"
+                    " in pictures (trained LoRAs have {least_ratio} to {most_ratio})",
+                    name=name,
+                    moved=f"{moved:.1e}",
+                    least_ratio=f"{LEAST_RATIO:g}",
+                    most_ratio=f"{MOST_RATIO:g}",
+                ),
+                fix=msg("train longer, or raise learning_rate or network_alpha"),
                 level="warning",
             )
         ]
     if whole is not None and whole > MOST_RATIO:
         return [
             Problem(
-                text=f"the {name}'s update is {whole:.2g} of its weights: little of the base is"
-                f" left (trained LoRAs have {LEAST_RATIO:g} to {MOST_RATIO:g})",
-                fix="use an earlier checkpoint or a lower strength, or train with a lower"
-                " learning_rate",
+                text=msg(
+                    "the {name}'s update is {whole} of its weights: little of the base is"
+                    " left (trained LoRAs have {least_ratio} to {most_ratio})",
+                    name=name,
+                    whole=f"{whole:.2g}",
+                    least_ratio=f"{LEAST_RATIO:g}",
+                    most_ratio=f"{MOST_RATIO:g}",
+                ),
+                fix=msg(
+                    "use an earlier checkpoint or a lower strength, or train with a lower"
+                    " learning_rate"
+                ),
                 level="warning",
             )
         ]
@@ -144,13 +186,18 @@ def _size(part: PartMeasure) -> list[Problem]:
 
 def _precision(part: PartMeasure, training: Training) -> list[Problem]:
     name = PART_NAMES[part.part]
-    fix = "set save_precision = 'float' or 'bf16'"
+    fix = msg("set save_precision = 'float' or 'bf16'")
     lost = max(part.lost or 0.0, training.lost.get(part.part, 0.0))
     if lost > MOST_LOST:
         return [
             Problem(
-                text=f"saving in {_precision_name(part)} took {lost:.0%} of the {name}'s update:"
-                " its numbers are too small for it",
+                text=msg(
+                    "saving in {precision_name} took {lost} of the {name}'s update: its"
+                    " numbers are too small for it",
+                    precision_name=_precision_name(part),
+                    lost=f"{lost:.0%}",
+                    name=name,
+                ),
                 fix=fix,
                 level="warning",
             )
@@ -158,8 +205,13 @@ def _precision(part: PartMeasure, training: Training) -> list[Problem]:
     if part.tiny_share > MOST_TINY:
         return [
             Problem(
-                text=f"{part.tiny_share:.0%} of the {name}'s numbers are below the smallest normal"
-                f" number of {_precision_name(part)} and have lost digits",
+                text=msg(
+                    "{tiny_share} of the {name}'s numbers are below the smallest normal"
+                    " number of {precision_name} and have lost digits",
+                    tiny_share=f"{part.tiny_share:.0%}",
+                    name=name,
+                    precision_name=_precision_name(part),
+                ),
                 fix=fix,
                 level="warning",
             )
@@ -173,4 +225,4 @@ def _precision_name(part: PartMeasure) -> str:
 
 
 def _joined(what: str, cause: str, fix: str, level: Level) -> Problem:
-    return Problem(text="; ".join((what, cause)), fix=fix, level=level)
+    return Problem(text=joined(what, cause), fix=fix, level=level)

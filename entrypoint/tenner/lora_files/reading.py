@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from tenner.core.errors import SettingsError
 from tenner.core.family import Family
+from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.lora_files.family import family_of
@@ -129,7 +130,7 @@ def read_head(path: Path) -> tuple[dict[str, str], list[TensorEntry]]:
     try:
         header = read_safetensors_header(path)
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError):
-        raise _damaged(path, "it is no table of tensors") from None
+        raise _damaged(path, msg("it is no table of tensors")) from None
     metadata = _metadata(header.pop("__metadata__", {}))
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
@@ -137,8 +138,8 @@ def read_head(path: Path) -> tuple[dict[str, str], list[TensorEntry]]:
 
 
 def _damaged(path: Path, why: str) -> SettingsError:
-    text = f"{path} has a damaged head: {why}"
-    return SettingsError(text, fix="download it again, or save it again")
+    text = msg("{path} has a damaged head: {why}", path=path, why=why)
+    return SettingsError(text, fix=msg("download it again, or save it again"))
 
 
 def _file_in(path: Path) -> Path:
@@ -146,13 +147,20 @@ def _file_in(path: Path) -> Path:
         named = [path / name for name in FILE_NAMES if (path / name).is_file()]
         found = named or sorted(path.glob("*.safetensors"))
         if len(found) != 1:
-            what = f"{len(found)} .safetensors files" if found else "no .safetensors file"
+            what = (
+                msg("{n} .safetensors files", n=len(found))
+                if found
+                else msg("no .safetensors file")
+            )
             raise SettingsError(
-                f"the folder {path} holds {what}", fix="name the LoRA's file itself"
+                msg("the folder {path} holds {what}", path=path, what=what),
+                fix=msg("name the LoRA's file itself"),
             )
         return found[0]
     if not path.is_file():
-        raise SettingsError(f"there is no file {path}", fix="check the path of the LoRA")
+        raise SettingsError(
+            msg("there is no file {path}", path=path), fix=msg("check the path of the LoRA")
+        )
     return path
 
 
@@ -166,7 +174,9 @@ def _entry(path: Path, name: str, entry: Any, data_start: int) -> TensorEntry:
         ):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise _damaged(path, f"the entry of {name[:100]} is not understood") from None
+        raise _damaged(
+            path, msg("the entry of {name} is not understood", name=name[:100])
+        ) from None
     return TensorEntry(
         name=name,
         dtype=dtype,
@@ -270,16 +280,29 @@ def _not_a_lora(path: Path, names: Sequence[str]) -> SettingsError:
         return any(name.startswith(beginnings) for name in names)
 
     if not names:
-        return SettingsError(f"{path} holds no tensors", fix="save or download it again")
+        return SettingsError(
+            msg("{path} holds no tensors", path=path), fix=msg("save or download it again")
+        )
     if has("model.diffusion_model.", "double_blocks.", "conditioner.embedders."):
-        return SettingsError(f"{path} is a base model, not a LoRA", fix="name it as base_model")
+        return SettingsError(
+            msg("{path} is a base model, not a LoRA", path=path), fix=msg("name it as base_model")
+        )
     if has("emb_params", "clip_l", "clip_g", "string_to_param"):
-        fix = "a textual inversion is used in prompts, and is not trained further here"
-        return SettingsError(f"{path} is a textual inversion, not a LoRA", fix=fix)
+        fix = msg("a textual inversion is used in prompts, and is not trained further here")
+        return SettingsError(msg("{path} is a textual inversion, not a LoRA", path=path), fix=fix)
     if has("first_stage_model.", "decoder.", "encoder."):
-        return SettingsError(f"{path} is a VAE, not a LoRA", fix="name it as vae")
+        return SettingsError(
+            msg("{path} is a VAE, not a LoRA", path=path), fix=msg("name it as vae")
+        )
     if has("lllite_", "control_model."):
-        return SettingsError(f"{path} is a ControlNet, not a LoRA", fix="take a LoRA")
+        return SettingsError(
+            msg("{path} is a ControlNet, not a LoRA", path=path), fix=msg("take a LoRA")
+        )
     shown = ", ".join(name[:60] for name in names[:3])
-    text = f"{path} is no LoRA of a known kind: it holds {len(names)} tensors such as {shown}"
-    return SettingsError(text, fix="take a LoRA of kohya, PEFT, diffusers or LyCORIS names")
+    text = msg(
+        "{path} is no LoRA of a known kind: it holds {n} tensors such as {shown}",
+        path=path,
+        n=len(names),
+        shown=shown,
+    )
+    return SettingsError(text, fix=msg("take a LoRA of kohya, PEFT, diffusers or LyCORIS names"))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tenner.core.messages import msg
 from tenner.optimizers.table import find_optimizer
 
 _RATES = ("learning_rate", "unet_lr", "text_encoder_lr")
@@ -47,8 +48,12 @@ def with_recommended(
         return None
     return Recommended(
         values=values,
-        why=f"{optimizer.name}, as recommended where it is not set: {', '.join(shown)}"
-        f" ({optimizer.source})",
+        why=msg(
+            "{name}, as recommended where it is not set: {shown} ({source})",
+            name=optimizer.name,
+            shown=", ".join(shown),
+            source=optimizer.source,
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.secrets import without_secrets
 from tenner.optimizers.table import find_optimizer
 
@@ -69,8 +70,12 @@ def _tried(
         return ()  # whether its package is there is judged elsewhere
     return (
         Problem(
-            text=f"optimizer_type = {name} cannot be made with these settings: {answer['text']}",
-            fix="correct optimizer_type or optimizer_args",
+            text=msg(
+                "optimizer_type = {name} cannot be made with these settings: {answer}",
+                name=name,
+                answer=answer["text"],
+            ),
+            fix=msg("correct optimizer_type or optimizer_args"),
         ),
     )
 

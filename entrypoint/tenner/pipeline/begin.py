@@ -9,6 +9,7 @@ from tenner.core.errors import (
 )
 from tenner.core.events import Phase, Warned
 from tenner.core.files import write_atomically, write_json
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.hardware.prices import Price
 from tenner.pipeline.everything_wrong import everything_wrong, in_turn
@@ -67,7 +68,9 @@ def begin(
                 afresh=afresh,
             )
     except KeyboardInterrupt:
-        raise Stopped("stopped by a signal before the training", fix="start it again") from None
+        raise Stopped(
+            msg("stopped by a signal before the training"), fix=msg("start it again")
+        ) from None
     write_atomically(run_dir.settings, settings_toml(request))
     write_atomically(run_dir.shared_settings, settings_toml(published_request(request)))
     write_json(run_dir.dataset, prepared.dataset.to_json())

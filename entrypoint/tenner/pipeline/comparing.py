@@ -7,6 +7,7 @@ from typing import Any
 
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import FAMILY_NAMES, Family
+from tenner.core.messages import msg
 from tenner.dataset import Dataset, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
@@ -117,8 +118,8 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
     if unknown:
         known = ", ".join(card.name for card in cards())
         raise SettingsError(
-            f"no card is known by the name {', '.join(map(repr, unknown))}",
-            fix=f"use one of {known}; or all",
+            msg("no card is known by the name {map}", map=", ".join(map(repr, unknown))),
+            fix=msg("use one of {known}; or all", known=known),
         )
     return tuple(dict.fromkeys(card for card in found.values() if card))
 
@@ -150,8 +151,11 @@ def _require_family(settings: Settings) -> None:
     """Raises SettingsError where a base that is not here tells its family by no name."""
     if not known_base(settings.base_model):
         raise SettingsError(
-            f"base_model = '{settings.base_model}' is not here, so its family is not known",
-            fix="say base_model = 'sd15' or 'sdxl' to compare cards",
+            msg(
+                "base_model = '{base_model}' is not here, so its family is not known",
+                base_model=settings.base_model,
+            ),
+            fix=msg("say base_model = 'sd15' or 'sdxl' to compare cards"),
         )
 
 
@@ -207,7 +211,9 @@ def _offers(job: Job, tried: _Tried) -> list[Offer]:
         why_not = tried.why_not
         return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why_not)]
     if settings.price_per_hour is not None:
-        own = Price(usd_per_hour=settings.price_per_hour, kind="asked", source="price_per_hour")
+        own = Price(
+            usd_per_hour=settings.price_per_hour, kind="asked", source=msg("price_per_hour")
+        )
         return [_offer(job, card, shaped, own, "your price")]
     prices = [(price, price.provider) for price in book_prices(card.name)]
     offers = [_offer(job, card, shaped, price, provider) for price, provider in prices]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from tenner.core.events import Checkpoint, Event, Warned
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.pipeline.sampling import lay_out
 from tenner.planning.plan import Plan
@@ -169,7 +170,15 @@ class EarlyLook:
                 Samples.read(listing), listing.parent, epoch=epoch, step=step, final=False
             )
         except (OSError, ValueError) as error:
-            self.tell(Warned(text=f"the samples of epoch {epoch} cannot be shown: {error}"))
+            self.tell(
+                Warned(
+                    text=msg(
+                        "the samples of epoch {epoch} cannot be shown: {error}",
+                        epoch=epoch,
+                        error=error,
+                    )
+                )
+            )
             return
         self.on_look(Look(epoch=epoch, step=step, samples=samples, grid=grid))
 
@@ -184,7 +193,11 @@ class EarlyLook:
         beyond = [each for each in beyond if each != self.plan.length.num_epochs]
         if beyond:
             named = ", ".join(map(str, beyond))
-            text = f"sample_at_epochs = {named}: the run has {self.plan.length.num_epochs} epochs"
+            text = msg(
+                "sample_at_epochs = {named}: the run has {num_epochs} epochs",
+                named=named,
+                num_epochs=self.plan.length.num_epochs,
+            )
             self.tell(Warned(text=text))
         self._thread.start()
         return self

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.hardware.mounts import Lost, Mount, lost_with_container, mount_of, read_mounts
 from tenner.hosts.host import Host
 from tenner.settings import Settings
@@ -35,24 +36,41 @@ def lost_output(
 
 
 def _warning(output: Path, lost: Lost | None, host: Host | None, *, has_volume: bool) -> Problem:
-    elsewhere = "set destinations (s3://…, hf://…)"
-    fix = f'mount a folder there (docker run -v "$PWD":{VOLUME}), or {elsewhere}'
+    elsewhere = msg("set destinations (s3://…, hf://…)")
+    fix = msg(
+        'mount a folder there (docker run -v "$PWD":{volume}), or {elsewhere}',
+        volume=VOLUME,
+        elsewhere=elsewhere,
+    )
     provider = host.provider if host else ""
     if provider == "runpod":
-        where = f"output_dir to a folder in {VOLUME}, the pod's volume"
-        fix = f"set {where}" if has_volume else f"give the pod a volume at {VOLUME}"
-        fix = f"{fix}, or {elsewhere}"
+        where = msg("output_dir to a folder in {volume}, the pod's volume", volume=VOLUME)
+        fix = (
+            msg("set {where}", where=where)
+            if has_volume
+            else msg("give the pod a volume at {volume}", volume=VOLUME)
+        )
+        fix = msg("{fix}, or {elsewhere}", fix=fix, elsewhere=elsewhere)
     if lost == "memory":
-        text = f"{output} is in memory: the LoRA is lost when this container ends"
+        text = msg(
+            "{output} is in memory: the LoRA is lost when this container ends", output=output
+        )
     elif provider == "runpod":
-        text = f"{output} is on the pod's container disk: the LoRA is lost when the pod is stopped"
+        text = msg(
+            "{output} is on the pod's container disk: the LoRA is lost when the pod is stopped",
+            output=output,
+        )
     elif provider == "vast":
-        text = f"{output} is on this instance's own disk: the LoRA is lost when it is destroyed"
-        fix = f"copy it before you destroy the instance, or {elsewhere}"
+        text = msg(
+            "{output} is on this instance's own disk: the LoRA is lost when it is destroyed",
+            output=output,
+        )
+        fix = msg("copy it before you destroy the instance, or {elsewhere}", elsewhere=elsewhere)
     else:
-        text = (
-            f"{output} lies in the container's own file system: the LoRA is lost when the container"
-            " is removed (docker run --rm removes it at its end)"
+        text = msg(
+            "{output} lies in the container's own file system: the LoRA is lost when"
+            " the container is removed (docker run --rm removes it at its end)",
+            output=output,
         )
     return Problem(text=text, fix=fix, level="warning")
 

@@ -18,6 +18,7 @@ from tenner.base.tokenizers import tokenizer_names, write_clip_tokenizers
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Validated
 from tenner.core.files import write_json
+from tenner.core.messages import msg
 from tenner.core.temporary_files import temporary_folder
 from tenner.core.train_job import TrainJob
 from tenner.engines.native import engine
@@ -163,10 +164,10 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
 
 def _told(found: Prediction) -> Problem:
     name = PREDICTION_NAMES[found]
-    text = f"nothing in the base says what it predicts: measured, it predicts {name}"
+    text = msg("nothing in the base says what it predicts: measured, it predicts {name}", name=name)
     fix = ""
     if found == "v_prediction":
-        fix = "if its page speaks of zero terminal SNR, set zero_terminal_snr = true"
+        fix = msg("if its page speaks of zero terminal SNR, set zero_terminal_snr = true")
     return Problem(text=text, fix=fix, level="note")
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from tenner.core.events import Event, Failed, MemoryUsed
 from tenner.core.family import Family
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import temporary_folder
 from tenner.dataset import Dataset
@@ -91,20 +92,33 @@ def with_measured_batch(
     if modelled is None or not why:
         return prepared
     batch, key = plan.options.train_batch_size, _what_is_measured(prepared)
-    correction, known = (session.corrections or {}).get(key), "an earlier run here measured it"
+    correction, known = (session.corrections or {}).get(key), msg("an earlier run here measured it")
     if correction is None:
         say("machine", f"measuring the memory of a step at batch {batch}: {why}")
         session.empty_card()
         probe = measure(prepared, environ=environ, stop=stop)
         correction = correction_of(probe, modelled)
-        said = "ran out of memory" if probe.out_of_memory else f"took {probe.used_gb or 0:.1f} GB"
-        known = f"measured: batch {batch} {said}, the model said {modelled:.1f} GB"
+        said = (
+            msg("ran out of memory")
+            if probe.out_of_memory
+            else msg("took {used_gb} GB", used_gb=f"{probe.used_gb or 0:.1f}")
+        )
+        known = msg(
+            "measured: batch {batch} {said}, the model said {modelled} GB",
+            batch=batch,
+            said=said,
+            modelled=f"{modelled:.1f}",
+        )
     if correction is None:
         say("machine", "the card told nothing of use: the memory model's word stands")
         return prepared
     if session.corrections is not None:
         session.corrections[key] = correction
-    choice = Choice(name="memory", value=f"{correction:.2f} of the model's word", reason=known)
+    choice = Choice(
+        name="memory",
+        value=msg("{correction} of the model's word", correction=f"{correction:.2f}"),
+        reason=known,
+    )
     plan = plan_again(prepared, correction=correction)
     say("machine", f"{known}; trained at batch {plan.options.train_batch_size}")
     return replace(prepared, plan=replace(plan, choices=(*plan.choices, choice)))
@@ -128,7 +142,11 @@ def reason_to_measure(
     if asked == "max":
         return "max fills the card"
     if needed_gb > free_gb * HEADROOM * (1 - MODEL_ERROR):
-        return f"the model says {needed_gb:.1f} of {free_gb:.1f} GB, within its own error"
+        return msg(
+            "the model says {needed_gb} of {free_gb} GB, within its own error",
+            needed_gb=f"{needed_gb:.1f}",
+            free_gb=f"{free_gb:.1f}",
+        )
     if needed_gb < free_gb * _FAR_SHARE:
         return ""
     if family == "sd2":

@@ -24,6 +24,7 @@ from tenner.core.errors import (
 from tenner.core.event_log import EventLog
 from tenner.core.events import Failed
 from tenner.core.last_handler import as_tenner_error
+from tenner.core.messages import msg
 from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.pipeline.begin import begin
@@ -354,7 +355,9 @@ def _deliver(attempt: Attempt) -> Delivered:
         attempt.recorder.note(ending="not delivered")
         if context.stop.signal is None:
             raise
-        raise Stopped("stopped by a signal while delivering", problems=error.problems) from error
+        raise Stopped(
+            msg("stopped by a signal while delivering"), problems=error.problems
+        ) from error
     attempt.note_delivered([each.destination for each in delivered.at])
     remove_all_leftovers(attempt.run_dir, attempt.destinations, attempt.plan.output_name)
     return delivered

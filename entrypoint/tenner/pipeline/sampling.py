@@ -7,6 +7,7 @@ from typing import Literal
 from tenner.core.command import Command
 from tenner.core.events import Event, Warned, parse_event
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import part_of
 from tenner.engines.native.engine import command as trainer_command
@@ -60,7 +61,12 @@ def draw(
         return None
     if ending.returncode != 0 or not listing.is_file():
         why = ending.failed.text if ending.failed else "\n".join(ending.last_lines[-3:])
-        on_event(Warned(text=f"no samples: {why}", fix=f"see {run_dir.path / 'samples.log'}"))
+        on_event(
+            Warned(
+                text=msg("no samples: {why}", why=why),
+                fix=msg("see {path}", path=run_dir.path / "samples.log"),
+            )
+        )
         return None
     return Drawn(listing=listing, seconds=ending.seconds)
 

@@ -15,6 +15,7 @@ from typing import Any
 from tenner.base.model import Base
 from tenner.core.errors import Problem, SettingsError, errors_in
 from tenner.core.family import FAMILY_NAMES
+from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.lora_files import LoraFile, read_lora_file
@@ -25,7 +26,7 @@ from tenner.settings import Request, Settings
 _NAMING_FIXES = {
     "peft": "PEFT's",
     "diffusers": "diffusers'",
-    "diffusers_old": "diffusers' before 0.22",
+    "diffusers_old": msg("diffusers' before 0.22"),
     "comfyui": "ComfyUI's",
     "lycoris": "LyCORIS's",
     "unknown": "unknown",
@@ -51,8 +52,12 @@ def with_start_files(
         except SettingsError as error:
             problems += [_of_weights(each) for each in error.problems]
         except OSError as error:
-            text = f"network_weights = {settings.network_weights}: {error.strerror or error}"
-            problems.append(Problem(text=text, fix="check the file"))
+            text = msg(
+                "network_weights = {network_weights}: {strerror}",
+                network_weights=settings.network_weights,
+                strerror=error.strerror or error,
+            )
+            problems.append(Problem(text=text, fix=msg("check the file")))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
     notices = dict.fromkeys((*request.notices, *problems))
@@ -60,7 +65,7 @@ def with_start_files(
 
 
 def _of_weights(problem: Problem) -> Problem:
-    return replace(problem, text=f"network_weights: {problem.text}")
+    return replace(problem, text=msg("network_weights: {text}", text=problem.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,31 +107,61 @@ def _wrong_kind(lora: LoraFile) -> list[Problem]:
     """A LoRA whose names or kind the trainers do not go on from."""
     other = [kind for kind in lora.kinds if kind != "lora"]
     if other:
-        text = f"network_weights = {lora.path.name} is a network of the kind {', '.join(other)}"
-        fix = "start from a plain LoRA, or leave network_weights out"
-        return [Problem(text=f"{text}, and only a plain LoRA can be trained further", fix=fix)]
+        text = msg(
+            "network_weights = {name} is a network of the kind {other}",
+            name=lora.path.name,
+            other=", ".join(other),
+        )
+        fix = msg("start from a plain LoRA, or leave network_weights out")
+        return [
+            Problem(
+                text=msg("{text}, and only a plain LoRA can be trained further", text=text), fix=fix
+            )
+        ]
     if lora.naming != "kohya":
         whose = _NAMING_FIXES[lora.naming]
         return [
             Problem(
-                text=f"network_weights = {lora.path.name} has {whose} names of modules, and the"
-                " trainers read kohya's",
-                fix="convert it with convert_state_dict_to_kohya of diffusers.utils, or take the"
-                " file for A1111 or ComfyUI where its maker offers one",
+                text=msg(
+                    "network_weights = {name} has {whose} names of modules, and the"
+                    " trainers read kohya's",
+                    name=lora.path.name,
+                    whose=whose,
+                ),
+                fix=msg(
+                    "convert it with convert_state_dict_to_kohya of diffusers.utils, or"
+                    " take the file for A1111 or ComfyUI where its maker offers one"
+                ),
             )
         ]
     if lora.num_incomplete:
-        text = f"network_weights = {lora.path.name}: {lora.num_incomplete} modules are incomplete"
-        return [Problem(text=text, fix="save or download it again")]
+        text = msg(
+            "network_weights = {name}: {num_incomplete} modules are incomplete",
+            name=lora.path.name,
+            num_incomplete=lora.num_incomplete,
+        )
+        return [Problem(text=text, fix=msg("save or download it again"))]
     return []
 
 
 def _other_family(lora: LoraFile, base: Base | None) -> list[Problem]:
     if base is None or (lora.family or base.family) == base.family:
         return []
-    text = f"network_weights = {lora.path.name} is a LoRA of {lora.architecture} (by its"
-    text += f" {lora.family_from}), and {base.name} is {FAMILY_NAMES[base.family]}"
-    return [Problem(text=text, fix="start from a LoRA of the same family, or train on its base")]
+    text = msg(
+        "network_weights = {name} is a LoRA of {architecture} (by its",
+        name=lora.path.name,
+        architecture=lora.architecture,
+    )
+    text = msg(
+        "{text} {family_from}), and {name} is {family_names}",
+        text=text,
+        family_from=lora.family_from,
+        name=base.name,
+        family_names=FAMILY_NAMES[base.family],
+    )
+    return [
+        Problem(text=text, fix=msg("start from a LoRA of the same family, or train on its base"))
+    ]
 
 
 def _is_uneven(lora: LoraFile) -> bool:
@@ -140,17 +175,28 @@ def _is_uneven(lora: LoraFile) -> bool:
 
 def _uneven(lora: LoraFile, settings: Settings, engine: EngineName | None) -> Iterator[Problem]:
     ranks = ", ".join(map(str, sorted(lora.ranks())))
-    name = f"network_weights = {lora.path.name}"
+    name = msg("network_weights = {name}", name=lora.path.name)
     if engine == "native":
-        text = f"{name} has modules of different rank or alpha ({ranks})"
-        fix = "train with sd-scripts (engine = 'sd-scripts'), which takes each from the file"
-        yield Problem(text=f"{text}, and the built-in trainer has one for all", fix=fix)
+        text = msg(
+            "{name} has modules of different rank or alpha ({ranks})", name=name, ranks=ranks
+        )
+        fix = msg("train with sd-scripts (engine = 'sd-scripts'), which takes each from the file")
+        yield Problem(
+            text=msg("{text}, and the built-in trainer has one for all", text=text), fix=fix
+        )
     elif settings.network_dropout or settings.network_args:
-        text = f"{name} has modules of different rank or alpha: sd-scripts then takes no dropout"
-        fix = "remove network_dropout and network_args"
-        yield Problem(text=f"{text} and no arguments of the network", fix=fix)
+        text = msg(
+            "{name} has modules of different rank or alpha: sd-scripts then takes no dropout",
+            name=name,
+        )
+        fix = msg("remove network_dropout and network_args")
+        yield Problem(text=msg("{text} and no arguments of the network", text=text), fix=fix)
     elif engine:
-        text = f"{name}: rank and alpha of each module are taken from the file ({ranks})"
+        text = msg(
+            "{name}: rank and alpha of each module are taken from the file ({ranks})",
+            name=name,
+            ranks=ranks,
+        )
         yield Problem(text=text, level="note")
 
 
@@ -160,10 +206,21 @@ def _held_to(request: Request, key: str, value: float) -> Iterator[Problem]:
     if asked == value:
         return
     if source != "default" and not source.startswith("preset"):
-        text = f"{key} = {asked:g} ({source}), but network_weights has {value:g}"
-        yield Problem(text=text, fix=f"set {key} = {value:g}, or leave it out")
+        text = msg(
+            "{key} = {asked} ({source}), but network_weights has {value}",
+            key=key,
+            asked=f"{asked:g}",
+            source=source,
+            value=f"{value:g}",
+        )
+        yield Problem(
+            text=text, fix=msg("set {key} = {value}, or leave it out", key=key, value=f"{value:g}")
+        )
         return
-    yield Problem(text=f"{key} = {value:g}, as network_weights has it", level="note")
+    yield Problem(
+        text=msg("{key} = {value}, as network_weights has it", key=key, value=f"{value:g}"),
+        level="note",
+    )
 
 
 def _modules(lora: LoraFile, base: Base, settings: Settings) -> Iterator[Problem]:
@@ -171,25 +228,41 @@ def _modules(lora: LoraFile, base: Base, settings: Settings) -> Iterator[Problem
     convolutions = bool(lora.ranks(convolutions=True) or settings.conv_dim)
     wanted = adaptable_modules(base, convolutions=convolutions)
     inside = {each.name: each for each in lora.modules}
-    name = f"network_weights = {lora.path.name}"
+    name = msg("network_weights = {name}", name=lora.path.name)
     foreign = [
         each
         for each, module in inside.items()
         if each not in wanted or wanted[each][:2] != (module.out_features, module.in_features)
     ]
     if foreign:
-        text = f"{name}: {len(foreign)} of {len(inside)} modules do not fit {base.name}"
-        fix = "start from a LoRA that was trained on a base of this architecture"
-        yield Problem(text=f"{text}: {_some(foreign)}", fix=fix)
+        text = msg(
+            "{name}: {n} of {n2} modules do not fit {name2}",
+            name=name,
+            n=len(foreign),
+            n2=len(inside),
+            name2=base.name,
+        )
+        fix = msg("start from a LoRA that was trained on a base of this architecture")
+        yield Problem(text=msg("{text}: {some}", text=text, some=_some(foreign)), fix=fix)
         return
     trained = {each for each in wanted if _is_trained(each, settings)}
     if left_out := [each for each in inside if each not in trained]:
-        text = f"{name}: {len(left_out)} modules ({_parts(lora, left_out)}) are not in the result"
-        fix = "train that part too to keep them"
+        text = msg(
+            "{name}: {n} modules ({parts}) are not in the result",
+            name=name,
+            n=len(left_out),
+            parts=_parts(lora, left_out),
+        )
+        fix = msg("train that part too to keep them")
         yield Problem(text=text, fix=fix, level="warning")
     if missing := sorted(trained - inside.keys()):
-        text = f"{name} lacks {len(missing)} of {len(trained)} modules, which start at zero"
-        yield Problem(text=f"{text}: {_some(missing)}", level="warning")
+        text = msg(
+            "{name} lacks {n} of {n2} modules, which start at zero",
+            name=name,
+            n=len(missing),
+            n2=len(trained),
+        )
+        yield Problem(text=msg("{text}: {some}", text=text, some=_some(missing)), level="warning")
 
 
 def _is_trained(module: str, settings: Settings) -> bool:
@@ -213,25 +286,28 @@ def _vae(settings: Settings) -> Iterator[Problem]:
         return
     path, fix = (
         Path(settings.vae).expanduser(),
-        "name a folder in diffusers layout or a .safetensors",
+        msg("name a folder in diffusers layout or a .safetensors"),
     )
     text = f"vae = {settings.vae}"
     if not path.exists():
-        yield Problem(text=f"{text}: there is no such file or folder", fix=fix)
+        yield Problem(text=msg("{text}: there is no such file or folder", text=text), fix=fix)
     elif path.is_dir():
         if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
             yield Problem(
-                text=f"{text}: it has no config.json beside .safetensors weights", fix=fix
+                text=msg("{text}: it has no config.json beside .safetensors weights", text=text),
+                fix=fix,
             )
     else:
         try:
             names = read_safetensors_header(path)
         except SettingsError as error:
-            yield from (replace(each, text=f"vae: {each.text}") for each in error.problems)
+            yield from (
+                replace(each, text=msg("vae: {text}", text=each.text)) for each in error.problems
+            )
             return
         parts = ("decoder.", "first_stage_model.decoder.")
         if not any(name.startswith(parts) for name in names):
-            yield Problem(text=f"{text} is no VAE: it has no decoder", fix=fix)
+            yield Problem(text=msg("{text} is no VAE: it has no decoder", text=text), fix=fix)
 
 
 def _of_options(settings: Settings, base: Base | None) -> Iterator[Problem]:
@@ -246,13 +322,20 @@ def _of_options(settings: Settings, base: Base | None) -> Iterator[Problem]:
             wrong = error.problems
         for problem in wrong:
             text = problem.text.replace("network_weights", "base_weights", 1)
-            yield replace(problem, text=text if "base_weights" in text else f"base_weights: {text}")
+            yield replace(
+                problem,
+                text=text if "base_weights" in text else msg("base_weights: {text}", text=text),
+            )
     if tracker := options.get("log_tracker_config"):
         try:
             tomllib.loads(Path(str(tracker)).expanduser().read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            text = f"log_tracker_config = {tracker} cannot be read: {error}"
-            yield Problem(text=text, fix="name a TOML file, or remove it")
+            text = msg(
+                "log_tracker_config = {tracker} cannot be read: {error}",
+                tracker=tracker,
+                error=error,
+            )
+            yield Problem(text=text, fix=msg("name a TOML file, or remove it"))
     if options.get("tokenizer_cache_dir"):
-        text = "tokenizer_cache_dir is left out: the tokenizers come with tenner"
+        text = msg("tokenizer_cache_dir is left out: the tokenizers come with tenner")
         yield Problem(text=text, level="note")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tenner.core.events import EpochEnd, Event, Warned
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.report.curve import Reading, read_curve
 from tenner.report.facts import LossCurve
@@ -38,12 +39,22 @@ class StopWhen:
         if self._seen < IN_A_ROW:
             return
         self._asked = True
-        seen = {"settled": "fell and then settled", "rising": "rises again"}[self.wanted]
+        seen = {"settled": msg("fell and then settled"), "rising": msg("rises again")}[self.wanted]
         try:
             write_atomically(self.run_dir.stop_file, "")
         except OSError as error:
             why = error.strerror or error
-            self.tell(Warned(text=f"the loss {seen}, but the run cannot be stopped: {why}"))
+            self.tell(
+                Warned(
+                    text=msg(
+                        "the loss {seen}, but the run cannot be stopped: {why}", seen=seen, why=why
+                    )
+                )
+            )
             return
-        text = f"the loss {seen}: the run ends after the next epoch (stop_when = {self.wanted})"
+        text = msg(
+            "the loss {seen}: the run ends after the next epoch (stop_when = {wanted})",
+            seen=seen,
+            wanted=self.wanted,
+        )
         self.tell(Warned(text=text, level="note"))

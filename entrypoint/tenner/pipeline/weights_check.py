@@ -14,6 +14,7 @@ from tenner.core.command import Command
 from tenner.core.errors import Problem, TennerError, TrainingError, errors_in
 from tenner.core.events import Event, Warned, WeightsMeasured
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.network_parts import Part
 from tenner.core.run_dir import RunDir
 from tenner.engines.native.engine import command as trainer_command
@@ -60,7 +61,7 @@ def judge_weights(
     facts, errors = weights_facts(measured), errors_in(problems)
     if not errors:
         return Judged(facts=facts)
-    kept = Problem(text=f"its files are kept in {run_dir.path}", level="note")
+    kept = Problem(text=msg("its files are kept in {path}", path=run_dir.path), level="note")
     return Judged(facts=facts, error=TrainingError(problems=[*errors, kept]))
 
 
@@ -125,7 +126,9 @@ def _measured(
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         why = str(error)
     log = run_dir.path / "weights.log"
-    return Problem(text=f"the weights could not be measured: {why}", fix=f"see {log}")
+    return Problem(
+        text=msg("the weights could not be measured: {why}", why=why), fix=msg("see {log}", log=log)
+    )
 
 
 def _training(plan: Plan, trained: Trained) -> Training:

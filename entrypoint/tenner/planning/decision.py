@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from tenner.base.model import Base
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.dataset import Dataset
 from tenner.engines.choice import ChosenEngine
 from tenner.hardware import Machine
@@ -183,9 +184,14 @@ def notices(findings: Findings) -> tuple[Problem, ...]:
     if not dataset.held_out or left >= _FEWEST_IMAGES:
         return found
     small = Problem(
-        text=f"{len(dataset.held_out)} of {left + len(dataset.held_out)} images are held out, and"
-        f" {left} left to learn from: so few mislead, and the training wants them",
-        fix="leave validation_split out",
+        text=msg(
+            "{n} of {left} images are held out, and {left2} left to learn from: so few"
+            " mislead, and the training wants them",
+            n=len(dataset.held_out),
+            left=left + len(dataset.held_out),
+            left2=left,
+        ),
+        fix=msg("leave validation_split out"),
         level="warning",
     )
     return (*found, small)
@@ -197,8 +203,14 @@ def num_cpus(machine: Machine) -> int:
 
 
 def _device_name(machine: Machine, device: Device) -> str:
-    return machine.gpu_name if device == "cuda" else f"CPU, {num_cpus(machine)} cores"
+    return (
+        machine.gpu_name
+        if device == "cuda"
+        else msg("CPU, {num_cpus} cores", num_cpus=num_cpus(machine))
+    )
 
 
 def _why_device(device: Device) -> str:
-    return "found with nvidia-smi" if device == "cuda" else "asked for, or the base is tiny"
+    return (
+        msg("found with nvidia-smi") if device == "cuda" else msg("asked for, or the base is tiny")
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenner.core.errors import Problem
+from tenner.core.messages import joined, msg
 from tenner.hardware.cards import Card
 from tenner.hardware.prices import Price, cost_usd
 from tenner.planning.length import Length
@@ -105,10 +106,21 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
     """Time and cost as lines of the plan."""
     if expected is None:
         return ()
-    known = "measured on such cards" if expected.step.is_measured else "by the card's peak"
-    each = f"{expected.step.seconds:.2f} s a step, {known}, give or take {ERROR:.0%}"
+    known = (
+        msg("measured on such cards") if expected.step.is_measured else msg("by the card's peak")
+    )
+    each = msg(
+        "{seconds} s a step, {known}, give or take {error}",
+        seconds=f"{expected.step.seconds:.2f}",
+        known=known,
+        error=f"{ERROR:.0%}",
+    )
     if expected.pictures_seconds:
-        each += f"; {duration(expected.pictures_seconds)} of it for samples"
+        each = msg(
+            "{each}; {duration} of it for samples",
+            each=each,
+            duration=duration(expected.pictures_seconds),
+        )
     found = [Choice(name="time", value=duration(expected.seconds), reason=each)]
     if expected.price is not None and expected.usd is not None:
         price = expected.price
@@ -116,7 +128,11 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
             Choice(
                 name="cost",
                 value=f"${expected.usd:.2f}",
-                reason=f"${price.usd_per_hour:.2f} an hour, {_by(price)}",
+                reason=msg(
+                    "${usd_per_hour} an hour, {by}",
+                    usd_per_hour=f"{price.usd_per_hour:.2f}",
+                    by=_by(price),
+                ),
             )
         )
     return tuple(found)
@@ -133,13 +149,17 @@ def over_budget(settings: Settings, expected: Expected | None, length: Length) -
     found: list[Problem] = []
     if settings.max_hours is not None:
         limit = settings.max_hours * 3600
-        said = f"max_hours = {settings.max_hours:g}"
-        about = f"about {duration(expected.seconds)}"
+        said = msg("max_hours = {max_hours}", max_hours=f"{settings.max_hours:g}")
+        about = msg("about {duration}", duration=duration(expected.seconds))
         found += _judged(said, about, expected, limit, length, raise_key="max_hours", is_sure=True)
     if expected.price and expected.usd is not None and expected.price.usd_per_hour > 0:
         limit = settings.max_cost_usd / expected.price.usd_per_hour * 3600
-        said = f"max_cost_usd = {settings.max_cost_usd:g}"
-        about = f"about ${expected.usd:.2f} at ${expected.price.usd_per_hour:.2f} an hour"
+        said = msg("max_cost_usd = {max_cost_usd}", max_cost_usd=f"{settings.max_cost_usd:g}")
+        about = msg(
+            "about ${usd} at ${usd_per_hour} an hour",
+            usd=f"{expected.usd:.2f}",
+            usd_per_hour=f"{expected.price.usd_per_hour:.2f}",
+        )
         sure = expected.price.is_sure
         found += _judged(
             said, about, expected, limit, length, raise_key="max_cost_usd", is_sure=sure
@@ -164,19 +184,22 @@ def _judged(
     epochs = steps // length.steps_per_epoch
     ways: list[str] = []
     if epochs >= 1:
-        ways.append(f"max_train_epochs = {epochs} would fit")
+        ways.append(msg("max_train_epochs = {epochs} would fit", epochs=epochs))
     elif steps >= 1:
-        ways.append(f"max_train_steps = {steps} would fit")
-    ways += ["tenner plan --gpu all shows other cards", f"or raise {raise_key}"]
+        ways.append(msg("max_train_steps = {steps} would fit", steps=steps))
+    ways.append(msg("tenner plan --gpu all shows other cards"))
+    ways.append(msg("or raise {setting}", setting=raise_key))
     return [
         Problem(
-            text=f"{said}, but this run takes {about}",
-            fix="; ".join(ways),
+            text=msg("{said}, but this run takes {about}", said=said, about=about),
+            fix=joined(*ways),
             level="error" if surely else "warning",
         )
     ]
 
 
 def _by(price: Price) -> str:
-    names = {"asked": "as you said", "host": "as the host says"}
-    return names.get(price.kind) or f"{price.provider or 'price book'}: {price.source}"
+    names = {"asked": msg("as you said"), "host": msg("as the host says")}
+    return names.get(price.kind) or msg(
+        "{provider}: {source}", provider=price.provider or msg("price book"), source=price.source
+    )

@@ -10,6 +10,7 @@ from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
 from tenner.base.model import Base
 from tenner.base.prediction import PREDICTION_NAMES, Prediction
 from tenner.core.family import Family
+from tenner.core.messages import msg
 from tenner.kohya.buckets import widest_bucket
 from tenner.optimizers import find_optimizer
 from tenner.planning.sizing import Choice
@@ -51,14 +52,16 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
 
     def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
         asked = request.source(key) != "default"
-        return Choice(name=name, value=value, reason="as asked" if asked else default.reason)
+        return Choice(name=name, value=value, reason=msg("as asked") if asked else default.reason)
 
     assert settings.text_encoder_lr is not None
     rates = ", ".join(f"{rate:g}" for rate in settings.text_encoder_lr)
     text = choice("text encoder", rates, "text_encoder_lr", own.text_encoder_lr_share)
     optimizer = find_optimizer(settings.optimizer_type)
     if optimizer and not optimizer.groups_may_differ and "as asked" not in text.reason:
-        text = replace(text, reason=f"the U-Net's: {optimizer.name} takes one rate for all")
+        text = replace(
+            text, reason=msg("the U-Net's: {name} takes one rate for all", name=optimizer.name)
+        )
     if settings.network_train_unet_only:
         frozen = own.network_train_unet_only
         text = choice("text encoder", "not trained", "network_train_unet_only", frozen)
@@ -66,7 +69,7 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     steps = f"{settings.bucket_reso_steps} pixels"
     rank = choice("rank", _rank(settings), "network_dim", own.rank)
     if settings.network_weights:
-        rank = replace(rank, reason="the network_weights' own")
+        rank = replace(rank, reason=msg("the network_weights' own"))
     offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
     skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
     vae = "in float32" if own.no_half_vae.value else "in the run's precision"
@@ -90,16 +93,20 @@ def _prediction(base: Base) -> Choice:
     value = PREDICTION_NAMES[base.prediction or "epsilon"]
     value += ", zero terminal SNR" if base.zero_terminal_snr else ""
     if base.prediction_from:
-        return Choice(name="prediction", value=value, reason=f"{base.prediction_from} says so")
-    return Choice(name="prediction", value=value, reason="assumed, as nothing says otherwise")
+        return Choice(
+            name="prediction",
+            value=value,
+            reason=msg("{prediction_from} says so", prediction_from=base.prediction_from),
+        )
+    return Choice(name="prediction", value=value, reason=msg("assumed, as nothing says otherwise"))
 
 
 def _sides(request: Request, sides: str) -> Choice:
     if not request.settings.enable_bucket:
-        return Choice(name="bucket sides", value="one size", reason="as asked")
+        return Choice(name="bucket sides", value="one size", reason=msg("as asked"))
     if request.source("max_bucket_reso") != "default":
-        return Choice(name="bucket sides", value=sides, reason="as asked")
-    reason = "pictures up to 4:1 keep the whole area of the resolution"
+        return Choice(name="bucket sides", value=sides, reason=msg("as asked"))
+    reason = msg("pictures up to 4:1 keep the whole area of the resolution")
     return Choice(name="bucket sides", value=sides, reason=reason)
 
 
@@ -135,8 +142,8 @@ def _noise_offset(
 def _offset_reason(base: Base, default: Default[float | None]) -> Default[float | None]:
     if base.prediction != "v_prediction":
         return default
-    return replace(default, reason="a base that predicts v needs none")
+    return replace(default, reason=msg("a base that predicts v needs none"))
 
 
 def _steps(base: Base, default: Default[int]) -> Default[int]:
-    return replace(default, reason="the tiny base's own") if base.is_tiny else default
+    return replace(default, reason=msg("the tiny base's own")) if base.is_tiny else default

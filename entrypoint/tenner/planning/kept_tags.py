@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.dataset.items import ImageItem
 from tenner.settings.model import Settings
 
@@ -19,16 +20,24 @@ def kept_tags(
     needed = len(trigger.split(settings.caption_separator or ","))
     kept, problems = max(settings.keep_tokens, needed), list[Problem]()
     if kept > settings.keep_tokens:
-        text = f'keep_tokens = {kept}, so that the trigger "{trigger}" stays first in each caption'
+        text = msg(
+            'keep_tokens = {kept}, so that the trigger "{trigger}" stays first in each caption',
+            kept=kept,
+            trigger=trigger,
+        )
         problems.append(Problem(text=text, level="note"))
     lines = [line for each in images if not each.is_reg for line in each.caption.split("\n")]
     elsewhere = sum(not line.startswith(trigger) for line in lines)
     if elsewhere:
         problems.append(
             Problem(
-                text=f"{elsewhere} of {len(lines)} captions have the trigger further on, where"
-                " shuffling moves it",
-                fix="put it first in them, or take it out: add_trigger writes it in front",
+                text=msg(
+                    "{elsewhere} of {n} captions have the trigger further on, where"
+                    " shuffling moves it",
+                    elsewhere=elsewhere,
+                    n=len(lines),
+                ),
+                fix=msg("put it first in them, or take it out: add_trigger writes it in front"),
                 level="warning",
             )
         )

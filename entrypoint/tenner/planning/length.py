@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tenner.core.messages import msg
 from tenner.settings.model import Settings
 
 _EPOCHS = 10  # the guide's
@@ -33,6 +34,14 @@ def run_length(settings: Settings, batches_per_epoch: int, accumulation: int) ->
 def length_reason(settings: Settings, length: Length) -> str:
     """Where the number of steps comes from, for the plan."""
     if settings.max_train_steps:
-        return f"as asked, about {length.num_epochs} epochs of {length.steps_per_epoch}"
+        return msg(
+            "as asked, about {num_epochs} epochs of {steps_per_epoch}",
+            num_epochs=length.num_epochs,
+            steps_per_epoch=length.steps_per_epoch,
+        )
     epochs = settings.max_train_epochs or _EPOCHS
-    return f"{epochs} epochs of {length.steps_per_epoch}"
+    return msg(
+        "{epochs} epochs of {steps_per_epoch}",
+        epochs=epochs,
+        steps_per_epoch=length.steps_per_epoch,
+    )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tenner.base.model import Base
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.redact import LocalPaths
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.planning.expectation import Expected
@@ -128,9 +129,14 @@ def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem
     if steps == 0 or steps < length.num_steps:
         return steps, ()
     said = Problem(
-        text=f"lr_warmup_steps = {expected} is as long as the run of {length.num_steps} steps or"
-        f" longer: the warm-up is shortened to {tenth}",
-        fix="write a share instead, such as lr_warmup_steps = 0.1, or train longer",
+        text=msg(
+            "lr_warmup_steps = {expected} is as long as the run of {num_steps} steps or"
+            " longer: the warm-up is shortened to {tenth}",
+            expected=expected,
+            num_steps=length.num_steps,
+            tenth=tenth,
+        ),
+        fix=msg("write a share instead, such as lr_warmup_steps = 0.1, or train longer"),
         level="warning",
     )
     return tenth, (said,)
@@ -236,10 +242,10 @@ def _published(key: str, value: Value) -> Value:
 
 def _warmup_reason(settings: Settings, shortened: tuple[Problem, ...]) -> str:
     if shortened:
-        return "shortened to a tenth of the run"
+        return msg("shortened to a tenth of the run")
     if settings.lr_warmup_steps is None:
-        return "100 as in the guide, at most a tenth of the run"
-    return "as asked"
+        return msg("100 as in the guide, at most a tenth of the run")
+    return msg("as asked")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
+from tenner.core.messages import msg
 from tenner.planning.plan import Device, EngineName, Shape
 from tenner.planning.sizing import BatchChoice, CardMemory, Choice, Wish, choose_batch, fill_up
 from tenner.planning.vram import Load
@@ -153,7 +154,7 @@ def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
     if ground.device == "cuda":
         return choose_precision(asked, capability=ground.capability, gpu_name=ground.card.name)
     if asked == "bf16" and settings.engine_options.get("full_bf16"):
-        return "bf16", "as asked: full_bf16 halves the memory, and a CPU computes it slowly"
+        return "bf16", msg("as asked: full_bf16 halves the memory, and a CPU computes it slowly")
     return choose_precision(None, capability=None, gpu_name="")
 
 
@@ -167,13 +168,15 @@ def choose_precision(
     if capability is None and not gpu_name:
         return "no", "the CPU computes in float32"
     if capability is None:
-        reason = f"{gpu_name} does not say what it can do; every card computes fp16"
+        reason = msg(
+            "{gpu_name} does not say what it can do; every card computes fp16", gpu_name=gpu_name
+        )
         return (asked, "as asked") if asked is not None else ("fp16", reason)
     has_bf16 = capability >= (8, 0)
     if asked == "bf16" and not has_bf16:
         raise SettingsError(
-            f"mixed_precision = 'bf16', but {gpu_name} has no bf16",
-            fix="set mixed_precision = 'fp16', or leave it out",
+            msg("mixed_precision = 'bf16', but {gpu_name} has no bf16", gpu_name=gpu_name),
+            fix=msg("set mixed_precision = 'fp16', or leave it out"),
         )
     if asked is not None:
         return asked, "as asked"
@@ -185,20 +188,36 @@ def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Prob
     where they cannot be had the plain one stands in, which computes the same in 32 bits."""
     asked = settings.optimizer_type
     if not asked.lower().endswith("8bit"):
-        return asked, "as asked", None
+        return asked, msg("as asked"), None
     plain = asked[: -len("8bit")].removeprefix("Paged")
     if ground.device == "cpu":
-        return plain, f"{asked} needs an NVIDIA card; {plain} computes the same in 32 bits", None
+        return (
+            plain,
+            msg(
+                "{asked} needs an NVIDIA card; {plain} computes the same in 32 bits",
+                asked=asked,
+                plain=plain,
+            ),
+            None,
+        )
     trouble = ground.trouble_with("bitsandbytes")
     if trouble is None:
-        return asked, "as asked" if asked != "AdamW8bit" else "the guide's", None
+        return asked, msg("as asked") if asked != "AdamW8bit" else msg("the guide's"), None
     return (
         plain,
-        f"bitsandbytes does not work here; {plain} computes the same in 32 bits",
+        msg("bitsandbytes does not work here; {plain} computes the same in 32 bits", plain=plain),
         Problem(
-            text=f"{asked} cannot be used, bitsandbytes does not work here ({trouble}): trained"
-            f" with {plain}, which takes more memory",
-            fix=f"reinstall bitsandbytes for this torch, or set optimizer_type = '{plain}'",
+            text=msg(
+                "{asked} cannot be used, bitsandbytes does not work here ({trouble}):"
+                " trained with {plain}, which takes more memory",
+                asked=asked,
+                trouble=trouble,
+                plain=plain,
+            ),
+            fix=msg(
+                "reinstall bitsandbytes for this torch, or set optimizer_type = '{plain}'",
+                plain=plain,
+            ),
             level="warning",
         ),
     )
@@ -210,22 +229,29 @@ def choose_attention(
     """torch's own attention unless xformers is asked for and works."""
     asked = settings.attention
     if asked != "xformers":
-        return "sdpa", "as asked" if asked == "sdpa" else "torch's own, always there", None
+        return (
+            "sdpa",
+            msg("as asked") if asked == "sdpa" else msg("torch's own, always there"),
+            None,
+        )
     if ground.engine == "native":
-        text = "the built-in trainer has no xformers: attention is computed by torch itself"
-        return "sdpa", "the built-in trainer's", Problem(text=text, level="note")
+        text = msg("the built-in trainer has no xformers: attention is computed by torch itself")
+        return "sdpa", msg("the built-in trainer's"), Problem(text=text, level="note")
     if ground.device == "cpu":
-        text = "xformers needs an NVIDIA card: attention is computed by torch itself"
-        return "sdpa", "xformers needs a card", Problem(text=text, level="note")
+        text = msg("xformers needs an NVIDIA card: attention is computed by torch itself")
+        return "sdpa", msg("xformers needs a card"), Problem(text=text, level="note")
     trouble = ground.trouble_with("xformers")
     if trouble is None:
-        return "xformers", "as asked", None
+        return "xformers", msg("as asked"), None
     return (
         "sdpa",
-        "xformers does not work here",
+        msg("xformers does not work here"),
         Problem(
-            text=f"xformers does not work here ({trouble}): attention is computed by torch itself",
-            fix="reinstall xformers for this torch, or set attention = 'sdpa'",
+            text=msg(
+                "xformers does not work here ({trouble}): attention is computed by torch itself",
+                trouble=trouble,
+            ),
+            fix=msg("reinstall xformers for this torch, or set attention = 'sdpa'"),
             level="warning",
         ),
     )
@@ -235,17 +261,28 @@ def choose_workers(settings: Settings, ground: Ground, batch_size: int) -> tuple
     """Processes that load images: none where latents are cached, else as many as the CPUs and
     /dev/shm allow, which hands the images over."""
     if ground.engine == "native":
-        return 0, "the built-in trainer keeps all latents in memory"
+        return 0, msg("the built-in trainer keeps all latents in memory")
     if settings.max_data_loader_n_workers is not None:
-        return settings.max_data_loader_n_workers, "as asked"
+        return settings.max_data_loader_n_workers, msg("as asked")
     if _latents_cached(settings):
-        return 0, "latents are cached: handed over in the process itself"
+        return 0, msg("latents are cached: handed over in the process itself")
     each_mib = _PREFETCHED * batch_size * ground.largest_area * 3 * 4 / 2**20
     by_shm = int(ground.shm_mib / 2 / each_mib)
     by_cpus = int(ground.cpus) - 1
     found = max(0, min(4, by_shm, by_cpus))
-    limit = "/dev/shm" if by_shm < min(4, by_cpus) else "CPUs" if by_cpus < 4 else "usual number"
-    return found, f"by the {limit}: {ground.shm_mib} MiB of /dev/shm, {ground.cpus:g} CPUs"
+    limit = (
+        msg("/dev/shm")
+        if by_shm < min(4, by_cpus)
+        else msg("CPUs")
+        if by_cpus < 4
+        else msg("usual number")
+    )
+    return found, msg(
+        "by the {limit}: {shm_mib} MiB of /dev/shm, {cpus} CPUs",
+        limit=limit,
+        shm_mib=ground.shm_mib,
+        cpus=f"{ground.cpus:g}",
+    )
 
 
 def _latents_cached(settings: Settings) -> bool:
@@ -273,14 +310,14 @@ def _unmeasured_batch(settings: Settings, ground: Ground) -> BatchChoice:
     asked = settings.batch_size
     usual = min(8 if ground.is_tiny else 1, ground.most_images)
     size = asked if isinstance(asked, int) else usual
-    where = "the tiny base" if ground.is_tiny else f"a {ground.device}"
+    where = msg("the tiny base") if ground.is_tiny else msg("a {device}", device=ground.device)
     choice = BatchChoice(
         batch_size=size,
         gradient_checkpointing=bool(settings.gradient_checkpointing),
         needed_gb=None,
-        reason="as asked" if isinstance(asked, int) else f"usual for {where}",
-        why_checkpointing="as asked" if settings.gradient_checkpointing else "not needed",
+        reason=msg("as asked") if isinstance(asked, int) else msg("usual for {where}", where=where),
+        why_checkpointing=msg("as asked") if settings.gradient_checkpointing else msg("not needed"),
         accumulation=settings.gradient_accumulation_steps,
-        why_accumulation="as asked",
+        why_accumulation=msg("as asked"),
     )
     return fill_up(choice, wish_of(settings, ground))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tenner.core.errors import MachineError, SettingsError
+from tenner.core.messages import msg
 from tenner.hardware.cards import Card, card_named
 from tenner.planning.speed import modelled_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
@@ -108,16 +109,21 @@ def fill_up(
     """
     part = _part_of_effective(wish)
     if part is None:
-        why = "as asked" if wish.accumulation > 1 else "none asked for"
+        why = msg("as asked") if wish.accumulation > 1 else msg("none asked for")
         return replace(choice, accumulation=wish.accumulation, why_accumulation=why)
     size = max(each for each in range(1, choice.batch_size + 1) if part % each == 0)
     if size != choice.batch_size:
-        reason = f"the largest part of {part} up to {choice.batch_size}"
+        reason = msg(
+            "the largest part of {part} up to {batch_size}", part=part, batch_size=choice.batch_size
+        )
         if refit:
             choice = refit(size)
-            reason = f"{reason}; {choice.reason}"
+            reason = msg("{reason}; {reason2}", reason=reason, reason2=choice.reason)
         choice = replace(choice, batch_size=size, reason=reason)
-    why = f"{wish.effective_batch_size} images to a step, as asked"
+    why = msg(
+        "{effective_batch_size} images to a step, as asked",
+        effective_batch_size=wish.effective_batch_size,
+    )
     return replace(choice, accumulation=part // size, why_accumulation=why)
 
 
@@ -132,8 +138,12 @@ def _choose(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
         size = min(guide[load.family == "sdxl"], _most(wish))
         choice = _of_size(load, card, size, wish.gradient_checkpointing)
         if not choice.is_unsure:
-            reason = f"the guide's for {card.known.name if card.known else card.name}"
-            return replace(choice, reason=f"{reason}; {choice.reason}")
+            reason = msg(
+                "the guide's for {name}", name=card.known.name if card.known else card.name
+            )
+            return replace(
+                choice, reason=msg("{reason}; {reason2}", reason=reason, reason2=choice.reason)
+            )
     limit = _most(wish) if wish.batch_size == "max" else min(_most(wish), AUTO_LIMIT)
     return _fastest(load, card, wish, limit)
 
@@ -141,13 +151,13 @@ def _choose(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
 def _blind(wish: Wish) -> BatchChoice:
     size = wish.batch_size if isinstance(wish.batch_size, int) else 1
     saving = wish.gradient_checkpointing is not False
-    reason = "the card does not tell its memory: the least that can run"
+    reason = msg("the card does not tell its memory: the least that can run")
     return BatchChoice(
         batch_size=size,
         gradient_checkpointing=saving,
         needed_gb=None,
-        reason="as asked; the card does not tell its memory" if size > 1 else reason,
-        why_checkpointing="as asked" if wish.gradient_checkpointing is not None else reason,
+        reason=msg("as asked; the card does not tell its memory") if size > 1 else reason,
+        why_checkpointing=msg("as asked") if wish.gradient_checkpointing is not None else reason,
         is_unsure=True,
     )
 
@@ -163,20 +173,29 @@ def _as_asked(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchChoic
         for saving in _allowed(wish)
     }
     most = max(fits.values())
-    fix = f"set batch_size = {most}" if most else "set batch_size = 1"
+    fix = msg("set batch_size = {most}", most=most) if most else msg("set batch_size = 1")
     if not fits[choice.gradient_checkpointing]:
-        fix += " and gradient_checkpointing = true"
+        fix = msg("{fix} and gradient_checkpointing = true", fix=fix)
     part = max((each for each in range(1, most + 1) if size % each == 0), default=0)
     if part and wish.effective_batch_size is None:
-        fix += (
-            f", or batch_size = {part} and gradient_accumulation_steps ="
-            f" {size // part * wish.accumulation} for as many images to a step"
+        fix = msg(
+            "{fix}, or batch_size = {part} and gradient_accumulation_steps = {size} for as"
+            " many images to a step",
+            fix=fix,
+            part=part,
+            size=size // part * wish.accumulation,
         )
-    saving = " with gradient checkpointing" if choice.gradient_checkpointing else ""
+    saving = msg(" with gradient checkpointing") if choice.gradient_checkpointing else ""
     raise SettingsError(
-        f"batch_size = {size} needs about {choice.needed_gb:.1f} GB{saving};"
-        f" {card.name} has {card.free_gb:.1f} GB free",
-        fix=f"{fix}; or leave it to batch_size = 'auto'",
+        msg(
+            "batch_size = {size} needs about {needed_gb} GB{saving}; {name} has {free_gb} GB free",
+            size=size,
+            needed_gb=f"{choice.needed_gb:.1f}",
+            saving=saving,
+            name=card.name,
+            free_gb=f"{card.free_gb:.1f}",
+        ),
+        fix=msg("{fix}; or leave it to batch_size = 'auto'", fix=fix),
     )
 
 
@@ -186,14 +205,18 @@ def _of_size(load: Load, card: CardMemory, size: int, asked: bool | None) -> Bat
     recompute = plain > card.usable_gb if asked is None else asked
     needed = needed_gb(load, batch_size=size, gradient_checkpointing=recompute)
     fits = needed <= card.usable_gb
-    why = "as asked" if asked is not None else "not needed, and it costs time"
+    why = msg("as asked") if asked is not None else msg("not needed, and it costs time")
     if recompute and asked is None:
-        why = f"needs {plain:.1f} GB without it"
+        why = msg("needs {plain} GB without it", plain=f"{plain:.1f}")
     return BatchChoice(
         batch_size=size,
         gradient_checkpointing=recompute,
         needed_gb=needed,
-        reason=f"{'needs' if fits else 'may not fit: needs'} {_of(needed, card)}",
+        reason=msg(
+            "{what} {of}",
+            what=msg("needs") if fits else msg("may not fit: needs"),
+            of=_of(needed, card),
+        ),
         why_checkpointing=why,
         is_unsure=not fits,
     )
@@ -215,23 +238,36 @@ def _fastest(load: Load, card: CardMemory, wish: Wish, limit: int) -> BatchChoic
         other = next(pair for pair in pairs if pair[1] != saving)
         why = _compared(load, card, (size, saving), other)
     elif wish.gradient_checkpointing is None:
-        why = "not one image fits without it"
-    bound = "the card's limit" if size < limit else f"the most that {_limited_by(wish, limit)}"
-    return replace(choice, reason=f"{bound}; {choice.reason}", why_checkpointing=why)
+        why = msg("not one image fits without it")
+    bound = (
+        msg("the card's limit")
+        if size < limit
+        else msg("the most that {limited_by}", limited_by=_limited_by(wish, limit))
+    )
+    return replace(
+        choice,
+        reason=msg("{bound}; {reason}", bound=bound, reason=choice.reason),
+        why_checkpointing=why,
+    )
 
 
 def _compared(
     load: Load, card: CardMemory, chosen: tuple[int, bool], other: tuple[int, bool]
 ) -> str:
     share = seconds_per_image(load, card, *other) / seconds_per_image(load, card, *chosen) - 1
-    words = "with" if other[1] else "without"
-    return f"batch {other[0]} {words} it would take {share:.0%} longer"
+    words = msg("with") if other[1] else msg("without")
+    return msg(
+        "batch {other} {words} it would take {share} longer",
+        other=other[0],
+        words=words,
+        share=f"{share:.0%}",
+    )
 
 
 def _limited_by(wish: Wish, limit: int) -> str:
     if limit == _most(wish):
-        return "the largest bucket can fill"
-    return "auto takes (max fills the card)"
+        return msg("the largest bucket can fill")
+    return msg("auto takes (max fills the card)")
 
 
 def seconds_per_image(
@@ -256,15 +292,27 @@ def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
     least = needed_gb(load, batch_size=1, gradient_checkpointing=saving)
     if _may_fit(least, card):
         return
-    even = "even with gradient checkpointing" if saving else "without gradient checkpointing"
+    even = (
+        msg("even with gradient checkpointing") if saving else msg("without gradient checkpointing")
+    )
     ways = ["lower network_dim or resolution"]
     if load.text_encoder_trained:
         ways.append("set network_train_unet_only = true")
     if not saving:
         ways.append("set gradient_checkpointing = true")
     raise MachineError(
-        f"one image needs {least:.1f} GB {even}; {card.name} has {card.free_gb:.1f} GB free",
-        fix=f"rent a card with {least / HEADROOM:.0f} GB or more, or {', or '.join(ways)}",
+        msg(
+            "one image needs {least} GB {even}; {name} has {free_gb} GB free",
+            least=f"{least:.1f}",
+            even=even,
+            name=card.name,
+            free_gb=f"{card.free_gb:.1f}",
+        ),
+        fix=msg(
+            "rent a card with {least} GB or more, or {ways}",
+            least=f"{least / HEADROOM:.0f}",
+            ways=", or ".join(ways),
+        ),
     )
 
 
@@ -279,10 +327,14 @@ def _part_of_effective(wish: Wish) -> int | None:
     part, rest = divmod(wanted, wish.num_processes)
     size = wish.batch_size if isinstance(wish.batch_size, int) else 1
     if rest or part % size:
-        by = f"num_processes = {wish.num_processes}" if rest else f"batch_size = {size}"
+        by = (
+            msg("num_processes = {num_processes}", num_processes=wish.num_processes)
+            if rest
+            else msg("batch_size = {size}", size=size)
+        )
         raise SettingsError(
-            f"effective_batch_size = {wanted} cannot be divided by {by}",
-            fix="choose a multiple, or leave batch_size to 'auto'",
+            msg("effective_batch_size = {wanted} cannot be divided by {by}", wanted=wanted, by=by),
+            fix=msg("choose a multiple, or leave batch_size to 'auto'"),
         )
     return part
 
@@ -302,4 +354,8 @@ def _may_fit(needed: float | None, card: CardMemory) -> bool:
 
 
 def _of(needed: float, card: CardMemory) -> str:
-    return f"{needed * card.correction:.1f} of {card.free_gb:.1f} GB"
+    return msg(
+        "{needed} of {free_gb} GB",
+        needed=f"{needed * card.correction:.1f}",
+        free_gb=f"{card.free_gb:.1f}",
+    )

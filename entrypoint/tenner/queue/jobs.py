@@ -14,6 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenner.core.errors import Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.settings.names import canonical
 from tenner.settings.resolve import Request, resolve
 from tenner.settings.sources import (
@@ -94,7 +95,10 @@ def read_batch(
         try:
             jobs.append(_request(job, for_all, weakest))
         except SettingsError as error:
-            problems += [replace(each, text=f"{job.name}: {each.text}") for each in error.problems]
+            problems += [
+                replace(each, text=msg("{name}: {text}", name=job.name, text=each.text))
+                for each in error.problems
+            ]
     problems += _clashes(jobs)
     found = BatchOptions()
     try:
@@ -110,7 +114,9 @@ def read_batch(
     return Batch(name=name, jobs=tuple(jobs), options=found)
 
 
-_KNOWN = f"keys of [batch] are {', '.join(BatchOptions.model_fields)}"
+_KNOWN = msg(
+    "keys of [batch] are {model_fields}", model_fields=", ".join(BatchOptions.model_fields)
+)
 
 
 def _raw_jobs(path: Path, for_all: Sequence[Source]) -> tuple[list[_RawJob], Mapping[str, Any]]:
@@ -138,8 +144,8 @@ def _raw_jobs(path: Path, for_all: Sequence[Source]) -> tuple[list[_RawJob], Map
         jobs = [(name, Layer())]
     if not jobs:
         raise SettingsError(
-            f"{path} holds no jobs",
-            fix="give a folder of settings files, or a file with [[jobs]] or [sweep]",
+            msg("{path} holds no jobs", path=path),
+            fix=msg("give a folder of settings files, or a file with [[jobs]] or [sweep]"),
         )
     sweep = _sweep(tables.get("sweep", {}), for_all, shared.name)
     raw_jobs = [
@@ -165,7 +171,12 @@ def _tables(path: Path) -> dict[str, Any]:
             and not all(isinstance(each, dict) for each in cast("list[object]", found))
         )
         if found is not None and not right:
-            wrong.append(Problem(text=f"{path.name}: {key} is no table", fix=f"write {example}"))
+            wrong.append(
+                Problem(
+                    text=msg("{name}: {key} is no table", name=path.name, key=key),
+                    fix=msg("write {example}", example=example),
+                )
+            )
     if wrong:
         raise SettingsError(problems=wrong)
     return tables
@@ -179,13 +190,16 @@ def _sweep(
     origins = {key: origin for each in for_all for key, origin in each.origins.items()}
     for key, values in table.items():
         if not isinstance(values, list) or not values:
-            text = f"{name}: {key} in [sweep] is no list"
-            problems.append(Problem(text=text, fix=f"write {key} = [first, second]"))
+            text = msg("{name}: {key} in [sweep] is no list", name=name, key=key)
+            problems.append(Problem(text=text, fix=msg("write {key} = [first, second]", key=key)))
         if canonical(key) in origins:
-            text = (
-                f"{key} is swept over in {name} and said once for all ({origins[canonical(key)]})"
+            text = msg(
+                "{key} is swept over in {name} and said once for all ({origins})",
+                key=key,
+                name=name,
+                origins=origins[canonical(key)],
             )
-            problems.append(Problem(text=text, fix="keep one of them"))
+            problems.append(Problem(text=text, fix=msg("keep one of them")))
     if problems:
         raise SettingsError(problems=problems)
     return tuple((key, tuple(values)) for key, values in table.items())
@@ -250,13 +264,20 @@ def _clashes(jobs: Sequence[Request]) -> list[Problem]:
     for job in jobs:
         settings = job.settings
         if (settings.output_dir, settings.output_name) in names:
-            text = f"two jobs are called {settings.output_name}"
-            problems.append(Problem(text=text, fix="give each an output_name of its own"))
+            text = msg("two jobs are called {output_name}", output_name=settings.output_name)
+            problems.append(Problem(text=text, fix=msg("give each an output_name of its own")))
         names.add((settings.output_dir, settings.output_name))
         for place in settings.destinations:
             if place in places:
-                text = f"{places[place]} and {settings.output_name} both deliver to {place}"
-                fix = "name a destination of its own in each job, or one bucket or folder for all"
+                text = msg(
+                    "{places} and {output_name} both deliver to {place}",
+                    places=places[place],
+                    output_name=settings.output_name,
+                    place=place,
+                )
+                fix = msg(
+                    "name a destination of its own in each job, or one bucket or folder for all"
+                )
                 problems.append(Problem(text=text, fix=fix))
             places[place] = settings.output_name
     return problems

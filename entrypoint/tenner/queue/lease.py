@@ -21,6 +21,7 @@ from secrets import token_hex
 from typing import Any, Self
 
 from tenner.core.errors import DeliveryError, MachineError
+from tenner.core.messages import msg
 from tenner.core.temporary_files import temporary_folder
 from tenner.runs.remote_run import RemoteRun
 
@@ -71,8 +72,11 @@ class Lease:
         while not self._try(say, until):
             if now() > until:
                 raise LeaseLost(
-                    f"another machine trains this run ({self.remote.destination})",
-                    fix="wait for it, or stop it",
+                    msg(
+                        "another machine trains this run ({destination})",
+                        destination=self.remote.destination,
+                    ),
+                    fix=msg("wait for it, or stop it"),
                 )
         self._prove()
         for work in (self._keep, self._watch):
@@ -83,7 +87,9 @@ class Lease:
     def check(self) -> None:
         """Ask whether it is still this machine's turn. Raises LeaseLost where it is not."""
         if self._newest() != self.generation or now() > self._valid_until:
-            raise LeaseLost(f"generation {self.generation} of this run is over")
+            raise LeaseLost(
+                msg("generation {generation} of this run is over", generation=self.generation)
+            )
 
     def _try(self, say: Callable[[str], None], until: float) -> bool:
         """Take the turn if nobody has it, else watch who has it until that changes."""
@@ -128,9 +134,12 @@ class Lease:
         again = self.remote.create_file(_name(self.generation), b"{}", limit_seconds=_ASK_SECONDS)
         if again:
             raise DeliveryError(
-                f"{self.remote.destination} does not keep conditions (If-None-Match): it cannot"
-                " tell which of two machines was first",
-                fix="name a destination that does: AWS S3, R2, MinIO, or a shared folder",
+                msg(
+                    "{destination} does not keep conditions (If-None-Match): it cannot tell"
+                    " which of two machines was first",
+                    destination=self.remote.destination,
+                ),
+                fix=msg("name a destination that does: AWS S3, R2, MinIO, or a shared folder"),
             )
 
     def _keep(self) -> None:
@@ -150,7 +159,9 @@ class Lease:
         self._beat += 1
         self._put(self._content(), limit_seconds=limit_seconds)
         if self._newest(limit_seconds=limit_seconds) != self.generation:
-            raise LeaseLost(f"another machine took generation {self.generation + 1}")
+            raise LeaseLost(
+                msg("another machine took generation {generation}", generation=self.generation + 1)
+            )
         self._valid_until = asked + _OWN_SHARE * self.seconds
 
     def _watch(self) -> None:

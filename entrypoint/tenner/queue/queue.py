@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenner.core.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.core.events import Phase
+from tenner.core.messages import msg
 from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
@@ -163,7 +164,7 @@ def run_batch(
     Raises SettingsError where another program holds the batch, Stopped where a signal ended it.
     """
     folder = batch.folder
-    make_writable(folder, name="the batch's folder")
+    make_writable(folder, name=msg("the batch's folder"))
     datasets = SharedDatasets(folder=folder / "datasets")
     preparation = SharedPreparation(environ=environ, inspect=datasets.inspect)
     with (
@@ -214,7 +215,9 @@ def _run_all(queue: Queue, screen: Screen, stop: StopRequest) -> None:
     jobs, most = queue.waiting(), queue.batch.options.stop_after
     for number, job in enumerate(jobs, start=1):
         if stop.signal is not None:
-            raise Stopped("stopped by a signal between two jobs", fix="start the same batch again")
+            raise Stopped(
+                msg("stopped by a signal between two jobs"), fix=msg("start the same batch again")
+            )
         if most is not None and queue.failures >= most:
             screen.say(f"{queue.failures} jobs failed: no further one is started (stop_after)")
             return

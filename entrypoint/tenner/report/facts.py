@@ -188,15 +188,15 @@ class WeightsFact:
 
     @property
     def reading(self) -> str:
-        """A word of words.json for what the numbers say."""
+        """The name, in `labels.WEIGHTS`, of what the numbers say."""
         if self.num_unchanged == self.num_modules:
-            return "weights_none"
+            return "none"
         moved = self.ratio if self.moved_ratio is None else self.moved_ratio
         if moved is None or self.ratio is None:
-            return "weights_untold"
+            return "untold"
         if moved < LEAST_RATIO:
-            return "weights_little"
-        return "weights_much" if self.ratio > MOST_RATIO else "weights_usual"
+            return "little"
+        return "much" if self.ratio > MOST_RATIO else "usual"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from tenner.core.errors import BudgetReached, DeliveryError, Problem, Stopped, T
 from tenner.core.event_log import read_event_lines
 from tenner.core.events import Event, Warned
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.priority import yield_thread
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import NO_SECRETS, Secrets
@@ -159,7 +160,15 @@ class LivePage:
         if not self._failed:
             self._failed = True
             why = error.strerror or str(error)
-            self.tell(Warned(text=f"the page {self.run_dir.report} cannot be written: {why}"))
+            self.tell(
+                Warned(
+                    text=msg(
+                        "the page {report} cannot be written: {why}",
+                        report=self.run_dir.report,
+                        why=why,
+                    )
+                )
+            )
 
     def _facts(self) -> ReportFacts:
         said = tuple(

@@ -20,16 +20,17 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tenner.core.files import write_atomically
+from tenner.core.messages import Message
 from tenner.core.sizes import size_words
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
-from tenner.report.arabic import in_arabic
+from tenner.report import labels
 from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
+from tenner.report.translation import both, counted_label, label, plain_label
 from tenner.sample.cells import USUAL
 
-LANGUAGES = ("en", "ar")
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 MAX_DATASET_IMAGES = 60
 
@@ -76,7 +77,7 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
         "next_steps": next_steps(facts, reading),
         "weights_bounds": (LEAST_RATIO, MOST_RATIO),
-        "advice": ADVICE.get(reading.reading, ()),
+        "advice": labels.ADVICE.get(reading.reading, ()),
     }
     parts = {name: _template(f"{name}.html").render(told) for name in LIVE_PARTS}
     live = {"outline": outline, "state": facts.state, "step": facts.step, "parts": parts}
@@ -109,29 +110,18 @@ def _outline(facts: ReportFacts) -> str:
     return hashlib.sha256(repr(rest).encode()).hexdigest()[:16]
 
 
-# what the guide says to do about each shape of curve, in the words of words.json
-ADVICE: Mapping[str, tuple[str, ...]] = {
-    "settled": ("advice_epochs",),
-    "falling": ("advice_longer",),
-    "fell": ("advice_epochs",),
-    "flat": ("advice_rate", "advice_captions"),
-    "rising": ("advice_earlier", "advice_dim", "advice_variety"),
-    "nan": ("advice_nan",),
-    "noisy": ("advice_look",),
-}
-
-
-def next_steps(facts: ReportFacts, reading: CurveReading) -> tuple[str, ...]:
-    """Keys of what to do now, the most pressing first."""
-    steps: list[str] = []
+def next_steps(facts: ReportFacts, reading: CurveReading) -> tuple[Message, ...]:
+    """What to do now, the most pressing first."""
+    steps: list[Message] = []
     if facts.state == "not_delivered":
-        steps.append("next_deliver")
+        steps.append(labels.NEXT_STEPS["deliver"])
     if facts.state in {"stopped", "budget", "failed"}:
-        steps.append("next_resume")
+        steps.append(labels.NEXT_STEPS["resume"])
     if facts.sample_sets:
-        steps += ["next_strength", "next_compare"]
-    steps += [each for each in ADVICE.get(reading.reading, ()) if each != "advice_epochs"]
-    steps.append("next_rights")
+        steps += [labels.NEXT_STEPS["strength"], labels.NEXT_STEPS["compare"]]
+    if reading.reading not in ("settled", "fell"):  # comparing epochs is advised above
+        steps += labels.ADVICE.get(reading.reading, ())
+    steps.append(labels.NEXT_STEPS["rights"])
     return tuple(dict.fromkeys(steps))
 
 
@@ -238,54 +228,6 @@ def _hash_source(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def words(key: str, **values: object) -> Markup:
-    """A text in both languages, one of which the page shows.
-
-    Values are escaped, and kept apart from the direction of the words around them.
-    """
-    told = _words()[key]
-    apart = {
-        name: Markup("<bdi{}>{}</bdi>").format(_direction(str(value)), value)
-        for name, value in values.items()
-    }
-    spans = (
-        Markup('<span class="t" lang="{}">{}</span>').format(
-            language, Markup(told[language]).format(**apart)
-        )
-        for language in LANGUAGES
-    )
-    return Markup("").join(spans)
-
-
-def _direction(text: str) -> Markup:
-    """Numbers have no direction of their own: `-23 %` is to read so in Arabic too."""
-    return Markup("") if any(map(str.isalpha, text)) else Markup(' dir="ltr"')
-
-
-@cache
-def _words() -> dict[str, dict[str, str]]:
-    return json.loads(_own("words.json"))
-
-
-def said(text: str) -> Markup:
-    """What the program says, in both languages where its Arabic is known."""
-    arabic = in_arabic(text)
-    if arabic is None:
-        return Markup("<bdi>{}</bdi>").format(text)
-    return Markup(
-        '<span class="t" lang="en"><bdi>{}</bdi></span><span class="t" lang="ar">{}</span>'
-    ).format(text, arabic)
-
-
-def plain_words(key: str, language: str) -> str:
-    """A text in one language, without markup, for an attribute."""
-    return _words()[key][language]
-
-
-def known_word(key: str) -> bool:
-    return key in _words()
-
-
 @cache
 def _own(name: str) -> str:
     return files("tenner.report").joinpath(name).read_text(encoding="utf-8")
@@ -293,11 +235,12 @@ def _own(name: str) -> str:
 
 def _template(name: str) -> Template:
     known = {
-        "t": words,
-        "said": said,
-        "known_word": known_word,
-        "plain": plain_words,
+        "t": label,
+        "tn": counted_label,
+        "said": both,
+        "plain": plain_label,
         "spoken": spoken_duration,
+        "labels": labels,
     }
     return _templates().get_template(name, globals=known)
 
@@ -325,7 +268,8 @@ def spoken_duration(seconds: float) -> Markup:
     whole = round(seconds)
     if whole < 60:
         shown = f"{seconds:.1f}" if seconds < 10 else f"{whole}"
-        return words("duration_seconds", seconds=shown)
+        return label("{seconds} s", seconds=shown)
+    minutes, rest = divmod(whole, 60)
     if whole < 3600:
-        return words("duration_minutes", minutes=whole // 60, seconds=f"{whole % 60:02d}")
-    return words("duration_hours", hours=whole // 3600, minutes=f"{whole % 3600 // 60:02d}")
+        return label("{minutes} min {seconds} s", minutes=minutes, seconds=f"{rest:02d}")
+    return label("{hours} h {minutes} min", hours=minutes // 60, minutes=f"{minutes % 60:02d}")

@@ -1,5 +1,6 @@
 """Rules of captions and the text encoders."""
 
+from tenner.core.messages import msg
 from tenner.rules.rule import SD_SCRIPTS, Rule
 from tenner.rules.view import Needs, View
 
@@ -11,8 +12,11 @@ _MOST_LAYERS = {"sd1": 12, "sd2": 23, "sdxl": 12}
 def _cached_captions_change(name: str) -> Rule:
     return Rule(
         when=lambda view: view.any_on(*CACHES) and view.on(name),
-        text=f"cache_text_encoder_outputs encodes captions once, {name} changes them at each step",
-        fix=f"remove cache_text_encoder_outputs or {name}",
+        text=msg(
+            "cache_text_encoder_outputs encodes captions once, {name} changes them at each step",
+            name=name,
+        ),
+        fix=msg("remove cache_text_encoder_outputs or {name}", name=name),
         needs="settings",
     )
 
@@ -28,8 +32,8 @@ def _leaves_text_encoders_alone(view: View) -> bool:
 def _cached_text_encoders_change(needs: Needs) -> Rule:
     return Rule(
         when=lambda view: view.any_on(*CACHES) and not _leaves_text_encoders_alone(view),
-        text="cache_text_encoder_outputs needs text encoders that do not change",
-        fix="set network_train_unet_only = true, or remove cache_text_encoder_outputs",
+        text=msg("cache_text_encoder_outputs needs text encoders that do not change"),
+        fix=msg("set network_train_unet_only = true, or remove cache_text_encoder_outputs"),
         needs=needs,
     )
 
@@ -45,8 +49,8 @@ RULES = (
     _cached_text_encoders_change("trainer"),  # of a base whose name does not tell its family
     Rule(
         when=lambda view: view.family in ("sd1", "sd2") and view.any_on(*CACHES),
-        text="cache_text_encoder_outputs is for SDXL only",
-        fix="remove it: SD 1.x and 2.x have no such option in sd-scripts",
+        text=msg("cache_text_encoder_outputs is for SDXL only"),
+        fix=msg("remove it: SD 1.x and 2.x have no such option in sd-scripts"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
@@ -55,22 +59,22 @@ RULES = (
             view.any_on("keep_tokens", "keep_tokens_separator")
             and not view.any_on("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_step")
         ),
-        text="keep_tokens has no effect: nothing shuffles or drops tags",
-        fix="set shuffle_caption = true, or remove keep_tokens",
+        text=msg("keep_tokens has no effect: nothing shuffles or drops tags"),
+        fix=msg("set shuffle_caption = true, or remove keep_tokens"),
         level="warning",
         needs="settings",
     ),
     Rule(
         when=lambda view: view.family == "sdxl" and view.values.get("clip_skip") is not None,
-        text="clip_skip has no effect on SDXL, which always takes the last layer but one",
-        fix="remove clip_skip",
+        text=msg("clip_skip has no effect on SDXL, which always takes the last layer but one"),
+        fix=msg("remove clip_skip"),
         level="warning",
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.family == "sd2" and view.values.get("clip_skip") is not None,
-        text="clip_skip is for SD 1.x: SD 2.x was trained on its last layer but one",
-        fix="remove clip_skip",
+        text=msg("clip_skip is for SD 1.x: SD 2.x was trained on its last layer but one"),
+        fix=msg("remove clip_skip"),
         level="warning",
         needs="trainer",
     ),
@@ -78,11 +82,12 @@ RULES = (
         when=lambda view: (
             view.family is not None and view.number("clip_skip") > _MOST_LAYERS[view.family]
         ),
-        text=lambda view: (
-            f"clip_skip = {view.text('clip_skip')}: the text encoder has"
-            f" {_MOST_LAYERS[view.family or 'sd1']} layers"
+        text=lambda view: msg(
+            "clip_skip = {clip_skip}: the text encoder has {most_layers} layers",
+            clip_skip=view.text("clip_skip"),
+            most_layers=_MOST_LAYERS[view.family or "sd1"],
         ),
-        fix="set clip_skip to 1 or 2, or remove it",
+        fix=msg("set clip_skip to 1 or 2, or remove it"),
         needs="trainer",
     ),
 )

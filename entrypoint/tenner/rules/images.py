@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.kohya.buckets import widest_bucket
 from tenner.rules.rule import SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
@@ -11,8 +12,8 @@ from tenner.rules.view import View
 def _cached_latents_change(name: str) -> Rule:
     return Rule(
         when=lambda view: view.any_on("cache_latents", "cache_latents_to_disk") and view.on(name),
-        text=f"cache_latents encodes images once, {name} changes them at each step",
-        fix=f"remove cache_latents or {name}",
+        text=msg("cache_latents encodes images once, {name} changes them at each step", name=name),
+        fix=msg("remove cache_latents or {name}", name=name),
         trainers=SD_SCRIPTS,
         needs="trainer",
     )
@@ -26,15 +27,27 @@ def _sizes(view: View) -> Iterator[Problem]:
     least, most = view.number("min_bucket_reso"), view.number("max_bucket_reso")
     shown = f"{size[0]}x{size[1]}"
     if least > min(size):
-        text = f"min_bucket_reso = {least:.0f} is above the resolution {shown}"
-        yield Problem(text=text, fix=f"set min_bucket_reso to {min(size)} or less")
+        text = msg(
+            "min_bucket_reso = {least} is above the resolution {shown}",
+            least=f"{least:.0f}",
+            shown=shown,
+        )
+        yield Problem(text=text, fix=msg("set min_bucket_reso to {size} or less", size=min(size)))
     if most < max(size):
-        text = f"max_bucket_reso = {most:.0f} is below the resolution {shown}"
-        yield Problem(text=text, fix=f"set max_bucket_reso to {max(size)} or more")
+        text = msg(
+            "max_bucket_reso = {most} is below the resolution {shown}",
+            most=f"{most:.0f}",
+            shown=shown,
+        )
+        yield Problem(text=text, fix=msg("set max_bucket_reso to {size} or more", size=max(size)))
     steps, expected = int(view.number("bucket_reso_steps")), 32 if view.family == "sdxl" else 64
     if steps < 1 or steps % expected:
-        text = f"bucket_reso_steps = {steps} is not a multiple of {expected}"
-        yield Problem(text=text, fix=f"set bucket_reso_steps = {expected}")
+        text = msg(
+            "bucket_reso_steps = {steps} is not a multiple of {expected}",
+            steps=steps,
+            expected=expected,
+        )
+        yield Problem(text=text, fix=msg("set bucket_reso_steps = {expected}", expected=expected))
 
 
 def _largest_bucket(view: View) -> int:
@@ -48,11 +61,12 @@ RULES = (
         when=lambda view: (
             view.on("enable_bucket") and view.number("min_bucket_reso") > _largest_bucket(view)
         ),
-        text=lambda view: (
-            f"min_bucket_reso {view.text('min_bucket_reso')} is above max_bucket_reso"
-            f" {_largest_bucket(view)}"
+        text=lambda view: msg(
+            "min_bucket_reso {min_bucket_reso} is above max_bucket_reso {largest_bucket}",
+            min_bucket_reso=view.text("min_bucket_reso"),
+            largest_bucket=_largest_bucket(view),
         ),
-        fix="swap them",
+        fix=msg("swap them"),
         needs="settings",
     ),
     Check(find=_sizes, trainers=SD_SCRIPTS),
@@ -60,22 +74,24 @@ RULES = (
     _cached_latents_change("random_crop"),
     Rule(
         when=lambda view: view.on("masked_loss") and not view.on("alpha_mask"),
-        text="masked_loss finds no masks",
-        fix="set alpha_mask = true and give images with transparency, or remove masked_loss",
+        text=msg("masked_loss finds no masks"),
+        fix=msg("set alpha_mask = true and give images with transparency, or remove masked_loss"),
         needs="settings",
     ),
     Rule(
         when=lambda view: view.number("prior_loss_weight") != 1 and not view.has_regularisation,
-        text="prior_loss_weight has no effect without reg_data_dir",
-        fix="set reg_data_dir, or remove prior_loss_weight",
+        text=msg("prior_loss_weight has no effect without reg_data_dir"),
+        fix=msg("set reg_data_dir, or remove prior_loss_weight"),
         level="warning",
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.number("validation_split") != 0,
-        text="validation_split makes sd-scripts' epochs shorter than they are planned: it holds"
-        " images out of each folder by itself",
-        fix="remove validation_split, or train with the built-in trainer (engine = 'native')",
+        text=msg(
+            "validation_split makes sd-scripts' epochs shorter than they are planned: it"
+            " holds images out of each folder by itself"
+        ),
+        fix=msg("remove validation_split, or train with the built-in trainer (engine = 'native')"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainJob
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
@@ -31,8 +32,8 @@ def _unknown_network_args(view: View) -> Iterator[Problem]:
     for key in keyword_arguments(view.words("network_args")):
         if key not in OWN_NETWORK_ARGS:
             yield Problem(
-                text=f"the built-in trainer has no network argument {key}",
-                fix="remove it, or train with sd-scripts (engine = 'sd-scripts')",
+                text=msg("the built-in trainer has no network argument {key}", key=key),
+                fix=msg("remove it, or train with sd-scripts (engine = 'sd-scripts')"),
             )
 
 
@@ -42,8 +43,8 @@ def _unknown_options(view: View) -> Iterator[Problem]:
     for key in view.options:
         if key not in own:
             yield Problem(
-                text=f"the built-in trainer has no {key}",
-                fix=f"remove {key}, or train with sd-scripts (engine = 'sd-scripts')",
+                text=msg("the built-in trainer has no {key}", key=key),
+                fix=msg("remove {key}, or train with sd-scripts (engine = 'sd-scripts')", key=key),
             )
 
 
@@ -69,53 +70,59 @@ def _second_rate(view: View) -> bool:
 RULES = (
     Rule(
         when=_second_rate,
-        text=lambda view: (
-            "sd-scripts trains both text encoders at one rate,"
-            f" {view.numbers('text_encoder_lr')[0]:g}:"
-            f" {view.numbers('text_encoder_lr')[1]:g} would be left out"
+        text=lambda view: msg(
+            "sd-scripts trains both text encoders at one rate, {numbers}: {numbers2}"
+            " would be left out",
+            numbers=f"{view.numbers('text_encoder_lr')[0]:g}",
+            numbers2=f"{view.numbers('text_encoder_lr')[1]:g}",
         ),
-        fix="give one rate, or train with the built-in trainer (engine = 'native')",
+        fix=msg("give one rate, or train with the built-in trainer (engine = 'native')"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("network_train_unet_only", "network_train_text_encoder_only"),
-        text="network_train_unet_only and network_train_text_encoder_only leave nothing to train",
-        fix="set one of them to false",
+        text=msg(
+            "network_train_unet_only and network_train_text_encoder_only leave nothing to train"
+        ),
+        fix=msg("set one of them to false"),
         needs="settings",
     ),
     Rule(
         when=lambda view: (
             view.on("network_train_unet_only") and any(view.numbers("text_encoder_lr"))
         ),
-        text="text_encoder_lr has no effect with network_train_unet_only",
-        fix="remove one of them",
+        text=msg("text_encoder_lr has no effect with network_train_unet_only"),
+        fix=msg("remove one of them"),
         level="warning",
         needs="settings",
     ),
     Rule(
         when=_conv_alpha_is_open,
-        text=lambda view: (
-            f"conv_alpha is not set: 1, as in sd-scripts, so the convolutions are scaled by"
-            f" 1/{_conv(view)['conv_dim']}"
+        text=lambda view: msg(
+            "conv_alpha is not set: 1, as in sd-scripts, so the convolutions are scaled"
+            " by 1/{conv}",
+            conv=_conv(view)["conv_dim"],
         ),
-        fix="set conv_alpha; as large as conv_dim for a scale of 1",
+        fix=msg("set conv_alpha; as large as conv_dim for a scale of 1"),
         level="note",
         needs="settings",
     ),
     Rule(
         when=lambda view: "conv_alpha" in _conv(view) and "conv_dim" not in _conv(view),
-        text="conv_alpha has no effect without conv_dim",
-        fix="set conv_dim too",
+        text=msg("conv_alpha has no effect without conv_dim"),
+        fix=msg("set conv_dim too"),
         needs="settings",
     ),
     Rule(
         when=lambda view: view.get("network_alpha") == 0,
-        text=lambda view: (
-            f"network_alpha = 0 ({view.source('network_alpha')}) is the dim itself in sd-scripts"
-            " and nothing elsewhere"
+        text=lambda view: msg(
+            "network_alpha = 0 ({source}) is the dim itself in sd-scripts and nothing elsewhere",
+            source=view.source("network_alpha"),
         ),
-        fix=lambda view: f"write network_alpha = {view.text('network_dim')}",
+        fix=lambda view: msg(
+            "write network_alpha = {network_dim}", network_dim=view.text("network_dim")
+        ),
         needs="settings",
     ),
     Check(find=lambda view: written_problems(view, "network_args"), needs="settings"),
@@ -123,15 +130,15 @@ RULES = (
     Check(find=_unknown_options, trainers=OWN, needs="trainer"),
     Rule(
         when=lambda view: view.on("dim_from_weights") and not view.on("network_weights"),
-        text="dim_from_weights needs network_weights",
-        fix="set network_weights, or remove dim_from_weights",
+        text=msg("dim_from_weights needs network_weights"),
+        fix=msg("set network_weights, or remove dim_from_weights"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("base_weights_multiplier") and not view.on("base_weights"),
-        text="base_weights_multiplier needs base_weights",
-        fix="set base_weights, or remove base_weights_multiplier",
+        text=msg("base_weights_multiplier needs base_weights"),
+        fix=msg("set base_weights, or remove base_weights_multiplier"),
         level="warning",
         trainers=SD_SCRIPTS,
         needs="trainer",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 from tenner.kohya.warmup import takes_no_warmup
 from tenner.optimizers import OPTIMIZERS, Kind, Optimizer, find_optimizer
@@ -11,9 +12,9 @@ from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
 
 _FORMS: dict[Kind, str] = {
-    "number": "a number",
-    "switch": "True or False",
-    "numbers": "numbers in brackets, such as (0.9,0.99)",
+    "number": msg("a number"),
+    "switch": msg("True or False"),
+    "numbers": msg("numbers in brackets, such as (0.9,0.99)"),
 }
 _SET_ELSEWHERE = {"lr": "learning_rate", "learning_rate": "learning_rate"}
 _SET_BY_OWN = {"adamw": ("fused", "foreach"), "adam": ("fused", "foreach"), "sgdnesterov": ()}
@@ -33,14 +34,23 @@ def _unknown_to_own(view: View) -> Iterator[Problem]:
     found = _found(view)
     if found is None or not found.is_own:
         own = [each.name for each in OPTIMIZERS if each.is_own]
-        yield _unknown(view, "the built-in trainer", own)
+        yield _unknown(view, msg("the built-in trainer"), own)
 
 
 def _unknown(view: View, trainer: str, known: list[str]) -> Problem:
     by_lower = {each.lower(): each for each in known}
     near = nearest_name(view.optimizer.lower(), by_lower, least=60)
-    fix = f"did you mean {by_lower[near]}?" if near else f"use one of {', '.join(known)}"
-    return Problem(text=f"{trainer} knows no optimizer {view.optimizer}", fix=fix)
+    fix = (
+        msg("did you mean {by_lower}?", by_lower=by_lower[near])
+        if near
+        else msg("use one of {known}", known=", ".join(known))
+    )
+    return Problem(
+        text=msg(
+            "{trainer} knows no optimizer {optimizer}", trainer=trainer, optimizer=view.optimizer
+        ),
+        fix=fix,
+    )
 
 
 def _package_missing(view: View) -> Iterator[Problem]:
@@ -48,9 +58,12 @@ def _package_missing(view: View) -> Iterator[Problem]:
     if found and found.package in view.missing_packages:
         way = "Prodigy" if found.finds_rate and found.name != "Prodigy" else "AdamW"
         yield Problem(
-            text=f"optimizer_type = {found.name} needs the package {found.package}, which is not"
-            " installed",
-            fix=f'install it, or set optimizer_type = "{way}"',
+            text=msg(
+                "optimizer_type = {name} needs the package {package}, which is not installed",
+                name=found.name,
+                package=found.package,
+            ),
+            fix=msg('install it, or set optimizer_type = "{way}"', way=way),
         )
 
 
@@ -65,28 +78,42 @@ def _arguments(view: View) -> Iterator[Problem]:
         if key in _SET_ELSEWHERE:
             setting = _SET_ELSEWHERE[key]
             yield Problem(
-                text=f"optimizer_args: {key} is a setting of its own",
-                fix=f"set {setting} = {value}, and take it out of optimizer_args",
+                text=msg("optimizer_args: {key} is a setting of its own", key=key),
+                fix=msg(
+                    "set {setting} = {value}, and take it out of optimizer_args",
+                    setting=setting,
+                    value=value,
+                ),
             )
         elif kind is None:
             near = nearest_name(key, found.arguments, least=60)
-            names = f"it takes {', '.join(found.arguments)}"
+            names = msg("it takes {arguments}", arguments=", ".join(found.arguments))
             yield Problem(
-                text=f"optimizer_args: {found.name} does not take {key}",
-                fix=f"did you mean {near}?" if near else names,
+                text=msg("optimizer_args: {name} does not take {key}", name=found.name, key=key),
+                fix=msg("did you mean {near}?", near=near) if near else names,
             )
         elif not isinstance(value, str) and not _has_form(value, kind):
             yield Problem(
-                text=f"optimizer_args: {key}={_shown(value)} is not {_FORMS[kind]}",
-                fix=_mended(key, value) or f"write {key} as {_FORMS[kind]}, without spaces",
+                text=msg(
+                    "optimizer_args: {key}={shown} is not {forms}",
+                    key=key,
+                    shown=_shown(value),
+                    forms=_FORMS[kind],
+                ),
+                fix=_mended(key, value)
+                or msg("write {key} as {forms}, without spaces", key=key, forms=_FORMS[kind]),
             )
 
 
 def _set_by_the_trainer(view: View) -> Iterator[Problem]:
     for key in keyword_arguments(view.words("optimizer_args")):
         if key in _SET_BY_OWN.get(view.optimizer.lower(), ()):
-            text = f"optimizer_args: the built-in trainer decides {key} of {view.optimizer} itself"
-            yield Problem(text=text, fix=f"remove {key}")
+            text = msg(
+                "optimizer_args: the built-in trainer decides {key} of {optimizer} itself",
+                key=key,
+                optimizer=view.optimizer,
+            )
+            yield Problem(text=text, fix=msg("remove {key}", key=key))
 
 
 def _has_form(value: object, kind: Kind) -> bool:
@@ -104,7 +131,11 @@ def _shown(value: object) -> str:
 def _mended(key: str, value: object) -> str:
     """A number with a comma behind it was read as a list of one."""
     if isinstance(value, tuple) and len(value) == 1:  # pyright: ignore[reportUnknownArgumentType]
-        return f"write {key}={value[0]}, without a comma: arguments are parted by spaces"
+        return msg(
+            "write {key}={value}, without a comma: arguments are parted by spaces",
+            key=key,
+            value=str(value[0]),  # pyright: ignore[reportUnknownArgumentType]
+        )
     return ""
 
 
@@ -148,9 +179,15 @@ def _impossible_rates(view: View) -> Iterator[Problem]:
     for key, rate in _rates(view).items():
         if least <= rate < most:
             continue
-        how = "learns nothing" if rate < least else "diverges"
+        how = msg("learns nothing") if rate < least else "diverges"
         yield Problem(
-            text=f"{key} = {rate:g}: {found.name} {how} at such a rate",
+            text=msg(
+                "{key} = {rate}: {name} {how} at such a rate",
+                key=key,
+                rate=f"{rate:g}",
+                name=found.name,
+                how=how,
+            ),
             fix=_usual_rate(found, key),
         )
 
@@ -163,8 +200,15 @@ def _unusual_rates(view: View) -> Iterator[Problem]:
     for key, rate in _rates(view).items():
         if floor <= rate < ceiling and not least <= rate <= most:
             yield Problem(
-                text=f"{key} = {rate:g} is outside of {least:g} to {most:g}, the rates at which"
-                f" {found.name} trains a LoRA",
+                text=msg(
+                    "{key} = {rate} is outside of {least} to {most}, the rates at which"
+                    " {name} trains a LoRA",
+                    key=key,
+                    rate=f"{rate:g}",
+                    least=f"{least:g}",
+                    most=f"{most:g}",
+                    name=found.name,
+                ),
                 fix=_usual_rate(found, key),
                 level="warning",
             )
@@ -172,8 +216,17 @@ def _unusual_rates(view: View) -> Iterator[Problem]:
 
 def _usual_rate(optimizer: Optimizer, key: str) -> str:
     if optimizer.finds_rate:
-        return f"set {key} = 1, or leave it out: {optimizer.name} finds the rate by itself"
-    return f"set {key} between {optimizer.rates[0]:g} and {optimizer.rates[1]:g}"
+        return msg(
+            "set {key} = 1, or leave it out: {name} finds the rate by itself",
+            key=key,
+            name=optimizer.name,
+        )
+    return msg(
+        "set {key} between {rates} and {rates2}",
+        key=key,
+        rates=f"{optimizer.rates[0]:g}",
+        rates2=f"{optimizer.rates[1]:g}",
+    )
 
 
 def _schedule_without_effect(view: View) -> bool:
@@ -199,36 +252,40 @@ RULES = (
     Check(find=_package_missing, needs="trainer"),
     Rule(
         when=_rates_differ,
-        text=lambda view: (
-            f"{view.optimizer} takes one learning rate for all parts, and they differ:"
-            f" {', '.join(f'{key} = {rate:g}' for key, rate in _rates(view).items())}"
+        text=lambda view: msg(
+            "{optimizer} takes one learning rate for all parts, and they differ: {items}",
+            optimizer=view.optimizer,
+            items=", ".join((f"{key} = {rate:g}" for key, rate in _rates(view).items())),
         ),
-        fix="set them to the same, 1 is recommended, or leave unet_lr and text_encoder_lr out;"
-        " text_encoder_lr = 0 leaves the text encoder out",
+        fix=msg(
+            "set them to the same, 1 is recommended, or leave unet_lr and text_encoder_lr"
+            " out; text_encoder_lr = 0 leaves the text encoder out"
+        ),
     ),
     Check(find=_impossible_rates, needs="settings"),
     Check(find=_unusual_rates, needs="settings"),
     Rule(
         when=_schedule_without_effect,
-        text=lambda view: (
-            f"lr_scheduler and lr_warmup_steps have no effect with {view.optimizer}, which needs"
-            " no schedule"
+        text=lambda view: msg(
+            "lr_scheduler and lr_warmup_steps have no effect with {optimizer}, which"
+            " needs no schedule",
+            optimizer=view.optimizer,
         ),
-        fix='remove them; optimizer_args "warmup_steps=100" makes a warm-up',
+        fix=msg('remove them; optimizer_args "warmup_steps=100" makes a warm-up'),
         level="warning",
         needs="settings",
     ),
     Rule(
         when=_relative_steps,
-        text="the built-in trainer gives Adafactor its rate: relative_step=True cannot be had",
-        fix="take relative_step out of optimizer_args, or train with sd-scripts",
+        text=msg("the built-in trainer gives Adafactor its rate: relative_step=True cannot be had"),
+        fix=msg("take relative_step out of optimizer_args, or train with sd-scripts"),
         trainers=OWN,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("fused_backward_pass") and view.optimizer.lower() != "adafactor",
-        text="fused_backward_pass works with Adafactor only",
-        fix='set optimizer_type = "Adafactor", or remove fused_backward_pass',
+        text=msg("fused_backward_pass works with Adafactor only"),
+        fix=msg('set optimizer_type = "Adafactor", or remove fused_backward_pass'),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
@@ -236,8 +293,8 @@ RULES = (
         when=lambda view: (
             view.on("fused_backward_pass") and view.number("gradient_accumulation_steps") > 1
         ),
-        text="fused_backward_pass does not accumulate gradients",
-        fix="set gradient_accumulation_steps = 1, or remove fused_backward_pass",
+        text=msg("fused_backward_pass does not accumulate gradients"),
+        fix=msg("set gradient_accumulation_steps = 1, or remove fused_backward_pass"),
         trainers=SD_SCRIPTS,
     ),
     Rule(
@@ -246,8 +303,8 @@ RULES = (
             and view.on("lr_warmup_steps")
             and takes_no_warmup(view.values)
         ),
-        text="this lr_scheduler takes no warm-up steps",
-        fix='set lr_warmup_steps = 0, or lr_scheduler = "constant_with_warmup"',
+        text=msg("this lr_scheduler takes no warm-up steps"),
+        fix=msg('set lr_warmup_steps = 0, or lr_scheduler = "constant_with_warmup"'),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
@@ -257,8 +314,8 @@ RULES = (
             and view.get("lr_scheduler_min_lr_ratio") is None
             and not view.words("lr_scheduler_args")
         ),
-        text="cosine_with_min_lr does not know how low to go",
-        fix="set lr_scheduler_min_lr_ratio, such as 0.1",
+        text=msg("cosine_with_min_lr does not know how low to go"),
+        fix=msg("set lr_scheduler_min_lr_ratio, such as 0.1"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),

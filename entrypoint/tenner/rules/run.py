@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.rules.rule import SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 
@@ -21,9 +22,18 @@ def _windows_paths(view: View) -> Iterator[Problem]:
         value = view.get(key)
         if isinstance(value, str) and windows_path(value):
             yield Problem(
-                text=f"{key} = '{value}' ({view.source(key)}): this is on your PC, not here",
-                fix=f"mount it (docker run -v '{value}:/workspace/{key}') and set"
-                f" {key} = '/workspace/{key}'",
+                text=msg(
+                    "{key} = '{value}' ({source}): this is on your PC, not here",
+                    key=key,
+                    value=value,
+                    source=view.source(key),
+                ),
+                fix=msg(
+                    "mount it (docker run -v '{value}:/workspace/{key}') and set {key} ="
+                    " '/workspace/{key}'",
+                    value=value,
+                    key=key,
+                ),
             )
 
 
@@ -38,16 +48,18 @@ def _wrong_in_name(view: View) -> str:
     """Why output_name is no name for files; empty where it is one."""
     name = view.text("output_name")
     if not name.strip() or name.strip(".") == "":
-        return "is not a file name"
+        return msg("is not a file name")
     wrong = [each for each in _REFUSED_IN_NAMES if each in name]
     if wrong:
-        return f"is not a file name: it holds {' '.join(wrong)}"
+        return msg("is not a file name: it holds {wrong}", wrong=" ".join(wrong))
     if not name.isprintable():
-        return "is not a file name: it holds a tab, a line end or another control character"
+        return msg("is not a file name: it holds a tab, a line end or another control character")
     if name != name.strip():
-        return "begins or ends with a space, which some file systems drop"
+        return msg("begins or ends with a space, which some file systems drop")
     if len(name.encode()) > LONGEST_NAME:
-        return f"is {len(name.encode())} bytes long, and the names of files would be too long"
+        return msg(
+            "is {n} bytes long, and the names of files would be too long", n=len(name.encode())
+        )
     return ""
 
 
@@ -57,9 +69,14 @@ def _control_characters(view: View) -> Iterator[Problem]:
         value = view.get(key)
         if isinstance(value, str) and any(ord(each) < 32 or ord(each) == 127 for each in value):
             yield Problem(
-                text=f"{key} = {value!r} ({view.source(key)}) holds a control character: a"
-                " backslash in double quotes is an escape in TOML",
-                fix=f"write it with / or in single quotes: {key} = 'C:\\folder'",
+                text=msg(
+                    "{key} = {value} ({source}) holds a control character: a backslash in"
+                    " double quotes is an escape in TOML",
+                    key=key,
+                    value=repr(value),
+                    source=view.source(key),
+                ),
+                fix=msg("write it with / or in single quotes: {key} = 'C:\\folder'", key=key),
             )
 
 
@@ -70,8 +87,10 @@ def _shown(name: str) -> str:
 def _needs_precision(name: str, precision: str) -> Rule:
     return Rule(
         when=lambda view: view.on(name) and view.get("mixed_precision") != precision,
-        text=f"{name} needs mixed_precision = {precision}",
-        fix=f'set mixed_precision = "{precision}", or remove {name}',
+        text=msg("{name} needs mixed_precision = {precision}", name=name, precision=precision),
+        fix=msg(
+            'set mixed_precision = "{precision}", or remove {name}', precision=precision, name=name
+        ),
         trainers=SD_SCRIPTS,
     )
 
@@ -81,11 +100,15 @@ RULES = (
     Check(find=_control_characters, needs="settings"),
     Rule(
         when=lambda view: bool(_wrong_in_name(view)),
-        text=lambda view: (
-            f"output_name = {_shown(view.text('output_name'))} {_wrong_in_name(view)}"
+        text=lambda view: msg(
+            "output_name = {shown} {wrong_in_name}",
+            shown=_shown(view.text("output_name")),
+            wrong_in_name=_wrong_in_name(view),
         ),
-        fix=f"use letters, digits, - and _, at most {LONGEST_NAME}; the folder goes into"
-        " output_dir",
+        fix=msg(
+            "use letters, digits, - and _, at most {longest_name}; the folder goes into output_dir",
+            longest_name=LONGEST_NAME,
+        ),
         needs="settings",
     ),
     _needs_precision("full_fp16", "fp16"),
@@ -94,35 +117,35 @@ RULES = (
         when=lambda view: (
             view.any_on("fp8_base", "fp8_base_unet") and view.get("mixed_precision") == "no"
         ),
-        text="fp8_base needs mixed_precision = fp16 or bf16",
-        fix='set mixed_precision = "bf16", or remove fp8_base',
+        text=msg("fp8_base needs mixed_precision = fp16 or bf16"),
+        fix=msg('set mixed_precision = "bf16", or remove fp8_base'),
         trainers=SD_SCRIPTS,
     ),
     Rule(
         when=lambda view: view.on("cpu_offload_checkpointing"),
-        text="cpu_offload_checkpointing stops with an error on SD and SDXL",
-        fix="remove it; gradient_checkpointing = true saves the most",
+        text=msg("cpu_offload_checkpointing stops with an error on SD and SDXL"),
+        fix=msg("remove it; gradient_checkpointing = true saves the most"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("deepspeed"),
-        text="deepspeed is not installed with the trainer, and a LoRA needs none of it",
-        fix="remove deepspeed; say num_processes for several cards",
+        text=msg("deepspeed is not installed with the trainer, and a LoRA needs none of it"),
+        fix=msg("remove deepspeed; say num_processes for several cards"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.get("log_with") in ("wandb", "all"),
-        text="wandb is not installed with the trainer",
-        fix="remove log_with: the TensorBoard log and the report are kept anyway",
+        text=msg("wandb is not installed with the trainer"),
+        fix=msg("remove log_with: the TensorBoard log and the report are kept anyway"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("mem_eff_attn"),
-        text="mem_eff_attn takes the place of xformers and sdpa, and is slower than both",
-        fix="remove mem_eff_attn",
+        text=msg("mem_eff_attn takes the place of xformers and sdpa, and is slower than both"),
+        fix=msg("remove mem_eff_attn"),
         level="warning",
         trainers=SD_SCRIPTS,
     ),

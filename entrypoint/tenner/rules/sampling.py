@@ -1,5 +1,6 @@
 """Rules of samples."""
 
+from tenner.core.messages import msg
 from tenner.rules.rule import SD_SCRIPTS, Rule
 from tenner.rules.view import View
 
@@ -16,38 +17,43 @@ RULES = (
             view.any_on("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
             and not view.on("sample_prompts")
         ),
-        text="samples during training need sample_prompts; sd-scripts dies without them",
-        fix="set sample_prompts, or say sample_at_epochs and leave them to tenner",
+        text=msg("samples during training need sample_prompts; sd-scripts dies without them"),
+        fix=msg("set sample_prompts, or say sample_at_epochs and leave them to tenner"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("sample_at_epochs", "no_samples"),
-        text="sample_at_epochs asks for samples and no_samples for none",
-        fix="keep one of them",
+        text=msg("sample_at_epochs asks for samples and no_samples for none"),
+        fix=msg("keep one of them"),
         needs="settings",
     ),
     Rule(
         when=lambda view: min(view.numbers("sample_at_epochs"), default=1) < 1,
-        text=lambda view: (
-            f"sample_at_epochs = {min(view.numbers('sample_at_epochs')):.0f}: epochs count from 1"
+        text=lambda view: msg(
+            "sample_at_epochs = {numbers}: epochs count from 1",
+            numbers=f"{min(view.numbers('sample_at_epochs')):.0f}",
         ),
-        fix="remove it",
+        fix=msg("remove it"),
         needs="settings",
     ),
     Rule(
         when=lambda view: view.on("sample_at_epochs", "save_every_n_steps"),
-        text="sample_at_epochs draws from checkpoints of epochs, save_every_n_steps keeps none",
-        fix="set save_every_n_epochs instead",
+        text=msg(
+            "sample_at_epochs draws from checkpoints of epochs, save_every_n_steps keeps none"
+        ),
+        fix=msg("set save_every_n_epochs instead"),
         needs="settings",
     ),
     Rule(
         when=lambda view: bool(_missed(view)),
-        text=lambda view: (
-            f"sample_at_epochs = {', '.join(map(str, _missed(view)))}: no checkpoint is kept there"
-            f" (save_every_n_epochs = {view.text('save_every_n_epochs')})"
+        text=lambda view: msg(
+            "sample_at_epochs = {map}: no checkpoint is kept there (save_every_n_epochs"
+            " = {save_every_n_epochs})",
+            map=", ".join(map(str, _missed(view))),
+            save_every_n_epochs=view.text("save_every_n_epochs"),
         ),
-        fix="choose multiples of it, or leave save_every_n_epochs unset",
+        fix=msg("choose multiples of it, or leave save_every_n_epochs unset"),
         needs="settings",
     ),
 )

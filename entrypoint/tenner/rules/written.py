@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.rules.view import View
 
 
@@ -27,11 +28,18 @@ def written_problems(view: View, name: str) -> Iterator[Problem]:
     for word in view.words(name):
         key, equals, value = word.partition("=")
         if not equals or not key.isidentifier():
-            yield Problem(text=f"{name}: '{word}' is not key=value", fix=f"write {key}=VALUE")
+            yield Problem(
+                text=msg("{name}: '{word}' is not key=value", name=name, word=word),
+                fix=msg("write {key}=VALUE", key=key),
+            )
         elif name != "network_args" and not _is_literal(value):
             expected = value.capitalize() if value in ("true", "false", "none") else f"'{value}'"
-            text = f"{name}: the value of {word} is not a number, True, False or 'text'"
-            yield Problem(text=text, fix=f"write {key}={expected}")
+            text = msg(
+                "{name}: the value of {word} is not a number, True, False or 'text'",
+                name=name,
+                word=word,
+            )
+            yield Problem(text=text, fix=msg("write {key}={expected}", key=key, expected=expected))
 
 
 def _is_literal(text: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tenner.core.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.core.events import Warned
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import inspect_weights
@@ -70,8 +71,8 @@ class Attempt:
 
     def __enter__(self) -> "Attempt":
         if not reserve(self.run_dir, disk_need(self.plan).reserved):
-            text = "no room could be reserved on the disk for a last save"
-            self.context.tell(Warned(text=text, fix="free space there before it is full"))
+            text = msg("no room could be reserved on the disk for a last save")
+            self.context.tell(Warned(text=text, fix=msg("free space there before it is full")))
         self.uploader.__enter__()
         self._send_what_is_here()
         return self
@@ -102,7 +103,9 @@ class Attempt:
                 self.prepared, self.run_dir, newest, self.destinations, why=why
             )
         except OSError as trouble:
-            self.context.tell(Warned(text=f"no model card: {trouble.strerror or trouble}"))
+            self.context.tell(
+                Warned(text=msg("no model card: {strerror}", strerror=trouble.strerror or trouble))
+            )
             return
         self.uploader.take_checkpoint(self.run_dir.path / CARD_NAME, CARD_NAME, newest.step)
 
@@ -123,7 +126,9 @@ class Attempt:
             return False
         if left is None or used + self.seconds_to_deliver() < left:
             return True
-        text = f"no pictures are drawn: the budget is used up ({self.budget.says(used)})"
+        text = msg(
+            "no pictures are drawn: the budget is used up ({says})", says=self.budget.says(used)
+        )
         self.context.tell(Warned(text=text))
         return False
 
@@ -158,9 +163,12 @@ class Attempt:
             told.append(Problem(text=self._what_there_is(at), level="note"))
         if missing:
             kept = Problem(
-                text=f"not all of it is at {', '.join(missing)}; everything is kept in"
-                f" {self.run_dir.path}",
-                fix="start the same command again there: it goes on and delivers",
+                text=msg(
+                    "not all of it is at {missing}; everything is kept in {path}",
+                    missing=", ".join(missing),
+                    path=self.run_dir.path,
+                ),
+                fix=msg("start the same command again there: it goes on and delivers"),
                 level="warning",
             )
             told.append(kept)
@@ -189,8 +197,14 @@ class Attempt:
                 remote.put_set(last, limit_seconds=_LOOK_SECONDS)
             except (DeliveryError, OSError) as error:
                 why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
-                text = f"the ledger at {remote.destination} is old: {why}"
-                fix = "a start on an empty machine would train again: start it in this directory"
+                text = msg(
+                    "the ledger at {destination} is old: {why}",
+                    destination=remote.destination,
+                    why=why,
+                )
+                fix = msg(
+                    "a start on an empty machine would train again: start it in this directory"
+                )
                 self.context.tell(Warned(text=text, fix=fix))
 
     def is_delivered(self) -> bool:
@@ -235,10 +249,11 @@ class Attempt:
         ledger = self.book.now
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)
-        parts = [f"checkpoints/{newest.name}"] if newest else []
+        what = f"checkpoints/{newest.name}" if newest else ""
         if ledger.state_step and any(each.keeps_states for each in self.uploader.destinations):
-            parts.append(f"the state of step {ledger.state_step}")
-        return f"delivered and verified: {' and '.join(parts)} at {', '.join(at)}"
+            state = msg("the state of step {step}", step=ledger.state_step)
+            what = msg("{file} and {state}", file=what, state=state) if what else state
+        return msg("delivered and verified: {what} at {at}", what=what, at=", ".join(at))
 
 
 def begin_attempt(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tenner.core.errors import Level, Problem, errors_in
+from tenner.core.messages import joined, msg
 from tenner.core.parallel import in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
@@ -40,7 +41,8 @@ def check_destinations(
 
         def told(trouble: str) -> None:
             if on_trouble and (since := repeats.is_due(trouble)):
-                on_trouble(secrets.redact(f"{destination}: {trouble}; {since}"))
+                text = msg("{destination}: {trouble}", destination=destination, trouble=trouble)
+                on_trouble(secrets.redact(joined(text, since)))
 
         deadline = limit.reporting_to(told)
         try:
@@ -75,8 +77,8 @@ def _answer(
 ) -> tuple[Problem, ...]:
     """How one check ended. A bug of ours is raised as it is."""
     if isinstance(ended, TransientError):
-        text = f"cannot reach {destination}: {ended}"
-        return (Problem(text=text, fix="check the address and the network of this machine"),)
+        text = msg("cannot reach {destination}: {ended}", destination=destination, ended=ended)
+        return (Problem(text=text, fix=msg("check the address and the network of this machine")),)
     if isinstance(ended, BaseException):
         raise ended
     return ended
@@ -96,9 +98,15 @@ def _other_set(store: Store, job: str, deadline: Deadline) -> tuple[Problem, ...
         return ()
     return (
         Problem(
-            text=f"{store.destination} already holds the complete set of another run "
-            f"({there.job or 'without a name'}, {len(there.files)} files)",
-            fix="its files of the same names will be replaced; use another folder to keep both",
+            text=msg(
+                "{destination} already holds the complete set of another run ({job}, {n} files)",
+                destination=store.destination,
+                job=there.job or msg("without a name"),
+                n=len(there.files),
+            ),
+            fix=msg(
+                "its files of the same names will be replaced; use another folder to keep both"
+            ),
             level="warning",
         ),
     )

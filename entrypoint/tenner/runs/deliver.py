@@ -25,6 +25,7 @@ from tenner.core.checksums import (
 )
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.events import Event
+from tenner.core.messages import msg
 from tenner.core.parallel import in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
@@ -151,7 +152,7 @@ class _Opening:
             opened = self._opened.get(timeout=max(deadline.remaining(), _LIBRARY_SECONDS))
             deadline.extend(time.monotonic() - start)
         except Empty:
-            raise TransientError("its client library was not ready in time") from None
+            raise TransientError(msg("its client library was not ready in time")) from None
         if isinstance(opened, BaseException):
             raise opened
         return opened
@@ -234,8 +235,10 @@ def _answer(
     """How one destination ended. A bug of ours is raised as it is."""
     if isinstance(ended, TransientError):
         return Problem(
-            text=f"not delivered to {destination}: {ended}",
-            fix="the files are kept; deliver again when the other side answers",
+            text=msg(
+                "not delivered to {destination}: {ended}", destination=destination, ended=ended
+            ),
+            fix=msg("the files are kept; deliver again when the other side answers"),
         )
     if isinstance(ended, BaseException):
         raise ended
@@ -260,7 +263,9 @@ def _sum_up(
         told = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
         if at:
             names = ", ".join(each.destination for each in at)
-            done = Problem(text=f"delivered and verified all the same: {names}", level="note")
+            done = Problem(
+                text=msg("delivered and verified all the same: {names}", names=names), level="note"
+            )
             told[done] = None
         raise DeliveryError(problems=tuple(told))
     return Delivered(at=at, manifest=manifest, problems=tuple(optional))

@@ -9,6 +9,7 @@ from pathlib import Path
 from tenner.core.disk_errors import disk_failure
 from tenner.core.errors import Problem
 from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.sizes import size_words
 from tenner.hardware import DiskSpace, disk_space
@@ -63,10 +64,15 @@ class DiskNeed:
 
     def __str__(self) -> str:
         if not self.checkpoint:
-            return f"{self.num_checkpoints} small checkpoints, pictures and logs"
-        return (
-            f"{self.num_checkpoints} checkpoints of {size_words(self.checkpoint)}, states of"
-            f" {size_words(self.state)}"
+            return msg(
+                "{num_checkpoints} small checkpoints, pictures and logs",
+                num_checkpoints=self.num_checkpoints,
+            )
+        return msg(
+            "{num_checkpoints} checkpoints of {size}, states of {size2}",
+            num_checkpoints=self.num_checkpoints,
+            size=size_words(self.checkpoint),
+            size2=size_words(self.state),
         )
 
 
@@ -115,9 +121,16 @@ def disk_problem(
     if total - written <= room.free_mib << 20:
         return None
     return Problem(
-        text=f"this run writes about {size_words(total)} ({need}), and"
-        f" {run_dir.path.absolute()} has {size_words(room.free_mib << 20)} free",
-        fix="save less often, set output_dir to a larger disk, or rent a machine with more of it",
+        text=msg(
+            "this run writes about {size} ({need}), and {path} has {size2} free",
+            size=size_words(total),
+            need=need,
+            path=run_dir.path.absolute(),
+            size2=size_words(room.free_mib << 20),
+        ),
+        fix=msg(
+            "save less often, set output_dir to a larger disk, or rent a machine with more of it"
+        ),
     )
 
 
@@ -152,9 +165,16 @@ def full_destinations(
 
 def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Problem:
     return Problem(
-        text=f"{destination} has {size_words(free)} free, and this run brings about"
-        f" {size_words(total)} there ({need})",
-        fix="make room there, name another folder, save less often, or set keep_remote_states = 0",
+        text=msg(
+            "{destination} has {size} free, and this run brings about {size2} there ({need})",
+            destination=destination,
+            size=size_words(free),
+            size2=size_words(total),
+            need=need,
+        ),
+        fix=msg(
+            "make room there, name another folder, save less often, or set keep_remote_states = 0"
+        ),
         level="error" if destination.required else "warning",
     )
 
@@ -224,12 +244,16 @@ class DiskGuard:
         if self._has_warned:
             return None
         self._has_warned = True
-        also = f"; {len(dropped)} older states are dropped" if dropped else ""
+        also = msg("; {n} older states are dropped", n=len(dropped)) if dropped else ""
         return Verdict(
             event=Warned(
-                text=f"the disk is nearly full: {size_words(free)} are free, and a save takes"
-                f" {size_words(self._largest)}{also}",
-                fix="free space there; what is saved is at the destinations",
+                text=msg(
+                    "the disk is nearly full: {size} are free, and a save takes {size2}{also}",
+                    size=size_words(free),
+                    size2=size_words(self._largest),
+                    also=also,
+                ),
+                fix=msg("free space there; what is saved is at the destinations"),
             )
         )
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.engines.sd_scripts.schedules import schedule_of
 from tenner.planning.length import run_length
@@ -67,12 +68,25 @@ def keep_result(ledger: Ledger, run_dir: RunDir) -> int:
     file = ledger.finished.file
     final = run_dir.checkpoints / file.name
     if not states(run_dir):
-        where = str(final) if final.is_file() else f"{file.name} from {ledger.delivered_to[0]}"
+        where = (
+            str(final)
+            if final.is_file()
+            else msg(
+                "{name} from {delivered_to}", name=file.name, delivered_to=ledger.delivered_to[0]
+            )
+        )
         raise SettingsError(
-            f"the run {ledger.output_name} ended after {file.step} steps and its last state is not"
-            " kept any more: it cannot be extended",
-            fix=f"choose another output_name and set network_weights to {where}: it starts from"
-            " the finished LoRA, with a new optimizer",
+            msg(
+                "the run {output_name} ended after {step} steps and its last state is not"
+                " kept any more: it cannot be extended",
+                output_name=ledger.output_name,
+                step=file.step,
+            ),
+            fix=msg(
+                "choose another output_name and set network_weights to {where}: it starts"
+                " from the finished LoRA, with a new optimizer",
+                where=where,
+            ),
         )
     if final.is_file():
         shutil.copyfile(final, run_dir.checkpoints / _name_at_step(ledger))
@@ -89,15 +103,24 @@ def told(ledger: Ledger, plan: Plan) -> str:
     """What is said of an extension: its lengths, and what becomes of the schedule."""
     before, now = ledger.decided["max_train_steps"], plan.length.num_steps
     at = ledger.finished.file.step if ledger.finished else ledger.state_step
-    text = f"the run is extended from {before} to {now} steps and goes on after step {at}"
+    text = msg(
+        "the run is extended from {before} to {now} steps and goes on after step {at}",
+        before=before,
+        now=now,
+        at=at,
+    )
     old = schedule_of(plan.options, num_steps=before)
     new = schedule_of(plan.options, num_steps=now)
     if old is None or new is None:
-        return f"{text}; the schedule is the optimizer's own and goes on"
+        return msg("{text}; the schedule is the optimizer's own and goes on", text=text)
     if new.is_free_of_length:
-        return f"{text}; the learning rate goes on as it was"
+        return msg("{text}; the learning rate goes on as it was", text=text)
     ended, goes_on = 100 * old.factor(min(at, before - 1)), 100 * new.factor(at)
-    return (
-        f"{text}; {new.name} is stretched over the new length: the learning rate was at"
-        f" {ended:.0f} % of its full value and goes on at {goes_on:.0f} %"
+    return msg(
+        "{text}; {name} is stretched over the new length: the learning rate was at"
+        " {ended} % of its full value and goes on at {goes_on} %",
+        text=text,
+        name=new.name,
+        ended=f"{ended:.0f}",
+        goes_on=f"{goes_on:.0f}",
     )

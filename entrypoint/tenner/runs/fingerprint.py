@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.planning.plan import Plan
 from tenner.settings.model import Settings
 
@@ -78,7 +79,13 @@ def refuse_other_job(before: Mapping[str, Any], now: Mapping[str, Any], where: s
     differs = difference(before, now) if before else ()
     if differs:
         raise SettingsError(
-            f"{where} holds a run with other settings: {'; '.join(differs)}",
-            fix="choose another output_name, or add --restart to start afresh"
-            " (what is here is kept aside)",
+            msg(
+                "{where} holds a run with other settings: {differs}",
+                where=where,
+                differs="; ".join(differs),
+            ),
+            fix=msg(
+                "choose another output_name, or add --restart to start afresh (what is here"
+                " is kept aside)"
+            ),
         )

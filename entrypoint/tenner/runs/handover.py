@@ -10,6 +10,7 @@ from tenner.core.checksums import DeliveredFile
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.events import Event, Warned
 from tenner.core.files import write_json
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets
@@ -54,15 +55,19 @@ def deliver_run(
         )
     except DeliveryError as error:
         retry = Problem(
-            text=f"the files are kept in {run_dir.path}",
-            fix=f"when the cause is mended: tenner deliver {run_dir.path}",
+            text=msg("the files are kept in {path}", path=run_dir.path),
+            fix=msg("when the cause is mended: tenner deliver {path}", path=run_dir.path),
         )
         raise DeliveryError(problems=[*error.problems, retry]) from error
     try:
         write_json(run_dir.delivered, delivered.to_json())
     except OSError as error:
-        text = f"{run_dir.delivered} cannot be written: {error.strerror or error}"
-        on_event(Warned(text=text, fix="make room on the disk; what is delivered is verified"))
+        text = msg(
+            "{delivered} cannot be written: {strerror}",
+            delivered=run_dir.delivered,
+            strerror=error.strerror or error,
+        )
+        on_event(Warned(text=text, fix=msg("make room on the disk; what is delivered is verified")))
     return delivered
 
 
@@ -87,7 +92,11 @@ def deliver_persistently(
             if left <= 0 or stopped():
                 raise
             why = error.problems[0]
-            text = f"not delivered: {why.text}; tried again for {left / 60:.0f} more minutes"
+            text = msg(
+                "not delivered: {text}; tried again for {left} more minutes",
+                text=why.text,
+                left=f"{left / 60:.0f}",
+            )
             on_event(Warned(text=text, fix=why.fix))
         wake = min(until, time.monotonic() + pause_seconds)
         while time.monotonic() < wake and not stopped():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from tenner.core.checksums import HashedFile
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.runs.remote_state import (
     FILES,
@@ -106,7 +107,13 @@ class KeptStates:
             for names in turns:
                 self._again(lambda names=names: self._store.delete(names, self._deadline))
         except PermanentError as refused:
-            self._say(f"older states stay at {self._store.destination}: {refused.problem.text}")
+            self._say(
+                msg(
+                    "older states stay at {destination}: {text}",
+                    destination=self._store.destination,
+                    text=refused.problem.text,
+                )
+            )
             if keep == 0:
                 self._withdraw([n for names in turns for n in names if n.endswith(f"/{MARK}")])
 

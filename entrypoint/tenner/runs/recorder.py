@@ -8,6 +8,7 @@ from pathlib import Path
 from tenner.core.checksums import hash_file
 from tenner.core.errors import Problem
 from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import inspect_weights
 from tenner.runs.ledger import Finished, Ledger, LedgerBook, SavedFile
@@ -68,10 +69,18 @@ class SaveRecorder:
             found = inspect_weights(path)
             if isinstance(found, Problem):
                 self._put_bad_states_aside()
-                return _not_good(f"the weights of step {event.step}", found)
+                return _not_good(msg("the weights of step {step}", step=event.step), found)
             size, sha256 = hash_file(path)
         except OSError as error:
-            return Verdict(event=Warned(text=f"{path} cannot be read: {error.strerror or error}"))
+            return Verdict(
+                event=Warned(
+                    text=msg(
+                        "{path} cannot be read: {strerror}",
+                        path=path,
+                        strerror=error.strerror or error,
+                    )
+                )
+            )
         file = SavedFile(
             name=path.name, step=event.step, epoch=event.epoch, size=size, sha256=sha256
         )
@@ -90,12 +99,16 @@ class SaveRecorder:
         weights = Path(event.path) / "model.safetensors"
         if weights.is_file() and isinstance(found := inspect_weights(weights), Problem):
             Path(event.path).rename(Path(event.path).with_name(f"not-finite-{event.step:08d}"))
-            return _not_good(f"the state of step {event.step}", found)
+            return _not_good(msg("the state of step {step}", step=event.step), found)
         verdict = self._change(lambda ledger: ledger.with_state(event.step)) or self.note()
         try:
             self.uploader.take_state(Path(event.path), event.step)
         except OSError as error:
-            text = f"the state of step {event.step} is not sent: {error.strerror or error}"
+            text = msg(
+                "the state of step {step} is not sent: {strerror}",
+                step=event.step,
+                strerror=error.strerror or error,
+            )
             return Verdict(event=Warned(text=text))
         return verdict
 
@@ -114,12 +127,14 @@ class SaveRecorder:
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
-                text = f"the ledger cannot be written: {error.strerror or error}"
-                return Verdict(event=Warned(text=text, fix="make room on the disk"))
+                text = msg(
+                    "the ledger cannot be written: {strerror}", strerror=error.strerror or error
+                )
+                return Verdict(event=Warned(text=text, fix=msg("make room on the disk")))
         return None
 
 
 def _not_good(what: str, problem: Problem) -> Verdict:
     """Weights that are no numbers stay no numbers: the engine is ended, the file is not sent."""
-    text = f"{what} are not good: {problem.text}"
+    text = msg("{what} are not good: {text}", what=what, text=problem.text)
     return Verdict(event=Failed(kind="nan", text=text, fix=problem.fix), end="now", reason="nan")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from tenner.core.checksums import DeliveredFile, HashedFile, hash_file
 from tenner.core.errors import DeliveryError, Problem
 from tenner.core.files import sync_directory
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.core.secrets import Secrets
 from tenner.core.temporary_files import temporary_folder
@@ -140,8 +141,11 @@ class RemoteRun:
         """Send every file in `folder` as the state of the absolute `step`, and then its mark."""
         sent = self.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
         if sent is None:
-            text = f"{self.destination}: no state is kept where nothing can be read back"
-            raise DeliveryError(text, fix="give these keys s3:GetObject too")
+            text = msg(
+                "{destination}: no state is kept where nothing can be read back",
+                destination=self.destination,
+            )
+            raise DeliveryError(text, fix=msg("give these keys s3:GetObject too"))
         return sent
 
     def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
@@ -168,7 +172,10 @@ class RemoteRun:
         lies beside it and is used by the next one.
         """
         if into.exists():
-            raise DeliveryError(f"{into} is there already", fix="name a new folder for the state")
+            raise DeliveryError(
+                msg("{into} is there already", into=into),
+                fix=msg("name a new folder for the state"),
+            )
         part = into.with_name(f".{into.name[:100]}.{state.name}.part")
 
         def fetch(store: Store, deadline: Deadline) -> None:
@@ -212,7 +219,9 @@ class RemoteRun:
             content = path.read_bytes()
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise DeliveryError(f"cannot read {path}: {reason}") from error
+            raise DeliveryError(
+                msg("cannot read {path}: {reason}", path=path, reason=reason)
+            ) from error
         self.put_set(Shipment(notes=((name, content),)), limit_seconds=limit_seconds)
 
     def get_file(self, name: str, *, limit_seconds: float | None = None) -> bytes | None:
@@ -335,9 +344,13 @@ def _fetch_verified(
         store.fetch(name, target, deadline)
         if hash_file(target) != wanted:
             target.unlink()
-            text = f"{store.destination}: {name} is damaged: it is not what was sent (size or hash)"
+            text = msg(
+                "{destination}: {name} is damaged: it is not what was sent (size or hash)",
+                destination=store.destination,
+                name=name,
+            )
             raise PermanentError(
-                Problem(text=text, fix="go on from an older state"), code="damaged"
+                Problem(text=text, fix=msg("go on from an older state")), code="damaged"
             )
 
     retrying(deadline, once)

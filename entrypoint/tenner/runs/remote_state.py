@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tenner.core.checksums import DeliveredFile, HashedFile, hashed_text
 from tenner.core.errors import DeliveryError
+from tenner.core.messages import msg
 from tenner.storage.manifest import (
     Manifest,
     RemoteEntry,
@@ -133,7 +134,10 @@ def _step_in(state_name: str, mark: bytes) -> int | None:
 def _manifest_of_state(folder: Path, job: str) -> Manifest:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not paths:
-        raise DeliveryError(f"{folder} holds no state", fix="look whether it was moved or removed")
+        raise DeliveryError(
+            msg("{folder} holds no state", folder=folder),
+            fix=msg("look whether it was moved or removed"),
+        )
     names = [FILES + path.relative_to(folder).as_posix() for path in paths]
     files = [DeliveredFile(path=path, name=name) for path, name in zip(paths, names, strict=True)]
     return make_manifest(files, job=job)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tenner.core.errors import DeliveryError, SettingsError
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.dataset import Dataset
 from tenner.engines.train_options import Value
@@ -63,9 +64,13 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
             whole = remote.states(limit_seconds=LOOK_SECONDS)
             found.append(Found(remote=remote, ledger=ledger, state=whole[0] if whole else None))
         except DeliveryError as error:
-            text = f"whether {remote.destination} holds this run is not known: {error.problems[0]}"
+            text = msg(
+                "whether {destination} holds this run is not known: {problems}",
+                destination=remote.destination,
+                problems=error.problems[0],
+            )
             if remote.destination.required:
-                fix = "start again when it answers, or add --restart to start afresh"
+                fix = msg("start again when it answers, or add --restart to start afresh")
                 raise SettingsError(text, fix=fix) from error
             say(text)
     return max(found, key=lambda each: each.rank, default=None)

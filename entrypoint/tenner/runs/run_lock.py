@@ -7,6 +7,7 @@ import socket
 from collections.abc import Generator
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.hardware.mounts import in_container
 
@@ -23,10 +24,10 @@ def lock_run(run_dir: RunDir) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().strip() or msg("another process")
             raise SettingsError(
-                f"{run_dir.path} is in use by {holder}",
-                fix="wait for it or stop it, or choose another output_name",
+                msg("{path} is in use by {holder}", path=run_dir.path, holder=holder),
+                fix=msg("wait for it or stop it, or choose another output_name"),
             ) from None
         except OSError:
             pass

@@ -16,6 +16,7 @@ from pathlib import Path
 from tenner.core.checksums import DeliveredFile
 from tenner.core.errors import DeliveryError
 from tenner.core.events import Event, Sent, Warned
+from tenner.core.messages import msg
 from tenner.core.priority import yield_thread
 from tenner.core.run_dir import RunDir
 from tenner.runs.remote_run import RemoteRun, Shipment
@@ -214,8 +215,14 @@ class DestinationUploader:
             self.last_error = known if warns else before
             self._changed.notify_all()
         if warns and (before is None or str(before) != str(known)):
-            text = f"not yet at {self.remote.destination}: {known.problems[0].text}"
-            self._on_event(Warned(text=text, fix="it is tried again while the training goes on"))
+            text = msg(
+                "not yet at {destination}: {text}",
+                destination=self.remote.destination,
+                text=known.problems[0].text,
+            )
+            self._on_event(
+                Warned(text=text, fix=msg("it is tried again while the training goes on"))
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

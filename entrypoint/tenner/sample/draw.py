@@ -27,6 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tenner.core.events import Done, Event, Failed, Phase, Warned
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
@@ -74,7 +75,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     progress.say("loading the model")
     pipe = load(job)
     if job.lora and (complaint := load_lora(pipe, Path(job.lora))):
-        emit(Warned(text=complaint, fix="the samples show only what diffusers could load"))
+        emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
     sampler = Sampler(pipe=pipe, job=job, tag=tag, progress=progress)
     sampler.draw_all()
     listing = Samples(
@@ -195,9 +196,12 @@ class Sampler:
         if all(low == high for low, high in bands(image)):
             emit(
                 Warned(
-                    text=f"the picture at strength {cell.strength:g}, seed {cell.seed} is one "
-                    "flat colour",
-                    fix="draw the samples in float32 or bfloat16: float16 may have overflowed",
+                    text=msg(
+                        "the picture at strength {strength}, seed {seed} is one flat colour",
+                        strength=f"{cell.strength:g}",
+                        seed=cell.seed,
+                    ),
+                    fix=msg("draw the samples in float32 or bfloat16: float16 may have overflowed"),
                 )
             )
         words = PngInfo()
@@ -240,11 +244,17 @@ def main(argv: Sequence[str], load: Load = load_pipeline) -> int:
         emit(Failed(kind="base_model", text=str(error)))
         return 1
     except torch.cuda.OutOfMemoryError as error:
-        fix = "draw smaller pictures, or draw on the CPU"
-        emit(Failed(kind="oom", text=f"one picture does not fit in memory: {error}", fix=fix))
+        fix = msg("draw smaller pictures, or draw on the CPU")
+        emit(
+            Failed(
+                kind="oom",
+                text=msg("one picture does not fit in memory: {error}", error=error),
+                fix=fix,
+            )
+        )
         return 1
     except (OSError, ValueError, KeyError, TypeError) as error:
-        emit(Failed(kind="other", text=f"the samples could not be drawn: {error}"))
+        emit(Failed(kind="other", text=msg("the samples could not be drawn: {error}", error=error)))
         return 1
     emit(Done(path=str(path), step=len(job.cells)))
     return 0

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.core.errors import SettingsError
+from tenner.core.messages import joined, msg
 from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
@@ -63,7 +64,11 @@ def load_pipeline(job: SampleJob) -> Any:
         pipe = _from_pretrained(getattr(diffusers, kind), job, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(
-            f"the base model {Path(job.base).name} cannot be loaded: {error}"
+            msg(
+                "the base model {name} cannot be loaded: {error}",
+                name=Path(job.base).name,
+                error=error,
+            )
         ) from error
     pipe.scheduler = scheduler_for(pipe.scheduler, job)
     pipe.set_progress_bar_config(disable=True)
@@ -123,17 +128,24 @@ def load_lora(pipe: Any, path: Path) -> str | None:
     try:
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise LoadError(f"diffusers cannot load {path.name}: {error}") from error
+        raise LoadError(
+            msg("diffusers cannot load {name}: {error}", name=path.name, error=error)
+        ) from error
     finally:
         for each in loggers:
             each.removeHandler(kept)
     in_file, loaded = count_modules(path), count_loaded(pipe)
     if not loaded:
-        raise LoadError(f"{path.name} holds nothing that changes this base model")
+        raise LoadError(msg("{name} holds nothing that changes this base model", name=path.name))
     if in_file == loaded:
         return None
-    words = f"diffusers loaded {loaded} of the {in_file} LoRA modules in {path.name}"
-    return "; ".join([words, *kept.texts])
+    words = msg(
+        "diffusers loaded {loaded} of the {in_file} LoRA modules in {name}",
+        loaded=loaded,
+        in_file=in_file,
+        name=path.name,
+    )
+    return joined(words, *kept.texts)
 
 
 def count_modules(path: Path) -> int:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets, secrets_from
 from tenner.settings.model import Settings
 
-TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"
+TOKEN_VARIABLE = msg("TENNER_SERVE_TOKEN")
 
 
 @contextlib.contextmanager
@@ -51,7 +52,8 @@ def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None
     run_dir = RunDir(run)
     if not run_dir.settings.is_file():
         raise SettingsError(
-            f"{run} is not the directory of a run", fix="name the folder that holds settings.toml"
+            msg("{run} is not the directory of a run", run=run),
+            fix=msg("name the folder that holds settings.toml"),
         )
     secrets, problems = secrets_from(environ)
     if problems:

@@ -13,6 +13,7 @@ from secrets import token_urlsafe
 
 from tenner.core.addresses import MASK
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.parent_death import leashed
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import without_secrets
@@ -52,8 +53,12 @@ def make_door(
     """
     if token is not None and len(token) < _SHORTEST_TOKEN:
         raise SettingsError(
-            f"{TOKEN_VARIABLE} is shorter than {_SHORTEST_TOKEN} characters",
-            fix="use a longer one, or leave it unset: one is made at each start",
+            msg(
+                "{token_variable} is shorter than {shortest_token} characters",
+                token_variable=TOKEN_VARIABLE,
+                shortest_token=_SHORTEST_TOKEN,
+            ),
+            fix=msg("use a longer one, or leave it unset: one is made at each start"),
         )
     pod = environ.get("RUNPOD_POD_ID")
     known = (*names, f"{pod}-{port}.proxy.runpod.net") if pod else tuple(names)
@@ -200,8 +205,13 @@ def _listen(door: Door) -> tuple[socket.socket, Door]:
         listening = socket.create_server((door.host, door.port), family=family, backlog=128)
     except OSError as error:
         raise SettingsError(
-            f"the page cannot be served on {door.host}:{door.port}: {error.strerror or error}",
-            fix="choose another serve_port or serve_host",
+            msg(
+                "the page cannot be served on {host}:{port}: {strerror}",
+                host=door.host,
+                port=door.port,
+                strerror=error.strerror or error,
+            ),
+            fix=msg("choose another serve_port or serve_host"),
         ) from error
     return listening, replace(door, port=int(listening.getsockname()[1]))
 

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 from tenner.settings.model import ALIASES, Settings
 
@@ -42,7 +43,7 @@ OTHER_NAMES = {
     "instance_prompt": "trigger",
     "trigger_word": "trigger",
     "budget": "max_cost_usd",
-    "price": "price_per_hour",
+    "price": msg("price_per_hour"),
     "workers": "max_data_loader_n_workers",
     "destination": "destinations",
     "hub_model_id": "destinations",

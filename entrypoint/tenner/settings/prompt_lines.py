@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 
 FILE_ENDINGS = (".txt", ".toml", ".json")
 _BEGINNINGS_OF_PATHS = ("/", "./", "../", "~/")
@@ -68,17 +69,21 @@ def _read_option(name: str, value: str, found: dict[str, Any]) -> None:
         found["negative"] = value
     elif name in wholes:
         if not re.fullmatch(r"\d+", value):
-            raise ValueError(f"--{name} wants a whole number, not '{value}'")
+            raise ValueError(
+                msg("--{name} wants a whole number, not '{value}'", name=name, value=value)
+            )
         number = int(value)
         if name in ("w", "h"):
             number = max(_LEAST_SIDE, number - number % _NEAREST_SIDE)
         found[wholes[name]] = max(1, min(_MOST_STEPS, number)) if name == "s" else number
     elif name == "l":
         if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", value):
-            raise ValueError(f"--l wants a number, not '{value}'")
+            raise ValueError(msg("--l wants a number, not '{value}'", value=value))
         found["guidance"] = float(value)
     elif name != "ss" and name not in _OTHER_MODELS:
-        raise ValueError(f"--{name} is no option of a prompt (--n --w --h --d --l --s are)")
+        raise ValueError(
+            msg("--{name} is no option of a prompt (--n --w --h --d --l --s are)", name=name)
+        )
 
 
 def read_prompts(entries: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
@@ -106,37 +111,60 @@ def _problems_of(line: str, where: str) -> Iterator[Problem]:
     try:
         parse_prompt(line)
     except ValueError as error:
-        yield Problem(text=f"{where}: {error}", fix=f"correct the prompt '{line[:60]}'")
+        yield Problem(
+            text=msg("{where}: {error}", where=where, error=error),
+            fix=msg("correct the prompt '{line}'", line=line[:60]),
+        )
         return
     options = set(re.findall(r"(?:^|\s)--([a-zA-Z]+)", line.lower()))
     if "ss" in options:
-        text = f"{where}: --ss is left out, all pictures are drawn with one sampler"
-        yield Problem(text=text, fix="set sample_sampler", level="warning")
+        text = msg(
+            "{where}: --ss is left out, all pictures are drawn with one sampler", where=where
+        )
+        yield Problem(text=text, fix=msg("set sample_sampler"), level="warning")
     if others := sorted(options & set(_OTHER_MODELS)):
-        text = f"{where}: --{' --'.join(others)} is for other models and left out"
+        text = msg(
+            "{where}: --{others} is for other models and left out",
+            where=where,
+            others=" --".join(others),
+        )
         yield Problem(text=text, level="note")
 
 
 def _read_file(path: Path) -> tuple[list[str], list[Problem]]:
     """(lines, problems) of a file of prompts."""
-    where = f"sample_prompts = {path}"
+    where = msg("sample_prompts = {path}", path=path)
     if not path.is_file():
-        fix = "check the path; a prompt itself does not look like a file's name"
-        return [], [Problem(text=f"{where}: there is no such file", fix=fix)]
+        fix = msg("check the path; a prompt itself does not look like a file's name")
+        return [], [Problem(text=msg("{where}: there is no such file", where=where), fix=fix)]
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        fix = "use .txt with a prompt a line, or sd-scripts' .toml or .json"
-        return [], [Problem(text=f"{where}: prompts are read from .txt, .toml and .json", fix=fix)]
+        fix = msg("use .txt with a prompt a line, or sd-scripts' .toml or .json")
+        return [], [
+            Problem(
+                text=msg("{where}: prompts are read from .txt, .toml and .json", where=where),
+                fix=fix,
+            )
+        ]
     try:
         numbered = list(reader(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError) as error:  # UnicodeDecodeError, JSON's and TOML's are ValueErrors
-        return [], [Problem(text=f"{where}: {error}", fix="correct the file of prompts")]
+        return [], [
+            Problem(
+                text=msg("{where}: {error}", where=where, error=error),
+                fix=msg("correct the file of prompts"),
+            )
+        ]
     problems = [
         problem for number, line in numbered for problem in _problems_of(line, f"{path}, {number}")
     ]
     lines = [line for _, line in numbered]
     if not lines:
-        problems.append(Problem(text=f"{where}: it holds no prompt", fix="write one a line"))
+        problems.append(
+            Problem(
+                text=msg("{where}: it holds no prompt", where=where), fix=msg("write one a line")
+            )
+        )
     return lines, problems
 
 
@@ -169,11 +197,13 @@ def _lines_of_json(text: str) -> Iterator[tuple[str, str]]:
 def _line_of(entry: Any, number: int) -> str:
     """A prompt given by keys, as a line. Raises ValueError."""
     if not isinstance(entry, dict):
-        raise ValueError(f"prompt {number} is neither text nor a table")  # noqa: TRY004
+        raise ValueError(msg("prompt {number} is neither text nor a table", number=number))  # noqa: TRY004
     found = cast("dict[str, Any]", entry)
     unknown = [key for key in found if key not in (*_NAMES, "prompt", "enum")]
     if unknown:
-        raise ValueError(f"prompt {number} has an unknown key '{unknown[0]}'")
+        raise ValueError(
+            msg("prompt {number} has an unknown key '{unknown}'", number=number, unknown=unknown[0])
+        )
     words = [" ".join(str(found.get("prompt", "")).split())]
     words += [f"--{_NAMES[key]} {found[key]}" for key in found if key in _NAMES]
     return " ".join(words)

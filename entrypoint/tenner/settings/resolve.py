@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tenner.core.errors import Problem, SettingsError, errors_in
+from tenner.core.messages import msg
 from tenner.core.secrets import redact_shapes
 from tenner.kohya import options as facts
 from tenner.optimizers import with_recommended
@@ -135,8 +136,8 @@ def _only_sd_scripts(
         problems += [
             replace(
                 each,
-                text=f"{each.text} ({origins[key]})",
-                fix=each.fix or f"correct or remove {key}",
+                text=msg("{text} ({origins})", text=each.text, origins=origins[key]),
+                fix=each.fix or msg("correct or remove {key}", key=key),
             )
             for each in checked.problems
         ]
@@ -150,14 +151,22 @@ def _unknown(key: str, where: str) -> Problem:
     suggestion = nearest(key, (*setting_names(), *program, *facts.options()))
     if variable:
         text, guess = (
-            f"unknown variable {where}",
-            f"{PREFIX}{suggestion.upper()}" if suggestion else "",
+            msg("unknown variable {where}", where=where),
+            msg("{prefix}{suggestion}", prefix=PREFIX, suggestion=suggestion.upper())
+            if suggestion
+            else "",
         )
     else:
-        text, guess = f"unknown key '{key}' ({where})", f"'{suggestion}'" if suggestion else ""
+        text, guess = (
+            msg("unknown key '{key}' ({where})", key=key, where=where),
+            msg("'{suggestion}'", suggestion=suggestion) if suggestion else "",
+        )
     if guess:
-        return Problem(text=f"{text}, did you mean {guess}?", fix=f"use {guess}, or remove it")
-    return Problem(text=text, fix="remove it; `tenner train --help` lists all keys")
+        return Problem(
+            text=msg("{text}, did you mean {guess}?", text=text, guess=guess),
+            fix=msg("use {guess}, or remove it", guess=guess),
+        )
+    return Problem(text=text, fix=msg("remove it; `tenner train --help` lists all keys"))
 
 
 def _validated(
@@ -182,7 +191,16 @@ def _validated(
 
 def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
     expected, fix = _expected(key, value, detail)
-    return Problem(text=f"{key} = {_shown(value)} ({where}): {expected}", fix=fix)
+    return Problem(
+        text=msg(
+            "{key} = {shown} ({where}): {expected}",
+            key=key,
+            shown=_shown(value),
+            where=where,
+            expected=expected,
+        ),
+        fix=fix,
+    )
 
 
 def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
@@ -190,13 +208,15 @@ def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         reason = str(context.get("error", detail["msg"]))
-        return reason, f"correct {key}"
+        return reason, msg("correct {key}", key=key)
     if kind == "literal_error":
         choices = tuple(re.findall(r"'([^']*)'", str(context["expected"])))
         choices = choices or tuple(re.findall(r"\w+", str(context["expected"]).replace("or", " ")))
         suggestion = nearest(re.sub(r"[^a-z0-9]", "", str(value).lower()), choices)
-        return f"want one of {', '.join(choices)}", (
-            f'did you mean "{suggestion}"?' if suggestion else f'for example "{choices[0]}"'
+        return msg("want one of {choices}", choices=", ".join(choices)), (
+            msg('did you mean "{suggestion}"?', suggestion=suggestion)
+            if suggestion
+            else msg('for example "{choices}"', choices=choices[0])
         )
     bounds = {
         "greater_than_equal": "at least",
@@ -205,10 +225,14 @@ def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
     }
     if kind in bounds:
         limit = next(context[name] for name in ("ge", "le", "lt") if name in context)
-        return f"want {bounds[kind]} {limit}", f"set {key} to {bounds[kind]} {limit}"
+        return msg("want {bounds} {limit}", bounds=bounds[kind], limit=limit), msg(
+            "set {key} to {bounds} {limit}", key=key, bounds=bounds[kind], limit=limit
+        )
     kinds = {"int": "a whole number", "float": "a number", "string": "text", "tuple": "a list"}
     expected = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")
-    return f"want {expected}", f"write {key} as {expected}"
+    return msg("want {expected}", expected=expected), msg(
+        "write {key} as {expected}", key=key, expected=expected
+    )
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from tenner.core.addresses import Address
 from tenner.core.errors import Problem
 from tenner.core.json_text import parse_json
+from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 from tenner.kohya import options as facts
 from tenner.settings.subsets import MOST_REPEATS, SubsetRequest
@@ -35,10 +36,16 @@ def import_json(text: str, *, name: str) -> Imported:
     try:
         tables = parse_json(text.removeprefix("\ufeff"))
     except ValueError as error:
-        problem = Problem(text=f"{name} is not JSON: {error}", fix="export it again, or use TOML")
+        problem = Problem(
+            text=msg("{name} is not JSON: {error}", name=name, error=error),
+            fix=msg("export it again, or use TOML"),
+        )
         return Imported(values={}, problems=(problem,))
     if not isinstance(tables, dict):
-        problem = Problem(text=f"{name} holds no keys", fix='a settings file is {"key": value, …}')
+        problem = Problem(
+            text=msg("{name} holds no keys", name=name),
+            fix=msg('a settings file is {{"key": value, …}}'),
+        )
         return Imported(values={}, problems=(problem,))
     found = cast("dict[str, Any]", tables)
     return import_tables(found) or Imported(values=found)
@@ -98,7 +105,11 @@ def _form_field(
         return {_FORM_SDXL[key]: value}
     if key in _FORM_PROBLEMS:
         problems.append(
-            Problem(text=f"{key} of the GUI is left out", fix=_FORM_PROBLEMS[key], level="note")
+            Problem(
+                text=msg("{key} of the GUI is left out", key=key),
+                fix=_FORM_PROBLEMS[key],
+                level="note",
+            )
         )
         return {}
     if key == "xformers":
@@ -111,7 +122,11 @@ def _form_field(
         return {key: value if isinstance(value, list) else str(value).split()}
     if key in facts.OWNED:
         problems.append(
-            Problem(text=f"{key} of the GUI is left out", fix=facts.OWNED[key], level="note")
+            Problem(
+                text=msg("{key} of the GUI is left out", key=key),
+                fix=facts.OWNED[key],
+                level="note",
+            )
         )
         return {}
     if key in facts.options() or key in _TENNERS:
@@ -139,8 +154,8 @@ def _network(form: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
     if kind not in ("Standard", "Kohya LoCon", "LyCORIS/LoCon"):
         problems.append(
             Problem(
-                text=f"LoRA_type = {kind} is another kind of network than LoRA",
-                fix='choose LoRA_type "Standard", or "Kohya LoCon" for the convolutions too',
+                text=msg("LoRA_type = {kind} is another kind of network than LoRA", kind=kind),
+                fix=msg('choose LoRA_type "Standard", or "Kohya LoCon" for the convolutions too'),
             )
         )
     found: dict[str, Any] = {}
@@ -168,8 +183,10 @@ def _more_arguments(form: Mapping[str, Any], problems: list[Problem]) -> dict[st
     try:
         words = shlex.split(str(form.get("additional_parameters") or ""))
     except ValueError as error:
-        fix = "write options as keys of their own"
-        problems.append(Problem(text=f"additional_parameters cannot be read: {error}", fix=fix))
+        fix = msg("write options as keys of their own")
+        problems.append(
+            Problem(text=msg("additional_parameters cannot be read: {error}", error=error), fix=fix)
+        )
         return {}
     key = ""
     for word in words:
@@ -213,14 +230,16 @@ def import_dataset_config(tables: Mapping[str, Any]) -> Imported:
     general = _table(tables.get("general", {}), "general", problems)
     rows: list[dict[str, Any]] = []
     for number, each in enumerate(cast("list[Any]", tables["datasets"]), 1):
-        dataset = _table(each, f"dataset {number}", problems)
+        dataset = _table(each, msg("dataset {number}", number=number), problems)
         subsets = dataset.pop("subsets", [])
         if not isinstance(subsets, list) or not subsets:
-            text = f"dataset {number} has no [[datasets.subsets]]"
-            problems.append(Problem(text=text, fix='add one with image_dir = "FOLDER"'))
+            text = msg("dataset {number} has no [[datasets.subsets]]", number=number)
+            problems.append(Problem(text=text, fix=msg('add one with image_dir = "FOLDER"')))
             continue
         rows += [
-            general | dataset | _table(each_subset, f"a subset of {number}", problems)
+            general
+            | dataset
+            | _table(each_subset, msg("a subset of {number}", number=number), problems)
             for each_subset in cast("list[Any]", subsets)
         ]
     subsets = tuple(_subset(row, problems) for row in rows)
@@ -243,37 +262,54 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
     if not isinstance(value, dict):
-        problems.append(Problem(text=f"{where} is no table", fix="write [[datasets]] and its keys"))
+        problems.append(
+            Problem(
+                text=msg("{where} is no table", where=where),
+                fix=msg("write [[datasets]] and its keys"),
+            )
+        )
         return {}
     table = cast("dict[str, Any]", value)
     for key in table:
         if key not in _DATASET_KEYS:
             near = nearest_name(key, _DATASET_KEYS, least=60)
-            fix = f"did you mean {near}?" if near else "remove it"
-            problems.append(Problem(text=f"unknown key '{key}' in {where}", fix=fix))
+            fix = msg("did you mean {near}?", near=near) if near else msg("remove it")
+            problems.append(
+                Problem(text=msg("unknown key '{key}' in {where}", key=key, where=where), fix=fix)
+            )
     return {key: each for key, each in table.items() if key in _DATASET_KEYS}
 
 
 def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | None:
     folder = row.get("image_dir")
     if row.get("metadata_file"):
-        text = f"{Address(str(row['metadata_file']))}: captions in a metadata file are not read"
-        problems.append(Problem(text=text, fix="write them as .txt files beside the images"))
+        text = msg(
+            "{address}: captions in a metadata file are not read",
+            address=Address(str(row["metadata_file"])),
+        )
+        problems.append(Problem(text=text, fix=msg("write them as .txt files beside the images")))
         return None
     if not isinstance(folder, str) or not folder:
-        problems.append(Problem(text="a subset has no image_dir", fix='add image_dir = "FOLDER"'))
+        problems.append(
+            Problem(text=msg("a subset has no image_dir"), fix=msg('add image_dir = "FOLDER"'))
+        )
         return None
     folder = Address(folder)
     masks = _text(row.get("conditioning_data_dir"))
     repeats = row.get("num_repeats", 1)
     is_whole = isinstance(repeats, int) and not isinstance(repeats, bool)
     if not is_whole or not 1 <= repeats <= MOST_REPEATS:
-        text = f"num_repeats = {repeats} of {folder}: want a whole number from 1 to {MOST_REPEATS}"
-        problems.append(Problem(text=text, fix="set num_repeats = 10, or remove it"))
+        text = msg(
+            "num_repeats = {repeats} of {folder}: want a whole number from 1 to {most_repeats}",
+            repeats=repeats,
+            folder=folder,
+            most_repeats=MOST_REPEATS,
+        )
+        problems.append(Problem(text=text, fix=msg("set num_repeats = 10, or remove it")))
         repeats = 1
     if _on(row.get("cache_info", False)):
-        text = f"cache_info of {folder}: tenner reads every image anew"
-        problems.append(Problem(text=text, fix="remove it", level="note"))
+        text = msg("cache_info of {folder}: tenner reads every image anew", folder=folder)
+        problems.append(Problem(text=text, fix=msg("remove it"), level="note"))
     return SubsetRequest(
         image_dir=folder,
         num_repeats=repeats,
@@ -299,8 +335,8 @@ def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, An
         if len(train_values) > 1 or not reg_values <= {*train_values, "null"}:
             values = sorted(train_values | reg_values)
             shown = " and ".join("not set" if each == "null" else each for each in values)
-            text = f"{key} differs between the datasets: {shown}"
-            fix = "give all the same value; tenner trains with one"
+            text = msg("{key} differs between the datasets: {shown}", key=key, shown=shown)
+            fix = msg("give all the same value; tenner trains with one")
             problems.append(Problem(text=text, fix=fix))
             continue
         value = next(iter(train_values), "null")
@@ -308,15 +344,19 @@ def _shared(rows: list[dict[str, Any]], problems: list[Problem]) -> dict[str, An
             continue
         found[key] = json.loads(value)
         if "null" in reg_values:
-            text = f"{key} = {value} holds for the regularisation images too"
-            problems.append(Problem(text=text, fix="tenner trains with one value", level="note"))
+            text = msg(
+                "{key} = {value} holds for the regularisation images too", key=key, value=value
+            )
+            problems.append(
+                Problem(text=text, fix=msg("tenner trains with one value"), level="note")
+            )
     if any(row.get("conditioning_data_dir") for row in rows):
         found["alpha_mask"] = True  # the working copy carries masks in the alpha channel
     if found.pop("custom_attributes", None):
-        text = "custom_attributes have no effect on a LoRA of Stable Diffusion"
-        problems.append(Problem(text=text, fix="remove them", level="warning"))
+        text = msg("custom_attributes have no effect on a LoRA of Stable Diffusion")
+        problems.append(Problem(text=text, fix=msg("remove them"), level="warning"))
     if found.pop("network_multiplier", 1.0) != 1.0:
-        problems.append(Problem(text="network_multiplier is not used", fix="remove it"))
+        problems.append(Problem(text=msg("network_multiplier is not used"), fix=msg("remove it")))
     return found
 
 
@@ -377,10 +417,12 @@ _FORM_ELSEWHERE = frozenset(
 )
 """Fields that are read with others, or that say how the GUI starts a program."""
 _FORM_PROBLEMS: Mapping[str, str] = {
-    "stop_text_encoder_training": "set network_train_unet_only to leave the text encoder alone",
-    "sample_every_n_epochs": "set sample_at_epochs to see a grid during the run",
-    "sample_every_n_steps": "set sample_at_epochs to see a grid during the run",
-    "use_wandb": "the TensorBoard log and the report are kept anyway",
+    "stop_text_encoder_training": msg(
+        "set network_train_unet_only to leave the text encoder alone"
+    ),
+    "sample_every_n_epochs": msg("set sample_at_epochs to see a grid during the run"),
+    "sample_every_n_steps": msg("set sample_at_epochs to see a grid during the run"),
+    "use_wandb": msg("the TensorBoard log and the report are kept anyway"),
 }
 _TENNERS = frozenset(("num_processes", "num_repeats"))
 _ZERO_IS_OFF = frozenset(

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.settings.environment import unquoted
 from tenner.settings.model import Settings
 from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, canonical, setting_names
@@ -103,16 +104,27 @@ class Source(PydanticBaseSettingsSource):
         for name, value in layer.values.items():
             origin = layer.origins[name]
             if reason := _not_text(value):
-                text = f"{name} = {value!r:.80} ({origin}) holds {reason}"
-                fix = "rename the folder or file in plain letters, and write the name as UTF-8"
+                text = msg(
+                    "{name} = {value} ({origin}) holds {reason}",
+                    name=name,
+                    value=f"{value!r:.80}",
+                    origin=origin,
+                    reason=reason,
+                )
+                fix = msg("rename the folder or file in plain letters, and write the name as UTF-8")
                 self.problems.append(Problem(text=text, fix=fix))
                 continue
             key, value = _as_setting(canonical(name), value)
             if key is None:
                 continue
             if key in self.values and str(self.values[key]) != str(value):
-                text = f"{key} is given twice and differs: {self.origins[key]} and {origin}"
-                self.problems.append(Problem(text=text, fix="keep one of them"))
+                text = msg(
+                    "{key} is given twice and differs: {origins} and {origin}",
+                    key=key,
+                    origins=self.origins[key],
+                    origin=origin,
+                )
+                self.problems.append(Problem(text=text, fix=msg("keep one of them")))
             self.values[key], self.origins[key] = value, origin
 
     def __call__(self) -> dict[str, Any]:
@@ -219,15 +231,26 @@ def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = No
         if isinstance(value, dict):
             problems.append(
                 Problem(
-                    text=f"{name}: [{section}.{key}] is a section inside a section",
-                    fix=f"write its keys under [{section}]",
+                    text=msg(
+                        "{name}: [{section}.{key}] is a section inside a section",
+                        name=name,
+                        section=section,
+                        key=key,
+                    ),
+                    fix=msg("write its keys under [{section}]", section=section),
                 )
             )
         elif key in values:
             problems.append(
                 Problem(
-                    text=f"{name}: {key} is set in {sections[key]} and in {_section(section)}",
-                    fix="keep one of them",
+                    text=msg(
+                        "{name}: {key} is set in {sections} and in {section}",
+                        name=name,
+                        key=key,
+                        sections=sections[key],
+                        section=_section(section),
+                    ),
+                    fix=msg("keep one of them"),
                 )
             )
         else:
@@ -245,10 +268,16 @@ def _preset_layer(name: str) -> Layer:
         if each.name.endswith(".toml")
     )
     if name not in known:
-        fix = f"presets are: {', '.join(known)}"
-        return Layer(problems=(Problem(text=f"there is no preset {name}", fix=fix),))
-    tables, problems = parse_toml((folder / f"{name}.toml").read_bytes(), name=f"preset {name}")
-    return Layer(problems=problems) if problems else tables_layer(tables, name=f"preset {name}")
+        fix = msg("presets are: {known}", known=", ".join(known))
+        return Layer(problems=(Problem(text=msg("there is no preset {name}", name=name), fix=fix),))
+    tables, problems = parse_toml(
+        (folder / f"{name}.toml").read_bytes(), name=msg("preset {name}", name=name)
+    )
+    return (
+        Layer(problems=problems)
+        if problems
+        else tables_layer(tables, name=msg("preset {name}", name=name))
+    )
 
 
 def _imported(imported: Imported, name: str) -> Layer:
@@ -276,14 +305,14 @@ def _not_text(value: Any) -> str:
         if isinstance(each, list | tuple):
             waiting.extend(cast("list[Any]", each))
         elif isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
-            return "bytes that are not UTF-8"
+            return msg("bytes that are not UTF-8")
         elif isinstance(each, str) and "\0" in each:
-            return "a NUL byte"
+            return msg("a NUL byte")
     return ""
 
 
 def _section(name: str) -> str:
-    return f"[{name}]" if name else "the part above all sections"
+    return f"[{name}]" if name else msg("the part above all sections")
 
 
 def _entries(tables: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

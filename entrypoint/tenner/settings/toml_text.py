@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], tuple[Problem, ...]]:
@@ -13,13 +14,19 @@ def read_toml(path: Path) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        fix = "check the path; in a container, mount the file: -v ./my.toml:/workspace/my.toml:ro"
-        return {}, (Problem(text=f"there is no settings file {path}", fix=fix),)
+        fix = msg(
+            "check the path; in a container, mount the file: -v ./my.toml:/workspace/my.toml:ro"
+        )
+        return {}, (Problem(text=msg("there is no settings file {path}", path=path), fix=fix),)
     except OSError as error:
         return {}, (
             Problem(
-                text=f"the settings file {path} cannot be read: {error.strerror}",
-                fix="check that it is a file and that you may read it",
+                text=msg(
+                    "the settings file {path} cannot be read: {strerror}",
+                    path=path,
+                    strerror=error.strerror,
+                ),
+                fix=msg("check that it is a file and that you may read it"),
             ),
         )
     return parse_toml(raw, name=str(path))
@@ -30,16 +37,23 @@ def parse_toml(raw: bytes, *, name: str) -> tuple[dict[str, Any], tuple[Problem,
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
-        fix = "save it as UTF-8"
-        return {}, (Problem(text=f"{name} is not UTF-8 text (byte {error.start})", fix=fix),)
+        fix = msg("save it as UTF-8")
+        return {}, (
+            Problem(
+                text=msg("{name} is not UTF-8 text (byte {start})", name=name, start=error.start),
+                fix=fix,
+            ),
+        )
     text = text.replace("\r\n", "\n")
     try:
         return tomllib.loads(text), ()
     except tomllib.TOMLDecodeError as error:
         return {}, (_explain(text, str(error), name),)
     except RecursionError:
-        fix = "a settings file is lines of  key = value  and  [section]"
-        return {}, (Problem(text=f"{name} is nested too deep to be settings", fix=fix),)
+        fix = msg("a settings file is lines of  key = value  and  [section]")
+        return {}, (
+            Problem(text=msg("{name} is nested too deep to be settings", name=name), fix=fix),
+        )
 
 
 def line_of(path: Path, key: str) -> int | None:
@@ -61,7 +75,14 @@ def _explain(text: str, message: str, name: str) -> Problem:
         number, line = number - 1, lines[number - 2]
     reason = re.sub(r"\s*\(at .*\)$", "", message)
     return Problem(
-        text=f"{name}, line {number}: {reason[0].lower()}{reason[1:]}\n    {line.strip()}",
+        text=msg(
+            "{name}, line {number}: {reason}{reason2}\n    {line}",
+            name=name,
+            number=number,
+            reason=reason[0].lower(),
+            reason2=reason[1:],
+            line=line.strip(),
+        ),
         fix=_hint(line, reason),
     )
 
@@ -70,16 +91,16 @@ def _hint(line: str, reason: str) -> str:
     _, _, value = line.partition("=")
     value = value.split("#")[0].strip()
     if "\\" in value:
-        return "in TOML write paths with / or between single quotes: 'C:\\Users\\me'"
+        return msg("in TOML write paths with / or between single quotes: 'C:\\Users\\me'")
     if value in ("True", "False", "None", "Yes", "No"):
         toml = {"True": "true", "Yes": "true", "False": "false", "No": "false"}.get(value)
-        return f"write {toml}" if toml else "leave the line out"
+        return msg("write {toml}", toml=toml) if toml else msg("leave the line out")
     if "overwrite" in reason.lower() or "twice" in reason.lower():
-        return "the key or section is there twice: keep one of them"
+        return msg("the key or section is there twice: keep one of them")
     if re.fullmatch(r"\d+,\d+", value):
-        return f"write decimals with a point: {value.replace(',', '.')}"
+        return msg("write decimals with a point: {value}", value=value.replace(",", "."))
     if value and not re.match(r"""["'\[{\d+-]|true|false""", value):
-        return f'text goes between quotes: "{value}"'
+        return msg('text goes between quotes: "{value}"', value=value)
     if value[:1] in ('"', "'") and (len(value) == 1 or value[-1] != value[0]):
-        return "the closing quote is missing"
-    return "a line is  key = value  or a  [section]"
+        return msg("the closing quote is missing")
+    return msg("a line is  key = value  or a  [section]")

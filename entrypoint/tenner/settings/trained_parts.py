@@ -5,6 +5,7 @@ trained, and its captions would be encoded anew at every step.
 """
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.settings.model import Settings
 
 
@@ -21,12 +22,18 @@ def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
     if not trains_unet and not trains_text:
         return settings, _nothing(settings)
     if not text and not settings.network_train_unet_only:
-        why = "text_encoder_lr = 0: the text encoder is not trained and has no modules in the file"
-        note = Problem(text=f"{why}, as with network_train_unet_only", level="note")
+        why = msg(
+            "text_encoder_lr = 0: the text encoder is not trained and has no modules in the file"
+        )
+        note = Problem(text=msg("{why}, as with network_train_unet_only", why=why), level="note")
         return settings.model_copy(update={"network_train_unet_only": True}), (note,)
     if unet == 0 and not settings.network_train_text_encoder_only:
-        why = "the U-Net's learning rate is 0: it is not trained and has no modules in the file"
-        note = Problem(text=f"{why}, as with network_train_text_encoder_only", level="note")
+        why = msg(
+            "the U-Net's learning rate is 0: it is not trained and has no modules in the file"
+        )
+        note = Problem(
+            text=msg("{why}, as with network_train_text_encoder_only", why=why), level="note"
+        )
         return settings.model_copy(update={"network_train_text_encoder_only": True}), (note,)
     return settings, ()
 
@@ -35,6 +42,10 @@ def _nothing(settings: Settings) -> tuple[Problem, ...]:
     """All rates are 0, or the one that is not is of a part that a switch leaves out."""
     if settings.network_train_unet_only and settings.network_train_text_encoder_only:
         return ()  # a rule of its own
-    text = "nothing would be trained: the learning rates of all parts are 0 or left out by a switch"
-    fix = "set learning_rate, unet_lr or text_encoder_lr above 0, or remove network_train_…_only"
+    text = msg(
+        "nothing would be trained: the learning rates of all parts are 0 or left out by a switch"
+    )
+    fix = msg(
+        "set learning_rate, unet_lr or text_encoder_lr above 0, or remove network_train_…_only"
+    )
     return (Problem(text=text, fix=fix),)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from tenner.core.addresses import Address
 from tenner.core.json_text import parse_json
+from tenner.core.messages import msg
 
 SMALLEST_SIDE = 16
 """Pixels: two latents, the least that the tiny base's U-Net takes."""
@@ -37,7 +38,9 @@ def _number(value: Any) -> Any:
     if isinstance(value, str):
         text = value.strip().replace("_", "")
         if re.fullmatch(r"[+-]?\d+,\d+", text):
-            raise ValueError(f"decimals are written with a point: {text.replace(',', '.')}")
+            raise ValueError(
+                msg("decimals are written with a point: {text}", text=text.replace(",", "."))
+            )
         return text
     return value
 
@@ -79,7 +82,13 @@ def _pair(value: Any) -> Any:
         raise ValueError("want a size such as 512 or 512,768 (width,height)")
     size = (int(parts[0]), int(parts[-1]))
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
-        raise ValueError(f"want sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
+        raise ValueError(
+            msg(
+                "want sides of {smallest_side} to {largest_side} pixels",
+                smallest_side=SMALLEST_SIDE,
+                largest_side=LARGEST_SIDE,
+            )
+        )
     return size
 
 

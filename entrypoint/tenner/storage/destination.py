@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tenner.core.addresses import MASK, full_address, without_credentials
 from tenner.core.errors import Problem, SettingsError
+from tenner.core.messages import msg
 from tenner.core.secrets import redact_shapes
 from tenner.storage.endpoint import ENDPOINT_HOSTS, bucket_in_host
 
@@ -31,7 +32,7 @@ _OPTIONS: dict[Kind, frozenset[str]] = {
     "folder": frozenset({"optional"}),
 }
 _LONGEST_LINK_SECONDS = 7 * 24 * 3600  # what Signature Version 4 allows
-_EXAMPLES = "s3://bucket/prefix, hf://user/repo or file:///folder"
+_EXAMPLES = msg("s3://bucket/prefix, hf://user/repo or file:///folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +98,15 @@ def parse_destination(text: str) -> Destination:
     # No destination takes credentials from its address: without them it is all that is needed.
     address = without_credentials(full_address(text).strip().strip("\"'"))
     if not address:
-        raise SettingsError("a destination is empty", fix=f"use {_EXAMPLES}")
+        raise SettingsError(
+            msg("a destination is empty"), fix=msg("use {examples}", examples=_EXAMPLES)
+        )
     if address.startswith("arn:aws:s3:::"):
         return _parse_s3(address, f"s3://{address.removeprefix('arn:aws:s3:::')}")
     if re.match(r"[A-Za-z]:[\\/]", address):
         raise SettingsError(
-            f"destination {address} is a path on a Windows PC",
-            fix="mount the folder into the container and name it as file:///workspace/output",
+            msg("destination {address} is a path on a Windows PC", address=address),
+            fix=msg("mount the folder into the container and name it as file:///workspace/output"),
         )
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", address)
     match scheme.group(1).lower() if scheme else "":
@@ -121,8 +124,12 @@ def parse_destination(text: str) -> Destination:
             return _parse_plain(address)
         case other:
             raise SettingsError(
-                f"destination {_shown(address)}: cannot deliver to {other}://",
-                fix=f"use {_EXAMPLES}",
+                msg(
+                    "destination {shown}: cannot deliver to {other}://",
+                    shown=_shown(address),
+                    other=other,
+                ),
+                fix=msg("use {examples}", examples=_EXAMPLES),
             )
 
 
@@ -133,8 +140,11 @@ def _parse_plain(address: str) -> Destination:
     if address.startswith(("/", "./", "../", "~")) or address in {".", ".."}:
         return _parse_folder(address, address)
     raise SettingsError(
-        f"destination {_shown(address)} may be a folder, a bucket or a Hugging Face repo",
-        fix=f"say which: s3://{address}, hf://{address} or ./{address}",
+        msg(
+            "destination {shown} may be a folder, a bucket or a Hugging Face repo",
+            shown=_shown(address),
+        ),
+        fix=msg("say which: s3://{address}, hf://{address} or ./{address}", address=address),
     )
 
 
@@ -148,9 +158,16 @@ def _parse_url(address: str) -> Destination:
         return _parse_hub(address, path + query)
     if not ENDPOINT_HOSTS.search(host):
         raise SettingsError(
-            f"destination {_shown(address)} is a web address tenner cannot write to",
-            fix=f"use {_EXAMPLES}; for your own S3 server: "
-            f"s3://bucket/prefix?endpoint_url={parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            msg(
+                "destination {shown} is a web address tenner cannot write to", shown=_shown(address)
+            ),
+            fix=msg(
+                "use {examples}; for your own S3 server:"
+                " s3://bucket/prefix?endpoint_url={scheme}://{rpartition}",
+                examples=_EXAMPLES,
+                scheme=parts.scheme,
+                rpartition=parts.netloc.rpartition("@")[2],
+            ),
         )
     bucket, endpoint = bucket_in_host(host)
     if not bucket:
@@ -172,18 +189,29 @@ def _parse_s3(address: str, clean: str) -> Destination:
     if "@" in bucket:
         problems.append(
             Problem(
-                text=f"destination {_shown(address)} has keys in its address",
-                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write "
-                f"s3://{bucket.rpartition('@')[2]}",
+                text=msg("destination {shown} has keys in its address", shown=_shown(address)),
+                fix=msg(
+                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write"
+                    " s3://{rpartition}",
+                    rpartition=bucket.rpartition("@")[2],
+                ),
             )
         )
     elif not _BUCKET.fullmatch(bucket) or ".." in bucket:
         better = re.sub(r"[^a-z0-9.-]+", "-", bucket.lower()).strip("-.")
-        hint = f"did you mean s3://{better}?" if _BUCKET.fullmatch(better) else f"use {_EXAMPLES}"
+        hint = (
+            msg("did you mean s3://{better}?", better=better)
+            if _BUCKET.fullmatch(better)
+            else msg("use {examples}", examples=_EXAMPLES)
+        )
         problems.append(
             Problem(
-                text=f"destination {_shown(address)}: {bucket!r} is no bucket name (3 to 63 of "
-                "a-z, 0-9, dots and hyphens)",
+                text=msg(
+                    "destination {shown}: {bucket} is no bucket name (3 to 63 of a-z, 0-9,"
+                    " dots and hyphens)",
+                    shown=_shown(address),
+                    bucket=repr(bucket),
+                ),
                 fix=hint,
             )
         )
@@ -191,8 +219,12 @@ def _parse_s3(address: str, clean: str) -> Destination:
     if options.get("addressing", "path") not in {"path", "virtual"}:
         problems.append(
             Problem(
-                text=f"destination {_shown(address)}: addressing is {options['addressing']!r}",
-                fix="use addressing=path or addressing=virtual",
+                text=msg(
+                    "destination {shown}: addressing is {options}",
+                    shown=_shown(address),
+                    options=repr(options["addressing"]),
+                ),
+                fix=msg("use addressing=path or addressing=virtual"),
             )
         )
     link_seconds = _link_seconds(options.get("links", ""), address, problems)
@@ -223,9 +255,12 @@ def _parse_hub(address: str, clean: str) -> Destination:
     if parts[:1] in (["datasets"], ["spaces"]):
         problems.append(
             Problem(
-                text=f"destination {_shown(address)} is a {parts[0][:-1]} repo; a LoRA goes to a "
-                "model repo",
-                fix="use hf://user/repo",
+                text=msg(
+                    "destination {shown} is a {parts} repo; a LoRA goes to a model repo",
+                    shown=_shown(address),
+                    parts=parts[0][:-1],
+                ),
+                fix=msg("use hf://user/repo"),
             )
         )
         raise SettingsError(problems=problems)
@@ -237,8 +272,8 @@ def _parse_hub(address: str, clean: str) -> Destination:
     if len(parts) < 2:
         problems.append(
             Problem(
-                text=f"destination {_shown(address)} has no user or no repo name",
-                fix=f"use hf://your-user-name/{parts[0] if parts else 'my-lora'}",
+                text=msg("destination {shown} has no user or no repo name", shown=_shown(address)),
+                fix=msg("use hf://your-user-name/{parts}", parts=parts[0] if parts else "my-lora"),
             )
         )
         raise SettingsError(problems=problems)
@@ -247,9 +282,13 @@ def _parse_hub(address: str, clean: str) -> Destination:
         if not _HUB_NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith(".git"):
             problems.append(
                 Problem(
-                    text=f"destination {_shown(address)}: {pasted!r} is no {what} name on "
-                    "Hugging Face",
-                    fix="use letters, digits, '-', '_' and '.', such as hf://user/my-lora",
+                    text=msg(
+                        "destination {shown}: {pasted} is no {what} name on Hugging Face",
+                        shown=_shown(address),
+                        pasted=repr(pasted),
+                        what=what,
+                    ),
+                    fix=msg("use letters, digits, '-', '_' and '.', such as hf://user/my-lora"),
                 )
             )
     problems += _path_problems("/".join(parts[2:]), address)
@@ -282,8 +321,11 @@ def _parse_folder(address: str, clean: str) -> Destination:
     if not body.startswith(("/", ".", "~")):
         problems.append(
             Problem(
-                text=f"destination {_shown(address)} names a host, not a folder",
-                fix=f"use three slashes: file:///{body.partition('//')[2] or body}",
+                text=msg("destination {shown} names a host, not a folder", shown=_shown(address)),
+                fix=msg(
+                    "use three slashes: file:///{partition}",
+                    partition=body.partition("//")[2] or body,
+                ),
             )
         )
     if problems:
@@ -297,8 +339,10 @@ def _options(kind: Kind, query: str, address: str) -> tuple[dict[str, str], list
     unknown = sorted(set(options) - _OPTIONS[kind])
     problems = [
         Problem(
-            text=f"destination {_shown(address)}: unknown option {name!r}",
-            fix=f"use one of {', '.join(sorted(_OPTIONS[kind]))}",
+            text=msg(
+                "destination {shown}: unknown option {name}", shown=_shown(address), name=repr(name)
+            ),
+            fix=msg("use one of {options}", options=", ".join(sorted(_OPTIONS[kind]))),
         )
         for name in unknown
     ]
@@ -323,8 +367,12 @@ def _link_seconds(text: str, address: str, problems: list[Problem]) -> int:
     if not 0 < seconds <= _LONGEST_LINK_SECONDS:
         problems.append(
             Problem(
-                text=f"destination {_shown(address)}: links={text!r} is no time between 1s and 7d",
-                fix="use links=24h or links=7d; S3 signs no link for longer",
+                text=msg(
+                    "destination {shown}: links={text} is no time between 1s and 7d",
+                    shown=_shown(address),
+                    text=repr(text),
+                ),
+                fix=msg("use links=24h or links=7d; S3 signs no link for longer"),
             )
         )
     return seconds
@@ -334,8 +382,11 @@ def _path_problems(path: str, address: str) -> list[Problem]:
     if ".." in PurePosixPath(path).parts or any(ord(sign) < 32 for sign in path):
         return [
             Problem(
-                text=f"destination {_shown(address)} has '..' or a control character in its path",
-                fix="name the folder directly",
+                text=msg(
+                    "destination {shown} has '..' or a control character in its path",
+                    shown=_shown(address),
+                ),
+                fix=msg("name the folder directly"),
             )
         ]
     return []
@@ -344,15 +395,32 @@ def _path_problems(path: str, address: str) -> list[Problem]:
 def _with_note(destination: Destination, address: str) -> Destination:
     """Keep what was mended: all that differs from what was pasted, options aside."""
     if f"{MASK}@" in address:
-        note = f"{_shown(address)}: the user and password in it are not used; set AWS_* or HF_TOKEN"
+        note = msg(
+            "{shown}: the user and password in it are not used; set AWS_* or HF_TOKEN",
+            shown=_shown(address),
+        )
         return replace(destination, notes=(note,))
     plain = unquote(address.partition("?")[0]).rstrip("/")
     if plain == str(destination) or quote(plain) == quote(str(destination)):
         return destination
-    extra = f" (branch {destination.revision})" if destination.revision != "main" else ""
+    extra = (
+        msg(" (branch {revision})", revision=destination.revision)
+        if destination.revision != "main"
+        else ""
+    )
     if destination.kind == "hub" and destination.prefix:
-        extra += f": folder {destination.prefix} of the repo {destination.root}"
-    note = f"destination {_shown(address)} is taken as {destination}{extra}"
+        extra = msg(
+            "{extra}: folder {prefix} of the repo {root}",
+            extra=extra,
+            prefix=destination.prefix,
+            root=destination.root,
+        )
+    note = msg(
+        "destination {shown} is taken as {destination}{extra}",
+        shown=_shown(address),
+        destination=destination,
+        extra=extra,
+    )
     return replace(destination, notes=(note,))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tenner.core.messages import msg
+
 ENDPOINT_HOSTS = re.compile(
     r"(?:^|\.)(?:s3[.-].*amazonaws\.com(?:\.cn)?|s3\.amazonaws\.com|r2\.cloudflarestorage\.com"
     r"|backblazeb2\.com|wasabisys\.com|digitaloceanspaces\.com|storage\.googleapis\.com"
@@ -99,7 +101,10 @@ def _parts(text: str) -> tuple[str, str, int | None]:
         raise ValueError("the S3 endpoint cannot be read")
     if parts.scheme and parts.scheme not in {"http", "https"}:
         raise ValueError(
-            f"the S3 endpoint begins with {parts.scheme}://; it needs https:// or http://"
+            msg(
+                "the S3 endpoint begins with {scheme}://; it needs https:// or http://",
+                scheme=parts.scheme,
+            )
         )
     return parts.scheme or ("http" if _is_near(host, port) else "https"), host, port
 

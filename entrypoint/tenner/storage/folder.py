@@ -10,6 +10,7 @@ from secrets import token_hex
 from tenner.core.checksums import HashedFile, changed_since, hash_file
 from tenner.core.errors import Problem
 from tenner.core.files import sync_directory
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.temporary_files import part_of
 from tenner.storage.destination import Destination
@@ -37,7 +38,11 @@ class FolderStore:
             self._root.mkdir(parents=True, exist_ok=True)
             _write_synced(probe, content)
             if probe.read_bytes() != content:
-                return (Problem(text=f"{self._root} gives back other bytes than were written"),)
+                return (
+                    Problem(
+                        text=msg("{root} gives back other bytes than were written", root=self._root)
+                    ),
+                )
             probe.unlink()
         except OSError as error:
             return (_problem(self._root, error),)
@@ -91,7 +96,7 @@ class FolderStore:
             if hash_file(part) != (file.size, file.sha256):
                 if changed := changed_since(file):
                     raise PermanentError(changed)
-                raise TransientError(f"{target} did not come out as it was sent")
+                raise TransientError(msg("{target} did not come out as it was sent", target=target))
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -189,7 +194,7 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 def _trouble(path: Path, error: OSError) -> TransientError | PermanentError:
     if error.errno in _PASSING:
-        return TransientError(f"{path}: {error.strerror}")
+        return TransientError(msg("{path}: {strerror}", path=path, strerror=error.strerror))
     return PermanentError(_problem(path, error))
 
 
@@ -197,11 +202,13 @@ def _problem(path: Path, error: OSError) -> Problem:
     reason = error.strerror or type(error).__name__
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            fix = "make room there, or name another folder"
+            fix = msg("make room there, or name another folder")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            fix = "mount it writable and check its owner, or name another folder"
+            fix = msg("mount it writable and check its owner, or name another folder")
         case errno.ENOTDIR | errno.EEXIST:
-            fix = "a file stands where a folder is needed; name another folder"
+            fix = msg("a file stands where a folder is needed; name another folder")
         case _:
-            fix = "check that the disk is mounted"
-    return Problem(text=f"cannot write to the folder {path}: {reason}", fix=fix)
+            fix = msg("check that the disk is mounted")
+    return Problem(
+        text=msg("cannot write to the folder {path}: {reason}", path=path, reason=reason), fix=fix
+    )

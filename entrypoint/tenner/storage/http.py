@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tenner.core.addresses import Address, full_address, without_credentials_in
 from tenner.core.errors import DatasetError, TennerError
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.retry import retry_policy
 from tenner.storage.redirects import RedirectGuard
 
@@ -85,10 +86,13 @@ def download(
     url = Address(url)
     if url.lacks_credentials:
         raise wanted.error(
-            f"{url} is an address without its password or token, which are never written down",
+            msg(
+                "{url} is an address without its password or token, which are never written down",
+                url=url,
+            ),
             fix="give the whole address again",
         )
-    name = Path(urlsplit(url).path).name or "the file"
+    name = Path(urlsplit(url).path).name or msg("the file")
     host = urlsplit(url).hostname or url
     task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +118,28 @@ def download(
         again(once)
     except httpx.InvalidURL as error:
         why = without_credentials_in(str(error))
-        raise wanted.error(f"{url} is no address: {why}", fix="correct it") from None
+        raise wanted.error(
+            msg("{url} is no address: {why}", url=url, why=why), fix="correct it"
+        ) from None
     except httpx.HTTPError as error:
         unreachable = Unreachable if wanted is A_DATASET else wanted.error
         raise unreachable(
-            f"{name} cannot be fetched from {host}: {without_credentials_in(str(error))}",
+            msg(
+                "{name} cannot be fetched from {host}: {without_credentials_in}",
+                name=name,
+                host=host,
+                without_credentials_in=without_credentials_in(str(error)),
+            ),
             fix="check the address; a second start goes on where this one ended",
         ) from None
     except OSError as error:
         raise wanted.error(
-            f"{name} cannot be kept in {target.parent}: {error}",
+            msg(
+                "{name} cannot be kept in {parent}: {error}",
+                name=name,
+                parent=target.parent,
+                error=error,
+            ),
             fix="free disk space, or set TENNER_CACHE_DIR",
         ) from error
 
@@ -244,7 +260,8 @@ def _refuse(answer: "httpx.Response", wanted: Wanted) -> None:
     answer.raise_for_status()
     if answer.headers.get("Content-Type", "").startswith("text/html"):
         raise wanted.error(
-            f"{host} answers with a web page, not {wanted.kind}", fix=wanted.page_fix
+            msg("{host} answers with a web page, not {kind}", host=host, kind=wanted.kind),
+            fix=wanted.page_fix,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
 from tenner.core.files import sync_directory
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
@@ -49,7 +50,10 @@ class HubStore:
         small large-file arrives. That file is in no commit: it leaves no trace in the repo."""
         who = self._ask(deadline, self._client.api.whoami)
         if reason := _reads_only(who):
-            problem = Problem(text=f"{self.destination}: {reason}", fix=_write_fix())
+            problem = Problem(
+                text=msg("{destination}: {reason}", destination=self.destination, reason=reason),
+                fix=_write_fix(),
+            )
             raise PermanentError(problem)
         try:
             repo = self._make_ready(deadline)
@@ -65,8 +69,13 @@ class HubStore:
             revision=self.destination.revision,
         )
         if self.destination.private and repo is not None and not repo.private:
-            text = f"{self.destination} is a public repo: everyone can see what is delivered"
-            fix = f"make it private on its page, or say hf://{self.destination.root}?public"
+            text = msg(
+                "{destination} is a public repo: everyone can see what is delivered",
+                destination=self.destination,
+            )
+            fix = msg(
+                "make it private on its page, or say hf://{root}?public", root=self.destination.root
+            )
             return (Problem(text=text, fix=fix, level="warning"),)
         return ()
 
@@ -102,9 +111,12 @@ class HubStore:
                 reader.reached(file.size)  # what was there under another name is not read
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
-        text = f"{self.destination}: a Hub repo cannot keep two machines from training the same run"
+        text = msg(
+            "{destination}: a Hub repo cannot keep two machines from training the same run",
+            destination=self.destination,
+        )
         raise PermanentError(
-            Problem(text=text, fix="name an s3:// destination or a shared folder too")
+            Problem(text=text, fix=msg("name an s3:// destination or a shared folder too"))
         )
 
     def read(self, name: str, deadline: Deadline) -> bytes | None:
@@ -266,7 +278,7 @@ class _Counted(io.BufferedReader):
 
 def _changed(file: HashedFile) -> Problem:
     changed = changed_since(file)
-    return changed or Problem(text=f"{file.path} is read as another file each time")
+    return changed or Problem(text=msg("{path} is read as another file each time", path=file.path))
 
 
 def _addition(name: str, content: io.BufferedIOBase) -> Any:
@@ -288,18 +300,26 @@ def _git_hash(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TransientError(f"{path}: {error.strerror}") from error
+        raise TransientError(
+            msg("{path}: {strerror}", path=path, strerror=error.strerror)
+        ) from error
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _reads_only(who: Mapping[str, Any]) -> str:
     """Why this token cannot write anything, where the Hub says so; an empty text elsewhere."""
     token = who.get("auth", {}).get("accessToken", {})
-    return f"the token of {who.get('name')} may only read" if token.get("role") == "read" else ""
+    return (
+        msg("the token of {get} may only read", get=who.get("name"))
+        if token.get("role") == "read"
+        else ""
+    )
 
 
 def _write_fix() -> str:
-    return f"make a token with write access at {TOKENS_PAGE} and set HF_TOKEN"
+    return msg(
+        "make a token with write access at {tokens_page} and set HF_TOKEN", tokens_page=TOKENS_PAGE
+    )
 
 
 def _in_whose_name(
@@ -310,15 +330,16 @@ def _in_whose_name(
     mine = [str(who.get("name")), *(str(org["name"]) for org in who.get("orgs", ()))]
     if owner in mine or refused.code not in {"401", "403", "404", "RepoNotFound"}:
         return refused
-    text = f"{refused.problem.text}; this token is of {mine[0]}"
+    text = msg("{text}; this token is of {mine}", text=refused.problem.text, mine=mine[0])
     fixes = " or ".join(f"hf://{name}/{repo}" for name in mine[:3])
     return PermanentError(
-        Problem(text=text, fix=f"use {fixes}, or a token of {owner}"), code=refused.code
+        Problem(text=text, fix=msg("use {fixes}, or a token of {owner}", fixes=fixes, owner=owner)),
+        code=refused.code,
     )
 
 
 def _title(verb: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    more = msg(" and {n} more", n=len(names) - 1) if len(names) > 1 else ""
     return f"{verb} {names[0]}{more}"
 
 

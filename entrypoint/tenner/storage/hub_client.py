@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.redirects import ServerGuard
@@ -52,8 +53,11 @@ def open_hub_client(
         )
     except ImportError as error:
         problem = Problem(
-            text=f"{location}: Hugging Face needs huggingface_hub, which is not installed",
-            fix="pip install 'tenner[hub]'",
+            text=msg(
+                "{location}: Hugging Face needs huggingface_hub, which is not installed",
+                location=location,
+            ),
+            fix=msg("pip install 'tenner[hub]'"),
         )
         raise PermanentError(problem) from error
     disable_progress_bars()
@@ -61,8 +65,10 @@ def open_hub_client(
     token = (secrets.hf_token or get_token()) if signs_in else None
     if to_write and not token:
         problem = Problem(
-            text=f"{location}: no token for Hugging Face was given",
-            fix=f"set HF_TOKEN to a token with write access ({TOKENS_PAGE})",
+            text=msg("{location}: no token for Hugging Face was given", location=location),
+            fix=msg(
+                "set HF_TOKEN to a token with write access ({tokens_page})", tokens_page=TOKENS_PAGE
+            ),
         )
         raise PermanentError(problem)
     endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
@@ -129,17 +135,29 @@ def explain(location: object, error: BaseException) -> TransientError | Permanen
         case "LocalEntryNotFoundError" if error.__cause__:
             return explain(location, error.__cause__)
         case "OfflineModeIsEnabled":
-            text, fix = "HF_HUB_OFFLINE is set", "unset it: this needs the network"
-            return PermanentError(Problem(text=f"{location}: {text}", fix=fix), code=OFFLINE)
+            text, fix = msg("HF_HUB_OFFLINE is set"), msg("unset it: this needs the network")
+            return PermanentError(
+                Problem(text=msg("{location}: {text}", location=location, text=text), fix=fix),
+                code=OFFLINE,
+            )
         case "HFValidationError":
-            text, fix = _first_line(error), "use hf://user/repo"
+            text, fix = _first_line(error), msg("use hf://user/repo")
         case "LocalTokenNotFoundError":
-            text, fix = "no token was given", f"set HF_TOKEN ({TOKENS_PAGE})"
+            text, fix = (
+                msg("no token was given"),
+                msg("set HF_TOKEN ({tokens_page})", tokens_page=TOKENS_PAGE),
+            )
         case "ValueError":
-            text, fix = _first_line(error), "look at what is delivered, and at the repo's page"
+            text, fix = _first_line(error), msg("look at what is delivered, and at the repo's page")
         case _:
-            return TransientError(f"{type(error).__name__}: {_first_line(error)}")
-    return PermanentError(Problem(text=f"{location}: {text}", fix=fix))
+            return TransientError(
+                msg(
+                    "{name}: {first_line}", name=type(error).__name__, first_line=_first_line(error)
+                )
+            )
+    return PermanentError(
+        Problem(text=msg("{location}: {text}", location=location, text=text), fix=fix)
+    )
 
 
 def _explain_answer(
@@ -148,30 +166,49 @@ def _explain_answer(
     code = headers.get("X-Error-Code", "")
     message = headers.get("X-Error-Message", "").strip() or _first_line(error)
     if status >= 500 or status in _PASSING_STATUS:
-        return TransientError(f"Hugging Face answered {status}: {message}")
+        return TransientError(
+            msg("Hugging Face answered {status}: {message}", status=status, message=message)
+        )
     text, fix = _meaning(status, code, message)
-    return PermanentError(Problem(text=f"{location}: {text}", fix=fix), code=code or str(status))
+    return PermanentError(
+        Problem(text=msg("{location}: {text}", location=location, text=text), fix=fix),
+        code=code or str(status),
+    )
 
 
 def _meaning(status: int, code: str, message: str) -> tuple[str, str]:
     """What is wrong and what to do, by what the Hub answered."""
     lower = message.lower()
     if code == "GatedRepo":
-        return f"this repo is gated ({message})", "open its page, accept its terms, and try again"
+        return msg("this repo is gated ({message})", message=message), msg(
+            "open its page, accept its terms, and try again"
+        )
     if code == "RepoNotFound":
-        return "there is no such repo, or this token may not see it", "check its name and HF_TOKEN"
+        return msg("there is no such repo, or this token may not see it"), msg(
+            "check its name and HF_TOKEN"
+        )
     if code == "RevisionNotFound":
-        return "there is no such branch or revision", "check the part after @ or revision="
+        return msg("there is no such branch or revision"), msg(
+            "check the part after @ or revision="
+        )
     if code == "EntryNotFound":
-        return "there is no such file in the repo", "check the path, letter for letter"
+        return msg("there is no such file in the repo"), msg("check the path, letter for letter")
     if status == 401:
-        return "Hugging Face does not know this token", f"check HF_TOKEN ({TOKENS_PAGE})"
+        return msg("Hugging Face does not know this token"), msg(
+            "check HF_TOKEN ({tokens_page})", tokens_page=TOKENS_PAGE
+        )
     if "storage" in lower or "quota" in lower:
-        return f"the storage there is full ({message})", "make room, or use another destination"
+        return msg("the storage there is full ({message})", message=message), msg(
+            "make room, or use another destination"
+        )
     if status in {402, 403}:
-        fix = f"use a token with write access to this repo ({TOKENS_PAGE})"
-        return f"access denied ({message})", fix
-    return f"Hugging Face answered {status}: {message}", "look at the repo's page"
+        fix = msg(
+            "use a token with write access to this repo ({tokens_page})", tokens_page=TOKENS_PAGE
+        )
+        return msg("access denied ({message})", message=message), fix
+    return msg("Hugging Face answered {status}: {message}", status=status, message=message), msg(
+        "look at the repo's page"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tenner.core.checksums import DeliveredFile, HashedFile, begin_hashing, wait_until_hashed
 from tenner.core.errors import DeliveryError, Problem
+from tenner.core.messages import msg
 
 MANIFEST_NAME = "manifest.json"
 _VERSION = 1
@@ -59,7 +60,9 @@ def begin_manifest(files: Sequence[DeliveredFile], *, job: str = "") -> Manifest
     named: list[DeliveredFile] = []
     for file in files:
         if reason := name_problem(file.name, seen):
-            problems.append(Problem(text=f"cannot deliver {file.path}: {reason}"))
+            problems.append(
+                Problem(text=msg("cannot deliver {path}: {reason}", path=file.path, reason=reason))
+            )
             continue
         seen.add(file.name)
         named.append(file)
@@ -95,9 +98,9 @@ def read_manifest(text: bytes | str) -> RemoteManifest | None:
 def name_problem(name: str, seen: set[str]) -> str:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
-        return f"the name {name!r} is not a relative one"
+        return msg("the name {name} is not a relative one", name=repr(name))
     if str(PurePosixPath(name)) != name or any(ord(sign) < 32 for sign in name):
-        return f"the name {name!r} is not a plain one"
+        return msg("the name {name} is not a plain one", name=repr(name))
     if name == MANIFEST_NAME:
-        return f"{MANIFEST_NAME} is written by the delivery itself"
-    return f"the name {name!r} is used twice" if name in seen else ""
+        return msg("{manifest_name} is written by the delivery itself", manifest_name=MANIFEST_NAME)
+    return msg("the name {name} is used twice", name=repr(name)) if name in seen else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tenner.core.checksums import HashedFile
 from tenner.core.events import Event, Phase, Warned
+from tenner.core.messages import joined, msg, plural
 from tenner.core.secrets import Secrets
 
 _EVERY_SECONDS = 1.0
@@ -32,8 +33,13 @@ class Repeats:
                 return ""
             self._last[trouble] = now
             if self._count[trouble] == 1:
-                return "trying again"
-            return f"trying again ({self._count[trouble]} times in {now - first:.0f} s)"
+                return msg("trying again")
+            return plural(
+                "trying again ({n} time in {seconds} s)",
+                "trying again ({n} times in {seconds} s)",
+                self._count[trouble],
+                seconds=f"{now - first:.0f}",
+            )
 
 
 class Progress:
@@ -60,8 +66,12 @@ class Progress:
 
     def left(self, place: str, name: str) -> None:
         """A person's own file, which is not replaced."""
-        text = f"{place}: its {name} was edited by hand and stays as it is"
-        self._emit(Warned(text=text, fix=f"the new one is in the run's folder, as {name}"))
+        text = msg(
+            "{place}: its {name} was edited by hand and stays as it is", place=place, name=name
+        )
+        self._emit(
+            Warned(text=text, fix=msg("the new one is in the run's folder, as {name}", name=name))
+        )
 
     def counter(self, place: str) -> Callable[[int], None]:
         """A function that is told of bytes arriving at `place`."""
@@ -73,8 +83,10 @@ class Progress:
 
         def tell(trouble: str) -> None:
             if since := repeats.is_due(trouble):
-                named = trouble if trouble.startswith(place) else f"{place}: {trouble}"
-                self._emit(Warned(text=self._secrets.redact(f"{named}; {since}")))
+                named = (
+                    trouble if trouble.startswith(place) else joined(place, trouble, separator=": ")
+                )
+                self._emit(Warned(text=self._secrets.redact(joined(named, since))))
 
         return tell
 

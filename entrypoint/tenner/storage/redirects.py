@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from tenner.core.errors import Problem, TennerError
+from tenner.core.messages import msg
 from tenner.core.retry import PermanentError
 
 if TYPE_CHECKING:
@@ -103,16 +104,18 @@ class ServerGuard:
 
     def _refuse(self, host: str) -> None:
         if not self._is_inside:
-            raise PermanentError(Problem(text=f"{self._host}: {_text(host)}", fix=_FIX))
+            raise PermanentError(
+                Problem(text=msg("{host}: {text}", host=self._host, text=_text(host)), fix=_FIX)
+            )
 
 
 _XET_HEADER = "X-Xet-Cas-Url"
 """Where the Hub sends for large files; a library of its own, in Rust, connects there."""
-_FIX = "name the file's own address; a redirect into a private network is not followed"
+_FIX = msg("name the file's own address; a redirect into a private network is not followed")
 
 
 def _text(host: str) -> str:
-    return f"the address redirects to {host}, a host of this machine's own network"
+    return msg("the address redirects to {host}, a host of this machine's own network", host=host)
 
 
 def is_inside(address: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.parallel import first_error, in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
@@ -51,8 +52,10 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
         )
     except ValueError as error:
         problem = Problem(
-            text=f"{destination}: {error}",
-            fix="write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)",
+            text=msg("{destination}: {error}", destination=destination, error=error),
+            fix=msg(
+                "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
+            ),
         )
         raise PermanentError(problem) from error
 
@@ -98,8 +101,11 @@ class S3Store:
         if deletes:
             self.delete([name], deadline)
         if back and back.content != content:
-            text = f"{self.destination} gives back other bytes than were written"
-            return (Problem(text=text, fix="this server does not keep what it is given"),)
+            text = msg(
+                "{destination} gives back other bytes than were written",
+                destination=self.destination,
+            )
+            return (Problem(text=text, fix=msg("this server does not keep what it is given")),)
         versions = growth_of(self.destination, back.kept) if back and back.kept else ()
         return (*limits_of(self.destination, self._permissions), *versions)
 

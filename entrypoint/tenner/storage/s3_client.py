@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
@@ -58,8 +59,11 @@ def open_client(
         )
     except ImportError as error:
         problem = Problem(
-            text=f"{destination}: delivering to S3 needs boto3, which is not installed",
-            fix="pip install 'tenner[s3]'",
+            text=msg(
+                "{destination}: delivering to S3 needs boto3, which is not installed",
+                destination=destination,
+            ),
+            fix=msg("pip install 'tenner[s3]'"),
         )
         raise PermanentError(problem) from error
     is_signed = signs_payload or not endpoint.keeps_bytes
@@ -131,22 +135,28 @@ def _explain_without_answer(
     """Errors from this side: no keys, no such profile, no connection."""
     match type(error).__name__:
         case "NoCredentialsError" | "PartialCredentialsError" | "CredentialRetrievalError":
-            text = "no keys were given"
-            fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give a role"
+            text = msg("no keys were given")
+            fix = msg(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give a role"
+            )
         case "ProfileNotFound":
-            text, fix = str(error), "name one of the profiles in ~/.aws/config"
+            text, fix = str(error), msg("name one of the profiles in ~/.aws/config")
         case "NoRegionError":
-            text, fix = "no region is known", "set AWS_REGION to the bucket's region"
+            text, fix = msg("no region is known"), msg("set AWS_REGION to the bucket's region")
         case "SSLError":
-            text = f"the server's certificate is not trusted: {error}"
-            fix = "set AWS_CA_BUNDLE to its authority's file, or use an http:// endpoint at home"
+            text = msg("the server's certificate is not trusted: {error}", error=error)
+            fix = msg(
+                "set AWS_CA_BUNDLE to its authority's file, or use an http:// endpoint at home"
+            )
         case "SSOTokenLoadError" | "UnauthorizedSSOTokenError" | "TokenRetrievalError":
-            text, fix = "the single sign-on session has run out", "run: aws sso login"
+            text, fix = msg("the single sign-on session has run out"), msg("run: aws sso login")
         case "ValueError" | "InvalidConfigError" | "ConfigParseError" | "InvalidRegionError":
-            text, fix = str(error), "check the AWS_* settings"
+            text, fix = str(error), msg("check the AWS_* settings")
         case _:
-            return TransientError(f"{type(error).__name__}: {error}")
-    return PermanentError(Problem(text=f"{destination}: {text}", fix=fix))
+            return TransientError(msg("{name}: {error}", name=type(error).__name__, error=error))
+    return PermanentError(
+        Problem(text=msg("{destination}: {text}", destination=destination, text=text), fix=fix)
+    )
 
 
 def _keys(secrets: Secrets) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, TransientError, retrying
 from tenner.storage.destination import Destination
 from tenner.storage.s3_client import S3Client, call
@@ -50,7 +51,7 @@ def download_object(
                     if on_bytes:
                         on_bytes(done)
         if part.stat().st_size != size:
-            raise TransientError(f"{target.name}: the transfer was cut")
+            raise TransientError(msg("{name}: the transfer was cut", name=target.name))
 
     retrying(deadline, go_on)
     part.replace(target)

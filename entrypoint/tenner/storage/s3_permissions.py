@@ -4,6 +4,7 @@ import json
 from typing import Literal
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.storage.destination import Destination
 from tenner.storage.permissions import Permissions
 
@@ -16,7 +17,7 @@ def growth_of(destination: Destination, kept: Kept) -> tuple[Problem, ...]:
     """That a bucket grows by each state that is replaced, and the rule that ends it."""
     if not kept:
         return ()
-    until = " until its lock has ended" if kept == "locked" else ""
+    until = msg(" until its lock has ended") if kept == "locked" else ""
     folder = destination.name_in_root(".tenner/")
     rule = {
         "ID": "tenner-old-states",
@@ -28,11 +29,19 @@ def growth_of(destination: Destination, kept: Kept) -> tuple[Problem, ...]:
     rules = json.dumps({"Rules": [rule]})
     return (
         Problem(
-            text=f"{destination}: this bucket keeps each version of a file{until}: it grows by a "
-            "state at each save, and all of it is paid for",
-            fix="add this rule to its lifecycle rules (aws s3api "
-            f"put-bucket-lifecycle-configuration --bucket {destination.root} "
-            f"--lifecycle-configuration '{rules}'), or set keep_remote_states = 0",
+            text=msg(
+                "{destination}: this bucket keeps each version of a file{until}: it grows"
+                " by a state at each save, and all of it is paid for",
+                destination=destination,
+                until=until,
+            ),
+            fix=msg(
+                "add this rule to its lifecycle rules (aws s3api"
+                " put-bucket-lifecycle-configuration --bucket {root}"
+                " --lifecycle-configuration '{rules}'), or set keep_remote_states = 0",
+                root=destination.root,
+                rules=rules,
+            ),
             level="warning",
         ),
     )
@@ -43,28 +52,39 @@ def limits_of(destination: Destination, permissions: Permissions) -> tuple[Probl
     if not permissions.reads:
         return (
             Problem(
-                text=f"{destination}: files can be written but not read back: each is verified by "
-                "the server's answer to its upload, no states are kept there, and a run goes on "
-                "from this machine's disk alone",
-                fix="to go on from there, allow s3:GetObject too (docs/permissions.md)",
+                text=msg(
+                    "{destination}: files can be written but not read back: each is"
+                    " verified by the server's answer to its upload, no states are kept"
+                    " there, and a run goes on from this machine's disk alone",
+                    destination=destination,
+                ),
+                fix=msg("to go on from there, allow s3:GetObject too (docs/permissions.md)"),
                 level="warning",
             ),
         )
     if not permissions.deletes:
         return (
             Problem(
-                text=f"{destination}: files can be written but not deleted: two states overwrite "
-                "each other in turn, and stay there after the delivery",
-                fix="to have them removed, allow s3:DeleteObject too (docs/permissions.md)",
+                text=msg(
+                    "{destination}: files can be written but not deleted: two states"
+                    " overwrite each other in turn, and stay there after the delivery",
+                    destination=destination,
+                ),
+                fix=msg("to have them removed, allow s3:DeleteObject too (docs/permissions.md)"),
                 level="warning",
             ),
         )
     if not permissions.lists:
         return (
             Problem(
-                text=f"{destination}: names cannot be listed: two states overwrite each other in "
-                "turn, and an upload that is cut begins again",
-                fix="to have cut uploads continued, allow s3:ListBucket too (docs/permissions.md)",
+                text=msg(
+                    "{destination}: names cannot be listed: two states overwrite each other"
+                    " in turn, and an upload that is cut begins again",
+                    destination=destination,
+                ),
+                fix=msg(
+                    "to have cut uploads continued, allow s3:ListBucket too (docs/permissions.md)"
+                ),
                 level="note",
             ),
         )

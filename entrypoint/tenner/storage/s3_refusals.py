@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.retry import PermanentError, TransientError
 
 _PASSING_CODES = {
@@ -38,7 +39,7 @@ _FULL_WORDS = ("quota exceeded", "quota has been", "storage cap", "no space left
 _EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _DENIED_CODES = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess"}
 _REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed"}
-_CHECK_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, letter for letter"
+_CHECK_KEYS = msg("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, letter for letter")
 _MEANINGS = {
     "NoSuchBucket": (
         "there is no such bucket on that server",
@@ -46,11 +47,14 @@ _MEANINGS = {
     ),
     "InvalidAccessKeyId": (
         "the server does not know this access key",
-        f"{_CHECK_KEYS}; for other servers than AWS set AWS_ENDPOINT_URL too",
+        msg(
+            "{check_keys}; for other servers than AWS set AWS_ENDPOINT_URL too",
+            check_keys=_CHECK_KEYS,
+        ),
     ),
     "SignatureDoesNotMatch": (
         "the secret key does not belong to the access key",
-        f"{_CHECK_KEYS}; the region must be the bucket's",
+        msg("{check_keys}; the region must be the bucket's", check_keys=_CHECK_KEYS),
     ),
     "InvalidToken": (
         "the session token is not valid",
@@ -83,15 +87,26 @@ def explain_answer(
     said = str(error.get("Message", "")) or code
     if _is_full(code, status, said):
         problem = Problem(
-            text=f"{destination}: the storage there is full ({status} {code}: {said})",
-            fix="make room there or raise its limit; the files are kept here meanwhile",
+            text=msg(
+                "{destination}: the storage there is full ({status} {code}: {said})",
+                destination=destination,
+                status=status,
+                code=code,
+                said=said,
+            ),
+            fix=msg("make room there or raise its limit; the files are kept here meanwhile"),
         )
         return PermanentError(problem, code=FULL)
     if status >= 500 or status == 429 or code in _PASSING_CODES:
-        return TransientError(f"the server answered {status} {code}: {said}")
+        return TransientError(
+            msg("the server answered {status} {code}: {said}", status=status, code=code, said=said)
+        )
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region")
     text, fix = _meaning(code, status, said, operation, region)
-    return PermanentError(Problem(text=f"{destination}: {text}", fix=fix), code=code)
+    return PermanentError(
+        Problem(text=msg("{destination}: {text}", destination=destination, text=text), fix=fix),
+        code=code,
+    )
 
 
 def _is_full(code: str, status: int, said: str) -> bool:
@@ -106,22 +121,31 @@ def _meaning(
     if code in _MEANINGS:
         return _MEANINGS[code]
     if code in _REGION_CODES:
-        where = f"set AWS_REGION={region}" if region else "set AWS_REGION to the bucket's region"
-        return "the bucket is in another region", where
+        where = (
+            msg("set AWS_REGION={region}", region=region)
+            if region
+            else msg("set AWS_REGION to the bucket's region")
+        )
+        return msg("the bucket is in another region"), where
     if code in _EXPIRED_CODES:
         return (
-            f"the keys have run out ({said})",
-            "take fresh keys that outlive the run (AWS_SESSION_TOKEN belongs to the other two)",
+            msg("the keys have run out ({said})", said=said),
+            msg(
+                "take fresh keys that outlive the run (AWS_SESSION_TOKEN belongs to the other two)"
+            ),
         )
     if code in _DENIED_CODES:
         needed = _NEEDED.get(
-            operation, "s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+            operation, msg("s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket")
         )
         return (
-            f"access denied to {operation} ({said})",
-            f"these keys need {needed} there; docs/permissions.md has a policy that is enough",
+            msg("access denied to {operation} ({said})", operation=operation, said=said),
+            msg(
+                "these keys need {needed} there; docs/permissions.md has a policy that is enough",
+                needed=needed,
+            ),
         )
     return (
-        f"the server answered {status} {code}: {said}",
-        "it is the server's own word: look there, and at AWS_ENDPOINT_URL and AWS_REGION",
+        msg("the server answered {status} {code}: {said}", status=status, code=code, said=said),
+        msg("it is the server's own word: look there, and at AWS_ENDPOINT_URL and AWS_REGION"),
     )

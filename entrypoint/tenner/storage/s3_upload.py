@@ -15,6 +15,7 @@ from threading import Lock, Thread
 from typing import Any, TypeVar, cast
 
 from tenner.core.checksums import HashedFile, changed_since
+from tenner.core.messages import msg
 from tenner.core.parallel import DaemonExecutor, first_error, in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.destination import Destination
@@ -189,7 +190,7 @@ class S3Uploads:
             answer = self._ask(upload, deadline, self.client.complete_multipart_upload, **whole)
         except (PermanentError, _UploadLost) as error:
             self._give_up(file.name, deadline)
-            text = f"an unfinished upload of {file.name} could not be resumed"
+            text = msg("an unfinished upload of {name} could not be resumed", name=file.name)
             raise TransientError(text) from error
         self._unfinished.pop(file.name, None)
         return answer

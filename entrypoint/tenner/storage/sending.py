@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tenner.core.checksums import HashedFile, hashed_text
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.store import OnBytes, Store
@@ -38,7 +39,11 @@ def put_verified(
         if missing:
             names = ", ".join(file.name for file in missing[:3])
             raise TransientError(
-                f"{names}: what {store.destination} holds is not what was sent (size or hash)"
+                msg(
+                    "{names}: what {destination} holds is not what was sent (size or hash)",
+                    names=names,
+                    destination=store.destination,
+                )
             )
 
     retrying(deadline, once, on_retry=told)

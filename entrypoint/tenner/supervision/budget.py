@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tenner.core.events import Event, Warned
+from tenner.core.messages import joined, msg
 from tenner.supervision.guards import Verdict
 
 GUESSED_BYTES_PER_SECOND = 5e6
@@ -48,11 +49,23 @@ class Budget:
         parts: list[str] = []
         cost = self.cost_usd(seconds)
         if cost is not None and self.max_cost_usd is not None:
-            parts.append(f"${self.spent_usd + cost:.2f} of ${self.max_cost_usd:.2f}")
+            parts.append(
+                msg(
+                    "${usd} of ${limit}",
+                    usd=f"{self.spent_usd + cost:.2f}",
+                    limit=f"{self.max_cost_usd:.2f}",
+                )
+            )
         if self.max_hours is not None:
             hours = (self.spent_seconds + seconds) / 3600
-            parts.append(f"{hours:.2f} of {self.max_hours:g} hours")
-        return ", ".join(parts)
+            parts.append(
+                msg(
+                    "{hours} of {max_hours} hours",
+                    hours=f"{hours:.2f}",
+                    max_hours=f"{self.max_hours:g}",
+                )
+            )
+        return joined(*parts, separator=", ")
 
 
 def delivery_seconds(num_bytes: int, bytes_per_second: float | None) -> float:
@@ -82,12 +95,14 @@ class BudgetGuard:
             return None
         used = self.now() - self.started
         if used >= left - self.reserve():
-            text = f"the budget ends here ({self.budget.says(used)}): saving and delivering"
+            text = msg(
+                "the budget ends here ({says}): saving and delivering", says=self.budget.says(used)
+            )
             return Verdict(event=Warned(text=text), end="ask", reason="budget")
         total = self.budget.spent_seconds + left
         if not self._has_warned and self.budget.spent_seconds + used >= WARN_AT * total:
             self._has_warned = True
-            fix = "raise max_cost_usd or max_hours now and start again, or let it end in order"
-            text = f"80 % of the budget is used ({self.budget.says(used)})"
+            fix = msg("raise max_cost_usd or max_hours now and start again, or let it end in order")
+            text = msg("80 % of the budget is used ({says})", says=self.budget.says(used))
             return Verdict(event=Warned(text=text, fix=fix))
         return None

@@ -14,6 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from tenner.core.events import Event, Failed, Step, Warned
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.supervision.guards import Verdict
 
@@ -112,9 +113,11 @@ class CardWatch:
         if len(lost) == FAILURES and all(each.trouble for each in lost):
             failed = Failed(
                 kind="host",
-                text=f"the host has lost its card: {lost[-1].trouble}",
-                fix="rent another machine and start the same command there:"
-                " it goes on from the last state",
+                text=msg("the host has lost its card: {trouble}", trouble=lost[-1].trouble),
+                fix=msg(
+                    "rent another machine and start the same command there: it goes on from"
+                    " the last state"
+                ),
             )
             return Verdict(event=failed, end="ask", reason="host")
         trains, self._steps_at_look = self._steps > self._steps_at_look, self._steps
@@ -128,15 +131,26 @@ class CardWatch:
         """Signs of a bad host, each told once."""
         used = [look.utilization_percent for look in looks if look.utilization_percent is not None]
         if len(used) == IDLE_LOOKS and statistics.median(used) < IDLE_PERCENT:
-            text = f"the card is at work for {statistics.median(used):.0f} % of the time only"
+            text = msg(
+                "the card is at work for {median} % of the time only",
+                median=f"{statistics.median(used):.0f}",
+            )
             return self._once(
-                "idle", text, "the CPU or the disk holds it up, or another program has the card"
+                "idle",
+                text,
+                msg("the CPU or the disk holds it up, or another program has the card"),
             )
         hot = looks[-HOT_LOOKS:]
         if len(hot) == HOT_LOOKS and all(look.is_throttled for look in hot):
-            at = f" at {hot[-1].celsius:.0f} °C" if hot[-1].celsius is not None else ""
-            fix = "the host's cooling or power is bad: another machine would be faster"
-            return self._once("hot", f"the card is slowed down by its own protection{at}", fix)
+            at = (
+                msg(" at {celsius} °C", celsius=f"{hot[-1].celsius:.0f}")
+                if hot[-1].celsius is not None
+                else ""
+            )
+            fix = msg("the host's cooling or power is bad: another machine would be faster")
+            return self._once(
+                "hot", msg("the card is slowed down by its own protection{at}", at=at), fix
+            )
         return None
 
     def _once(self, what: str, text: str, fix: str) -> Verdict | None:

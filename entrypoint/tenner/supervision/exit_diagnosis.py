@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.core.events import Failed
+from tenner.core.messages import msg
 from tenner.hardware.host import MIB, cgroup_folders, inspect_host
 
 _DIED_OF = re.compile(
@@ -18,7 +19,7 @@ _DIED_OF = re.compile(
     r"|Signal (\d+) \(\w+\) received by PID"
 )
 """torchrun, Python's subprocess (accelerate), torchrun again."""
-GO_ON = "start the same command again: it goes on from the last state"
+GO_ON = msg("start the same command again: it goes on from the last state")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +66,33 @@ def explain(
             host = inspect_host(root)
             return Failed(
                 kind="host_memory",
-                text=f"the trainer met a bus error: /dev/shm is full ({host.shm_mib} MiB free)",
-                fix="start the container with --shm-size=2g or --ipc=host,"
-                " or set max_data_loader_n_workers = 0",
+                text=msg(
+                    "the trainer met a bus error: /dev/shm is full ({shm_mib} MiB free)",
+                    shm_mib=host.shm_mib,
+                ),
+                fix=msg(
+                    "start the container with --shm-size=2g or --ipc=host, or set"
+                    " max_data_loader_n_workers = 0"
+                ),
             )
         case signal.SIGKILL | signal.SIGTERM as number:
             host = inspect_host(root)
             return Failed(
                 kind="killed",
-                text=f"the trainer was killed from outside ({signal.Signals(number).name}):"
-                f" by the host, or for memory ({host.free_ram_mib} of {host.ram_mib} MiB are free)",
+                text=msg(
+                    "the trainer was killed from outside ({name}): by the host, or for"
+                    " memory ({free_ram_mib} of {ram_mib} MiB are free)",
+                    name=signal.Signals(number).name,
+                    free_ram_mib=host.free_ram_mib,
+                    ram_mib=host.ram_mib,
+                ),
                 fix=GO_ON,
             )
         case signal.SIGSEGV | signal.SIGILL | signal.SIGABRT as number:
             return Failed(
                 kind="other",
-                text=f"the trainer crashed ({signal.Signals(number).name})",
-                fix=f"{GO_ON}; if it crashes again, rent another machine",
+                text=msg("the trainer crashed ({name})", name=signal.Signals(number).name),
+                fix=msg("{go_on}; if it crashes again, rent another machine", go_on=GO_ON),
             )
         case _:
             return None
@@ -99,9 +110,16 @@ def _memory_limit(group: Path, root: Path) -> Failed:
     )
     return Failed(
         kind="host_memory",
-        text=f"the kernel killed the trainer: it passed the memory limit of {limit} MiB ({group})",
-        fix="give the container more memory (docker run --memory, the pod's RAM), or set"
-        f" max_data_loader_n_workers = 0; {GO_ON}",
+        text=msg(
+            "the kernel killed the trainer: it passed the memory limit of {limit} MiB ({group})",
+            limit=limit,
+            group=group,
+        ),
+        fix=msg(
+            "give the container more memory (docker run --memory, the pod's RAM), or set"
+            " max_data_loader_n_workers = 0; {go_on}",
+            go_on=GO_ON,
+        ),
     )
 
 

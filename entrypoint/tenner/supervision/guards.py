@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from tenner.core.events import Checkpoint, Done, Event, Failed, StateSaved, Step, Warned
+from tenner.core.messages import msg
 
 Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done", "disk"]
 
@@ -92,9 +93,14 @@ class StallGuard:
             return None
         failed = Failed(
             kind="host",
-            text=f"the trainer has said nothing for {silent / 60:.0f} minutes: it hangs",
-            fix="start the same command again: it goes on from the last state; "
-            "if it hangs again, rent another machine",
+            text=msg(
+                "the trainer has said nothing for {silent} minutes: it hangs",
+                silent=f"{silent / 60:.0f}",
+            ),
+            fix=msg(
+                "start the same command again: it goes on from the last state; if it hangs"
+                " again, rent another machine"
+            ),
         )
         return Verdict(event=failed, end="now", reason="stall")
 
@@ -124,7 +130,11 @@ class StopFileGuard:
             self._weights_of = event.step
         saved = isinstance(event, StateSaved) and event.step == self._weights_of
         if isinstance(event, StateSaved) and saved and self.stop_file.exists():
-            text = f"ending after step {event.step}, as {self.stop_file.name} asks"
+            text = msg(
+                "ending after step {step}, as {name} asks",
+                step=event.step,
+                name=self.stop_file.name,
+            )
             said = Warned(text=text, level="note")
             return Verdict(event=said, end="ask", reason="stop_file")
         return None
@@ -175,8 +185,12 @@ class SlowGuard:
             self._usual.append(now - before)
         if not self._is_slow or was_slow:
             return None
-        text = f"a step takes {latest:.2f} s now, and took {usual:.2f} s before"
-        fix = "another program uses this card or CPU, or it is throttled: see nvidia-smi"
+        text = msg(
+            "a step takes {latest} s now, and took {usual} s before",
+            latest=f"{latest:.2f}",
+            usual=f"{usual:.2f}",
+        )
+        fix = msg("another program uses this card or CPU, or it is throttled: see nvidia-smi")
         return Verdict(event=Warned(text=text, fix=fix))
 
     def look(self) -> Verdict | None:

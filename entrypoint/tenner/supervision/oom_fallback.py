@@ -8,6 +8,7 @@ user allows it, the training of the text encoder. The first two change nothing o
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tenner.core.messages import msg
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.settings.model import Settings
 
@@ -33,7 +34,9 @@ def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
     if not options.gradient_checkpointing and settings.gradient_checkpointing is not False:
         return Rung(
             changed={"gradient_checkpointing": True},
-            says="activations are computed again instead of kept (gradient_checkpointing = true)",
+            says=msg(
+                "activations are computed again instead of kept (gradient_checkpointing = true)"
+            ),
         )
     one_part = options.network_train_unet_only or options.network_train_text_encoder_only
     if settings.may_freeze_text_encoder and not one_part:
@@ -53,16 +56,20 @@ def next_rung_on_host(
         if options.max_data_loader_n_workers > 0:
             return Rung(
                 changed={"max_data_loader_n_workers": 0},
-                says="images are loaded without processes of their own"
-                " (max_data_loader_n_workers = 0)",
+                says=msg(
+                    "images are loaded without processes of their own"
+                    " (max_data_loader_n_workers = 0)"
+                ),
             )
         changing = options.random_crop or options.only_sd_scripts("color_aug")
         cached = options.only_sd_scripts("cache_latents") is not False and not changing
         if cached and not options.only_sd_scripts("cache_latents_to_disk"):
             return Rung(
                 changed={"cache_latents_to_disk": True},
-                says="encoded images are kept on disk instead of in memory"
-                " (cache_latents_to_disk = true)",
+                says=msg(
+                    "encoded images are kept on disk instead of in memory"
+                    " (cache_latents_to_disk = true)"
+                ),
             )
     return next_rung(options, settings) if on_cpu else None
 
@@ -76,9 +83,9 @@ def last_words(options: TrainOptions, settings: Settings) -> str:
         allow.append("gradient_checkpointing = true")
     if not options.network_train_unet_only and not settings.may_freeze_text_encoder:
         allow.append("may_freeze_text_encoder = true")
-    return f"set {', or '.join(allow)}, or rent a card with more memory" if allow else (
-        "a smaller resolution or network_dim, or a card with more memory"
-    )  # fmt: skip
+    if not allow:
+        return msg("a smaller resolution or network_dim, or a card with more memory")
+    return msg("set {allow}, or rent a card with more memory", allow=", or ".join(allow))
 
 
 def _smaller_batch(batch: int, accumulation: int) -> Rung:
@@ -90,8 +97,13 @@ def _smaller_batch(batch: int, accumulation: int) -> Rung:
             "train_batch_size": smaller,
             "gradient_accumulation_steps": images // smaller,
         },
-        says=f"batch {batch} → {smaller}, {images // smaller} of them a step:"
-        f" still {images} images a step",
+        says=msg(
+            "batch {batch} → {smaller}, {images} of them a step: still {images2} images a step",
+            batch=batch,
+            smaller=smaller,
+            images=images // smaller,
+            images2=images,
+        ),
     )
 
 
@@ -102,7 +114,9 @@ def _frozen_text(options: TrainOptions) -> Rung:
         changed["cache_text_encoder_outputs"] = True
     return Rung(
         changed=changed,
-        says="the text encoder is no longer trained (network_train_unet_only = true);"
-        " the run starts anew",
+        says=msg(
+            "the text encoder is no longer trained (network_train_unet_only = true); the"
+            " run starts anew"
+        ),
         keeps_states=False,
     )

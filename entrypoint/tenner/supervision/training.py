@@ -22,6 +22,7 @@ from tenner.core.errors import (
     TrainingError,
 )
 from tenner.core.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import Weights, inspect_weights
 from tenner.supervision.exit_diagnosis import Kills, count_kills, explain
@@ -166,8 +167,8 @@ def _error_of(
         return _failed(engine, ending, failed, run_dir)
     if follower.done is None and not by_stop_file:
         return TrainingError(
-            f"{engine.name} ended without an error and without its final weights",
-            fix=f"its last words are in {run_dir.engine_log}",
+            msg("{name} ended without an error and without its final weights", name=engine.name),
+            fix=msg("its last words are in {engine_log}", engine_log=run_dir.engine_log),
         )
     return None
 
@@ -190,19 +191,29 @@ def _another_try(
         lighter = engine.lighter()
         if lighter is None:
             return None, replace(failed, fix=engine.out_of_memory_fix or failed.fix)
-        follower.on_event(Warned(text=f"out of memory after step {follower.step}: {lighter.says}"))
+        follower.on_event(
+            Warned(
+                text=msg(
+                    "out of memory after step {step}: {says}", step=follower.step, says=lighter.says
+                )
+            )
+        )
         return lighter.engine, failed
     if failed.kind not in KILLED_FROM_OUTSIDE:
         return None, failed
     newest = newest_step(run_dir)
     if not restarts.allows(newest):
-        text = f"{failed.text}; it was started again {restarts.in_all} times in this life"
-        fix = "rent a machine with more memory and start the same command there"
+        text = msg(
+            "{text}; it was started again {in_all} times in this life",
+            text=failed.text,
+            in_all=restarts.in_all,
+        )
+        fix = msg("rent a machine with more memory and start the same command there")
         return None, replace(failed, text=text, fix=fix)
     lighter = engine.lighter_on_host() if restarts.wants_less_memory(failed.kind) else None
-    text = f"{failed.text}; it is started again from step {newest}"
+    text = msg("{text}; it is started again from step {newest}", text=failed.text, newest=newest)
     if lighter:
-        text = f"{text}: {lighter.says}"
+        text = msg("{text}: {says}", text=text, says=lighter.says)
     follower.on_event(Warned(text=text))
     stop.wait(restarts.pause_seconds)
     return (lighter.engine if lighter else engine), failed
@@ -237,7 +248,7 @@ def _one_attempt(
         ending = _start(engine, state, run_dir, control, follower, guards)
         if state is None or not _is_broken(ending, engine):
             return ending
-        text = f"the state {state.name} is broken; going on from the one before"
+        text = msg("the state {name} is broken; going on from the one before", name=state.name)
         follower.on_event(Warned(text=text))
         put_aside([state], "broken")
     raise AssertionError("the last candidate is the beginning itself")
@@ -276,8 +287,12 @@ def _start(
         if is_disk_trouble(error):
             raise MachineError(problems=[disk_failure(error, run_dir.path)]) from error
         raise MachineError(
-            f"{engine.name} cannot be started: {error.strerror or error}",
-            fix="check TENNER_TRAINER_PYTHON, or leave it unset",
+            msg(
+                "{name} cannot be started: {strerror}",
+                name=engine.name,
+                strerror=error.strerror or error,
+            ),
+            fix=msg("check TENNER_TRAINER_PYTHON, or leave it unset"),
         ) from error
 
 
@@ -289,7 +304,9 @@ def _believe(follower: Follower, seconds: float) -> Trained:
     )
     found = inspect_weights(path)
     if isinstance(found, Problem):
-        raise TrainingError(problems=[replace(found, text=f"trained, but {found.text}")])
+        raise TrainingError(
+            problems=[replace(found, text=msg("trained, but {text}", text=found.text))]
+        )
     first = follower.first_step or 1
     return Trained(
         weights=found,
@@ -305,11 +322,11 @@ def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
     """What is said counts on the states that are there, not on what was asked of the engine."""
     done, kept = follower.step, states(run_dir)
     if not kept:
-        text = f"stopped by a signal after step {done}, before any state was saved"
-        return Stopped(text, fix="start the same command again: it begins from the first step")
+        text = msg("stopped by a signal after step {done}, before any state was saved", done=done)
+        return Stopped(text, fix=msg("start the same command again: it begins from the first step"))
     step = int(kept[0].name.rpartition("-")[2])
-    fix = f"start the same command again: it goes on from the state of step {step}"
-    return Stopped(f"stopped by a signal after step {done}", fix=fix)
+    fix = msg("start the same command again: it goes on from the state of step {step}", step=step)
+    return Stopped(msg("stopped by a signal after step {done}", done=done), fix=fix)
 
 
 _LONGEST = 1000
@@ -326,24 +343,43 @@ _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
 
 def _failed(engine: Engine, ending: Ending, said: Failed | None, run_dir: RunDir) -> TennerError:
     failed = said or Failed(kind="other", text=_last_words(engine, ending))
-    fix = failed.fix or f"the whole log is in {run_dir.engine_log}"
+    fix = failed.fix or msg("the whole log is in {engine_log}", engine_log=run_dir.engine_log)
     if failed.kind == "disk" and TAKES_NO_MORE not in failed.text:
         where = run_dir.path.absolute()
-        text = f"the disk takes no more: {where}: {failed.text}{free_words(run_dir.path)}"
+        text = msg(
+            "the disk takes no more: {where}: {text}{free_words}",
+            where=where,
+            text=failed.text,
+            free_words=free_words(run_dir.path),
+        )
         failed = replace(failed, text=text)
-    text = failed.text if len(failed.text) < _LONGEST else f"{failed.text[:_LONGEST]} …"
-    return _WHOSE_TURN.get(failed.kind, TrainingError)(f"training failed: {text}", fix=fix)
+    text = (
+        failed.text if len(failed.text) < _LONGEST else msg("{text} …", text=failed.text[:_LONGEST])
+    )
+    return _WHOSE_TURN.get(failed.kind, TrainingError)(
+        msg("training failed: {text}", text=text), fix=fix
+    )
 
 
 def _budget_reached(follower: Follower) -> BudgetReached:
     return BudgetReached(
-        f"the budget ended the training after step {follower.step}",
-        fix="raise max_cost_usd or max_hours and start the same command: it goes on from there",
+        msg("the budget ended the training after step {step}", step=follower.step),
+        fix=msg(
+            "raise max_cost_usd or max_hours and start the same command: it goes on from there"
+        ),
     )
 
 
 def _last_words(engine: Engine, ending: Ending) -> str:
     code = ending.returncode
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    how = (
+        msg("was ended by signal {code}", code=-code)
+        if code < 0
+        else msg("ended with code {code}", code=code)
+    )
     words = "\n    ".join(ending.last_lines[-5:])
-    return f"{engine.name} {how}\n    {words}" if words else f"{engine.name} {how}"
+    return (
+        msg("{name} {how}\n    {words}", name=engine.name, how=how, words=words)
+        if words
+        else msg("{name} {how}", name=engine.name, how=how)
+    )

@@ -16,6 +16,7 @@ from tenner.core.events import (
     Warned,
     WeightsMeasured,
 )
+from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 
 MARKS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "note"}
@@ -41,10 +42,10 @@ def duration(seconds: float) -> str:
     """`45 s`, `3 m 20 s`, `1 h 05 m`."""
     whole = max(0, round(seconds))
     if whole < 60:
-        return f"{whole} s"
+        return msg("{whole} s", whole=whole)
     if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+        return msg("{whole} m {whole2} s", whole=whole // 60, whole2=f"{whole % 60:02d}")
+    return msg("{whole} h {whole2} m", whole=whole // 3600, whole2=f"{whole % 3600 // 60:02d}")
 
 
 def event_line(event: Event) -> str | None:

@@ -18,6 +18,7 @@ from tenacity import stop_after_attempt
 
 from tenner.core.errors import Problem
 from tenner.core.events import Checkpoint, Drew, Event, Step, Warned
+from tenner.core.messages import msg
 from tenner.core.retry import retry_policy
 from tenner.core.secrets import Secrets
 from tenner.settings.model import Settings
@@ -58,8 +59,8 @@ def webhook_problems(secrets: Secrets) -> tuple[Problem, ...]:
     address = secrets.get("TENNER_WEBHOOK")
     if not address or urlsplit(address).scheme in ("http", "https"):
         return ()
-    text = "TENNER_WEBHOOK is no web address"
-    return (Problem(text=text, fix="set it to an https:// address"),)
+    text = msg("TENNER_WEBHOOK is no web address")
+    return (Problem(text=text, fix=msg("set it to an https:// address")),)
 
 
 class _NotTaken(Exception):
@@ -179,4 +180,6 @@ class Notifier:
     def _warn_once(self, trouble: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            self._on_event(Warned(text=f"the webhook does not take messages: {trouble}"))
+            self._on_event(
+                Warned(text=msg("the webhook does not take messages: {trouble}", trouble=trouble))
+            )

@@ -11,11 +11,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tenner.core.addresses import Address, full_address
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.settings.known_bases import KnownBase, known_base
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}
-_EXAMPLES = "hf://user/repo, https://host/model.safetensors or s3://bucket/model.safetensors"
+_EXAMPLES = msg("hf://user/repo, https://host/model.safetensors or s3://bucket/model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,18 @@ def parse_base_address(asked: str) -> BaseAddress | None:
             path, _, options = tail.partition("?")
             if not bucket or not path.strip("/"):
                 raise SettingsError(
-                    f"base_model = {wanted} names no file in a bucket", fix=_EXAMPLES
+                    msg("base_model = {wanted} names no file in a bucket", wanted=wanted),
+                    fix=_EXAMPLES,
                 )
             return BaseAddress(kind="s3", location=bucket, path=path.strip("/"), options=options)
         case other:
             raise SettingsError(
-                f"base_model = {wanted.partition('?')[0]}: nothing is fetched from {other}://",
-                fix=f"use {_EXAMPLES}",
+                msg(
+                    "base_model = {partition}: nothing is fetched from {other}://",
+                    partition=wanted.partition("?")[0],
+                    other=other,
+                ),
+                fix=msg("use {examples}", examples=_EXAMPLES),
             )
 
 
@@ -91,7 +97,10 @@ def _hub(wanted: str, rest: str) -> BaseAddress:
     if parts[:1] == ["models"]:
         parts = parts[1:]
     if len(parts) < 2 or parts[0] in {"datasets", "spaces"}:
-        raise SettingsError(f"base_model = {wanted} names no model repo", fix=f"use {_EXAMPLES}")
+        raise SettingsError(
+            msg("base_model = {wanted} names no model repo", wanted=wanted),
+            fix=msg("use {examples}", examples=_EXAMPLES),
+        )
     user, repo, inside = parts[0], parts[1], parts[2:]
     repo, _, revision = repo.partition("@")
     if len(inside) >= 2 and inside[0] in {"tree", "blob", "resolve"}:
@@ -114,13 +123,18 @@ def _web(wanted: Address) -> BaseAddress:
     if host in _HUB_HOSTS:
         return _hub(wanted.partition("?")[0], parts.path.strip("/"))
     if not host or not re.fullmatch(r"[\w.:-]+", host):
-        raise SettingsError("base_model is no web address", fix=f"use {_EXAMPLES}")
+        raise SettingsError(
+            msg("base_model is no web address"), fix=msg("use {examples}", examples=_EXAMPLES)
+        )
     shown = wanted.partition("?")[0]
     secret = [name for name, _ in parse_qsl(parts.query) if name.lower() in _SECRET_PARTS]
     if secret or parts.username:
         raise SettingsError(
-            f"base_model = {shown} has a password or token in its address, which would be written"
-            " into settings and reports",
-            fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
+            msg(
+                "base_model = {shown} has a password or token in its address, which would"
+                " be written into settings and reports",
+                shown=shown,
+            ),
+            fix=msg("for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it"),
         )
     return BaseAddress(kind="web", location=wanted)

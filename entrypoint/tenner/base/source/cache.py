@@ -17,6 +17,7 @@ from tenner.base.source.address import BaseAddress
 from tenner.core.checksums import hash_file
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.files import write_json
+from tenner.core.messages import msg, redacted
 from tenner.core.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.core.secrets import Secrets
 from tenner.core.sizes import size_words
@@ -88,9 +89,13 @@ def refuse_full_disk(cache: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(cache).free
     if num_bytes > free:
         raise SettingsError(
-            f"the base model has {size_words(num_bytes)}, but {size_words(free)} are free in"
-            f" {cache}",
-            fix="make room there, or set TENNER_CACHE_DIR to a folder on a larger disk",
+            msg(
+                "the base model has {size}, but {size2} are free in {cache}",
+                size=size_words(num_bytes),
+                size2=size_words(free),
+                cache=cache,
+            ),
+            fix=msg("make room there, or set TENNER_CACHE_DIR to a folder on a larger disk"),
         )
 
 
@@ -102,8 +107,12 @@ def check_sha256(path: Path, wanted: str, address: BaseAddress) -> None:
     if found != wanted.removeprefix("sha256:"):
         path.unlink()
         raise SettingsError(
-            f"{address} is not the file that was meant: its SHA-256 is {found}",
-            fix="fetch it again, or correct base_model_sha256",
+            msg(
+                "{address} is not the file that was meant: its SHA-256 is {found}",
+                address=address,
+                found=found,
+            ),
+            fix=msg("fetch it again, or correct base_model_sha256"),
         )
 
 
@@ -132,7 +141,11 @@ def _named(error: SettingsError, address: BaseAddress, target: Path) -> Settings
     """The problems with the address in place of the path in the cache."""
     problems: list[Problem] = []
     for problem in error.problems:
-        text = problem.text.replace(str(target), str(address))
-        text = text if str(address) in text else f"base_model = {address}: {text}"
+        text = redacted(problem.text, lambda text: text.replace(str(target), str(address)))
+        text = (
+            text
+            if str(address) in text
+            else msg("base_model = {address}: {text}", address=address, text=text)
+        )
         problems.append(replace(problem, text=text))
     return SettingsError(problems=problems)

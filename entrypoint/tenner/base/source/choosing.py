@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _CONFIGS = re.compile(
@@ -29,18 +30,31 @@ def choose_files(names: Sequence[str], *, where: str) -> tuple[str, ...]:
         return tuple(checkpoints)
     if checkpoints:
         raise SettingsError(
-            f"{where} holds {len(checkpoints)} checkpoints: {_some(checkpoints)}",
-            fix=f"say which: base_model = {where}/{sorted(checkpoints)[0]}",
+            msg(
+                "{where} holds {n} checkpoints: {some}",
+                where=where,
+                n=len(checkpoints),
+                some=_some(checkpoints),
+            ),
+            fix=msg(
+                "say which: base_model = {where}/{checkpoints}",
+                where=where,
+                checkpoints=sorted(checkpoints)[0],
+            ),
         )
     pickles = [name for name in names if name.endswith((".ckpt", ".bin", ".pt"))]
     if pickles:
         raise SettingsError(
-            f"{where} holds weights only as pickles, which can run code: {_some(pickles)}",
-            fix="take a model that is saved as .safetensors, or convert it",
+            msg(
+                "{where} holds weights only as pickles, which can run code: {some}",
+                where=where,
+                some=_some(pickles),
+            ),
+            fix=msg("take a model that is saved as .safetensors, or convert it"),
         )
     raise SettingsError(
-        f"{where} holds no base model",
-        fix="name a .safetensors checkpoint, or a folder in diffusers layout",
+        msg("{where} holds no base model", where=where),
+        fix=msg("name a .safetensors checkpoint, or a folder in diffusers layout"),
     )
 
 
@@ -57,8 +71,12 @@ def _folder(names: Sequence[str], where: str) -> tuple[str, ...]:
     missing = [part for part in _PARTS if f"{part}/config.json" in names and not weights.get(part)]
     if missing:
         raise SettingsError(
-            f"{where} has no .safetensors weights of its {', '.join(missing)}",
-            fix="take a model that is saved as .safetensors (not .bin, which can run code)",
+            msg(
+                "{where} has no .safetensors weights of its {missing}",
+                where=where,
+                missing=", ".join(missing),
+            ),
+            fix=msg("take a model that is saved as .safetensors (not .bin, which can run code)"),
         )
     for found in weights.values():
         chosen += _of_one_part(found)
@@ -73,4 +91,4 @@ def _of_one_part(found: Mapping[str, list[str]]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(sorted(names)[:6])
-    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return shown + (msg(" and {n} more", n=len(names) - 6) if len(names) > 6 else "")

@@ -23,6 +23,7 @@ from tenner.base.source.cache import (
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.storage.http import refuse_size
@@ -72,8 +73,8 @@ def _refusal(error: PermanentError | TransientError, address: BaseAddress) -> Se
     if isinstance(error, PermanentError):
         return SettingsError(problems=[error.problem])
     return SettingsError(
-        f"{address} cannot be fetched: {error}",
-        fix="check the network; a second start goes on where this one ended",
+        msg("{address} cannot be fetched: {error}", address=address, error=error),
+        fix=msg("check the network; a second start goes on where this one ended"),
     )
 
 
@@ -183,8 +184,12 @@ def _chosen(names: list[str], address: BaseAddress) -> list[str]:
     inside = [name.removeprefix(start) for name in names if name.startswith(start)]
     if not inside:
         raise SettingsError(
-            f"there is no {address.path} in hf://{address.location}",
-            fix="check the path, letter for letter",
+            msg(
+                "there is no {path} in hf://{location}",
+                path=address.path,
+                location=address.location,
+            ),
+            fix=msg("check the path, letter for letter"),
         )
     return [start + name for name in choose_files(inside, where=str(address))]
 
@@ -244,8 +249,12 @@ def _fetch_one(
         return fetch_hub_file(file, client, cache, on_bytes=on_bytes)
     except WrongFileError as error:
         raise SettingsError(
-            f"{address} is not the file that was meant: its SHA-256 is {error.found}",
-            fix="fetch it again, or correct base_model_sha256",
+            msg(
+                "{address} is not the file that was meant: its SHA-256 is {found}",
+                address=address,
+                found=error.found,
+            ),
+            fix=msg("fetch it again, or correct base_model_sha256"),
         ) from None
     except PermanentError as error:
         raise SettingsError(problems=[_denied(error, address, client)]) from error
@@ -253,8 +262,13 @@ def _fetch_one(
         raise _refusal(error, address) from error
     except OSError as error:
         raise SettingsError(
-            f"{address} cannot be kept in {cache.path}: {error.strerror}",
-            fix="free disk space, or set TENNER_CACHE_DIR",
+            msg(
+                "{address} cannot be kept in {path}: {strerror}",
+                address=address,
+                path=cache.path,
+                strerror=error.strerror,
+            ),
+            fix=msg("free disk space, or set TENNER_CACHE_DIR"),
         ) from error
 
 
@@ -262,11 +276,14 @@ def _denied(error: PermanentError, address: BaseAddress, client: HubClient) -> P
     """A refusal, with what lets this base be read."""
     if error.code not in _MAY_NOT_READ:
         return error.problem
-    page = f"{client.endpoint}/{address.location}"
+    page = msg("{endpoint}/{location}", endpoint=client.endpoint, location=address.location)
     return replace(
         error.problem,
-        fix=f"open {page}, accept its terms where it has some, and set HF_TOKEN to a token that may"
-        " read it",
+        fix=msg(
+            "open {page}, accept its terms where it has some, and set HF_TOKEN to a token"
+            " that may read it",
+            page=page,
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.destination import Destination, parse_destination
 from tenner.storage.s3 import S3Store, open_s3
@@ -23,8 +24,8 @@ def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
         raise SettingsError(problems=[refused.problem]) from refused
     except TransientError as passing:
         raise SettingsError(
-            f"{address} cannot be fetched: {passing}",
-            fix="check the network; a second start goes on where this one ended",
+            msg("{address} cannot be fetched: {passing}", address=address, passing=passing),
+            fix=msg("check the network; a second start goes on where this one ended"),
         ) from passing
 
 

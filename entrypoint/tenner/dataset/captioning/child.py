@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import MachineError
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.dataset.workers import path_field
 
@@ -57,8 +58,8 @@ class CaptionProcess:
         found = self._read()
         if "failed" in found:
             raise MachineError(
-                f"the model cannot be loaded: {found['failed']}",
-                fix="check its files, or try --device cpu; pip install -U 'tenner[caption]'",
+                msg("the model cannot be loaded: {found}", found=found["failed"]),
+                fix=msg("check its files, or try --device cpu; pip install -U 'tenner[caption]'"),
             )
         return str(found["device"])
 
@@ -86,7 +87,9 @@ class CaptionProcess:
         lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
         return MachineError(
-            f"the captioning process ended with {code}{last}",
-            fix="it may have run out of memory: close other programs, or try --device cpu;"
-            " the same command goes on where it ended",
+            msg("the captioning process ended with {code}{last}", code=code, last=last),
+            fix=msg(
+                "it may have run out of memory: close other programs, or try --device cpu;"
+                " the same command goes on where it ended"
+            ),
         )

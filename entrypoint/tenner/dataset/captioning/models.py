@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
 from tenner.core.retry import PermanentError, TransientError
 from tenner.core.secrets import NO_SECRETS
 from tenner.storage.http import OnBytes
@@ -138,8 +139,15 @@ def _users_own(kind: Kind, folder: Path) -> Path:
     ]
     if missing:
         raise SettingsError(
-            f"{folder} is no {kind} model: it lacks {', '.join(missing)}",
-            fix=f"name a folder that holds the files of {PINNED[kind].id}, or one like it",
+            msg(
+                "{folder} is no {kind} model: it lacks {missing}",
+                folder=folder,
+                kind=kind,
+                missing=", ".join(missing),
+            ),
+            fix=msg(
+                "name a folder that holds the files of {id}, or one like it", id=PINNED[kind].id
+            ),
         )
     return folder
 
@@ -161,9 +169,10 @@ def _fetch(
     on_bytes: OnFileBytes | None,
 ) -> None:
     """Link the file, verified, to where it lies in a cache of the Hub. Raises SettingsError."""
-    by_hand = (
-        f"put {', '.join(each.name for each in model.files)} of {model.id} into a folder,"
-        " and name it: --model FOLDER"
+    by_hand = msg(
+        "put {files} of {id} into a folder, and name it: --model FOLDER",
+        files=", ".join(each.name for each in model.files),
+        id=model.id,
     )
     wanted = HubFile(
         repo=model.id,
@@ -178,13 +187,20 @@ def _fetch(
         )
     except WrongFileError as error:
         raise SettingsError(
-            f"{file.name} of {model.id} came with the SHA-256 {error.found}, which is not the"
-            " pinned one: it is not used",
-            fix=f"try again; or {by_hand}",
+            msg(
+                "{name} of {id} came with the SHA-256 {found}, which is not the pinned one:"
+                " it is not used",
+                name=file.name,
+                id=model.id,
+                found=error.found,
+            ),
+            fix=msg("try again; or {by_hand}", by_hand=by_hand),
         ) from None
     except (PermanentError, TransientError, OSError) as error:
         why = error.problem.text if isinstance(error, PermanentError) else error
-        raise SettingsError(f"the model {model.id} cannot be fetched: {why}", fix=by_hand) from None
+        raise SettingsError(
+            msg("the model {id} cannot be fetched: {why}", id=model.id, why=why), fix=by_hand
+        ) from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     target.symlink_to(found.absolute())

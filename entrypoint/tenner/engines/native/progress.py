@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tenner.core.events import EpochEnd, Event, Failed, Step, Warned
+from tenner.core.messages import msg
 from tenner.engines.native.batches import Schedule
 
 _MOST_PENDING = 16
@@ -130,8 +131,10 @@ class Losses:
         self._nonfinite += 1
         self.tell(
             Warned(
-                text=f"the loss of step {step} is not finite; the step changed nothing",
-                fix="lower the learning rate, or use bf16 instead of fp16",
+                text=msg(
+                    "the loss of step {step} is not finite; the step changed nothing", step=step
+                ),
+                fix=msg("lower the learning rate, or use bf16 instead of fp16"),
             )
         )
         if self._nonfinite >= self.max_nonfinite:

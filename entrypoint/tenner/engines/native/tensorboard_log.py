@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.events import EpochEnd, Event, Step, Validated, Warned
+from tenner.core.messages import msg
 from tenner.engines.native.progress import Teller
 
 
@@ -24,7 +25,12 @@ def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[No
     try:
         board = TensorBoard(Path(folder), first_step=first_step)
     except (ImportError, OSError) as error:
-        tell(Warned(text=f"no TensorBoard log: {error}", fix="pip install tensorboard"))
+        tell(
+            Warned(
+                text=msg("no TensorBoard log: {error}", error=error),
+                fix=msg("pip install tensorboard"),
+            )
+        )
         yield
         return
     tell.listeners.append(board.hear)

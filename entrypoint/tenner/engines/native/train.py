@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from tenner.core.disk_errors import disk_failure, is_disk_trouble
 from tenner.core.events import Done, Failed, FailureKind, Phase
 from tenner.core.memory_errors import means_out_of_memory
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainJob, read_job
 from tenner.engines.native.batches import schedule_of
 from tenner.engines.native.cache import CachedBase
@@ -46,7 +47,9 @@ def main(arguments: list[str], kept: CachedBase | None = None) -> int:
     try:
         job = read_job(Path(arguments[0]))
     except (OSError, ValueError, TypeError) as error:
-        return _failed(tell, EngineExit.JOB, "other", f"the job cannot be read: {error}")
+        return _failed(
+            tell, EngineExit.JOB, "other", msg("the job cannot be read: {error}", error=error)
+        )
     try:
         return _train(job, processes, tell, kept)
     except _KNOWN as error:
@@ -153,16 +156,18 @@ def _explain(tell: Teller, job: TrainJob, error: Exception) -> int:
     if isinstance(error, OptimizerError):
         return _failed(tell, EngineExit.JOB, "other", text, error.fix)
     if isinstance(error, BrokenStateError):
-        fix = "go on from the state before it"
+        fix = msg("go on from the state before it")
         return _failed(tell, EngineExit.BROKEN_STATE, "broken_state", text, fix)
     if isinstance(error, NotFiniteError):
-        fix = "lower the learning rate, or use bf16 instead of fp16"
+        fix = msg("lower the learning rate, or use bf16 instead of fp16")
         return _failed(tell, EngineExit.NOT_FINITE, "nan", text, fix)
     if isinstance(error, LoraFileError):
-        fix = "use the network_dim and conv_dim of the file, or drop network_weights"
+        fix = msg("use the network_dim and conv_dim of the file, or drop network_weights")
         return _failed(tell, EngineExit.JOB, "other", text, fix)
     if isinstance(error, NoPictureError) or not job.items:
-        return _failed(tell, EngineExit.NO_DATA, "no_data", text, "replace or remove the image")
+        return _failed(
+            tell, EngineExit.NO_DATA, "no_data", text, msg("replace or remove the image")
+        )
     return _failed(tell, EngineExit.JOB, "other", text)
 
 
@@ -177,12 +182,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:
     if torch.cuda.is_available():
-        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at the peak"
+        peak = msg(
+            ", {max_memory_allocated} GiB at the peak",
+            max_memory_allocated=f"{torch.cuda.max_memory_allocated() / 2**30:.2f}",
+        )
     else:
         peak = ""
-    said = next(iter(str(error).splitlines()), "") or "the system said nothing more"
-    text = f"out of memory at batch {job.train_batch_size}{peak}: {said}"
-    fix = "a smaller train_batch_size, or gradient_checkpointing = true"
+    said = next(iter(str(error).splitlines()), "") or msg("the system said nothing more")
+    text = msg(
+        "out of memory at batch {train_batch_size}{peak}: {said}",
+        train_batch_size=job.train_batch_size,
+        peak=peak,
+        said=said,
+    )
+    fix = msg("a smaller train_batch_size, or gradient_checkpointing = true")
     return _failed(tell, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
 
 

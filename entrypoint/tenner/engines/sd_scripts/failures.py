@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from tenner.core.events import Failed, FailureKind
 from tenner.core.memory_errors import means_out_of_memory
+from tenner.core.messages import msg
 
-_LESS_MEMORY = "a smaller batch_size, gradient_checkpointing = true, or a card with more memory"
+_LESS_MEMORY = msg(
+    "a smaller batch_size, gradient_checkpointing = true, or a card with more memory"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,9 @@ def failure_of_exception(line: str) -> Failed | None:
     if not re.match(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: |$)", line):
         return None
     known = known_failure(line)
-    return known or Failed(kind="other", text=line.strip(), fix="the whole traceback is in the log")
+    return known or Failed(
+        kind="other", text=line.strip(), fix=msg("the whole traceback is in the log")
+    )
 
 
 def _sign(pattern: str, kind: FailureKind, fix: str, text: str = "") -> Sign:

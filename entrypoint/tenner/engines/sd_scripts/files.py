@@ -17,6 +17,7 @@ from typing import Any
 
 from tenner.core.errors import SettingsError
 from tenner.core.files import sync_directory, write_json
+from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header
 
 STATE_MARK = "state.json"
@@ -74,13 +75,18 @@ def state_problem(state: Path) -> str | None:
         sizes: dict[str, int] = noted["files"]
         int(noted["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its {STATE_MARK} cannot be read: {error}"
+        return msg("its {state_mark} cannot be read: {error}", state_mark=STATE_MARK, error=error)
     for name in (*NEEDED, *sizes):
         file = state / name
         if not file.is_file():
-            return f"{name} is missing"
+            return msg("{name} is missing", name=name)
         if file.stat().st_size != sizes.get(name):
-            return f"{name} has {file.stat().st_size:,} bytes, {sizes.get(name, 0):,} were written"
+            return msg(
+                "{name} has {st_size} bytes, {get} were written",
+                name=name,
+                st_size=f"{file.stat().st_size:,}",
+                get=f"{sizes.get(name, 0):,}",
+            )
     return _content_problem(state) or _hash_problem(state, noted.get("sha256", {}))
 
 
@@ -91,14 +97,14 @@ def _content_problem(state: Path) -> str | None:
     """
     for name in NEEDED:
         if not (state / name).is_file():
-            return f"{name} is missing"
+            return msg("{name} is missing", name=name)
     try:
         read_safetensors_header(state / "model.safetensors")
     except SettingsError:
-        return "model.safetensors is damaged"
+        return msg("model.safetensors is damaged")
     for file in sorted(state.iterdir()):
         if file.suffix in {".bin", ".pkl"} and not _is_whole_zip(file):
-            return f"{file.name} is damaged"
+            return msg("{name} is damaged", name=file.name)
     return None
 
 
@@ -113,7 +119,7 @@ def _is_whole_zip(file: Path) -> bool:
 def _hash_problem(state: Path, hashes: Mapping[str, Any]) -> str | None:
     for name, noted in hashes.items():
         if _sha256(state / name) != noted:
-            return f"{name} is damaged"
+            return msg("{name} is damaged", name=name)
     return None
 
 

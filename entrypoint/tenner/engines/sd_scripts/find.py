@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
+from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.kohya.options import pinned_commit
 
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
-PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
+PYTHON_VARIABLE = msg("TENNER_TRAINER_PYTHON")
 
 MODULES = (
     *("torch", "torchvision", "accelerate", "diffusers", "transformers", "safetensors"),
@@ -35,8 +36,12 @@ class Trainer:
         """What is worth knowing about it."""
         if self.commit in (None, pinned_commit()):
             return ()
-        text = f"sd-scripts is at commit {self.commit}; tenner knows {pinned_commit()}"
-        fix = "options may have changed: check out the known commit"
+        text = msg(
+            "sd-scripts is at commit {commit}; tenner knows {pinned_commit}",
+            commit=self.commit,
+            pinned_commit=pinned_commit(),
+        )
+        fix = msg("options may have changed: check out the known commit")
         return (Problem(text=text, fix=fix, level="warning"),)
 
 
@@ -49,16 +54,30 @@ def find(environ: Mapping[str, str]) -> Trainer | Problem:
     """
     named = environ.get(DIRECTORY_VARIABLE)
     if not named:
-        return _absent(f"{DIRECTORY_VARIABLE} is not set", "name the folder of sd-scripts in it")
+        return _absent(
+            msg("{directory_variable} is not set", directory_variable=DIRECTORY_VARIABLE),
+            msg("name the folder of sd-scripts in it"),
+        )
     directory = Path(named).expanduser().absolute()
     missing = [name for name in SCRIPTS if not (directory / name).is_file()]
     if missing:
-        text = f"{DIRECTORY_VARIABLE} = {directory} holds no {missing[0]}"
-        return _absent(text, "name the folder that sd-scripts was cloned to")
+        text = msg(
+            "{directory_variable} = {directory} holds no {missing}",
+            directory_variable=DIRECTORY_VARIABLE,
+            directory=directory,
+            missing=missing[0],
+        )
+        return _absent(text, msg("name the folder that sd-scripts was cloned to"))
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable).expanduser()
     if not os.access(python, os.X_OK) or python.is_dir():
-        text = f"{PYTHON_VARIABLE} = {python} is no program"
-        return _absent(text, "name the Python of sd-scripts' environment, such as venv/bin/python")
+        text = msg(
+            "{python_variable} = {python} is no program",
+            python_variable=PYTHON_VARIABLE,
+            python=python,
+        )
+        return _absent(
+            text, msg("name the Python of sd-scripts' environment, such as venv/bin/python")
+        )
     problem = _modules_problem(python)
     return problem or Trainer(directory=directory, python=python, commit=_commit(directory))
 
@@ -78,11 +97,16 @@ def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | N
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _absent("importing sd-scripts takes more than three minutes", "see its disk and CPU")
+        return _absent(
+            msg("importing sd-scripts takes more than three minutes"), msg("see its disk and CPU")
+        )
     if done.returncode == 0:
         return None
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
-    return _absent(f"sd-scripts does not import: {last}", "install its requirements as pinned")
+    return _absent(
+        msg("sd-scripts does not import: {last}", last=last),
+        msg("install its requirements as pinned"),
+    )
 
 
 def _modules_problem(python: Path) -> Problem | None:
@@ -90,7 +114,10 @@ def _modules_problem(python: Path) -> Problem | None:
         "import sys, importlib.util as u;"
         "print(' '.join(n for n in sys.argv[1:] if not u.find_spec(n)))"
     )
-    fix = f"install sd-scripts' requirements there, or name another Python in {PYTHON_VARIABLE}"
+    fix = msg(
+        "install sd-scripts' requirements there, or name another Python in {python_variable}",
+        python_variable=PYTHON_VARIABLE,
+    )
     try:
         done = subprocess.run(
             [python, "-c", code, *MODULES],
@@ -102,12 +129,23 @@ def _modules_problem(python: Path) -> Problem | None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _absent(f"{python} does not start: {error}", fix)
+        return _absent(msg("{python} does not start: {error}", python=python, error=error), fix)
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()
-        return _absent(f"{python} does not work: {words[-1] if words else 'no word'}", fix)
+        return _absent(
+            msg(
+                "{python} does not work: {words}",
+                python=python,
+                words=words[-1] if words else msg("no word"),
+            ),
+            fix,
+        )
     missing = done.stdout.split()
-    return _absent(f"{python} lacks {', '.join(missing)}", fix) if missing else None
+    return (
+        _absent(msg("{python} lacks {missing}", python=python, missing=", ".join(missing)), fix)
+        if missing
+        else None
+    )
 
 
 def _commit(directory: Path) -> str | None:

@@ -22,6 +22,7 @@ from tenner.core.events import (
     Step,
     Warned,
 )
+from tenner.core.messages import msg
 from tenner.engines.sd_scripts.failures import failure_of_exception, known_failure
 from tenner.engines.sd_scripts.log_text import Bar, Continuation, Record, english, pieces
 from tenner.engines.sd_scripts.resume import Life
@@ -157,7 +158,7 @@ class LogReader:
         failed = failure_of_exception(text) if self._in_traceback else known_failure(text)
         if failed is None and ": error: " in text and text.split(":")[0].endswith(".py"):
             failed = Failed(
-                kind="other", text=text, fix="report this: an option was passed wrongly"
+                kind="other", text=text, fix=msg("report this: an option was passed wrongly")
             )
         if failed:
             self._in_traceback = False
@@ -183,20 +184,29 @@ class LogReader:
     def _nan_in_latents(self) -> None:
         """One broken image is one thing; training on zeros step after step is another."""
         self._nan_latents += 1
-        fix = "set no_half_vae = true; if it stays, an image is broken"
+        fix = msg("set no_half_vae = true; if it stays, an image is broken")
         if self._nan_latents == NAN_STEPS:
-            text = f"the latents were not numbers {NAN_STEPS} times, and replaced with zeros"
+            text = msg(
+                "the latents were not numbers {nan_steps} times, and replaced with zeros",
+                nan_steps=NAN_STEPS,
+            )
             self._tell(Failed(kind="nan", text=text, fix=fix))
         else:
-            self._tell(Warned(text="NaN in the latents of an image, replaced with zeros", fix=fix))
+            self._tell(
+                Warned(text=msg("NaN in the latents of an image, replaced with zeros"), fix=fix)
+            )
 
     def _compare_epoch(self) -> None:
         accumulation = self._output.gradient_accumulation_steps
         steps = math.ceil(self._batches_per_epoch / accumulation)
         planned = self._output.life.steps_per_epoch
         if steps != planned:
-            text = f"an epoch has {steps} steps in sd-scripts, and {planned} in the plan"
-            self._tell(Warned(text=text, fix="the run still ends at the planned step"))
+            text = msg(
+                "an epoch has {steps} steps in sd-scripts, and {planned} in the plan",
+                steps=steps,
+                planned=planned,
+            )
+            self._tell(Warned(text=text, fix=msg("the run still ends at the planned step")))
 
     def _end_epoch(self, step: int, loss_average: float) -> None:
         life = self._output.life
@@ -308,11 +318,17 @@ class _StepBar:
     def _not_finite(self, bar: Bar) -> list[Event]:
         self._nan_steps += 1
         step = self._output.life.absolute_step(bar.done)
-        fix = "a lower learning_rate, or mixed_precision = bf16 (or no) instead of fp16"
+        fix = msg("a lower learning_rate, or mixed_precision = bf16 (or no) instead of fp16")
         if self._nan_steps == 1:
-            return [Warned(text=f"the loss is not a number from step {step} on", fix=fix)]
+            return [
+                Warned(text=msg("the loss is not a number from step {step} on", step=step), fix=fix)
+            ]
         if self._nan_steps == NAN_STEPS:
-            text = f"the loss was not a number for {NAN_STEPS} steps, up to step {step}"
+            text = msg(
+                "the loss was not a number for {nan_steps} steps, up to step {step}",
+                nan_steps=NAN_STEPS,
+                step=step,
+            )
             return [Failed(kind="nan", text=text, fix=fix)]
         return []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tenner.core.command import Command
 from tenner.core.events import Checkpoint, Done, Event, Phase, StateSaved, Warned
+from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.engines.sd_scripts.engine import Job, command, learning_rates
 from tenner.engines.sd_scripts.files import (
@@ -43,7 +44,7 @@ class SdScriptsRun:
         """
         problem = state_problem(state) if state else None
         if state and problem:
-            words = f"the state {state.name} is broken: {problem}"
+            words = msg("the state {name} is broken: {problem}", name=state.name, problem=problem)
             code = f"import sys; print(sys.argv[1]); raise SystemExit({BROKEN_STATE_EXIT})"
             return Command(argv=(sys.executable, "-c", code, words))
         first_step = state_step(state) if state else 0
@@ -73,8 +74,8 @@ class SdScriptsRun:
                     return event
         except OSError as error:
             name = error.filename or getattr(event, "path", "a file")
-            text = f"{name} could not be kept: {error.strerror}"
-            return Warned(text=text, fix="free disk space; the trainer goes on")
+            text = msg("{name} could not be kept: {strerror}", name=name, strerror=error.strerror)
+            return Warned(text=text, fix=msg("free disk space; the trainer goes on"))
 
     def _output(self, job: Job, first_step: int) -> Output:
         accumulation = job.options.gradient_accumulation_steps
@@ -92,9 +93,13 @@ class SdScriptsRun:
             return self._keep_state(event)
         except UnusableState as error:
             return Warned(
-                text=f"the state of step {event.step} cannot be resumed from: {error}; the one"
-                " before is kept",
-                fix="check the disk; the trainer goes on",
+                text=msg(
+                    "the state of step {step} cannot be resumed from: {error}; the one"
+                    " before is kept",
+                    step=event.step,
+                    error=error,
+                ),
+                fix=msg("check the disk; the trainer goes on"),
             )
 
     def _keep_state(self, event: StateSaved) -> StateSaved | None:

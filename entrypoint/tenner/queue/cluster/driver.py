@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
+from tenner.core.messages import msg
 from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.queue.cluster.order import LOST, Order, Result, travelling
@@ -54,8 +55,8 @@ class Cluster:
             return {"num_cpus": 1, "num_gpus": 0}
         if not self.has_cards:
             raise MachineError(
-                "this Ray cluster has no GPU",
-                fix="start its nodes where nvidia-smi shows cards, or with --num-gpus",
+                msg("this Ray cluster has no GPU"),
+                fix=msg("start its nodes where nvidia-smi shows cards, or with --num-gpus"),
             )
         return {"num_cpus": 1, "num_gpus": settings.num_processes}
 
@@ -111,7 +112,9 @@ def connect(address: str) -> Cluster:
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise SettingsError("Ray is not installed", fix="pip install 'tenner[ray]'") from None
+        raise SettingsError(
+            msg("Ray is not installed"), fix=msg("pip install 'tenner[ray]'")
+        ) from None
     known: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL:
@@ -121,7 +124,8 @@ def connect(address: str) -> Cluster:
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(
-            f"Ray at {address}: {first}", fix="check the address, or leave it out for this machine"
+            msg("Ray at {address}: {first}", address=address, first=first),
+            fix=msg("check the address, or leave it out for this machine"),
         ) from error
     return Cluster(ray=ray, has_cards=ray.cluster_resources().get("GPU", 0) > 0)
 
@@ -171,7 +175,9 @@ class Handout:
         while left or self.out:
             if stop.signal is not None:
                 self._call_back()
-                raise Stopped("stopped by a signal", fix="start the same batch again: it goes on")
+                raise Stopped(
+                    msg("stopped by a signal"), fix=msg("start the same batch again: it goes on")
+                )
             while left and (node := self._free_node(left[0])) is not None:
                 if most is not None and self.failures >= most:
                     self.screen.say(f"{self.failures} jobs failed: no further one is started")
@@ -295,12 +301,14 @@ def run_on_ray(
     """
     problems = _homeless(batch) if address != LOCAL else []
     if batch.options.shortest_first:
-        text = "shortest_first looks at every dataset first, which may lie with the nodes alone"
-        problems.append(Problem(text=text, fix="leave it out with --ray"))
+        text = msg(
+            "shortest_first looks at every dataset first, which may lie with the nodes alone"
+        )
+        problems.append(Problem(text=text, fix=msg("leave it out with --ray")))
     if problems:
         raise SettingsError(problems=problems)
     batch = replace(batch, jobs=tuple(map(_absolute, batch.jobs)))
-    make_writable(batch.folder, name="the batch's folder")
+    make_writable(batch.folder, name=msg("the batch's folder"))
     screen = make_screen(batch.jobs[0])
     with lock_run(RunDir(batch.folder)), connected(address) as cluster:
         handout = Handout(
@@ -324,8 +332,11 @@ def _homeless(batch: Batch) -> list[Problem]:
     """Jobs whose result would stay on a node that goes away."""
     return [
         Problem(
-            text=f"{job.settings.output_name} has no destination that every node reaches",
-            fix="set destinations for all jobs: s3://bucket/prefix, or a shared folder",
+            text=msg(
+                "{output_name} has no destination that every node reaches",
+                output_name=job.settings.output_name,
+            ),
+            fix=msg("set destinations for all jobs: s3://bucket/prefix, or a shared folder"),
         )
         for job in batch.jobs
         if not any(not each.startswith("hf://") for each in job.settings.destinations)

@@ -1,0 +1,108 @@
+"""Texts for people: made of an id and values, so that they can be shown in another language too.
+
+A `Message` is its English text, so it is printed and logged like any other. Beside it stands what a
+translator needs: the id, which is the English with a {name} for each value, and the values. A value
+can be a message itself. `locale/` holds the translations; `tenner.report.translation` reads them.
+
+Only the standard library is used here: the trainer's process imports this module.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self, cast
+
+
+class Message(str):
+    """A text with its id and values.
+
+    `many` is the id for other numbers than one, and `number` the one that chooses.
+    """
+
+    msgid: str
+    many: str
+    number: int | None
+    values: Mapping[str, str]
+
+    def __new__(
+        cls, msgid: str, values: Mapping[str, object], many: str = "", number: int | None = None
+    ) -> Self:
+        told = {name: str(value) for name, value in values.items()}
+        template = many if many and number != 1 else msgid
+        self = super().__new__(cls, template.format(**told))
+        self.msgid, self.values, self.many, self.number = msgid, told, many, number
+        return self
+
+    def __str__(self) -> str:
+        """Itself: so `str` of an error that was raised with a message gives the message."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.msgid, dict(self.values), self.many, self.number)
+
+    def with_values(self, change: Callable[[str], str]) -> "Message":
+        """The same message with `change` made to each of its values, messages in them included."""
+        values = {
+            name: value.with_values(change) if isinstance(value, Message) else change(value)
+            for name, value in self.values.items()
+        }
+        return Message(self.msgid, values, self.many, self.number)
+
+    def to_json(self) -> dict[str, Any]:
+        """Id and values as JSON takes them."""
+        values = {
+            name: value.to_json() if isinstance(value, Message) else value
+            for name, value in self.values.items()
+        }
+        found: dict[str, Any] = {"msgid": self.msgid, "values": values}
+        return found | ({"many": self.many, "number": self.number} if self.many else {})
+
+
+def msg(msgid: str, /, **values: object) -> Message:
+    """The text `msgid` with its {names} filled; `pybabel extract` finds the calls by this name."""
+    return Message(msgid, values)
+
+
+def plural(one: str, many: str, number: int, /, **values: object) -> Message:
+    """A text that depends on a number, which is its {n}: `{n} image`, `{n} images`."""
+    return Message(one, {"n": f"{number:,}", **values}, many, number)
+
+
+def joined(*texts: str, separator: str = "; ") -> str:
+    """Texts after each other, each a message still; empty ones are left out."""
+    kept = [text for text in texts if text]
+    names = [f"part{number}" for number in range(1, len(kept) + 1)]
+    if len(kept) < 2:
+        return kept[0] if kept else ""
+    template = separator.join(f"{{{name}}}" for name in names)
+    return Message(template, dict(zip(names, kept, strict=True)))
+
+
+def message_of(found: object, text: str) -> str:
+    """The message that `to_json` made, if it is one and says `text`; else `text` as it is.
+
+    So a log that was written by another version, or changed by hand, is shown as it stands there.
+    """
+    message = _read(found)
+    return message if message is not None and message == text else text
+
+
+def _read(found: object) -> Message | None:
+    if not isinstance(found, dict):
+        return None
+    told = cast("dict[str, Any]", found)
+    msgid, many, number = told.get("msgid"), told.get("many", ""), told.get("number")
+    if not isinstance(msgid, str) or not isinstance(many, str):
+        return None
+    try:
+        values = {name: _read(each) or str(each) for name, each in told["values"].items()}
+        return Message(msgid, values, many, number)
+    except (LookupError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def redacted(text: str, redact: Callable[[str], str]) -> str:
+    """`text` after `redact`, still a message where its values alone were concerned."""
+    clean = redact(text)
+    if isinstance(text, Message):
+        message = text.with_values(redact)
+        return message if message == clean else clean
+    return clean

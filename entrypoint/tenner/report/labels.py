@@ -1,0 +1,170 @@
+"""Names that the page shows for what the program calls by a word of its own."""
+
+from collections.abc import Mapping
+
+from tenner.core.messages import Message, msg
+
+STATES: Mapping[str, Message] = {
+    "training": msg("Training"),
+    "trained": msg("Trained"),
+    "delivered": msg("Delivered and verified"),
+    "not_delivered": msg("Trained, not delivered: the files are kept"),
+    "stopped": msg("Stopped; the state is saved"),
+    "budget": msg("Budget or deadline reached; the best state is saved"),
+    "failed": msg("Failed"),
+}
+
+PHASES: Mapping[str, Message] = {
+    "machine": msg("looking at the machine"),
+    "loading": msg("loading the base model"),
+    "caching latents": msg("encoding the images"),
+    "caching captions": msg("encoding the captions"),
+    "dataset": msg("reading the dataset"),
+    "compiling": msg("compiling"),
+    "checking": msg("checking"),
+    "sampling": msg("drawing samples"),
+    "measuring": msg("measuring what was learnt"),
+    "delivering": msg("delivering"),
+}
+"""What a run does beside training, by the name of its event."""
+
+NOTICES: Mapping[str, Message] = {
+    "error": msg("What went wrong"),
+    "ended": msg("Why it ended"),
+    "warning": msg("Warnings"),
+    "note": msg("Worth knowing"),
+}
+
+READINGS: Mapping[str, Message] = {
+    "settled": msg("The loss fell and then settled, as a healthy run does."),
+    "falling": msg("The loss is still falling: the run ended before it settled."),
+    "falling_now": msg("The loss is still falling."),
+    "fell": msg("The loss fell; whether it has settled cannot be told from so few steps."),
+    "flat": msg("The loss is flat: it did not fall by an amount that could be seen."),
+    "rising": msg(
+        "The loss rose again after its lowest stretch: a sign of overfitting or of too high a rate."
+    ),
+    "nan": msg("The loss stopped being a number (NaN)."),
+    "noisy": msg("Too noisy to say: single steps differ more than any trend."),
+    "short": msg("Too few steps to read the curve."),
+}
+"""What the shape of the loss curve says."""
+
+_COMPARE = msg("Compare the checkpoints of earlier epochs: the last is not always the best.")
+
+ADVICE: Mapping[str, tuple[Message, ...]] = {
+    "settled": (_COMPARE,),
+    "falling": (
+        msg(
+            "If the concept is still weak in the samples, train more epochs; the run can be"
+            " resumed."
+        ),
+    ),
+    "fell": (_COMPARE,),
+    "flat": (
+        msg("If the samples are weak, try a learning rate of 2e-4 or 3e-4."),
+        msg("Check that the captions describe the images and hold the trigger phrase."),
+    ),
+    "rising": (
+        msg("Look at an earlier checkpoint, and train fewer epochs."),
+        msg("Try a smaller network_dim."),
+        msg("Add more varied images."),
+    ),
+    "nan": (
+        msg(
+            "Lower the learning rate, or train in bf16 or fp32; the last finite checkpoint is kept."
+        ),
+    ),
+    "noisy": (msg("Judge by the samples alone."),),
+}
+"""What the guide says to do about each shape of curve."""
+
+NEXT_STEPS: Mapping[str, Message] = {
+    "deliver": msg(
+        "Deliver the files: run <code>tenner deliver</code> on the run's folder; nothing"
+        " is trained again."
+    ),
+    "resume": msg("Start the same command again: the run goes on where it was."),
+    "strength": msg(
+        "Choose the lowest strength at which the concept is plain; 0.7 to 0.8 is usual."
+    ),
+    "compare": msg("Compare epochs before you keep the last one."),
+    "rights": msg(
+        "Before you publish, check the base model's licence and your rights to the training images."
+    ),
+}
+
+PARTS: Mapping[str, Message] = {
+    "unet": msg("U-Net"),
+    "transformer": msg("transformer"),
+    "text_encoder": msg("text encoder"),
+    "text_encoder_2": msg("text encoder 2"),
+    "text_encoder_3": msg("text encoder 3"),
+    "other": msg("other"),
+}
+
+WEIGHTS: Mapping[str, Message] = {
+    "none": msg("learnt nothing"),
+    "little": msg("too little to be seen"),
+    "usual": msg("as trained LoRAs"),
+    "much": msg("much: little of the base is left"),
+    "untold": msg("changed; not compared with the base"),
+}
+"""Judgements of a part's update."""
+
+GROUPS: Mapping[str, Message] = {
+    "without the trigger": msg("Without the trigger: the LoRA should change little"),
+    "trigger at other places": msg("Trigger at other places in the prompt (strength 0.8)"),
+    "concept in the negative prompt": msg(
+        "The concept in and out of the negative prompt (strength 0.8)"
+    ),
+}
+
+COLUMNS: Mapping[str, Message] = {
+    "the finished LoRA": msg("the finished LoRA"),
+    "0 (base)": msg("0 (base)"),
+    "at the start": msg("at the start"),
+    "in the middle": msg("in the middle"),
+    "at the end": msg("at the end"),
+    "in the prompt": msg("in the prompt"),
+    "in neither": msg("in neither"),
+    "in the negative prompt": msg("in the negative prompt"),
+}
+
+FACTS: Mapping[str, Message] = {
+    "images seen in an epoch": msg("images seen in an epoch"),
+    "buckets": msg("buckets"),
+    "left out": msg("left out"),
+    "mended": msg("mended"),
+    "held out": msg("held out"),
+    "base": msg("base"),
+    "cores": msg("cores"),
+    "memory": msg("memory"),
+    "system": msg("system"),
+    "card": msg("card"),
+    "driver": msg("driver"),
+    "engine": msg("engine"),
+    "device": msg("device"),
+    "batch size": msg("batch size"),
+    "accumulation": msg("accumulation"),
+    "checkpointing": msg("checkpointing"),
+    "cost": msg("cost"),
+    "bucket sides": msg("bucket sides"),
+    "bucket steps": msg("bucket steps"),
+    "rank": msg("rank"),
+    "text encoder": msg("text encoder"),
+    "noise offset": msg("noise offset"),
+    "clip skip": msg("clip skip"),
+    "VAE": msg("VAE"),
+    "prediction": msg("prediction"),
+    "precision": msg("precision"),
+    "attention": msg("attention"),
+    "optimizer": msg("optimizer"),
+    "workers": msg("workers"),
+    "steps": msg("steps"),
+    "warm-up": msg("warm-up"),
+    "time": msg("time"),
+    "training": msg("training"),
+    "samples": msg("samples"),
+}
+"""Names of what was decided, of the machine and of the dataset."""

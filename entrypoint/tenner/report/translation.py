@@ -1,0 +1,156 @@
+"""A page's texts in each of its languages: the English of the program, and what `locale/` has.
+
+A catalogue is a `.po` file, which any gettext editor opens; it is read when a page is drawn first.
+Text is English where a catalogue does not know it: what other programs and servers say, and what
+logs of other versions hold.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from functools import cache, lru_cache
+from gettext import GNUTranslations, NullTranslations
+from importlib.resources import files
+
+from markupsafe import Markup, escape
+
+from tenner.core.messages import Message
+
+LANGUAGES = ("en", "ar")
+_KEEPS_DIRECTION = re.compile(
+    r"""[A-Za-z_]\w* = ["']?(?:\{\w+\}|[\w.]+(?:-\d+)?)["']?"""  # a setting with its value
+    r"""|hf://\{\w+\}\?public|"\{\w+\}_\{\w+\}"|--\w[\w=-]*"""
+    r"|[\d.$]*\{\w+\}(?:[×/–][\d.]*\{\w+\})+"  # 3/4, 512×512
+    r"|\$\{\w+\}|1/\{\w+\}"
+    r"|\{\w+\}\s?(?:[kMG]B|[MG]iB|px|%|°C)(?!\w)"
+)
+"""What is read from left to right in Arabic too: code, and numbers with their units."""
+_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff]")
+_MARKS = {"en": {}, "ar": str.maketrans({",": "،", ";": "؛"})}
+_WORD = re.compile(r"[^\W\d_]")
+
+
+class _Nothing(NullTranslations):
+    """Says of no text that it is known."""
+
+    def gettext(self, message: str) -> str:
+        return ""
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        return ""
+
+
+@cache
+def catalogue(language: str) -> NullTranslations:
+    """The translations into `language`; those of an unknown text are empty."""
+    from babel.messages.mofile import write_mo
+    from babel.messages.pofile import read_po
+
+    path = files("tenner").joinpath("locale", language, "LC_MESSAGES", "tenner.po")
+    compiled = io.BytesIO()
+    with path.open("rb") as file:
+        write_mo(compiled, read_po(file, locale=language))
+    compiled.seek(0)
+    found = GNUTranslations(compiled)
+    found.add_fallback(_Nothing())
+    return found
+
+
+def translated(text: str, language: str) -> Markup | None:
+    """`text` in `language`, its values kept apart from the direction around them; None where it is
+    not known."""
+    template = _template(text, language)
+    if not template:
+        return None
+    if not isinstance(text, Message):
+        return _marked(template)
+    values = {name: _value(value, language) for name, value in text.values.items()}
+    return _marked(template).format(**values)
+
+
+def _template(text: str, language: str) -> str:
+    """The translation of a text, its places not filled yet; empty where there is none."""
+    if not isinstance(text, Message):
+        return catalogue(language).gettext(text) if text and "{" not in text else ""
+    if text.many:
+        found = catalogue(language).ngettext(text.msgid, text.many, text.number or 0)
+    else:
+        found = catalogue(language).gettext(text.msgid)
+    return found or (text.msgid.translate(_MARKS[language]) if _is_form(text.msgid) else "")
+
+
+def _is_form(template: str) -> bool:
+    """Whether a template holds no words, only values and what stands between them."""
+    return not _WORD.search(re.sub(r"\{\w*\}", "", template))
+
+
+def _value(text: str, language: str) -> Markup:
+    known = translated(text, language)
+    if known is not None:
+        return known
+    direction = "" if _RIGHT_TO_LEFT.search(text) else ' dir="ltr"'
+    return Markup("<bdi{}>{}</bdi>").format(Markup(direction), text)
+
+
+@lru_cache(maxsize=4096)
+def _marked(template: str) -> Markup:
+    """A template with marks around what keeps its direction."""
+    parts: list[str] = []
+    end = 0
+    for found in _KEEPS_DIRECTION.finditer(template):
+        parts += [str(escape(template[end : found.start()]))]
+        parts += [f'<bdi dir="ltr">{escape(found[0])}</bdi>']
+        end = found.end()
+    parts.append(str(escape(template[end:])))
+    return Markup("".join(parts).replace("\n", "<br>"))
+
+
+def both(text: str) -> Markup:
+    """What the program says, in both languages where its translation is known."""
+    known = translated(text, "ar")
+    if known is None:
+        return Markup("<bdi>{}</bdi>").format(text)
+    return Markup(
+        '<span class="t" lang="en"><bdi>{}</bdi></span><span class="t" lang="ar">{}</span>'
+    ).format(text, known)
+
+
+def label(text: str, /, **values: object) -> Markup:
+    """A text of the page itself in both languages, one of which the page shows. It may hold HTML.
+
+    Values are escaped, and kept apart from the direction of the words around them.
+    """
+    message = text if isinstance(text, Message) else Message(text, values)
+    return _label(message, lambda each: catalogue(each).gettext(message.msgid) or message.msgid)
+
+
+def counted_label(one: str, many: str, number: int, /, **values: object) -> Markup:
+    """The same of a text that depends on a number, which is its {n}."""
+    message = Message(one, {"n": f"{number:,}", **values}, many, number)
+    english = one if number == 1 else many
+    return _label(message, lambda each: catalogue(each).ngettext(one, many, number) or english)
+
+
+def _label(message: Message, template: Callable[[str], str]) -> Markup:
+    values = {
+        name: Markup("<bdi{}>{}</bdi>").format(_direction(value), value)
+        for name, value in message.values.items()
+    }
+    english = message.many if message.many and message.number != 1 else message.msgid
+    templates = {"en": english, "ar": template("ar")}
+    return Markup("").join(
+        Markup('<span class="t" lang="{}">{}</span>').format(
+            language, Markup(templates[language]).format(**values)
+        )
+        for language in LANGUAGES
+    )
+
+
+def plain_label(text: str, language: str) -> str:
+    """A text of the page in one language, without markup, for an attribute."""
+    return text if language == "en" else catalogue(language).gettext(text) or text
+
+
+def _direction(text: str) -> Markup:
+    """Numbers have no direction of their own: `-23 %` is to read so in Arabic too."""
+    return Markup("") if any(map(str.isalpha, text)) else Markup(' dir="ltr"')

@@ -28,7 +28,7 @@ image:
 image-test: image
 	TENNER_IMAGE=tenner:slim $(MAKE) image-test-only
 
-image-test-only: $(VENV)/.dev $(VENV)/.sky
+image-test-only: $(VENV)/.image $(VENV)/.sky
 	SKY_PYTHON=$(VENV)/sky/bin/python $(BIN)/pytest tests/image
 
 lint: $(VENV)/.dev
@@ -38,8 +38,9 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run docker/*.sh configs/*/*.sh
-	$(BIN)/zizmor --quiet --offline .github/workflows
+	$(BIN)/zizmor --quiet --offline .github/workflows .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec configs/compose/compose.yaml
 
 format: $(VENV)/.dev
@@ -66,6 +67,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.sky: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/sky
 	$(VENV)/sky/bin/python -m pip install --quiet --disable-pip-version-check skypilot==0.14.1
+	@touch $@
+
+# What the image's tests need: no torch, which is in the image.
+$(VENV)/.image: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) docker hypothesis pytest pytest-socket pytest-timeout pyyaml
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

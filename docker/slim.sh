@@ -27,9 +27,10 @@ rm -rf tensorboard_data_server/bin tensorboard/webapp.zip grpc
 if [[ $cudnn_adv == drop ]]; then rm -f nvidia/cudnn/lib/libcudnn_adv*; fi
 # debugging symbols: Triton's library alone is 470 MB with them and 150 MB without
 find . -type f -name '*.so*' -print0 | while IFS= read -r -d '' file; do
-  if readelf --sections --wide "$file" | grep -q '\.debug_info'; then
+  # no `grep -q`: it leaves early, and pipefail takes readelf's broken pipe for "no symbols"
+  if readelf --sections --wide "$file" | grep '\.debug_info' >/dev/null; then
     before=$(stat -c %s "$file")
     strip --strip-debug "$file"
-    echo "$file: $((before / 1000000)) MB, $(($(stat -c %s "$file") / 1000000)) MB stripped"
+    echo "$file: $((before / 1000000)) MB, stripped $(($(stat -c %s "$file") / 1000000)) MB"
   fi
 done

@@ -20,7 +20,8 @@ GOALS = ("face", "style", "product", "character")
 IMAGE = re.compile(r"ghcr\.io/OWNER/tenner:(slim|sd15|sdxl|full)-(cu\d+)")
 
 # Fields of the hosts' own interfaces, with their types: RunPod's `POST /v1/templates`, its newer
-# `POST /v2/templates` and Vast.ai's `POST /api/v0/template/`.
+# `POST /v2/templates` and Vast.ai's `POST /api/v0/template/`, as its
+# own client (vast-cli, `create template`) fills it.
 RUNPOD_V2_FIELDS: dict[str, type] = {
     "name": str,
     "image": str,
@@ -43,6 +44,7 @@ VAST_FIELDS = {
     *("name", "image", "tag", "desc", "readme", "env", "onstart", "runtype", "args_str"),
     *("ssh_direct", "use_ssh", "jup_direct", "jupyter_dir", "use_jupyter_lab"),
     *("recommended_disk_space", "extra_filters", "href", "repo"),
+    *("docker_login_repo", "private", "readme_visible"),
 }
 
 
@@ -104,6 +106,7 @@ def test_vasts_template_carries_the_script_and_no_key() -> None:
     environ = dict(re.findall(r"-e (\w+)=(\S+)", template["env"]))
     settings_of(environ)
     assert not [name for name in environ if "KEY" in name or "TOKEN" in name]
+    assert template["private"] is True, "it names a bucket"
 
 
 def test_the_kubernetes_job_may_do_little_and_tries_again_only_where_it_helps() -> None:

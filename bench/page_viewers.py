@@ -39,7 +39,7 @@ from tenner.pipeline.preflight import prepare
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import SampleImage, SampleSet
 from tenner.report.live_page import LivePage
-from tenner.serve.server import make_door, open_page
+from tenner.serve.server import open_page, page_endpoint
 from tenner.settings import load_request
 from tenner.supervision.budget import Budget
 from tenner.supervision.supervise import Control, StopRequest, follow
@@ -221,13 +221,13 @@ def main() -> None:
         long_run(run_dir)
         drawn, run = pictures(Path(folder)), tiny_run(Path(folder))
         budget = Budget(max_cost_usd=10, max_hours=None, price_per_hour=0.5)
-        page = LivePage(prepared=run, run_dir=run_dir, tell=lambda event: None, budget=budget)
+        page = LivePage(prepared=run, run_dir=run_dir, emit=lambda event: None, budget=budget)
         page.add_samples(drawn)
         page.write()
         started = time.thread_time()
         page.write()
         written = time.thread_time() - started
-        door = make_door("127.0.0.1", 0, (), None, {})
+        door = page_endpoint("127.0.0.1", 0, (), None, {})
         with page, open_page(run_dir, door) as at:
             words = (f"http://127.0.0.1:{at.port}", at.token, str(seconds), str(viewers))
             crowd = subprocess.Popen(

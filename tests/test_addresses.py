@@ -158,7 +158,7 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
         page = LivePage(
             prepared=run,
             run_dir=run_dir,
-            tell=lambda event: None,
+            emit=lambda event: None,
             budget=Budget(max_cost_usd=None, max_hours=None, price_per_hour=None),
             secrets=secrets,
         )

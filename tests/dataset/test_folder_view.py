@@ -175,7 +175,7 @@ def test_sd_scripts_sees_in_the_working_copy_what_we_see(tmp_path):
     theirs = json.loads(done.stdout.splitlines()[-1])
     ours = []
     for image in dataset.images:
-        place = dataset.place_of(image)
+        place = dataset.bucket_of(image)
         ours.append(
             {
                 "path": image.path.relative_to(tmp_path / "work").as_posix(),

@@ -45,7 +45,7 @@ def test_a_plain_kohya_set_is_linked_with_its_captions(tmp_path):
     assert first.path.resolve() == (tmp_path / "10_toy" / "img000.png").resolve()
     assert first.path.parent.name == "10_toy"
     assert first.path.with_suffix(".txt").read_text() == "a sks toy, number 0\n"
-    assert dataset.place_of(first).bucket == (80, 48)
+    assert dataset.bucket_of(first).bucket == (80, 48)
 
 
 def test_the_users_folder_is_never_written_to(tmp_path):

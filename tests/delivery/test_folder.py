@@ -62,7 +62,7 @@ def test_second_delivery_sends_only_what_is_missing_or_changed(tmp_path: Path) -
     weights.write_bytes(damaged)
     again = deliver(files, [target], secrets=NO_SECRETS).at[0]
     assert set(again.put) == {"cat.safetensors", "manifest.json"}
-    assert again.kept == ("pages/report.html",)
+    assert again.unchanged == ("pages/report.html",)
     assert weights.read_bytes() == files[0].path.read_bytes()
 
 

@@ -18,7 +18,7 @@ from tenner.core.run_dir import RunDir
 from tenner.report.facts import ReportFacts
 from tenner.report.images import PictureStore
 from tenner.report.page import render_page, write_report
-from tenner.serve.server import make_door, open_page
+from tenner.serve.server import open_page, page_endpoint
 
 CHROMIUM = os.environ.get("TENNER_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
@@ -120,7 +120,7 @@ def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: dialog.accept())
-    with open_page(run_dir, make_door("127.0.0.1", 0, (), None, {})) as door:
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as door:
         page.goto(door.url.split("?")[0])
         assert "token" in page.text_content("body")
         page.goto(door.url)
@@ -145,7 +145,7 @@ def test_a_server_that_is_gone_is_said(browser: Any, facts: ReportFacts, tmp_pat
     run_dir = RunDir(tmp_path / "run").create()
     write_run(run_dir, replace(facts, state="training"))
     page = browser.new_context(locale="ar").new_page()
-    with open_page(run_dir, make_door("127.0.0.1", 0, (), None, {})) as door:
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as door:
         page.goto(door.url)
     page.wait_for_selector("#lost:visible", timeout=10_000)
     assert "لا يمكن الوصول" in page.inner_text("#lost")

@@ -81,7 +81,7 @@ def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
     said: list[Event] = []
     run_dir = RunDir(tmp_path / "run").create()
     return LivePage(
-        **{"budget": FREE, "prepared": prepared, "run_dir": run_dir, "tell": said.append, **more}
+        **{"budget": FREE, "prepared": prepared, "run_dir": run_dir, "emit": said.append, **more}
     )
 
 
@@ -224,7 +224,7 @@ def test_a_page_that_cannot_be_written_is_a_warning_once(prepared: Prepare, tmp_
     said: list[Event] = []
     run_dir = RunDir(tmp_path / "run").create()
     run_dir.report.mkdir()
-    page = LivePage(prepared=prepared(), run_dir=run_dir, tell=said.append, budget=FREE)
+    page = LivePage(prepared=prepared(), run_dir=run_dir, emit=said.append, budget=FREE)
     page.write()
     page.write("trained")
     assert [type(event) for event in said] == [Warned]

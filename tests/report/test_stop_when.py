@@ -26,14 +26,14 @@ def rises(t: float) -> float:
     return settles(t) + 0.15 * max(0.0, t - 0.3)
 
 
-def ended_after(wanted: str, shape, run_dir: RunDir) -> tuple[int | None, list[Event]]:
+def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, list[Event]]:
     """The epoch at whose end the run was asked to stop."""
     chance, losses, said = random.Random(1), list[float](), list[Event]()
     early = StopWhen(
-        wanted=wanted,
+        condition=condition,
         run_dir=run_dir,
         curve=lambda: LossCurve(steps=range(1, len(losses) + 1), losses=losses),
-        tell=said.append,
+        emit=said.append,
     )
     for epoch in range(1, EPOCHS + 1):
         for step in range(STEPS):
@@ -46,7 +46,7 @@ def ended_after(wanted: str, shape, run_dir: RunDir) -> tuple[int | None, list[E
 
 
 @pytest.mark.parametrize(
-    ("wanted", "shape", "ends"),
+    ("condition", "shape", "ends"),
     [
         ("never", settles, False),
         ("never", rises, False),
@@ -58,13 +58,13 @@ def ended_after(wanted: str, shape, run_dir: RunDir) -> tuple[int | None, list[E
     ],
 )
 def test_it_ends_what_was_asked_for_and_says_so(
-    tmp_path: Path, wanted: str, shape, ends: bool
+    tmp_path: Path, condition: str, shape, ends: bool
 ) -> None:
     run_dir = RunDir(tmp_path).create()
-    epoch, said = ended_after(wanted, shape, run_dir)
+    epoch, said = ended_after(condition, shape, run_dir)
     assert (epoch is not None) is ends, (epoch, said)
     assert [type(event) for event in said] == [Warned] * ends
     if epoch is not None:
         assert 2 < epoch < EPOCHS
         assert isinstance(said[0], Warned)
-        assert f"stop_when = {wanted}" in said[0].text
+        assert f"stop_when = {condition}" in said[0].text

@@ -87,7 +87,7 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
         room = DiskSpace(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
         to = (parse_destination(f"file://{target}{options}"),)
-        return full_destinations(plan, run_dir, to, kept_states=1, room_of=lambda path: room)
+        return full_destinations(plan, run_dir, to, kept_states=1, space_of=lambda path: room)
 
     try:
         assert found("", need.delivered + (1 << 20)) == ()
@@ -115,14 +115,14 @@ def test_older_states_make_room_before_the_next_save_and_it_is_said_once(tmp_pat
     guard = DiskGuard(run_dir=run_dir, free_bytes=lambda: free[0])
     for step in (4, 8):
         guard.heard(state(run_dir, step))
-        assert guard.look() is None
+        assert guard.check() is None
     free[0] = 1500
     guard.heard(state(run_dir, 12))
-    found = guard.look()
+    found = guard.check()
     assert found is not None
     assert isinstance(found.event, Warned)
     assert "2 older states are dropped" in found.event.text
     assert [each.name for each in run_dir.state.iterdir()] == ["step-00000012"]
     guard.heard(state(run_dir, 16))
-    assert guard.look() is None
+    assert guard.check() is None
     assert [each.name for each in run_dir.state.iterdir()] == ["step-00000016"], "the newest stays"

@@ -4,7 +4,7 @@ import pytest
 
 from tenner.core.events import Failed, Step, Warned
 from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
-from tenner.supervision.card_watch import CardWatch, Look, parse_look
+from tenner.supervision.card_watch import CardWatch, Reading, parse_reading
 from tenner.supervision.guards import SlowGuard
 
 
@@ -22,17 +22,17 @@ def test_a_budget_warns_once_at_80_percent_and_asks_for_the_end_while_delivery_s
     )
     assert guard.budget.seconds == 1800
     clock[0] = 1000
-    assert guard.look() is None
+    assert guard.check() is None
     clock[0] = 1440
-    found = guard.look()
+    found = guard.check()
     assert found is not None
     assert isinstance(found.event, Warned)
     assert "80 % of the budget is used ($0.90 of $1.00)" in found.event.text
     assert found.end == "no"
     clock[0] = 1699
-    assert guard.look() is None, "it is said once"
+    assert guard.check() is None, "it is said once"
     clock[0] = 1700
-    found = guard.look()
+    found = guard.check()
     assert found is not None
     assert (found.end, found.reason) == ("ask", "budget")
 
@@ -68,34 +68,34 @@ def test_steps_that_slow_down_are_told_once_with_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "look"),
     [
-        ("97, Not Active, 71\n", 0, Look(utilization_percent=97, celsius=71)),
-        ("3, Active, 91\n", 0, Look(utilization_percent=3, is_throttled=True, celsius=91)),
-        ("[N/A], [N/A], [N/A]\n", 0, Look()),
-        ('Field "clocks" is not a valid field to query.\n', 2, Look()),
-        ("Failed to initialize NVML: Unknown Error\n", 255, Look(trouble="Failed to initialize"
+        ("97, Not Active, 71\n", 0, Reading(utilization_percent=97, celsius=71)),
+        ("3, Active, 91\n", 0, Reading(utilization_percent=3, is_throttled=True, celsius=91)),
+        ("[N/A], [N/A], [N/A]\n", 0, Reading()),
+        ('Field "clocks" is not a valid field to query.\n', 2, Reading()),
+        ("Failed to initialize NVML: Unknown Error\n", 255, Reading(trouble="Failed to initialize"
          " NVML: Unknown Error")),
-        ("No devices were found\n", 0, Look(trouble="No devices were found")),
-        ("", 9, Look(trouble="nvidia-smi ended with code 9")),
+        ("No devices were found\n", 0, Reading(trouble="No devices were found")),
+        ("", 9, Reading(trouble="nvidia-smi ended with code 9")),
     ],
 )  # fmt: skip
-def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, look: Look) -> None:
-    assert parse_look(text, code) == look
+def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, check: Reading) -> None:
+    assert parse_reading(text, code) == check
 
 
-def verdicts(looks: list[Look], *, steps: bool = True) -> list[object]:
+def verdicts(looks: list[Reading], *, steps: bool = True) -> list[object]:
     """What a watch says to these answers, one after the other."""
-    watch = CardWatch(ask=Look)
+    watch = CardWatch(ask=Reading)
     found: list[object] = []
-    for number, look in enumerate(looks):
-        watch.take(look)
+    for number, check in enumerate(looks):
+        watch.take(check)
         watch.heard(step(number) if steps else None)
-        if verdict := watch.look():
+        if verdict := watch.check():
             found.append(verdict.event)
     return found
 
 
 def test_a_card_that_is_gone_is_told_from_one_that_was_busy_for_a_moment() -> None:
-    gone, good = Look(trouble="Failed to initialize NVML"), Look(utilization_percent=99)
+    gone, good = Reading(trouble="Failed to initialize NVML"), Reading(utilization_percent=99)
     assert verdicts([gone, gone, good, gone, gone, good]) == []
     [failed] = verdicts([good, gone, gone, gone])
     assert isinstance(failed, Failed)
@@ -103,11 +103,11 @@ def test_a_card_that_is_gone_is_told_from_one_that_was_busy_for_a_moment() -> No
 
 
 def test_an_idle_or_throttled_card_is_told_while_steps_are_made() -> None:
-    idle = [Look(utilization_percent=4)] * 12
+    idle = [Reading(utilization_percent=4)] * 12
     [warned] = verdicts(idle)
     assert isinstance(warned, Warned)
     assert "at work for 4 % of the time" in warned.text
     assert verdicts(idle, steps=False) == [], "loading needs no card"
-    [hot] = verdicts([Look(utilization_percent=99, is_throttled=True, celsius=91)] * 12)
+    [hot] = verdicts([Reading(utilization_percent=99, is_throttled=True, celsius=91)] * 12)
     assert isinstance(hot, Warned)
     assert "at 91 °C" in hot.text

@@ -51,15 +51,15 @@ def test_a_state_that_is_lost_takes_its_steps_from_the_life_that_trained_them(
 
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(1, 30), max_size=4)), max_size=6))
 def test_whatever_is_lost_the_lives_add_up_to_the_run(
-    lives: list[tuple[bool, list[int]]],
+    attempts: list[tuple[bool, list[int]]],
 ) -> None:
     """A life resumes from any state that was saved until then, saves some, and may be noted by
     its states or not at all (a kill before the note)."""
     ledger, saved = Ledger(output_name="x"), {0}
-    for is_noted, steps in [*lives, (True, [])]:
+    for is_noted, steps in [*attempts, (True, [])]:
         start = max(step for step in saved)
         life = Life(started="", first_step=start, last_step=start)
-        ledger = ledger.resumed_from(start).with_life(life).resumed_from(start)
+        ledger = ledger.resumed_from(start).with_attempt(life).resumed_from(start)
         for step in sorted(start + each for each in steps):
             saved.add(step)
             ledger = ledger.with_state(step) if is_noted else ledger
@@ -68,5 +68,5 @@ def test_whatever_is_lost_the_lives_add_up_to_the_run(
     end = max(saved) + 10
     file = SavedFile(name="x", step=end, epoch=1, size=1, sha256="")
     ledger = ledger.resumed_from(max(saved)).ended_with(Finished(file=file, seconds=1))
-    assert ledger.steps_of_lives == end
-    assert all(life.first_step <= life.last_step for life in ledger.lives)
+    assert ledger.steps_of_attempts == end
+    assert all(life.first_step <= life.last_step for life in ledger.attempts)

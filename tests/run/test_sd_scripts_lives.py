@@ -149,7 +149,7 @@ def test_a_budget_that_is_reached_after_the_last_save_is_no_failure(run: Run) ->
         def heard(self, event: Event | None) -> Verdict | None:
             return Verdict(end="ask", reason="budget") if isinstance(event, Done) else None
 
-        def look(self) -> None:
+        def check(self) -> None:
             return None
 
     trained = run.live(guards=(Budget(),), STAND_IN_LINGERS="30")
@@ -171,7 +171,7 @@ def test_out_of_memory_is_told_and_a_batch_that_fits_goes_through(run: Run) -> N
 
 def ask_to_end(stop: StopRequest) -> None:
     """What a SIGTERM to the program does."""
-    stop.signal, stop.asked_at = signal.SIGTERM, time.monotonic()
+    stop.signal, stop.requested_at = signal.SIGTERM, time.monotonic()
     for pid in stop.pids:
         os.killpg(pid, signal.SIGTERM)
 
@@ -186,7 +186,7 @@ class AtStep:
         if isinstance(event, Step) and event.step >= self.step and self.stop.signal is None:
             ask_to_end(self.stop)
 
-    def look(self) -> None:
+    def check(self) -> None:
         return None
 
 
@@ -230,7 +230,7 @@ def test_without_a_state_a_stopped_run_says_so(run: Run) -> None:
             if isinstance(event, Phase) and stop.signal is None:
                 ask_to_end(stop)
 
-        def look(self) -> None:
+        def check(self) -> None:
             return None
 
     with pytest.raises(Stopped, match="before any state was saved") as stopped:

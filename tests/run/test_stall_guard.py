@@ -25,20 +25,20 @@ def test_the_limit_comes_from_the_runs_own_steps(
 ) -> None:
     clock = [0.0]
     guard = StallGuard(now=lambda: clock[0])
-    assert guard.look() is None
+    assert guard.check() is None
     for _ in range(5 if seconds_per_step else 0):
         clock[0] += seconds_per_step or 0.0
         guard.heard(STEP)
     clock[0] += limit - 1
-    assert guard.look() is None
+    assert guard.check() is None
     clock[0] += 2
-    found = guard.look()
+    found = guard.check()
     assert found is not None
     assert found.end == "now"
     assert isinstance(found.event, Failed)
     assert found.event.kind == "host"
     guard.heard(None)
-    assert guard.look() is None, "any line is a sign of life"
+    assert guard.check() is None, "any line is a sign of life"
 
 
 def test_a_program_that_prints_five_lines_and_hangs_is_ended(tmp_path: Path) -> None:

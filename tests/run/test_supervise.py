@@ -136,7 +136,7 @@ def test_children_that_outlive_the_program_are_ended_too(tmp_path: Path) -> None
 
 
 def test_a_signal_before_the_start_stops_the_program_too(tmp_path: Path) -> None:
-    stop = StopRequest(signal=signal.SIGTERM, times=1, asked_at=time.monotonic())
+    stop = StopRequest(signal=signal.SIGTERM, times=1, requested_at=time.monotonic())
     ending, _ = run(tmp_path, "import time; time.sleep(60)", stop)
     assert ending.returncode == -signal.SIGTERM
 

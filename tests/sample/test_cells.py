@@ -1,6 +1,12 @@
 """Which pictures the guide asks for."""
 
-from tenner.sample.cells import Prompt, guide_cells, strength_label, trigger_places, without_trigger
+from tenner.sample.cells import (
+    Prompt,
+    guide_cells,
+    strength_label,
+    trigger_positions,
+    without_trigger,
+)
 
 
 def test_first_group_is_strength_by_seed_with_the_base_first() -> None:
@@ -50,12 +56,12 @@ def test_taking_the_trigger_out_leaves_other_words_alone() -> None:
 
 
 def test_places_without_commas_are_between_words() -> None:
-    assert [text for _, text in trigger_places("on green grass", "sks")] == [
+    assert [text for _, text in trigger_positions("on green grass", "sks")] == [
         "sks on green grass",
         "on green sks grass",
         "on green grass sks",
     ]
-    assert trigger_places("", "sks") == (("alone", "sks"),)
+    assert trigger_positions("", "sks") == (("alone", "sks"),)
 
 
 def test_labels() -> None:

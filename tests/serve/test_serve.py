@@ -14,7 +14,7 @@ import pytest
 
 from tenner.core.errors import SettingsError
 from tenner.core.run_dir import RunDir
-from tenner.serve.server import Door, make_door, open_page
+from tenner.serve.server import PageEndpoint, open_page, page_endpoint
 
 TOKEN = "t" * 24
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
@@ -31,12 +31,12 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def client(run_dir: RunDir) -> Iterator[httpx.Client]:
-    door = make_door("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
+    door = page_endpoint("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
     with open_page(run_dir, door) as opened, httpx.Client(base_url=_base(opened)) as found:
         yield found
 
 
-def _base(door: Door) -> str:
+def _base(door: PageEndpoint) -> str:
     return f"http://127.0.0.1:{door.port}"
 
 
@@ -159,19 +159,19 @@ def test_finishing_needs_the_token_in_a_header_and_a_run_that_trains(
 
 
 def test_a_port_in_use_and_a_short_token_are_settings_errors(run_dir: RunDir) -> None:
-    first = make_door("127.0.0.1", 0, (), None, {})
+    first = page_endpoint("127.0.0.1", 0, (), None, {})
     with open_page(run_dir, first) as opened:
-        taken = make_door("127.0.0.1", opened.port, (), None, {})
+        taken = page_endpoint("127.0.0.1", opened.port, (), None, {})
         with pytest.raises(SettingsError, match="cannot be served"), open_page(run_dir, taken):
             pass
     with pytest.raises(SettingsError, match="shorter than 16"):
-        make_door("127.0.0.1", 0, (), "short", {})
+        page_endpoint("127.0.0.1", 0, (), "short", {})
 
 
 def test_tokens_differ_and_one_that_was_given_is_not_shown() -> None:
-    made = {make_door("127.0.0.1", 1, (), None, {}).token for _ in range(10)}
+    made = {page_endpoint("127.0.0.1", 1, (), None, {}).token for _ in range(10)}
     assert len(made) == 10
-    assert TOKEN not in make_door("127.0.0.1", 1, (), TOKEN, {}).url
+    assert TOKEN not in page_endpoint("127.0.0.1", 1, (), TOKEN, {}).url
 
 
 def test_the_command_serves_a_run_until_it_is_stopped(run_dir: RunDir) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tenner.base.tiny import concept_dir
 from tenner.core.run_dir import RunDir
 from tenner.serve.limits import PER_ADDRESS, REQUEST_SECONDS, Connections, address_group
-from tenner.serve.server import Door, make_door, open_page
+from tenner.serve.server import PageEndpoint, open_page, page_endpoint
 
 TOKEN = "t" * 24
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
@@ -37,12 +37,12 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def door(run_dir: RunDir) -> Iterator[Door]:
-    with open_page(run_dir, make_door("127.0.0.1", 0, (), TOKEN, {})) as opened:
+def door(run_dir: RunDir) -> Iterator[PageEndpoint]:
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), TOKEN, {})) as opened:
         yield opened
 
 
-def look(door: Door, timeout: float = 30) -> int:
+def look(door: PageEndpoint, timeout: float = 30) -> int:
     url = f"http://127.0.0.1:{door.port}/live.json"
     return httpx.get(url, headers=RIGHT, timeout=timeout).status_code
 
@@ -69,7 +69,7 @@ def is_closed(each: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"], ids=["another", "the viewer's own"])
-def test_600_half_open_connections_keep_no_viewer_out(door: Door, address: str) -> None:
+def test_600_half_open_connections_keep_no_viewer_out(door: PageEndpoint, address: str) -> None:
     assert look(door) == 200
     strangers = half_open(door.port, 600, address)
     try:
@@ -80,7 +80,7 @@ def test_600_half_open_connections_keep_no_viewer_out(door: Door, address: str) 
             each.close()
 
 
-def test_a_request_that_does_not_come_is_not_waited_for(door: Door) -> None:
+def test_a_request_that_does_not_come_is_not_waited_for(door: PageEndpoint) -> None:
     body = f"POST /finish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
     for beginning in (b"", HALF, body.encode() + b"Content-Length: 9\r\n\r\nhalf"):
         with socket.create_connection(("127.0.0.1", door.port), 5) as each:
@@ -104,7 +104,7 @@ def page_processes(parent: int) -> list[int]:
 
 def test_a_page_whose_process_is_killed_is_there_again(run_dir: RunDir) -> None:
     said: list[str] = []
-    own = make_door("127.0.0.1", 0, (), TOKEN, {})
+    own = page_endpoint("127.0.0.1", 0, (), TOKEN, {})
     with open_page(run_dir, own, on_trouble=said.append) as opened:
         assert look(opened) == 200
         (process,) = page_processes(os.getpid())
@@ -170,7 +170,7 @@ def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Pat
             port = int(line.partition("/")[0] or 0)
             if port and len(strangers) < 1500:
                 strangers += half_open(port, 1500, "127.0.0.2")
-                seen = look(Door(host="", port=port, names=(), token="", token_given=True))
+                seen = look(PageEndpoint(host="", port=port, names=(), token="", token_given=True))
                 (tmp_path / "output" / "served" / "STOP").touch()
             time.sleep(0.1)
         assert seen in (200, 404), "the viewer is answered (404: no page is written yet)"

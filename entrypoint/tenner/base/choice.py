@@ -49,19 +49,19 @@ def assume_base(settings: Settings, base: Base | None) -> Assumed:
         side = base.resolution
         resolution = settings.resolution or (side, side)
         return Assumed(family=base.family, resolution=resolution, is_tiny=base.is_tiny)
-    known, said = known_base(settings.base_model), settings.resolution
+    known, size = known_base(settings.base_model), settings.resolution
     name = settings.base_model.rstrip("/").rpartition("/")[2]
     family: Family = "sd1"
     if known:
         family = known.family
     elif re.search(r"xl|pony|illustrious|noob", name, re.IGNORECASE) or (
-        said and said[0] * said[1] >= SIDES["sdxl"] ** 2
+        size and size[0] * size[1] >= SIDES["sdxl"] ** 2
     ):
         family = "sdxl"
     elif settings.v2:
         family = "sd2"
     side = SIDES[family]
-    resolution = said or (side, side)
+    resolution = size or (side, side)
     if known:
         return Assumed(family=family, resolution=resolution)
     notice = Problem(
@@ -100,14 +100,14 @@ def find_base(
     Raises SettingsError.
     """
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    asked = settings.base_model
-    base = find_local_base(asked, models_dir=models_dir, tiny_dir=base_dir())
+    base_model = settings.base_model
+    base = find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir())
     if base is None:
         from tenner.base.source import fetch_base, parse_base_address
 
-        address = parse_base_address(asked)
+        address = parse_base_address(base_model)
         if address is None or not fetches:
-            raise not_found(asked, models_dir, may_be_fetched=address is not None)
+            raise not_found(base_model, models_dir, may_be_fetched=address is not None)
         on_stage("base model", str(address))
         fetched = fetch_base(
             address,
@@ -129,14 +129,14 @@ def find_base(
 def settle_prediction(settings: Settings, base: Base) -> Base:
     """The base with what the settings say of its prediction and its noise, and a line for what was
     assumed. Whether the two can stand together is among the rules (`rules.noise`)."""
-    said, snr = settings.v_parameterization, settings.zero_terminal_snr
+    is_v, snr = settings.v_parameterization, settings.zero_terminal_snr
     notices = list(base.notices)
-    if said is not None:
-        prediction: Prediction = "v_prediction" if said else "epsilon"
+    if is_v is not None:
+        prediction: Prediction = "v_prediction" if is_v else "epsilon"
         if base.contradiction or (base.prediction_from and prediction != base.prediction):
             notices.append(_overruled(base, prediction))
         evidence = Evidence(says=prediction, where="v_parameterization", is_firm=True)
-        own_snr = base.zero_terminal_snr and said
+        own_snr = base.zero_terminal_snr and is_v
         base = replace(with_evidence(base, [evidence]), zero_terminal_snr=own_snr)
     elif not base.prediction_from and base.family == "sdxl":
         notices.append(ASSUMED)
@@ -153,14 +153,14 @@ ASSUMED = Problem(
 
 def _overruled(base: Base, prediction: Prediction) -> Problem:
     own = PREDICTION_NAMES[base.prediction or "epsilon"]
-    told = base.contradiction or msg(
+    reason = base.contradiction or msg(
         "{prediction_from} says that it predicts {own}",
         prediction_from=base.prediction_from,
         own=own,
     )
     text = msg(
         "{told}; trained as one that predicts {prediction_names}, as asked",
-        told=told,
+        told=reason,
         prediction_names=PREDICTION_NAMES[prediction],
     )
     return Problem(text=text, level="warning")
@@ -169,7 +169,7 @@ def _overruled(base: Base, prediction: Prediction) -> Problem:
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:
     problems: list[Problem] = []
     if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
-        told = "is" if settings.v2 else msg("is not")
+        verb = "is" if settings.v2 else msg("is not")
         problems.append(
             Problem(
                 text=msg(
@@ -177,13 +177,13 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
                     " say otherwise",
                     v2=str(settings.v2).lower(),
                     name=base.name,
-                    told=told,
+                    told=verb,
                 ),
                 fix=msg("remove v2"),
             )
         )
-    said = settings.v_parameterization
-    if base.contradiction and said is None:
+    is_v = settings.v_parameterization
+    if base.contradiction and is_v is None:
         text = msg(
             "{name} is described in two ways: {contradiction}",
             name=base.name,
@@ -191,7 +191,7 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
         )
         fix = msg("set v_parameterization = true for v, false for noise: its page says which")
         problems.append(Problem(text=text, fix=fix))
-    elif base.prediction is None and said is None:
+    elif base.prediction is None and is_v is None:
         problems.append(
             Problem(
                 text=msg("{name} does not tell what it predicts", name=base.name),
@@ -200,11 +200,11 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
                 ),
             )
         )
-    told = base.is_firm and not base.contradiction and said is not None
-    if told and said != (base.prediction == "v_prediction"):
+    verb = base.is_firm and not base.contradiction and is_v is not None
+    if verb and is_v != (base.prediction == "v_prediction"):
         text = msg(
             "v_parameterization = {said}, but {name} predicts otherwise: {prediction_from} says so",
-            said=str(said).lower(),
+            said=str(is_v).lower(),
             name=base.name,
             prediction_from=base.prediction_from,
         )

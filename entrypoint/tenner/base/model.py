@@ -79,33 +79,33 @@ class Base:
         return self.num_bytes < 100_000_000
 
 
-def find_local_base(asked: str, *, models_dir: Path, tiny_dir: Path) -> Base | None:
+def find_local_base(requested: str, *, models_dir: Path, tiny_dir: Path) -> Base | None:
     """The base that `asked` names, where it is on this machine; None where it must be fetched.
 
     Looks at the path itself first, then at the baked models. Raises SettingsError where something
     is there and cannot be trained on.
     """
-    if asked == "tiny":
+    if requested == "tiny":
         return inspect_base(tiny_dir, name="tiny")
-    path = Path(asked).expanduser()
+    path = Path(requested).expanduser()
     if path.exists():
-        return inspect_base(path, name=asked)
-    known = known_base(asked)
+        return inspect_base(path, name=requested)
+    known = known_base(requested)
     if known is None:
         return None
-    for place in (models_dir / known.name, models_dir / f"{known.name}.safetensors"):
-        if place.exists():
-            base = inspect_base(place, name=known.name)
-            return _with_facts(base, known, asked=asked)
+    for candidate in (models_dir / known.name, models_dir / f"{known.name}.safetensors"):
+        if candidate.exists():
+            base = inspect_base(candidate, name=known.name)
+            return _with_facts(base, known, requested=requested)
     return None
 
 
-def not_found(asked: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
+def not_found(requested: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
     """Why the base cannot be had from this machine."""
     baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
     here = msg("here are: {names}", names=", ".join([*baked, "tiny"]))
     if may_be_fetched:
-        shown = asked.partition("?")[0]
+        shown = requested.partition("?")[0]
         fix = msg(
             "`tenner train` fetches it; `tenner plan … --gpu NAME` plans without it ({here})",
             here=here,
@@ -113,10 +113,12 @@ def not_found(asked: str, models_dir: Path, *, may_be_fetched: bool = False) -> 
         return SettingsError(
             msg("the base model {shown} is not on this machine", shown=shown), fix=fix
         )
-    repo = re.fullmatch(r"[\w.-]+/[\w.-]+", asked)
-    also = msg("; if you mean a repo on Hugging Face: hf://{asked}", asked=asked) if repo else ""
+    repo = re.fullmatch(r"[\w.-]+/[\w.-]+", requested)
+    also = (
+        msg("; if you mean a repo on Hugging Face: hf://{asked}", asked=requested) if repo else ""
+    )
     return SettingsError(
-        msg("there is no base model at {asked}", asked=asked),
+        msg("there is no base model at {asked}", asked=requested),
         fix=msg("check the path; {here}{also}", here=here, also=also),
     )
 
@@ -165,13 +167,13 @@ def _inspect_checkpoint(path: Path, name: str) -> Base:
 def with_evidence(base: Base, found: Sequence[Evidence]) -> Base:
     """The base with what `found` says of its prediction. Of SD 2.x the single files that predict
     noise were made for 512 pixels."""
-    prediction, told = settled(found)
+    prediction, texts = settled(found)
     is_sd2_base = base.family == "sd2" and base.layout == "checkpoint" and prediction == "epsilon"
     return replace(
         base,
         prediction=prediction,
-        prediction_from=told if prediction else "",
-        contradiction="" if prediction else told,
+        prediction_from=texts if prediction else "",
+        contradiction="" if prediction else texts,
         is_firm=any(each.is_firm for each in found),
         zero_terminal_snr=any(each.zero_terminal_snr for each in found),
         resolution=512 if is_sd2_base else base.resolution,
@@ -317,12 +319,12 @@ def _json(path: Path) -> dict[str, Any]:
         raise SettingsError(text, fix=msg("let this user read it (chmod a+r)")) from None
 
 
-def _with_facts(base: Base, known: KnownBase, *, asked: str) -> Base:
+def _with_facts(base: Base, known: KnownBase, *, requested: str) -> Base:
     notices = base.notices
-    if asked not in (known.name, known.hub_id):
+    if requested not in (known.name, known.hub_id):
         text = msg(
             "'{asked}' is not here; the baked {name} ({hub_id}) is taken for it",
-            asked=asked,
+            asked=requested,
             name=known.name,
             hub_id=known.hub_id,
         )

@@ -103,7 +103,7 @@ def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
         return None, ""
     if all(each.says == found[0].says for each in found):
         return found[0].says, found[0].where
-    told = [
+    texts = [
         msg(
             "{where} says that it predicts {prediction_names}",
             where=each.where,
@@ -111,7 +111,7 @@ def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
         )
         for each in found
     ]
-    return None, ", ".join(told)
+    return None, ", ".join(texts)
 
 
 def evidence_in_checkpoint(path: Path, name: str, header: Mapping[str, Any]) -> list[Evidence]:
@@ -125,19 +125,19 @@ def evidence_in_checkpoint(path: Path, name: str, header: Mapping[str, Any]) -> 
 def evidence_in_folder(path: Path, name: str, scheduler: Mapping[str, Any]) -> list[Evidence]:
     """All that speaks in and about a diffusers folder; `scheduler` is its scheduler's
     configuration. Raises SettingsError for what no trainer does."""
-    said = scheduler.get("prediction_type", "epsilon" if scheduler else None)
+    kind = scheduler.get("prediction_type", "epsilon" if scheduler else None)
     found: list[Evidence] = []
-    if said in ("epsilon", "v_prediction"):
+    if kind in ("epsilon", "v_prediction"):
         snr = bool(scheduler.get("rescale_betas_zero_snr", False))
         where = "its scheduler"
-        found.append(Evidence(says=said, where=where, zero_terminal_snr=snr, is_firm=True))
-    elif said is not None:
+        found.append(Evidence(says=kind, where=where, zero_terminal_snr=snr, is_firm=True))
+    elif kind is not None:
         raise SettingsError(
             msg(
                 "{path}: the model predicts {said}; tenner trains models that predict"
                 " epsilon or v_prediction",
                 path=path / SCHEDULER_FILE,
-                said=repr(str(said)[:40]),
+                said=repr(str(kind)[:40]),
             ),
             fix=msg("take another base model"),
         )
@@ -150,12 +150,12 @@ def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
     usual = USUAL_BETAS
     schedule = str(scheduler.get("beta_schedule", usual.schedule))
     if scheduler.get("trained_betas") is not None or schedule not in ("scaled_linear", "linear"):
-        said = "trained_betas" if scheduler.get("trained_betas") is not None else schedule
+        kind = "trained_betas" if scheduler.get("trained_betas") is not None else schedule
         raise SettingsError(
             msg(
                 "{path}: no trainer here knows the noise schedule of its scheduler ({said})",
                 path=path,
-                said=said,
+                said=kind,
             ),
             fix=msg("take the base that it was made from"),
         )
@@ -196,13 +196,13 @@ def _metadata(metadata: object) -> Iterator[Evidence]:
     """The words of Stability's ModelSpec: `prediction_type`, and `architecture` of SD 2.x."""
     if not isinstance(metadata, Mapping):
         return
-    told = cast("Mapping[str, object]", metadata)
-    said = str(told.get("modelspec.prediction_type") or "").strip().lower()
-    if said in ("epsilon", "eps"):
+    entries = cast("Mapping[str, object]", metadata)
+    prediction_type = str(entries.get("modelspec.prediction_type") or "").strip().lower()
+    if prediction_type in ("epsilon", "eps"):
         yield Evidence(says="epsilon", where="its metadata (modelspec.prediction_type)")
-    elif said in ("v", "v_prediction", "v-prediction", "vpred", "v_pred"):
+    elif prediction_type in ("v", "v_prediction", "v-prediction", "vpred", "v_pred"):
         yield Evidence(says="v_prediction", where="its metadata (modelspec.prediction_type)")
-    architecture = str(told.get("modelspec.architecture") or "").lower()
+    architecture = str(entries.get("modelspec.architecture") or "").lower()
     if architecture.startswith("stable-diffusion-v2-768-v"):
         yield Evidence(says="v_prediction", where="its metadata (modelspec.architecture)")
     elif architecture.startswith("stable-diffusion-v2-512"):

@@ -75,7 +75,7 @@ def draft_captions(
     request: CaptionRequest, environ: Mapping[str, str], on_done: OnDone | None = None
 ) -> Captioned:
     """Draft what is missing. Raises DatasetError, MachineError or SettingsError."""
-    tell: OnDone = on_done or _say_nothing
+    on_each: OnDone = on_done or _say_nothing
     entries = _entries(request.folder)
     into = request.output or request.folder
     drafts = Drafts(into, _made_by(request))
@@ -92,11 +92,11 @@ def draft_captions(
         request.model,
         cache,
         environ,
-        lambda done, total: tell("MB fetched", done // mb, -(-total // mb) if total else None),
+        lambda done, total: on_each("MB fetched", done // mb, -(-total // mb) if total else None),
     )
     drafted: list[str] = []
     left_out: list[FileIssue] = []
-    with CaptionProcess(python, _wanted(request, model), environ) as process:
+    with CaptionProcess(python, _order(request, model), environ) as process:
         device = process.device()
         for number, task in enumerate(tasks, start=1):
             found = process.draft(request.folder / task.image)
@@ -109,7 +109,7 @@ def draft_captions(
                     found.get("unreadable") or found.get("failed") or msg("no tag is likely enough")
                 )
                 left_out.append(FileIssue(path=task.image, why=str(why)))
-            tell("images captioned", number, len(tasks))
+            on_each("images captioned", number, len(tasks))
     return Captioned(
         drafted=tuple(drafted),
         drafted_before=states["drafted"],
@@ -227,7 +227,7 @@ def _made_by(request: CaptionRequest) -> dict[str, object]:
     return {"kind": request.kind, "model": own, "tags": tags, "trigger": request.trigger}
 
 
-def _wanted(request: CaptionRequest, model: Path) -> dict[str, object]:
+def _order(request: CaptionRequest, model: Path) -> dict[str, object]:
     return {
         "kind": request.kind,
         "folder": str(model.absolute()),

@@ -17,8 +17,8 @@ from tenner.core.temporary_files import temporary_folder
 from tenner.dataset.check import CheckResult, check, render
 from tenner.dataset.sheet import write_sheet
 from tenner.hardware import Machine
-from tenner.pipeline.everything_wrong import in_turn
-from tenner.pipeline.preflight import dataset_request, fetching, look_at_machine
+from tenner.pipeline.everything_wrong import most_urgent
+from tenner.pipeline.preflight import dataset_request, fetching, inspect_own_machine
 from tenner.pipeline.without_card import Judged, judge_shape, judge_without_card, likely_ground
 from tenner.planning.kept_tags import kept_tags
 from tenner.settings import Request
@@ -38,16 +38,16 @@ def run_check(
     The base need not be here. Raises SettingsError with what `train` would refuse of the settings,
     once the rest is printed; DatasetError only where there is nothing to look at.
     """
-    machine = look_at_machine(request.settings, environ)
+    machine = inspect_own_machine(request.settings, environ)
     judged = judge_without_card(request, environ, machine=machine)
     assumed = judged.assumed
-    asked = dataset_request(judged.request, assumed.family, assumed.resolution, environ)
+    needed = dataset_request(judged.request, assumed.family, assumed.resolution, environ)
     screen = make_screen()
     with temporary_folder("check") as folder:
         with screen:
             try:
                 result = check(
-                    asked,
+                    needed,
                     Path(folder) if page else None,
                     lambda done, total: screen.show(
                         Phase(name="check", detail="images decoded", done=done, total=total)
@@ -56,7 +56,7 @@ def run_check(
                 )
             except DatasetError as error:
                 if errors := errors_in(judged.problems):
-                    raise in_turn([SettingsError(problems=errors), error]) from error
+                    raise most_urgent([SettingsError(problems=errors), error]) from error
                 raise
         problems = _problems(judged, machine, result)
         for each in problems:

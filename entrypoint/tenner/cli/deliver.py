@@ -26,7 +26,7 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
             fix=msg("name the folder that holds settings.toml"),
         )
     saved = tomllib.loads(run_dir.settings.read_text(encoding="utf-8"))
-    asked, problems = parse_destinations(destinations or saved.get("destinations", ()))
+    targets, problems = parse_destinations(destinations or saved.get("destinations", ()))
     secrets, wrong = secrets_from(environ)
     errors = errors_in([*problems, *wrong])
     if errors:
@@ -34,7 +34,7 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
     with lock_run(run_dir), make_screen() as screen:
         delivered = deliver_run(
             run_dir,
-            asked or (default_destination(run_dir),),
+            targets or (default_destination(run_dir),),
             name=saved["output_name"],
             secrets=secrets,
             environ=environ,

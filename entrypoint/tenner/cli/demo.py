@@ -78,7 +78,7 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
     )
     outcome = run(request, environ, make_screen(), measure=measure, measure_definition=DEFINITION)
     assert isinstance(outcome, Outcome), "a demo that was delivered has been removed"
-    _tell(outcome)
+    _print_outcome(outcome)
     return ExitCode.DELIVERED
 
 
@@ -104,13 +104,13 @@ def _compare(drawn: Drawn, cells: Sequence[Cell], real_paths: Sequence[Path]) ->
     folder = drawn.listing.parent
     files = {sample.cell: folder / sample.file for sample in Samples.read(drawn.listing).samples}
     pictures = [_open(files[cell]) for cell in cells]
-    half, asked = len(cells) // 2, len(real_paths) * len(SEEDS)
+    half, num_held_out = len(cells) // 2, len(real_paths) * len(SEEDS)
     base, lora = pictures[:half], pictures[half:]
     real = [_open(path) for path in real_paths for _ in SEEDS]
     return Measured(
-        base=concept_distance(base[:asked], real),
-        lora=concept_distance(lora[:asked], real),
-        drift=concept_distance(lora[asked:], base[asked:]),
+        base=concept_distance(base[:num_held_out], real),
+        lora=concept_distance(lora[:num_held_out], real),
+        drift=concept_distance(lora[num_held_out:], base[num_held_out:]),
     )
 
 
@@ -119,7 +119,7 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _tell(outcome: Outcome) -> None:
+def _print_outcome(outcome: Outcome) -> None:
     trained, run_dir = outcome.trained, outcome.run_dir
     print(f"\nlearnt in {duration(trained.seconds)}, all in {duration(outcome.seconds)}")
     print("distance to held-out pictures of the concept (0 is the same):")

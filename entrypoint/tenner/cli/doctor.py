@@ -51,14 +51,14 @@ def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -
     else:
         checks = tuple(examine(environ, output_dir=output_dir, say=lambda text: None))
         able = all(check.mark != "error" for check in checks)
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "can_train": able,
             "checks": [
                 {"name": each.name, "mark": each.mark, "found": each.found, "fix": each.fix}
                 for each in checks
             ],
         }
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+        print(json.dumps(report, ensure_ascii=False, indent=1))
     return ExitCode.DELIVERED if able else ExitCode.MACHINE
 
 
@@ -146,16 +146,16 @@ def _host_checks(host: Host) -> Iterator[Check]:
 
 
 def _disk_checks(environ: Mapping[str, str], output_dir: Path) -> Iterator[Check]:
-    places = {"output": output_dir}
+    folders = {"output": output_dir}
     if environ.get("TENNER_CACHE_DIR"):
-        places["cache"] = Path(environ["TENNER_CACHE_DIR"])
-    for name, path in places.items():
-        room = disk_space(path)
-        found = f"{path.absolute()}: {room.free_mib} of {room.total_mib} MiB free"
-        if not room.is_writable or not room.total_mib:
+        folders["cache"] = Path(environ["TENNER_CACHE_DIR"])
+    for name, path in folders.items():
+        space = disk_space(path)
+        found = f"{path.absolute()}: {space.free_mib} of {space.total_mib} MiB free"
+        if not space.is_writable or not space.total_mib:
             fix = "mount a folder there that this user may write to"
             yield Check(name=name, mark="error", found=f"{found}, not writable", fix=fix)
-        elif room.free_mib < LEAST_DISK_MIB:
+        elif space.free_mib < LEAST_DISK_MIB:
             fix = "free some, or mount a larger disk"
             yield Check(name=name, mark="warning", found=found, fix=fix)
         else:
@@ -189,13 +189,13 @@ def _trial_checks(tried: Tried, machine: Machine, *, has_sd_scripts: bool) -> It
         "bitsandbytes": "the optimizer runs in 32 bits instead, and takes more memory",
     }
     for name, stand_in in stand_ins.items():
-        said = tried.broken.get(name)
-        if said is None and (TORCH not in tried.broken or tried.torch):
+        error = tried.broken.get(name)
+        if error is None and (TORCH not in tried.broken or tried.torch):
             yield Check(name=name, mark="ok", found="works")
-        elif said is not None:
+        elif error is not None:
             unused = name == "xformers" and not has_sd_scripts
             fix = "the built-in trainer does not use it" if unused else stand_in
-            yield Check(name=name, mark="note" if unused else "warning", found=said, fix=fix)
+            yield Check(name=name, mark="note" if unused else "warning", found=error, fix=fix)
 
 
 def _sd_scripts_checks(

@@ -100,15 +100,15 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
                 argv, env=surroundings, capture_output=True, text=True, check=False
             )
         except OSError as error:
-            return _not_told(str(error))
+            return _not_measured(str(error))
     try:
         return Measured.from_json(done.stdout)
     except (ValueError, KeyError, TypeError):
-        said = done.stderr.strip().splitlines()
-        return _not_told(said[-1] if said else msg("the measuring program said nothing"))
+        lines = done.stderr.strip().splitlines()
+        return _not_measured(lines[-1] if lines else msg("the measuring program said nothing"))
 
 
-def _not_told(why: str) -> Problem:
+def _not_measured(why: str) -> Problem:
     return Problem(text=msg("norms are not told: {why}", why=why), level="note")
 
 
@@ -222,9 +222,9 @@ def _print(file: LoraFile, measured: Measured | None, problems: list[Problem]) -
     kinds = ", ".join(KIND_NAMES[kind] for kind in file.kinds)
     dtypes = ", ".join(f"{name} ({number})" for name, number in file.dtypes.items())
     print(f"{file.path.name}: {kinds} for {file.architecture}, {file.num_bytes / 1e6:,.1f} MB")
-    told_by = f" (told by {file.family_from})" if file.family_from else ""
+    source = f" (told by {file.family_from})" if file.family_from else ""
     rows = {
-        "family": f"{file.family or 'none that tenner trains'}{told_by}",
+        "family": f"{file.family or 'none that tenner trains'}{source}",
         "names": f"as {NAMING_NAMES[file.naming]} writes them",
         "rank": _rank_words(file, convolutions=False),
         "rank of convolutions": _rank_words(file, convolutions=True),

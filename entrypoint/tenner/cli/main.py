@@ -86,7 +86,7 @@ def _is_output_closed() -> bool:
 def _ended(error: TennerError) -> int:
     """Say how a command ended badly. Returns its exit code."""
     with contextlib.suppress(OSError):
-        _tell(error.problems)
+        _print_problems(error.problems)
     return error.exit_code
 
 
@@ -139,7 +139,7 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print("  nothing was trained; --restart starts it afresh")
         return ExitCode.DELIVERED
     try:
-        _tell_outcome(outcome)
+        _print_outcome(outcome)
         sys.stdout.flush()
     except OSError:  # a log on a full disk: the run is delivered all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -302,7 +302,7 @@ _COMMANDS = {
 }
 
 
-def _tell_outcome(outcome: "Outcome") -> None:
+def _print_outcome(outcome: "Outcome") -> None:
     """The last words of a good run: where everything is."""
     weights = outcome.trained.weights
     print(f"trained {outcome.trained.step} steps in {duration(outcome.seconds)}")
@@ -314,7 +314,7 @@ def _tell_outcome(outcome: "Outcome") -> None:
         print(f"  delivered and verified: {each.destination}")
 
 
-def _tell(problems: Sequence[Problem]) -> None:
+def _print_problems(problems: Sequence[Problem]) -> None:
     screen = make_screen()
     for problem in problems:
         screen.problem(

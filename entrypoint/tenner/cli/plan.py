@@ -83,8 +83,8 @@ def print_comparison(
         found = compare(job, cards)
     if as_json:
         rows = [offer.to_json() for offer in found.offers]
-        said = {"family": job.family, "offers": rows, "notices": _problems_json(found.notices)}
-        print(json.dumps(said, ensure_ascii=False, indent=1))
+        result = {"family": job.family, "offers": rows, "notices": _problems_json(found.notices)}
+        print(json.dumps(result, ensure_ascii=False, indent=1))
         return
     screen = make_screen()
     for notice in found.notices:

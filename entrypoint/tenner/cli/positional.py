@@ -37,8 +37,8 @@ def _fix(path: Path) -> str:
         return msg(
             "name a dataset or a settings file; {parent} cannot be looked into", parent=path.parent
         )
-    if meant := nearest_name(path.name, here, least=60):
-        return msg("did you mean {with_name}?", with_name=path.with_name(meant))
+    if suggestion := nearest_name(path.name, here, least=60):
+        return msg("did you mean {with_name}?", with_name=path.with_name(suggestion))
     return msg(
         "name a folder of images, an archive, an address (s3://, https://, hf://) or a TOML file"
     )

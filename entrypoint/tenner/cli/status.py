@@ -11,7 +11,7 @@ from tenner.core.errors import SettingsError
 from tenner.core.event_log import read_event_lines
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
-from tenner.runs.ledger import Ledger, Life, ledger_of
+from tenner.runs.ledger import AttemptRecord, Ledger, ledger_of
 from tenner.ui.lines import duration
 
 State = Literal["running", "delivered", "trained, not delivered", "stopped", "failed", "cut"]
@@ -38,7 +38,7 @@ class Status:
     at_destinations: Mapping[str, int]
     """The newest step that each destination holds a state or weights of."""
     delivered_to: tuple[str, ...]
-    lives: tuple[Life, ...]
+    lives: tuple[AttemptRecord, ...]
     last_problem: str
 
     def to_json(self) -> str:
@@ -67,7 +67,7 @@ def status_of(run_dir: RunDir) -> Status:
     done, total = int(step.get("step", ledger.step)), int(step.get("num_steps", 0))
     each = step.get("seconds_per_step") or None
     left = (total - done) * each if running and each and ledger.finished is None else None
-    priced = [life.cost_usd for life in ledger.lives if life.cost_usd is not None]
+    priced = [attempt.cost_usd for attempt in ledger.attempts if attempt.cost_usd is not None]
     return Status(
         name=ledger.output_name,
         state=_state(ledger, running=running),
@@ -85,7 +85,7 @@ def status_of(run_dir: RunDir) -> Status:
         checkpoints=tuple(file.name for file in ledger.checkpoints),
         at_destinations=seen.sent,
         delivered_to=ledger.delivered_to,
-        lives=ledger.lives,
+        lives=ledger.attempts,
         last_problem="" if ledger.delivered_to else seen.problem,
     )
 
@@ -148,7 +148,7 @@ def _state(ledger: Ledger, *, running: bool) -> State:
         return "delivered"
     if ledger.finished:
         return "trained, not delivered"
-    ending = ledger.lives[-1].ending if ledger.lives else ""
+    ending = ledger.attempts[-1].ending if ledger.attempts else ""
     if not ending:
         return "cut"
     return "stopped" if ending in ("Stopped", "BudgetReached") else "failed"

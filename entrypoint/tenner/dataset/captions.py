@@ -42,25 +42,27 @@ class CaptionFiles:
 
 
 def find_caption_files(
-    images: Sequence[FileEntry], entries: Iterable[FileEntry], wanted: str | None
+    images: Sequence[FileEntry], entries: Iterable[FileEntry], requested: str | None
 ) -> CaptionFiles:
     """Match caption files to images. `wanted`: the extension the user set, or None to find it."""
-    asked = "." + wanted.strip().lstrip(".").lower() if wanted and wanted.strip(" .") else None
+    extension = (
+        "." + requested.strip().lstrip(".").lower() if requested and requested.strip(" .") else None
+    )
     by_key: defaultdict[tuple[str, str], dict[str, FileEntry]] = defaultdict(dict)
     for entry in entries:
-        if entry.kind == "caption" or (entry.suffix == asked and entry.kind == "other"):
+        if entry.kind == "caption" or (entry.suffix == extension and entry.kind == "other"):
             by_key[entry.folder, entry.stem.casefold()].setdefault(entry.suffix, entry)
     own = {image.path: _candidates(image, by_key) for image in images}
-    chosen = asked or _most_used(own)
+    chosen = extension or _most_used(own)
     found = {path: files[chosen] for path, files in own.items() if chosen in files}
-    if asked is None:
+    if extension is None:
         rest = {path: files for path, files in own.items() if files and path not in found}
         found |= {path: files[min(files)] for path, files in rest.items()}
     return CaptionFiles(
         by_image=found,
         used=frozenset(entry.path for files in own.values() for entry in files.values()),
         extension=chosen,
-        findings=(*_about_extensions(own, found, chosen, asked), *_about_sharing(found)),
+        findings=(*_about_extensions(own, found, chosen, extension), *_about_sharing(found)),
     )
 
 
@@ -78,7 +80,7 @@ def _most_used(own: Candidates) -> str:
 
 
 def _about_extensions(
-    own: Candidates, found: Mapping[str, FileEntry], chosen: str, asked: str | None
+    own: Candidates, found: Mapping[str, FileEntry], chosen: str, requested: str | None
 ) -> list[Finding]:
     """Images whose captions have another extension than the others', or both."""
     both = [path for path, files in own.items() if chosen in files and len(files) > 1]
@@ -92,7 +94,7 @@ def _about_extensions(
         )
         fix = msg("remove the other ones, or set caption_extension")
         findings.append(_finding("two_captions", "warning", text, fix, both))
-    if other and asked:
+    if other and requested:
         have = sorted({suffix for path in other for suffix in own[path]})
         text = msg(
             "{images} without a {chosen} caption, but with {have}",
@@ -219,7 +221,9 @@ def _read_one(
 def _about_unreadable(bad: Sequence[tuple[str, str]]) -> list[Finding]:
     if not bad:
         return []
-    said = joined(*(msg("{name} ({why})", name=printable(path), why=why) for path, why in bad[:5]))
+    listed = joined(
+        *(msg("{name} ({why})", name=printable(path), why=why) for path, why in bad[:5])
+    )
     return [
         Finding(
             kind="caption_unreadable",
@@ -227,7 +231,7 @@ def _about_unreadable(bad: Sequence[tuple[str, str]]) -> list[Finding]:
             text=msg(
                 "{files} cannot be read as text: {said}",
                 files=plural("{n} caption file", "{n} caption files", len(bad)),
-                said=said,
+                said=listed,
             ),
             fix=msg("save them again as plain text in UTF-8"),
             files=tuple(path for path, _ in bad),
@@ -239,7 +243,7 @@ def _about_guesses(guessed: Sequence[tuple[str, CaptionText]]) -> list[Finding]:
     if not guessed:
         return []
     path, text = guessed[0]
-    said = msg(
+    guess = msg(
         '{name} as {encoding}: "{first_line}"',
         name=printable(path),
         encoding=text.encoding,
@@ -252,7 +256,7 @@ def _about_guesses(guessed: Sequence[tuple[str, CaptionText]]) -> list[Finding]:
             text=msg(
                 "{files} not in UTF-8, read by guess: {said}",
                 files=plural("{n} caption file", "{n} caption files", len(guessed)),
-                said=said,
+                said=guess,
             ),
             fix=msg("look whether the text is right, and save the files as UTF-8"),
             files=tuple(path for path, _ in guessed),

@@ -52,7 +52,7 @@ class CheckResult:
         bad = self.count("error") or (strict and self.count("warning"))
         return ExitCode.DATASET if bad else ExitCode.DELIVERED
 
-    def place_of(self, image: ImageItem) -> BucketChoice | None:
+    def bucket_of(self, image: ImageItem) -> BucketChoice | None:
         try:
             return self.buckets.assign(*image.size)
         except ValueError:
@@ -60,11 +60,11 @@ class CheckResult:
 
     def images_by_bucket(self) -> dict[Size, int]:
         """Images with their repeats in each bucket."""
-        places = [(self.place_of(image), image.num_repeats) for image in self.images]
+        choices = [(self.bucket_of(image), image.num_repeats) for image in self.images]
         counts: Counter[Size] = Counter()
-        for place, repeats in places:
-            if place:
-                counts[place.bucket] += repeats
+        for choice, repeats in choices:
+            if choice:
+                counts[choice.bucket] += repeats
         return dict(sorted(counts.items()))
 
     def findings_of(self, image: ImageItem) -> tuple[Finding, ...]:
@@ -153,10 +153,10 @@ def render(result: CheckResult) -> "RenderableType":
     found = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in result.findings:
         style = LEVELS[finding.level]
-        said = Text(finding.text)
+        line = Text(finding.text)
         if finding.fix:
-            said.append(f"\n{finding.fix}", style="dim")
-        found.add_row(Text(finding.level, style=f"bold {style}"), said)
+            line.append(f"\n{finding.fix}", style="dim")
+        found.add_row(Text(finding.level, style=f"bold {style}"), line)
     sizes = Table(box=None, padding=(0, 2, 0, 0))
     sizes.add_column("bucket", justify="right")
     sizes.add_column("seen in an epoch", justify="right")

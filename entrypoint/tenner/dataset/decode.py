@@ -20,7 +20,7 @@ from tenner.core.temporary_files import part_of
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
 
-WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
            "JPEG2000")  # fmt: skip
 _PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Gif", "Tiff", "Avif", "Ppm", "Tga", "Jpeg2K")
 """Pillow's modules that read them: `Image.init` would take all fifty, and twice the time."""
@@ -58,7 +58,7 @@ def register_heif() -> bool:
 for _name in _PLUGINS:
     with contextlib.suppress(ImportError):  # an older Pillow has no AVIF
         import_module(f"PIL.{_name}ImagePlugin")
-FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
+FORMATS = tuple(name for name in READ_FORMATS if name in Image.OPEN)
 """What this Pillow opens of them; AVIF depends on how it was built. MPO comes with JPEG."""
 
 
@@ -118,8 +118,8 @@ def _ends_in_zeros(data: bytes) -> bool:
     """Whether a JPEG ends in zeros without its end marker, which libjpeg decodes as grey."""
     if data[:3] != b"\xff\xd8\xff":
         return False
-    kept = data.rstrip(b"\0")
-    return len(data) - len(kept) >= ZEROS_AT_LEAST and not kept.endswith(b"\xff\xd9")
+    content = data.rstrip(b"\0")
+    return len(data) - len(content) >= ZEROS_AT_LEAST and not content.endswith(b"\xff\xd9")
 
 
 def _open(data: bytes, *, alone: bool) -> Image.Image:
@@ -163,12 +163,12 @@ def _draft(image: Image.Image, factor: int) -> None:
 
 def _shrunk(image: Image.Image, size: tuple[int, int], factor: int) -> Image.Image:
     """The decoded picture, of `size` in its file, shrunk by `factor` in all."""
-    wanted = (-(-size[0] // factor), -(-size[1] // factor))
-    if image.size == wanted:
+    target = (-(-size[0] // factor), -(-size[1] // factor))
+    if image.size == target:
         return image
     if image.size == size:
         return image.reduce(factor)
-    return image.resize(wanted, Image.Resampling.BOX)
+    return image.resize(target, Image.Resampling.BOX)
 
 
 def _facts(
@@ -314,17 +314,17 @@ def over_color(image: Image.Image, color: str) -> Image.Image:
 def to_srgb(image: Image.Image) -> Image.Image:
     """8-bit sRGB through the embedded profile, or by the plain formula where there is none."""
     profile = foreign_profile(image)
-    wanted = "RGBA" if image.mode == "RGBA" else "RGB"
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
     if profile is not None:
         try:
             source = image.convert("RGB") if image.mode == "P" else image
             srgb = ImageCms.createProfile("sRGB")  # pyright: ignore
-            converted = ImageCms.profileToProfile(source, profile, srgb, outputMode=wanted)  # pyright: ignore
+            converted = ImageCms.profileToProfile(source, profile, srgb, outputMode=mode)  # pyright: ignore
         except (ImageCms.PyCMSError, OSError, ValueError):
             converted = None
         if converted is not None:
             return converted
-    return image.convert(wanted)
+    return image.convert(mode)
 
 
 def _masked(image: Image.Image, mask: Path) -> Image.Image:
@@ -361,8 +361,8 @@ def convert(
     else:
         clean = image
     if "alpha" in needs:
-        keep = keep_alpha and mask is None
-        clean = clean.convert("RGBA") if keep else over_color(clean, alpha_color)
+        keeps_alpha = keep_alpha and mask is None
+        clean = clean.convert("RGBA") if keeps_alpha else over_color(clean, alpha_color)
     clean = _upright(clean, _orientation(image))
     if mask is not None:
         clean = _masked(clean, mask)

@@ -34,9 +34,9 @@ class FileIssue:
 
 def names(files: Sequence[str], shown: int = NAMES_SHOWN) -> str:
     """`a.png, b.png and 14 more`: enough to find them, short enough for one line."""
-    said = ", ".join(printable(file) for file in files[:shown])
+    listed = ", ".join(printable(file) for file in files[:shown])
     more = len(files) - shown
-    return msg("{said} and {more} more", said=said, more=f"{more:,}") if more > 0 else said
+    return msg("{said} and {more} more", said=listed, more=f"{more:,}") if more > 0 else listed
 
 
 def printable(name: str) -> str:

@@ -47,11 +47,11 @@ def inspect_dataset(
     copied_reg = make_working_copy(reg, workdir / "reg", request=request) if reg else None
     paths = [*copied.paths, *(copied_reg.paths if copied_reg else ())]
     items = [replace(image, path=path) for image, path in zip((*train, *reg), paths, strict=True)]
-    kept, held_out = hold_out(items, request.validation_split, request.validation_seed)
+    trained, held_out = hold_out(items, request.validation_split, request.validation_seed)
     mended = [note for source in sources for note in source.mended]
     mended += [*copied.mended, *(copied_reg.mended if copied_reg else ())]
     return Dataset(
-        images=spread_regularisation(kept),
+        images=spread_regularisation(trained),
         buckets=buckets,
         trigger=request.trigger or common_trigger(sources),
         train_dir=workdir / "train",
@@ -152,8 +152,8 @@ def _named_trees(request: DatasetRequest, thumbs: Path | None) -> list[tuple[str
     return named
 
 
-def _own(said: str | None, general: str) -> str:
-    return general if said is None else said
+def _own(own: str | None, general: str) -> str:
+    return general if own is None else own
 
 
 def _given_name(source: str) -> str:
@@ -196,8 +196,8 @@ def hold_out(
         return sha256(name.encode(errors="surrogateescape")).hexdigest()
 
     chosen = {id(item) for item in sorted(train, key=drawn)[: max(0, count)]}
-    kept = tuple(item for item in items if id(item) not in chosen)
-    return kept, tuple(item for item in items if id(item) in chosen)
+    trained = tuple(item for item in items if id(item) not in chosen)
+    return trained, tuple(item for item in items if id(item) in chosen)
 
 
 def content_hash(items: Sequence[ImageItem]) -> str:

@@ -70,14 +70,14 @@ class Dataset:
         """Images seen in an epoch: each as often as it repeats."""
         return sum(image.num_repeats for image in self.images)
 
-    def place_of(self, image: ImageItem) -> BucketChoice:
+    def bucket_of(self, image: ImageItem) -> BucketChoice:
         return self.buckets.assign(*image.size)
 
     def images_by_bucket(self) -> dict[Size, int]:
         """Images with their repeats in each bucket."""
         counts: Counter[Size] = Counter()
         for image in self.images:
-            counts[self.place_of(image).bucket] += image.num_repeats
+            counts[self.bucket_of(image).bucket] += image.num_repeats
         return dict(counts)
 
     def batches_per_epoch(self, batch_size: int) -> int:
@@ -127,16 +127,16 @@ def spread_regularisation(images: Sequence[ImageItem]) -> tuple[ImageItem, ...]:
     As in sd-scripts (`DreamBoothDataset`): round after round, one more of each; those that are
     never reached are not used at all.
     """
-    wanted = sum(image.num_repeats for image in images if not image.is_reg)
+    num_trained = sum(image.num_repeats for image in images if not image.is_reg)
     reg = [image for image in images if image.is_reg]
     repeats = [0] * len(reg)
     seen = 0
-    while reg and seen < wanted:
+    while reg and seen < num_trained:
         for index, image in enumerate(reg):
             more = image.num_repeats if repeats[index] == 0 else 1
             repeats[index] += more
             seen += more
-            if seen >= wanted:
+            if seen >= num_trained:
                 break
     used = [
         replace(image, num_repeats=count)

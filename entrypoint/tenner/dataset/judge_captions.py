@@ -16,8 +16,8 @@ MIN_CAPTIONS_FOR_BOILERPLATE = 8
 
 def has_trigger(text: str, trigger: str) -> bool:
     """Whether the trigger stands in every line letter for letter, as words of its own."""
-    wanted = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)")
-    return all(wanted.search(line) for line in text.split("\n"))
+    pattern = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)")
+    return all(pattern.search(line) for line in text.split("\n"))
 
 
 def with_trigger(text: str, trigger: str) -> str:
@@ -69,10 +69,10 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
             images=plural("{n} image", "{n} images", total),
         )
         return [Finding(kind="captions", level="note", text=text)]
-    said = sorted({captions[path].text for path in missing})
+    texts = sorted({captions[path].text for path in missing})
     instead = (
-        msg('"{said}" stands in', said=said[0])
-        if said and said[0]
+        msg('"{said}" stands in', said=texts[0])
+        if texts and texts[0]
         else msg("they train on an empty caption")
     )
     text = msg(
@@ -138,8 +138,8 @@ def _without_trigger(trigger: str, texts: Mapping[str, str], without: Sequence[s
     )
     near = Counter(found for path in without if (found := _near_miss(texts[path], trigger)))
     if near:
-        said = ", ".join(f'"{found}" {count} times' for found, count in near.most_common(3))
-        text = msg("{text}; they write {said}", text=text, said=said)
+        listed = ", ".join(f'"{found}" {count} times' for found, count in near.most_common(3))
+        text = msg("{text}; they write {said}", text=text, said=listed)
     return Finding(
         kind="trigger_missing",
         level="warning",
@@ -153,14 +153,14 @@ def _near_miss(text: str, trigger: str) -> str:
     """The words in `text` that are the trigger but for case, accents, underscores or one slip."""
     words = text.split()
     length = len(trigger.split())
-    wanted = _folded(trigger)
+    target = _folded(trigger)
     from rapidfuzz.distance import OSA
 
     for size in sorted({length, 1, length + 1}):
         for start in range(len(words) - size + 1):
             found = " ".join(words[start : start + size]).strip(" ,.;:!?()\"'“”‘’„«»")
-            slips = OSA.distance(_folded(found), wanted, score_cutoff=1)
-            if slips == 0 or (slips == 1 and len(wanted) >= 6):
+            distance = OSA.distance(_folded(found), target, score_cutoff=1)
+            if distance == 0 or (distance == 1 and len(target) >= 6):
                 return found
     return ""
 

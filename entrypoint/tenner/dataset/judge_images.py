@@ -30,7 +30,7 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
     """Few broken images are left out and said; many are an error, and none is only a part."""
     if not left_out:
         return []
-    said = joined(
+    listed = joined(
         *(msg("{name} is {why}", name=printable(note.path), why=note.why) for note in left_out[:5])
     )
     more = msg(" and {n} more", n=len(left_out) - 5) if len(left_out) > 5 else ""
@@ -38,7 +38,7 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
         "{n} of {images} cannot be used: {said}{more}",
         n=len(left_out),
         images=plural("{n} image", "{n} images", num_images),
-        said=said,
+        said=listed,
         more=more,
     )
     many = len(left_out) > BROKEN_SHARE * num_images
@@ -85,8 +85,8 @@ def _animated(facts: Mapping[str, ImageFacts]) -> list[Finding]:
 
 
 def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:
-    wanted = min(resolution)
-    small = [path for path, each in facts.items() if min(each.width, each.height) < wanted]
+    least = min(resolution)
+    small = [path for path, each in facts.items() if min(each.width, each.height) < least]
     if not small:
         return []
     return [
@@ -97,10 +97,10 @@ def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:
                 "{n} of {n2} images are under {wanted} px: {names}",
                 n=len(small),
                 n2=len(facts),
-                wanted=wanted,
+                wanted=least,
                 names=names(small),
             ),
-            fix=msg("replace them, or train at a lower resolution than {wanted}", wanted=wanted),
+            fix=msg("replace them, or train at a lower resolution than {wanted}", wanted=least),
             files=tuple(small),
         )
     ]

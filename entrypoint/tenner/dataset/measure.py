@@ -57,12 +57,12 @@ def blur(grey: Image.Image) -> float | None:
 def _parts_blur(grey: Image.Image, *, horizontal: bool) -> list[float | None]:
     radius = (REBLUR_RADIUS, 0) if horizontal else (0, REBLUR_RADIUS)
     steps = _steps(grey, horizontal=horizontal)
-    kept = ImageChops.subtract(
+    difference = ImageChops.subtract(
         steps, _steps(grey.filter(ImageFilter.BoxBlur(radius)), horizontal=horizontal)
     )
     return [
         1.0 - lost / total if total > MIN_GRADIENT else None
-        for total, lost in zip(_part_means(steps), _part_means(kept), strict=True)
+        for total, lost in zip(_part_means(steps), _part_means(difference), strict=True)
     ]
 
 
@@ -119,11 +119,11 @@ def percentiles(grey: Image.Image) -> tuple[int, int]:
     return _percentile(counts, total * 0.01), _percentile(counts, total * 0.99)
 
 
-def _percentile(counts: list[int], wanted: float) -> int:
+def _percentile(counts: list[int], share: float) -> int:
     seen = 0
     for value, count in enumerate(counts):
         seen += count
-        if seen >= wanted:
+        if seen >= share:
             return value
     return 255
 

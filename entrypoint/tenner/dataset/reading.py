@@ -180,9 +180,9 @@ def _items(
     request: DatasetRequest,
 ) -> tuple[ImageItem, ...]:
     def text(path: str, *, is_reg: bool) -> str:
-        said = captions[path].text
+        caption = captions[path].text
         add = request.add_trigger and tree.trigger and not is_reg
-        return with_trigger(said, tree.trigger or "") if add else said
+        return with_trigger(caption, tree.trigger or "") if add else caption
 
     return tuple(
         ImageItem(

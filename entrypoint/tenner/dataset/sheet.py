@@ -63,20 +63,20 @@ def render_sheet(result: CheckResult) -> str:
 
 
 def _card(result: CheckResult, image: ImageItem) -> Card:
-    place = result.place_of(image)
+    choice = result.bucket_of(image)
     thumb = result.thumbs.get(image.source_path)
     data = b64encode(thumb.read_bytes()).decode() if thumb and thumb.is_file() else ""
     left, top, width, height = 0.0, 0.0, 1.0, 1.0
-    if place:
-        (across, down), (left_px, top_px) = place.resized, place.crop
+    if choice:
+        (across, down), (left_px, top_px) = choice.resized, choice.crop
         left, top = left_px / across, top_px / down
-        width, height = place.bucket[0] / across, place.bucket[1] / down
+        width, height = choice.bucket[0] / across, choice.bucket[1] / down
     return Card(
         name=printable(image.source),
         caption=image.caption,
         thumb=data,
         size=f"{image.facts.width}×{image.facts.height}",
-        bucket=f"{place.bucket[0]}×{place.bucket[1]}" if place else "no bucket",
+        bucket=f"{choice.bucket[0]}×{choice.bucket[1]}" if choice else "no bucket",
         repeats=image.num_repeats,
         is_reg=image.is_reg,
         findings=tuple(each for each in result.findings_of(image) if each.level != "note"),

@@ -58,19 +58,19 @@ def write_pictures(tables: Sequence[Path], to: Path, *, max_bytes: int) -> None:
         for number, table in enumerate(tables):
             try:
                 rows = _rows(parquet.ParquetFile(table))  # pyright: ignore
-                for place, (picture, caption) in enumerate(rows):
+                for index, (picture, caption) in enumerate(rows):
                     total += len(picture)
                     refuse_size(total, max_bytes)
-                    name = f"{number:04d}-{place:06d}{_suffix(picture)}"
+                    name = f"{number:04d}-{index:06d}{_suffix(picture)}"
                     (to / name).write_bytes(picture)
                     _note(captions, name, caption)
             except problems as error:
-                said = str(error).strip().partition("\n")[0]
+                reason = str(error).strip().partition("\n")[0]
                 raise DatasetError(
                     msg(
                         "the pictures in {name} cannot be taken out: {said}",
                         name=table.name,
-                        said=said,
+                        said=reason,
                     ),
                     fix=msg("fetch it again, and look at the room on the disk"),
                 ) from None
@@ -88,8 +88,8 @@ def _rows(table: Any) -> Iterator[tuple[bytes, str | None]]:
         return
     names = cast("list[str]", table.schema_arrow.names)
     text = next((name for name in COLUMNS if name in names), None)
-    wanted = [image, text] if text else [image]
-    for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
+    columns = [image, text] if text else [image]
+    for batch in table.iter_batches(batch_size=_ROWS, columns=columns):
         for row in cast("list[Mapping[str, Any]]", batch.to_pylist()):
             cell: Any = row[image]
             picture = cell.get("bytes") if isinstance(cell, dict) else cell  # pyright: ignore

@@ -253,14 +253,14 @@ def _read_named_or_plain(
 ) -> None:
     """Add one concept folder, or say why it is none. `has_siblings`: others name repeats."""
     name = folder.rpartition("/")[2] or reading.root_name
-    said = printable(name)
+    label = printable(name)
     if named is None:
         _read_plain(reading, folder, name, has_siblings=has_siblings)
     elif named.num_repeats < 1:
         reading.error(
             msg(
                 'folder "{said}" asks for {num_repeats} repeats, so it would not be trained',
-                said=said,
+                said=label,
                 num_repeats=named.num_repeats,
             ),
             msg(
@@ -273,7 +273,7 @@ def _read_named_or_plain(
         reading.error(
             msg(
                 'folder "{said}" asks for more than {most_repeats} repeats of each image',
-                said=said[:60],
+                said=label[:60],
                 most_repeats=f"{MOST_REPEATS:,}",
             ),
             msg(
@@ -286,18 +286,18 @@ def _read_named_or_plain(
         if not named.exact:
             right = f"{named.num_repeats}_{printable(named.concept)}"
             reading.mend(
-                folder, msg('folder "{said}" is read as "{right}"', said=said, right=right)
+                folder, msg('folder "{said}" is read as "{right}"', said=label, right=right)
             )
         if named.num_repeats > MANY_REPEATS:
             text = msg(
                 'folder "{said}" asks for {num_repeats} repeats of each image',
-                said=said,
+                said=label,
                 num_repeats=f"{named.num_repeats:,}",
             )
             fix = msg(
                 'if the number is part of the name, rename it to "{default_repeats}_{said}"',
                 default_repeats=DEFAULT_REPEATS,
-                said=said,
+                said=label,
             )
             reading.findings.append(
                 Finding(kind="many_repeats", level="warning", text=text, fix=fix)
@@ -306,13 +306,13 @@ def _read_named_or_plain(
 
 
 def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool) -> None:
-    said = printable(name)
+    label = printable(name)
     ending = _repeats_at_the_end(reading, folder)
     if reading.num_repeats is None and ending:
         reading.error(
             msg(
                 'folder "{said}": is {ending} its repeats or part of its name?',
-                said=said,
+                said=label,
                 ending=ending[1],
             ),
             msg(
@@ -323,11 +323,11 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
         )
     elif reading.num_repeats is None and has_siblings:
         reading.error(
-            msg('folder "{said}" names no repeats, the folders beside it do', said=said),
+            msg('folder "{said}" names no repeats, the folders beside it do', said=label),
             msg(
                 'rename it to "{default_repeats}_{said}", or set num_repeats',
                 default_repeats=DEFAULT_REPEATS,
-                said=said,
+                said=label,
             ),
         )
     else:
@@ -337,11 +337,11 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
         repeats = DEFAULT_REPEATS if reading.num_repeats is None else reading.num_repeats
         text = msg(
             '"{said}" names no repeats: each of its images is seen {repeats} times an epoch',
-            said=said,
+            said=label,
             repeats=repeats,
         )
         fix = msg(
-            'set num_repeats, or name the folder "{repeats}_{said}"', repeats=repeats, said=said
+            'set num_repeats, or name the folder "{repeats}_{said}"', repeats=repeats, said=label
         )
         if repeats != reading.num_repeats:
             reading.findings.append(Finding(kind="plain_folder", level="note", text=text, fix=fix))
@@ -363,13 +363,13 @@ def _repeats_at_the_end(reading: _Reading, folder: str) -> tuple[str, int] | Non
 def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: str) -> None:
     direct = reading.images_in(folder)
     nested = reading.images_below(folder)
-    said = printable(folder or reading.root_name)
+    label = printable(folder or reading.root_name)
     if direct and nested:
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
         reading.error(
             msg(
                 '"{said}" holds {images} and, in {inner}, {more}',
-                said=said,
+                said=label,
                 images=plural("{n} image", "{n} images", len(direct)),
                 inner=inner,
                 more=plural("{n} more", "{n} more", len(nested)),
@@ -381,7 +381,7 @@ def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: st
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
         reading.mend(
             folder,
-            msg('the images in {inner} are taken as those of "{said}"', inner=inner, said=said),
+            msg('the images in {inner} are taken as those of "{said}"', inner=inner, said=label),
         )
     reading.add(folder, repeats, class_tokens, direct or nested)
 

@@ -53,13 +53,15 @@ def make_working_copy(
     """Bring the tree in `folder` up to date. Raises DatasetError where it cannot be written."""
     paths = [_target(folder, number, image) for number, image in enumerate(images)]
     both = list(zip(paths, images, strict=True))
-    wanted = {path.relative_to(folder).as_posix(): _content(image, request) for path, image in both}
+    contents = {
+        path.relative_to(folder).as_posix(): _content(image, request) for path, image in both
+    }
     try:
-        kept = _clear(folder, wanted)
+        unchanged = _clear(folder, contents)
         for path, image in both:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(image.caption + "\n", encoding="utf-8")
-            if not _needs(image) and path not in kept:
+            if not _needs(image) and path not in unchanged:
                 _link(image.source_path.absolute(), path)
     except OSError as error:
         raise DatasetError(
@@ -67,8 +69,8 @@ def make_working_copy(
             fix=msg("free disk space, or choose another output_dir"),
         ) from error
     changed = [(path, image) for path, image in both if _needs(image)]
-    _convert([each for each in changed if each[0] not in kept], request)
-    write_json(_note(folder), {name: asdict(content) for name, content in wanted.items()})
+    _convert([each for each in changed if each[0] not in unchanged], request)
+    write_json(_note(folder), {name: asdict(content) for name, content in contents.items()})
     mended = tuple(
         FileIssue(
             path=image.source,
@@ -96,23 +98,23 @@ def _content(image: "ImageItem", request: DatasetRequest) -> _Content:
     return _Content(image=" ".join(made), caption=sha256(image.caption.encode()).hexdigest()[:16])
 
 
-def _clear(folder: Path, wanted: Mapping[str, _Content]) -> set[Path]:
+def _clear(folder: Path, contents: Mapping[str, _Content]) -> set[Path]:
     """Remove everything that is not wanted as it is; returns the images that stay."""
     noted = _read_note(_note(folder))
     _note(folder).unlink(missing_ok=True)  # a killed start leaves a tree without a note
-    same_image = {name for name, each in wanted.items() if _image(noted.get(name)) == each.image}
-    same = {name.rpartition(".")[0] for name in same_image if noted[name] == wanted[name]}
-    kept: set[Path] = set()
+    same_image = {name for name, each in contents.items() if _image(noted.get(name)) == each.image}
+    same = {name.rpartition(".")[0] for name in same_image if noted[name] == contents[name]}
+    unchanged: set[Path] = set()
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
         elif name in same_image and path.exists():
-            kept.add(path)
+            unchanged.add(path)
         elif not (path.suffix == ".npz" and _stem_of_cache(name) in same):
             path.unlink()
-    return kept
+    return unchanged
 
 
 def _note(folder: Path) -> Path:
@@ -188,5 +190,5 @@ def _target(folder: Path, number: int, image: "ImageItem") -> Path:
 
 def _safe_words(concept: str) -> str:
     """A folder name: no separators or control characters, within what file systems allow."""
-    kept = re.sub(r"[\x00-\x1f\x7f/\\\ud800-\udfff]+", " ", concept).strip(" .")
-    return kept.encode()[:120].decode("utf-8", "ignore").strip()
+    words = re.sub(r"[\x00-\x1f\x7f/\\\ud800-\udfff]+", " ", concept).strip(" .")
+    return words.encode()[:120].decode("utf-8", "ignore").strip()

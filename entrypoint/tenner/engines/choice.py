@@ -42,13 +42,13 @@ def choose_engine(
     engine that was asked for cannot train this base.
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
-    asked = settings.engine
+    requested = settings.engine
     name, reason = possible_engine(settings, tiny=tiny, other_noise=other_noise)
     if name == "native":
         return _own(python, reason=reason)
     found = find(environ)
     if isinstance(found, Trainer):
-        why = msg("as asked") if asked == "sd-scripts" else msg("installed here")
+        why = msg("as asked") if requested == "sd-scripts" else msg("installed here")
         return ChosenEngine(
             name="sd-scripts",
             python=found.python,
@@ -56,7 +56,7 @@ def choose_engine(
             trainer=found,
             notices=found.notices,
         )
-    if asked == "sd-scripts":
+    if requested == "sd-scripts":
         raise MachineError(
             msg("sd-scripts cannot be used here: {text}", text=found.text), fix=found.fix
         )
@@ -68,8 +68,8 @@ def possible_engine(
 ) -> tuple[EngineName | None, str]:
     """The engine that settings and base leave, with the reason; None where it depends on what is
     installed. Raises SettingsError where the engine that was asked for cannot train this base."""
-    asked = settings.engine
-    if tiny and asked == "sd-scripts":
+    requested = settings.engine
+    if tiny and requested == "sd-scripts":
         text = msg(
             "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
         )
@@ -77,11 +77,11 @@ def possible_engine(
             "train it with the built-in trainer (engine = 'native'), or name another base_model"
         )
         raise SettingsError(text, fix=fix)
-    if asked == "native":
+    if requested == "native":
         return "native", msg("as asked")
     if tiny:
         return "native", msg("the tiny base is trained by the built-in one")
-    if other_noise and asked == "sd-scripts":
+    if other_noise and requested == "sd-scripts":
         text = msg(
             "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
         )
@@ -93,7 +93,7 @@ def possible_engine(
         return "native", msg(
             "sd-scripts cannot train the base's noise: {other_noise}", other_noise=other_noise
         )
-    return ("sd-scripts", "as asked") if asked == "sd-scripts" else (None, "")
+    return ("sd-scripts", "as asked") if requested == "sd-scripts" else (None, "")
 
 
 def _own(python: Path, *, reason: str) -> ChosenEngine:

@@ -60,10 +60,10 @@ def _unet_modules(
             inside = ".attentions." in diffusers
             if not inside and not (convolutions and _is_convolutional(diffusers)):
                 continue
-            told = names.of(diffusers) if base.family == "sdxl" else diffusers
+            module_names = names.of(diffusers) if base.family == "sdxl" else diffusers
         except KeyError:
             continue  # time embedding, head
-        yield f"lora_unet_{told.replace('.', '_')}", shape
+        yield f"lora_unet_{module_names.replace('.', '_')}", shape
 
 
 def _is_convolutional(path: str) -> bool:
@@ -97,7 +97,7 @@ def _checkpoint_text_modules(head: Shapes, family: Family) -> dict[str, tuple[in
     return _text_modules(first, "lora_te1") | second
 
 
-def _open_clip_modules(head: Shapes, prefix: str, told: str) -> dict[str, tuple[int, ...]]:
+def _open_clip_modules(head: Shapes, prefix: str, encoder: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in _of_checkpoint(head, prefix).items():
         layer = _OPEN_CLIP_LAYER.fullmatch(name)
@@ -105,8 +105,8 @@ def _open_clip_modules(head: Shapes, prefix: str, told: str) -> dict[str, tuple[
             width = shape[1]
             for module in _TEXT_MODULES:
                 wide = {"mlp_fc1": (4 * width, width), "mlp_fc2": (width, 4 * width)}
-                place = f"{told}_text_model_encoder_layers_{layer[1]}_{module}"
-                found[place] = wide.get(module, (width, width))
+                module_name = f"{encoder}_text_model_encoder_layers_{layer[1]}_{module}"
+                found[module_name] = wide.get(module, (width, width))
     return found
 
 

@@ -123,7 +123,7 @@ def _named(
 
 def _thirds(layer: int, entry: TensorEntry) -> Iterator[tuple[str, TensorEntry]]:
     rows, size = entry.shape[0] // 3, (entry.end - entry.start) // 3
-    for place, letter in enumerate("qkv"):
-        start = entry.start + place * size
+    for index, letter in enumerate("qkv"):
+        start = entry.start + index * size
         piece = replace(entry, shape=(rows, *entry.shape[1:]), start=start, end=start + size)
         yield f"text_model.encoder.layers.{layer}.self_attn.{letter}_proj", piece

@@ -53,7 +53,7 @@ def measure(job: MeasureJob) -> Measured:
         except (SettingsError, OSError, KeyError, ValueError) as error:
             problem = str(error).partition("\n")[0]
     parts = tuple(
-        _measured(part, modules, base, _by_place(start), _by_place(reference))
+        _measured(part, modules, base, _by_module(start), _by_module(reference))
         for part, modules in file.parts.items()
     )
     return Measured(parts=parts, base_problem=problem)
@@ -62,7 +62,7 @@ def measure(job: MeasureJob) -> Measured:
 Modules = dict[tuple[Part, str], LoraModule]
 
 
-def _by_place(file: LoraFile | None) -> Modules | None:
+def _by_module(file: LoraFile | None) -> Modules | None:
     return None if file is None else {(each.part, each.plain_path): each for each in file.modules}
 
 

@@ -58,8 +58,8 @@ def rounded(values: Array, dtype: str) -> Array:
             return values.astype(np.float16).astype(np.float64)
     if dtype == "BF16":
         bits = values.astype(np.float32).view(np.uint32)
-        kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF_0000)
-        return kept.view(np.float32).astype(np.float64)
+        high_bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF_0000)
+        return high_bits.view(np.float32).astype(np.float64)
     return values.astype(np.float32).astype(np.float64) if dtype == "F32" else values
 
 

@@ -19,8 +19,8 @@ def trained_on(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _facts(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     def first(*keys: str) -> str:
-        said = (metadata.get(key, "") for key in keys)
-        return next((each for each in said if each and each != "None"), "")
+        values = (metadata.get(key, "") for key in keys)
+        return next((each for each in values if each and each != "None"), "")
 
     yield "title", first("modelspec.title", "ss_output_name")
     yield "author", first("modelspec.author")

@@ -109,7 +109,7 @@ def read_lora_file(path: Path) -> LoraFile:
     for each in every:
         if each.kind == "unknown":
             others += [tensor.name for tensor in each.tensors.values()]
-    family, told_by, architecture = family_of(modules, metadata)
+    family, known_by, architecture = family_of(modules, metadata)
     naming: Counter[Naming] = Counter(members[0][0].naming for members in grouped.values())
     return LoraFile(
         path=path,
@@ -120,7 +120,7 @@ def read_lora_file(path: Path) -> LoraFile:
         modules=modules,
         other_tensors=tuple(others),
         family=family,
-        family_from=told_by,
+        family_from=known_by,
         architecture=architecture,
     )
 

@@ -12,7 +12,7 @@ from tenner.core.files import write_atomically, write_json
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.hardware.prices import Price
-from tenner.pipeline.everything_wrong import everything_wrong, in_turn
+from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
 from tenner.pipeline.predicting import with_measured_prediction
 from tenner.pipeline.preflight import fetching
 from tenner.pipeline.probing import with_measured_batch
@@ -110,7 +110,7 @@ def _prepare(
         secrets=context.secrets,
         job=prepared.plan.output_name,
         env=context.environ,
-        on_trouble=lambda text: context.tell(Warned(text=text)),
+        on_trouble=lambda text: context.emit(Warned(text=text)),
     )
     states = prepared.settings.keep_remote_states
     problems += full_destinations(prepared.plan, run_dir, destinations, kept_states=states)
@@ -118,7 +118,7 @@ def _prepare(
     errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
     errors += [MachineError(problems=[full])] if full else []
     if errors:
-        raise in_turn(errors)
+        raise most_urgent(errors)
     for notice in (*prepared.plan.notices, *problems):
         context.screen.problem(notice)
     for choice in prepared.plan.choices:

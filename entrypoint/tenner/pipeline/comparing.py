@@ -12,7 +12,7 @@ from tenner.dataset import Dataset, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
 from tenner.kohya.buckets import batches_per_epoch
-from tenner.pipeline.everything_wrong import in_turn
+from tenner.pipeline.everything_wrong import most_urgent
 from tenner.pipeline.preflight import dataset_request
 from tenner.pipeline.without_card import Judged, ground_of, judge_shape, judge_without_card
 from tenner.planning.expectation import expect, guide_seconds
@@ -134,13 +134,13 @@ def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job
     elif judged.base is None:
         _require_family(request.settings)
     family, resolution = judged.assumed.family, judged.assumed.resolution
-    asked = dataset_request(judged.request, family, resolution, environ)
+    needed = dataset_request(judged.request, family, resolution, environ)
     try:
-        dataset = inspect_dataset(asked, workdir)
+        dataset = inspect_dataset(needed, workdir)
     except TennerError as error:
-        raise in_turn([*wrong, error]) from error
+        raise most_urgent([*wrong, error]) from error
     if wrong:
-        raise in_turn(wrong)
+        raise most_urgent(wrong)
     settings = judged.request.settings
     captions = [image.caption for image in dataset.images if not image.is_reg]
     cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)

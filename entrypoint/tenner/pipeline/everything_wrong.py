@@ -19,7 +19,7 @@ from tenner.core.errors import (
 )
 from tenner.core.secrets import Secrets
 from tenner.dataset import judge_dataset
-from tenner.pipeline.preflight import dataset_request, look_at_machine
+from tenner.pipeline.preflight import dataset_request, inspect_own_machine
 from tenner.pipeline.start_files import with_start_files
 from tenner.planning.decision import choose_device
 from tenner.planning.family_defaults import with_family_defaults
@@ -46,32 +46,32 @@ def everything_wrong(
     """
     found, bases = [first], list[Base]()
 
-    def look(at: Callable[[], None]) -> None:
+    def collect(at: Callable[[], None]) -> None:
         try:
             at()
         except TennerError as error:
             found.append(error)
 
-    look(lambda: bases.extend(_base(request, environ)))
+    collect(lambda: bases.extend(_base(request, environ)))
     base = bases[0] if bases else None
-    look(lambda: raise_errors(judge_early(request, environ, base)))
-    look(lambda: _start_files(request, base))
+    collect(lambda: raise_errors(judge_early(request, environ, base)))
+    collect(lambda: _start_files(request, base))
     if not isinstance(first, MachineError):
-        look(lambda: _machine(request, environ, base))
+        collect(lambda: _machine(request, environ, base))
     if not isinstance(first, DatasetError):
-        look(lambda: _dataset(request, environ, base))
+        collect(lambda: _dataset(request, environ, base))
     if secrets is not None:
-        look(lambda: _destinations(destinations, secrets, environ))
-    return in_turn(found)
+        collect(lambda: _destinations(destinations, secrets, environ))
+    return most_urgent(found)
 
 
-def in_turn(errors: Sequence[TennerError]) -> TennerError:
+def most_urgent(errors: Sequence[TennerError]) -> TennerError:
     """One error of several, each problem once, in the order of who must act."""
 
-    def turn(error: TennerError) -> int:
+    def urgency(error: TennerError) -> int:
         return next((n for n, kind in enumerate(_TURNS) if isinstance(error, kind)), len(_TURNS))
 
-    ordered = sorted(errors, key=turn)
+    ordered = sorted(errors, key=urgency)
     problems = dict.fromkeys(problem for error in ordered for problem in error.problems)
     return type(ordered[0])(problems=tuple[Problem, ...](problems))
 
@@ -92,7 +92,7 @@ def _start_files(request: Request, base: Base | None) -> None:
 
 
 def _machine(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
-    machine = look_at_machine(request.settings, environ)
+    machine = inspect_own_machine(request.settings, environ)
     if base:
         choose_device(request.settings, machine, base)
     elif request.settings.device != "cpu":
@@ -105,10 +105,10 @@ def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) ->
     request = with_family_defaults(
         request, assumed.family, assumed.resolution, is_tiny=assumed.is_tiny
     )
-    asked = dataset_request(request, assumed.family, assumed.resolution, environ)
-    named = (asked.source, asked.reg_data_dir or "", *(each.image_dir for each in asked.subsets))
+    needed = dataset_request(request, assumed.family, assumed.resolution, environ)
+    named = (needed.source, needed.reg_data_dir or "", *(each.image_dir for each in needed.subsets))
     if not any("://" in each for each in named):  # what is here, and no download
-        judge_dataset(asked)
+        judge_dataset(needed)
 
 
 def _destinations(

@@ -89,12 +89,12 @@ def measured_run(prepared: Prepared, measured: Measured) -> Prepared:
     found = measured.prediction
     if found is None:
         return prepared
-    kept = tuple(each for each in prepared.base.notices if each != ASSUMED)
+    notices = tuple(each for each in prepared.base.notices if each != ASSUMED)
     base = replace(
         prepared.base,
         prediction=found,
         prediction_from="a measurement",
-        notices=(*kept, _told(found)),
+        notices=(*notices, _notice(found)),
     )
     request = prepared.request
     if request.source("noise_offset") == "default":  # it was decided for the other prediction
@@ -162,7 +162,7 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
     )
 
 
-def _told(found: Prediction) -> Problem:
+def _notice(found: Prediction) -> Problem:
     name = PREDICTION_NAMES[found]
     text = msg("nothing in the base says what it predicts: measured, it predicts {name}", name=name)
     fix = ""

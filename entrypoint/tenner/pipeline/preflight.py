@@ -79,7 +79,7 @@ def prepare(
     """
     settings, on_stage = request.settings, progress.on_stage
     on_stage("machine", "looking for a card")
-    machine = look_at_machine(settings, environ)
+    machine = inspect_own_machine(settings, environ)
     if settings.device != "cpu" and must_be_fetched(settings.base_model, environ):
         machine.require_gpu()  # before gigabytes are
         raise_errors(judge_early(request, environ, None))
@@ -174,7 +174,7 @@ def _trial(name: TrialName, environ: Mapping[str, str]) -> AbstractContextManage
     return Trial(python, libraries, {**child_environ(environ), **dict(seen)})
 
 
-def look_at_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:
+def inspect_own_machine(settings: Settings, environ: Mapping[str, str]) -> Machine:
     """The cards, held against the build of the Python that will train on them."""
     build = trainer_build(Path(environ.get(PYTHON_VARIABLE) or sys.executable))
     return inspect_machine(environ, num_gpus=settings.num_processes, cuda=build)

@@ -98,7 +98,7 @@ def with_measured_batch(
         session.empty_card()
         probe = measure(prepared, environ=environ, stop=stop)
         correction = correction_of(probe, modelled)
-        said = (
+        outcome = (
             msg("ran out of memory")
             if probe.out_of_memory
             else msg("took {used_gb} GB", used_gb=f"{probe.used_gb or 0:.1f}")
@@ -106,7 +106,7 @@ def with_measured_batch(
         known = msg(
             "measured: batch {batch} {said}, the model said {modelled} GB",
             batch=batch,
-            said=said,
+            said=outcome,
             modelled=f"{modelled:.1f}",
         )
     if correction is None:
@@ -125,7 +125,7 @@ def with_measured_batch(
 
 
 def reason_to_measure(
-    asked: int | Literal["auto", "max"],
+    batch_size: int | Literal["auto", "max"],
     *,
     needed_gb: float | None,
     free_gb: float,
@@ -137,9 +137,9 @@ def reason_to_measure(
 
     A number is the user's own word, and a card that hides its memory tells nothing.
     """
-    if isinstance(asked, int) or needed_gb is None or not free_gb:
+    if isinstance(batch_size, int) or needed_gb is None or not free_gb:
         return ""
-    if asked == "max":
+    if batch_size == "max":
         return "max fills the card"
     if needed_gb > free_gb * HEADROOM * (1 - MODEL_ERROR):
         return msg(
@@ -196,13 +196,13 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
             return Probe(used_gb=None, out_of_memory=True)
         if ending.returncode:
             return Probe(used_gb=None)
-        return Probe(used_gb=_peak_told(events) or max(used, default=None))
+        return Probe(used_gb=_peak_reported(events) or max(used, default=None))
 
 
-def _peak_told(events: Sequence[Event]) -> float | None:
+def _peak_reported(events: Sequence[Event]) -> float | None:
     """What the engine itself said of its steps' peak, with CUDA's context."""
-    told = [event for event in events if isinstance(event, MemoryUsed)]
-    return told[-1].reserved_bytes / 1e9 + CONTEXT_GB if told else None
+    reported = [event for event in events if isinstance(event, MemoryUsed)]
+    return reported[-1].reserved_bytes / 1e9 + CONTEXT_GB if reported else None
 
 
 def largest_bucket(dataset: Dataset, batch_size: int, folder: Path) -> Dataset:
@@ -213,7 +213,7 @@ def largest_bucket(dataset: Dataset, batch_size: int, folder: Path) -> Dataset:
         image
         for image in dataset.images
         if not image.is_reg
-        and dataset.place_of(image).bucket[0] * dataset.place_of(image).bucket[1] == area
+        and dataset.bucket_of(image).bucket[0] * dataset.bucket_of(image).bucket[1] == area
     ] or [image for image in dataset.images if not image.is_reg]
     repeats = -(-batch_size * STEPS // len(images))
     concept = folder / f"{repeats}_probe"
@@ -249,14 +249,14 @@ def _watching(prepared: Prepared, environ: Mapping[str, str]) -> Generator[list[
     used: list[float] = []
     ended = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         while not ended.wait(_EVERY_SECONDS):
             for gpu in query_gpus(environ).gpus:
                 free = before.get((gpu.index, gpu.uuid))
                 if free is not None and gpu.free_mib is not None:
                     used.append((free - gpu.free_mib) * 2**20 / 1e9)
 
-    thread = threading.Thread(target=look, name="memory", daemon=True)
+    thread = threading.Thread(target=poll, name="memory", daemon=True)
     thread.start()
     try:
         yield used

@@ -28,10 +28,10 @@ class Rented:
         A book's price is an estimate, and no reason to stop a run. Raises SettingsError where the
         host refuses the key that the end action needs.
         """
-        told, problems = ask_price(self.settings, self.host)
+        price, problems = ask_price(self.settings, self.host)
         if errors_in(problems):
             raise SettingsError(problems=errors_in(problems))
-        self.known = price_of(set_by_user=self.settings.price_per_hour, host=told)
+        self.known = price_of(set_by_user=self.settings.price_per_hour, host=price)
         if self.known is None:
             for problem in problems:
                 self.context.screen.problem(problem)

@@ -32,7 +32,7 @@ from tenner.pipeline.everything_wrong import everything_wrong
 from tenner.pipeline.fitting import engine_for
 from tenner.pipeline.preflight import ALONE
 from tenner.pipeline.rented import Rented
-from tenner.pipeline.sampler import Sampler, child_control, early_look
+from tenner.pipeline.sampler import Sampler, child_control, early_sampler
 from tenner.pipeline.stop_when import StopWhen
 from tenner.pipeline.surroundings import read_surroundings
 from tenner.pipeline.weights_check import judge_weights
@@ -127,7 +127,7 @@ def run(
                 session=session,
                 grace_seconds=settings.grace_seconds,
             )
-            with Notifier.of(settings, secrets, on_event=context.tell) as news:
+            with Notifier.of(settings, secrets, on_event=context.emit) as news:
                 machine = Rented(host=host, settings=settings, context=context, news=news)
                 try:
                     with _foreseen(run_dir, environ):
@@ -141,7 +141,7 @@ def run(
                             measure_definition=measure_definition,
                         )
                 except TennerError as error:
-                    _tell_of(error, context, news)
+                    _record_error(error, context, news)
                     if error.is_brought_out and stop.signal is None and session.ends_machine:
                         machine.end()
                     raise
@@ -183,7 +183,7 @@ def _run(
     page = LivePage(
         prepared=attempt.prepared,
         run_dir=run_dir,
-        tell=context.tell,
+        emit=context.emit,
         budget=attempt.budget,
         started=context.started,
         send=attempt.send_page,
@@ -195,7 +195,10 @@ def _run(
         attempt,
     ):
         early = StopWhen(
-            wanted=settings.stop_when, run_dir=run_dir, curve=lambda: page.curve, tell=context.tell
+            condition=settings.stop_when,
+            run_dir=run_dir,
+            curve=lambda: page.curve,
+            emit=context.emit,
         )
         context.listeners.extend((page.hear, news.hear, early.hear))
         news.send(
@@ -220,7 +223,7 @@ def known_error(error: TennerError | OSError, run_dir: RunDir) -> TennerError:
     return error
 
 
-def _tell_of(error: TennerError, context: RunContext, news: Notifier) -> None:
+def _record_error(error: TennerError, context: RunContext, news: Notifier) -> None:
     """Keep how a run ended badly, and tell it to who wants to know."""
     for problem in error.problems:
         text, fix = context.secrets.redact(problem.text), context.secrets.redact(problem.fix)
@@ -243,10 +246,12 @@ def _train_and_deliver(
     measure_definition: str,
 ) -> Outcome:
     prepared, run_dir, context = attempt.prepared, attempt.run_dir, attempt.context
-    with early_look(prepared, attempt.plan, run_dir, context, page, attempt.uploader) as looks:
-        context.listeners.append(looks.hear)
+    with early_sampler(
+        prepared, attempt.plan, run_dir, context, page, attempt.uploader
+    ) as early_samples:
+        context.listeners.append(early_samples.hear)
         trained = trained_before(attempt.book.now.finished, run_dir) or _train(attempt, page)
-        looks.finish()
+        early_samples.finish()
     _judge(attempt, page, trained)
     sampler = Sampler(
         prepared=prepared, weights=trained.weights.path, run_dir=run_dir, context=context
@@ -318,7 +323,7 @@ def _train(attempt: Attempt, page: LivePage) -> Trained:
                 engine,
                 run_dir,
                 control=control,
-                on_event=context.tell,
+                on_event=context.emit,
                 guards=(*attempt.guards(), *card),
             )
     except TennerError as error:
@@ -344,12 +349,12 @@ def _deliver(attempt: Attempt) -> Delivered:
                 name=attempt.plan.output_name,
                 secrets=context.secrets,
                 environ=context.environ,
-                on_event=context.tell,
+                on_event=context.emit,
                 deadline=attempt.deadline(),
             ),
             minutes=attempt.prepared.settings.keep_alive_minutes,
             stopped=lambda: context.stop.signal is not None,
-            on_event=context.tell,
+            on_event=context.emit,
         )
     except DeliveryError as error:
         attempt.recorder.note(ending="not delivered")

@@ -10,7 +10,7 @@ from tenner.core.priority import yielding
 from tenner.core.run_dir import RunDir
 from tenner.dataset.captions import one_wording
 from tenner.hardware import inspect_machine
-from tenner.pipeline.early_look import EarlyLook, Look, Room, Where, look_cells
+from tenner.pipeline.early_sampler import EarlySample, EarlySampler, FreeMemory, Where, early_cells
 from tenner.pipeline.fitting import tokenizers_for
 from tenner.pipeline.sampling import draw, lay_out, sample_job
 from tenner.planning.decision import num_cpus
@@ -66,14 +66,14 @@ class Sampler:
             python=prepared.engine.python,
             run_dir=self.run_dir,
             control=child_control(prepared, context),
-            on_event=self._tell_warnings if beside else context.tell,
+            on_event=self._emit_warnings if beside else context.emit,
             launch=start_behind if beside else context.session.launch,
             guards=guards,
         )
 
-    def _tell_warnings(self, event: Event) -> None:
+    def _emit_warnings(self, event: Event) -> None:
         if isinstance(event, Warned):
-            self.context.tell(event)
+            self.context.emit(event)
 
     def draw_grid(self) -> Drawn | None:
         """The guide's grid, laid out as `samples/grid.png`; None where drawing failed."""
@@ -111,14 +111,14 @@ def child_environ(prepared: Prepared, context: RunContext) -> dict[str, str]:
     return {**context.child_environ, **prepared.machine.child_env}
 
 
-def early_look(
+def early_sampler(
     prepared: Prepared,
     plan: Plan,
     run_dir: RunDir,
     context: RunContext,
     page: LivePage,
     uploader: Uploader,
-) -> EarlyLook:
+) -> EarlySampler:
     """Looks at the epochs that were asked for, and shows and sends what was drawn at once."""
     settings, trigger = prepared.settings, prepared.dataset.trigger
     prompts = sample_prompts(settings, own_captions(prepared), trigger)
@@ -127,35 +127,35 @@ def early_look(
         weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
     ) -> Drawn | None:
         sampler = Sampler(prepared=prepared, weights=weights, run_dir=run_dir, context=context)
-        cells = look_cells(prompts, settings, where)
+        cells = early_cells(prompts, settings, where)
         return sampler.draw(cells, folder, beside=where, guards=guards)
 
-    def on_look(look: Look) -> None:
-        page.add_samples(look.samples)
-        context.tell(Drew(path=str(look.grid), epoch=look.epoch, step=look.step))
-        uploader.take_checkpoint(look.grid, f"samples/{look.grid.name}", look.step)
+    def on_sample(sample: EarlySample) -> None:
+        page.add_samples(sample.samples)
+        context.emit(Drew(path=str(sample.grid), epoch=sample.epoch, step=sample.step))
+        uploader.take_checkpoint(sample.grid, f"samples/{sample.grid.name}", sample.step)
 
-    return EarlyLook(
+    return EarlySampler(
         settings=settings,
         plan=plan,
         run_dir=run_dir,
-        room=_room(prepared, context),
+        room=_free_memory(prepared, context),
         draw=draw_checkpoint,
-        tell=context.tell,
-        on_look=on_look,
+        emit=context.emit,
+        on_sample=on_sample,
     )
 
 
-def _room(prepared: Prepared, context: RunContext) -> Callable[[], Room]:
+def _free_memory(prepared: Prepared, context: RunContext) -> Callable[[], FreeMemory]:
     """Asks what the machine has left, now."""
 
-    def look() -> Room:
+    def measure() -> FreeMemory:
         environ = {**context.environ, **prepared.machine.child_env}
         now = inspect_machine(environ, num_gpus=prepared.plan.num_processes)
-        return Room(
+        return FreeMemory(
             card_mib=now.free_mib if now.has_gpu else None,
             memory_mib=now.host.free_ram_mib,
             cpus=num_cpus(now),
         )
 
-    return look
+    return measure

@@ -51,8 +51,8 @@ def own_engine(
         job = replace(job, tokenizer=first, tokenizer_2=second[0] if second else None)
 
     def command(state: Path | None) -> Command:
-        life = replace(job, resume=str(state) if state else None)
-        write_atomically(run_dir.job, life.to_json())
+        attempt_job = replace(job, resume=str(state) if state else None)
+        write_atomically(run_dir.job, attempt_job.to_json())
         started = native_engine.command(
             run_dir.job.absolute(),
             chosen.python,
@@ -74,7 +74,7 @@ def train_items(dataset: Dataset, *, random_crop: bool = False) -> tuple[TrainIt
     cut at places that are drawn."""
     found: list[TrainItem] = []
     for image in dataset.images:
-        at = dataset.place_of(image)
+        at = dataset.bucket_of(image)
         found.append(
             TrainItem(
                 image=str(image.path.absolute()),

@@ -77,10 +77,10 @@ class _Start:
 
 
 def _start_from(
-    request: Request, asked: str, base: Base | None, engine: EngineName | None
+    request: Request, path: str, base: Base | None, engine: EngineName | None
 ) -> _Start:
     settings = request.settings
-    lora = read_lora_file(Path(asked).expanduser())
+    lora = read_lora_file(Path(path).expanduser())
     problems = [*_wrong_kind(lora), *_other_family(lora, base)]
     if problems:
         return _Start(decided={}, problems=problems)
@@ -202,14 +202,14 @@ def _uneven(lora: LoraFile, settings: Settings, engine: EngineName | None) -> It
 
 def _held_to(request: Request, key: str, value: float) -> Iterator[Problem]:
     """A value of the file, against what the user said; a preset's is only a proposal."""
-    asked, source = getattr(request.settings, key), request.source(key)
-    if asked == value:
+    requested, source = getattr(request.settings, key), request.source(key)
+    if requested == value:
         return
     if source != "default" and not source.startswith("preset"):
         text = msg(
             "{key} = {asked} ({source}), but network_weights has {value}",
             key=key,
-            asked=f"{asked:g}",
+            asked=f"{requested:g}",
             source=source,
             value=f"{value:g}",
         )
@@ -226,13 +226,13 @@ def _held_to(request: Request, key: str, value: float) -> Iterator[Problem]:
 def _modules(lora: LoraFile, base: Base, settings: Settings) -> Iterator[Problem]:
     """Modules of the file that the base lacks or has in another size, and the other way round."""
     convolutions = bool(lora.ranks(convolutions=True) or settings.conv_dim)
-    wanted = adaptable_modules(base, convolutions=convolutions)
+    adaptable = adaptable_modules(base, convolutions=convolutions)
     inside = {each.name: each for each in lora.modules}
     name = msg("network_weights = {name}", name=lora.path.name)
     foreign = [
         each
         for each, module in inside.items()
-        if each not in wanted or wanted[each][:2] != (module.out_features, module.in_features)
+        if each not in adaptable or adaptable[each][:2] != (module.out_features, module.in_features)
     ]
     if foreign:
         text = msg(
@@ -245,7 +245,7 @@ def _modules(lora: LoraFile, base: Base, settings: Settings) -> Iterator[Problem
         fix = msg("start from a LoRA that was trained on a base of this architecture")
         yield Problem(text=msg("{text}: {some}", text=text, some=_some(foreign)), fix=fix)
         return
-    trained = {each for each in wanted if _is_trained(each, settings)}
+    trained = {each for each in adaptable if _is_trained(each, settings)}
     if left_out := [each for each in inside if each not in trained]:
         text = msg(
             "{name}: {n} modules ({parts}) are not in the result",

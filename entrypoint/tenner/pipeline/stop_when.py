@@ -21,30 +21,32 @@ IN_A_ROW = 2
 class StopWhen:
     """Hears of epochs; `wanted` is the reading that ends the run, `never` for none."""
 
-    wanted: str
+    condition: str
     run_dir: RunDir
     curve: Callable[[], LossCurve]
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     _seen: int = 0
-    _asked: bool = False
+    _requested: bool = False
 
     def hear(self, event: Event) -> None:
-        if self.wanted == "never" or self._asked or not isinstance(event, EpochEnd):
+        if self.condition == "never" or self._requested or not isinstance(event, EpochEnd):
             return
         if event.epoch >= event.num_epochs - 1:
             return  # it ends by itself
         curve = self.curve()
         reading: Reading = read_curve(curve.steps, curve.losses).reading
-        self._seen = self._seen + 1 if reading == self.wanted else 0
+        self._seen = self._seen + 1 if reading == self.condition else 0
         if self._seen < IN_A_ROW:
             return
-        self._asked = True
-        seen = {"settled": msg("fell and then settled"), "rising": msg("rises again")}[self.wanted]
+        self._requested = True
+        seen = {"settled": msg("fell and then settled"), "rising": msg("rises again")}[
+            self.condition
+        ]
         try:
             write_atomically(self.run_dir.stop_file, "")
         except OSError as error:
             why = error.strerror or error
-            self.tell(
+            self.emit(
                 Warned(
                     text=msg(
                         "the loss {seen}, but the run cannot be stopped: {why}", seen=seen, why=why
@@ -55,6 +57,6 @@ class StopWhen:
         text = msg(
             "the loss {seen}: the run ends after the next epoch (stop_when = {wanted})",
             seen=seen,
-            wanted=self.wanted,
+            condition=self.condition,
         )
-        self.tell(Warned(text=text, level="note"))
+        self.emit(Warned(text=text, level="note"))

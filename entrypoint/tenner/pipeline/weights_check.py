@@ -51,18 +51,18 @@ def judge_weights(
     measured = _measured(job, prepared, run_dir, context)
     if isinstance(measured, Problem):
         if context.stop.signal is None:
-            context.tell(Warned(text=measured.text, fix=measured.fix))
+            context.emit(Warned(text=measured.text, fix=measured.fix))
         return Judged()
-    context.tell(WeightsMeasured(path=job.path, parts=_told(measured)))
+    context.emit(WeightsMeasured(path=job.path, parts=_rows(measured)))
     problems = judge(measured, _training(prepared.plan, trained))
     for each in problems:
         if each.level != "error":
-            context.tell(Warned(text=each.text, fix=each.fix, level="warning"))
+            context.emit(Warned(text=each.text, fix=each.fix, level="warning"))
     facts, errors = weights_facts(measured), errors_in(problems)
     if not errors:
         return Judged(facts=facts)
-    kept = Problem(text=msg("its files are kept in {path}", path=run_dir.path), level="note")
-    return Judged(facts=facts, error=TrainingError(problems=[*errors, kept]))
+    note = Problem(text=msg("its files are kept in {path}", path=run_dir.path), level="note")
+    return Judged(facts=facts, error=TrainingError(problems=[*errors, note]))
 
 
 def weights_facts(measured: Measured) -> tuple[WeightsFact, ...]:
@@ -116,7 +116,7 @@ def _measured(
         ending = follow(
             Command(argv=argv, env=settings),
             read=read,
-            on_event=context.tell,
+            on_event=context.emit,
             log=run_dir.path / "weights.log",
             control=child_control(prepared, context),
         )
@@ -151,7 +151,7 @@ def _rates(options: TrainOptions) -> dict[Part, float]:
     return {"unet": options.unet_lr, **dict(zip(encoders, (*rates, rates[-1]), strict=False))}
 
 
-def _told(measured: Measured) -> list[dict[str, Any]]:
+def _rows(measured: Measured) -> list[dict[str, Any]]:
     return [
         {
             "part": part.part,

@@ -149,12 +149,14 @@ def over_budget(settings: Settings, expected: Expected | None, length: Length) -
     found: list[Problem] = []
     if settings.max_hours is not None:
         limit = settings.max_hours * 3600
-        said = msg("max_hours = {max_hours}", max_hours=f"{settings.max_hours:g}")
+        max_hours = msg("max_hours = {max_hours}", max_hours=f"{settings.max_hours:g}")
         about = msg("about {duration}", duration=duration(expected.seconds))
-        found += _judged(said, about, expected, limit, length, raise_key="max_hours", is_sure=True)
+        found += _judged(
+            max_hours, about, expected, limit, length, raise_key="max_hours", is_sure=True
+        )
     if expected.price and expected.usd is not None and expected.price.usd_per_hour > 0:
         limit = settings.max_cost_usd / expected.price.usd_per_hour * 3600
-        said = msg("max_cost_usd = {max_cost_usd}", max_cost_usd=f"{settings.max_cost_usd:g}")
+        max_hours = msg("max_cost_usd = {max_cost_usd}", max_cost_usd=f"{settings.max_cost_usd:g}")
         about = msg(
             "about ${usd} at ${usd_per_hour} an hour",
             usd=f"{expected.usd:.2f}",
@@ -162,13 +164,13 @@ def over_budget(settings: Settings, expected: Expected | None, length: Length) -
         )
         sure = expected.price.is_sure
         found += _judged(
-            said, about, expected, limit, length, raise_key="max_cost_usd", is_sure=sure
+            max_hours, about, expected, limit, length, raise_key="max_cost_usd", is_sure=sure
         )
     return found
 
 
 def _judged(
-    said: str,
+    limit: str,
     about: str,
     expected: Expected,
     limit_seconds: float,
@@ -191,7 +193,7 @@ def _judged(
     ways.append(msg("or raise {setting}", setting=raise_key))
     return [
         Problem(
-            text=msg("{said}, but this run takes {about}", said=said, about=about),
+            text=msg("{said}, but this run takes {about}", said=limit, about=about),
             fix=joined(*ways),
             level="error" if surely else "warning",
         )

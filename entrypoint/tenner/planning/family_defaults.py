@@ -51,8 +51,10 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     settings, own = request.settings, FAMILY_DEFAULTS[base.family]
 
     def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
-        asked = request.source(key) != "default"
-        return Choice(name=name, value=value, reason=msg("as asked") if asked else default.reason)
+        set_by_user = request.source(key) != "default"
+        return Choice(
+            name=name, value=value, reason=msg("as asked") if set_by_user else default.reason
+        )
 
     assert settings.text_encoder_lr is not None
     rates = ", ".join(f"{rate:g}" for rate in settings.text_encoder_lr)

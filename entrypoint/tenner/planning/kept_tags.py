@@ -18,11 +18,11 @@ def kept_tags(
     if not trigger or not (moves or settings.engine_options.get("token_warmup_step")):
         return settings.keep_tokens, ()
     needed = len(trigger.split(settings.caption_separator or ","))
-    kept, problems = max(settings.keep_tokens, needed), list[Problem]()
-    if kept > settings.keep_tokens:
+    num_kept, problems = max(settings.keep_tokens, needed), list[Problem]()
+    if num_kept > settings.keep_tokens:
         text = msg(
             'keep_tokens = {kept}, so that the trigger "{trigger}" stays first in each caption',
-            kept=kept,
+            kept=num_kept,
             trigger=trigger,
         )
         problems.append(Problem(text=text, level="note"))
@@ -41,4 +41,4 @@ def kept_tags(
                 level="warning",
             )
         )
-    return kept, tuple(problems)
+    return num_kept, tuple(problems)

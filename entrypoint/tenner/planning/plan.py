@@ -128,7 +128,7 @@ def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem
     steps = round(expected * length.num_steps) if isinstance(expected, float) else expected
     if steps == 0 or steps < length.num_steps:
         return steps, ()
-    said = Problem(
+    notice = Problem(
         text=msg(
             "lr_warmup_steps = {expected} is as long as the run of {num_steps} steps or"
             " longer: the warm-up is shortened to {tenth}",
@@ -139,7 +139,7 @@ def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem
         fix=msg("write a share instead, such as lr_warmup_steps = 0.1, or train longer"),
         level="warning",
     )
-    return tenth, (said,)
+    return tenth, (notice,)
 
 
 def save_every(settings: Settings) -> tuple[int | None, int | None]:

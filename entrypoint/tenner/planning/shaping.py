@@ -150,16 +150,16 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
 def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
     """The CPU computes in float32 whatever a file says that was written for a card; weights in
     bf16, which are said with a word of their own, are taken seriously there too."""
-    asked = settings.mixed_precision
+    requested = settings.mixed_precision
     if ground.device == "cuda":
-        return choose_precision(asked, capability=ground.capability, gpu_name=ground.card.name)
-    if asked == "bf16" and settings.engine_options.get("full_bf16"):
+        return choose_precision(requested, capability=ground.capability, gpu_name=ground.card.name)
+    if requested == "bf16" and settings.engine_options.get("full_bf16"):
         return "bf16", msg("as asked: full_bf16 halves the memory, and a CPU computes it slowly")
     return choose_precision(None, capability=None, gpu_name="")
 
 
 def choose_precision(
-    asked: Precision | None, *, capability: tuple[int, int] | None, gpu_name: str
+    requested: Precision | None, *, capability: tuple[int, int] | None, gpu_name: str
 ) -> tuple[Precision, str]:
     """bf16 where the card computes it (8.0 and later), else fp16; the CPU takes float32.
 
@@ -171,38 +171,38 @@ def choose_precision(
         reason = msg(
             "{gpu_name} does not say what it can do; every card computes fp16", gpu_name=gpu_name
         )
-        return (asked, "as asked") if asked is not None else ("fp16", reason)
+        return (requested, "as asked") if requested is not None else ("fp16", reason)
     has_bf16 = capability >= (8, 0)
-    if asked == "bf16" and not has_bf16:
+    if requested == "bf16" and not has_bf16:
         raise SettingsError(
             msg("mixed_precision = 'bf16', but {gpu_name} has no bf16", gpu_name=gpu_name),
             fix=msg("set mixed_precision = 'fp16', or leave it out"),
         )
-    if asked is not None:
-        return asked, "as asked"
+    if requested is not None:
+        return requested, "as asked"
     return ("bf16", "the card has it") if has_bf16 else ("fp16", "the card has no bf16")
 
 
 def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Problem | None]:
     """The user's optimizer, its reason and a warning. 8-bit ones are bitsandbytes' and need a card;
     where they cannot be had the plain one stands in, which computes the same in 32 bits."""
-    asked = settings.optimizer_type
-    if not asked.lower().endswith("8bit"):
-        return asked, msg("as asked"), None
-    plain = asked[: -len("8bit")].removeprefix("Paged")
+    requested = settings.optimizer_type
+    if not requested.lower().endswith("8bit"):
+        return requested, msg("as asked"), None
+    plain = requested[: -len("8bit")].removeprefix("Paged")
     if ground.device == "cpu":
         return (
             plain,
             msg(
                 "{asked} needs an NVIDIA card; {plain} computes the same in 32 bits",
-                asked=asked,
+                asked=requested,
                 plain=plain,
             ),
             None,
         )
     trouble = ground.trouble_with("bitsandbytes")
     if trouble is None:
-        return asked, msg("as asked") if asked != "AdamW8bit" else msg("the guide's"), None
+        return requested, msg("as asked") if requested != "AdamW8bit" else msg("the guide's"), None
     return (
         plain,
         msg("bitsandbytes does not work here; {plain} computes the same in 32 bits", plain=plain),
@@ -210,7 +210,7 @@ def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Prob
             text=msg(
                 "{asked} cannot be used, bitsandbytes does not work here ({trouble}):"
                 " trained with {plain}, which takes more memory",
-                asked=asked,
+                asked=requested,
                 trouble=trouble,
                 plain=plain,
             ),
@@ -227,11 +227,11 @@ def choose_attention(
     settings: Settings, ground: Ground
 ) -> tuple[Literal["xformers", "sdpa"], str, Problem | None]:
     """torch's own attention unless xformers is asked for and works."""
-    asked = settings.attention
-    if asked != "xformers":
+    requested = settings.attention
+    if requested != "xformers":
         return (
             "sdpa",
-            msg("as asked") if asked == "sdpa" else msg("torch's own, always there"),
+            msg("as asked") if requested == "sdpa" else msg("torch's own, always there"),
             None,
         )
     if ground.engine == "native":
@@ -296,9 +296,9 @@ def _captions_cached(settings: Settings, ground: Ground) -> bool:
     can list before the training."""
     if ground.engine == "sd-scripts" and ground.family != "sdxl":
         return False
-    said = settings.engine_options.get("cache_text_encoder_outputs")
-    if said is not None:
-        return bool(said)
+    set_by_user = settings.engine_options.get("cache_text_encoder_outputs")
+    if set_by_user is not None:
+        return bool(set_by_user)
     keys = _CHANGING_CAPTIONS + (() if ground.engine == "native" else _DROPPED_CAPTIONS)
     changing = any(getattr(settings, key) for key in keys)
     changing = changing or bool(settings.engine_options.get("enable_wildcard"))
@@ -307,15 +307,17 @@ def _captions_cached(settings: Settings, ground: Ground) -> bool:
 
 def _unmeasured_batch(settings: Settings, ground: Ground) -> BatchChoice:
     """On a CPU, or with the tiny base, memory does not decide."""
-    asked = settings.batch_size
+    requested = settings.batch_size
     usual = min(8 if ground.is_tiny else 1, ground.most_images)
-    size = asked if isinstance(asked, int) else usual
+    size = requested if isinstance(requested, int) else usual
     where = msg("the tiny base") if ground.is_tiny else msg("a {device}", device=ground.device)
     choice = BatchChoice(
         batch_size=size,
         gradient_checkpointing=bool(settings.gradient_checkpointing),
         needed_gb=None,
-        reason=msg("as asked") if isinstance(asked, int) else msg("usual for {where}", where=where),
+        reason=msg("as asked")
+        if isinstance(requested, int)
+        else msg("usual for {where}", where=where),
         why_checkpointing=msg("as asked") if settings.gradient_checkpointing else msg("not needed"),
         accumulation=settings.gradient_accumulation_steps,
         why_accumulation=msg("as asked"),

@@ -131,7 +131,7 @@ def _choose(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
     if card.free_mib is None:
         return _blind(wish)
     if isinstance(wish.batch_size, int):
-        return _as_asked(load, card, wish, wish.batch_size)
+        return _as_requested(load, card, wish, wish.batch_size)
     _refuse_too_small(load, card, wish)
     guide = card.known.guide_batch if card.known else None
     if wish.batch_size == "auto" and guide and load.family in ("sd1", "sdxl"):
@@ -162,7 +162,7 @@ def _blind(wish: Wish) -> BatchChoice:
     )
 
 
-def _as_asked(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchChoice:
+def _as_requested(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchChoice:
     """The user's batch: refused only where it certainly does not fit."""
     choice = _of_size(load, card, size, wish.gradient_checkpointing)
     if _may_fit(choice.needed_gb, card):
@@ -199,14 +199,14 @@ def _as_asked(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchChoic
     )
 
 
-def _of_size(load: Load, card: CardMemory, size: int, asked: bool | None) -> BatchChoice:
+def _of_size(load: Load, card: CardMemory, size: int, checkpointing: bool | None) -> BatchChoice:
     """A given batch: without checkpointing where it fits, as that is faster."""
     plain = needed_gb(load, batch_size=size, gradient_checkpointing=False)
-    recompute = plain > card.usable_gb if asked is None else asked
+    recompute = plain > card.usable_gb if checkpointing is None else checkpointing
     needed = needed_gb(load, batch_size=size, gradient_checkpointing=recompute)
     fits = needed <= card.usable_gb
-    why = msg("as asked") if asked is not None else msg("not needed, and it costs time")
-    if recompute and asked is None:
+    why = msg("as asked") if checkpointing is not None else msg("not needed, and it costs time")
+    if recompute and checkpointing is None:
         why = msg("needs {plain} GB without it", plain=f"{plain:.1f}")
     return BatchChoice(
         batch_size=size,
@@ -321,10 +321,10 @@ def _part_of_effective(wish: Wish) -> int | None:
 
     Raises SettingsError where the parts do not make the whole.
     """
-    wanted = wish.effective_batch_size
-    if wanted is None:
+    effective = wish.effective_batch_size
+    if effective is None:
         return None
-    part, rest = divmod(wanted, wish.num_processes)
+    part, rest = divmod(effective, wish.num_processes)
     size = wish.batch_size if isinstance(wish.batch_size, int) else 1
     if rest or part % size:
         by = (
@@ -333,7 +333,9 @@ def _part_of_effective(wish: Wish) -> int | None:
             else msg("batch_size = {size}", size=size)
         )
         raise SettingsError(
-            msg("effective_batch_size = {wanted} cannot be divided by {by}", wanted=wanted, by=by),
+            msg(
+                "effective_batch_size = {wanted} cannot be divided by {by}", wanted=effective, by=by
+            ),
             fix=msg("choose a multiple, or leave batch_size to 'auto'"),
         )
     return part
@@ -341,8 +343,8 @@ def _part_of_effective(wish: Wish) -> int | None:
 
 def _allowed(wish: Wish) -> tuple[bool, ...]:
     """With and without checkpointing, or only what the user said."""
-    asked = wish.gradient_checkpointing
-    return (False, True) if asked is None else (asked,)
+    requested = wish.gradient_checkpointing
+    return (False, True) if requested is None else (requested,)
 
 
 def _most(wish: Wish) -> int:

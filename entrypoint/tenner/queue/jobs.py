@@ -252,32 +252,32 @@ def _own_folder(destination: str, name: str) -> str:
     """The job's folder at a destination. A repository is not parted: it belongs to one job."""
     if destination.startswith("hf://"):
         return destination
-    place, mark, options = destination.partition("?")
-    return f"{place.rstrip('/')}/{name}{mark}{options}"
+    address, mark, options = destination.partition("?")
+    return f"{address.rstrip('/')}/{name}{mark}{options}"
 
 
 def _clashes(jobs: Sequence[Request]) -> list[Problem]:
     """Jobs that would write over each other."""
     problems: list[Problem] = []
     names: set[tuple[str, str]] = set()
-    places: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for job in jobs:
         settings = job.settings
         if (settings.output_dir, settings.output_name) in names:
             text = msg("two jobs are called {output_name}", output_name=settings.output_name)
             problems.append(Problem(text=text, fix=msg("give each an output_name of its own")))
         names.add((settings.output_dir, settings.output_name))
-        for place in settings.destinations:
-            if place in places:
+        for address in settings.destinations:
+            if address in owners:
                 text = msg(
                     "{places} and {output_name} both deliver to {place}",
-                    places=places[place],
+                    places=owners[address],
                     output_name=settings.output_name,
-                    place=place,
+                    place=address,
                 )
                 fix = msg(
                     "name a destination of its own in each job, or one bucket or folder for all"
                 )
                 problems.append(Problem(text=text, fix=fix))
-            places[place] = settings.output_name
+            owners[address] = settings.output_name
     return problems

@@ -32,7 +32,7 @@ _BEATS = 5
 """Times that a holder writes in the time it counts on."""
 _ASK_SECONDS = 60.0
 """How long a destination is given to answer where nobody's turn depends on it."""
-_ROOM = "lease"
+_FOLDER = "lease"
 
 
 class LeaseLost(MachineError):
@@ -79,7 +79,7 @@ class Lease:
                     fix=msg("wait for it, or stop it"),
                 )
         self._prove()
-        for work in (self._keep, self._watch):
+        for work in (self._keep_renewing, self._watch):
             thread = threading.Thread(target=work, name="tenner-lease", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -96,14 +96,14 @@ class Lease:
         newest = self._newest()
         if newest and not self._is_over(newest, say, until):
             return False
-        asked = now()
+        requested_at = now()
         content = self._content()
         name = _name(newest + 1)
         created = self.remote.create_file(name, content, limit_seconds=_ASK_SECONDS)
         # Where an answer was lost, a second try finds the file that the first one made.
         if not created and self._read(newest + 1) != content:
             return False
-        self.generation, self._valid_until = newest + 1, asked + _OWN_SHARE * self.seconds
+        self.generation, self._valid_until = newest + 1, requested_at + _OWN_SHARE * self.seconds
         return now() < self._valid_until
 
     def _is_over(self, generation: int, say: Callable[[str], None], until: float) -> bool:
@@ -113,15 +113,15 @@ class Lease:
         """
         seen = self._read(generation)
         since = now()
-        said = False
+        reported = False
         while True:
             if seen is None or _parsed(seen).get("given_back"):
                 return True
             if now() - since > self.seconds:
                 return True
-            if not said:
+            if not reported:
                 say(f"{_parsed(seen).get('holder', 'another machine')} has this run; waiting")
-                said = True
+                reported = True
             time.sleep(self.seconds / 20)
             if self._newest() != generation or now() > until:
                 return False
@@ -142,7 +142,7 @@ class Lease:
                 fix=msg("name a destination that does: AWS S3, R2, MinIO, or a shared folder"),
             )
 
-    def _keep(self) -> None:
+    def _keep_renewing(self) -> None:
         """Write a beat now and then."""
         pause = _OWN_SHARE * self.seconds / _BEATS
         while not self._closing.wait(pause):
@@ -155,14 +155,14 @@ class Lease:
                 return
 
     def _renew(self, *, limit_seconds: float) -> None:
-        asked = now()
+        requested_at = now()
         self._beat += 1
         self._put(self._content(), limit_seconds=limit_seconds)
         if self._newest(limit_seconds=limit_seconds) != self.generation:
             raise LeaseLost(
                 msg("another machine took generation {generation}", generation=self.generation + 1)
             )
-        self._valid_until = asked + _OWN_SHARE * self.seconds
+        self._valid_until = requested_at + _OWN_SHARE * self.seconds
 
     def _watch(self) -> None:
         """Whatever the network does, the turn ends when its time is over."""
@@ -189,7 +189,7 @@ class Lease:
         return self.remote.get_file(_name(generation), limit_seconds=_ASK_SECONDS)
 
     def _newest(self, *, limit_seconds: float | None = None) -> int:
-        names = self.remote.names(_ROOM, limit_seconds=limit_seconds or _ASK_SECONDS)
+        names = self.remote.names(_FOLDER, limit_seconds=limit_seconds or _ASK_SECONDS)
         return max((int(stem) for stem in map(_stem, names) if stem.isdigit()), default=0)
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ class Lease:
 
 
 def _name(generation: int) -> str:
-    return f"{_ROOM}/{generation:08d}.json"
+    return f"{_FOLDER}/{generation:08d}.json"
 
 
 def _stem(name: str) -> str:

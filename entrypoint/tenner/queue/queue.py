@@ -48,23 +48,23 @@ class Queue:
     records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
     failures: int = 0
 
-    def look_at_all(self, screen: Screen) -> None:
+    def prepare_all(self, screen: Screen) -> None:
         """Prepare every job that is not over, so that what is wrong is known before any trains."""
         before = read_records(self.batch.folder / "batch.json")
         for job in self.batch.jobs:
-            fresh = new_record(job, _place(job).path)
+            fresh = new_record(job, _run_dir_of(job).path)
             known = before.get(fresh.name)
             same = known is not None and known.digest == fresh.digest
             self.records[fresh.name] = known if known and same else fresh
         for job in self.batch.jobs:
             record = self.record(job)
-            if record.is_over and _place(job).delivered.is_file():
+            if record.is_over and _run_dir_of(job).delivered.is_file():
                 continue
             self.note(replace(record, state="waiting", exit_code=None, problems=()))
-            self._look_at(job, screen)
+            self._prepare(job, screen)
         self.write()
 
-    def _look_at(self, job: Request, screen: Screen) -> None:
+    def _prepare(self, job: Request, screen: Screen) -> None:
         name = job.settings.output_name
 
         def decoded(done: int, total: int) -> None:
@@ -72,7 +72,7 @@ class Queue:
             screen.show(Phase(name="dataset", detail=detail, done=done, total=total))
 
         try:
-            prepared = self.preparation.look(job, decoded)
+            prepared = self.preparation.prepare_early(job, decoded)
         except TennerError as error:
             self.failed(job, error)
             screen.say(f"{name}: cannot be trained")
@@ -98,7 +98,11 @@ class Queue:
         """The jobs to run, in the order asked for."""
         jobs = [job for job in self.batch.jobs if self.record(job).state == "waiting"]
         if self.batch.options.shortest_first:
-            jobs.sort(key=lambda job: work_of(self.preparation.look(job, lambda done, total: None)))
+            jobs.sort(
+                key=lambda job: work_of(
+                    self.preparation.prepare_early(job, lambda done, total: None)
+                )
+            )
         return jobs
 
     def failed(self, job: Request, error: TennerError) -> None:
@@ -189,9 +193,9 @@ def run_batch(
         )
         screen = make_screen(batch.jobs[0])
         with screen:
-            queue.look_at_all(screen)
+            queue.prepare_all(screen)
         _run_all(queue, screen, stop)
-    tell(screen, [queue.record(job) for job in batch.jobs], folder)
+    show_records(screen, [queue.record(job) for job in batch.jobs], folder)
     code = queue.exit_code()
     if code in _NOTHING_LEFT:
         _end_machine(batch.jobs[0], environ, screen)
@@ -225,16 +229,16 @@ def _run_all(queue: Queue, screen: Screen, stop: StopRequest) -> None:
         queue.run(job)
 
 
-def tell(screen: Screen, records: Sequence[JobRecord], folder: Path) -> None:
+def show_records(screen: Screen, records: Sequence[JobRecord], folder: Path) -> None:
     """Each job in a line, and where the page is."""
     width = max(len(each.name) for each in records)
     screen.say()
     for each in records:
-        said = [each.state, duration(each.seconds)]
-        said += [f"loss {each.loss:.4f}"] if each.loss is not None else []
-        said += [f"${each.cost_usd:.2f}"] if each.cost_usd is not None else []
-        said += [each.problems[0]] if each.problems else []
-        screen.say(f"{each.name:<{width}}  " + "  ".join(said))
+        parts = [each.state, duration(each.seconds)]
+        parts += [f"loss {each.loss:.4f}"] if each.loss is not None else []
+        parts += [f"${each.cost_usd:.2f}"] if each.cost_usd is not None else []
+        parts += [each.problems[0]] if each.problems else []
+        screen.say(f"{each.name:<{width}}  " + "  ".join(parts))
     screen.say(f"all of it: {folder / 'batch.html'}")
 
 
@@ -248,7 +252,7 @@ def work_of(prepared: Prepared) -> float:
     return images * width * height * weight
 
 
-def _place(job: Request) -> RunDir:
+def _run_dir_of(job: Request) -> RunDir:
     return RunDir(Path(job.settings.output_dir).expanduser() / job.settings.output_name)
 
 
@@ -292,7 +296,7 @@ def _spent(
     record: JobRecord, job: Request, seconds: float, preparation: SharedPreparation
 ) -> JobRecord:
     """The record with this start's time and money, and how far the training got."""
-    run_dir = _place(job)
+    run_dir = _run_dir_of(job)
     loss, step = last_loss(run_dir.events)
     gpu = preparation.gpu_name(job)
     price = price_of(

@@ -63,7 +63,7 @@ class SharedPreparation:
     """A card is tried once for all jobs."""
     _found: dict[tuple[str, str], Prepared] = field(default_factory=dict[tuple[str, str], Prepared])
 
-    def look(self, request: Request, on_image: OnImage) -> Prepared:
+    def prepare_early(self, request: Request, on_image: OnImage) -> Prepared:
         """Everything about a job that can be told before it runs. Raises TennerError."""
         return self.prepare(request, self.environ, Path(), progress=Progress(on_image=on_image))
 

@@ -62,7 +62,7 @@ def read_curve(steps: Sequence[int], losses: Sequence[float]) -> CurveReading:
 
 def block_means(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[int]]:
     """Mean loss and middle step of each of the `NUM_BLOCKS` blocks."""
-    edges = [round(place * len(points) / NUM_BLOCKS) for place in range(NUM_BLOCKS + 1)]
+    edges = [round(index * len(points) / NUM_BLOCKS) for index in range(NUM_BLOCKS + 1)]
     blocks = [points[low:high] for low, high in pairwise(edges)]
     means = [fmean(loss for _, loss in block) for block in blocks]
     return means, [block[len(block) // 2][0] for block in blocks]
@@ -74,10 +74,10 @@ def _read_means(means: Sequence[float], middles: Sequence[int]) -> CurveReading:
         return CurveReading(reading="noisy")
     noise = successive_noise(means) / level
     first, last = fmean(means[:4]) / level, fmean(means[-4:]) / level
-    low, low_place = min((fmean(means[at : at + 4]) / level, at) for at in range(len(means) - 3))
+    low, low_index = min((fmean(means[at : at + 4]) / level, at) for at in range(len(means) - 3))
     sure = max(WORTH_SAYING, Z_SURE * noise * math.sqrt(2 / 4))
     fell = first - low > sure
-    rose = last - low > sure and low_place + 4 <= len(means) - 4
+    rose = last - low > sure and low_index + 4 <= len(means) - 4
     reading: Reading
     if rose:
         reading = "rising"
@@ -89,7 +89,7 @@ def _read_means(means: Sequence[float], middles: Sequence[int]) -> CurveReading:
         reading=reading,
         change=last / first - 1,
         noise=noise,
-        lowest_step=middles[min(low_place + 2, len(middles) - 1)],
+        lowest_step=middles[min(low_index + 2, len(middles) - 1)],
     )
 
 
@@ -117,8 +117,8 @@ def successive_noise(values: Sequence[float]) -> float:
 def trend(values: Sequence[float], noise: float) -> tuple[float, float]:
     """Least-squares change from the first to the last value, and its standard error."""
     middle = (len(values) - 1) / 2
-    spread = sum((place - middle) ** 2 for place in range(len(values)))
-    slope = sum((place - middle) * value for place, value in enumerate(values)) / spread
+    spread = sum((index - middle) ** 2 for index in range(len(values)))
+    slope = sum((index - middle) * value for index, value in enumerate(values)) / spread
     length = len(values) - 1
     return slope * length, noise * length / math.sqrt(spread)
 

@@ -35,7 +35,7 @@ class PictureStore:
     """Pictures made small, kept for the next page: a page is written again and again."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Path, int, int], tuple[bytes, str, int, int] | None] = {}
+        self._cache: dict[tuple[Path, int, int], tuple[bytes, str, int, int] | None] = {}
 
     def inline_all(
         self, paths: Sequence[Path], *, budget_bytes: int = BUDGET_BYTES
@@ -66,10 +66,10 @@ class PictureStore:
             key = (path, path.stat().st_mtime_ns, side)
         except OSError:
             return None
-        if key not in self._kept:
+        if key not in self._cache:
             image = opened[path] if path in opened else opened.setdefault(path, _open(path))
-            self._kept[key] = _encode(image, side, quality) if image else None
-        return self._kept[key]
+            self._cache[key] = _encode(image, side, quality) if image else None
+        return self._cache[key]
 
 
 def _open(path: Path) -> Image.Image | None:

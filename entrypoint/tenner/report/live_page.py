@@ -54,7 +54,7 @@ class LivePage:
 
     prepared: Prepared
     run_dir: RunDir
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     budget: Budget
     started: float = field(default_factory=time.monotonic)
     """When this life of the run began, by `now`."""
@@ -76,7 +76,7 @@ class LivePage:
         self._writing = threading.Lock()
         self._changed = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._keep_true, name="page", daemon=True)
+        self._thread = threading.Thread(target=self._refresh, name="page", daemon=True)
 
     def hear(self, event: Event) -> None:
         """Take in one event of the run."""
@@ -160,7 +160,7 @@ class LivePage:
         if not self._failed:
             self._failed = True
             why = error.strerror or str(error)
-            self.tell(
+            self.emit(
                 Warned(
                     text=msg(
                         "the page {report} cannot be written: {why}",
@@ -171,12 +171,12 @@ class LivePage:
             )
 
     def _facts(self) -> ReportFacts:
-        said = tuple(
+        problems = tuple(
             Notice(text=each.text, fix=each.fix, level=each.level)
             for each in (*self.problems, *self.prepared.plan.notices, *self._history.notices)
         )
         facts = report_facts(self.prepared, self._history, self.found, state=self.state)
-        return replace(facts, notices=said, cost=self._cost())
+        return replace(facts, notices=problems, cost=self._cost())
 
     def _cost(self) -> CostFacts | None:
         """Dollars over all lives: by the price of this machine, else the price book's for the
@@ -202,7 +202,7 @@ class LivePage:
         plan = self.prepared.plan
         return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
 
-    def _keep_true(self) -> None:
+    def _refresh(self) -> None:
         yield_thread()
         pause = 0.0
         while not self._closing.wait(pause):

@@ -135,12 +135,12 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * each for each in (1, 2, 5, 10) if size * each >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(place * step, 12) for place in range(first, last + 1)]
+    return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def _columns(num_points: int, at_most: int = MAX_POINTS) -> list[tuple[int, int]]:
     count = min(num_points, at_most)
-    edges = [round(place * num_points / count) for place in range(count + 1)]
+    edges = [round(index * num_points / count) for index in range(count + 1)]
     return list(pairwise(edges))
 
 
@@ -155,8 +155,8 @@ def _limits(
     high = max(
         ordered[-1 - len(ordered) // 50], *validation, *(smoothed[end - 1] for _, end in columns)
     )
-    room = (high - low or abs(high) or 1.0) * 0.06
-    return max(0.0, low - room) if low >= 0 else low - room, high + room
+    margin = (high - low or abs(high) or 1.0) * 0.06
+    return max(0.0, low - margin) if low >= 0 else low - margin, high + margin
 
 
 def _rates(curve: LossCurve, x: _Scale) -> tuple[tuple[RateLine, ...], str]:
@@ -167,11 +167,11 @@ def _rates(curve: LossCurve, x: _Scale) -> tuple[tuple[RateLine, ...], str]:
     columns = _columns(len(curve.steps))
     lines: list[RateLine] = []
     for name, rates in series.items():
-        places = [
+        coordinates = [
             (x(curve.steps[end - 1]), round(RATE_HEIGHT - 4 - rates[end - 1] / top * 52, 1))
             for _, end in columns
         ]
-        lines.append(RateLine(name=name, points=_path(places), last=f"{rates[-1]:.3g}"))
+        lines.append(RateLine(name=name, points=_path(coordinates), last=f"{rates[-1]:.3g}"))
     return tuple(lines), f"{top:.3g}"
 
 

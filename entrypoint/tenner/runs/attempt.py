@@ -20,7 +20,7 @@ from tenner.runs.card import write_card_of_checkpoint
 from tenner.runs.context import RunContext
 from tenner.runs.disk import DiskGuard, disk_need
 from tenner.runs.handover import unplanned_checkpoints
-from tenner.runs.ledger import Finished, LedgerBook, Life
+from tenner.runs.ledger import AttemptRecord, Finished, LedgerBook
 from tenner.runs.recorder import SaveRecorder
 from tenner.runs.remote_run import RemoteRun, Shipment
 from tenner.runs.reserve import give_back, reserve
@@ -36,7 +36,7 @@ from tenner.supervision.guards import Guard
 from tenner.supervision.training import Trained, newest_step, states, step_of
 
 HAND_OVER_SECONDS = 1800.0
-_LOOK_SECONDS = 60.0
+_READ_SECONDS = 60.0
 
 
 class _StopDeadline(Deadline):
@@ -72,7 +72,7 @@ class Attempt:
     def __enter__(self) -> "Attempt":
         if not reserve(self.run_dir, disk_need(self.plan).reserved):
             text = msg("no room could be reserved on the disk for a last save")
-            self.context.tell(Warned(text=text, fix=msg("free space there before it is full")))
+            self.context.emit(Warned(text=text, fix=msg("free space there before it is full")))
         self.uploader.__enter__()
         self._send_what_is_here()
         return self
@@ -103,7 +103,7 @@ class Attempt:
                 self.prepared, self.run_dir, newest, self.destinations, why=why
             )
         except OSError as trouble:
-            self.context.tell(
+            self.context.emit(
                 Warned(text=msg("no model card: {strerror}", strerror=trouble.strerror or trouble))
             )
             return
@@ -113,8 +113,8 @@ class Attempt:
         """What saving and delivering take from here on, by the sizes of what was saved last."""
         ledger = self.book.now
         newest = max((file.size for file in ledger.checkpoints), default=0)
-        kept = states(self.run_dir)
-        state = sum(each.stat().st_size for each in kept[0].iterdir()) if kept else 0
+        saved = states(self.run_dir)
+        state = sum(each.stat().st_size for each in saved[0].iterdir()) if saved else 0
         waiting = sum(each.waiting_bytes for each in self.uploader.destinations)
         return delivery_seconds(newest + state + waiting, self.uploader.bytes_per_second)
 
@@ -129,7 +129,7 @@ class Attempt:
         text = msg(
             "no pictures are drawn: the budget is used up ({says})", says=self.budget.says(used)
         )
-        self.context.tell(Warned(text=text))
+        self.context.emit(Warned(text=text))
         return False
 
     def finish_early(self, trained: Trained) -> Trained:
@@ -158,11 +158,11 @@ class Attempt:
         ]
         ledger = self.book.now
         has_something = bool(ledger.checkpoints or ledger.state_step)
-        told = list(error.problems)
+        problems = list(error.problems)
         if at and has_something:
-            told.append(Problem(text=self._what_there_is(at), level="note"))
+            problems.append(Problem(text=self._what_there_is(at), level="note"))
         if missing:
-            kept = Problem(
+            note = Problem(
                 text=msg(
                     "not all of it is at {missing}; everything is kept in {path}",
                     missing=", ".join(missing),
@@ -171,10 +171,10 @@ class Attempt:
                 fix=msg("start the same command again there: it goes on and delivers"),
                 level="warning",
             )
-            told.append(kept)
+            problems.append(note)
         if missing and has_something and isinstance(error, BudgetReached):
-            return DeliveryError(problems=told)
-        ended = type(error)(problems=told)
+            return DeliveryError(problems=problems)
+        ended = type(error)(problems=problems)
         ended.is_brought_out = has_something and not missing
         return ended
 
@@ -194,7 +194,7 @@ class Attempt:
                     keep_states=0,
                     gone=tuple(f"checkpoints/{each}" for each in sorted(unplanned)),
                 )
-                remote.put_set(last, limit_seconds=_LOOK_SECONDS)
+                remote.put_set(last, limit_seconds=_READ_SECONDS)
             except (DeliveryError, OSError) as error:
                 why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
                 text = msg(
@@ -205,19 +205,19 @@ class Attempt:
                 fix = msg(
                     "a start on an empty machine would train again: start it in this directory"
                 )
-                self.context.tell(Warned(text=text, fix=fix))
+                self.context.emit(Warned(text=text, fix=fix))
 
     def is_delivered(self) -> bool:
         """Whether every destination that was asked for still holds this run's complete set."""
         ledger = self.book.now
-        asked = {str(each) for each in self.destinations}
-        if ledger.finished is None or not asked <= set(ledger.delivered_to):
+        required = {str(each) for each in self.destinations}
+        if ledger.finished is None or not required <= set(ledger.delivered_to):
             return False
-        wanted = (ledger.finished.file.name, ledger.finished.file.sha256)
-        return all(self._holds(each, wanted) for each in self.destinations)
+        weights = (ledger.finished.file.name, ledger.finished.file.sha256)
+        return all(self._holds(each, weights) for each in self.destinations)
 
-    def _holds(self, destination: Destination, wanted: tuple[str, str]) -> bool:
-        context, deadline = self.context, Deadline(_LOOK_SECONDS)
+    def _holds(self, destination: Destination, weights: tuple[str, str]) -> bool:
+        context, deadline = self.context, Deadline(_READ_SECONDS)
         try:
             store = open_store(destination, secrets=context.secrets, env=context.environ)
             content = store.read(MANIFEST_NAME, deadline)
@@ -228,7 +228,7 @@ class Attempt:
         manifest = read_manifest(content) if content else None
         if manifest is None or manifest.job != self.plan.output_name:
             return False
-        return wanted in {(each.name, each.sha256) for each in manifest.files}
+        return weights in {(each.name, each.sha256) for each in manifest.files}
 
     def _is_write_only(self, destination: Destination) -> bool:
         known = [remote for remote in self.remotes if remote.destination == destination]
@@ -241,8 +241,8 @@ class Attempt:
             path = self.run_dir.checkpoints / file.name
             if path.is_file():
                 self.uploader.take_checkpoint(path, f"checkpoints/{file.name}", file.step)
-        if ledger.finished is None and (kept := states(self.run_dir)):
-            self.uploader.take_state(kept[0], step_of(kept[0]))
+        if ledger.finished is None and (saved := states(self.run_dir)):
+            self.uploader.take_state(saved[0], step_of(saved[0]))
         self.uploader.note()
 
     def _what_there_is(self, at: Sequence[str]) -> str:
@@ -277,7 +277,7 @@ def begin_attempt(
             prepared.plan.output_name,
             context.secrets,
             context.environ,
-            on_trouble=lambda text: context.tell(Warned(text=text)),
+            on_trouble=lambda text: context.emit(Warned(text=text)),
         )
         for each in destinations
     ]
@@ -301,9 +301,11 @@ def begin_attempt(
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     step = ledger.finished.file.step if ledger.finished else newest_step(run_dir)
-    life = Life(started=now, machine=machine_name(prepared), first_step=step, last_step=step)
+    record = AttemptRecord(
+        started=now, machine=machine_name(prepared), first_step=step, last_step=step
+    )
     book = LedgerBook(run_dir, ledger)
-    book.change(lambda ledger: ledger.resumed_from(step).with_life(life))
+    book.change(lambda ledger: ledger.resumed_from(step).with_attempt(record))
     holding_states = [remote for remote in outside if can_be_read(remote)]
     uploaders = [
         DestinationUploader(
@@ -316,7 +318,7 @@ def begin_attempt(
                 pause_seconds=HUB_PAUSE_SECONDS if remote.destination.kind == "hub" else 0.0,
             ),
             index=index,
-            on_event=context.tell,
+            on_event=context.emit,
         )
         for index, remote in enumerate(remotes)
     ]
@@ -344,7 +346,7 @@ def begin_attempt(
 def can_be_read(remote: RemoteRun) -> bool:
     """Whether what is sent there can be gone on with; taken for so where no answer comes."""
     try:
-        return remote.permissions(limit_seconds=_LOOK_SECONDS).reads
+        return remote.permissions(limit_seconds=_READ_SECONDS).reads
     except DeliveryError:
         return True
 
@@ -355,9 +357,9 @@ def is_inside(destination: Destination, run_dir: RunDir) -> bool:
     return destination.kind == "folder" and f"{destination.root}/".startswith(inside)
 
 
-def spent(life: Attempt) -> str:
+def spent(attempt: Attempt) -> str:
     """What this run has used of its budget until now, in words."""
-    return life.budget.says(time.monotonic() - life.context.started)
+    return attempt.budget.says(time.monotonic() - attempt.context.started)
 
 
 def trained_before(finished: Finished | None, run_dir: RunDir) -> Trained | None:

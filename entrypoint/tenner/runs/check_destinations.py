@@ -39,12 +39,12 @@ def check_destinations(
     def check(destination: Destination) -> tuple[Problem, ...]:
         repeats = Repeats()
 
-        def told(trouble: str) -> None:
+        def report(trouble: str) -> None:
             if on_trouble and (since := repeats.is_due(trouble)):
                 text = msg("{destination}: {trouble}", destination=destination, trouble=trouble)
                 on_trouble(secrets.redact(joined(text, since)))
 
-        deadline = limit.reporting_to(told)
+        deadline = limit.reporting_to(report)
         try:
             store = open_store(destination, secrets=secrets, env=surroundings)
             found = retrying(deadline, lambda: store.probe(deadline))

@@ -26,18 +26,18 @@ class RunContext:
     grace_seconds: float = 8.0
     started: float = field(default_factory=time.monotonic)
     listeners: list[Callable[[Event], None]] = field(default_factory=list[Callable[[Event], None]])
-    _telling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _emitting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Show an event, keep it, and pass it on to whoever listens."""
-        with self._telling:
+        with self._emitting:
             self.screen.show(event)
             self.log.append(event)
         for listener in self.listeners:
             listener(event)
 
     def begin(self, name: str, detail: str = "") -> None:
-        self.tell(Phase(name=name, detail=detail))
+        self.emit(Phase(name=name, detail=detail))
 
     @property
     def child_environ(self) -> dict[str, str]:

@@ -47,14 +47,14 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveredTo:
-    """What one destination holds now. `put` was sent, `kept` was there already; both verified.
+    """What one destination holds now. `put` was sent, `unchanged` was there already; both verified.
 
     `left` are a person's own files of the same name, which were not touched.
     """
 
     destination: str
     put: tuple[str, ...]
-    kept: tuple[str, ...]
+    unchanged: tuple[str, ...]
     bytes_put: int
     seconds: float
     links: tuple[tuple[str, str], ...] = ()
@@ -166,31 +166,31 @@ def deliver_to(
     `scratch` is a folder for this call alone. Raises TransientError or PermanentError.
     """
     start = time.monotonic()
-    place = str(store.destination)
-    told, on_bytes = progress.retry_teller(place), progress.counter(place)
-    deadline = deadline.reporting_to(told)
-    again = partial(retrying, deadline, on_retry=told)
+    shown_name = str(store.destination)
+    on_retry, on_bytes = progress.retry_reporter(shown_name), progress.counter(shown_name)
+    deadline = deadline.reporting_to(on_retry)
+    again = partial(retrying, deadline, on_retry=on_retry)
     left = again(lambda: edited_cards(store, manifest.files, deadline))
     for name in left:
-        progress.left(place, name)
+        progress.left(shown_name, name)
     files = tuple(file for file in manifest.files if file.name not in left)
     put: list[HashedFile] = []
-    kept: list[HashedFile] = []
+    unchanged: list[HashedFile] = []
     for act in _acts(store, replace(manifest, files=files), scratch):
         missing = again(partial(store.missing, act, deadline))
         if not store.whole_sets:
             again(partial(_withdraw_manifest, store, missing, deadline))
         there = [file for file in act if file not in missing]
-        progress.kept(place, sum(file.size for file in there))
+        progress.already_there(shown_name, sum(file.size for file in there))
         if missing:
-            put_verified(store, missing, deadline, on_bytes, told)
+            put_verified(store, missing, deadline, on_bytes, on_retry)
         put += missing
-        kept += there
+        unchanged += there
     shown = [*files] if store.destination.link_seconds or store.destination.kind != "s3" else []
     return DeliveredTo(
-        destination=place,
+        destination=shown_name,
         put=tuple(file.name for file in put),
-        kept=tuple(file.name for file in kept),
+        unchanged=tuple(file.name for file in unchanged),
         bytes_put=sum(file.size for file in put),
         seconds=round(time.monotonic() - start, 3),
         links=tuple((file.name, store.link(file.name)) for file in shown),
@@ -260,12 +260,12 @@ def _sum_up(
             (required if destination.required else optional).append(problem)
     at = tuple(result for result in results if isinstance(result, DeliveredTo))
     if required:
-        told = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
+        texts = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
         if at:
             names = ", ".join(each.destination for each in at)
             done = Problem(
                 text=msg("delivered and verified all the same: {names}", names=names), level="note"
             )
-            told[done] = None
-        raise DeliveryError(problems=tuple(told))
+            texts[done] = None
+        raise DeliveryError(problems=tuple(texts))
     return Delivered(at=at, manifest=manifest, problems=tuple(optional))

@@ -117,8 +117,8 @@ def disk_problem(
     total += inside * disk_need(plan).delivered
     written = _num_bytes(run_dir.path.rglob("*"))
     written += sum(_delivered_bytes(each, plan.output_name) for each in beside)
-    room = disk_space(run_dir.path)
-    if total - written <= room.free_mib << 20:
+    space = disk_space(run_dir.path)
+    if total - written <= space.free_mib << 20:
         return None
     return Problem(
         text=msg(
@@ -126,7 +126,7 @@ def disk_problem(
             size=size_words(total),
             need=need,
             path=run_dir.path.absolute(),
-            size2=size_words(room.free_mib << 20),
+            size2=size_words(space.free_mib << 20),
         ),
         fix=msg(
             "save less often, set output_dir to a larger disk, or rent a machine with more of it"
@@ -140,7 +140,7 @@ def full_destinations(
     destinations: Sequence[Destination],
     *,
     kept_states: int,
-    room_of: Callable[[Path], DiskSpace] = disk_space,
+    own_folder_of: Callable[[Path], DiskSpace] = disk_space,
 ) -> tuple[Problem, ...]:
     """Folders on other disks that will not hold what is delivered there, each with what it needs.
 
@@ -156,7 +156,7 @@ def full_destinations(
     problems: list[Problem] = []
     for there in by_disk.values():
         written = sum(_delivered_bytes(Path(each.root), plan.output_name) for each in there)
-        free = room_of(Path(there[0].root)).free_mib << 20
+        free = own_folder_of(Path(there[0].root)).free_mib << 20
         total = len(there) * need.delivered
         if total - written > free:
             problems += [_full(each, need, total, free) for each in there]
@@ -203,7 +203,7 @@ class DiskGuard:
     now: Callable[[], float] = time.monotonic
     every_seconds: float = 5.0
     _largest: int = 0
-    _looked_at: float = float("-inf")
+    _checked_at: float = float("-inf")
     _has_warned: bool = False
     _has_ended: bool = False
 
@@ -221,10 +221,10 @@ class DiskGuard:
             files = path.iterdir() if path.is_dir() else [path]
             size = sum(file.stat().st_size for file in files if file.is_file())
             self._largest = max(self._largest, size)
-            self._looked_at = float("-inf")
+            self._checked_at = float("-inf")
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         error = self.trouble()
         if error is not None and not self._has_ended:
             self._has_ended = True
@@ -232,9 +232,9 @@ class DiskGuard:
             give_back(self.run_dir)
             failed = Failed(kind="disk", text=found.text, fix=found.fix)
             return Verdict(event=failed, end="ask", reason="disk")
-        if self.now() - self._looked_at < self.every_seconds or not self._largest:
+        if self.now() - self._checked_at < self.every_seconds or not self._largest:
             return None
-        self._looked_at = self.now()
+        self._checked_at = self.now()
         free = self.free_bytes()
         if free >= 2 * self._largest:
             return None

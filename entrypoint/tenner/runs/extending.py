@@ -29,9 +29,9 @@ def longer(plan: Plan, ledger: Ledger, settings: Settings) -> int | None:
     `plan` has the epochs of the run as it was begun, `ledger` its length.
     """
     before = ledger.decided.get("max_train_steps", 0)
-    as_asked = (settings.max_train_epochs, settings.max_train_steps)
+    as_set = (settings.max_train_epochs, settings.max_train_steps)
     was = ledger.job.get("max_train_epochs"), ledger.job.get("max_train_steps")
-    if not before or as_asked in ((was[0], None), (None, was[1])):
+    if not before or as_set in ((was[0], None), (None, was[1])):
         return None
     per_epoch = plan.length.steps_per_epoch
     steps = run_length(settings, per_epoch * settings.num_processes, 1).num_steps
@@ -57,7 +57,7 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
     return found.with_checkpoint(replace(ledger.finished.file, name=_name_at_step(ledger)))
 
 
-def keep_result(ledger: Ledger, run_dir: RunDir) -> int:
+def keep_delivered(ledger: Ledger, run_dir: RunDir) -> int:
     """Keep the result of the shorter run under the name of its step, and forget that it was asked
     to end. Gives the step of the state to go on from.
 
@@ -99,7 +99,7 @@ def _name_at_step(ledger: Ledger) -> str:
     return f"{ledger.output_name}-step{ledger.finished.file.step:08d}.safetensors"
 
 
-def told(ledger: Ledger, plan: Plan) -> str:
+def extension_text(ledger: Ledger, plan: Plan) -> str:
     """What is said of an extension: its lengths, and what becomes of the schedule."""
     before, now = ledger.decided["max_train_steps"], plan.length.num_steps
     at = ledger.finished.file.step if ledger.finished else ledger.state_step

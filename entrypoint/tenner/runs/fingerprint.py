@@ -41,7 +41,7 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
 
     Lengths asked in epochs or shares are compared as asked: their steps depend on the batch.
     """
-    asked = settings.lr_warmup_steps
+    requested = settings.lr_warmup_steps
     options = {
         key: value
         for key, value in plan.options.by_name().items()
@@ -55,7 +55,7 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
         "images_per_step": images_per_step(plan),
         "max_train_epochs": settings.max_train_epochs,
         **json.loads(json.dumps(options)),
-        "lr_warmup_steps": plan.options.lr_warmup_steps if asked is None else asked,
+        "lr_warmup_steps": plan.options.lr_warmup_steps if requested is None else requested,
     }
 
 

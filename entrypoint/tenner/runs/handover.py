@@ -113,7 +113,7 @@ def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
         return frozenset()
     found: set[str] = set()
     ledger = ledger_of(run_dir)
-    attempts = ledger.lives if ledger else ()
+    attempts = ledger.attempts if ledger else ()
     results = {each.last_step for each in attempts if each.ending == "delivered"}
     for path in run_dir.checkpoints.glob(f"{name}-*.safetensors"):
         saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))

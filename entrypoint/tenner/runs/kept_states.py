@@ -29,7 +29,7 @@ from tenner.storage.store import Store
 T = TypeVar("T")
 
 
-class KeptStates:
+class StoredStates:
     """The states in the folder `folder` of a store.
 
     Every call raises TransientError or PermanentError.
@@ -84,25 +84,25 @@ class KeptStates:
             self._put(files)
         return placed.state
 
-    def leaving(self, keep: int, coming: RemoteState | None) -> list[list[str]]:
+    def leaving(self, num_kept: int, coming: RemoteState | None) -> list[list[str]]:
         """The files of states that go, in turns: each one's mark before the rest."""
         found = self._files()
         whole = [each for each in self._marked(found) if each != coming]
-        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, keep)
+        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, num_kept)
         turns: list[list[str]] = []
         for state, names in gone.items():
             mark = self.name(state, MARK)
             turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
-        return [turn for turn in turns if turn]
+        return [batch for batch in turns if batch]
 
-    def remove_older(self, keep: int, coming: RemoteState | None) -> None:
+    def remove_older(self, num_kept: int, coming: RemoteState | None) -> None:
         """Remove all but the `keep` newest states, so far as the keys allow: where they do not, and
         none is to be kept, none is seen any more."""
         if self.uses_slots():
-            if keep == 0:
+            if num_kept == 0:
                 self._withdraw([self.name(each.name, MARK) for each in self.whole()])
             return
-        turns = self.leaving(keep, coming)
+        turns = self.leaving(num_kept, coming)
         try:
             for names in turns:
                 self._again(lambda names=names: self._store.delete(names, self._deadline))
@@ -114,7 +114,7 @@ class KeptStates:
                     text=refused.problem.text,
                 )
             )
-            if keep == 0:
+            if num_kept == 0:
                 self._withdraw([n for names in turns for n in names if n.endswith(f"/{MARK}")])
 
     def entry_name(self, state: RemoteState, entry: RemoteEntry) -> str:

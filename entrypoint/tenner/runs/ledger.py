@@ -1,4 +1,4 @@
-"""What a run has done over all its lives: `ledger.json`, in its directory and at its destinations.
+"""What a run has done over all its attempts: `ledger.json`, in its directory and at destinations.
 
 Steps are absolute: optimizer steps of the whole run. The ledger says which job the run is, so that
 a start on the same or on an empty machine goes on with it and never with another one.
@@ -18,13 +18,13 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class AttemptRecord:
     """One start of the program on this run. Times are ISO 8601 in UTC; `seconds` is what the
     machine was paid for, `ending` is empty while it runs and after a kill.
 
     `first_step` is the step of the state that it resumed from, `last_step` that of the newest state
     (or of the final weights) that it left: what was trained beyond it was lost with a kill, and is
-    trained again by a later life.
+    trained again by a later attempt.
     """
 
     started: str
@@ -49,7 +49,7 @@ class SavedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The end of a training: the final weights, and the seconds of all lives' training."""
+    """The end of a training: the final weights, and the seconds of all attempts' training."""
 
     file: SavedFile
     seconds: float
@@ -57,14 +57,14 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """`job` is what shapes the weights; `decided` what the first life's plan decided and every
+    """`job` is what shapes the weights; `decided` what the first attempt's plan decided and every
     later one keeps, whatever its card; `savings` the options that were changed to fit a card."""
 
     output_name: str
     job: Mapping[str, Any] = field(default_factory=dict[str, Any])
     decided: Mapping[str, int] = field(default_factory=dict[str, int])
     savings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    lives: tuple[Life, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     checkpoints: tuple[SavedFile, ...] = ()
     state_step: int = 0
     finished: Finished | None = None
@@ -77,64 +77,66 @@ class Ledger:
 
     @property
     def paid_seconds(self) -> float:
-        return sum(life.seconds for life in self.lives)
+        return sum(attempt.seconds for attempt in self.attempts)
 
     @property
     def cost_usd(self) -> float:
-        """What all lives cost, as far as prices were known."""
-        return sum(life.cost_usd or 0.0 for life in self.lives)
+        """What all attempts cost, as far as prices were known."""
+        return sum(attempt.cost_usd or 0.0 for attempt in self.attempts)
 
     @property
     def rank(self) -> tuple[int, bool, bool, int, int]:
         """Which of two ledgers of the same run is ahead: the longer one, where it was extended."""
         delivered, finished = bool(self.delivered_to), self.finished is not None
         num_steps = self.decided.get("max_train_steps", 0)
-        return num_steps, delivered, finished, self.state_step, len(self.lives)
+        return num_steps, delivered, finished, self.state_step, len(self.attempts)
 
-    def with_life(self, life: Life) -> "Ledger":
-        return replace(self, lives=(*self.lives, life))
+    def with_attempt(self, attempt: AttemptRecord) -> "Ledger":
+        return replace(self, attempts=(*self.attempts, attempt))
 
-    def in_this_life(self, **changed: Any) -> "Ledger":
-        """With fields of the newest life changed."""
-        return replace(self, lives=(*self.lives[:-1], replace(self.lives[-1], **changed)))
+    def in_this_attempt(self, **changed: Any) -> "Ledger":
+        """With fields of the newest attempt changed."""
+        return replace(self, attempts=(*self.attempts[:-1], replace(self.attempts[-1], **changed)))
 
     @property
-    def steps_of_lives(self) -> int:
-        """The steps that all lives have kept: of a finished run, its length."""
-        return sum(life.last_step - life.first_step for life in self.lives)
+    def steps_of_attempts(self) -> int:
+        """Steps whose result all attempts have saved: of a finished run, its length."""
+        return sum(attempt.last_step - attempt.first_step for attempt in self.attempts)
 
     def resumed_from(self, step: int) -> "Ledger":
-        """The ledger when a trainer starts from the state of `step`, in the newest life.
+        """The ledger when a trainer starts from the state of `step`, in the newest attempt.
 
-        That state is what the newest life has kept until now, noted or not; steps beyond it are
-        lost, so no life counts them.
+        That state is what the newest attempt has kept until now, noted or not; steps beyond it are
+        lost, so no attempt counts them.
         """
-        lives = [
+        records = [
             replace(
-                life,
-                first_step=min(life.first_step, step),
-                last_step=min(max(life.first_step, life.last_step), step),
+                attempt,
+                first_step=min(attempt.first_step, step),
+                last_step=min(max(attempt.first_step, attempt.last_step), step),
             )
-            for life in self.lives
+            for attempt in self.attempts
         ]
-        if lives:
-            lives[-1] = replace(lives[-1], last_step=step)
-        return replace(self, lives=tuple(lives))
+        if records:
+            records[-1] = replace(records[-1], last_step=step)
+        return replace(self, attempts=tuple(records))
 
     def with_state(self, step: int) -> "Ledger":
-        """With a state of `step` saved by the newest life."""
-        return replace(self.in_this_life(last_step=step), state_step=step)
+        """With a state of `step` saved by the newest attempt."""
+        return replace(self.in_this_attempt(last_step=step), state_step=step)
 
     def ended_with(self, finished: Finished) -> "Ledger":
-        """With the final weights, written by the newest life."""
-        return replace(self.in_this_life(last_step=finished.file.step), finished=finished)
+        """With the final weights, written by the newest attempt."""
+        return replace(self.in_this_attempt(last_step=finished.file.step), finished=finished)
 
     def with_checkpoint(self, file: SavedFile) -> "Ledger":
         others = tuple(each for each in self.checkpoints if each.name != file.name)
         return replace(self, checkpoints=(*others, file))
 
     def to_json(self) -> str:
-        content = {"ledger_version": _VERSION, **asdict(self)}
+        content: dict[str, Any] = {"ledger_version": _VERSION}
+        for key, value in asdict(self).items():
+            content["lives" if key == "attempts" else key] = value  # the file's older word
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -148,7 +150,7 @@ def read_ledger(content: bytes | str | None) -> Ledger | None:
         if found["job"].get("engine") == "diffusers":  # the built-in trainer's name before
             found["job"]["engine"] = "native"
         return Ledger(
-            lives=tuple(Life(**life) for life in found.pop("lives")),
+            attempts=tuple(AttemptRecord(**record) for record in found.pop("lives")),
             checkpoints=tuple(SavedFile(**file) for file in found.pop("checkpoints")),
             finished=_finished(finished) if finished else None,
             delivered_to=tuple(found.pop("delivered_to")),
@@ -174,7 +176,7 @@ class LedgerBook:
     """The ledger of the run that is under way, kept on disk. Safe to change from many threads."""
 
     def __init__(self, run_dir: RunDir, ledger: Ledger) -> None:
-        self._place = run_dir
+        self._run_dir = run_dir
         self._ledger = ledger
         self._lock = Lock()
 
@@ -188,5 +190,5 @@ class LedgerBook:
             changed = how(self._ledger)
             if changed != self._ledger:
                 self._ledger = changed
-                write_json(self._place.ledger, json.loads(changed.to_json()))
+                write_json(self._run_dir.ledger, json.loads(changed.to_json()))
             return changed

@@ -14,7 +14,7 @@ from tenner.core.temporary_files import (
     remove_abandoned_parts,
     remove_every_part,
 )
-from tenner.runs.remote_run import room_of
+from tenner.runs.remote_run import own_folder_of
 from tenner.runs.reserve import give_back
 from tenner.storage.destination import Destination
 
@@ -40,4 +40,4 @@ def remove_all_leftovers(run_dir: RunDir, destinations: Sequence[Destination], n
 def _at_destinations(destinations: Sequence[Destination], name: str) -> None:
     for root in [Path(each.root) for each in destinations if each.kind == "folder"]:
         folders = [root / each for each in _DELIVERED]
-        remove_abandoned_parts(*folders, inside=[root / room_of(name)])
+        remove_abandoned_parts(*folders, inside=[root / own_folder_of(name)])

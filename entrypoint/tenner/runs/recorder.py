@@ -42,7 +42,7 @@ class SaveRecorder:
             case _:
                 return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         if self.now() - max(self._noted_at, self.started) >= NOTE_EVERY_SECONDS:
             return self.note()
         return None
@@ -52,7 +52,7 @@ class SaveRecorder:
         self._noted_at = self.now()
         seconds = round(self.now() - self.started, 1)
         changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
-        found = self._change(lambda ledger: ledger.in_this_life(**changed, ending=ending))
+        found = self._change(lambda ledger: ledger.in_this_attempt(**changed, ending=ending))
         self.uploader.note()
         return found
 
@@ -86,7 +86,7 @@ class SaveRecorder:
         )
         if event.final:
             name = path.name
-            earlier = sum(life.seconds for life in self.book.now.lives[:-1])
+            earlier = sum(attempt.seconds for attempt in self.book.now.attempts[:-1])
             done = Finished(file=file, seconds=round(earlier + self.now() - self.started, 1))
             verdict = self._change(lambda ledger: ledger.ended_with(done))
         else:

@@ -18,7 +18,7 @@ from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.core.secrets import Secrets
 from tenner.core.temporary_files import temporary_folder
 from tenner.runs.deliver import edited_cards
-from tenner.runs.kept_states import KeptStates
+from tenner.runs.kept_states import StoredStates
 from tenner.runs.remote_state import PackedState, RemoteState, pack_state
 from tenner.storage.destination import Destination
 from tenner.storage.limited import LimitedCalls, OnTrouble
@@ -48,7 +48,7 @@ class Shipment:
     gone: tuple[str, ...] = ()
 
 
-def room_of(job: str) -> str:
+def own_folder_of(job: str) -> str:
     """The folder, below a destination, of what a run keeps there for itself."""
     return f"{ROOM}/{_folder_name(job)}"
 
@@ -76,7 +76,7 @@ class RemoteRun:
     ) -> None:
         self.destination = destination
         self.job = job
-        self._room = room_of(job)
+        self._folder = own_folder_of(job)
         self._calls = LimitedCalls(
             destination,
             secrets,
@@ -101,7 +101,7 @@ class RemoteRun:
             copies = self._written(shipment.notes, Path(scratch))
             hashed = make_manifest([*shipment.files, *copies]).files
             packed = self._packed(shipment.state, Path(scratch))
-            keep = shipment.keep_states
+            num_kept = shipment.keep_states
 
             def put(store: Store, deadline: Deadline) -> RemoteState | None:
                 left = self._again(deadline, lambda: edited_cards(store, hashed, deadline))
@@ -112,14 +112,14 @@ class RemoteRun:
                 if shipment.gone and store.permissions(deadline).deletes:
                     with suppress(PermanentError):
                         self._again(deadline, lambda: store.delete(shipment.gone, deadline))
-                if packed is None and keep is None:
+                if packed is None and num_kept is None:
                     return None
                 states = self._states(store, deadline)
                 if not states.permissions().reads:
                     return None  # nobody could go on from it with these keys
                 coming = self._put_state(store, states, packed, deadline) if packed else None
-                if keep is not None:
-                    states.remove_older(keep, coming)
+                if num_kept is not None:
+                    states.remove_older(num_kept, coming)
                 return coming
 
             return self._ask(put, limit_seconds)
@@ -131,9 +131,9 @@ class RemoteRun:
 
         Gives the name at the destination.
         """
-        asked = DeliveredFile(path=path, name=name or f"checkpoints/{path.name}")
-        self.put_set(Shipment(files=(asked,)), limit_seconds=limit_seconds)
-        return asked.name
+        file = DeliveredFile(path=path, name=name or f"checkpoints/{path.name}")
+        self.put_set(Shipment(files=(file,)), limit_seconds=limit_seconds)
+        return file.name
 
     def put_state(
         self, folder: Path, step: int, *, limit_seconds: float | None = None
@@ -206,12 +206,12 @@ class RemoteRun:
 
         self._ask(fetch, limit_seconds)
 
-    def drop_states(self, keep: int, *, limit_seconds: float | None = None) -> None:
+    def drop_states(self, num_kept: int, *, limit_seconds: float | None = None) -> None:
         """Remove all but the `keep` newest complete states, and unfinished ones older than them.
 
         With `keep` = 0 every state goes.
         """
-        self.put_set(Shipment(keep_states=keep), limit_seconds=limit_seconds)
+        self.put_set(Shipment(keep_states=num_kept), limit_seconds=limit_seconds)
 
     def put_file(self, name: str, path: Path, *, limit_seconds: float | None = None) -> None:
         """Send a small file of the run (the ledger, a lease) as it is now."""
@@ -226,7 +226,7 @@ class RemoteRun:
 
     def get_file(self, name: str, *, limit_seconds: float | None = None) -> bytes | None:
         """The content that `put_file` sent last under this name, None where there is none."""
-        whole = f"{self._room}/{name}"
+        whole = f"{self._folder}/{name}"
         return self._ask(
             lambda store, deadline: self._again(deadline, lambda: store.read(whole, deadline)),
             limit_seconds,
@@ -234,7 +234,7 @@ class RemoteRun:
 
     def create_file(self, name: str, content: bytes, *, limit_seconds: float | None = None) -> bool:
         """Write a small file of the run where none of this name is; False where there is one."""
-        whole = f"{self._room}/{name}"
+        whole = f"{self._folder}/{name}"
         return self._ask(
             lambda store, deadline: self._again(
                 deadline, lambda: store.create(whole, content, deadline)
@@ -244,7 +244,7 @@ class RemoteRun:
 
     def names(self, under: str, *, limit_seconds: float | None = None) -> tuple[str, ...]:
         """The run's own files in the folder `under`, by their names in it."""
-        start = f"{self._room}/{under}"
+        start = f"{self._folder}/{under}"
         found = self._ask(
             lambda store, deadline: self._again(deadline, lambda: store.names(start, deadline)),
             limit_seconds,
@@ -253,16 +253,16 @@ class RemoteRun:
 
     def link(self, name: str) -> str:
         """Where a person opens the file that `put_file` sent, or an empty text."""
-        return self._ask(lambda store, deadline: store.link(f"{self._room}/{name}"), None)
+        return self._ask(lambda store, deadline: store.link(f"{self._folder}/{name}"), None)
 
     def cancel(self) -> None:
         """End all calls that are under way now, as if their time were up."""
         self._calls.cancel()
 
-    def _states(self, store: Store, deadline: Deadline) -> KeptStates:
-        return KeptStates(
+    def _states(self, store: Store, deadline: Deadline) -> StoredStates:
+        return StoredStates(
             store,
-            f"{self._room}/state",
+            f"{self._folder}/state",
             deadline,
             say=self._calls.say,
             on_retry=self._calls.report,
@@ -277,16 +277,18 @@ class RemoteRun:
         deadline: Deadline,
     ) -> RemoteState | None:
         """Files, a state with its mark, and what it replaces, in one act."""
-        keep = shipment.keep_states
+        num_kept = shipment.keep_states
         coming = packed.state if packed else None
         states = (*packed.files, packed.mark) if packed else ()
-        turns = self._states(store, deadline).leaving(keep, coming) if keep is not None else []
+        turns = (
+            self._states(store, deadline).leaving(num_kept, coming) if num_kept is not None else []
+        )
         gone = [*shipment.gone, *(name for names in turns for name in names)]
         self._put(store, [*files, *states], deadline, gone)
         return coming
 
     def _put_state(
-        self, store: Store, states: KeptStates, packed: PackedState, deadline: Deadline
+        self, store: Store, states: StoredStates, packed: PackedState, deadline: Deadline
     ) -> RemoteState:
         if states.uses_slots():
             return states.put_in_slot(packed)
@@ -321,28 +323,28 @@ class RemoteRun:
         for number, (name, content) in enumerate(notes):
             path = scratch / f"note-{number}"
             path.write_bytes(content)
-            written.append(DeliveredFile(path=path, name=f"{self._room}/{name}"))
+            written.append(DeliveredFile(path=path, name=f"{self._folder}/{name}"))
         return written
 
     def _packed(self, state: tuple[Path, int] | None, scratch: Path) -> PackedState | None:
         if state is None:
             return None
         folder, step = state
-        room = f"{self._room}/state"
-        return pack_state(folder, step, job=self.job, room=room, scratch=scratch)
+        remote_folder = f"{self._folder}/state"
+        return pack_state(folder, step, job=self.job, remote_folder=remote_folder, scratch=scratch)
 
 
 def _fetch_verified(
     store: Store, name: str, entry: RemoteEntry, target: Path, deadline: Deadline
 ) -> None:
     """Bring one file, held to its size and hash. Raises PermanentError where it is another one."""
-    wanted = (entry.size, entry.sha256)
-    if target.is_file() and hash_file(target) == wanted:
+    expected = (entry.size, entry.sha256)
+    if target.is_file() and hash_file(target) == expected:
         return  # an earlier call, cut later, brought it
 
     def once() -> None:
         store.fetch(name, target, deadline)
-        if hash_file(target) != wanted:
+        if hash_file(target) != expected:
             target.unlink()
             text = msg(
                 "{destination}: {name} is damaged: it is not what was sent (size or hash)",

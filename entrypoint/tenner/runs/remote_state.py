@@ -68,7 +68,9 @@ class PackedState:
         return PackedState(state=state, files=files, mark=moved(self.mark))
 
 
-def pack_state(folder: Path, step: int, *, job: str, room: str, scratch: Path) -> PackedState:
+def pack_state(
+    folder: Path, step: int, *, job: str, remote_folder: str, scratch: Path
+) -> PackedState:
     """Every file in `folder` as the state of the absolute `step`, in the folder `room` there.
 
     The mark is written into `scratch`. Raises DeliveryError where there is nothing, or a file
@@ -77,8 +79,8 @@ def pack_state(folder: Path, step: int, *, job: str, room: str, scratch: Path) -
     manifest = _manifest_of_state(folder, job)
     name = f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
     marked = json.dumps({**json.loads(manifest.to_json()), "step": step}, ensure_ascii=False)
-    mark = hashed_text(scratch / MARK, marked, f"{room}/{name}/{MARK}")
-    files = [replace(file, name=f"{room}/{name}/{file.name}") for file in manifest.files]
+    mark = hashed_text(scratch / MARK, marked, f"{remote_folder}/{name}/{MARK}")
+    files = [replace(file, name=f"{remote_folder}/{name}/{file.name}") for file in manifest.files]
     entries = [RemoteEntry(name=f.name, size=f.size, sha256=f.sha256) for f in manifest.files]
     return PackedState(state=_state(name, step, entries), files=tuple(files), mark=mark)
 
@@ -101,16 +103,16 @@ def read_state(name: str, content: bytes | None, there: Sequence[str] | None) ->
 
 
 def outdated(
-    whole: Sequence[RemoteState], found: Mapping[str, Sequence[str]], keep: int
+    whole: Sequence[RemoteState], found: Mapping[str, Sequence[str]], num_kept: int
 ) -> dict[str, Sequence[str]]:
     """Of the states `found` (their files by their names) those to be removed: all but the `keep`
     newest of `whole` (newest first), and unfinished ones older than them."""
-    kept = {state.name for state in whole[:keep]}
-    newest = whole[0].step if whole and keep else None
+    names_kept = {state.name for state in whole[:num_kept]}
+    newest = whole[0].step if whole and num_kept else None
     return {
         state: names
         for state, names in found.items()
-        if state not in kept and (newest is None or step_of(state) <= newest)
+        if state not in names_kept and (newest is None or step_of(state) <= newest)
     }
 
 

@@ -17,7 +17,7 @@ from tenner.engines.train_options import Value
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
-from tenner.runs.extending import as_longer, keep_result, longer, told
+from tenner.runs.extending import as_longer, extension_text, keep_delivered, longer
 from tenner.runs.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.runs.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger
 from tenner.runs.remote_run import RemoteRun
@@ -28,7 +28,7 @@ from tenner.storage.manifest import RemoteEntry
 from tenner.supervision.oom_fallback import CHANGES_THE_NETWORK
 from tenner.supervision.training import newest_step
 
-LOOK_SECONDS = 60.0
+READ_SECONDS = 60.0
 
 Say = Callable[[str], None]
 
@@ -56,12 +56,12 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
     found: list[Found] = []
     for remote in remotes:
         try:
-            if not remote.permissions(limit_seconds=LOOK_SECONDS).reads:
+            if not remote.permissions(limit_seconds=READ_SECONDS).reads:
                 continue  # said when the destination was checked
-            ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=LOOK_SECONDS))
+            ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=READ_SECONDS))
             if ledger is None:
                 continue
-            whole = remote.states(limit_seconds=LOOK_SECONDS)
+            whole = remote.states(limit_seconds=READ_SECONDS)
             found.append(Found(remote=remote, ledger=ledger, state=whole[0] if whole else None))
         except DeliveryError as error:
             text = msg(
@@ -76,16 +76,22 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
     return max(found, key=lambda each: each.rank, default=None)
 
 
-def keep_decisions(plan: Plan, ledger: Ledger, settings: Settings, dataset: Dataset) -> Plan:
+def with_earlier_decisions(
+    plan: Plan, ledger: Ledger, settings: Settings, dataset: Dataset
+) -> Plan:
     """The plan for this machine's card, with what an earlier life decided for the whole run.
 
     The images of a step stay the same on every card, by accumulation, and so does the length.
     A batch that the user fixed is the user's word.
     """
-    wanted = ledger.decided.get("images_per_step", 0)
-    if isinstance(settings.batch_size, int) or not wanted or wanted % plan.num_processes:
+    images_per_step = ledger.decided.get("images_per_step", 0)
+    if (
+        isinstance(settings.batch_size, int)
+        or not images_per_step
+        or images_per_step % plan.num_processes
+    ):
         return plan
-    per_process = wanted // plan.num_processes
+    per_process = images_per_step // plan.num_processes
     fits = min(plan.options.train_batch_size, per_process)
     batch = max(size for size in range(1, fits + 1) if per_process % size == 0)
     decided = {
@@ -134,13 +140,15 @@ def take_up(
     here, found = ledger_of(run_dir), look(remotes, say)
     known = here or (found.ledger if found else None)
     settings, dataset = prepared.settings, prepared.dataset
-    plan = keep_decisions(prepared.plan, known, settings, dataset) if known else prepared.plan
+    plan = (
+        with_earlier_decisions(prepared.plan, known, settings, dataset) if known else prepared.plan
+    )
     if known:
         plan = with_options(plan, _length_of(plan, known, settings), dataset)
     job = fingerprint(plan, settings, dataset=dataset.content_hash)
     is_longer = known is not None and as_longer(known, job, plan) is not known
     if known and is_longer:
-        say(told(known, plan))
+        say(extension_text(known, plan))
     here = as_longer(here, job, plan) if here else None
     found = replace(found, ledger=as_longer(found.ledger, job, plan)) if found else None
     if here:
@@ -149,15 +157,15 @@ def take_up(
         refuse_other_job(found.ledger.job, job, str(found.remote.destination))
     if here and found and network_of(here) != network_of(found.ledger):
         for remote in remotes:  # a state of the network that was given up is no way to go on
-            remote.drop_states(0, limit_seconds=LOOK_SECONDS)
+            remote.drop_states(0, limit_seconds=READ_SECONDS)
         found = None
     ledger = bring_back(found, run_dir, say, take_events) if found else here
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
         return replace(prepared, plan=plan), begun
     if known and is_longer:
-        ledger = replace(ledger, state_step=keep_result(known, run_dir))
-    machine = ledger.lives[-1].machine if ledger.lives else ""
+        ledger = replace(ledger, state_step=keep_delivered(known, run_dir))
+    machine = ledger.attempts[-1].machine if ledger.attempts else ""
     savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
     plan = with_options(plan, savings, dataset) if savings else plan
     return replace(prepared, plan=plan), ledger
@@ -165,8 +173,8 @@ def take_up(
 
 def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, Value]:
     """What a run that is gone on with keeps of its length, or is given where it is extended."""
-    kept = plan.options.lr_warmup_steps
-    decided: dict[str, Value] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", kept)}
+    warmup = plan.options.lr_warmup_steps
+    decided: dict[str, Value] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", warmup)}
     num_steps = longer(plan, ledger, settings)
     return decided | ({"max_train_steps": num_steps} if num_steps else {})
 
@@ -212,9 +220,9 @@ def bring_back(
 def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
     """Earlier weights, for the samples and the manifest. One that does not come is said."""
     finished = found.ledger.finished
-    wanted = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
-    wanted += [(finished.file.name, finished.file)] if finished else []
-    for name, file in wanted:
+    files = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
+    files += [(finished.file.name, finished.file)] if finished else []
+    for name, file in files:
         path = run_dir.checkpoints / file.name
         if path.is_file():
             continue

@@ -51,7 +51,7 @@ def no_fence() -> None:
     """Nobody else can have this run."""
 
 
-def nothing_kept() -> None:
+def nothing_on_card() -> None:
     """Nothing of an earlier run is on the card."""
 
 
@@ -70,5 +70,5 @@ class Session:
     latents: Path | None = None
     ends_machine: bool = True
     fence: Callable[[], None] = no_fence
-    empty_card: Callable[[], None] = nothing_kept
+    empty_card: Callable[[], None] = nothing_on_card
     corrections: dict[str, float] | None = None

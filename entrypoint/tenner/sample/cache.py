@@ -17,10 +17,10 @@ _HEADROOM_BYTES = 4 << 30
 
 
 class CachedPipeline:
-    """Holds the pipeline of one base at a time. `make_room` frees memory of the card."""
+    """Holds the pipeline of one base at a time. `free_memory` frees memory of the card."""
 
     def __init__(self) -> None:
-        self.make_room: Callable[[], None] = lambda: None
+        self.free_memory: Callable[[], None] = lambda: None
         self._identity: Identity = ()
         self._pipe: Any = None
 
@@ -29,10 +29,10 @@ class CachedPipeline:
         identity = _identity(job)
         if self._pipe is None or identity != self._identity:
             self._pipe = None
-            self._make_room(job, _bytes_on_disk(identity))
+            self._free_memory(job, _bytes_on_disk(identity))
             self._pipe, self._identity = load_pipeline(job), identity
         else:
-            self._make_room(job, _bytes_on_disk(identity))
+            self._free_memory(job, _bytes_on_disk(identity))
             self._pipe.to(job.device)
         return self._pipe
 
@@ -46,13 +46,13 @@ class CachedPipeline:
             return
         self._pipe.to("cpu")
 
-    def _make_room(self, job: SampleJob, num_bytes: int) -> None:
+    def _free_memory(self, job: SampleJob, num_bytes: int) -> None:
         if not job.device.startswith("cuda"):
             return
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         if free < num_bytes + _HEADROOM_BYTES:
-            self.make_room()
+            self.free_memory()
             torch.cuda.empty_cache()
 
 

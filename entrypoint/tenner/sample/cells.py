@@ -66,13 +66,13 @@ class Prompt:
         own = self.own
         if own is None:
             return self.text
-        said: list[str] = []
+        texts: list[str] = []
         if own.width or own.height:
-            said.append(f"{own.width or '…'}×{own.height or '…'}")
-        said += [f"guidance {own.guidance:g}"] if own.guidance is not None else []
-        said += [f"{own.steps} steps"] if own.steps else []
-        said += [f"without: {own.negative}"] if own.negative else []
-        return f"{self.text} ({', '.join(said)})" if said else self.text
+            texts.append(f"{own.width or '…'}×{own.height or '…'}")
+        texts += [f"guidance {own.guidance:g}"] if own.guidance is not None else []
+        texts += [f"{own.steps} steps"] if own.steps else []
+        texts += [f"without: {own.negative}"] if own.negative else []
+        return f"{self.text} ({', '.join(texts)})" if texts else self.text
 
     def seeds(self, usual: Sequence[int]) -> Sequence[int]:
         """Its own seed, else the usual ones."""
@@ -139,7 +139,7 @@ def guide_cells(
         first, own_seeds = full[0], full[0].seeds(seeds)
         further = [
             *plain_cells(first, own_seeds),
-            *place_cells(first, trigger, own_seeds),
+            *position_cells(first, trigger, own_seeds),
             *negative_cells(first, trigger, own_seeds),
         ]
         cells += map(first.drawn_as, further)
@@ -179,11 +179,11 @@ def plain_cells(prompt: Prompt, seeds: Sequence[int]) -> Iterable[Cell]:
             )
 
 
-def place_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
+def position_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
     """The trigger first, in the middle and last, at the usual strength."""
-    places = trigger_places(prompt.plain, trigger)
+    positions = trigger_positions(prompt.plain, trigger)
     for seed in seeds:
-        for place, text in places:
+        for position, text in positions:
             yield Cell(
                 prompt=text,
                 negative_prompt=prompt.negative,
@@ -191,7 +191,7 @@ def place_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[
                 seed=seed,
                 group="trigger at other places",
                 row=seed_label(seed),
-                column=place,
+                column=position,
             )
 
 
@@ -225,7 +225,7 @@ def seed_label(seed: int) -> str:
     return f"seed {seed}"
 
 
-def trigger_places(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
+def trigger_positions(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
     """The prompt with the trigger at its start, between two of its parts, and at its end.
 
     Parts are what commas divide; a prompt without commas is divided at the word nearest to its
@@ -245,7 +245,7 @@ def trigger_places(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
     }
     if middle == len(parts):
         del placed["in the middle"]
-    return tuple((place, joiner.join(words)) for place, words in placed.items())
+    return tuple((position, joiner.join(words)) for position, words in placed.items())
 
 
 def contains(text: str, trigger: str) -> bool:

@@ -122,9 +122,9 @@ def drawing_of(cell: Cell) -> Drawing:
 
 def file_name(cell: Cell, job: SampleJob) -> str:
     """A name that tells the cell: its place in the job's unique pictures, strength and seed."""
-    order = {key: place for place, key in enumerate(unique_pictures(job.cells), start=1)}
-    place = order[_picture(cell)]
-    return f"{place:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
+    order = {key: number for number, key in enumerate(unique_pictures(job.cells), start=1)}
+    number = order[_picture(cell)]
+    return f"{number:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
 
 
 class Sampler:
@@ -170,9 +170,11 @@ class Sampler:
     def images(self, cells: list[Cell]) -> list[Image.Image]:
         job = self.job.of_cell(cells[0])
 
-        def tell(_pipe: Any, step: int, _time: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        def report_step(
+            _pipe: Any, step: int, _time: Any, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
             self.progress.step(f"strength {cells[0].strength:g}, step {step + 1} of {job.steps}")
-            return kept
+            return tensors
 
         known: dict[str, Any] = {}
         if job.clip_skip and job.clip_skip > 1 and job.family != "sdxl":
@@ -186,7 +188,7 @@ class Sampler:
             guidance_scale=job.guidance_scale,
             guidance_rescale=job.guidance_rescale,
             generator=[torch.Generator("cpu").manual_seed(cell.seed) for cell in cells],
-            callback_on_step_end=tell,
+            callback_on_step_end=report_step,
             **known,
         )
         return found.images

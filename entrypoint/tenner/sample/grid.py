@@ -147,8 +147,8 @@ def _draw_group(
         )
     first = top + metrics.group_head(group)
     left = MARGIN + metrics.row_head
-    for place, column in enumerate(group.columns):
-        x = left + place * (width + GAP)
+    for column_index, column in enumerate(group.columns):
+        x = left + column_index * (width + GAP)
         _write(
             pen,
             (x + width // 2, first - round(size * 0.6)),
@@ -158,11 +158,11 @@ def _draw_group(
             width,
             anchor="ms",
         )
-    for row_place, row in enumerate(group.rows):
-        y = first + row_place * (height + GAP)
+    for row_index, row in enumerate(group.rows):
+        y = first + row_index * (height + GAP)
         _write(pen, (MARGIN, y + height // 2), row, size, QUIET, metrics.row_head, anchor="lm")
-        for place, column in enumerate(group.columns):
-            x = left + place * (width + GAP)
+        for column_index, column in enumerate(group.columns):
+            x = left + column_index * (width + GAP)
             image = group.at.get((row, column))
             if image is None:
                 pen.rectangle((x, y, x + width - 1, y + height - 1), fill=HOLE)
@@ -182,23 +182,23 @@ def _write(
     text: str,
     size: int,
     ink: tuple[int, int, int],
-    room: int,
+    width: int,
     *,
     anchor: str = "la",
 ) -> None:
     """Write `text` at `at` in one line, cut with an ellipsis where it is wider than `room`."""
-    line = shorten(" ".join(text.split()), room, lambda part: text_width(part, size))
+    line = shorten(" ".join(text.split()), width, lambda part: text_width(part, size))
     pen.text(at, line, fill=ink, font=font_for(line, size), anchor=anchor)
 
 
-def shorten(text: str, room: float, width: Callable[[str], float]) -> str:
+def shorten(text: str, max_width: float, width: Callable[[str], float]) -> str:
     """The longest start of `text` that fits in `room`, with an ellipsis where it was cut."""
-    if width(text) <= room:
+    if width(text) <= max_width:
         return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if width(f"{text[:middle]}…") <= room else (low, middle - 1)
+        low, high = (middle, high) if width(f"{text[:middle]}…") <= max_width else (low, middle - 1)
     return f"{text[:low].rstrip()}…"
 
 

@@ -94,17 +94,17 @@ def scheduler_for(found: Any, job: SampleJob) -> Any:
     Zero terminal SNR needs the last timestep, so spacing becomes `trailing` (arXiv 2305.08891).
     """
     name, changes = SCHEDULERS[job.sampler] if job.sampler else (type(found).__name__, {})
-    wanted = dict(changes)
+    arguments = dict(changes)
     if name in {"DDIMScheduler", "DDPMScheduler"}:
-        wanted["clip_sample"] = False  # their default clips to -1..1, where latents are wider
+        arguments["clip_sample"] = False  # their default clips to -1..1, where latents are wider
     if job.v_parameterization:
-        wanted["prediction_type"] = "v_prediction"
+        arguments["prediction_type"] = "v_prediction"
     if job.zero_terminal_snr or found.config.get("rescale_betas_zero_snr"):
-        wanted |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return getattr(diffusers, name).from_config(found.config, **wanted)
+        arguments |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return getattr(diffusers, name).from_config(found.config, **arguments)
 
 
-class _Kept(logging.Handler):
+class _Records(logging.Handler):
     """Remembers what a library warned about."""
 
     def __init__(self) -> None:
@@ -121,10 +121,10 @@ def load_lora(pipe: Any, path: Path) -> str | None:
     Raises LoadError where diffusers refuses the file. A complaint means that it took only a part:
     the number of modules in the file and in the pipeline differ.
     """
-    kept = _Kept()
+    records = _Records()
     loggers = [logging.getLogger(name) for name in ("diffusers", "peft")]
     for each in loggers:
-        each.addHandler(kept)
+        each.addHandler(records)
     try:
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -133,7 +133,7 @@ def load_lora(pipe: Any, path: Path) -> str | None:
         ) from error
     finally:
         for each in loggers:
-            each.removeHandler(kept)
+            each.removeHandler(records)
     in_file, loaded = count_modules(path), count_loaded(pipe)
     if not loaded:
         raise LoadError(msg("{name} holds nothing that changes this base model", name=path.name))
@@ -145,7 +145,7 @@ def load_lora(pipe: Any, path: Path) -> str | None:
         in_file=in_file,
         name=path.name,
     )
-    return joined(words, *kept.texts)
+    return joined(words, *records.texts)
 
 
 def count_modules(path: Path) -> int:

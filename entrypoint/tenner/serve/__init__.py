@@ -33,11 +33,13 @@ def serving(
     if not settings.serve:
         yield
         return
-    from tenner.serve.server import make_door, open_page
+    from tenner.serve.server import open_page, page_endpoint
 
     token = secrets.get(TOKEN_VARIABLE)
-    door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
-    with open_page(run_dir, door, environ=environ, on_trouble=say) as opened:
+    endpoint = page_endpoint(
+        settings.serve_host, settings.serve_port, settings.serve_names, token, environ
+    )
+    with open_page(run_dir, endpoint, environ=environ, on_trouble=say) as opened:
         say(f"the page: {opened.url}")
         yield
 
@@ -47,7 +49,7 @@ def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None
 
     Raises SettingsError where there is no run or the port cannot be had.
     """
-    from tenner.serve.server import make_door, serve_forever
+    from tenner.serve.server import page_endpoint, serve_forever
 
     run_dir = RunDir(run)
     if not run_dir.settings.is_file():
@@ -59,5 +61,7 @@ def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None
     if problems:
         raise SettingsError(problems=problems)
     token = secrets.get(TOKEN_VARIABLE)
-    door = make_door(settings.serve_host, settings.serve_port, settings.serve_names, token, environ)
-    serve_forever(run_dir, door)
+    endpoint = page_endpoint(
+        settings.serve_host, settings.serve_port, settings.serve_names, token, environ
+    )
+    serve_forever(run_dir, endpoint)

@@ -18,7 +18,7 @@ _BEARER = re.compile(r"bearer\s+(\S+)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PageRequest:
     """What a request says of itself. Header names are in lower case."""
 
     headers: Mapping[str, str]
@@ -39,19 +39,19 @@ class Access:
     token: str
     names: Sequence[str] = ()
 
-    def refuses(self, asked: Asked) -> Refusal | None:
+    def refuses(self, request: PageRequest) -> Refusal | None:
         """Why the request is refused, or None."""
-        host = asked.headers.get("host", "")
+        host = request.headers.get("host", "")
         if not self._is_ours(host):
             return Refusal(
                 status=HTTPStatus.MISDIRECTED_REQUEST,
                 text="this server does not go by that name; set serve_names to allow it",
             )
-        if not _same_origin(asked.headers, host):
+        if not _same_origin(request.headers, host):
             return Refusal(status=HTTPStatus.FORBIDDEN, text="asked from another origin")
-        token = _bearer(asked.headers)
-        if not asked.changes_something:
-            token = token or asked.query_token
+        token = _bearer(request.headers)
+        if not request.changes_something:
+            token = token or request.query_token
         if not hmac.compare_digest(token.encode(), self.token.encode()):
             return Refusal(status=HTTPStatus.UNAUTHORIZED, text="the token is missing or wrong")
         return None

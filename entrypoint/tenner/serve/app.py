@@ -20,7 +20,7 @@ from starlette.routing import Route
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.report.page import content_policy
-from tenner.serve.access import Access, Asked
+from tenner.serve.access import Access, PageRequest
 
 _HEADERS = {
     "Content-Security-Policy": f"{content_policy()}; frame-ancestors 'none'",
@@ -51,22 +51,22 @@ class Shelf:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._kept: _Version | None = None
+        self._current: _Version | None = None
 
-    def kept(self) -> _Version | None:
+    def current(self) -> _Version | None:
         """What was read, where it still is the newest. Raises FileNotFoundError."""
-        kept = self._kept
-        return kept if kept is not None and kept.etag == self._etag() else None
+        current = self._current
+        return current if current is not None and current.etag == self._etag() else None
 
     def newest(self) -> _Version:
         """Raises FileNotFoundError."""
         with self._lock:
             etag = self._etag()
-            if self._kept is None or self._kept.etag != etag:
+            if self._current is None or self._current.etag != etag:
                 plain = self._path.read_bytes()
                 zipped = gzip.compress(plain, _GZIP_LEVEL, mtime=0)
-                self._kept = _Version(etag=etag, plain=plain, zipped=zipped)
-            return self._kept
+                self._current = _Version(etag=etag, plain=plain, zipped=zipped)
+            return self._current
 
     def _etag(self) -> str:
         status = self._path.stat()
@@ -98,17 +98,17 @@ class Served:
 
     def _trains(self) -> bool:
         try:
-            told = json.loads(self.run_dir.live.read_bytes())
+            live = json.loads(self.run_dir.live.read_bytes())
         except (OSError, ValueError):
             return False
-        return told.get("state") == "training"
+        return live.get("state") == "training"
 
     async def _file(self, request: Request, path: Path, kind: str) -> Response:
         if refusal := self._refusal(request):
             return refusal
         shelf = self.shelves.setdefault(path, Shelf(path))
         try:
-            found = shelf.kept() or await run_in_threadpool(shelf.newest)
+            found = shelf.current() or await run_in_threadpool(shelf.newest)
         except FileNotFoundError:
             return _text(HTTPStatus.NOT_FOUND, "the run has not written its page yet; try again")
         headers = {**_HEADERS, "ETag": found.etag, "Vary": "Accept-Encoding"}
@@ -120,12 +120,12 @@ class Served:
         return Response(found.zipped, media_type=kind, headers=headers)
 
     def _refusal(self, request: Request, *, changes_something: bool = False) -> Response | None:
-        asked = Asked(
+        page_request = PageRequest(
             headers=request.headers,
             query_token=request.query_params.get("token", ""),
             changes_something=changes_something,
         )
-        refusal = self.access.refuses(asked)
+        refusal = self.access.refuses(page_request)
         return _text(refusal.status, refusal.text) if refusal else None
 
 

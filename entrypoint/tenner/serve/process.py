@@ -35,7 +35,7 @@ _LIMITS = {
 
 def main() -> int:
     """Serve as the first line of stdin says, until stdin is closed."""
-    told = json.loads(sys.stdin.readline())
+    order = json.loads(sys.stdin.readline())
     limit_this_process()
     os.nice(NICE)
     with contextlib.suppress(OSError):
@@ -46,9 +46,9 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_the_run, daemon=True).start()
-    listening = socket.socket(fileno=int(told["descriptor"]))
-    access = Access(token=told["token"], names=tuple(told["names"]))
-    answer(listening, RunDir(Path(told["run"])), access)
+    listening = socket.socket(fileno=int(order["descriptor"]))
+    access = Access(token=order["token"], names=tuple(order["names"]))
+    answer(listening, RunDir(Path(order["run"])), access)
     return 0
 
 

@@ -23,12 +23,12 @@ from tenner.serve.access import Access
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
 """Between two starts of the page's process: doubled each time that it ends at once."""
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class PageEndpoint:
     """Where the page is reached. `token` is made anew at each start unless one was given."""
 
     host: str
@@ -44,9 +44,9 @@ class Door:
         return f"http://{_in_url(self.host)}:{self.port}/?token={shown}"
 
 
-def make_door(
+def page_endpoint(
     host: str, port: int, names: Sequence[str], token: str | None, environ: Mapping[str, str]
-) -> Door:
+) -> PageEndpoint:
     """The door for these settings. A RunPod pod knows the name of its own proxy.
 
     Raises SettingsError for a token that is too short to be one.
@@ -62,7 +62,7 @@ def make_door(
         )
     pod = environ.get("RUNPOD_POD_ID")
     known = (*names, f"{pod}-{port}.proxy.runpod.net") if pod else tuple(names)
-    return Door(
+    return PageEndpoint(
         host=host,
         port=port,
         names=known,
@@ -77,21 +77,21 @@ _SHORTEST_TOKEN = 16
 @contextlib.contextmanager
 def open_page(
     run_dir: RunDir,
-    door: Door,
+    endpoint: PageEndpoint,
     *,
     environ: Mapping[str, str] | None = None,
     on_trouble: Callable[[str], None] = lambda text: None,
-) -> Generator[Door]:
+) -> Generator[PageEndpoint]:
     """Serve the page of the run in `place` from a process of its own while the context lasts.
 
     Yields the door as it was opened (port 0 takes a free one). `on_trouble` is told, once, where
     that process has ended and is started again. Raises SettingsError where the port cannot be had.
     """
-    listening, opened = _listen(door)
+    listening, opened = _listen(endpoint)
     with listening:
         page = _PageProcess(
             run_dir=run_dir,
-            door=opened,
+            endpoint=opened,
             listening=listening,
             environ=without_secrets(environ),
             on_trouble=on_trouble,
@@ -109,7 +109,7 @@ class _PageProcess:
     none, viewers wait. Nothing that becomes of it is more than a word to the run."""
 
     run_dir: RunDir
-    door: Door
+    endpoint: PageEndpoint
     listening: socket.socket
     environ: Mapping[str, str]
     on_trouble: Callable[[str], None]
@@ -117,7 +117,7 @@ class _PageProcess:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._keep, name="serve", daemon=True)
+        self._thread = threading.Thread(target=self._keep_running, name="serve", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -125,9 +125,9 @@ class _PageProcess:
         if self._thread:
             self._thread.join(timeout=2 * _SECONDS_TO_END)
 
-    def _keep(self) -> None:
+    def _keep_running(self) -> None:
         """A child ends with the thread that started it (see `leash`), so all are started here."""
-        pause, is_told = FIRST_PAUSE_SECONDS, False
+        pause, is_reported = FIRST_PAUSE_SECONDS, False
         while not self._ended.is_set():
             started = time.monotonic()
             try:
@@ -136,8 +136,8 @@ class _PageProcess:
                 why = error.strerror or type(error).__name__
             if self._ended.is_set():
                 return
-            if not is_told:
-                is_told = True
+            if not is_reported:
+                is_reported = True
                 self.on_trouble(f"the page's server has ended ({why}) and is started again")
             if time.monotonic() - started > LONGEST_PAUSE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
@@ -146,10 +146,10 @@ class _PageProcess:
 
     def _serve_once(self) -> str:
         """One process from its start to its end; how it ended. Raises OSError."""
-        told = {
+        order = {
             "run": str(self.run_dir.path.absolute()),
-            "token": self.door.token,
-            "names": list(self.door.names),
+            "token": self.endpoint.token,
+            "names": list(self.endpoint.names),
             "descriptor": self.listening.fileno(),
         }
         words = leashed((sys.executable, "-m", "tenner.serve.process"), self.environ)
@@ -164,9 +164,9 @@ class _PageProcess:
         ) as process:
             assert process.stdin is not None
             try:
-                process.stdin.write(json.dumps(told).encode() + b"\n")
+                process.stdin.write(json.dumps(order).encode() + b"\n")
                 process.stdin.flush()
-                while process.poll() is None and not self._ended.wait(_LOOK_SECONDS):
+                while process.poll() is None and not self._ended.wait(_POLL_SECONDS):
                     pass
             finally:
                 self._end(process)
@@ -185,35 +185,35 @@ class _PageProcess:
             process.wait()
 
 
-def serve_forever(run_dir: RunDir, door: Door) -> None:
+def serve_forever(run_dir: RunDir, endpoint: PageEndpoint) -> None:
     """Say where the page is, and serve it until a signal ends the process.
 
     Raises SettingsError where the port cannot be had.
     """
     from tenner.serve.process import answer, limit_this_process
 
-    listening, opened = _listen(door)
+    listening, opened = _listen(endpoint)
     print(f"the page: {opened.url}", flush=True)
     limit_this_process()
     answer(listening, run_dir, Access(token=opened.token, names=opened.names))
 
 
-def _listen(door: Door) -> tuple[socket.socket, Door]:
+def _listen(at: PageEndpoint) -> tuple[socket.socket, PageEndpoint]:
     """The listening socket, and the door with the port that it got."""
     try:
-        family = socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((door.host, door.port), family=family, backlog=128)
+        family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((at.host, at.port), family=family, backlog=128)
     except OSError as error:
         raise SettingsError(
             msg(
                 "the page cannot be served on {host}:{port}: {strerror}",
-                host=door.host,
-                port=door.port,
+                host=at.host,
+                port=at.port,
                 strerror=error.strerror or error,
             ),
             fix=msg("choose another serve_port or serve_host"),
         ) from error
-    return listening, replace(door, port=int(listening.getsockname()[1]))
+    return listening, replace(at, port=int(listening.getsockname()[1]))
 
 
 def _in_url(host: str) -> str:

@@ -41,7 +41,7 @@ class LimitedCalls:
         self._store: Store | None = None
         self._lock = Lock()
         self._under_way: set[Deadline] = set()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._repeats = Repeats()
 
     def cancel(self) -> None:
@@ -100,8 +100,8 @@ class LimitedCalls:
 
     def say(self, text: str) -> None:
         """Tell something once."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._report(text)
 
     def _report(self, text: str) -> None:

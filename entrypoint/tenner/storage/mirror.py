@@ -25,9 +25,9 @@ class RemoteFile:
 class Mirror:
     """`wanted` are the remote files by their paths in `folder`."""
 
-    def __init__(self, folder: Path, wanted: Mapping[str, RemoteFile]) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, RemoteFile]) -> None:
         self.folder = folder
-        self._wanted = wanted
+        self._files = files
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._here = _read_note(folder / NOTE)
@@ -35,14 +35,14 @@ class Mirror:
     @property
     def num_bytes(self) -> int:
         """Of all files that are wanted."""
-        return sum(each.size for each in self._wanted.values())
+        return sum(each.size for each in self._files.values())
 
     def path(self, name: str) -> Path:
         return self.folder / name
 
     def missing(self) -> dict[str, RemoteFile]:
         """Files that are not here, or in another version."""
-        return {name: each for name, each in self._wanted.items() if not self._is_here(name, each)}
+        return {name: each for name, each in self._files.items() if not self._is_here(name, each)}
 
     def remove_strangers(self) -> None:
         """Remove files that are no longer wanted, and what was in the way of one that is."""
@@ -51,12 +51,12 @@ class Mirror:
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif name not in self._wanted and name != NOTE and not path.name.endswith(".part"):
+            elif name not in self._files and name != NOTE and not path.name.endswith(".part"):
                 path.unlink()
 
     def arrived(self, name: str) -> int:
         """Note that a file is here in the wanted version; returns its size in bytes."""
-        remote = self._wanted[name]
+        remote = self._files[name]
         line = json.dumps({"name": name, "size": remote.size, "version": remote.version})
         with self._lock, (self.folder / NOTE).open("a", encoding="utf-8") as out:
             out.write(line + "\n")

@@ -58,48 +58,52 @@ class Progress:
         self._secrets = secrets
         self._on_event = on_event
         self._lock = threading.Lock()
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
-    def kept(self, place: str, num_bytes: int) -> None:
+    def already_there(self, destination: str, num_bytes: int) -> None:
         """Bytes that were there already."""
-        self._add(place, num_bytes)
+        self._add(destination, num_bytes)
 
-    def left(self, place: str, name: str) -> None:
+    def left(self, destination: str, name: str) -> None:
         """A person's own file, which is not replaced."""
         text = msg(
-            "{place}: its {name} was edited by hand and stays as it is", place=place, name=name
+            "{place}: its {name} was edited by hand and stays as it is",
+            place=destination,
+            name=name,
         )
         self._emit(
             Warned(text=text, fix=msg("the new one is in the run's folder, as {name}", name=name))
         )
 
-    def counter(self, place: str) -> Callable[[int], None]:
+    def counter(self, destination: str) -> Callable[[int], None]:
         """A function that is told of bytes arriving at `place`."""
-        return lambda num_bytes: self._add(place, num_bytes)
+        return lambda num_bytes: self._add(destination, num_bytes)
 
-    def retry_teller(self, place: str) -> Callable[[str], None]:
+    def retry_reporter(self, destination: str) -> Callable[[str], None]:
         """A function that says each trouble at once, and again now and then while it stays."""
         repeats = Repeats()
 
-        def tell(trouble: str) -> None:
+        def report(trouble: str) -> None:
             if since := repeats.is_due(trouble):
                 named = (
-                    trouble if trouble.startswith(place) else joined(place, trouble, separator=": ")
+                    trouble
+                    if trouble.startswith(destination)
+                    else joined(destination, trouble, separator=": ")
                 )
                 self._emit(Warned(text=self._secrets.redact(joined(named, since))))
 
-        return tell
+        return report
 
-    def _add(self, place: str, num_bytes: int) -> None:
+    def _add(self, destination: str, num_bytes: int) -> None:
         with self._lock:
-            self._done[place] = self._done.get(place, 0) + num_bytes
+            self._done[destination] = self._done.get(destination, 0) + num_bytes
             # A file sent twice is counted twice; the bar must not pass its end for it.
             done, now = min(sum(self._done.values()), self._total), time.monotonic()
-            due = now - self._told_at >= _EVERY_SECONDS or done == self._total
+            due = now - self._reported_at >= _EVERY_SECONDS or done == self._total
             if due:
-                self._told_at = now
+                self._reported_at = now
         if due:
-            self._emit(Phase(name="delivering", detail=place, done=done, total=self._total))
+            self._emit(Phase(name="delivering", detail=destination, done=done, total=self._total))
 
     def _emit(self, event: Event) -> None:
         if self._on_event:

@@ -124,10 +124,10 @@ def is_inside(address: str) -> bool:
         found = ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    return any(not each.is_global or each.is_multicast for each in _meant(found))
+    return any(not each.is_global or each.is_multicast for each in _embedded_addresses(found))
 
 
-def _meant(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Address]:
+def _embedded_addresses(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Address]:
     """The address, or the IPv4 addresses that an IPv6 address stands for."""
     if isinstance(address, IPv4Address):
         return [address]

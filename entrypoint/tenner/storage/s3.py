@@ -30,7 +30,7 @@ from tenner.storage.s3_client import (
     open_client,
     status_and_code,
 )
-from tenner.storage.s3_permissions import Kept, growth_of, limits_of
+from tenner.storage.s3_permissions import Retention, growth_of, limits_of
 from tenner.storage.s3_proof import is_proven
 from tenner.storage.s3_upload import S3Uploads
 from tenner.storage.sending import OWN_FOLDER
@@ -72,7 +72,7 @@ class _ReadBack:
     """An object's content, and what the bucket keeps of it once it is removed."""
 
     content: bytes
-    kept: Kept
+    retention: Retention
 
 
 class S3Store:
@@ -106,7 +106,7 @@ class S3Store:
                 destination=self.destination,
             )
             return (Problem(text=text, fix=msg("this server does not keep what it is given")),)
-        versions = growth_of(self.destination, back.kept) if back and back.kept else ()
+        versions = growth_of(self.destination, back.retention) if back and back.retention else ()
         return (*limits_of(self.destination, self._permissions), *versions)
 
     def permissions(self, deadline: Deadline) -> Permissions:
@@ -152,13 +152,13 @@ class S3Store:
             return None
         content = call(self.destination, deadline, answer["Body"].read)
         is_versioned = answer.get("VersionId", "null") != "null"
-        kept: Kept = "locked" if answer.get("ObjectLockMode") else "versions"
-        return _ReadBack(content=content, kept=kept if is_versioned else "")
+        retention: Retention = "locked" if answer.get("ObjectLockMode") else "versions"
+        return _ReadBack(content=content, retention=retention if is_versioned else "")
 
     def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
-        looks = [partial(retrying, deadline, partial(self._holds, f, deadline)) for f in files]
+        checks = [partial(retrying, deadline, partial(self._holds, f, deadline)) for f in files]
         found = in_parallel(
-            looks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
+            checks, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3-look"
         )
         if error := first_error(found):
             raise error

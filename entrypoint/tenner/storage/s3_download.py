@@ -37,13 +37,13 @@ def download_object(
         if done > size:
             part.unlink()
             done = 0
-        wanted: dict[str, Any] = {**key}
+        arguments: dict[str, Any] = {**key}
         if etag:
-            wanted["IfMatch"] = etag
+            arguments["IfMatch"] = etag
         if done:
-            wanted["Range"] = f"bytes={done}-"
+            arguments["Range"] = f"bytes={done}-"
         if done < size or not part.exists():
-            body = call(destination, deadline, client.get_object, **wanted)["Body"]
+            body = call(destination, deadline, client.get_object, **arguments)["Body"]
             with part.open("ab") as out:
                 while block := call(destination, deadline, body.read, _BLOCK_BYTES):
                     out.write(block)

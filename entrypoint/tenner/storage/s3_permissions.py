@@ -8,16 +8,16 @@ from tenner.core.messages import msg
 from tenner.storage.destination import Destination
 from tenner.storage.permissions import Permissions
 
-Kept = Literal["", "versions", "locked"]
+Retention = Literal["", "versions", "locked"]
 """What a bucket keeps of a file that was removed or replaced: nothing, each version for ever, or
 each version until its lock has ended."""
 
 
-def growth_of(destination: Destination, kept: Kept) -> tuple[Problem, ...]:
+def growth_of(destination: Destination, retention: Retention) -> tuple[Problem, ...]:
     """That a bucket grows by each state that is replaced, and the rule that ends it."""
-    if not kept:
+    if not retention:
         return ()
-    until = msg(" until its lock has ended") if kept == "locked" else ""
+    until = msg(" until its lock has ended") if retention == "locked" else ""
     folder = destination.name_in_root(".tenner/")
     rule = {
         "ID": "tenner-old-states",

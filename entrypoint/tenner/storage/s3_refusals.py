@@ -84,38 +84,43 @@ def explain_answer(
     """A server's answer to the call `operation` as a trouble that may pass, or a refusal."""
     error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
     code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0) or 0)
-    said = str(error.get("Message", "")) or code
-    if _is_full(code, status, said):
+    message = str(error.get("Message", "")) or code
+    if _is_full(code, status, message):
         problem = Problem(
             text=msg(
                 "{destination}: the storage there is full ({status} {code}: {said})",
                 destination=destination,
                 status=status,
                 code=code,
-                said=said,
+                said=message,
             ),
             fix=msg("make room there or raise its limit; the files are kept here meanwhile"),
         )
         return PermanentError(problem, code=FULL)
     if status >= 500 or status == 429 or code in _PASSING_CODES:
         return TransientError(
-            msg("the server answered {status} {code}: {said}", status=status, code=code, said=said)
+            msg(
+                "the server answered {status} {code}: {said}",
+                status=status,
+                code=code,
+                said=message,
+            )
         )
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region")
-    text, fix = _meaning(code, status, said, operation, region)
+    text, fix = _meaning(code, status, message, operation, region)
     return PermanentError(
         Problem(text=msg("{destination}: {text}", destination=destination, text=text), fix=fix),
         code=code,
     )
 
 
-def _is_full(code: str, status: int, said: str) -> bool:
-    words = any(each in said.lower() for each in _FULL_WORDS)
+def _is_full(code: str, status: int, message: str) -> bool:
+    words = any(each in message.lower() for each in _FULL_WORDS)
     return status == 507 or code in _FULL_CODES or (words and status in {400, 403, 413, 500, 503})
 
 
 def _meaning(
-    code: str, status: int, said: str, operation: str, region: str | None
+    code: str, status: int, message: str, operation: str, region: str | None
 ) -> tuple[str, str]:
     """Text and fix of a refusal."""
     if code in _MEANINGS:
@@ -129,7 +134,7 @@ def _meaning(
         return msg("the bucket is in another region"), where
     if code in _EXPIRED_CODES:
         return (
-            msg("the keys have run out ({said})", said=said),
+            msg("the keys have run out ({said})", said=message),
             msg(
                 "take fresh keys that outlive the run (AWS_SESSION_TOKEN belongs to the other two)"
             ),
@@ -139,13 +144,13 @@ def _meaning(
             operation, msg("s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket")
         )
         return (
-            msg("access denied to {operation} ({said})", operation=operation, said=said),
+            msg("access denied to {operation} ({said})", operation=operation, said=message),
             msg(
                 "these keys need {needed} there; docs/permissions.md has a policy that is enough",
                 needed=needed,
             ),
         )
     return (
-        msg("the server answered {status} {code}: {said}", status=status, code=code, said=said),
+        msg("the server answered {status} {code}: {said}", status=status, code=code, said=message),
         msg("it is the server's own word: look there, and at AWS_ENDPOINT_URL and AWS_REGION"),
     )

@@ -25,7 +25,7 @@ from tenner.storage.store import OnBytes
 
 T = TypeVar("T")
 _SHA256 = {"ChecksumAlgorithm": "SHA256"}
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _ARRIVED_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
 
 
@@ -135,7 +135,7 @@ class S3Uploads:
         # A part of a file that became shorter is less than was announced, and would hang.
         is_whole = True
         while is_whole and not transfer.done() and not deadline.passed():
-            deadline.sleep(_LOOK_SECONDS)
+            deadline.sleep(_POLL_SECONDS)
             is_whole = file.path.stat().st_size >= file.size
         if not is_whole and (changed := changed_since(file)):
             raise PermanentError(changed)
@@ -269,7 +269,7 @@ class _Upload:
         return part_bytes_for(self.file.size)
 
 
-class _KeepsParts:
+class _PartRecorder:
     """The client as s3transfer gets it: the parts that arrived stay when an upload fails, which it
     would have forgotten, and the answer to a whole one is kept, which it drops. Both by key."""
 
@@ -294,17 +294,17 @@ class _Transfers:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_client: dict[int, tuple[_KeepsParts, Any]] = {}
+        self._by_client: dict[int, tuple[_PartRecorder, Any]] = {}
 
     def __enter__(self) -> "_Transfers":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _keeps, manager in self._by_client.values():
+        for _recorder, manager in self._by_client.values():
             # In a thread of its own: it waits for requests that are under way.
             Thread(target=manager.shutdown, name="tenner-s3-end", daemon=True).start()
 
-    def by(self, client: S3Client) -> tuple[_KeepsParts, Any]:
+    def by(self, client: S3Client) -> tuple[_PartRecorder, Any]:
         """The manager that sends by `client`, and the client as it has it."""
         from s3transfer.manager import (  # pyright: ignore[reportMissingTypeStubs]
             TransferConfig,
@@ -318,9 +318,9 @@ class _Transfers:
         )
         with self._lock:
             if id(client) not in self._by_client:
-                keeps = _KeepsParts(client)
-                manager = cast(Any, TransferManager)(keeps, config, executor_cls=DaemonExecutor)
-                self._by_client[id(client)] = keeps, manager
+                recorder = _PartRecorder(client)
+                manager = cast(Any, TransferManager)(recorder, config, executor_cls=DaemonExecutor)
+                self._by_client[id(client)] = recorder, manager
             return self._by_client[id(client)]
 
 

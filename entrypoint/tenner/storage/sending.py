@@ -20,7 +20,7 @@ def put_verified(
     files: Sequence[HashedFile],
     deadline: Deadline,
     on_bytes: OnBytes,
-    told: Callable[[str], None] | None,
+    on_retry: Callable[[str], None] | None,
     gone: Sequence[str] = (),
 ) -> None:
     """Send what is missing until the store holds all of it; `gone` are removed with it."""
@@ -46,7 +46,7 @@ def put_verified(
                 )
             )
 
-    retrying(deadline, once, on_retry=told)
+    retrying(deadline, once, on_retry=on_retry)
 
 
 def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> bool:

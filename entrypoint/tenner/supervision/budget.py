@@ -89,7 +89,7 @@ class BudgetGuard:
     def heard(self, event: Event | None) -> Verdict | None:
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         left = self.budget.seconds
         if left is None:
             return None

@@ -23,14 +23,14 @@ AGAIN_SECONDS = 1.0
 FAILURES = 3
 """So many answers in a row that are none, a second apart: the host has lost the card."""
 IDLE_PERCENT = 20.0
-IDLE_LOOKS = 10
-HOT_LOOKS = 3
+IDLE_READINGS = 10
+HOT_READINGS = 3
 _FIELDS = ("utilization.gpu", "clocks_throttle_reasons.hw_slowdown", "temperature.gpu")
 _ACTIVE = "active"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Reading:
     """One answer: what the busiest card does, or why there is none. None where it does not say."""
 
     utilization_percent: float | None = None
@@ -39,26 +39,26 @@ class Look:
     trouble: str = ""
 
 
-def parse_look(text: str, returncode: int) -> Look:
+def parse_reading(text: str, returncode: int) -> Reading:
     """nvidia-smi's answer to `_FIELDS`, a card a line."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if "not a valid field" in first:
-        return Look()  # an old driver: it is there, and tells nothing
+        return Reading()  # an old driver: it is there, and tells nothing
     if returncode != 0 or not first or "," not in first:
-        return Look(trouble=first or f"nvidia-smi ended with code {returncode}")
+        return Reading(trouble=first or f"nvidia-smi ended with code {returncode}")
     rows = [
         [part.strip() for part in line.split(",")] for line in text.splitlines() if line.strip()
     ]
     used = [number for row in rows if (number := _number(row[0])) is not None]
     heat = [number for row in rows if (number := _number(row[-1])) is not None]
-    return Look(
+    return Reading(
         utilization_percent=max(used, default=None),
         is_throttled=any(row[1].lower() == _ACTIVE for row in rows if len(row) > 1),
         celsius=max(heat, default=None),
     )
 
 
-def ask_smi(environ: Mapping[str, str]) -> Look:
+def ask_smi(environ: Mapping[str, str]) -> Reading:
     """Run nvidia-smi once; it is given 20 s."""
     words = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
@@ -72,25 +72,25 @@ def ask_smi(environ: Mapping[str, str]) -> Look:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Look(trouble="nvidia-smi does not answer")
+        return Reading(trouble="nvidia-smi does not answer")
     except OSError as error:
-        return Look(trouble=f"nvidia-smi cannot be run: {error.strerror}")
-    return parse_look(done.stdout + done.stderr, done.returncode)
+        return Reading(trouble=f"nvidia-smi cannot be run: {error.strerror}")
+    return parse_reading(done.stdout + done.stderr, done.returncode)
 
 
 @dataclass(kw_only=True)
 class CardWatch:
     """A guard. Used as a context, so that its thread ends with the training."""
 
-    ask: Callable[[], Look]
+    ask: Callable[[], Reading]
     every_seconds: float = EVERY_SECONDS
     again_seconds: float = AGAIN_SECONDS
-    _looks: deque[Look] = field(default_factory=lambda: deque[Look](maxlen=IDLE_LOOKS))
+    _readings: deque[Reading] = field(default_factory=lambda: deque[Reading](maxlen=IDLE_READINGS))
     _closing: threading.Event = field(default_factory=threading.Event)
     _steps: int = 0
-    _steps_at_look: int = 0
-    _answers: SimpleQueue[Look] = field(default_factory=SimpleQueue[Look])
-    _told: set[str] = field(default_factory=set[str])
+    _steps_at_check: int = 0
+    _answers: SimpleQueue[Reading] = field(default_factory=SimpleQueue[Reading])
+    _warned: set[str] = field(default_factory=set[str])
 
     def __enter__(self) -> "CardWatch":
         threading.Thread(target=self._watch, name="card", daemon=True).start()
@@ -103,13 +103,13 @@ class CardWatch:
         self._steps += isinstance(event, Step)
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         if self._answers.empty():
             return None
         while not self._answers.empty():
-            self._looks.append(self._answers.get())
-        looks = list(self._looks)
-        lost = looks[-FAILURES:]
+            self._readings.append(self._answers.get())
+        readings = list(self._readings)
+        lost = readings[-FAILURES:]
         if len(lost) == FAILURES and all(each.trouble for each in lost):
             failed = Failed(
                 kind="host",
@@ -120,17 +120,19 @@ class CardWatch:
                 ),
             )
             return Verdict(event=failed, end="ask", reason="host")
-        trains, self._steps_at_look = self._steps > self._steps_at_look, self._steps
-        return self._slow(looks) if trains else None
+        trains, self._steps_at_check = self._steps > self._steps_at_check, self._steps
+        return self._slow(readings) if trains else None
 
-    def take(self, look: Look) -> None:
+    def take(self, reading: Reading) -> None:
         """An answer came, from any thread."""
-        self._answers.put(look)
+        self._answers.put(reading)
 
-    def _slow(self, looks: list[Look]) -> Verdict | None:
+    def _slow(self, readings: list[Reading]) -> Verdict | None:
         """Signs of a bad host, each told once."""
-        used = [look.utilization_percent for look in looks if look.utilization_percent is not None]
-        if len(used) == IDLE_LOOKS and statistics.median(used) < IDLE_PERCENT:
+        used = [
+            each.utilization_percent for each in readings if each.utilization_percent is not None
+        ]
+        if len(used) == IDLE_READINGS and statistics.median(used) < IDLE_PERCENT:
             text = msg(
                 "the card is at work for {median} % of the time only",
                 median=f"{statistics.median(used):.0f}",
@@ -140,8 +142,8 @@ class CardWatch:
                 text,
                 msg("the CPU or the disk holds it up, or another program has the card"),
             )
-        hot = looks[-HOT_LOOKS:]
-        if len(hot) == HOT_LOOKS and all(look.is_throttled for look in hot):
+        hot = readings[-HOT_READINGS:]
+        if len(hot) == HOT_READINGS and all(each.is_throttled for each in hot):
             at = (
                 msg(" at {celsius} °C", celsius=f"{hot[-1].celsius:.0f}")
                 if hot[-1].celsius is not None
@@ -154,9 +156,9 @@ class CardWatch:
         return None
 
     def _once(self, what: str, text: str, fix: str) -> Verdict | None:
-        if what in self._told:
+        if what in self._warned:
             return None
-        self._told.add(what)
+        self._warned.add(what)
         return Verdict(event=Warned(text=text, fix=fix))
 
     def _watch(self) -> None:

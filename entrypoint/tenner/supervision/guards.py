@@ -42,7 +42,7 @@ class Guard(Protocol):
         """A line came; `event` is what it meant, None where it meant nothing."""
         ...
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         """Called about once a second."""
         ...
 
@@ -56,8 +56,8 @@ class Guards:
     def heard(self, event: Event | None) -> list[Verdict]:
         return [found for guard in self.each if (found := guard.heard(event))]
 
-    def look(self) -> list[Verdict]:
-        return [found for guard in self.each if (found := guard.look())]
+    def check(self) -> list[Verdict]:
+        return [found for guard in self.each if (found := guard.check())]
 
 
 @dataclass(kw_only=True)
@@ -84,7 +84,7 @@ class StallGuard:
             return BEFORE_FIRST_STEP_SECONDS
         return max(LEAST_SECONDS, STEP_TIMES * statistics.median(self.steps_seconds))
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         """The clock starts at the first call."""
         if self.heard_at is None:
             self.heard_at = self.now()
@@ -113,7 +113,7 @@ class NanGuard:
             return Verdict(end="now", reason="nan")
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         return None
 
 
@@ -135,11 +135,11 @@ class StopFileGuard:
                 step=event.step,
                 name=self.stop_file.name,
             )
-            said = Warned(text=text, level="note")
-            return Verdict(event=said, end="ask", reason="stop_file")
+            note = Warned(text=text, level="note")
+            return Verdict(event=note, end="ask", reason="stop_file")
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         return None
 
 
@@ -150,7 +150,7 @@ class DoneGuard:
     def heard(self, event: Event | None) -> Verdict | None:
         return Verdict(end="now", reason="done") if isinstance(event, Done) else None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         return None
 
 
@@ -193,5 +193,5 @@ class SlowGuard:
         fix = msg("another program uses this card or CPU, or it is throttled: see nvidia-smi")
         return Verdict(event=Warned(text=text, fix=fix))
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         return None

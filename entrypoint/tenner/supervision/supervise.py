@@ -24,7 +24,7 @@ from tenner.core.parent_death import leashed
 from tenner.supervision.guards import Guard, Guards, Verdict
 
 _MAX_LINE_BYTES = 65_536
-_LOOK_SECONDS = 0.9
+_CHECK_SECONDS = 0.9
 PATIENCE_SECONDS = 120.0
 """What an engine that a guard asks to end may take to save: on a slow disk, a minute."""
 
@@ -48,7 +48,7 @@ class StopRequest:
 
     signal: int | None = None
     times: int = 0
-    asked_at: float = 0.0
+    requested_at: float = 0.0
     pids: set[int] = field(default_factory=set[int])
     ends_at_once: bool = False
 
@@ -74,7 +74,7 @@ class StopRequest:
         nothing after a second one."""
         if self.times > 1:
             return 0.0
-        gone = time.monotonic() - self.asked_at if self.signal is not None else 0.0
+        gone = time.monotonic() - self.requested_at if self.signal is not None else 0.0
         return max(0.0, grace_seconds - gone)
 
 
@@ -99,7 +99,7 @@ def stop_on_signals() -> Generator[StopRequest]:
     def handle(number: int, frame: FrameType | None) -> None:
         request.signal = number
         request.times += 1
-        request.asked_at = request.asked_at or time.monotonic()
+        request.requested_at = request.requested_at or time.monotonic()
         for pid in request.pids:
             _signal_group(pid, signal.SIGTERM if request.times == 1 else signal.SIGKILL)
         if (request.times > 1 and not request.pids) or request.ends_at_once:
@@ -123,7 +123,7 @@ class _Program:
     patience_seconds: float
     on_event: Callable[[Event], None]
     verdict: Verdict | None = None
-    asked_at: float = 0.0
+    requested_at: float = 0.0
     failures: list[Failed] = field(default_factory=list[Failed])
 
     def judge(self, verdicts: Sequence[Verdict]) -> None:
@@ -136,7 +136,7 @@ class _Program:
             if each.end == "no" or self.stop.signal is not None:
                 continue
             if self.verdict is None:
-                self.verdict, self.asked_at = each, time.monotonic()
+                self.verdict, self.requested_at = each, time.monotonic()
                 _signal_group(self.pid, signal.SIGTERM if each.end == "ask" else signal.SIGKILL)
             elif each.end == "now":
                 _signal_group(self.pid, signal.SIGKILL)
@@ -144,9 +144,9 @@ class _Program:
     def end_if_late(self, *, quiet: bool) -> None:
         """End what did not end by itself in time, and children that hold the output open."""
         now = time.monotonic()
-        late = self.stop.signal is not None and now - self.stop.asked_at > self.grace_seconds
-        asked = self.verdict is not None and now - self.asked_at > self.patience_seconds
-        if late or asked or (quiet and _has_exited(self.pid)):
+        late = self.stop.signal is not None and now - self.stop.requested_at > self.grace_seconds
+        overdue = self.verdict is not None and now - self.requested_at > self.patience_seconds
+        if late or overdue or (quiet and _has_exited(self.pid)):
             _signal_group(self.pid, signal.SIGKILL)
 
 
@@ -226,15 +226,15 @@ def follow(
 def _lines(output: int, log: io.RawIOBase, program: _Program, watch: Guards) -> Iterator[str]:
     """The program's lines as they come; a carriage return ends a line too (progress bars)."""
     pending = b""
-    looked_at = 0.0
+    checked_at = 0.0
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
             ready = selector.select(timeout=1.0)
             program.end_if_late(quiet=not ready)
-            if time.monotonic() - looked_at >= _LOOK_SECONDS:
-                looked_at = time.monotonic()
-                program.judge(watch.look())
+            if time.monotonic() - checked_at >= _CHECK_SECONDS:
+                checked_at = time.monotonic()
+                program.judge(watch.check())
             if not ready:
                 continue
             chunk = os.read(output, _MAX_LINE_BYTES)

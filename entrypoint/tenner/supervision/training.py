@@ -256,8 +256,8 @@ def _one_attempt(
 
 def _is_broken(ending: Ending, engine: Engine) -> bool:
     """Whether the state was. A launcher of several processes keeps their exit codes to itself."""
-    said = ending.failed is not None and ending.failed.kind == "broken_state"
-    return said or ending.returncode == engine.broken_state_exit
+    reported = ending.failed is not None and ending.failed.kind == "broken_state"
+    return reported or ending.returncode == engine.broken_state_exit
 
 
 def put_aside(found: Sequence[Path], why: str) -> None:
@@ -320,18 +320,18 @@ def _believe(follower: Follower, seconds: float) -> Trained:
 
 def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
     """What is said counts on the states that are there, not on what was asked of the engine."""
-    done, kept = follower.step, states(run_dir)
-    if not kept:
+    done, saved = follower.step, states(run_dir)
+    if not saved:
         text = msg("stopped by a signal after step {done}, before any state was saved", done=done)
         return Stopped(text, fix=msg("start the same command again: it begins from the first step"))
-    step = int(kept[0].name.rpartition("-")[2])
+    step = int(saved[0].name.rpartition("-")[2])
     fix = msg("start the same command again: it goes on from the state of step {step}", step=step)
     return Stopped(msg("stopped by a signal after step {done}", done=done), fix=fix)
 
 
 _LONGEST = 1000
 """Letters of a failure that are shown: torch lists a thousand missing tensors in one line."""
-_WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
+_ERROR_OF: dict[FailureKind, type[TennerError]] = {
     "host": MachineError,
     "host_memory": MachineError,
     "killed": MachineError,
@@ -341,8 +341,10 @@ _WHOSE_TURN: dict[FailureKind, type[TennerError]] = {
 }
 
 
-def _failed(engine: Engine, ending: Ending, said: Failed | None, run_dir: RunDir) -> TennerError:
-    failed = said or Failed(kind="other", text=_last_words(engine, ending))
+def _failed(
+    engine: Engine, ending: Ending, reported: Failed | None, run_dir: RunDir
+) -> TennerError:
+    failed = reported or Failed(kind="other", text=_last_words(engine, ending))
     fix = failed.fix or msg("the whole log is in {engine_log}", engine_log=run_dir.engine_log)
     if failed.kind == "disk" and TAKES_NO_MORE not in failed.text:
         where = run_dir.path.absolute()
@@ -356,7 +358,7 @@ def _failed(engine: Engine, ending: Ending, said: Failed | None, run_dir: RunDir
     text = (
         failed.text if len(failed.text) < _LONGEST else msg("{text} …", text=failed.text[:_LONGEST])
     )
-    return _WHOSE_TURN.get(failed.kind, TrainingError)(
+    return _ERROR_OF.get(failed.kind, TrainingError)(
         msg("training failed: {text}", text=text), fix=fix
     )
 

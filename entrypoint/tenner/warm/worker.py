@@ -48,7 +48,7 @@ class Worker:
         return train.main(arguments, self.base)
 
     def _draw(self, arguments: list[str]) -> int:
-        self.pipeline.make_room = self.base.drop
+        self.pipeline.free_memory = self.base.drop
         try:
             return draw.main(arguments, self.pipeline.load)
         finally:

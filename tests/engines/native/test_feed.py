@@ -20,7 +20,7 @@ from tenner.engines.native.loop import Trainer
 from tenner.engines.native.network import build_network
 from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.native.processes import Processes
-from tenner.engines.native.progress import Teller
+from tenner.engines.native.progress import EventWriter
 
 CPU = torch.device("cpu")
 ALONE = Processes(rank=0, count=1, device=CPU)
@@ -90,7 +90,7 @@ def test_text_encoders_go_where_captions_never_change(
     network = found[1]
     before = kept.num_bytes
     weights = [weakref.ref(encoder._words) for _, encoder in network.texts.encoders]
-    trainer = Trainer(*found, Teller(silent=True))
+    trainer = Trainer(*found, EventWriter(silent=True))
     counts: list[tuple[int, int]] = []
     assert trainer.encode_captions(lambda done, total: counts.append((done, total)))
     kept.drop_texts()
@@ -104,7 +104,7 @@ def test_text_encoders_go_where_captions_never_change(
 def test_they_stay_where_captions_change_or_they_are_trained(base: Path, tmp_path: Path) -> None:
     for changes in ({"shuffle_caption": True, "network_train_unet_only": True}, {}):
         found = parts(make_job(base, tmp_path, **changes))
-        trainer = Trainer(*found, Teller(silent=True))
+        trainer = Trainer(*found, EventWriter(silent=True))
         assert not trainer.encode_captions(lambda done, total: None)
         assert len(found[1].texts.encoders) == 2
 

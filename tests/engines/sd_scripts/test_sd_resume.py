@@ -82,7 +82,7 @@ def test_any_number_of_lives_is_one_run(
             )
             assert step == first_step + shown
             if step < num_steps:
-                name = checkpoint_name("lora", step=step, life=life, by_epoch=by_epoch)
+                name = checkpoint_name("lora", step=step, attempt=life, by_epoch=by_epoch)
                 assert name not in names
                 names.add(name)
                 reached = step

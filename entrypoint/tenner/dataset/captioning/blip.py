@@ -73,8 +73,10 @@ def _load(model: Any, folder: Path) -> None:
     except RuntimeError as error:
         raise ValueError(f"the weights do not fit config.json: {error}") from None
     model.tie_weights()
-    kept = dict(model.named_parameters())
-    lost = [name for name in missing if name in kept and not _is_tied(kept, name, found)]
+    parameters = dict(model.named_parameters())
+    lost = [
+        name for name in missing if name in parameters and not _is_tied(parameters, name, found)
+    ]
     if lost:
         raise ValueError(f"the weights lack {', '.join(lost[:3])} and {max(0, len(lost) - 3)} more")
 

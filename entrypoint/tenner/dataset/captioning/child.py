@@ -19,15 +19,15 @@ from tenner.dataset.workers import path_field
 class CaptionProcess:
     """A model in a process of its own. Use as a context; raises MachineError where it ends."""
 
-    def __init__(self, python: Path, wanted: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    def __init__(self, python: Path, order: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         root = str(Path(__file__).resolve().parents[3])
         search = [root, *filter(None, [environ.get("PYTHONPATH")])]
-        self._said: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed at the end of the context
+        self._stderr: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed at the end of the context
         self._process = subprocess.Popen(
-            [str(python), "-m", "tenner.dataset.captioning.worker", json.dumps(wanted)],
+            [str(python), "-m", "tenner.dataset.captioning.worker", json.dumps(order)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             encoding="utf-8",
             env={
                 **CHILD_DEFAULTS,
@@ -51,7 +51,7 @@ class CaptionProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._stderr.close()
 
     def device(self) -> str:
         """Where the model runs, once it is loaded. Raises MachineError where it is not."""
@@ -83,8 +83,8 @@ class CaptionProcess:
 
     def _ended(self) -> MachineError:
         code = self._process.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
         return MachineError(
             msg("the captioning process ended with {code}{last}", code=code, last=last),

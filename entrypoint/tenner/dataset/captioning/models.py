@@ -108,7 +108,7 @@ NEEDED: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
 
 def find_model(
     kind: Kind,
-    asked: Path | None,
+    requested: Path | None,
     cache: Path,
     environ: Mapping[str, str],
     on_bytes: OnBytes | None = None,
@@ -117,8 +117,8 @@ def find_model(
 
     Raises SettingsError.
     """
-    if asked is not None:
-        return _users_own(kind, asked)
+    if requested is not None:
+        return _users_own(kind, requested)
     model = PINNED[kind]
     folder = cache / "models" / f"{model.id.replace('/', '--')}@{model.revision[:12]}"
     hub = hub_cache(environ, cache / "hub")

@@ -55,8 +55,8 @@ class Tagger:
         )
         self._choice = choice
         self._tags = read_tags(folder / "selected_tags.csv")
-        wanted = self._session.get_inputs()[0]
-        self._input, self._side = str(wanted.name), _side(list(wanted.shape))
+        model_input = self._session.get_inputs()[0]
+        self._input, self._side = str(model_input.name), _side(list(model_input.shape))
         answered = self._session.get_outputs()[0].shape[-1]
         if isinstance(answered, int) and answered != len(self._tags):
             raise WrongModel(
@@ -108,15 +108,15 @@ def as_input(image: Image.Image, side: int) -> NDArray[np.float32]:
 def tags_text(tags: list[Tag], probabilities: list[float], choice: Choice) -> str:
     """`hatsune miku, 1girl, blue sky`."""
     kinds = ((CHARACTER, choice.character_threshold), (GENERAL, choice.threshold))
-    said: list[str] = []
+    texts: list[str] = []
     for category, threshold in kinds:
         likely = [
             (probability, tag.name)
             for tag, probability in zip(tags, probabilities, strict=True)
             if tag.category == category and probability >= threshold
         ]
-        said += [_spelt(name) for _, name in sorted(likely, key=lambda each: -each[0])]
-    return ", ".join(word for word in said if word not in choice.left_out)
+        texts += [_spelt(name) for _, name in sorted(likely, key=lambda each: -each[0])]
+    return ", ".join(word for word in texts if word not in choice.left_out)
 
 
 def _spelt(name: str) -> str:

@@ -27,19 +27,19 @@ class Describes(Protocol):
     def describe(self, image: Image.Image) -> str: ...
 
 
-def load(wanted: dict[str, Any]) -> Describes:
+def load(order: dict[str, Any]) -> Describes:
     """The model that was asked for. Raises what its library raises."""
-    folder, device, threads = Path(wanted["folder"]), wanted["device"], wanted["num_threads"]
-    if wanted["kind"] == "blip":
+    folder, device, threads = Path(order["folder"]), order["device"], order["num_threads"]
+    if order["kind"] == "blip":
         from tenner.dataset.captioning.blip import Captioner
 
         return Captioner(folder, device=device, num_threads=threads)
     from tenner.dataset.captioning.wd14 import Choice, Tagger
 
     choice = Choice(
-        threshold=wanted["threshold"],
-        character_threshold=wanted["character_threshold"],
-        left_out=frozenset(wanted["left_out"]),
+        threshold=order["threshold"],
+        character_threshold=order["character_threshold"],
+        left_out=frozenset(order["left_out"]),
     )
     return Tagger(folder, choice, device=device, num_threads=threads)
 

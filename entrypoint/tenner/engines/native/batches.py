@@ -36,17 +36,17 @@ def repeats_of(items: Sequence[TrainItem]) -> tuple[int, ...]:
     num_train = sum(repeats) - sum(repeats[index] for index in regular)
     if not regular or not num_train:
         return tuple(repeats)
-    wanted = dict.fromkeys(regular, 0)
+    shares = dict.fromkeys(regular, 0)
     count, first = 0, True
     while count < num_train:
         for index in regular:
             more = max(1, repeats[index]) if first else 1
-            wanted[index] += more
+            shares[index] += more
             count += more
             if count >= num_train:
                 break
         first = False
-    return tuple(wanted.get(index, each) for index, each in enumerate(repeats))
+    return tuple(shares.get(index, each) for index, each in enumerate(repeats))
 
 
 def buckets_of(items: Sequence[TrainItem]) -> dict[tuple[int, int], list[int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.parts import Keep
+from tenner.engines.native.parts import GetTensor
 
 Identity = tuple[object, ...]
 
@@ -26,14 +26,14 @@ class CachedBase:
     def num_bytes(self) -> int:
         return sum(each.numel() * each.element_size() for each in self._tensors.values())
 
-    def recorder(self, job: TrainJob, device: torch.device) -> Callable[[str], Keep]:
+    def recorder(self, job: TrainJob, device: torch.device) -> Callable[[str], GetTensor]:
         """What keeps the tensors of each part of the job's base. Raises OSError."""
         layout = job.channels_last is not False
         identity = (*base_identity(Path(job.base)), str(device), job.mixed_precision, layout)
         if identity != self._identity:
             self.drop()
             self._identity = identity
-        return self._keep_part
+        return self._getter_of
 
     def drop(self) -> None:
         """Let go of everything."""
@@ -46,14 +46,14 @@ class CachedBase:
             if part.startswith("text_encoder"):
                 del self._tensors[part, name]
 
-    def _keep_part(self, part: str) -> Keep:
-        def keep(name: str, make: Callable[[], Tensor]) -> Tensor:
+    def _getter_of(self, part: str) -> GetTensor:
+        def get(name: str, make: Callable[[], Tensor]) -> Tensor:
             found = self._tensors.get((part, name))
             if found is None:
                 found = self._tensors[part, name] = make()
             return found
 
-        return keep
+        return get
 
 
 def base_identity(base: Path) -> Identity:

@@ -25,8 +25,8 @@ def draw_caption(job: TrainJob, caption: str, *, epoch: int, position: int) -> s
     before, tags, after = _parts(job, line)
     if job.shuffle_caption:
         draw.shuffle(tags)
-    kept = [tag for tag in tags if draw.random() >= job.caption_tag_dropout_rate]
-    return ", ".join([*before, *kept, *after])
+    left = [tag for tag in tags if draw.random() >= job.caption_tag_dropout_rate]
+    return ", ".join([*before, *left, *after])
 
 
 def fixed_captions(job: TrainJob) -> list[str] | None:

@@ -74,7 +74,7 @@ class ClipText:
         self.checkpointing = False
         self.keeps_rng = False
         self._words = parts.tensor("embeddings.token_embedding.weight")
-        self._places = parts.tensor("embeddings.position_embedding.weight")
+        self._positions = parts.tensor("embeddings.position_embedding.weight")
         self._layers = [self._layer(parts, index) for index in range(config.num_layers)]
         self._final_norm = parts.layer_norm("final_layer_norm", config.eps)
 
@@ -86,7 +86,7 @@ class ClipText:
         """Layers `first` to `last`: from ids where `first` is 0, else from hidden states."""
         if first == 0:
             batch = x.shape[0]
-            x = (self._words[x] + self._places[: x.shape[1]]).flatten(0, 1)
+            x = (self._words[x] + self._positions[: x.shape[1]]).flatten(0, 1)
         for layer in self._layers[first:last]:
             if self.checkpointing and torch.is_grad_enabled():
                 found = checkpoint(

@@ -24,7 +24,7 @@ class Dropouts:
     def __bool__(self) -> bool:
         return bool(self.inner or self.rank or self.module)
 
-    def modules_kept(self, count: int) -> list[bool]:
+    def modules_trained(self, count: int) -> list[bool]:
         """For each of `count` modules whether it is there in this pass. Drawn on the CPU: no
         device is waited for."""
         if not self.module:
@@ -40,12 +40,12 @@ class Dropouts:
             inner = functional.dropout(inner, p=self.inner)
         if not self.rank:
             return inner
-        kept = torch.rand(num_samples, inner.shape[1], device=inner.device) > self.rank
+        survives = torch.rand(num_samples, inner.shape[1], device=inner.device) > self.rank
         if inner.ndim == 2:
-            kept = kept.repeat_interleave(inner.shape[0] // num_samples, dim=0)
+            survives = survives.repeat_interleave(inner.shape[0] // num_samples, dim=0)
         else:
-            kept = kept[:, :, None, None]
-        return inner * kept
+            survives = survives[:, :, None, None]
+        return inner * survives
 
     @property
     def scale(self) -> float:

@@ -145,42 +145,42 @@ class Feed:
     def _batches(self, step: int) -> list[tuple[int, Batch]]:
         """The batches of a step, each with its index in the whole run."""
         job, schedule = self._job, self._schedule
-        epoch, place = divmod(step, schedule.steps_per_epoch)
+        epoch, step_in_epoch = divmod(step, schedule.steps_per_epoch)
         if self._epoch[0] != epoch:
             total = job.train_batch_size * self._processes.count
             self._epoch = (epoch, epoch_batches(job.items, total, job.seed, epoch))
-        first = place * job.gradient_accumulation_steps
+        first = step_in_epoch * job.gradient_accumulation_steps
         found = self._epoch[1][first : first + job.gradient_accumulation_steps]
         start = epoch * schedule.batches_per_epoch + first
         return list(enumerate(found, start))
 
     def _samples(self, batch: Batch, index: int, num_batches: int) -> Samples | None:
         """This process's share of a batch, in the host's memory."""
-        job, places = self._job, share_of(batch, self._processes.rank, self._processes.count)
-        if not places:
+        job, indices = self._job, share_of(batch, self._processes.rank, self._processes.count)
+        if not indices:
             return None
         epoch = index // self._schedule.batches_per_epoch
         total = job.train_batch_size * self._processes.count
-        positions = [index * total + place for place in places]
-        items = [job.items[batch[place]] for place in places]
+        positions = [index * total + index_in_batch for index_in_batch in indices]
+        items = [job.items[batch[index_in_batch]] for index_in_batch in indices]
         views = [
-            self._latents.pick(batch[place], position)
-            for place, position in zip(places, positions, strict=True)
+            self._latents.pick(batch[index_in_batch], position)
+            for index_in_batch, position in zip(indices, positions, strict=True)
         ]
-        asked = [
+        questions = [
             self._noise.ask(view.latents, position)
             for view, position in zip(views, positions, strict=True)
         ]
         shares = [
             question.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
-            for question, item in zip(asked, items, strict=True)
+            for question, item in zip(questions, items, strict=True)
         ]
         network = self._network
-        noisy = torch.stack([question.noisy for question in asked])
+        noisy = torch.stack([question.noisy for question in questions])
         return Samples(
             noisy=noisy.to(network.dtype, memory_format=network.memory_format),
-            target=torch.stack([question.target for question in asked]),
-            timesteps=torch.tensor([question.timestep for question in asked]),
+            target=torch.stack([question.target for question in questions]),
+            timesteps=torch.tensor([question.timestep for question in questions]),
             share=torch.tensor(shares) / (len(batch) * num_batches),
             captions=[
                 draw_caption(job, item.caption, epoch=epoch, position=position)

@@ -80,20 +80,20 @@ def masks_of(views: Sequence[Encoded], device: torch.device) -> Tensor | None:
 
 def cuts_of(job: TrainJob, item: TrainItem) -> list[Cut]:
     """The views that are kept of a picture."""
-    room = (max(0, item.resized[0] - item.bucket[0]), max(0, item.resized[1] - item.bucket[1]))
-    if item.random_crop and any(room):
+    margin = (max(0, item.resized[0] - item.bucket[0]), max(0, item.resized[1] - item.bucket[1]))
+    if item.random_crop and any(margin):
         draw = python_draw(job.seed, "cuts", item.image)
-        places = [
-            (draw.randint(0, room[0]), draw.randint(0, room[1])) for _ in range(NUM_RANDOM_CUTS)
+        corners = [
+            (draw.randint(0, margin[0]), draw.randint(0, margin[1])) for _ in range(NUM_RANDOM_CUTS)
         ]
     else:
-        left = room[0] // 2 if item.crop_left is None else item.crop_left
-        top = room[1] // 2 if item.crop_top is None else item.crop_top
-        places = [(left, top)]
+        left = margin[0] // 2 if item.crop_left is None else item.crop_left
+        top = margin[1] // 2 if item.crop_top is None else item.crop_top
+        corners = [(left, top)]
     mirrors = (False, True) if job.flip_aug else (False,)
     return [
         Cut(left=left, top=top, mirrored=mirrored)
-        for left, top in dict.fromkeys(places)
+        for left, top in dict.fromkeys(corners)
         for mirrored in mirrors
     ]
 

@@ -46,7 +46,7 @@ class Conv:
         if self.site is None:
             return y
         dropouts = NO_DROPOUTS if self.site.bank.evaluating else self.dropouts
-        if not all(dropouts.modules_kept(1)):
+        if not all(dropouts.modules_trained(1)):
             return y
         return y + self._low_rank(x, self.site, dropouts)
 

@@ -23,7 +23,7 @@ from tenner.engines.native.network import Network
 from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.native.peak_memory import PeakMemory
 from tenner.engines.native.processes import Processes
-from tenner.engines.native.progress import Losses, Teller
+from tenner.engines.native.progress import EventWriter, Losses
 from tenner.engines.native.rng import seed_of
 from tenner.engines.native.state import Progress, drop_old_states, load_state, save_state
 from tenner.engines.native.text import CaptionCache
@@ -63,23 +63,23 @@ class Trainer:
         latents: LatentCache,
         schedule: Schedule,
         processes: Processes,
-        tell: Teller,
+        emit: EventWriter,
     ) -> None:
         self._job = job
         self._network = network
         self._noise = noise
         self._schedule = schedule
         self._processes = processes
-        self._tell = tell
+        self._emit = emit
         self.validation: Validation | None = None
         self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
         self._captions = None if network.trains_text else CaptionCache(network.texts)
         self._feed = Feed(job, network, noise, latents, schedule, processes)
         self._draws_in_passes = network.unet.keeps_rng
-        self._losses = Losses(tell, schedule, job.max_nonfinite_steps)
+        self._losses = Losses(emit, schedule, job.max_nonfinite_steps)
         self._step = 0
         self._frequencies: Tensor | None = None
-        self._memory = PeakMemory(network.device, tell)
+        self._memory = PeakMemory(network.device, emit)
         self._saved_at = time.monotonic()
         self._started = time.time()
 
@@ -146,29 +146,29 @@ class Trainer:
 
     def _compiling_step(self) -> None:
         """The first step of a compiled network, with what the compilation costs said."""
-        self._tell(Phase(name="compiling", detail="the U-Net's blocks, for each size of picture"))
+        self._emit(Phase(name="compiling", detail="the U-Net's blocks, for each size of picture"))
         started = time.monotonic()
         self._one_step()
         if self._network.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - started
-        self._tell(Phase(name="compiling", detail=f"the first step took {seconds:.0f} s with it"))
+        self._emit(Phase(name="compiling", detail=f"the first step took {seconds:.0f} s with it"))
 
     def _one_step(self) -> None:
         bank, number = self._network.bank, self._step
         passes = self._feed.passes(number)
         loss = torch.zeros((), device=self._network.device)
-        for turn, each in enumerate(passes):
+        for part_index, each in enumerate(passes):
             if each.samples is None:
-                bank.skip_pass(first=turn == 0)
+                bank.skip_pass(first=part_index == 0)
                 continue
             if self._draws_in_passes:
-                seed = seed_of(self._job.seed, "pass", number, turn, self._processes.rank)
+                seed = seed_of(self._job.seed, "pass", number, part_index, self._processes.rank)
                 torch.manual_seed(seed)
-            bank.begin_pass(first=turn == 0, num_samples=len(each.samples.captions))
+            bank.begin_pass(first=part_index == 0, num_samples=len(each.samples.captions))
             part = self._loss(each.samples)
             self._updater.scaled(part).backward()
-            bank.end_pass(first=turn == 0)
+            bank.end_pass(first=part_index == 0)
             loss += part.detach()
         self._processes.sum(bank.grads)
         self._processes.sum(loss)
@@ -205,7 +205,7 @@ class Trainer:
         self._losses.flush()
         loss = self.validation.loss(self._answer)
         number = len(self._job.validation_items)
-        self._tell(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
+        self._emit(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
 
     def _text_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         encoder = self._network.texts if self._captions is None else self._captions
@@ -272,8 +272,8 @@ class Trainer:
         )
         write_lora(path, tensors, metadata)
         if final:
-            self._tell(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
-        self._tell(Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final))
+            self._emit(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
+        self._emit(Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final))
 
     def save_state(self) -> None:
         self._losses.flush()
@@ -292,7 +292,7 @@ class Trainer:
             path = save_state(folder, progress, tensors, self._fingerprint())
             drop_old_states(folder, self._job.keep_states)
             epoch = -(-self._step // self._schedule.steps_per_epoch)
-            self._tell(StateSaved(path=str(path), step=self._step, epoch=epoch))
+            self._emit(StateSaved(path=str(path), step=self._step, epoch=epoch))
         self._saved_at = time.monotonic()
         self._processes.wait()
 
@@ -300,8 +300,8 @@ class Trainer:
         """What a state must share with the job that goes on from it."""
         specs = [repr(spec) for spec in self._network.bank.specs()]
         layout = ["in blocks"] if self._network.bank.small_below else []
-        said = "\n".join([*specs, self._job.optimizer_type.lower(), *layout])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        described = "\n".join([*specs, self._job.optimizer_type.lower(), *layout])
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def _due(count: int, every: int | None) -> bool:

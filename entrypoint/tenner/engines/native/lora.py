@@ -119,7 +119,7 @@ class LoraSite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Span:
     """Where a site's downs and ups begin in the flat tensors."""
 
     segment: str
@@ -165,15 +165,15 @@ class LoraBank:
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make the flat tensors and bind every site. `dtype` is the run's compute precision."""
-        places = self.places()
-        total = sum(place.stop - place.start for place in self.segments().values())
+        spans = self.spans()
+        total = sum(span.stop - span.start for span in self.segments().values())
         self.weights = torch.zeros(total, device=device)
         self.grads = torch.zeros(total, device=device)
         low = dtype != torch.float32
         self.compute = torch.zeros(total, device=device, dtype=dtype) if low else self.weights
         self.sinks = torch.zeros(total, device=device, dtype=dtype) if low else self.grads
-        for place in places:
-            place.site.bind(self.compute, self.sinks, place.down, place.up)
+        for span in spans:
+            span.site.bind(self.compute, self.sinks, span.down, span.up)
 
     def sites(self) -> Iterator[LoraSite]:
         for sites in self._sites.values():
@@ -196,9 +196,9 @@ class LoraBank:
             start = end
         return found
 
-    def places(self) -> list[Place]:
+    def spans(self) -> list[Span]:
         """Where every site lies, in the order of the sites."""
-        found: list[Place] = []
+        found: list[Span] = []
         start = 0
         for segment, sites in self._sites.items():
             parts = [(site, is_up) for site in sites for is_up in (False, True)]
@@ -207,7 +207,7 @@ class LoraBank:
                 starts[site, is_up] = start
                 start += self._aligned(site.up_numel if is_up else site.down_numel)
             found += [
-                Place(segment=segment, site=site, down=starts[site, False], up=starts[site, True])
+                Span(segment=segment, site=site, down=starts[site, False], up=starts[site, True])
                 for site in sites
             ]
         return found
@@ -215,18 +215,18 @@ class LoraBank:
     def matrices(self) -> Iterator[tuple[str, int, int]]:
         """(segment, first number, numbers) of every matrix, in the order of the flat tensors."""
         found: list[tuple[str, int, int]] = []
-        for place in self.places():
-            down, up = place.down, place.up
-            for down_size, up_size in place.site.matrices():
-                found += [(place.segment, down, down_size), (place.segment, up, up_size)]
+        for span in self.spans():
+            down, up = span.down, span.up
+            for down_size, up_size in span.site.matrices():
+                found += [(span.segment, down, down_size), (span.segment, up, up_size)]
                 down, up = down + down_size, up + up_size
         yield from sorted(found, key=lambda each: each[1])
 
     def named_views(self, flat: Tensor) -> Iterator[tuple[LoraSpec, Tensor, Tensor]]:
         """(spec, lora_down, lora_up) of each module as views of `flat`, in the file's shapes."""
-        for place in self.places():
-            down, up = place.down, place.up
-            sizes = zip(place.site.specs, place.site.matrices(), strict=True)
+        for span in self.spans():
+            down, up = span.down, span.up
+            sizes = zip(span.site.specs, span.site.matrices(), strict=True)
             for spec, (down_size, up_size) in sizes:
                 yield (
                     spec,
@@ -237,8 +237,8 @@ class LoraBank:
 
     def ups(self) -> Iterator[tuple[str, Tensor]]:
         """(segment, all `lora_up` numbers of a site), flat."""
-        for place in self.places():
-            yield place.segment, self.weights[place.up : place.up + place.site.up_numel]
+        for span in self.spans():
+            yield span.segment, self.weights[span.up : span.up + span.site.up_numel]
 
     def _comes_last(self, part: tuple[LoraSite, bool]) -> bool:
         """Whether all matrices of a site's downs (or ups) are small ones."""
@@ -297,15 +297,15 @@ class LoraBank:
 
 
 def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run]:
-    rank, place, column, inner, first = specs[0].rank, 0, 0, 0, 0
+    rank, row, column, inner, first = specs[0].rank, 0, 0, 0, 0
     while first < len(specs):
         out = specs[first].out_features
         last = first
         while last < len(specs) and specs[last].out_features == out:
             last += 1
         count = last - first
-        end = place + count * out * rank
-        ups = up[place:end].view(count, out, rank).detach()
+        end = row + count * out * rank
+        ups = up[row:end].view(count, out, rank).detach()
         yield Run(
             count=count,
             out=out,
@@ -315,6 +315,6 @@ def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run
             up_t=ups.mT,
             single=ups[0],
             single_t=ups[0].t(),
-            sink=sink[place:end].view(count, out, rank),
+            sink=sink[row:end].view(count, out, rank),
         )
-        place, column, inner, first = end, column + count * out, inner + count * rank, last
+        row, column, inner, first = end, column + count * out, inner + count * rank, last

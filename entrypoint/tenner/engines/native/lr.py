@@ -7,8 +7,8 @@ from tenner.core.train_job import TrainJob
 
 def warmup_steps(job: TrainJob, num_steps: int) -> int:
     """Steps of warm-up; a value below 1 is a fraction of all steps."""
-    wanted = job.lr_warmup_steps
-    return int(wanted * num_steps) if 0 < wanted < 1 else int(wanted)
+    warmup = job.lr_warmup_steps
+    return int(warmup * num_steps) if 0 < warmup < 1 else int(warmup)
 
 
 def lr_factor(job: TrainJob, step: int, num_steps: int) -> float:
@@ -27,8 +27,8 @@ def lr_factor(job: TrainJob, step: int, num_steps: int) -> float:
     if kind == "cosine_with_restarts":
         if progress >= 1.0:
             return 0.0
-        turn = (job.lr_scheduler_num_cycles * progress) % 1.0
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * turn)))
+        cycle = (job.lr_scheduler_num_cycles * progress) % 1.0
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * cycle)))
     return _polynomial(job, progress)
 
 

@@ -125,9 +125,9 @@ def file_metadata(
         "ss_training_finished_at": str(now),
     }
     if job.no_metadata:
-        kept = ("ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim")
-        kept += ("ss_network_alpha", "ss_network_args")
-        found = {name: value for name, value in found.items() if name in kept}
+        minimal = ("ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim")
+        minimal += ("ss_network_alpha", "ss_network_args")
+        found = {name: value for name, value in found.items() if name in minimal}
     found |= _model_spec(job, now, velocity) | job.metadata
     content = save(
         dict(tensors), {name: value for name, value in found.items() if name.startswith("ss_")}

@@ -16,7 +16,7 @@ from tenner.engines.native.load import BaseModel, BaseModelError, TextSource
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.lora_file import LoraFileError, read_lora
 from tenner.engines.native.optimizers import base_rates, small_below
-from tenner.engines.native.parts import Keep, LoraPlan, Parts, keep_nothing
+from tenner.engines.native.parts import GetTensor, LoraPlan, Parts, uncached
 from tenner.engines.native.text import TextEncoders, Tokenizer
 from tenner.engines.native.unet import Unet
 from tenner.engines.native.unet_config import UnetConfig, parse_unet_config
@@ -39,7 +39,7 @@ class Network:
 
 
 def build_network(
-    job: TrainJob, base: BaseModel, device: torch.device, kept: CachedBase | None = None
+    job: TrainJob, base: BaseModel, device: torch.device, cached: CachedBase | None = None
 ) -> Network:
     """The network at its start: initial weights, or those of `network_weights`.
 
@@ -49,12 +49,12 @@ def build_network(
     """
     dtype = _DTYPES[job.mixed_precision]
     bank = LoraBank(small_below(job))
-    keep = kept.recorder(job, device) if kept else keep_nothing
+    getter_of = cached.recorder(job, device) if cached else uncached
     try:
         config = parse_unet_config(base.unet_config)
         _check_family(job, config)
-        texts = _build_texts(job, base, bank, device, dtype, keep)
-        unet = _build_unet(job, base, config, bank, device, dtype, keep("unet"))
+        texts = _build_texts(job, base, bank, device, dtype, getter_of)
+        unet = _build_unet(job, base, config, bank, device, dtype, getter_of("unet"))
     except (KeyError, ValueError) as error:
         raise BaseModelError(
             f"the base model does not fit: {error}",
@@ -99,7 +99,7 @@ def _build_unet(
     bank: LoraBank,
     device: torch.device,
     dtype: torch.dtype,
-    keep: Keep,
+    get: GetTensor,
 ) -> Unet:
     if job.family == "sdxl":
         names = OriginalNames(config)
@@ -114,7 +114,7 @@ def _build_unet(
         channels_last=_memory_format(job) == torch.channels_last,
         plan=plan,
         adapts=lambda name: adapts_unet(name, job.conv_dim is not None),
-        keep=keep,
+        get=get,
     )
     return Unet(config, parts)
 
@@ -132,14 +132,14 @@ def _build_texts(
     bank: LoraBank,
     device: torch.device,
     dtype: torch.dtype,
-    keep: Callable[[str], Keep],
+    getter_of: Callable[[str], GetTensor],
 ) -> TextEncoders:
     encoders: list[tuple[Tokenizer, ClipText]] = []
     projection: Tensor | None = None
     for index, source in enumerate(base.texts):
         prefix = f"lora_te{index + 1}" if len(base.texts) > 1 else "lora_te"
         segment = "text_encoder_2" if index else "text_encoder"
-        parts = _text_parts(job, source, bank, segment, prefix, device, dtype, keep(segment))
+        parts = _text_parts(job, source, bank, segment, prefix, device, dtype, getter_of(segment))
         tokenizer = Tokenizer(
             source.tokenizer, job.max_token_length, pad_with_zero=job.family == "sdxl" and index > 0
         )
@@ -156,13 +156,13 @@ def _text_parts(
     prefix: str,
     device: torch.device,
     dtype: torch.dtype,
-    keep: Keep,
+    get: GetTensor,
 ) -> Parts:
     def name_of(path: str) -> str:
         return _lora_name(prefix, f"text_model.{path}")
 
     plan = _plan(job, bank, segment, name_of) if _is_trained(job, segment) else None
-    return Parts(source.tensors, device=device, dtype=dtype, plan=plan, keep=keep)
+    return Parts(source.tensors, device=device, dtype=dtype, plan=plan, get=get)
 
 
 def _is_trained(job: TrainJob, segment: str) -> bool:

@@ -81,9 +81,9 @@ def _groups(kind: str, job: TrainJob, bank: LoraBank) -> Groups:
 
 def _flat_groups(job: TrainJob, bank: LoraBank) -> Groups:
     rates, groups = base_rates(job), []
-    for segment, place in bank.segments().items():
-        parameter = nn.Parameter(bank.weights[place])
-        parameter.grad = bank.grads[place]
+    for segment, span in bank.segments().items():
+        parameter = nn.Parameter(bank.weights[span])
+        parameter.grad = bank.grads[span]
         groups.append({"params": [parameter], "lr": rates[segment], "segment": segment})
     return groups
 
@@ -220,8 +220,8 @@ def _adafactor(groups: Groups, args: dict[str, Any], device: torch.device) -> to
     """With our schedule instead of its own: relative steps off unless asked for by name."""
     from transformers.optimization import Adafactor
 
-    wanted = {"relative_step": False, "scale_parameter": False, "warmup_init": False, **args}
-    return Adafactor(groups, **wanted)
+    arguments = {"relative_step": False, "scale_parameter": False, "warmup_init": False, **args}
+    return Adafactor(groups, **arguments)
 
 
 _Maker = Callable[[Groups, dict[str, Any], torch.device], torch.optim.Optimizer]

@@ -18,7 +18,7 @@ from tenner.engines.native.layers import Conv, GroupNorm, LayerNorm
 from tenner.engines.native.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.native.projection import Projection
 
-Keep = Callable[[str, Callable[[], Tensor]], Tensor]
+GetTensor = Callable[[str, Callable[[], Tensor]], Tensor]
 """Gives a frozen tensor by its name, made by the function where it is not there yet."""
 
 
@@ -28,7 +28,7 @@ def make_anew(name: str, make: Callable[[], Tensor]) -> Tensor:
     return make()
 
 
-def keep_nothing(part: str) -> Keep:
+def uncached(part: str) -> GetTensor:
     """For every part of a base."""
     del part
     return make_anew
@@ -69,7 +69,7 @@ class Parts:
         channels_last: bool = True,
         plan: LoraPlan | None = None,
         adapts: Callable[[str], bool] = lambda name: True,
-        keep: Keep = make_anew,
+        get: GetTensor = make_anew,
     ) -> None:
         self._tensors = tensors
         self._device = device
@@ -77,7 +77,7 @@ class Parts:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._plan = plan
         self._adapts = adapts
-        self._keep = keep
+        self._get = get
 
     def has(self, name: str) -> bool:
         return f"{name}.weight" in self._tensors
@@ -85,7 +85,7 @@ class Parts:
     def tensor(self, name: str) -> Tensor:
         """The tensor on the device. Always a copy: what stays mapped from the file can be pushed
         out of memory by the system and read from the disk again at every step."""
-        return self._keep(name, lambda: self._read(name))
+        return self._get(name, lambda: self._read(name))
 
     def _read(self, name: str) -> Tensor:
         return self._tensors[name].to(self._device, self._dtype, copy=True)
@@ -94,7 +94,7 @@ class Parts:
         return self.tensor(name) if name in self._tensors else None
 
     def conv(self, name: str, *, stride: int = 1, padding: int = 0, bias: bool = True) -> Conv:
-        weight = self._keep(
+        weight = self._get(
             f"conv {name}",
             lambda: self._read(f"{name}.weight").to(memory_format=self._format),
         )
@@ -120,7 +120,7 @@ class Parts:
 
         `bias_of` names modules whose biases are added to those of the layers.
         """
-        weight = self._keep(
+        weight = self._get(
             f"rows {' '.join(names)}",
             lambda: _joined([self._read(f"{name}.weight").flatten(1) for name in names]),
         )
@@ -140,7 +140,7 @@ class Parts:
                 bias = bias + _joined([self._read(f"{name}.bias") for name in bias_of])
             return bias
 
-        return self._keep(f"bias {' '.join([*present, *bias_of])}", make)
+        return self._get(f"bias {' '.join([*present, *bias_of])}", make)
 
     def group_norm(self, name: str, num_groups: int, eps: float) -> GroupNorm:
         weight, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")

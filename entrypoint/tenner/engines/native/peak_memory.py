@@ -16,9 +16,9 @@ from tenner.core.events import Event, MemoryUsed
 class PeakMemory:
     """Follows the steps of this process. On a CPU it does nothing."""
 
-    def __init__(self, device: torch.device, tell: Callable[[Event], object]) -> None:
+    def __init__(self, device: torch.device, emit: Callable[[Event], object]) -> None:
         self._device = device
-        self._tell = tell
+        self._emit = emit
         self._num_steps = 0
 
     def after_step(self, step: int) -> None:
@@ -37,7 +37,7 @@ class PeakMemory:
     def report(self, step: int) -> None:
         """Tell of the peak so far, where more than one step was made."""
         if self._device.type == "cuda" and self._num_steps > 1:
-            self._tell(
+            self._emit(
                 MemoryUsed(
                     step=step,
                     allocated_bytes=torch.cuda.max_memory_allocated(self._device),

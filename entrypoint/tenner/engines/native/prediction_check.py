@@ -24,13 +24,13 @@ from tenner.engines.native.loop import Trainer
 from tenner.engines.native.network import build_network
 from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.native.processes import join_processes
-from tenner.engines.native.progress import Teller
+from tenner.engines.native.progress import EventWriter
 from tenner.engines.native.validation import Validation
 
 
 def main(path: Path) -> None:
     """Do the check that the job at `path` describes."""
-    processes, tell = join_processes(), Teller(silent=False)
+    processes, emit = join_processes(), EventWriter(silent=False)
     job = read_job(path)
     if job.num_threads:
         torch.set_num_threads(job.num_threads)
@@ -41,18 +41,18 @@ def main(path: Path) -> None:
     views = [latents.pick(number, 0) for number in range(len(pictures.items))]
     network = build_network(job, base, processes.device)
     noise = NoiseSchedule(job, base.scheduler)
-    trainer = Trainer(job, network, noise, latents, schedule_of(job, 1), processes, tell)
+    trainer = Trainer(job, network, noise, latents, schedule_of(job, 1), processes, emit)
 
     def questions(*, v: bool) -> Validation:
-        asked: TrainJob = replace(job, v_parameterization=v, zero_terminal_snr=False)
-        return Validation(asked, network, NoiseSchedule(asked, base.scheduler), views)
+        check_job: TrainJob = replace(job, v_parameterization=v, zero_terminal_snr=False)
+        return Validation(check_job, network, NoiseSchedule(check_job, base.scheduler), views)
 
     for loss in (
         trainer.loss_on(questions(v=False)),
         trainer.loss_on(questions(v=True)),
         questions(v=True).loss(_nothing),
     ):
-        tell(Validated(step=0, epoch=0, loss=loss, num_images=len(views)))
+        emit(Validated(step=0, epoch=0, loss=loss, num_images=len(views)))
 
 
 def _nothing(

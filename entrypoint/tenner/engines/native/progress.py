@@ -27,7 +27,7 @@ class NotFiniteError(Exception):
     """So many losses in a row were NaN or infinite that the run is over."""
 
 
-class Teller:
+class EventWriter:
     """Writes events, one a line, to where stdout was; all else that prints goes to stderr."""
 
     def __init__(self, *, silent: bool) -> None:
@@ -60,7 +60,7 @@ class Losses:
     Steps count from 1 here, over all lives of the run.
     """
 
-    tell: Teller
+    emit: EventWriter
     schedule: Schedule
     max_nonfinite: int
     epoch_sum: float = 0.0
@@ -71,7 +71,7 @@ class Losses:
     _seconds: float = 0.0
 
     def add(self, step: int, loss: Tensor, rates: dict[str, float], num_images: int) -> None:
-        """A step was queued; tell of those that have arrived. Raises NotFiniteError."""
+        """A step was queued; report those that have arrived. Raises NotFiniteError."""
         arrived = None
         if loss.device.type == "cuda":
             aside = torch.empty((), pin_memory=True)
@@ -86,16 +86,16 @@ class Losses:
                 if len(self._pending) < _MOST_PENDING:
                     return
                 first.arrived.synchronize()
-            self._tell(self._pending.popleft())
+            self._record(self._pending.popleft())
 
     def flush(self) -> None:
         """Wait for all losses. Raises NotFiniteError."""
         while self._pending:
             if self._pending[0].arrived is not None:
                 self._pending[0].arrived.synchronize()
-            self._tell(self._pending.popleft())
+            self._record(self._pending.popleft())
 
-    def _tell(self, found: _Pending) -> None:
+    def _record(self, found: _Pending) -> None:
         loss, per_epoch = float(found.loss), self.schedule.steps_per_epoch
         now = time.perf_counter()
         self._seconds = now - self._last if not self._seconds else (
@@ -105,7 +105,7 @@ class Losses:
         self._judge(found.step, loss)
         mean = self.epoch_sum / self.epoch_count if self.epoch_count else loss
         epoch = (found.step - 1) // per_epoch + 1
-        self.tell(
+        self.emit(
             Step(
                 step=found.step,
                 num_steps=self.schedule.num_steps,
@@ -119,7 +119,7 @@ class Losses:
             )
         )
         if found.step % per_epoch == 0 or found.step == self.schedule.num_steps:
-            self.tell(EpochEnd(epoch=epoch, num_epochs=self.schedule.num_epochs, loss_avg=mean))
+            self.emit(EpochEnd(epoch=epoch, num_epochs=self.schedule.num_epochs, loss_avg=mean))
             self.epoch_sum, self.epoch_count = 0.0, 0
 
     def _judge(self, step: int, loss: float) -> None:
@@ -129,7 +129,7 @@ class Losses:
             self.epoch_count += 1
             return
         self._nonfinite += 1
-        self.tell(
+        self.emit(
             Warned(
                 text=msg(
                     "the loss of step {step} is not finite; the step changed nothing", step=step

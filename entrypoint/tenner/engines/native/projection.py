@@ -51,22 +51,22 @@ def plain_lora(x: Tensor, projection: Projection) -> Tensor:
     y = functional.linear(x, projection.weight, projection.bias)
     assert site is not None
     dropouts = NO_DROPOUTS if site.bank.evaluating else projection.dropouts
-    kept = dropouts.modules_kept(len(site.specs))
-    if not any(kept):
+    trained = dropouts.modules_trained(len(site.specs))
+    if not any(trained):
         return y
     inner = dropouts.thinned(functional.linear(x, site.down.flatten(1)), site.bank.num_samples)
-    return y + _plain_up(inner, site, kept) * (site.scale * dropouts.scale)
+    return y + _plain_up(inner, site, trained) * (site.scale * dropouts.scale)
 
 
-def _plain_up(inner: Tensor, site: LoraSite, kept: Sequence[bool]) -> Tensor:
+def _plain_up(inner: Tensor, site: LoraSite, trained: Sequence[bool]) -> Tensor:
     """[tokens, out] of all modules side by side; zeros for those that are left out."""
     ups = site.up.split([spec.out_features * site.rank for spec in site.specs])
     inners = inner.split(site.rank, dim=1)
     parts = [
         functional.linear(values, up.view(-1, site.rank))
-        if is_kept
+        if is_trained
         else inner.new_zeros(inner.shape[0], up.numel() // site.rank)
-        for values, up, is_kept in zip(inners, ups, kept, strict=True)
+        for values, up, is_trained in zip(inners, ups, trained, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

@@ -86,10 +86,10 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Any]]:
     return progress, cast("dict[str, Any]", tensors)
 
 
-def drop_old_states(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` states."""
+def drop_old_states(folder: Path, num_kept: int) -> None:
+    """Remove all but the newest `num_kept` states."""
     states = sorted(path for path in folder.glob("step-*") if path.is_dir())
-    for path in states[: max(0, len(states) - max(1, keep))]:
+    for path in states[: max(0, len(states) - max(1, num_kept))]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -45,10 +45,10 @@ class TensorFile(Mapping[str, Tensor]):
         entry = self._entries[name]
         begin, end = entry["data_offsets"]
         raw = torch.empty(end - begin, dtype=torch.uint8)
-        room: Any = raw.numpy()
+        buffer: Any = raw.numpy()
         with self._path.open("rb") as file:
             file.seek(self._start + begin)
-            if raw.numel() and file.readinto(room) != raw.numel():
+            if raw.numel() and file.readinto(buffer) != raw.numel():
                 raise ValueError(f"{self._path.name} ends inside {name}")
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
@@ -65,8 +65,8 @@ class TensorFile(Mapping[str, Tensor]):
 class Renamed(Mapping[str, Tensor]):
     """Some tensors of other mappings under other names, looked up when asked for."""
 
-    def __init__(self, places: Mapping[str, tuple[Mapping[str, Tensor], str]]) -> None:
-        self._places = dict(places)
+    def __init__(self, sources: Mapping[str, tuple[Mapping[str, Tensor], str]]) -> None:
+        self._sources = dict(sources)
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor], prefix: str) -> "Renamed":
@@ -81,11 +81,11 @@ class Renamed(Mapping[str, Tensor]):
         return Renamed({name: (part, name) for part in parts for name in part})
 
     def __getitem__(self, name: str) -> Tensor:
-        tensors, original = self._places[name]
+        tensors, original = self._sources[name]
         return tensors[original]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._sources)

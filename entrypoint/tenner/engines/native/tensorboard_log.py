@@ -10,22 +10,22 @@ from typing import Any
 
 from tenner.core.events import EpochEnd, Event, Step, Validated, Warned
 from tenner.core.messages import msg
-from tenner.engines.native.progress import Teller
+from tenner.engines.native.progress import EventWriter
 
 
 @contextlib.contextmanager
-def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[None]:
+def logged(folder: str | None, emit: EventWriter, *, first_step: int) -> Generator[None]:
     """While the context lasts, what is told goes into a TensorBoard log in `folder` too.
 
     Without TensorBoard, or where nothing can be written there, that is said and the run goes on.
     """
-    if folder is None or tell.is_silent:
+    if folder is None or emit.is_silent:
         yield
         return
     try:
-        board = TensorBoard(Path(folder), first_step=first_step)
+        tensorboard = TensorBoard(Path(folder), first_step=first_step)
     except (ImportError, OSError) as error:
-        tell(
+        emit(
             Warned(
                 text=msg("no TensorBoard log: {error}", error=error),
                 fix=msg("pip install tensorboard"),
@@ -33,12 +33,12 @@ def logged(folder: str | None, tell: Teller, *, first_step: int) -> Generator[No
         )
         yield
         return
-    tell.listeners.append(board.hear)
+    emit.listeners.append(tensorboard.hear)
     try:
         yield
     finally:
-        tell.listeners.remove(board.hear)
-        board.close()
+        emit.listeners.remove(tensorboard.hear)
+        tensorboard.close()
 
 
 class TensorBoard:

@@ -54,12 +54,12 @@ class Tokenizer:
         return torch.tensor(rows, dtype=torch.long)
 
     def _rows(self, caption: str) -> list[list[int]]:
-        room = self.chunk * self.num_chunks
+        length = self.chunk * self.num_chunks
         words: list[int] = self._tokenizer(
-            caption, add_special_tokens=False, truncation=True, max_length=room
-        )["input_ids"][:room]
+            caption, add_special_tokens=False, truncation=True, max_length=length
+        )["input_ids"][:length]
         filled = [*words, self.eos]
-        filled += [self.pad] * (room + 1 - len(filled))
+        filled += [self.pad] * (length + 1 - len(filled))
         return [self._row(filled, index * self.chunk) for index in range(self.num_chunks)]
 
     def _row(self, filled: list[int], start: int) -> list[int]:
@@ -120,8 +120,8 @@ class TextEncoders:
         hidden = encoder.hidden(ids, 2)
         last = encoder.run(hidden, layers - 1, layers, batch=ids.shape[0])
         ends = (ids == tokenizer.eos).int().argmax(dim=1)
-        places = torch.arange(ids.shape[0], device=self.device) * ids.shape[1] + ends
-        pooled = encoder.final_norm(last[places[:: tokenizer.num_chunks]])
+        positions = torch.arange(ids.shape[0], device=self.device) * ids.shape[1] + ends
+        pooled = encoder.final_norm(last[positions[:: tokenizer.num_chunks]])
         projected = functional.linear(pooled, cast(Tensor, self._projection))
         return _rejoined(hidden, tokenizer, len(captions)), projected
 
@@ -168,9 +168,9 @@ class CaptionCache:
             return _moved(known, self._encoders.device)
         with torch.no_grad():
             encoded = self._encoders.encode([caption])
-        kept = _on_host(encoded)
-        self._known[caption] = kept
-        self._num_bytes += _size(kept)
+        on_host = _on_host(encoded)
+        self._known[caption] = on_host
+        self._num_bytes += _size(on_host)
         while self._num_bytes > self._max_bytes:
             self._num_bytes -= _size(self._known.popitem(last=False)[1])
         return encoded
@@ -184,13 +184,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _on_host(found: Conditioning) -> Conditioning:
-    def kept(tensor: Tensor) -> Tensor:
+    def move(tensor: Tensor) -> Tensor:
         if tensor.device.type != "cuda":
             return tensor.cpu()
         copied = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return copied.copy_(tensor, non_blocking=True)  # read back on the same stream, so in order
 
-    return Conditioning(kept(found.context), None if found.pooled is None else kept(found.pooled))
+    return Conditioning(move(found.context), None if found.pooled is None else move(found.pooled))
 
 
 def _moved(found: Conditioning, device: torch.device) -> Conditioning:

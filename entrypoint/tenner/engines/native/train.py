@@ -29,7 +29,7 @@ from tenner.engines.native.network import build_network
 from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.native.optimizers import OptimizerError
 from tenner.engines.native.processes import Processes, join_processes
-from tenner.engines.native.progress import NotFiniteError, Teller
+from tenner.engines.native.progress import EventWriter, NotFiniteError
 from tenner.engines.native.state import BrokenStateError
 from tenner.engines.native.tensorboard_log import logged
 from tenner.engines.native.validation import Validation
@@ -37,71 +37,73 @@ from tenner.engines.native.validation import Validation
 _CAPTIONS_BETWEEN_EVENTS = 50
 
 
-def main(arguments: list[str], kept: CachedBase | None = None) -> int:
+def main(arguments: list[str], cached: CachedBase | None = None) -> int:
     """Do one job. `kept` is what a process that does several keeps of their base."""
     if len(arguments) != 1:
         print("usage: python -m tenner.engines.native.train JOB.json", file=sys.stderr)
         return EngineExit.JOB
     processes = join_processes()
-    tell = Teller(silent=not processes.is_main)
+    emit = EventWriter(silent=not processes.is_main)
     try:
         job = read_job(Path(arguments[0]))
     except (OSError, ValueError, TypeError) as error:
         return _failed(
-            tell, EngineExit.JOB, "other", msg("the job cannot be read: {error}", error=error)
+            emit, EngineExit.JOB, "other", msg("the job cannot be read: {error}", error=error)
         )
     try:
-        return _train(job, processes, tell, kept)
+        return _train(job, processes, emit, cached)
     except _KNOWN as error:
-        return _explain(tell, job, error)
+        return _explain(emit, job, error)
     except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
         if is_disk_trouble(error):
             found = disk_failure(error, Path(job.output_dir))
-            return _failed(tell, EngineExit.DISK, "disk", found.text, found.fix)
+            return _failed(emit, EngineExit.DISK, "disk", found.text, found.fix)
         if not _is_out_of_memory(error):
             raise
-        return _out_of_memory(tell, job, error)
+        return _out_of_memory(emit, job, error)
     finally:
         processes.close()
 
 
-def _train(job: TrainJob, processes: Processes, tell: Teller, kept: CachedBase | None) -> int:
+def _train(
+    job: TrainJob, processes: Processes, emit: EventWriter, cached: CachedBase | None
+) -> int:
     stop = StopRequest(job.stop_file)
     _set_backends(job)
     schedule = schedule_of(job, processes.count)
-    tell(Phase(name="loading", detail="the base model"))
+    emit(Phase(name="loading", detail="the base model"))
     base = load_base(job)
     everything = replace(job, items=(*job.items, *job.validation_items))
-    latents = _encode(everything, base, processes, tell)
-    network = build_network(job, base, processes.device, kept)
+    latents = _encode(everything, base, processes, emit)
+    network = build_network(job, base, processes.device, cached)
     noise = NoiseSchedule(job, base.scheduler)
     del base
-    trainer = Trainer(job, network, noise, latents, schedule, processes, tell)
+    trainer = Trainer(job, network, noise, latents, schedule, processes, emit)
     if job.validation_items:
         views = [
             latents.pick(len(job.items) + each, 0) for each in range(len(job.validation_items))
         ]
         trainer.validation = Validation(job, network, noise, views)
-    _encode_captions(trainer, processes, tell, kept)
+    _encode_captions(trainer, processes, emit, cached)
     if job.resume:
         trainer.resume(Path(job.resume))
-    tell(Phase(name="training", done=trainer.step, total=schedule.num_steps))
+    emit(Phase(name="training", done=trainer.step, total=schedule.num_steps))
     try:
-        with logged(job.log_dir, tell, first_step=trainer.step + 1):
+        with logged(job.log_dir, emit, first_step=trainer.step + 1):
             finished = trainer.run(stop)
     finally:
         trainer.close()
     if finished:
-        tell(Done(path=str(trainer.final_path()), step=trainer.step))
+        emit(Done(path=str(trainer.final_path()), step=trainer.step))
         return EngineExit.DONE
     return EngineExit.STOPPED if stop.by_signal else EngineExit.DONE
 
 
-def _encode(job: TrainJob, base: BaseModel, processes: Processes, tell: Teller) -> LatentCache:
+def _encode(job: TrainJob, base: BaseModel, processes: Processes, emit: EventWriter) -> LatentCache:
     """All latents; the main process first, so that the others find them on disk."""
 
     def progress(done: int, total: int) -> None:
-        tell(Phase(name="caching latents", done=done, total=total))
+        emit(Phase(name="caching latents", done=done, total=total))
 
     if not processes.is_main:
         processes.wait()
@@ -115,17 +117,17 @@ def _encode(job: TrainJob, base: BaseModel, processes: Processes, tell: Teller) 
 
 
 def _encode_captions(
-    trainer: Trainer, processes: Processes, tell: Teller, kept: CachedBase | None
+    trainer: Trainer, processes: Processes, emit: EventWriter, cached: CachedBase | None
 ) -> None:
     """Captions that never change, before the training: the text encoders then leave the card."""
 
     def progress(done: int, total: int) -> None:
         if done == total or done % _CAPTIONS_BETWEEN_EVENTS == 0:
-            tell(Phase(name="caching captions", done=done, total=total))
+            emit(Phase(name="caching captions", done=done, total=total))
 
     if trainer.encode_captions(progress) and processes.device.type == "cuda":
-        if kept is not None:
-            kept.drop_texts()
+        if cached is not None:
+            cached.drop_texts()
         torch.cuda.empty_cache()
 
 
@@ -148,27 +150,27 @@ _KNOWN = (
 )
 
 
-def _explain(tell: Teller, job: TrainJob, error: Exception) -> int:
+def _explain(emit: EventWriter, job: TrainJob, error: Exception) -> int:
     """The `failed` event and exit status of a failure that we know."""
     text = str(error)
     if isinstance(error, BaseModelError):
-        return _failed(tell, EngineExit.BASE_MODEL, "base_model", text, error.fix)
+        return _failed(emit, EngineExit.BASE_MODEL, "base_model", text, error.fix)
     if isinstance(error, OptimizerError):
-        return _failed(tell, EngineExit.JOB, "other", text, error.fix)
+        return _failed(emit, EngineExit.JOB, "other", text, error.fix)
     if isinstance(error, BrokenStateError):
         fix = msg("go on from the state before it")
-        return _failed(tell, EngineExit.BROKEN_STATE, "broken_state", text, fix)
+        return _failed(emit, EngineExit.BROKEN_STATE, "broken_state", text, fix)
     if isinstance(error, NotFiniteError):
         fix = msg("lower the learning rate, or use bf16 instead of fp16")
-        return _failed(tell, EngineExit.NOT_FINITE, "nan", text, fix)
+        return _failed(emit, EngineExit.NOT_FINITE, "nan", text, fix)
     if isinstance(error, LoraFileError):
         fix = msg("use the network_dim and conv_dim of the file, or drop network_weights")
-        return _failed(tell, EngineExit.JOB, "other", text, fix)
+        return _failed(emit, EngineExit.JOB, "other", text, fix)
     if isinstance(error, NoPictureError) or not job.items:
         return _failed(
-            tell, EngineExit.NO_DATA, "no_data", text, msg("replace or remove the image")
+            emit, EngineExit.NO_DATA, "no_data", text, msg("replace or remove the image")
         )
-    return _failed(tell, EngineExit.JOB, "other", text)
+    return _failed(emit, EngineExit.JOB, "other", text)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -180,7 +182,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:
+def _out_of_memory(emit: EventWriter, job: TrainJob, error: BaseException) -> int:
     if torch.cuda.is_available():
         peak = msg(
             ", {max_memory_allocated} GiB at the peak",
@@ -188,19 +190,21 @@ def _out_of_memory(tell: Teller, job: TrainJob, error: BaseException) -> int:
         )
     else:
         peak = ""
-    said = next(iter(str(error).splitlines()), "") or msg("the system said nothing more")
+    reason = next(iter(str(error).splitlines()), "") or msg("the system said nothing more")
     text = msg(
         "out of memory at batch {train_batch_size}{peak}: {said}",
         train_batch_size=job.train_batch_size,
         peak=peak,
-        said=said,
+        said=reason,
     )
     fix = msg("a smaller train_batch_size, or gradient_checkpointing = true")
-    return _failed(tell, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
+    return _failed(emit, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
 
 
-def _failed(tell: Teller, code: EngineExit, kind: FailureKind, text: str, fix: str = "") -> int:
-    tell(Failed(kind=kind, text=text, fix=fix))
+def _failed(
+    emit: EventWriter, code: EngineExit, kind: FailureKind, text: str, fix: str = ""
+) -> int:
+    emit(Failed(kind=kind, text=text, fix=fix))
     return code
 
 

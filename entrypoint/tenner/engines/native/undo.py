@@ -102,7 +102,7 @@ def _put_back(tensors: list[Tensor], copies: list[Tensor], finite: Tensor) -> No
         for tensor, copied in zip(tensors, copies, strict=True):
             torch.where(finite, tensor, copied, out=tensor)
         return
-    kept = finite.to(torch.float32)
-    torch._foreach_mul_(tensors, kept)
-    torch._foreach_mul_(copies, 1.0 - kept)
+    restored = finite.to(torch.float32)
+    torch._foreach_mul_(tensors, restored)
+    torch._foreach_mul_(copies, 1.0 - restored)
     torch._foreach_add_(tensors, copies)

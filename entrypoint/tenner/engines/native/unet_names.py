@@ -65,32 +65,32 @@ def _prefixes(config: UnetConfig) -> Iterator[tuple[str, str]]:
 
 
 def _down(config: UnetConfig) -> Iterator[tuple[str, str]]:
-    place = 1
+    index = 1
     for level, attention in enumerate(config.down_attention):
         block = f"down_blocks.{level}"
         for layer in range(config.layers_per_block[level]):
-            yield from _resnet(f"{block}.resnets.{layer}", f"input_blocks.{place}.0")
+            yield from _resnet(f"{block}.resnets.{layer}", f"input_blocks.{index}.0")
             if attention:
-                yield f"{block}.attentions.{layer}", f"input_blocks.{place}.1"
-            place += 1
+                yield f"{block}.attentions.{layer}", f"input_blocks.{index}.1"
+            index += 1
         if level + 1 < len(config.channels):
-            yield f"{block}.downsamplers.0.conv", f"input_blocks.{place}.0.op"
-            place += 1
+            yield f"{block}.downsamplers.0.conv", f"input_blocks.{index}.0.op"
+            index += 1
 
 
 def _up(config: UnetConfig) -> Iterator[tuple[str, str]]:
-    place = 0
+    index = 0
     layers = config.layers_per_block[::-1]
     for level, attention in enumerate(config.up_attention):
         block = f"up_blocks.{level}"
         for layer in range(layers[level] + 1):
-            yield from _resnet(f"{block}.resnets.{layer}", f"output_blocks.{place}.0")
+            yield from _resnet(f"{block}.resnets.{layer}", f"output_blocks.{index}.0")
             if attention:
-                yield f"{block}.attentions.{layer}", f"output_blocks.{place}.1"
-            place += 1
+                yield f"{block}.attentions.{layer}", f"output_blocks.{index}.1"
+            index += 1
         if level + 1 < len(config.channels):
             inner = 2 if attention else 1
-            yield f"{block}.upsamplers.0.conv", f"output_blocks.{place - 1}.{inner}.conv"
+            yield f"{block}.upsamplers.0.conv", f"output_blocks.{index - 1}.{inner}.conv"
 
 
 def _resnet(diffusers: str, original: str) -> Iterator[tuple[str, str]]:

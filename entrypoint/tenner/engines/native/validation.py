@@ -33,7 +33,7 @@ class Validation:
     ) -> None:
         self._job = job
         self._network = network
-        self._asked = [
+        self._samples = [
             (item, view, question)
             for number, (item, view) in enumerate(zip(job.validation_items, views, strict=True))
             for question in _questions(job, noise, view, number)
@@ -46,9 +46,9 @@ class Validation:
         bank.evaluating = True
         try:
             total = torch.zeros((), device=self._network.device)
-            for batch in _batches(self._asked, size):
+            for batch in _batches(self._samples, size):
                 total += self._errors(batch, answer).sum()
-            return float(total) / len(self._asked)
+            return float(total) / len(self._samples)
         finally:
             bank.evaluating = False
 
@@ -60,33 +60,35 @@ class Validation:
         target = torch.stack([question.target for _, _, question in batch]).to(network.device)
         timesteps = torch.tensor([question.timestep for _, _, question in batch])
         sizes = torch.tensor([view.sizes for _, view, _ in batch], dtype=torch.float32)
-        said = answer(
+        predicted = answer(
             noisy.to(network.device, network.dtype, memory_format=network.memory_format),
             timesteps.to(network.device),
             [item.caption for item, _, _ in batch],
             sizes.to(network.device),
         )
-        errors = (said.float() - target).square()
+        errors = (predicted.float() - target).square()
         masks = masks_of([view for _, view, _ in batch], network.device)
         return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
 
 def _questions(job: TrainJob, noise: NoiseSchedule, view: Encoded, number: int) -> list[Question]:
     low, high = job.min_timestep, min(job.max_timestep, len(noise.alphas))
-    places = [low + (high - low) * (2 * part + 1) // (2 * TIMESTEPS) for part in range(TIMESTEPS)]
-    draws = [torch_rng(job.seed, "validation", number, place) for place in places]
+    timesteps = [
+        low + (high - low) * (2 * part + 1) // (2 * TIMESTEPS) for part in range(TIMESTEPS)
+    ]
+    draws = [torch_rng(job.seed, "validation", number, timestep) for timestep in timesteps]
     return [
-        noise.question(view.latents, torch.randn(view.latents.shape, generator=draw), place)
-        for draw, place in zip(draws, places, strict=True)
+        noise.question(view.latents, torch.randn(view.latents.shape, generator=draw), timestep)
+        for draw, timestep in zip(draws, timesteps, strict=True)
     ]
 
 
 def _batches(
-    asked: Sequence[tuple[TrainItem, Encoded, Question]], size: int
+    samples: Sequence[tuple[TrainItem, Encoded, Question]], size: int
 ) -> list[list[tuple[TrainItem, Encoded, Question]]]:
     """Questions of one shape of picture together, at most `size`."""
     shapes: dict[tuple[int, ...], list[tuple[TrainItem, Encoded, Question]]] = {}
-    for each in asked:
+    for each in samples:
         shapes.setdefault(tuple(each[1].latents.shape), []).append(each)
     return [
         members[start : start + size]

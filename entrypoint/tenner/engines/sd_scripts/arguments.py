@@ -47,7 +47,7 @@ class Paths:
         return {name: str(value) for name, value in found.items() if value is not None}
 
 
-def translate(wanted: Mapping[str, object], *, family: Family) -> dict[str, Value]:
+def translate(planned: Mapping[str, object], *, family: Family) -> dict[str, Value]:
     """tenner's keys, each decided, as options of sd-scripts.
 
     Keys that sd-scripts does not know and that need no other form (destinations, budget, samples,
@@ -55,15 +55,15 @@ def translate(wanted: Mapping[str, object], *, family: Family) -> dict[str, Valu
     not of the option's type, which is a bug of the caller: users' values are checked before.
     """
     found = {
-        key: value for key, value in wanted.items() if value is not None and _is_passed_on(key)
+        key: value for key, value in planned.items() if value is not None and _is_passed_on(key)
     }
     if found.get("max_token_length") == 75:  # its own default, which it does not take as a word
         del found["max_token_length"]
-    found |= _attention(wanted) | _network_args(wanted) | _caches(wanted, family=family)
+    found |= _attention(planned) | _network_args(planned) | _caches(planned, family=family)
     found |= _workers(found)
     if takes_no_warmup(found):
         found["lr_warmup_steps"] = 0
-    found |= _warmup_for_processes(found, int(str(wanted.get("num_processes") or 1)))
+    found |= _warmup_for_processes(found, int(str(planned.get("num_processes") or 1)))
     if family == "sd2":
         found["v2"] = True
     else:
@@ -111,34 +111,34 @@ def _is_passed_on(key: str) -> bool:
     return key in options() and key not in _DECIDED_ELSEWHERE
 
 
-def _attention(wanted: Mapping[str, object]) -> dict[str, Value]:
-    chosen = wanted.get("attention")
+def _attention(options: Mapping[str, object]) -> dict[str, Value]:
+    chosen = options.get("attention")
     if chosen not in ("xformers", "sdpa"):
         return {}
     return {"xformers": chosen == "xformers", "sdpa": chosen == "sdpa"}
 
 
-def _network_args(wanted: Mapping[str, object]) -> dict[str, Value]:
+def _network_args(options: Mapping[str, object]) -> dict[str, Value]:
     """Ranks of the 3×3 convolutions go by the network's own arguments."""
-    given = wanted.get("network_args")
+    given = options.get("network_args")
     args = [str(each) for each in given] if isinstance(given, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     named = {each.partition("=")[0] for each in args}
     for key in ("conv_dim", "conv_alpha"):
-        if wanted.get(key) is not None and key not in named:
-            args.append(f"{key}={wanted[key]}")  # noqa: PERF401 clearer than a comprehension
+        if options.get(key) is not None and key not in named:
+            args.append(f"{key}={options[key]}")  # noqa: PERF401 clearer than a comprehension
     return {"network_args": tuple(args)} if args else {}
 
 
-def _caches(wanted: Mapping[str, object], *, family: Family) -> dict[str, Value]:
+def _caches(options: Mapping[str, object], *, family: Family) -> dict[str, Value]:
     """Encode once what does not change from step to step."""
     found: dict[str, Value] = {}
-    if not (wanted.get("random_crop") or wanted.get("color_aug")):
-        found["cache_latents"] = wanted.get("cache_latents") is not False
+    if not (options.get("random_crop") or options.get("color_aug")):
+        found["cache_latents"] = options.get("cache_latents") is not False
     changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate")
     changing += ("token_warmup_step", "caption_dropout_every_n_epochs", "enable_wildcard")
-    said = wanted.get("cache_text_encoder_outputs")
-    if family == "sdxl" and wanted.get("network_train_unet_only") and said is None:
-        found["cache_text_encoder_outputs"] = not any(wanted.get(key) for key in changing)
+    set_by_user = options.get("cache_text_encoder_outputs")
+    if family == "sdxl" and options.get("network_train_unet_only") and set_by_user is None:
+        found["cache_text_encoder_outputs"] = not any(options.get(key) for key in changing)
     return found
 
 
@@ -146,8 +146,12 @@ def _workers(found: Mapping[str, object]) -> dict[str, Value]:
     """Cached latents are handed over in the process itself: faster than by a worker, and nothing
     goes through /dev/shm, which is 64 MB in a container. Workers that there are stay alive between
     epochs; without any, sd-scripts dies on being asked for that."""
-    said = found.get("max_data_loader_n_workers")
-    workers = int(str(said)) if said is not None else (0 if found.get("cache_latents") else 2)
+    set_by_user = found.get("max_data_loader_n_workers")
+    workers = (
+        int(str(set_by_user))
+        if set_by_user is not None
+        else (0 if found.get("cache_latents") else 2)
+    )
     return {
         "max_data_loader_n_workers": workers,
         "persistent_data_loader_workers": workers > 0,

@@ -15,7 +15,7 @@ from tenner.core.parent_death import leashed_worker
 from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
-from tenner.engines.sd_scripts.resume import Life, keep_states
+from tenner.engines.sd_scripts.resume import Attempt, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
 from tenner.engines.train_options import TrainOptions
 from tenner.kohya.options import Value
@@ -46,18 +46,18 @@ class Job:
     cpus: float = 4.0
     state_minutes: float = 5.0
 
-    def life(self, first_step: int = 0) -> Life:
+    def attempt(self, first_step: int = 0) -> Attempt:
         """The life that starts after `first_step` steps."""
-        return Life(
+        return Attempt(
             first_step=first_step,
             num_steps=self.num_steps,
             steps_per_epoch=self.steps_per_epoch,
         )
 
 
-def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
+def command(job: Job, attempt: Attempt, *, state: Path | None = None) -> Command:
     """The program of one life, which goes on from `state`."""
-    words = arguments(sd_options(job, life, state=state))
+    words = arguments(sd_options(job, attempt, state=state))
     name = "sdxl_train_network.py" if job.family == "sdxl" else "train_network.py"
     script = (str(WRAPPER), str(job.state_minutes * 60), str(job.trainer.directory / name))
     python = str(job.trainer.python)
@@ -74,17 +74,17 @@ def command(job: Job, life: Life, *, state: Path | None = None) -> Command:
     return Command(argv=(python, *launch, *worker), env=_environment(job, threads))
 
 
-def sd_options(job: Job, life: Life, *, state: Path | None = None) -> dict[str, Value]:
+def sd_options(job: Job, attempt: Attempt, *, state: Path | None = None) -> dict[str, Value]:
     """All options of one life by sd-scripts' names."""
-    wanted = {**job.options.by_name(), "num_processes": job.num_processes}
-    found = translate(wanted, family=job.family)
+    options = {**job.options.by_name(), "num_processes": job.num_processes}
+    found = translate(options, family=job.family)
     if job.num_processes > 1:
         found = {"ddp_timeout": 30, **found}  # minutes; others wait while one card caches or saves
     return {
         **found,
         **keep_states(found),
         **job.paths.options(),
-        **life.options(state=str(state) if state else None),
+        **attempt.options(state=str(state) if state else None),
     }
 
 

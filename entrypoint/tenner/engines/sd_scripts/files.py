@@ -21,7 +21,7 @@ from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header
 
 STATE_MARK = "state.json"
-KEPT_STATES = 2
+NUM_STATES = 2
 NEEDED = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 """What accelerate writes into a state, apart from `train_state.json` of sd-scripts."""
 
@@ -47,17 +47,17 @@ def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
         "files": {each.name: each.stat().st_size for each in files},
         "sha256": {each.name: _sha256(each) for each in files},
     }
-    kept = states / f"step-{step:08d}"
+    adopted = states / f"step-{step:08d}"
     states.mkdir(parents=True, exist_ok=True)
-    others = [each for each in sorted(states.glob("step-*")) if each != kept]
-    for each in others[: max(0, len(others) - KEPT_STATES + 1)]:
+    others = [each for each in sorted(states.glob("step-*")) if each != adopted]
+    for each in others[: max(0, len(others) - NUM_STATES + 1)]:
         shutil.rmtree(each, ignore_errors=True)
     write_json(written / STATE_MARK, mark)
-    if kept.exists():
-        shutil.rmtree(kept)
-    written.rename(kept)
+    if adopted.exists():
+        shutil.rmtree(adopted)
+    written.rename(adopted)
     sync_directory(states)
-    return kept
+    return adopted
 
 
 def state_step(state: Path) -> int:
@@ -128,9 +128,9 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def adopt_checkpoint(written: Path, kept: Path) -> Path:
+def adopt_checkpoint(written: Path, target: Path) -> Path:
     """Rename a whole checkpoint to its absolute name. Raises OSError."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    written.replace(kept)
-    sync_directory(kept.parent)
-    return kept
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written.replace(target)
+    sync_directory(target.parent)
+    return target

@@ -25,7 +25,7 @@ from tenner.core.events import (
 from tenner.core.messages import msg
 from tenner.engines.sd_scripts.failures import failure_of_exception, known_failure
 from tenner.engines.sd_scripts.log_text import Bar, Continuation, Record, english, pieces
-from tenner.engines.sd_scripts.resume import Life
+from tenner.engines.sd_scripts.resume import Attempt
 
 LearningRates = Callable[[int], Mapping[str, float]]
 
@@ -38,7 +38,7 @@ which stays NaN after one NaN; in fp16 its gradient scaler may have skipped that
 class Output:
     """What a life of a run writes, and how its numbers read."""
 
-    life: Life
+    attempt: Attempt
     output_dir: str
     output_name: str
     images_per_step: int = 1
@@ -63,7 +63,7 @@ class LogReader:
         self._nan_latents = 0
         self._in_traceback = False
         self._failed = False
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def read(self, line: str) -> Event | None:
         """What `line` says, or None. An empty line gives what earlier ones left to be told."""
@@ -93,7 +93,7 @@ class LogReader:
         if is_new:
             self._went_on()
         for event in self._steps.read(bar):
-            self._tell(event)
+            self._emit(event)
             if isinstance(event, Step):
                 self._end_epoch(event.step, event.loss_avg)
         if self._final and not self._saving and not is_new:
@@ -114,13 +114,13 @@ class LogReader:
             return
         text = record.text
         if text.startswith("saving state at epoch "):
-            step = self._output.life.step_at_epoch_end(int(text.split()[4]))
+            step = self._output.attempt.step_at_epoch_end(int(text.split()[4]))
             self._state_begins(f"-{int(text.split()[4]):06d}-state", step)
         elif text.startswith("saving state at step "):
-            step = self._output.life.absolute_step(int(text.split()[4]))
+            step = self._output.attempt.absolute_step(int(text.split()[4]))
             self._state_begins(f"-step{int(text.split()[4]):08d}-state", step)
         elif text.startswith("saving last state"):
-            self._state_begins("-state", self._output.life.num_steps)
+            self._state_begins("-state", self._output.attempt.num_steps)
         elif text.startswith("Random states saved in") and self._saving_state:
             self._events.append(self._saving_state)
             self._saving_state = None
@@ -138,13 +138,13 @@ class LogReader:
         if not text or text.startswith(_NO_NEWS) or set(text) == {"="}:
             return
         fix = next((fix for start, fix in _FIXES.items() if start in text), "")
-        self._tell(Warned(text=text, fix=fix))
+        self._emit(Warned(text=text, fix=fix))
 
     def _phase(self, name: str) -> None:
         self._caching = name if name.startswith("caching") else ""
         self._cached_tenths = -1
-        if not (name == "dataset" and "dataset" in self._told):
-            self._told.add(name)
+        if not (name == "dataset" and "dataset" in self._warned):
+            self._warned.add(name)
             self._events.append(Phase(name=name))
 
     # Printed lines
@@ -167,9 +167,9 @@ class LogReader:
         if self._in_traceback:
             return
         self._went_on()
-        self._said(text)
+        self._message(text)
 
-    def _said(self, text: str) -> None:
+    def _message(self, text: str) -> None:
         if text.startswith("saving checkpoint: "):
             self._checkpoint_begins(text.removeprefix("saving checkpoint: "))
         elif text.startswith("NaN found in latents"):
@@ -190,47 +190,47 @@ class LogReader:
                 "the latents were not numbers {nan_steps} times, and replaced with zeros",
                 nan_steps=NAN_STEPS,
             )
-            self._tell(Failed(kind="nan", text=text, fix=fix))
+            self._emit(Failed(kind="nan", text=text, fix=fix))
         else:
-            self._tell(
+            self._emit(
                 Warned(text=msg("NaN in the latents of an image, replaced with zeros"), fix=fix)
             )
 
     def _compare_epoch(self) -> None:
         accumulation = self._output.gradient_accumulation_steps
         steps = math.ceil(self._batches_per_epoch / accumulation)
-        planned = self._output.life.steps_per_epoch
+        planned = self._output.attempt.steps_per_epoch
         if steps != planned:
             text = msg(
                 "an epoch has {steps} steps in sd-scripts, and {planned} in the plan",
                 steps=steps,
                 planned=planned,
             )
-            self._tell(Warned(text=text, fix=msg("the run still ends at the planned step")))
+            self._emit(Warned(text=text, fix=msg("the run still ends at the planned step")))
 
     def _end_epoch(self, step: int, loss_average: float) -> None:
-        life = self._output.life
-        if step % life.steps_per_epoch == 0 or step >= life.num_steps:
-            epoch = life.absolute_epoch(step)
-            ended = EpochEnd(epoch=epoch, num_epochs=life.num_epochs, loss_avg=loss_average)
+        attempt = self._output.attempt
+        if step % attempt.steps_per_epoch == 0 or step >= attempt.num_steps:
+            epoch = attempt.absolute_epoch(step)
+            ended = EpochEnd(epoch=epoch, num_epochs=attempt.num_epochs, loss_avg=loss_average)
             self._events.append(ended)
 
     # Files
 
     def _checkpoint_begins(self, path: str) -> None:
-        life = self._output.life
+        attempt = self._output.attempt
         stem = PurePosixPath(path.replace("\\", "/")).stem
         number = stem.removeprefix(self._output.output_name).removeprefix("-")
         if number.startswith("step"):
-            step = life.absolute_step(int(number.removeprefix("step")))
+            step = attempt.absolute_step(int(number.removeprefix("step")))
         else:
-            step = life.step_at_epoch_end(int(number)) if number else life.num_steps
-        epoch = life.absolute_epoch(step)
+            step = attempt.step_at_epoch_end(int(number)) if number else attempt.num_steps
+        epoch = attempt.absolute_epoch(step)
         self._saving = Checkpoint(path=path, step=step, epoch=epoch, final=not number)
 
     def _state_begins(self, ending: str, step: int) -> None:
         path = f"{self._output.output_dir.rstrip('/')}/{self._output.output_name}{ending}"
-        epoch = self._output.life.absolute_epoch(step)
+        epoch = self._output.attempt.absolute_epoch(step)
         self._saving_state = StateSaved(path=path, step=step, epoch=epoch)
 
     def _went_on(self) -> None:
@@ -242,13 +242,13 @@ class LogReader:
 
     # Telling
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         """Warnings are told once each."""
         if isinstance(event, Failed):
             self._fail(event)
-        elif not isinstance(event, Warned) or event.text not in self._told:
+        elif not isinstance(event, Warned) or event.text not in self._warned:
             if isinstance(event, Warned):
-                self._told.add(event.text)
+                self._warned.add(event.text)
             self._events.append(event)
 
     def _fail(self, failed: Failed) -> None:
@@ -268,7 +268,7 @@ class _StepBar:
     def __init__(self, output: Output) -> None:
         self._output = output
         self.shown = 0
-        self._told = 0
+        self._warned = 0
         self._lines = 0
         self._last_text = ""
         self._nan_steps = 0
@@ -283,7 +283,7 @@ class _StepBar:
             if self._waiting:  # shown once only: its loss happened to read like the one before
                 events += self._step(self._waiting)
             self.shown, self._lines = bar.done, 0
-        if text and bar.done > self._told:
+        if text and bar.done > self._warned:
             self._lines += 1
             self._waiting = bar
             if text != self._last_text or self._lines > 1:
@@ -292,21 +292,21 @@ class _StepBar:
         return events
 
     def _step(self, bar: Bar) -> list[Event]:
-        self._told, self._waiting = bar.done, None
+        self._warned, self._waiting = bar.done, None
         loss = float(bar.values["avr_loss"])
         if not math.isfinite(loss):
             return self._not_finite(bar)
         self._nan_steps = 0
-        life = self._output.life
-        step = life.absolute_step(bar.done)
+        attempt = self._output.attempt
+        step = attempt.absolute_step(bar.done)
         rates = self._output.learning_rates
         speed = self._output.images_per_step / bar.seconds_each if bar.seconds_each else 0.0
         return [
             Step(
                 step=step,
-                num_steps=life.num_steps,
-                epoch=life.absolute_epoch(step),
-                num_epochs=life.num_epochs,
+                num_steps=attempt.num_steps,
+                epoch=attempt.absolute_epoch(step),
+                num_epochs=attempt.num_epochs,
                 loss=loss,
                 loss_avg=loss,
                 lr=dict(rates(step)) if rates else {},
@@ -317,7 +317,7 @@ class _StepBar:
 
     def _not_finite(self, bar: Bar) -> list[Event]:
         self._nan_steps += 1
-        step = self._output.life.absolute_step(bar.done)
+        step = self._output.attempt.absolute_step(bar.done)
         fix = msg("a lower learning_rate, or mixed_precision = bf16 (or no) instead of fp16")
         if self._nan_steps == 1:
             return [

@@ -59,9 +59,9 @@ def pieces(line: str) -> Iterator[Piece]:
     if not rest.strip():
         return
     if record := _RECORD.match(rest):
-        yield Record(level=record["level"], text=_without_place(record["text"]))  # pyright: ignore[reportArgumentType]
+        yield Record(level=record["level"], text=_without_source(record["text"]))  # pyright: ignore[reportArgumentType]
     elif rest.startswith(_MESSAGE_COLUMN):
-        yield Continuation(text=_without_place(rest))
+        yield Continuation(text=_without_source(rest))
     else:
         yield Plain(text=rest.strip())
 
@@ -98,14 +98,14 @@ def _seconds_each(rate: str) -> float:
     return float(number[0]) if rate.strip().endswith("s/it") else 1 / float(number[0])
 
 
-def _without_place(text: str) -> str:
-    return _PLACE.sub("", text).strip()
+def _without_source(text: str) -> str:
+    return _SOURCE.sub("", text).strip()
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RANK = re.compile(r"^\[rank\d+\]:\s?")
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
-_PLACE = re.compile(r"\s+[\w.-]+\.py:\d+\s*$")
+_SOURCE = re.compile(r"\s+[\w.-]+\.py:\d+\s*$")
 _MESSAGE_COLUMN = " " * 29  # 19 of time, 1, 8 of level, 1
 _RECORD = re.compile(
     r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\s{19})\s"

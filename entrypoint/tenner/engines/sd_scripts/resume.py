@@ -20,7 +20,7 @@ from tenner.kohya.options import Value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class Attempt:
     """One start of the trainer. Steps are optimizer steps.
 
     `first_step` steps were done before it; the run is complete after `num_steps`.
@@ -77,22 +77,22 @@ def keep_states(options: Mapping[str, Value]) -> dict[str, Value]:
 
     sd-scripts deletes the older one only after the newer is written.
     """
-    kept: dict[str, Value] = {"save_state": True}
+    added: dict[str, Value] = {"save_state": True}
     if options.get("save_every_n_epochs"):
-        kept["save_last_n_epochs_state"] = 2
+        added["save_last_n_epochs_state"] = 2
     if every := options.get("save_every_n_steps"):
-        kept["save_last_n_steps_state"] = int(str(every))
-    return kept
+        added["save_last_n_steps_state"] = int(str(every))
+    return added
 
 
-def checkpoint_name(output_name: str, *, step: int, life: Life, by_epoch: bool) -> str:
+def checkpoint_name(output_name: str, *, step: int, attempt: Attempt, by_epoch: bool) -> str:
     """The name that a checkpoint keeps in the run: absolute, so that no life overwrites another's.
 
     The names are sd-scripts' own: `name-000004.safetensors` after epoch 4,
     `name-step00000400.safetensors` after step 400, `name.safetensors` at the end.
     """
-    if step >= life.num_steps:
+    if step >= attempt.num_steps:
         return f"{output_name}.safetensors"
-    if by_epoch and step % life.steps_per_epoch == 0:
-        return f"{output_name}-{step // life.steps_per_epoch:06d}.safetensors"
+    if by_epoch and step % attempt.steps_per_epoch == 0:
+        return f"{output_name}-{step // attempt.steps_per_epoch:06d}.safetensors"
     return f"{output_name}-step{step:08d}.safetensors"

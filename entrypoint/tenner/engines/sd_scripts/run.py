@@ -33,7 +33,7 @@ class SdScriptsRun:
     job: Job
     run_dir: RunDir
     _reader: LogReader | None = None
-    _life_dir: Path | None = None
+    _attempt_dir: Path | None = None
     _final: Path | None = None
     _last_state: StateSaved | None = None
 
@@ -48,14 +48,14 @@ class SdScriptsRun:
             code = f"import sys; print(sys.argv[1]); raise SystemExit({BROKEN_STATE_EXIT})"
             return Command(argv=(sys.executable, "-c", code, words))
         first_step = state_step(state) if state else 0
-        life = self.job.life(first_step)
-        self._life_dir = self.run_dir.path / "sd-scripts" / f"from-step-{first_step:08d}"
-        shutil.rmtree(self._life_dir, ignore_errors=True)  # what a cut life left half
-        self._life_dir.mkdir(parents=True)
-        paths = replace(self.job.paths, output_dir=self._life_dir)
+        attempt = self.job.attempt(first_step)
+        self._attempt_dir = self.run_dir.path / "sd-scripts" / f"from-step-{first_step:08d}"
+        shutil.rmtree(self._attempt_dir, ignore_errors=True)  # what a cut life left half
+        self._attempt_dir.mkdir(parents=True)
+        paths = replace(self.job.paths, output_dir=self._attempt_dir)
         job = replace(self.job, paths=paths)
         self._reader = LogReader(self._output(job, first_step))
-        return command(job, life, state=state)
+        return command(job, attempt, state=state)
 
     def read(self, line: str) -> Event | None:
         """What a line says; files that it shows to be whole are put in their place first."""
@@ -63,9 +63,9 @@ class SdScriptsRun:
         try:
             match event:
                 case StateSaved():
-                    return self._keep_readable_state(event)
+                    return self._adopt_readable_state(event)
                 case Checkpoint():
-                    return self._keep_checkpoint(event)
+                    return self._adopt_checkpoint(event)
                 case Done():
                     return replace(event, path=str(self._final or event.path))
                 case Phase(name="sampling"):
@@ -80,7 +80,7 @@ class SdScriptsRun:
     def _output(self, job: Job, first_step: int) -> Output:
         accumulation = job.options.gradient_accumulation_steps
         return Output(
-            life=job.life(first_step),
+            attempt=job.attempt(first_step),
             output_dir=str(job.paths.output_dir),
             output_name=job.paths.output_name,
             images_per_step=job.options.train_batch_size * accumulation * job.num_processes,
@@ -88,9 +88,9 @@ class SdScriptsRun:
             learning_rates=learning_rates(job),
         )
 
-    def _keep_readable_state(self, event: StateSaved) -> Event | None:
+    def _adopt_readable_state(self, event: StateSaved) -> Event | None:
         try:
-            return self._keep_state(event)
+            return self._adopt_state(event)
         except UnusableState as error:
             return Warned(
                 text=msg(
@@ -102,29 +102,29 @@ class SdScriptsRun:
                 fix=msg("check the disk; the trainer goes on"),
             )
 
-    def _keep_state(self, event: StateSaved) -> StateSaved | None:
+    def _adopt_state(self, event: StateSaved) -> StateSaved | None:
         """The state at the end waits for the final weights: without them it is no way to go on."""
         if event.step >= self.job.num_steps and self._final is None:
             self._last_state = event
             return None
         states = self.run_dir.state
-        kept = adopt_state(Path(event.path), states, step=event.step, epoch=event.epoch)
-        return replace(event, path=str(kept))
+        adopted = adopt_state(Path(event.path), states, step=event.step, epoch=event.epoch)
+        return replace(event, path=str(adopted))
 
-    def _keep_checkpoint(self, event: Checkpoint) -> Checkpoint:
+    def _adopt_checkpoint(self, event: Checkpoint) -> Checkpoint:
         name = checkpoint_name(
             self.job.paths.output_name,
             step=event.step,
-            life=self.job.life(),
+            attempt=self.job.attempt(),
             by_epoch=bool(self.job.options.save_every_n_epochs),
         )
-        kept = adopt_checkpoint(Path(event.path), self.run_dir.checkpoints / name)
+        adopted = adopt_checkpoint(Path(event.path), self.run_dir.checkpoints / name)
         if event.final:
-            self._final = kept
+            self._final = adopted
             if self._last_state:
                 with contextlib.suppress(UnusableState):  # the final weights are there
-                    self._keep_state(self._last_state)
-        return replace(event, path=str(kept))
+                    self._adopt_state(self._last_state)
+        return replace(event, path=str(adopted))
 
     def _samples(self) -> Path:
-        return (self._life_dir or self.run_dir.path) / "sample"
+        return (self._attempt_dir or self.run_dir.path) / "sample"

@@ -72,7 +72,7 @@ class Numbers:
                 torch.cuda.set_rng_state(each, index)
 
 
-class Life:
+class Attempt:
     """One start of the trainer: the steps it has done, what it saves and when it ends.
 
     Steps are optimizer steps of the whole run. `saved_step` is the newest one that both weights
@@ -200,8 +200,8 @@ class Batches:
     now, and those that the order of the epoch was drawn from (`order`).
     """
 
-    def __init__(self, life: Life, args: Any) -> None:
-        self._life = life
+    def __init__(self, attempt: Attempt, args: Any) -> None:
+        self._attempt = attempt
         self._accumulation = int(args.gradient_accumulation_steps or 1)
         self._position = self._read(args)
         self._is_first = True
@@ -230,7 +230,7 @@ class Batches:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        loader = self._resumed() if self._is_first and self._life.first_step else self._begun()
+        loader = self._resumed() if self._is_first and self._attempt.first_step else self._begun()
         self._is_first = False
         for batch in loader:
             if self._pending is not None:  # images came from workers, which draw by themselves
@@ -238,7 +238,7 @@ class Batches:
                 self._pending = None
             self._done += 1
             yield batch
-            if self._life.step >= self._life.num_steps:
+            if self._attempt.step >= self._attempt.num_steps:
                 return
 
     def short_step_scale(self) -> float:
@@ -254,11 +254,11 @@ class Batches:
 
         torch.save(
             {
-                "step": self._life.step,
-                "started": self._life.started,
+                "step": self._attempt.step,
+                "started": self._attempt.started,
                 "order": self._order,
                 "fetch": self._fetch,
-                "now": {**Numbers.taken(of_cards=True), "python": self._life.drawn},
+                "now": {**Numbers.taken(of_cards=True), "python": self._attempt.drawn},
                 **self._losses(),
             },
             Path(output_dir) / POSITION,
@@ -268,10 +268,10 @@ class Batches:
         """The record of losses with that of this batch, which the trainer adds after saving."""
         losses, total = list(self.losses.loss_list), float(self.losses.loss_total)
         if self.unrecorded is not None:
-            place, loss = self._done - 1, self.unrecorded.detach().item()
+            index, loss = self._done - 1, self.unrecorded.detach().item()
             losses += [0.0] * (self._done - len(losses))
-            total += loss - losses[place]
-            losses[place] = loss
+            total += loss - losses[index]
+            losses[index] = loss
         return {"losses": losses, "loss_total": total}
 
     def _begun(self) -> Any:
@@ -295,7 +295,7 @@ class Batches:
     def _resumed(self) -> Any:
         """The epoch that the state was saved in, from the batch after it."""
         per_epoch = math.ceil(len(self._loader) / self._accumulation)
-        epoch, rest = divmod(self._life.first_step, per_epoch)
+        epoch, rest = divmod(self._attempt.first_step, per_epoch)
         self._done = self.skipped = rest * self._accumulation
         # Buckets are shuffled with the first batch of an epoch, once for each epoch until then.
         self._loader.dataset.set_current_epoch(epoch + (1 if rest else 0))
@@ -332,8 +332,8 @@ class Batches:
         import torch
 
         found = torch.load(path, map_location="cpu", weights_only=False)
-        self._life.go_on(found, args)
-        return found if found["step"] == self._life.first_step else None
+        self._attempt.go_on(found, args)
+        return found if found["step"] == self._attempt.first_step else None
 
     def _watch(self, dataset: Any) -> None:
         """Note the random numbers that each batch is fetched with; put back those of the state
@@ -374,7 +374,7 @@ class _CountedFrom:
         return self._counter.value + self._first
 
 
-def wrap_functions(train_util: Any, life: Life, batches: Batches) -> None:
+def wrap_functions(train_util: Any, attempt: Attempt, batches: Batches) -> None:
     """Let the trainer make its accelerator, collator and record of losses through this file."""
     prepare_accelerator = train_util.prepare_accelerator
     collator, recorder = train_util.collator_class, train_util.LossRecorder
@@ -401,7 +401,7 @@ def wrap_functions(train_util: Any, life: Life, batches: Batches) -> None:
 
     class Collator(collator):
         def __init__(self, epoch: Any, step: Any, dataset: Any) -> None:
-            super().__init__(epoch, _CountedFrom(step, life.first_step), dataset)
+            super().__init__(epoch, _CountedFrom(step, attempt.first_step), dataset)
 
     class Losses(recorder):
         """The first one is the training's; others are the validation's."""
@@ -422,24 +422,26 @@ def wrap_functions(train_util: Any, life: Life, batches: Batches) -> None:
     train_util.LossRecorder = Losses
 
 
-def saving(trainer: Any, life: Life, batches: Batches) -> Any:
+def saving(trainer: Any, attempt: Attempt, batches: Batches) -> Any:
     """The trainer's class, with the end of each step noticed."""
 
     class Saving(trainer):
         def post_process_network(self, args: Any, accelerator: Any, network: Any, *more: Any):
             super().post_process_network(args, accelerator, network, *more)
-            life.network_made()
+            attempt.network_made()
             save = network.save_weights
 
             def named(file: str, dtype: Any, metadata: Mapping[str, str] | None) -> None:
                 of_run = {
-                    "ss_steps": str(life.step),
-                    "ss_session_id": str(life.session),
-                    "ss_training_started_at": str(life.started),
+                    "ss_steps": str(attempt.step),
+                    "ss_session_id": str(attempt.session),
+                    "ss_training_started_at": str(attempt.started),
                 }
                 known = {key: of_run[key] for key in of_run if metadata and key in metadata}
                 save(file, dtype, {**metadata, **known} if metadata else metadata)
-                life.finished = life.step >= life.num_steps and Path(file).stem == args.output_name
+                attempt.finished = (
+                    attempt.step >= attempt.num_steps and Path(file).stem == args.output_name
+                )
 
             network.save_weights = named
 
@@ -451,7 +453,7 @@ def saving(trainer: Any, life: Life, batches: Batches) -> Any:
             return noise
 
         def on_step_start(self, args: Any, accelerator: Any, *more: Any, **named: Any):
-            life.before_pass(accelerator)
+            attempt.before_pass(accelerator)
             super().on_step_start(args, accelerator, *more, **named)
 
         def process_batch(self, *given: Any, is_train: bool = True, **named: Any) -> Any:
@@ -462,14 +464,14 @@ def saving(trainer: Any, life: Life, batches: Batches) -> Any:
         def sample_images(self, accelerator: Any, args: Any, epoch: Any, step: int, *more: Any):
             super().sample_images(accelerator, args, epoch, step, *more)
             if epoch is None:  # so it is called after each optimizer step
-                life.after_step(accelerator, args, step)
+                attempt.after_step(accelerator, args, step)
 
     return Saving()
 
 
 def main(words: list[str]) -> None:
     """Do what the script would do as a program."""
-    life = Life(float(words[0]))
+    attempt = Attempt(float(words[0]))
     script = Path(words[1])
     sys.argv = words[1:]
     sys.path[0] = str(script.parent)
@@ -479,11 +481,11 @@ def main(words: list[str]) -> None:
     args = parser.parse_args()
     train_util.verify_command_line_training_args(args)
     args = train_util.read_config_from_file(args, parser)
-    life.begin(args, train_util)
-    batches = Batches(life, args)
-    wrap_functions(train_util, life, batches)
+    attempt.begin(args, train_util)
+    batches = Batches(attempt, args)
+    wrap_functions(train_util, attempt, batches)
     kind = getattr(module, "SdxlNetworkTrainer", None) or module.NetworkTrainer
-    saving(kind, life, batches).train(args)
+    saving(kind, attempt, batches).train(args)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written: to take itself apart takes torch seconds

@@ -25,7 +25,7 @@ from tenner.queue.cluster.order import LOST, Order, Result, travelling
 from tenner.queue.cluster.task import do_job
 from tenner.queue.jobs import Batch
 from tenner.queue.lease import LEASE_SECONDS
-from tenner.queue.queue import tell, within
+from tenner.queue.queue import show_records, within
 from tenner.queue.record import JobRecord, new_record, read_records, write_records
 from tenner.queue.summary import write_summary
 from tenner.runs.run_lock import lock_run
@@ -64,14 +64,14 @@ class Cluster:
         """The node with most room for such a job besides the `taken` ones, None where none has."""
         kind = "GPU" if needs["num_gpus"] else "CPU"
         each = needs["num_gpus"] or needs["num_cpus"]
-        room = {
+        resources = {
             node["NodeID"]: math.floor(node["Resources"].get(kind, 0) / each)
             - taken[node["NodeID"]]
             for node in self.ray.nodes()
             if node["Alive"]
         }
-        best = max(room, key=lambda node: room[node], default=None)
-        return best if best is not None and room[best] > 0 else None
+        best = max(resources, key=lambda node: resources[node], default=None)
+        return best if best is not None and resources[best] > 0 else None
 
     def is_alive(self, node: str) -> bool:
         return any(each["Alive"] for each in self.ray.nodes() if each["NodeID"] == node)
@@ -322,7 +322,7 @@ def run_on_ray(
         with stop_on_signals() as stop:  # after Ray has set its own handlers
             handout.run(handout.take_stock(), stop)
     listed = [handout.records[job.settings.output_name] for job in batch.jobs]
-    tell(screen, listed, batch.folder)
+    show_records(screen, listed, batch.folder)
     codes = [each.exit_code for each in listed if each.exit_code]
     waits = any(each.state == "waiting" for each in listed)
     return codes[0] if codes else (ExitCode.STOPPED if waits else ExitCode.DELIVERED)

@@ -54,8 +54,8 @@ def do(order: Order) -> Result:
     settings = request.settings
     run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
     secrets, _ = secrets_from(environ)
-    asked, _ = parse_destinations(settings.destinations)
-    destination = _first_that_leases(asked) or default_destination(run_dir)
+    destinations, _ = parse_destinations(settings.destinations)
+    destination = _first_that_leases(destinations) or default_destination(run_dir)
     remote = RemoteRun(destination, settings.output_name, secrets, environ)
     lease = Lease(remote=remote, on_lost=_stop_everything, seconds=order.lease_seconds)
     screen = make_screen(price_per_hour=settings.price_per_hour)
@@ -90,10 +90,10 @@ def do(order: Order) -> Result:
 
 def _here(request: Request) -> Request:
     """The request with the runs kept where this node keeps them."""
-    kept = os.environ.get(_NODE_OUTPUT)
-    if not kept:
+    folder = os.environ.get(_NODE_OUTPUT)
+    if not folder:
         return request
-    return replace(request, settings=request.settings.model_copy(update={"output_dir": kept}))
+    return replace(request, settings=request.settings.model_copy(update={"output_dir": folder}))
 
 
 def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
@@ -109,7 +109,7 @@ def _with_figures(result: Result, run_dir: RunDir) -> Result:
     ledger = ledger_of(run_dir)
     if ledger is None:
         return replace(result, loss=loss, steps=step)
-    priced = any(life.cost_usd is not None for life in ledger.lives)
+    priced = any(attempt.cost_usd is not None for attempt in ledger.attempts)
     return replace(
         result,
         loss=loss,

@@ -19,9 +19,9 @@ def do_job(order: Order) -> Result:
     The order goes through a pipe that stays open: it closes with this process, however it ends.
     """
     with temporary_folder("job") as folder:
-        told = Path(folder) / "result.json"
+        result = Path(folder) / "result.json"
         process = subprocess.Popen(
-            [sys.executable, "-m", "tenner.queue.cluster.job", str(told)], stdin=subprocess.PIPE
+            [sys.executable, "-m", "tenner.queue.cluster.job", str(result)], stdin=subprocess.PIPE
         )
         assert process.stdin is not None
         try:
@@ -32,7 +32,7 @@ def do_job(order: Order) -> Result:
         finally:
             process.stdin.close()  # by which it saves and ends, where it has not
             code = process.wait()
-        return _result(told, code)
+        return _result(result, code)
 
 
 def _result(path: Path, code: int) -> Result:

@@ -39,7 +39,7 @@ _CPU_SEEDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class FreeMemory:
     """What the machine has left beside the trainer, in MiB; None where it is not known."""
 
     card_mib: int | None
@@ -53,7 +53,7 @@ def card_needs_mib(family: str, width: int, height: int) -> float:
     return CONTEXT_MIB + (2 * PARAMETERS[family] + maps) / 2**20
 
 
-def where_to_draw(plan: Plan, room: Room) -> Where:
+def where_to_draw(plan: Plan, free: FreeMemory) -> Where:
     """Beside the trainer on the card, on the CPU, or when the training has ended.
 
     A CPU draws SD 1.5 in a minute or two a picture; SDXL has ten times the work, so it waits.
@@ -61,13 +61,13 @@ def where_to_draw(plan: Plan, room: Room) -> Where:
     base = plan.base
     if plan.device == "cpu":
         return "cpu"
-    if room.card_mib is not None and room.card_mib >= card_needs_mib(base.family, *plan.resolution):
+    if free.card_mib is not None and free.card_mib >= card_needs_mib(base.family, *plan.resolution):
         return "cuda"
-    enough = (room.memory_mib or 0) >= 2 * PARAMETERS[base.family] * CPU_MIB_PER_PARAMETER
-    return "cpu" if base.family != "sdxl" and room.cpus >= QUIET_CORES and enough else "after"
+    enough = (free.memory_mib or 0) >= 2 * PARAMETERS[base.family] * CPU_MIB_PER_PARAMETER
+    return "cpu" if base.family != "sdxl" and free.cpus >= QUIET_CORES and enough else "after"
 
 
-def look_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> tuple[Cell, ...]:
+def early_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> tuple[Cell, ...]:
     """The grid of an early look: strengths and seeds alone, and on a CPU only the usual strength
     beside the base."""
     seeds = settings.sample_seeds
@@ -81,7 +81,7 @@ def look_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class EarlySample:
     """An epoch that was drawn: its pictures for the page, and the sheet of them."""
 
     epoch: int
@@ -99,7 +99,7 @@ class DrawCheckpoint(Protocol):
 
 
 @dataclass(kw_only=True)
-class EarlyLook:
+class EarlySampler:
     """Draws the epochs of `sample_at_epochs` while it is used as a context.
 
     `hear` takes the run's events and gives back at once; `finish` draws what could not be drawn
@@ -110,10 +110,10 @@ class EarlyLook:
     settings: Settings
     plan: Plan
     run_dir: RunDir
-    room: Callable[[], Room]
+    room: Callable[[], FreeMemory]
     draw: DrawCheckpoint
-    tell: Callable[[Event], None]
-    on_look: Callable[[Look], None]
+    emit: Callable[[Event], None]
+    on_sample: Callable[[EarlySample], None]
     _due: queue.SimpleQueue[int | None] = field(default_factory=queue.SimpleQueue[int | None])
 
     def __post_init__(self) -> None:
@@ -123,8 +123,8 @@ class EarlyLook:
     @property
     def epochs(self) -> tuple[int, ...]:
         """The epochs to look at. The last one is the final grid's."""
-        asked = sorted(set(self.settings.sample_at_epochs))
-        return tuple(each for each in asked if each < self.plan.length.num_epochs)
+        epochs_set = sorted(set(self.settings.sample_at_epochs))
+        return tuple(each for each in epochs_set if each < self.plan.length.num_epochs)
 
     def hear(self, event: Event) -> None:
         """Take note of a checkpoint that was asked for."""
@@ -139,7 +139,7 @@ class EarlyLook:
         self._thread.join()
         for epoch in self.epochs:
             if not self._folder(epoch).joinpath(SAMPLES_FILE).is_file():
-                self._look_at(epoch, "cuda" if self.plan.device == "cuda" else "cpu")
+                self._draw_epoch(epoch, "cuda" if self.plan.device == "cuda" else "cpu")
 
     def _work(self) -> None:
         for epoch in self.epochs:  # drawn by an earlier life of the run
@@ -147,9 +147,9 @@ class EarlyLook:
         while (epoch := self._due.get()) is not None and not self._leaving.left:
             where = where_to_draw(self.plan, self.room())
             if where != "after":
-                self._look_at(epoch, where)
+                self._draw_epoch(epoch, where)
 
-    def _look_at(self, epoch: int, where: Where) -> None:
+    def _draw_epoch(self, epoch: int, where: Where) -> None:
         weights, folder = self._weights(epoch), self._folder(epoch)
         if not weights.is_file():
             return
@@ -170,7 +170,7 @@ class EarlyLook:
                 Samples.read(listing), listing.parent, epoch=epoch, step=step, final=False
             )
         except (OSError, ValueError) as error:
-            self.tell(
+            self.emit(
                 Warned(
                     text=msg(
                         "the samples of epoch {epoch} cannot be shown: {error}",
@@ -180,7 +180,7 @@ class EarlyLook:
                 )
             )
             return
-        self.on_look(Look(epoch=epoch, step=step, samples=samples, grid=grid))
+        self.on_sample(EarlySample(epoch=epoch, step=step, samples=samples, grid=grid))
 
     def _weights(self, epoch: int) -> Path:
         return self.run_dir.checkpoints / f"{self.plan.output_name}-{epoch:06d}.safetensors"
@@ -198,7 +198,7 @@ class EarlyLook:
                 named=named,
                 num_epochs=self.plan.length.num_epochs,
             )
-            self.tell(Warned(text=text))
+            self.emit(Warned(text=text))
         self._thread.start()
         return self
 
@@ -217,5 +217,5 @@ class Leaving:
     def heard(self, event: Event | None) -> Verdict | None:
         return None
 
-    def look(self) -> Verdict | None:
+    def check(self) -> Verdict | None:
         return Verdict(end="now", reason="left") if self.left else None

@@ -12,7 +12,7 @@ import pytest
 
 from tenner.base.tiny import concept_dir
 from tenner.core.errors import SettingsError
-from tenner.pipeline.early_look import Room, card_needs_mib, look_cells, where_to_draw
+from tenner.pipeline.early_sampler import FreeMemory, card_needs_mib, early_cells, where_to_draw
 from tenner.pipeline.preflight import prepare
 from tenner.planning.plan import Plan
 from tenner.sample.cells import Prompt
@@ -54,7 +54,7 @@ def test_it_is_drawn_where_there_is_room(
     side = 1024 if family == "sdxl" else 512
     base = replace(plan.base, family=family)  # type: ignore[arg-type]
     on_card = replace(plan, base=base, device="cuda", resolution=(side, side))
-    room = Room(card_mib=card, memory_mib=memory, cpus=cpus)
+    room = FreeMemory(card_mib=card, memory_mib=memory, cpus=cpus)
     assert where_to_draw(on_card, room) == where
     assert where_to_draw(replace(on_card, device="cpu"), room) == "cpu"
 
@@ -70,9 +70,9 @@ def test_what_a_picture_needs_grows_with_its_size_and_family() -> None:
 def test_a_cpu_draws_few_pictures_and_a_card_the_strengths_and_seeds() -> None:
     settings = load_request(JOB, {}, read_default_config=False).settings
     prompts = [Prompt.of(text, "sks") for text in ("a star", "two")]
-    few = look_cells(prompts, settings, "cpu")
+    few = early_cells(prompts, settings, "cpu")
     assert [(each.strength, each.seed) for each in few] == [(0, 1), (0.8, 1), (0, 2), (0.8, 2)]
-    full = look_cells(prompts, settings, "cuda")
+    full = early_cells(prompts, settings, "cuda")
     assert len(full) == 2 * 5 * (1 + 4)
 
 

@@ -55,12 +55,7 @@ def main(path: Path) -> None:
         emit(Validated(step=0, epoch=0, loss=loss, num_images=len(views)))
 
 
-def _nothing(
-    noisy: Tensor,
-    timesteps: Tensor,
-    captions: Sequence[str],
-    sizes: Sequence[tuple[int, ...]],
-) -> Tensor:
+def _nothing(noisy: Tensor, timesteps: Tensor, captions: Sequence[str], sizes: Tensor) -> Tensor:
     del timesteps, captions, sizes
     return torch.zeros_like(noisy)
 

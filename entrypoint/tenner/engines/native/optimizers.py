@@ -184,7 +184,7 @@ def flat_adamw8bit(groups: Groups, args: dict[str, Any]) -> torch.optim.Optimize
     """
     import bitsandbytes  # pyright: ignore[reportMissingImports]
 
-    class FlatAdamW8bit(bitsandbytes.optim.AdamW8bit):
+    class FlatAdamW8bit(bitsandbytes.optim.AdamW8bit):  # pyright: ignore[reportUntypedBaseClass]
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
             config = super().get_config(gindex, pindex, group)
             bits = group.get("state_bits")

@@ -1,5 +1,6 @@
 """The catalogues of translations: whole, current, of the same values; and how a page shows them."""
 
+import ast
 import json
 import pickle
 import re
@@ -49,6 +50,49 @@ def test_the_catalogues_hold_what_the_program_says() -> None:
     assert said == {strings(each.id) for each in read(catalogues.TEMPLATE) if each.id}
     for path in catalogues.translations():
         assert said == {strings(each.id) for each in read(path) if each.id}, path
+
+
+@pytest.mark.parametrize("path", catalogues.translations(), ids=lambda path: path.parts[-3])
+def test_every_text_is_translated(path: Path) -> None:
+    assert catalogues.missing(read(path)) == []
+
+
+SAYS = {"text", "fix", "reason", "why", "why_checkpointing", "why_accumulation"}
+"""Arguments that people read."""
+SPEAKERS = re.compile(
+    r"(Problem|Warned|Failed|Choice|BatchChoice|ChosenEngine|Rule|Finding|FileIssue)$"
+    r"|(Error|BudgetReached|Stopped)$"
+)
+ERRORS = re.compile(r"^(Tenner|Settings|Dataset|Machine|Training|Delivery|Transient)Error$")
+
+
+def plain_texts(path: Path) -> list[int]:
+    """Lines where a text that people read is made without an id."""
+    found: list[int] = []
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = getattr(call.func, "id", "") or getattr(call.func, "attr", "")
+        if not SPEAKERS.search(name):
+            continue
+        said = [each.value for each in call.keywords if each.arg in SAYS]
+        said += call.args[:1] if ERRORS.search(name) else []
+        for value in said:
+            either = (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,)
+            for each in either:
+                is_text = isinstance(each, ast.Constant) and isinstance(each.value, str)
+                if isinstance(each, ast.JoinedStr | ast.BinOp) or (is_text and each.value):
+                    found.append(each.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(catalogues.PACKAGE.rglob("*.py")),
+    ids=lambda path: str(path.relative_to(catalogues.PACKAGE)),
+)
+def test_what_people_read_is_made_of_an_id_and_values(path: Path) -> None:
+    assert plain_texts(path) == []
 
 
 @pytest.mark.parametrize("path", catalogues.translations(), ids=lambda path: path.parts[-3])

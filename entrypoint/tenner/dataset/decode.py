@@ -94,7 +94,7 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise UnusableImage("empty (0 bytes)")
+            raise UnusableImage(msg("empty (0 bytes)"))
         if size > MAX_BYTES:
             raise UnusableImage(msg("larger than {max_bytes} MB", max_bytes=MAX_BYTES // 1024**2))
         data = path.read_bytes()
@@ -103,14 +103,14 @@ def _read(path: Path) -> bytes:
             msg("closed to this user or gone ({strerror})", strerror=error.strerror or error)
         ) from None
     if _ends_in_zeros(data):
-        raise UnusableImage("cut off: its end is only zeros, as a failed copy leaves it")
+        raise UnusableImage(msg("cut off: its end is only zeros, as a failed copy leaves it"))
     head = data[:512].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        raise UnusableImage("a git-lfs pointer, not the picture (run: git lfs pull)")
+        raise UnusableImage(msg("a git-lfs pointer, not the picture (run: git lfs pull)"))
     if head.startswith((b"<!doctype html", b"<html")):
-        raise UnusableImage("a web page, not a picture")
+        raise UnusableImage(msg("a web page, not a picture"))
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
-        raise UnusableImage("HEIC, which needs: pip install 'tenner[dataset]'")
+        raise UnusableImage(msg("HEIC, which needs: pip install 'tenner[dataset]'"))
     return data
 
 
@@ -131,7 +131,7 @@ def _open(data: bytes, *, alone: bool) -> Image.Image:
             msg("larger than {max_pixels} million pixels", max_pixels=MAX_PIXELS // 10**6)
         ) from None
     except Image.UnidentifiedImageError:
-        raise UnusableImage("no image format that is known, or cut off at its start") from None
+        raise UnusableImage(msg("no image format that is known, or cut off at its start")) from None
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise UnusableImage(

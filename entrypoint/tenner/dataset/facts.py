@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tenner.core.messages import message_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
@@ -48,7 +50,8 @@ class Unreadable:
 def facts_from_json(found: dict[str, Any]) -> ImageFacts | Unreadable:
     """The answer of a worker, as facts."""
     if "sha256" not in found:
-        return Unreadable(reason=str(found.get("unreadable") or found.get("failed")))
+        reason = str(found.get("unreadable") or found.get("failed"))
+        return Unreadable(reason=message_of(found.get("message"), reason))
     known = {each.name for each in fields(ImageFacts)}
     values: dict[str, Any] = {name: value for name, value in found.items() if name in known}
     values["needs"] = tuple(values["needs"])

@@ -49,7 +49,7 @@ class CaptionText:
 def read_caption(data: bytes) -> CaptionText:
     """The non-empty lines of a caption file. Raises CaptionUnreadable with the byte offset."""
     if len(data) > MAX_CAPTION_BYTES:
-        raise CaptionUnreadable("too large for a caption", MAX_CAPTION_BYTES)
+        raise CaptionUnreadable(msg("too large for a caption"), MAX_CAPTION_BYTES)
     text, encoding, guessed = _decode(data)
     lines = tuple(line for line in map(clean_line, text.splitlines()) if line)
     return CaptionText(lines=lines, encoding=encoding, guessed=guessed)
@@ -72,7 +72,7 @@ def _decode(data: bytes) -> tuple[str, str, bool]:
     if wide:
         return _strict(data, wide, 0), wide, False
     if b"\x00" in data:
-        raise CaptionUnreadable("holds NUL bytes, so it is no text", data.index(b"\x00"))
+        raise CaptionUnreadable(msg("holds NUL bytes, so it is no text"), data.index(b"\x00"))
     try:
         return data.decode("utf-8"), "utf-8", False
     except UnicodeDecodeError as error:
@@ -115,7 +115,7 @@ def _guess(data: bytes, first_bad: int) -> tuple[str, str, bool]:
 
     best = from_bytes(data).best()
     if best is None or not any(char.isalpha() for char in str(best)):
-        raise CaptionUnreadable("is text in no encoding that is known here", first_bad)
+        raise CaptionUnreadable(msg("is text in no encoding that is known here"), first_bad)
     return str(best), best.encoding, True
 
 

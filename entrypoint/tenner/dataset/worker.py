@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tenner.core.messages import Message
 from tenner.dataset.decode import TooBig, convert, inspect
 from tenner.dataset.facts import Unreadable
 
@@ -40,7 +41,10 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         )
     except TooBig:
         return {"too_big": True}
-    return {"unreadable": found.reason} if isinstance(found, Unreadable) else found.to_json()
+    if not isinstance(found, Unreadable):
+        return found.to_json()
+    message = found.reason.to_json() if isinstance(found.reason, Message) else None
+    return {"unreadable": found.reason, "message": message}
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ class _Worker:
                     timeout_seconds=f"{timeout_seconds:g}",
                 )
             }
-        return {"unreadable": "damaged: the decoder crashes on it"}
+        return {"unreadable": msg("damaged: the decoder crashes on it")}
 
     def _start(self) -> "subprocess.Popen[str]":
         try:

@@ -81,7 +81,7 @@ def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
     status = answer.status_code
     body = redact_shapes(answer.text.strip().splitlines()[0][:200] if answer.text.strip() else "")
     raise HostError(
-        f"HTTP {status}{f': {body}' if body else ''}",
+        msg("HTTP {status}{what}", status=status, what=msg(": {body}", body=body) if body else ""),
         status=status,
         is_transient=status >= 500 or status in _PASSING,
     )

@@ -105,7 +105,12 @@ def read_batch(
         found = BatchOptions.model_validate({**batch_table, **(options or {})})
     except ValidationError as error:
         problems += [
-            Problem(text=f"[batch] {'.'.join(map(str, each['loc']))}: {each['msg']}", fix=_KNOWN)
+            Problem(
+                text=msg(
+                    "[batch] {key}: {why}", key=".".join(map(str, each["loc"])), why=each["msg"]
+                ),
+                fix=_KNOWN,
+            )
             for each in error.errors(include_url=False)
         ]
     if problems:

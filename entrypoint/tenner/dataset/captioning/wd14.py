@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tenner.core.messages import msg
+
 GENERAL, CHARACTER = 0, 4
 SHORT_TAG = 3
 """Tags up to this length are faces such as `^_^`, whose underscores are no spaces."""
@@ -60,7 +62,11 @@ class Tagger:
         answered = self._session.get_outputs()[0].shape[-1]
         if isinstance(answered, int) and answered != len(self._tags):
             raise WrongModel(
-                f"model.onnx names {answered} tags, selected_tags.csv {len(self._tags)}"
+                msg(
+                    "model.onnx names {answered} tags, selected_tags.csv {n}",
+                    answered=answered,
+                    n=len(self._tags),
+                )
             )
 
     def describe(self, image: Image.Image) -> str:
@@ -74,7 +80,7 @@ def _providers(available: list[str], device: str) -> tuple[str, list[str]]:
     """Where the graph runs. Raises WrongModel where a card is asked for and not to be had."""
     gpu = "CUDAExecutionProvider"
     if device == "cuda" and gpu not in available:
-        raise WrongModel("onnxruntime here has no CUDA (pip install onnxruntime-gpu)")
+        raise WrongModel(msg("onnxruntime here has no CUDA (pip install onnxruntime-gpu)"))
     if device != "cpu" and gpu in available:
         return "cuda", [gpu, "CPUExecutionProvider"]
     return "cpu", ["CPUExecutionProvider"]
@@ -82,7 +88,9 @@ def _providers(available: list[str], device: str) -> tuple[str, list[str]]:
 
 def _side(shape: list[Any]) -> int:
     if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or not isinstance(shape[1], int):
-        raise WrongModel(f"model.onnx takes {shape}, not pictures as [N, side, side, 3]")
+        raise WrongModel(
+            msg("model.onnx takes {shape}, not pictures as [N, side, side, 3]", shape=shape)
+        )
     return shape[1]
 
 
@@ -93,7 +101,7 @@ def read_tags(path: Path) -> list[Tag]:
     try:
         return [Tag(name=row["name"], category=int(row["category"])) for row in rows]
     except (KeyError, ValueError, TypeError):
-        raise WrongModel("selected_tags.csv has no columns name and category") from None
+        raise WrongModel(msg("selected_tags.csv has no columns name and category")) from None
 
 
 def as_input(image: Image.Image, side: int) -> NDArray[np.float32]:

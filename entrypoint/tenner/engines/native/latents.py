@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainItem, TrainJob
 from tenner.engines.native.rng import python_draw, torch_rng
 from tenner.engines.native.vae import VaeEncoder
@@ -133,7 +134,9 @@ class _Encoder:
             content = Path(item.image).read_bytes()
             picture, alpha = _opened(item, keeps_alpha=self._job.alpha_mask)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise NoPictureError(f"{Path(item.image).name} cannot be read: {error}") from error
+            raise NoPictureError(
+                msg("{name} cannot be read: {error}", name=Path(item.image).name, error=error)
+            ) from error
         original = item.original or picture.size
         resized = _resized(picture, item.resized)
         mask = _resized(alpha, item.resized) if alpha else None
@@ -164,7 +167,7 @@ class _Encoder:
         scaled = (latents - self._vae.shift_factor) * self._vae.scaling_factor
         if not bool(torch.isfinite(scaled).all()):
             raise NoPictureError(
-                f"{Path(item.image).name} is encoded to values that are not finite"
+                msg("{name} is encoded to values that are not finite", name=Path(item.image).name)
             )
         return scaled[0].float().cpu()
 

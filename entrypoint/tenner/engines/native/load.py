@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from tenner.core.json_text import read_object
+from tenner.core.messages import msg
 from tenner.core.safetensors_head import weight_files
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.checkpoint import CheckpointFile
@@ -62,8 +63,8 @@ def load_base(job: TrainJob) -> BaseModel:
         raise
     except (OSError, KeyError, ValueError) as error:
         raise BaseModelError(
-            f"the base model {path.name} cannot be read: {error}",
-            fix="name a diffusers folder or a .safetensors checkpoint of SD 1.x, 2.x or SDXL",
+            msg("the base model {name} cannot be read: {error}", name=path.name, error=error),
+            fix=msg("name a diffusers folder or a .safetensors checkpoint of SD 1.x, 2.x or SDXL"),
         ) from error
 
 
@@ -76,10 +77,12 @@ def load_vae(base: BaseModel) -> VaeEncoder:
         return VaeEncoder(base.vae_config, CheckpointFile(base.vae_path).vae())
     except (OSError, KeyError, ValueError) as error:
         missing = isinstance(error, KeyError)
-        reason = f"{error.args[0]} is missing" if missing else str(error)
+        reason = msg("{args} is missing", args=error.args[0]) if missing else str(error)
         raise BaseModelError(
-            f"the VAE in {base.vae_path.name} cannot be read: {reason}",
-            fix="name a complete base model, or another VAE",
+            msg(
+                "the VAE in {name} cannot be read: {reason}", name=base.vae_path.name, reason=reason
+            ),
+            fix=msg("name a complete base model, or another VAE"),
         ) from error
 
 
@@ -144,8 +147,8 @@ def _from_checkpoint(path: Path, job: TrainJob) -> BaseModel:
 def _tokenizer(given: str | None, index: int) -> Path:
     if given is None:
         raise BaseModelError(
-            "a single-file base holds no tokenizer, and none was given",
-            fix=f"name a CLIP tokenizer folder (tokenizer{'_2' if index else ''})",
+            msg("a single-file base holds no tokenizer, and none was given"),
+            fix=msg("name a CLIP tokenizer folder (tokenizer{what})", what="_2" if index else ""),
         )
     return Path(given)
 
@@ -169,6 +172,6 @@ def _weight_files(folder: Path) -> list[Path]:
     if found := weight_files(folder):
         return found
     raise BaseModelError(
-        f"no safetensors weights in {folder.name}/",
-        fix="use a base model saved as .safetensors (not .bin or .ckpt)",
+        msg("no safetensors weights in {name}/", name=folder.name),
+        fix=msg("use a base model saved as .safetensors (not .bin or .ckpt)"),
     )

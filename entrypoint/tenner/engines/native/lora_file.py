@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tenner.core.errors import SettingsError
 from tenner.core.files import write_atomically
+from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.core.train_job import SavePrecision
 from tenner.engines.native.lora import LoraBank
@@ -62,7 +63,9 @@ def read_lora(path: Path, bank: LoraBank) -> None:
     except SettingsError as error:
         raise LoraFileError(error.problems[0].text) from error
     except (OSError, SafetensorError) as error:
-        raise LoraFileError(f"{path.name} cannot be read: {error}") from error
+        raise LoraFileError(
+            msg("{name} cannot be read: {error}", name=path.name, error=error)
+        ) from error
     matched = 0
     for spec, down, up in bank.named_views(bank.weights):
         for name, view in (("lora_down", down), ("lora_up", up)):
@@ -71,11 +74,17 @@ def read_lora(path: Path, bank: LoraBank) -> None:
                 continue
             if value.shape != view.shape:
                 raise LoraFileError(
-                    f"{path.name}: {spec.name}.{name} is {tuple(value.shape)}, "
-                    f"the network needs {tuple(view.shape)}"
+                    msg(
+                        "{name}: {name2}.{name3} is {shape}, the network needs {shape2}",
+                        name=path.name,
+                        name2=spec.name,
+                        name3=name,
+                        shape=tuple(value.shape),
+                        shape2=tuple(view.shape),
+                    )
                 )
             view.copy_(value)
             matched += 1
     if not matched:
-        raise LoraFileError(f"{path.name} has no module of this network")
+        raise LoraFileError(msg("{name} has no module of this network", name=path.name))
     bank.refresh()

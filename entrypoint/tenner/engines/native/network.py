@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.cache import CachedBase
 from tenner.engines.native.clip import ClipText, parse_clip_config
@@ -57,11 +58,13 @@ def build_network(
         unet = _build_unet(job, base, config, bank, device, dtype, getter_of("unet"))
     except (KeyError, ValueError) as error:
         raise BaseModelError(
-            f"the base model does not fit: {error}",
-            fix=f"use a base model of the family {job.family}",
+            msg("the base model does not fit: {error}", error=error),
+            fix=msg("use a base model of the family {family}", family=job.family),
         ) from error
     if not list(bank.specs()):
-        raise BaseModelError("nothing is left to train", fix="train the U-Net or the text encoder")
+        raise BaseModelError(
+            msg("nothing is left to train"), fix=msg("train the U-Net or the text encoder")
+        )
     bank.allocate(device, dtype)
     bank.initialise(job.seed)
     if job.network_weights:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.lora import BLOCK, LoraBank
 
@@ -48,21 +49,32 @@ def make_optimizer(job: TrainJob, bank: LoraBank, device: torch.device) -> torch
     kind = job.optimizer_type.lower()
     if kind not in _MAKERS:
         raise OptimizerError(
-            f"the built-in engine has no optimizer {job.optimizer_type!r}",
-            fix=f"use one of {', '.join(_NAMES)}",
+            msg(
+                "the built-in engine has no optimizer {optimizer_type}",
+                optimizer_type=repr(job.optimizer_type),
+            ),
+            fix=msg("use one of {names}", names=", ".join(_NAMES)),
         )
     groups = _groups(kind, job, bank)
     try:
         return _MAKERS[kind](groups, dict(job.optimizer_args), device)
     except ImportError as error:
         raise OptimizerError(
-            f"{job.optimizer_type} needs a package that is not installed: {error.name or error}",
-            fix="install it, or use AdamW",
+            msg(
+                "{optimizer_type} needs a package that is not installed: {name}",
+                optimizer_type=job.optimizer_type,
+                name=error.name or error,
+            ),
+            fix=msg("install it, or use AdamW"),
         ) from error
     except (TypeError, ValueError) as error:
         raise OptimizerError(
-            f"{job.optimizer_type} does not take these optimizer_args: {error}",
-            fix="correct or drop optimizer_args",
+            msg(
+                "{optimizer_type} does not take these optimizer_args: {error}",
+                optimizer_type=job.optimizer_type,
+                error=error,
+            ),
+            fix=msg("correct or drop optimizer_args"),
         ) from error
 
 
@@ -172,7 +184,9 @@ def _nesterov(groups: Groups, args: dict[str, Any], device: torch.device) -> tor
 
 def _adamw8bit(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
     if device.type != "cuda":
-        raise OptimizerError("AdamW8bit needs an NVIDIA GPU", fix='use optimizer_type = "AdamW"')
+        raise OptimizerError(
+            msg("AdamW8bit needs an NVIDIA GPU"), fix=msg('use optimizer_type = "AdamW"')
+        )
     return flat_adamw8bit(groups, args)
 
 

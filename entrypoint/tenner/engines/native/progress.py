@@ -138,4 +138,6 @@ class Losses:
             )
         )
         if self._nonfinite >= self.max_nonfinite:
-            raise NotFiniteError(f"{self._nonfinite} losses in a row are not finite")
+            raise NotFiniteError(
+                msg("{nonfinite} losses in a row are not finite", nonfinite=self._nonfinite)
+            )

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from tenner.core.files import sync_directory
+from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 
 _FORMAT = 1
@@ -70,11 +71,13 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Any]]:
     try:
         about = cast("dict[str, Any]", json.loads((path / "state.json").read_text("utf-8")))
         if about["format"] != _FORMAT:
-            raise BrokenStateError(f"the state {path.name} is of another version")
+            raise BrokenStateError(msg("the state {name} is of another version", name=path.name))
         if about["fingerprint"] != fingerprint:
-            raise BrokenStateError(f"the state {path.name} is of another network or optimizer")
+            raise BrokenStateError(
+                msg("the state {name} is of another network or optimizer", name=path.name)
+            )
         if _digest(path / "state.pt") != about["sha256"]:
-            raise BrokenStateError(f"the state {path.name} is damaged")
+            raise BrokenStateError(msg("the state {name} is damaged", name=path.name))
         tensors = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         progress = Progress(
             step=int(about["step"]),
@@ -82,7 +85,9 @@ def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Any]]:
             epoch_loss_count=int(about["epoch_loss_count"]),
         )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise BrokenStateError(f"the state {path.name} cannot be read: {error}") from error
+        raise BrokenStateError(
+            msg("the state {name} cannot be read: {error}", name=path.name, error=error)
+        ) from error
     return progress, cast("dict[str, Any]", tensors)
 
 

@@ -1,10 +1,14 @@
 """The catalogues of translations: whole, current, of the same values; and how a page shows them."""
 
 import ast
+import errno
 import json
+import os
 import pickle
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,7 @@ from tenner.report import labels
 from tenner.report.translation import both, counted_label, label, translated
 from tenner.sample.job import SampleJob
 from tests.hardware.fake_smi import card, install_smi
-from tests.hardware.program import photos, sparse_base, tenner
+from tests.hardware.program import photos, sparse_base
 
 ARABIC = re.compile(r"[\u0600-\u06ff]")
 
@@ -93,6 +97,17 @@ def plain_texts(path: Path) -> list[int]:
 )
 def test_what_people_read_is_made_of_an_id_and_values(path: Path) -> None:
     assert plain_texts(path) == []
+
+
+def test_every_message_is_given_its_values() -> None:
+    for path in catalogues.PACKAGE.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            maker = getattr(getattr(call, "func", None), "id", "")
+            if not isinstance(call, ast.Call) or maker not in ("msg", "plural"):
+                continue
+            ids = [ast.literal_eval(each) for each in call.args[: 1 if maker == "msg" else 2]]
+            expected = set[str]().union(*map(names, ids)) - ({"n"} if maker == "plural" else set())
+            assert {each.arg for each in call.keywords} == expected, (path, ids)
 
 
 @pytest.mark.parametrize("path", catalogues.translations(), ids=lambda path: path.parts[-3])
@@ -219,6 +234,15 @@ def test_what_is_not_known_stays_english_and_what_is_hostile_stays_text() -> Non
     assert "<img" not in page
 
 
+def test_reasons_of_the_system_are_translated_and_names_are_not() -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    text = msg("the page {report} cannot be written: {why}", report="base", why=error.strerror)
+    assert "base" in arabic(text)
+    assert "space" not in arabic(text)
+    for number in (errno.EACCES, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ENOENT):
+        assert os.strerror(number) in labels.SYSTEM_ERRORS
+
+
 def test_code_numbers_and_units_keep_their_direction() -> None:
     text = msg("needs {plain} GB without it", plain="9.8")
     assert '<bdi dir="ltr"><bdi dir="ltr">9.8</bdi> GB</bdi>' in (translated(text, "ar") or "")
@@ -236,30 +260,30 @@ def test_labels_of_the_page_count_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "memory", "capability", "words"),
+    ("name", "memory", "capability", "settings"),
     [
-        ("NVIDIA GeForce RTX 4090", 24564, "8.9", ()),
-        ("Tesla T4", 15360, "7.5", ("--effective_batch_size", "24", "--max_train_steps", "9")),
-        (
-            "NVIDIA GeForce RTX 3060",
-            12288,
-            "8.6",
-            ("--max_hours", "0.5", "--attention", "xformers"),
-        ),
+        ("NVIDIA GeForce RTX 4090", 24564, "8.9", {}),
+        ("Tesla T4", 15360, "7.5", {"effective_batch_size": 24, "max_train_steps": 9}),
+        ("NVIDIA GeForce RTX 3060", 12288, "8.6", {"max_hours": 0.5, "attention": "xformers"}),
     ],
 )
 def test_all_that_a_plan_says_has_its_translation(
-    tmp_path: Path, name: str, memory: int, capability: str, words: tuple[str, ...]
+    tmp_path: Path, name: str, memory: int, capability: str, settings: dict[str, object]
 ) -> None:
     photos(tmp_path / "photos", 16, side=320)
     env = install_smi(tmp_path, [card(name, memory, "550.54.14", capability)])
-    env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models"))}
-    job = ("photos", "--engine", "native", *words)
-    done = tenner("plan", *job, "--json", cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
-    for each in plan["choices"]:
-        assert each["name"] in labels.FACTS
+    env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models")), "HOME": str(tmp_path)}
+    job = json.dumps({"dataset": "photos", "engine": "native", **settings})
+    program = Path(__file__).with_name("plan_texts.py")
+    done = subprocess.run(
+        [sys.executable, str(program), job],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path), "LANG": "C.UTF-8", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_every_phase_of_a_training_has_its_words() -> None:

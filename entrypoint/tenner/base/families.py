@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tenner.core.family import Family
+from tenner.core.messages import msg
 
 T = TypeVar("T")
 
@@ -45,31 +46,31 @@ _GUIDE = "the guide that this program follows"
 _SD1 = FamilyDefaults(
     bucket_reso_steps=Default(
         value=64,
-        reason="the U-Net halves its map three times, from latents of 8 pixels",
+        reason=msg("the U-Net halves its map three times, from latents of 8 pixels"),
         source="sd-scripts, docs/config_README-en.md: bucket_reso_steps 64",
     ),
     finest_step=64,
     network_train_unet_only=Default(
         value=False,
-        reason="the one text encoder learns the trigger",
+        reason=msg("the one text encoder learns the trigger"),
         source=_GUIDE,
     ),
     text_encoder_lr_share=Default(
-        value=0.5, reason="half of learning_rate, the guide's", source=_GUIDE
+        value=0.5, reason=msg("half of learning_rate, the guide's"), source=_GUIDE
     ),
     noise_offset=Default(
         value=None,
-        reason="the base was trained without",
+        reason=msg("the base was trained without"),
         source="CompVis stable-diffusion, v1-training configuration",
     ),
     clip_skip=Default(
         value=None,
-        reason="the base was trained on the text encoder's last layer",
+        reason=msg("the base was trained on the text encoder's last layer"),
         source="CompVis stable-diffusion, FrozenCLIPEmbedder",
     ),
     no_half_vae=Default(
         value=False,
-        reason="its values stay within half precision",
+        reason=msg("its values stay within half precision"),
         source="sd-scripts, docs/train_network.md",
     ),
     rank=Default(value=32, reason="the guide's", source=_GUIDE),
@@ -84,12 +85,14 @@ FAMILY_DEFAULTS: Mapping[Family, FamilyDefaults] = {
         text_encoder_lr_share=_SD1.text_encoder_lr_share,
         noise_offset=Default(
             value=None,
-            reason="the base was trained without",
+            reason=msg("the base was trained without"),
             source="Stability-AI stablediffusion, configs/stable-diffusion/v2-inference-v.yaml",
         ),
         clip_skip=Default(
             value=None,
-            reason="the base was trained on the last layer but one, which its configuration names",
+            reason=msg(
+                "the base was trained on the last layer but one, which its configuration names"
+            ),
             source="Stability-AI stablediffusion, v2-inference-v.yaml: layer penultimate",
         ),
         no_half_vae=_SD1.no_half_vae,
@@ -98,39 +101,39 @@ FAMILY_DEFAULTS: Mapping[Family, FamilyDefaults] = {
     "sdxl": FamilyDefaults(
         bucket_reso_steps=Default(
             value=32,
-            reason="the U-Net halves its map twice: finer steps, and less is cropped",
+            reason=msg("the U-Net halves its map twice: finer steps, and less is cropped"),
             source="sd-scripts, docs/train_SDXL-en.md: 32 instead of 64, no less",
         ),
         finest_step=32,
         network_train_unet_only=Default(
             value=True,
-            reason="with two text encoders the result of training them is hard to foresee",
+            reason=msg("with two text encoders the result of training them is hard to foresee"),
             source="sd-scripts, docs/train_SDXL-en.md: network_train_unet_only highly recommended",
         ),
         text_encoder_lr_share=Default(
             value=0.1,
-            reason="a tenth of learning_rate, as in sd-scripts' guide to SDXL",
+            reason=msg("a tenth of learning_rate, as in sd-scripts' guide to SDXL"),
             source="sd-scripts, docs/sdxl_train_network.md: 1e-5 beside 1e-4",
         ),
         noise_offset=Default(
             value=0.0357,
-            reason="the base was trained with it",
+            reason=msg("the base was trained with it"),
             source="sd-scripts, library/sdxl_train_util.py; SDXL's report (arXiv 2307.01952)"
             " names 0.05 for the base's last stage",
         ),
         clip_skip=Default(
             value=None,
-            reason="SDXL always takes the last layer but one of both text encoders",
+            reason=msg("SDXL always takes the last layer but one of both text encoders"),
             source="sd-scripts, library/sdxl_train_util.py",
         ),
         no_half_vae=Default(
             value=True,
-            reason="SDXL's VAE overflows in half precision",
+            reason=msg("SDXL's VAE overflows in half precision"),
             source="sd-scripts, docs/train_SDXL-en.md: no_half_vae",
         ),
         rank=Default(
             value=32,
-            reason="as in sd-scripts' guide to SDXL",
+            reason=msg("as in sd-scripts' guide to SDXL"),
             source="sd-scripts, docs/sdxl_train_network.md: network_dim 32",
         ),
     ),

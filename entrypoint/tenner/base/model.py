@@ -216,15 +216,19 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
     first = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [])
     channels = first[1] if len(first) > 1 else 4
     if has(r"lora_unet_|lora_te|unet\..*lora"):
-        return "a LoRA, not a base", "name it as network_weights to go on from it"
+        return msg("a LoRA, not a base"), msg("name it as network_weights to go on from it")
     if has(r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks)\."):
-        return "a Flux, SD 3 or other transformer model", "tenner trains SD 1.x, SD 2.x and SDXL"
+        return msg("a Flux, SD 3 or other transformer model"), msg(
+            "tenner trains SD 1.x, SD 2.x and SDXL"
+        )
     if channels in (8, 9):
-        return "an inpainting or editing model", "train on the plain model it was made from"
+        return msg("an inpainting or editing model"), msg(
+            "train on the plain model it was made from"
+        )
     if has(r"conditioner\.embedders\.0\.model\.") and not has(r"conditioner\.embedders\.1\."):
-        return "the SDXL refiner", "train on the SDXL base"
+        return msg("the SDXL refiner"), msg("train on the SDXL base")
     if has(r"(first_stage_model|encoder|decoder)\.") and not has(r"model\.diffusion_model\."):
-        return "a VAE alone", "name it as vae, and a full model as base_model"
+        return msg("a VAE alone"), msg("name it as vae, and a full model as base_model")
     return None
 
 

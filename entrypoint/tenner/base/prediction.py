@@ -188,7 +188,7 @@ def _marks(path: Path, header: Mapping[str, Any]) -> Iterator[Evidence]:
         )
     if "v_pred" in header:
         snr = "ztsnr" in header
-        where = "its tensor v_pred"
+        where = msg("its tensor v_pred")
         yield Evidence(says="v_prediction", where=where, zero_terminal_snr=snr, is_firm=True)
 
 
@@ -199,14 +199,14 @@ def _metadata(metadata: object) -> Iterator[Evidence]:
     entries = cast("Mapping[str, object]", metadata)
     prediction_type = str(entries.get("modelspec.prediction_type") or "").strip().lower()
     if prediction_type in ("epsilon", "eps"):
-        yield Evidence(says="epsilon", where="its metadata (modelspec.prediction_type)")
+        yield Evidence(says="epsilon", where=msg("its metadata (modelspec.prediction_type)"))
     elif prediction_type in ("v", "v_prediction", "v-prediction", "vpred", "v_pred"):
-        yield Evidence(says="v_prediction", where="its metadata (modelspec.prediction_type)")
+        yield Evidence(says="v_prediction", where=msg("its metadata (modelspec.prediction_type)"))
     architecture = str(entries.get("modelspec.architecture") or "").lower()
     if architecture.startswith("stable-diffusion-v2-768-v"):
-        yield Evidence(says="v_prediction", where="its metadata (modelspec.architecture)")
+        yield Evidence(says="v_prediction", where=msg("its metadata (modelspec.architecture)"))
     elif architecture.startswith("stable-diffusion-v2-512"):
-        yield Evidence(says="epsilon", where="its metadata (modelspec.architecture)")
+        yield Evidence(says="epsilon", where=msg("its metadata (modelspec.architecture)"))
 
 
 def _configuration_beside(path: Path) -> Iterator[Evidence]:

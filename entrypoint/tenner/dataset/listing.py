@@ -16,7 +16,7 @@ FileKind = Literal["image", "caption", "metadata", "cache", "junk", "unsupported
 
 MAX_DEPTH = 16
 MAX_FILES = 2_000_000
-CANNOT_BE_READ = "cannot be read"
+CANNOT_BE_READ = msg("cannot be read")
 """How `why` begins of what is there and closed to this user."""
 
 IMAGE_SUFFIXES = frozenset({
@@ -28,13 +28,13 @@ CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
 UNSUPPORTED_SUFFIXES = {
     **dict.fromkeys((".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".wmv", ".mpg"), "a video"),
     **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".clip", ".ai", ".svg", ".eps", ".pdf"),
-                    "an artwork file, not a picture"),
+                    msg("an artwork file, not a picture")),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw"),
-                    "a camera's raw file"),
-    **dict.fromkeys((".jxl", ".exr", ".hdr", ".ico", ".icns"), "a format that is not read"),
+                    msg("a camera's raw file")),
+    **dict.fromkeys((".jxl", ".exr", ".hdr", ".ico", ".icns"), msg("a format that is not read")),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".zst", ".7z", ".rar", ".xz", ".bz2"),
-                    "an archive inside the dataset"),
-    **dict.fromkeys((".parquet", ".arrow"), "a table, not pictures"),
+                    msg("an archive inside the dataset")),
+    **dict.fromkeys((".parquet", ".arrow"), msg("a table, not pictures")),
 }  # fmt: skip
 JUNK_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "__pycache__", "$recycle.bin",
@@ -83,7 +83,7 @@ def classify(path: str, size: int, head: bytes = b"") -> FileEntry:
     lower = name.lower()
     suffix = split_name(name)[1]
     kind: FileKind = "other"
-    why = "not an image"
+    why = msg("not an image")
     if lower.startswith(".") or lower in JUNK_NAMES or any(map(_is_junk_folder, folders)):
         kind, why = "junk", "a system file"
     elif suffix in IMAGE_SUFFIXES:
@@ -93,11 +93,11 @@ def classify(path: str, size: int, head: bytes = b"") -> FileEntry:
     elif lower in ("metadata.jsonl", "metadata.csv"):
         kind, why = "metadata", ""
     elif suffix in (".npz", ".safetensors") or lower == "metadata_cache.json":
-        kind, why = "cache", "a cache of an earlier training"
+        kind, why = "cache", msg("a cache of an earlier training")
     elif suffix in UNSUPPORTED_SUFFIXES:
         kind, why = "unsupported", UNSUPPORTED_SUFFIXES[suffix]
     elif looks_like_image(head):
-        kind, why = "image", "has no image extension"
+        kind, why = "image", msg("has no image extension")
     return FileEntry(path=path, size=size, kind=kind, why=why)
 
 
@@ -130,22 +130,26 @@ def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, .
         except OSError as error:
             if not prefix:
                 raise
-            why = f"{CANNOT_BE_READ} ({error.strerror})"
+            why = msg(
+                "{cannot_be_read} ({strerror})",
+                cannot_be_read=CANNOT_BE_READ,
+                strerror=error.strerror,
+            )
             found.append(FileEntry(path=prefix, size=0, kind="unsupported", why=why))
             continue
         if prefix and (_is_run(entries) or (skipped and folder.resolve() in skipped)):
             path = prefix.rstrip("/")
-            found.append(FileEntry(path=path, size=0, kind="junk", why="a run of tenner"))
+            found.append(FileEntry(path=path, size=0, kind="junk", why=msg("a run of tenner")))
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
             if not _is_folder(entry):
                 found.append(_entry(entry, path))
             elif entry.is_symlink() and _leads_around(entry, folder, chain):
-                why = "a link to a folder that it lies in"
+                why = msg("a link to a folder that it lies in")
                 found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
             elif _is_junk_folder(entry.name):
-                found.append(FileEntry(path=path, size=0, kind="junk", why="a system folder"))
+                found.append(FileEntry(path=path, size=0, kind="junk", why=msg("a system folder")))
             elif depth >= MAX_DEPTH:
                 why = msg("more than {max_depth} folders deep", max_depth=MAX_DEPTH)
                 found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
@@ -186,12 +190,14 @@ def _is_run(entries: "Sequence[os.DirEntry[str]]") -> bool:
 def _entry(entry: "os.DirEntry[str]", path: str) -> FileEntry:
     try:
         if not entry.is_file():
-            return FileEntry(path=path, size=0, kind="unsupported", why="not a readable file")
+            return FileEntry(path=path, size=0, kind="unsupported", why=msg("not a readable file"))
         found = classify(path, entry.stat().st_size)
         if found.kind != "other":
             return found
         with Path(entry.path).open("rb") as opened:
             return classify(path, found.size, opened.read(16))
     except OSError as error:
-        why = f"{CANNOT_BE_READ} ({error.strerror})"
+        why = msg(
+            "{cannot_be_read} ({strerror})", cannot_be_read=CANNOT_BE_READ, strerror=error.strerror
+        )
         return FileEntry(path=path, size=0, kind="unsupported", why=why)

@@ -28,14 +28,14 @@ READ_BY_TRAINERS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 """Endings that sd-scripts looks for, in lower case."""
 
 WHAT_WAS_DONE = {
-    "upright": "turned upright by its EXIF",
-    "alpha": "transparency filled",
-    "16-bit": "brought to 8 bits",
-    "cmyk": "CMYK brought to sRGB",
-    "profile": "brought to sRGB through its profile",
-    "format": "converted to PNG",
-    "frames": "its first frame taken",
-    "mask": "given its mask as alpha channel",
+    "upright": msg("turned upright by its EXIF"),
+    "alpha": msg("transparency filled"),
+    "16-bit": msg("brought to 8 bits"),
+    "cmyk": msg("CMYK brought to sRGB"),
+    "profile": msg("brought to sRGB through its profile"),
+    "format": msg("converted to PNG"),
+    "frames": msg("its first frame taken"),
+    "mask": msg("given its mask as alpha channel"),
 }
 
 

@@ -110,7 +110,7 @@ def with_measured_batch(
             modelled=f"{modelled:.1f}",
         )
     if correction is None:
-        say("machine", "the card told nothing of use: the memory model's word stands")
+        say("machine", msg("the card told nothing of use: the memory model's word stands"))
         return prepared
     if session.corrections is not None:
         session.corrections[key] = correction
@@ -140,7 +140,7 @@ def reason_to_measure(
     if isinstance(batch_size, int) or needed_gb is None or not free_gb:
         return ""
     if batch_size == "max":
-        return "max fills the card"
+        return msg("max fills the card")
     if needed_gb > free_gb * HEADROOM * (1 - MODEL_ERROR):
         return msg(
             "the model says {needed_gb} of {free_gb} GB, within its own error",
@@ -150,10 +150,10 @@ def reason_to_measure(
     if needed_gb < free_gb * _FAR_SHARE:
         return ""
     if family == "sd2":
-        return "the memory model was never held against SD 2.x"
+        return msg("the memory model was never held against SD 2.x")
     if capability is None or capability < _CALIBRATED_FROM:
-        return "the memory model was never held against such a card"
-    return "the memory model knows nothing of torch.compile" if compiled else ""
+        return msg("the memory model was never held against such a card")
+    return msg("the memory model knows nothing of torch.compile") if compiled else ""
 
 
 def _what_is_measured(prepared: Prepared) -> str:

@@ -55,7 +55,7 @@ class StopWhen:
             )
             return
         text = msg(
-            "the loss {seen}: the run ends after the next epoch (stop_when = {wanted})",
+            "the loss {seen}: the run ends after the next epoch (stop_when = {condition})",
             seen=seen,
             condition=self.condition,
         )

@@ -74,7 +74,7 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
         rank = replace(rank, reason=msg("the network_weights' own"))
     offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
     skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
-    vae = "in float32" if own.no_half_vae.value else "in the run's precision"
+    vae = "in float32" if own.no_half_vae.value else msg("in the run's precision")
     return (
         _prediction(base),
         _sides(request, sides),
@@ -93,7 +93,7 @@ def _rank(settings: Settings) -> str:
 
 def _prediction(base: Base) -> Choice:
     value = PREDICTION_NAMES[base.prediction or "epsilon"]
-    value += ", zero terminal SNR" if base.zero_terminal_snr else ""
+    value += msg(", zero terminal SNR") if base.zero_terminal_snr else ""
     if base.prediction_from:
         return Choice(
             name="prediction",

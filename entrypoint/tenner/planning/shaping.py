@@ -166,7 +166,7 @@ def choose_precision(
     Raises SettingsError for bf16 on a card that is known to be without it.
     """
     if capability is None and not gpu_name:
-        return "no", "the CPU computes in float32"
+        return "no", msg("the CPU computes in float32")
     if capability is None:
         reason = msg(
             "{gpu_name} does not say what it can do; every card computes fp16", gpu_name=gpu_name
@@ -180,7 +180,7 @@ def choose_precision(
         )
     if requested is not None:
         return requested, "as asked"
-    return ("bf16", "the card has it") if has_bf16 else ("fp16", "the card has no bf16")
+    return ("bf16", msg("the card has it")) if has_bf16 else ("fp16", msg("the card has no bf16"))
 
 
 def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Problem | None]:

@@ -295,11 +295,11 @@ def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
     even = (
         msg("even with gradient checkpointing") if saving else msg("without gradient checkpointing")
     )
-    ways = ["lower network_dim or resolution"]
+    ways = [msg("lower network_dim or resolution")]
     if load.text_encoder_trained:
-        ways.append("set network_train_unet_only = true")
+        ways.append(msg("set network_train_unet_only = true"))
     if not saving:
-        ways.append("set gradient_checkpointing = true")
+        ways.append(msg("set gradient_checkpointing = true"))
     raise MachineError(
         msg(
             "one image needs {least} GB {even}; {name} has {free_gb} GB free",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tenner.core.family import Family
+from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 from tenner.hardware.cards.measured import MeasuredSpeed, measured_speed
 from tenner.planning.vram import NATIVE_SIDE, Load
@@ -79,7 +80,7 @@ def step_time(
         accumulation=accumulation,
     )
     factor, sources = _by_measurement(card.name, load.family)
-    source = "; ".join(sources) or "the time model, from the card's peak"
+    source = "; ".join(sources) or msg("the time model, from the card's peak")
     return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source)
 
 

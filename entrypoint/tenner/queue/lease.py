@@ -168,7 +168,7 @@ class Lease:
         """Whatever the network does, the turn ends when its time is over."""
         while not self._closing.wait(min(0.2, self.seconds / 50)):
             if now() > self._valid_until:
-                self._lost("its destination was out of reach for too long")
+                self._lost(msg("its destination was out of reach for too long"))
                 return
 
     def _lost(self, why: str) -> None:

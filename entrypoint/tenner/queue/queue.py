@@ -121,7 +121,7 @@ class Queue:
         record = self.record(job)
         allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:
-            text = "nothing is left of the budget of all jobs"
+            text = msg("nothing is left of the budget of all jobs")
             self.note(replace(record, state="budget", exit_code=ExitCode.BUDGET, problems=(text,)))
             self.write()
             return

@@ -15,6 +15,7 @@ from importlib.resources import files
 from markupsafe import Markup, escape
 
 from tenner.core.messages import Message
+from tenner.report.labels import SYSTEM_ERRORS
 
 LANGUAGES = ("en", "ar")
 _KEEPS_DIRECTION = re.compile(
@@ -85,7 +86,8 @@ def _is_form(template: str) -> bool:
 
 
 def _value(text: str, language: str) -> Markup:
-    known = translated(text, language)
+    is_ours = isinstance(text, Message) or text in SYSTEM_ERRORS  # not a name or a caption
+    known = translated(text, language) if is_ours else None
     if known is not None:
         return known
     direction = "" if _RIGHT_TO_LEFT.search(text) else ' dir="ltr"'

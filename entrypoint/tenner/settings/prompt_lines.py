@@ -179,7 +179,7 @@ def _lines_of_toml(text: str) -> Iterator[tuple[str, str]]:
     shared: Any = tomllib.loads(text).get("prompt")
     subsets: Any = cast("dict[str, Any]", shared).get("subset") if isinstance(shared, dict) else 0
     if not isinstance(subsets, list):
-        raise ValueError("want a table [prompt] with [[prompt.subset]] for each prompt")  # noqa: TRY004
+        raise ValueError(msg("want a table [prompt] with [[prompt.subset]] for each prompt"))  # noqa: TRY004
     for number, each in enumerate(cast("list[Any]", subsets), 1):
         own = dict(cast("dict[str, Any]", shared))
         del own["subset"]
@@ -189,7 +189,7 @@ def _lines_of_toml(text: str) -> Iterator[tuple[str, str]]:
 def _lines_of_json(text: str) -> Iterator[tuple[str, str]]:
     found: Any = json.loads(text)
     if not isinstance(found, list):
-        raise ValueError("want a list of prompts")  # noqa: TRY004
+        raise ValueError(msg("want a list of prompts"))  # noqa: TRY004
     for number, each in enumerate(cast("list[Any]", found), 1):
         yield f"prompt {number}", each if isinstance(each, str) else _line_of(each, number)
 

@@ -29,12 +29,12 @@ def _switch(value: Any) -> bool:
         return value
     if isinstance(value, int | str) and str(value).strip().lower() in words:
         return words[str(value).strip().lower()]
-    raise ValueError("want true or false")
+    raise ValueError(msg("want true or false"))
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("want a number, not true or false")  # noqa: TRY004 pydantic wants ValueError
+        raise ValueError(msg("want a number, not true or false"))  # noqa: TRY004 pydantic wants ValueError
     if isinstance(value, str):
         text = value.strip().replace("_", "")
         if re.fullmatch(r"[+-]?\d+,\d+", text):
@@ -66,20 +66,20 @@ def _json_list(text: str) -> Any:
     try:
         return parse_json(text)
     except ValueError:
-        raise ValueError('want a list such as ["one", "two"]') from None
+        raise ValueError(msg('want a list such as ["one", "two"]')) from None
 
 
 def _pair(value: Any) -> Any:
     """`512`, `"512"`, `"512,768"`, `"512x768"` and `[512, 768]` as (width, height)."""
     if isinstance(value, bool):
-        raise ValueError("want a size such as 512 or 512,768")  # noqa: TRY004
+        raise ValueError(msg("want a size such as 512 or 512,768"))  # noqa: TRY004
     if isinstance(value, str):
         value = [part for part in re.split(r"[,x×* ]+", value.strip()) if part]
     parts = (
         [str(part) for part in cast("Sequence[Any]", value)] if _is_list(value) else [str(value)]
     )
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise ValueError("want a size such as 512 or 512,768 (width,height)")
+        raise ValueError(msg("want a size such as 512 or 512,768 (width,height)"))
     size = (int(parts[0]), int(parts[-1]))
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise ValueError(
@@ -99,7 +99,7 @@ def _colour(value: Any) -> str:
     try:
         ImageColor.getrgb(str(value))
     except ValueError:
-        raise ValueError('want a colour such as "white", "gray" or "#ff8800"') from None
+        raise ValueError(msg('want a colour such as "white", "gray" or "#ff8800"')) from None
     return str(value)
 
 
@@ -109,9 +109,9 @@ def _steps_or_ratio(value: Any) -> Any:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError("want steps (100) or a share of all steps (0.1)") from None
+        raise ValueError(msg("want steps (100) or a share of all steps (0.1)")) from None
     if number >= 1 and number != int(number):
-        raise ValueError("want whole steps (100) or a share of all steps below 1 (0.1)")
+        raise ValueError(msg("want whole steps (100) or a share of all steps below 1 (0.1)"))
     return int(number) if number >= 1 or number == 0 else number
 
 
@@ -130,7 +130,7 @@ def _batch(value: Any) -> Any:
         return value.strip().lower()
     number = _number(value)
     if not re.fullmatch(r"[1-9]\d{0,4}", str(number)):
-        raise ValueError('want "auto", "max" or a whole number of images up to 99999')
+        raise ValueError(msg('want "auto", "max" or a whole number of images up to 99999'))
     return int(number)
 
 

@@ -98,7 +98,7 @@ def _parts(text: str) -> tuple[str, str, int | None]:
     except ValueError:
         host, port = "", None
     if not host or not re.fullmatch(r"[a-z0-9._:-]+", host):
-        raise ValueError("the S3 endpoint cannot be read")
+        raise ValueError(msg("the S3 endpoint cannot be read"))
     if parts.scheme and parts.scheme not in {"http", "https"}:
         raise ValueError(
             msg(

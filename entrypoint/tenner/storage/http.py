@@ -52,10 +52,10 @@ class Wanted:
 
     error: type[TennerError] = DatasetError
     kind: str = "an archive"
-    too_large: str = "the dataset is larger than"
-    too_large_fix: str = "pack only the images and captions, or set max_dataset_gb"
-    denied_fix: str = "check that the link opens without signing in"
-    page_fix: str = "give the direct link to the file, as a browser's download shows it"
+    too_large: str = msg("the dataset is larger than")
+    too_large_fix: str = msg("pack only the images and captions, or set max_dataset_gb")
+    denied_fix: str = msg("check that the link opens without signing in")
+    page_fix: str = msg("give the direct link to the file, as a browser's download shows it")
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     look: Callable[[bytes, int | None], None] = lambda beginning, length: None
     """Sees the first bytes of a whole answer and its length, and raises where they are wrong."""
@@ -90,7 +90,7 @@ def download(
                 "{url} is an address without its password or token, which are never written down",
                 url=url,
             ),
-            fix="give the whole address again",
+            fix=msg("give the whole address again"),
         )
     name = Path(urlsplit(url).path).name or msg("the file")
     host = urlsplit(url).hostname or url
@@ -119,7 +119,7 @@ def download(
     except httpx.InvalidURL as error:
         why = without_credentials_in(str(error))
         raise wanted.error(
-            msg("{url} is no address: {why}", url=url, why=why), fix="correct it"
+            msg("{url} is no address: {why}", url=url, why=why), fix=msg("correct it")
         ) from None
     except httpx.HTTPError as error:
         unreachable = Unreachable if wanted is A_DATASET else wanted.error
@@ -130,7 +130,7 @@ def download(
                 host=host,
                 without_credentials_in=without_credentials_in(str(error)),
             ),
-            fix="check the address; a second start goes on where this one ended",
+            fix=msg("check the address; a second start goes on where this one ended"),
         ) from None
     except OSError as error:
         raise wanted.error(
@@ -140,7 +140,7 @@ def download(
                 parent=target.parent,
                 error=error,
             ),
-            fix="free disk space, or set TENNER_CACHE_DIR",
+            fix=msg("free disk space, or set TENNER_CACHE_DIR"),
         ) from error
 
 
@@ -175,12 +175,12 @@ class _Task:
                 return
             if answer.status_code == 416:
                 self.part.unlink(missing_ok=True)  # what is here is no part of what is there
-                raise httpx.ReadError("the file has changed")
+                raise httpx.ReadError(msg("the file has changed"))
             _refuse(answer, self.wanted)
             version = _version_of(answer, have)
             if answer.status_code == 206 and begun and begun.length != version.length:
                 self.part.unlink(missing_ok=True)
-                raise httpx.ReadError("the file has changed")
+                raise httpx.ReadError(msg("the file has changed"))
             if kept and _same_without_validator(kept, version):
                 return
             self._receive(answer, version, have if answer.status_code == 206 else 0)
@@ -251,10 +251,10 @@ def _same_without_validator(kept: Version, now: Version) -> bool:
 def _refuse(answer: "httpx.Response", wanted: Wanted) -> None:
     host, status = answer.url.host, answer.status_code
     if status in (401, 403, 404, 410):
-        why = {404: "there is no such file", 410: "the file is gone"}.get(
-            status, "access is denied"
+        why = {404: msg("there is no such file"), 410: msg("the file is gone")}.get(
+            status, msg("access is denied")
         )
-        fix = "check the address, letter for letter" if status in (404, 410) else ""
+        fix = msg("check the address, letter for letter") if status in (404, 410) else ""
         fix = "" if wanted is A_DATASET else fix
         raise wanted.error(f"{host} answers {status}: {why}", fix=fix or wanted.denied_fix)
     answer.raise_for_status()

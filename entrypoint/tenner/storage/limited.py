@@ -5,6 +5,7 @@ from threading import Lock
 from typing import TypeVar
 
 from tenner.core.errors import DeliveryError
+from tenner.core.messages import msg
 from tenner.core.parallel import in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
@@ -69,10 +70,12 @@ class LimitedCalls:
             case PermanentError():
                 raise self._error(ended.problem.text, ended.problem.fix) from ended
             case TransientError():
-                fix = "it works again when the other side answers; look at its address and network"
+                fix = msg(
+                    "it works again when the other side answers; look at its address and network"
+                )
                 raise self._error(f"{self.destination}: {ended}", fix) from ended
             case OSError():
-                fix = "look whether the disk of this machine is full or gone"
+                fix = msg("look whether the disk of this machine is full or gone")
                 raise self._error(f"{self.destination}: {ended}", fix) from ended
             case BaseException():
                 raise ended

@@ -42,27 +42,27 @@ _REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed"}
 _CHECK_KEYS = msg("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, letter for letter")
 _MEANINGS = {
     "NoSuchBucket": (
-        "there is no such bucket on that server",
-        "create the bucket, or check its name and the endpoint (AWS_ENDPOINT_URL)",
+        msg("there is no such bucket on that server"),
+        msg("create the bucket, or check its name and the endpoint (AWS_ENDPOINT_URL)"),
     ),
     "InvalidAccessKeyId": (
-        "the server does not know this access key",
+        msg("the server does not know this access key"),
         msg(
             "{check_keys}; for other servers than AWS set AWS_ENDPOINT_URL too",
             check_keys=_CHECK_KEYS,
         ),
     ),
     "SignatureDoesNotMatch": (
-        "the secret key does not belong to the access key",
+        msg("the secret key does not belong to the access key"),
         msg("{check_keys}; the region must be the bucket's", check_keys=_CHECK_KEYS),
     ),
     "InvalidToken": (
-        "the session token is not valid",
-        "take fresh keys, or unset AWS_SESSION_TOKEN",
+        msg("the session token is not valid"),
+        msg("take fresh keys, or unset AWS_SESSION_TOKEN"),
     ),
     "RequestTimeTooSkewed": (
-        "the server refuses this machine's clock",
-        "this machine's clock is wrong: set it, or rent another machine",
+        msg("the server refuses this machine's clock"),
+        msg("this machine's clock is wrong: set it, or rent another machine"),
     ),
 }
 _NEEDED = {

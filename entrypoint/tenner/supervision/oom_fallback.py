@@ -78,7 +78,7 @@ def last_words(options: TrainOptions, settings: Settings) -> str:
     """What the user could still allow, when nothing is left to try."""
     allow: list[str] = []
     if options.train_batch_size > 1 and not settings.may_change_batch:
-        allow.append("may_change_batch = true (the images of a step stay the same)")
+        allow.append(msg("may_change_batch = true (the images of a step stay the same)"))
     if not options.gradient_checkpointing:
         allow.append("gradient_checkpointing = true")
     if not options.network_train_unet_only and not settings.may_freeze_text_encoder:

@@ -61,11 +61,13 @@ def wanted_file(
     return Wanted(
         error=SettingsError,
         kind="a model",
-        too_large="the base model is larger than",
-        too_large_fix="name a checkpoint of Stable Diffusion 1.x, 2.x or XL",
+        too_large=msg("the base model is larger than"),
+        too_large_fix=msg("name a checkpoint of Stable Diffusion 1.x, 2.x or XL"),
         denied_fix=denied_fix,
-        page_fix="give the link of the file itself: on Hugging Face it has /resolve/ in it, on"
-        " Civitai it is that of the Download button",
+        page_fix=msg(
+            "give the link of the file itself: on Hugging Face it has /resolve/ in it, on"
+            " Civitai it is that of the Download button"
+        ),
         headers=headers,
         look=look,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching, bring, check_sha256, key_of, wanted_file
 from tenner.core.addresses import full_address
+from tenner.core.messages import msg
 
 
 def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
@@ -17,7 +18,7 @@ def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
     wanted = wanted_file(
         task.cache,
         headers={"Authorization": f"Bearer {token}"} if token else {},
-        denied_fix="for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it",
+        denied_fix=msg("for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it"),
     )
     bring(address, target, address.location, task, wanted)
     check_sha256(target, task.sha256, address)

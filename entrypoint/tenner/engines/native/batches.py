@@ -8,6 +8,7 @@ long as `train_batch_size` times the processes stays the same.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tenner.core.messages import msg
 from tenner.core.train_job import TrainItem, TrainJob
 from tenner.engines.native.rng import python_draw
 
@@ -79,7 +80,7 @@ def schedule_of(job: TrainJob, num_processes: int = 1) -> Schedule:
     total = job.train_batch_size * num_processes
     batches = sum(-(-len(members) // total) for members in buckets_of(job.items).values())
     if not batches:
-        raise ValueError("there is no image to train on")
+        raise ValueError(msg("there is no image to train on"))
     steps_per_epoch = -(-batches // job.gradient_accumulation_steps)
     if job.max_train_epochs is not None:
         num_steps = job.max_train_epochs * steps_per_epoch

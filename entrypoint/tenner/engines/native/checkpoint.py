@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tenner.core.messages import msg
 from tenner.engines.native.tensor_file import Renamed, TensorFile
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.engines.native.unet_names import OriginalNames
@@ -36,7 +37,7 @@ class CheckpointFile:
     def unet(self, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
         tensors = Renamed.of(self._tensors, _UNET)
         if not tensors:
-            raise ValueError("it has no U-Net in checkpoint layout")
+            raise ValueError(msg("it has no U-Net in checkpoint layout"))
         names = OriginalNames(parse_unet_config(config))
         return Renamed({names.back(name): (tensors, name) for name in tensors})
 
@@ -48,12 +49,12 @@ class CheckpointFile:
             found = dict(self._with_prefix(prefix))
             if found:
                 return found
-        raise ValueError("it has no text encoder")
+        raise ValueError(msg("it has no text encoder"))
 
     def second_text(self) -> dict[str, Tensor]:
         found = dict(self._with_prefix("conditioner.embedders.1.model."))
         if not found:
-            raise ValueError("it has no second text encoder")
+            raise ValueError(msg("it has no second text encoder"))
         return dict(_from_open_clip(found))
 
     def vae(self) -> Mapping[str, Tensor]:

@@ -92,7 +92,9 @@ def _memory_format(job: TrainJob) -> torch.memory_format:
 
 def _check_family(job: TrainJob, config: UnetConfig) -> None:
     if config.is_sdxl != (job.family == "sdxl"):
-        raise ValueError("its U-Net is SDXL's" if config.is_sdxl else "its U-Net is not SDXL's")
+        raise ValueError(
+            msg("its U-Net is SDXL's") if config.is_sdxl else msg("its U-Net is not SDXL's")
+        )
 
 
 def _build_unet(

@@ -53,19 +53,19 @@ SIGNS = (
     _sign(
         r"NaN detected in (latents|text encoder outputs)",
         "nan",
-        "set no_half_vae = true; if it stays, the named image is broken",
+        msg("set no_half_vae = true; if it stays, the named image is broken"),
     ),
     _sign(
         r"No data found\.",
         "no_data",
-        "put images in folders named like 10_concept, or say dataset = FOLDER",
-        text="the trainer found no images",
+        msg("put images in folders named like 10_concept, or say dataset = FOLDER"),
+        text=msg("the trainer found no images"),
     ),
     _sign(
         r"No space left on device|Errno (28|122|30|5)\b|Disk quota exceeded|StorageFull"
         r"|Read-only file system|PytorchStreamWriter failed writing",
         "disk",
-        "free disk space, or rent a machine with more of it",
+        msg("free disk space, or rent a machine with more of it"),
     ),
     _sign(
         r"model is not found as a file or in Hugging Face|Error no file named .*(config|weights)"
@@ -73,35 +73,39 @@ SIGNS = (
         r"|does not appear to have a file named|Unable to load weights"
         r"|is neither a valid local path nor a valid repo id",
         "base_model",
-        "check base_model: a whole model of the right family (SD 1.x, 2.x or SDXL)",
+        msg("check base_model: a whole model of the right family (SD 1.x, 2.x or SDXL)"),
     ),
     _sign(
         r"Bus error|out of shared memory|unable to (open|write).*shared memory|/torch_\d+_\d+",
         "host_memory",
-        "start the container with --ipc=host or --shm-size=2g",
+        msg("start the container with --ipc=host or --shm-size=2g"),
     ),
     _sign(
         r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal: Killed)",
         "host_memory",
-        "give the container more memory, or set max_data_loader_n_workers = 0",
+        msg("give the container more memory, or set max_data_loader_n_workers = 0"),
     ),
     _sign(
         r"no kernel image is available|CUDA driver version is insufficient"
         r"|not compatible with the current PyTorch installation",
         "host",
-        "this card needs another image: see the card table for the tag that fits",
+        msg("this card needs another image: see the card table for the tag that fits"),
     ),
     _sign(
         r"NCCL (error|WARN)|ncclSystemError|ncclUnhandledCudaError"
         r"|Watchdog caught collective operation timeout",
         "host",
-        "the cards cannot talk to each other here: set num_processes = 1, or rent another host",
+        msg(
+            "the cards cannot talk to each other here: set num_processes = 1, or rent another host"
+        ),
     ),
     _sign(
         r"CUDA error: |CUDNN_STATUS_|uncorrectable ECC error|Unable to determine the device handle"
         r"|Failed to initialize NVML|CUDA unknown error|CUDA-capable device",
         "host",
-        "the host's GPU failed: rent another machine; the run goes on from its last state there",
+        msg(
+            "the host's GPU failed: rent another machine; the run goes on from its last state there"
+        ),
     ),
 )
 """Patterns in the order they are tried. Wording is that of torch 2.4, safetensors and diffusers."""

@@ -198,7 +198,7 @@ class Handout:
         name = job.settings.output_name
         allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:
-            text = "nothing is left of the budget of all jobs"
+            text = msg("nothing is left of the budget of all jobs")
             self._note(name, state="budget", exit_code=ExitCode.BUDGET, problems=(text,))
             return
         order = Order(
@@ -219,7 +219,7 @@ class Handout:
         except Exception as error:  # noqa: BLE001 - whatever Ray says of a task that cannot be done
             first = str(error).splitlines()[0]
             result = Result(state="failed", exit_code=LOST, problems=(first,))
-        if result.exit_code == LOST and self._again(name, "its machine or its turn was lost"):
+        if result.exit_code == LOST and self._again(name, msg("its machine or its turn was lost")):
             return job
         self.failures += result.state == "failed"
         self._note(
@@ -249,7 +249,9 @@ class Handout:
         again: list[Request] = []
         for ref, handed in list(self.out.items()):
             name = handed.job.settings.output_name
-            if not self.cluster.is_alive(handed.node) and self._again(name, "its node is gone"):
+            if not self.cluster.is_alive(handed.node) and self._again(
+                name, msg("its node is gone")
+            ):
                 del self.out[ref]
                 self.cluster.let_go(ref)
                 again.append(handed.job)

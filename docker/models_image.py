@@ -63,7 +63,7 @@ def join(
         for name in names
     ]
     labels = {
-        **config["config"].get("Labels", {}),
+        **(config["config"].get("Labels") or {}),
         "tenner.models": "full" if len(names) > 1 else names[0],
     }
     joined = {

@@ -97,7 +97,7 @@ RUN /opt/trainer/bin/python -m compileall -q --invalidation-mode unchecked-hash 
 
 FROM build AS tenner-environment
 ARG CUDA
-COPY docker/share_numpy.sh docker/locks/tenner.txt /build/
+COPY docker/slim_tenner.sh docker/locks/tenner.txt /build/
 COPY docker/locks/trainer-${CUDA}.txt /build/trainer.txt
 # tenner itself lies in a folder of its own, named in a .pth file: the trainer is given that folder,
 # and none of tenner's own packages. numpy is the trainer's: the same version for the same Python.
@@ -107,15 +107,18 @@ RUN --mount=type=cache,target=/root/.cache/uv \
  && for site in /opt/tenner/lib/python3*/site-packages; do \
       echo /opt/tenner-app > "${site}/tenner-app.pth"; done \
  && rm -f /opt/tenner/.lock \
- && /build/share_numpy.sh /build/tenner.txt /build/trainer.txt
+ && /build/slim_tenner.sh /build/tenner.txt /build/trainer.txt
 
 
 FROM tenner-environment AS tenner-app
 COPY pyproject.toml README.md LICENSE /src/
 COPY entrypoint /src/entrypoint
+# uv's note of when it installed a wheel goes, so that equal builds are equal bytes.
 RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels /src \
  && ${UV} pip install --python /opt/tenner/bin/python --no-deps --no-index \
       --target /opt/tenner-app /wheels/tenner-*.whl \
+ && sed -i '/uv_cache.json/d' /opt/tenner-app/tenner-*.dist-info/RECORD \
+ && rm -f /opt/tenner-app/tenner-*.dist-info/uv_cache.json \
  && rm -f /opt/tenner-app/.lock \
  && /opt/tenner/bin/python -m tenner --help > /dev/null
 

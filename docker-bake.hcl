@@ -7,7 +7,7 @@
 # Variables come from the environment: IMAGE=ghcr.io/me/tenner VERSION=1.0 docker buildx bake
 # zstd layers, about a fifth smaller than gzip and several times faster to unpack, for hosts that
 # take them:
-#   docker buildx bake --set '*.output=type=registry,oci-mediatypes=true,compression=zstd,force-compression=true'
+#   docker buildx bake --set '*.output=type=registry,oci-mediatypes=true,compression=zstd,compression-level=12,force-compression=true'
 
 variable "IMAGE" { default = "tenner" }
 variable "VERSION" { default = "dev" }

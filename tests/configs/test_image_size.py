@@ -7,7 +7,7 @@ import tarfile
 
 import zstandard
 
-from bench.image_size import Layer, is_layer, measured
+from bench.image_size import ZSTD_LEVEL, Layer, is_layer, measured
 
 
 def layer_of(files: dict[str, bytes]) -> bytes:
@@ -27,7 +27,9 @@ def test_a_layers_sizes_are_those_that_compressors_make_of_it() -> None:
     found = measured(Layer(number=0), io.BytesIO(content))
     assert found.unpacked == len(content)
     assert abs(found.gzip - len(gzip.compress(content, 6))) < 2000
-    assert abs(found.zstd - len(zstandard.ZstdCompressor(level=3).compress(content))) < 2000
+    assert (
+        abs(found.zstd - len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content))) < 2000
+    )
     assert set(found.files) == {"opt/noise", "opt/zeros"}
     assert 5_900_000 < found.files["opt/noise"] < 6_100_000
     assert found.files["opt/zeros"] < 100_000

@@ -53,13 +53,13 @@ def test_the_guides_settings_train_in_sd_scripts(
             "TENNER_BATCH_SIZE": "1",
             "TENNER_NETWORK_DIM": "4",
             "TENNER_OPTIMIZER_TYPE": "AdamW",
-            "TENNER_MAX_TRAIN_STEPS": "2",
+            "TENNER_MAX_TRAIN_STEPS": "6",
             "TENNER_LR_WARMUP_STEPS": "0",
             "TENNER_NO_SAMPLES": "true",
         },
     )
     try:
-        engine.wait_for(container, "\nstep 1/2")
+        engine.wait_for(container, "\nstep 1/6")
         processes = " ".join(map(str, container.top()["Processes"]))
         assert "train_network.py" in processes
         assert "compile_worker" not in processes, "torch_compile is off"

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tenner.core.files import write_json
+from tenner.core.messages import Message, message_of
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 
@@ -69,7 +70,10 @@ def read_records(path: Path) -> dict[str, JobRecord]:
         listed: list[dict[str, Any]] = found["jobs"] if found["format"] == FORMAT else []
         known = {each.name for each in fields(JobRecord)}
         records = [
-            JobRecord(**{key: _plain(value) for key, value in each.items() if key in known})
+            _with_messages(
+                JobRecord(**{key: _plain(value) for key, value in each.items() if key in known}),
+                each.get("messages") or [],
+            )
             for each in listed
         ]
     except (OSError, ValueError, KeyError, TypeError):
@@ -87,7 +91,21 @@ def write_records(path: Path, records: Sequence[JobRecord]) -> None:
         "cost_usd": sum(costs) if costs else None,
         "states": {state: states.count(state) for state in sorted(set(states))},
     }
-    write_json(path, {**total, "jobs": [asdict(each) for each in records]})
+    write_json(path, {**total, "jobs": [_json(each) for each in records]})
+
+
+def _json(record: JobRecord) -> dict[str, Any]:
+    """A record as JSON; beside the English of its problems stand their ids and values."""
+    told = [each.to_json() if isinstance(each, Message) else None for each in record.problems]
+    return asdict(record) | ({"messages": told} if any(told) else {})
+
+
+def _with_messages(record: JobRecord, told: list[Any]) -> JobRecord:
+    """The record with its problems as messages, where they were written as such."""
+    if len(told) != len(record.problems):
+        return record
+    problems = (message_of(each, text) for each, text in zip(told, record.problems, strict=True))
+    return replace(record, problems=tuple(problems))
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenner.core.errors import DatasetError, TennerError
 from tenner.core.event_log import read_event_lines
+from tenner.core.messages import msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.hardware.prices import Price
 from tenner.pipeline.preflight import Inspect, OnImage, Preflight, Trials, prepare
@@ -107,5 +108,6 @@ def last_loss(events: Path) -> tuple[float | None, int]:
 def problems_of(error: TennerError) -> tuple[str, ...]:
     """What went wrong, each in one line with its fix."""
     return tuple(
-        f"{each.text} (fix: {each.fix})" if each.fix else each.text for each in error.problems
+        msg("{text} (fix: {fix})", text=each.text, fix=each.fix) if each.fix else each.text
+        for each in error.problems
     )

@@ -14,12 +14,22 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from tenner.core.files import write_atomically
+from tenner.core.messages import Message, msg
 from tenner.core.run_dir import RunDir
-from tenner.queue.record import JobRecord
+from tenner.queue.record import JobRecord, JobState
 from tenner.report.images import PictureStore
+from tenner.report.translation import TEXTS
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
 from tenner.ui.lines import duration
 
+STATES: Mapping[JobState, Message] = {
+    "waiting": msg("waiting"),
+    "training": msg("training"),
+    "delivered": msg("delivered"),
+    "failed": msg("failed"),
+    "budget": msg("budget"),
+    "stopped": msg("stopped"),
+}
 NUM_SEEDS = 3
 """Seeds that are compared: more pictures would be smaller ones."""
 
@@ -41,7 +51,9 @@ def write_summary(path: Path, name: str, records: Sequence[JobRecord]) -> None:
 
 def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str:
     """The page as HTML; links are relative to `folder`, where it will lie."""
-    style = (files("tenner.report") / "page.css").read_text(encoding="utf-8") + _own("page.css")
+    report = files("tenner.report")
+    style = (report / "page.css").read_text(encoding="utf-8") + _own("page.css")
+    script = (report / "page.js").read_text(encoding="utf-8")
     seeds = comparisons(records)
     shown = [path for each in seeds for _, paths in each.rows for path in paths if path]
     costs = [each.cost_usd for each in records if each.cost_usd is not None]
@@ -60,8 +72,10 @@ def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str
         swept=sorted({key for each in records for key in each.swept or {}}),
         seeds=seeds,
         pictures=PictureStore().inline_all(shown),
+        states=STATES,
         style=Markup(style),
-        policy=_policy(style),
+        script=Markup(script),
+        policy=_policy(style, script),
         duration=duration,
         link=link,
     )
@@ -112,9 +126,10 @@ def _link(folder: Path, record: JobRecord) -> str:
     return os.path.relpath(report.absolute(), folder.absolute()) if report.is_file() else ""
 
 
-def _policy(style: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+def _policy(style: str, script: str) -> str:
+    own = [base64.b64encode(hashlib.sha256(each.encode()).digest()) for each in (style, script)]
+    sources = [f"'sha256-{digest.decode()}'" for digest in own]
+    return f"default-src 'none'; img-src data:; style-src {sources[0]}; script-src {sources[1]}"
 
 
 def _own(name: str) -> str:
@@ -124,4 +139,5 @@ def _own(name: str) -> str:
 @cache
 def _template() -> Template:
     known: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
-    return Environment(trim_blocks=True, lstrip_blocks=True, **known).from_string(_own("page.html"))
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, **known)
+    return environment.from_string(_own("page.html"), globals=TEXTS)

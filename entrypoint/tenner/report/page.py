@@ -28,7 +28,7 @@ from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
-from tenner.report.translation import both, counted_label, label, plain_label
+from tenner.report.translation import TEXTS, label
 from tenner.sample.cells import USUAL
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -235,10 +235,7 @@ def _own(name: str) -> str:
 
 def _template(name: str) -> Template:
     known = {
-        "t": label,
-        "tn": counted_label,
-        "said": both,
-        "plain": plain_label,
+        **TEXTS,
         "spoken": spoken_duration,
         "labels": labels,
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from gettext import GNUTranslations, NullTranslations
 from importlib.resources import files
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -151,6 +152,10 @@ def _label(message: Message, template: Callable[[str], str]) -> Markup:
 def plain_label(text: str, language: str) -> str:
     """A text of the page in one language, without markup, for an attribute."""
     return text if language == "en" else catalogue(language).gettext(text) or text
+
+
+TEXTS: dict[str, Any] = {"t": label, "tn": counted_label, "said": both, "plain": plain_label}
+"""What templates call to show a text."""
 
 
 def _direction(text: str) -> Markup:

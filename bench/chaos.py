@@ -50,7 +50,7 @@ _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / "run"), str(_TESTS / "delivery")]
 
 from program import Machine, StandIn, same_weights, trainer_of  # noqa: E402
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy  # noqa: E402
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy  # noqa: E402
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client  # noqa: E402
 from small_disk import fill, small_disk  # noqa: E402
 
@@ -154,9 +154,9 @@ class History:
 
     def __str__(self) -> str:
         cut = ", ".join(
-            f"{life.killed_while}{' (empty machine)' if life.on_empty else ''}"
-            for life in self.lives
-            if life.killed_while
+            f"{attempt.killed_while}{' (empty machine)' if attempt.on_empty else ''}"
+            for attempt in self.lives
+            if attempt.killed_while
         )
         return f"{self.trouble}; killed while {cut}: {'; '.join(self.wrong) or 'all held'}"
 
@@ -170,9 +170,9 @@ class Weather:
     refuses_deletes: bool = False
     is_expired: bool = False
 
-    def __call__(self, asked: Asked) -> Spoil | None:
+    def __call__(self, sent: SeenRequest) -> Spoil | None:
         throw = self.chance.random()
-        deletes = asked.method == "DELETE" or (asked.method == "POST" and "?delete" in asked.path)
+        deletes = sent.method == "DELETE" or (sent.method == "POST" and "?delete" in sent.path)
         if self.is_expired:
             return _refusal(400, "ExpiredToken")
         if self.refuses_deletes and deletes:
@@ -205,7 +205,7 @@ class Chaos:
         while process.poll() is None and time.monotonic() < started + START_SECONDS:
             clock.has_come(never)
             time.sleep(0.01)
-        assert process.poll() == 0, self.whole.said
+        assert process.poll() == 0, self.whole.output
         self.pace = Pace(lines=clock.seconds(), total=time.monotonic() - started)
 
     def machine(self, folder: Path) -> Machine:
@@ -283,7 +283,7 @@ class Trial:
             if code == 0:
                 break
         if history.codes[-1]:
-            history.wrong.append(f"exit codes {history.codes}: {self.machine.said[-2000:]}")
+            history.wrong.append(f"exit codes {history.codes}: {self.machine.output[-2000:]}")
         else:
             self._judge()
         self._count()
@@ -357,9 +357,9 @@ class Trial:
                     shutil.rmtree(each, ignore_errors=True)
                     each.unlink(missing_ok=True) if each.is_file() else None
             case "half-open sockets":
-                said = self.machine.said.rpartition("http://127.0.0.1:")[2].partition("/")[0]
-                if said.isdigit():
-                    self._hold_the_line(int(said))
+                output = self.machine.output.rpartition("http://127.0.0.1:")[2].partition("/")[0]
+                if output.isdigit():
+                    self._hold_the_line(int(output))
             case _:
                 pass
 
@@ -400,9 +400,9 @@ class Trial:
                 continue
             history.wrong.append(f"a torn line in its log: {line[:80]!r}")
         if (run / FINAL).is_file():  # not so on an empty machine after all was delivered
-            told = {each["step"] for each in self._steps()}
-            if told != set(range(1, STEPS + 1)):
-                history.wrong.append(f"its curve holds the steps {sorted(told)}")
+            reported = {each["step"] for each in self._steps()}
+            if reported != set(range(1, STEPS + 1)):
+                history.wrong.append(f"its curve holds the steps {sorted(reported)}")
             if not same_weights(run / FINAL, self.chaos.whole.run("star") / FINAL):
                 history.wrong.append("other weights than the undisturbed run")
         self._judge_destination()
@@ -456,11 +456,11 @@ def chaos(
     seconds: float = float("inf"),
 ) -> list[History]:
     """All stories, told as they end; those in the file `progress` are not lived again."""
-    told = read_stories(progress) if progress else {}
-    missing = [number for number in range(runs) if number not in told]
+    reported = read_stories(progress) if progress else {}
+    missing = [number for number in range(runs) if number not in reported]
     until = time.monotonic() + seconds
     if not missing:
-        return list(told.values())
+        return list(reported.values())
     with (
         TemporaryDirectory(prefix="tenner-chaos-") as folder,
         moto_server(Path(folder)) as server_port,
@@ -470,21 +470,21 @@ def chaos(
         for number in missing:
             if time.monotonic() > until:
                 break
-            told[number] = all_of_it.run(number, kills, random.Random(f"{seed}/{number}"))
-            print(f"run {number}: {told[number]}", flush=True)
+            reported[number] = all_of_it.run(number, kills, random.Random(f"{seed}/{number}"))
+            print(f"run {number}: {reported[number]}", flush=True)
             if progress:
                 with progress.open("a") as file:
-                    file.write(json.dumps({"run": number, **asdict(told[number])}) + "\n")
-    return list(told.values())
+                    file.write(json.dumps({"run": number, **asdict(reported[number])}) + "\n")
+    return list(reported.values())
 
 
 def read_stories(progress: Path) -> dict[int, History]:
     """The stories that an earlier start has kept, by the number of the run."""
     found: dict[int, History] = {}
     for line in progress.read_text().splitlines() if progress.is_file() else []:
-        kept = json.loads(line)
-        number, lives = kept.pop("run"), [Life(**life) for life in kept.pop("lives")]
-        found[number] = History(lives=lives, **kept)
+        saved = json.loads(line)
+        number, attempts = saved.pop("run"), [Life(**attempt) for attempt in saved.pop("lives")]
+        found[number] = History(lives=attempts, **saved)
     return found
 
 
@@ -496,40 +496,45 @@ def main() -> int:
     parser.add_argument("--stand-in", action="store_true", dest="stand_in")
     parser.add_argument("--progress", type=Path, help="file of the stories so far")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later")
-    asked = parser.parse_args()
-    stories = chaos(
-        asked.runs,
-        asked.kills,
-        asked.seed,
-        stand_in=asked.stand_in,
-        progress=asked.progress,
-        seconds=asked.seconds,
+    arguments = parser.parse_args()
+    histories = chaos(
+        arguments.runs,
+        arguments.kills,
+        arguments.seed,
+        stand_in=arguments.stand_in,
+        progress=arguments.progress,
+        seconds=arguments.seconds,
     )
-    print(table(stories))
-    return 0 if all(not history.wrong for history in stories) else 1
+    print(table(histories))
+    return 0 if all(not history.wrong for history in histories) else 1
 
 
-def table(stories: list[History]) -> str:
+def table(histories: list[History]) -> str:
     """What became of them, by trouble and in all, as a table in Markdown."""
     heads = ("trouble", "runs", "held", "kills", "trainer kills", "empty machines", "bit-equal")
     heads = (*heads, "left behind", "ledger adds up")
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for trouble in (*TROUBLES, "all"):
-        found = [each for each in stories if trouble in (each.trouble, "all")]
-        lives = [life for history in found for life in history.lives]
+        found = [each for each in histories if trouble in (each.trouble, "all")]
+        attempts = [attempt for history in found for attempt in history.lives]
         numbers = (
             len(found),
             sum(not each.wrong for each in found),
-            sum(life.killed_while not in ("", "nothing, for it was over") for life in lives),
+            sum(
+                attempt.killed_while not in ("", "nothing, for it was over") for attempt in attempts
+            ),
             sum(each.trainer_kills for each in found),
-            sum(life.on_empty for life in lives),
+            sum(attempt.on_empty for attempt in attempts),
             sum(each.is_equal for each in found),
             sum(len(each.left) for each in found),
             sum(each.kept_steps == STEPS for each in found),
         )
         lines.append(f"| {trouble} | {' | '.join(map(str, numbers))} |")
     doing = collections.Counter(
-        life.killed_while for history in stories for life in history.lives if life.killed_while
+        attempt.killed_while
+        for history in histories
+        for attempt in history.lives
+        if attempt.killed_while
     )
     return "\n".join([*lines, "", f"killed while: {dict(doing.most_common())}"])
 

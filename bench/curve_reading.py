@@ -38,8 +38,8 @@ def flat(chance: random.Random) -> Shape:
 
 
 def rises(chance: random.Random) -> Shape:
-    depth, turn, climb = chance.uniform(0.2, 0.5), chance.uniform(0.4, 0.7), chance.uniform(0.3, 1)
-    return lambda t: 0.1 * (1 + depth * math.exp(-t / 0.1) + climb * max(0.0, t - turn))
+    depth, share, climb = chance.uniform(0.2, 0.5), chance.uniform(0.4, 0.7), chance.uniform(0.3, 1)
+    return lambda t: 0.1 * (1 + depth * math.exp(-t / 0.1) + climb * max(0.0, t - share))
 
 
 def nan(chance: random.Random) -> Shape:
@@ -95,8 +95,8 @@ def main() -> None:
                 if reading != right and reading not in SILENT
             )
             shares = [found[right] / count, silent / count, wrong / count, upper_end(wrong, count)]
-            told = " | ".join(f"{share:.1%}" for share in shares)
-            print(f"| {name} | {num_steps:,} | {told} | {others} |", flush=True)
+            reported = " | ".join(f"{share:.1%}" for share in shares)
+            print(f"| {name} | {num_steps:,} | {reported} | {others} |", flush=True)
     print(f"\nwrong: {all_wrong} of {all_curves} ({all_wrong / all_curves:.2%})")
 
 

@@ -48,9 +48,9 @@ def make_set(folder: Path, count: int, side: int) -> list[Path]:
     paths: list[Path] = []
     for number in range(count):
         picture = Image.new("RGB", (side, side))
-        for place, tile in enumerate(chance.sample(tiles, 4)):
+        for index, tile in enumerate(chance.sample(tiles, 4)):
             turned = tile.rotate(90 * chance.randrange(4))
-            picture.paste(turned, (place % 2 * half, place // 2 * half))
+            picture.paste(turned, (index % 2 * half, index // 2 * half))
         path = folder / f"{number:05d}.jpg"
         picture.save(path, quality=90)
         path.with_suffix(".txt").write_text(f"a picture of noise, number {number}")

@@ -65,33 +65,35 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where files and server lie")
     parser.add_argument("--server", choices=sorted(SERVERS), help="one of the two")
     parser.add_argument("--hashes", action="store_true", help="time the hashes alone")
-    asked = parser.parse_args()
-    if asked.hashes or not asked.aws:
-        time_hashes(asked.mib)
+    options = parser.parse_args()
+    if options.hashes or not options.aws:
+        time_hashes(options.mib)
         return
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.mib} MiB, {asked.rounds} rounds")
-    with TemporaryDirectory(prefix="tenner-bench-", dir=asked.folder) as scratch:
-        source = make_files(Path(scratch) / "source", asked.mib << 20)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, {options.mib} MiB, {options.rounds} rounds"
+    )
+    with TemporaryDirectory(prefix="tenner-bench-", dir=options.folder) as scratch:
+        source = make_files(Path(scratch) / "source", options.mib << 20)
         (Path(scratch) / "tuned").write_text(TUNED)
         (Path(scratch) / "plain").write_text("")
         ends = [
-            compare(server, source, Path(scratch), asked)
-            for server in ([asked.server] if asked.server else SERVERS)
+            compare(server, source, Path(scratch), options)
+            for server in ([options.server] if options.server else SERVERS)
         ]
     sys.exit(max(ends))
 
 
-def compare(server: str, source: Path, scratch: Path, asked: argparse.Namespace) -> int:
+def compare(server: str, source: Path, scratch: Path, options: argparse.Namespace) -> int:
     """Upload in turns to one server; 1 where tenner is too slow or too large."""
     print(f"to {server}:")
     found: dict[str, list[Upload]] = {"tenner": [], "aws default": [], "aws tuned": []}
-    for number in range(asked.rounds):
+    for number in range(options.rounds):
         for name in [*found][number % 3 :] + [*found][: number % 3]:
-            upload = measure(name, server, source, scratch, asked.aws)
+            upload = measure(name, server, source, scratch, options.aws)
             found[name].append(upload)
             told = f"{upload.seconds:6.1f} s  {upload.cpu_seconds:5.1f} CPU s"
             print(f"  {name:12} {told}  {upload.peak_mb:6.0f} MB", flush=True)
-    return tell(found, asked.mib)
+    return tell(found, options.mib)
 
 
 def tell(found: dict[str, list[Upload]], mib: int) -> int:

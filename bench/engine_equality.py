@@ -27,7 +27,7 @@ def main() -> None:
     """Compare in the trainer's Python, where both trainers can be imported."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("base", type=Path)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     if "SD_SCRIPTS_DIR" not in os.environ or "TENNER_TRAINER_PYTHON" not in os.environ:
         sys.exit("set SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON")
     root = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ def main() -> None:
     code = "import sys; from bench.engine_equality import compare; compare(sys.argv[1])"
     environ = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     python = os.environ["TENNER_TRAINER_PYTHON"]
-    command = [python, "-c", code, str(told.base.absolute())]
+    command = [python, "-c", code, str(arguments.base.absolute())]
     sys.exit(subprocess.run(command, env=environ, check=False).returncode)
 
 

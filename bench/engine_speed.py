@@ -50,12 +50,14 @@ class Result:
 
 def main() -> None:
     """Run both engines in turn and print medians and ratios."""
-    asked = read_arguments(__doc__, steps=25, rounds=2)
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.steps} steps, batch 2, 64 px, fp32")
+    options = read_arguments(__doc__, steps=25, rounds=2)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, {options.steps} steps, batch 2, 64 px, fp32"
+    )
     found: dict[str, list[Result]] = {"native": [], "sd-scripts": []}
-    for number in range(asked.rounds):
+    for number in range(options.rounds):
         for engine, results in found.items():
-            result = train(engine, asked.base, asked.dataset, asked.steps)
+            result = train(engine, options.base, options.dataset, options.steps)
             results.append(result)
             print(f"round {number + 1} {engine:10} {result}", flush=True)
     floor = floor_seconds(batch=2, side=64)

@@ -73,12 +73,12 @@ def main(image: str = "tenner:slim", turns: str = "5") -> None:
             folder = Path(name)
             folder.chmod(0o777)
             runs.append(seconds_to("step 1/2", image, folder, *JOB)[0])
-            told = stages(folder)
+            reported = stages(folder)
             alone.append(seconds_to('"step"', image, folder, "bash", "-c", TRAINER)[0])
     version = [seconds_to("tenner", image, Path("/tmp"), "version")[0] for _ in range(int(turns))]
     for name, found in (("run", runs), ("trainer alone", alone), ("tenner version", version)):
         print(f"{name:<14} median {statistics.median(found):.1f} s, least {min(found):.1f} s")
-    print("stages of the last run: " + ", ".join(f"{name} {took:.1f} s" for name, took in told))
+    print("stages of the last run: " + ", ".join(f"{name} {took:.1f} s" for name, took in reported))
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 

@@ -36,7 +36,7 @@ from typing import Any
 from bench.sd15_job import read_arguments
 from tenner.base.tokenizers import write_clip_tokenizers
 from tenner.engines.sd_scripts.log_lines import LogReader, Output
-from tenner.engines.sd_scripts.resume import Life
+from tenner.engines.sd_scripts.resume import Attempt
 
 _OWN_PATHS = ("train_data_dir", "output_dir", "logging_dir", "tokenizer_cache_dir")
 
@@ -56,14 +56,14 @@ class Timed:
 
 def main() -> None:
     """Run both in turn and print medians and the ratio of each round."""
-    asked = read_arguments(__doc__, steps=4, rounds=3)
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {asked.steps} steps, batch 2, 64 px")
+    arguments = read_arguments(__doc__, steps=4, rounds=3)
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {arguments.steps} steps, batch 2, 64 px")
     pairs: list[tuple[float, float]] = []
-    for number in range(asked.rounds + 1):
+    for number in range(arguments.rounds + 1):
         with TemporaryDirectory(prefix="launch-wall-time-") as name:
             folder = Path(name)
-            ours, words = with_tenner(asked.base, asked.dataset, asked.steps, folder)
-            theirs = with_accelerate(words, asked.dataset, asked.steps, folder)
+            ours, words = with_tenner(arguments.base, arguments.dataset, arguments.steps, folder)
+            theirs = with_accelerate(words, arguments.dataset, arguments.steps, folder)
         if number == 0:
             continue
         pairs.append((ours.seconds, theirs.seconds))
@@ -113,26 +113,28 @@ def with_tenner(base: Path, dataset: Path, steps: int, folder: Path) -> tuple[Ti
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
     (log,) = (folder / "tenner").glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    told = [(each, datetime.fromisoformat(each["time"]).timestamp() - started) for each in events]
+    reported = [
+        (each, datetime.fromisoformat(each["time"]).timestamp() - started) for each in events
+    ]
     cpu_seconds = _cpu_seconds() - used
-    timed = Timed(seconds=seconds, cpu_seconds=cpu_seconds, marks=_marks(told))
+    timed = Timed(seconds=seconds, cpu_seconds=cpu_seconds, marks=_marks(reported))
     return timed, json.loads(noted.read_text())
 
 
 def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -> Timed:
     """The times of `accelerate launch` with the same arguments, on a dataset folder of its own."""
     _, _, script, *options = words
-    place = folder / "bare"
-    (place / "data").mkdir(parents=True)
-    (place / "data" / "1_concept").symlink_to(dataset.absolute())
+    location = folder / "bare"
+    (location / "data").mkdir(parents=True)
+    (location / "data" / "1_concept").symlink_to(dataset.absolute())
     paths = {
-        "train_data_dir": place / "data",
-        "output_dir": place / "output",
-        "logging_dir": place / "logs",
-        "tokenizer_cache_dir": write_clip_tokenizers(place / "tokenizers"),
+        "train_data_dir": location / "data",
+        "output_dir": location / "output",
+        "logging_dir": location / "logs",
+        "tokenizer_cache_dir": write_clip_tokenizers(location / "tokenizers"),
     }
-    kept = [each for each in options if each.partition("=")[0].lstrip("-") not in _OWN_PATHS]
-    assert len(kept) == len(options) - len(_OWN_PATHS), options
+    saved = [each for each in options if each.partition("=")[0].lstrip("-") not in _OWN_PATHS]
+    assert len(saved) == len(options) - len(_OWN_PATHS), options
     named = [f"--{name}={path}" for name, path in paths.items()]
     python = os.environ["TENNER_TRAINER_PYTHON"]
     launch = [python, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
@@ -140,9 +142,9 @@ def with_accelerate(words: list[str], dataset: Path, steps: int, folder: Path) -
     launch += [f"--num_cpu_threads_per_process={os.cpu_count()}"]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     environment = {**os.environ, **offline}
-    command = [*launch, script, *kept, *named]
-    life = Life(num_steps=steps, steps_per_epoch=steps)
-    reader = LogReader(Output(life=life, output_dir=str(place), output_name="my_lora"))
+    command = [*launch, script, *saved, *named]
+    attempt = Attempt(num_steps=steps, steps_per_epoch=steps)
+    reader = LogReader(Output(attempt=attempt, output_dir=str(location), output_name="my_lora"))
     found: list[tuple[dict[str, Any], float]] = []
     lines: list[str] = []
     used, started = _cpu_seconds(), time.time()

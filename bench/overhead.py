@@ -182,7 +182,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(run.rates, engine.rates, strict=True)]
     cpu = [a / b for a, b in zip(run.cpu_per_step, engine.cpu_per_step, strict=True)]
     supervisor = statistics.median(run.own_cpu_per_step)
-    told = {
+    reported = {
         "steps_per_second_alone": round(statistics.median(engine.rates), 2),
         "step_ratios": [round(each, 3) for each in ratios],
         "step_ratio_median": round(statistics.median(ratios), 4),
@@ -192,7 +192,7 @@ def main() -> None:
         "supervisor_cores": round(supervisor * statistics.median(run.rates), 4),
         "load_of_this_machine": round(os.getloadavg()[0], 1),
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(reported, indent=1))
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ class Alternation:
         time.sleep(TURN_SECONDS)
         after = (time.monotonic(), self.steps, cpu_seconds(trainer), self._own_seconds())
         took, steps, cpu, own = (b - a for a, b in zip(before, after, strict=True))
-        turn = Turn(rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took)
-        self.turns[watched].append(turn)
+        share = Turn(rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took)
+        self.turns[watched].append(share)
 
     def _own_seconds(self) -> float:
         return time.process_time() + cpu_seconds(self.server)
@@ -227,8 +227,8 @@ def main() -> None:
         started = time.thread_time()
         page.write()
         written = time.thread_time() - started
-        door = page_endpoint("127.0.0.1", 0, (), None, {})
-        with page, open_page(run_dir, door) as at:
+        endpoint = page_endpoint("127.0.0.1", 0, (), None, {})
+        with page, open_page(run_dir, endpoint) as at:
             words = (f"http://127.0.0.1:{at.port}", at.token, str(seconds), str(viewers))
             crowd = subprocess.Popen(
                 (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
@@ -242,7 +242,7 @@ def main() -> None:
     cpu = [watched.cpu_per_step / alone.cpu_per_step for watched, alone in pairs]
     cores = [watched.own_cores - alone.own_cores for watched, alone in pairs]
     size, _, *updates = map(float, seen.split())
-    told = {
+    reported = {
         "viewers": viewers,
         "page_bytes": int(size),
         "page_again_cpu_ms": round(1000 * written),
@@ -256,7 +256,7 @@ def main() -> None:
         "trainer_cpu_per_step_ratio_median": round(statistics.median(cpu), 4),
         "load_of_this_machine": round(os.getloadavg()[0], 1),
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(reported, indent=1))
 
 
 if __name__ == "__main__":

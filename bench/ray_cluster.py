@@ -237,7 +237,7 @@ def main(num_jobs: int) -> None:
 def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
     """Hold the destination and the nodes' own logs to what was promised."""
     client = s3()
-    delivered, lives, resumed = 0, 0, 0
+    delivered, attempts, resumed = 0, 0, 0
     for seed in range(1, num_jobs + 1):
         name = f"jobs-seed-{seed}"
 
@@ -247,12 +247,12 @@ def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
             )
 
         manifest, ledger = read("manifest.json"), read(f".tenner/{name}/ledger.json")
-        ended = [life for life in ledger["lives"] if life["ending"] == "delivered"]
+        ended = [attempt for attempt in ledger["lives"] if attempt["ending"] == "delivered"]
         delivered += len(ended) == 1 and len(manifest["files"]) > 3
-        lives += len(ledger["lives"])
-        resumed += any(life["first_step"] > 0 for life in ledger["lives"])
+        attempts += len(ledger["lives"])
+        resumed += any(attempt["first_step"] > 0 for attempt in ledger["lives"])
         _one_at_a_time(name, nodes)
-    print(f"{num_jobs} jobs, {delivered} delivered exactly once, in {lives} lives;")
+    print(f"{num_jobs} jobs, {delivered} delivered exactly once, in {attempts} lives;")
     print(f"{resumed} went on from a state at the destination; no job trained twice at once")
     assert delivered == num_jobs
 

@@ -32,9 +32,9 @@ def seconds(act: Callable[[], Result]) -> float:
 def main(num_jobs: int) -> None:
     """Print the medians."""
     with tempfile.TemporaryDirectory(prefix="tenner-bench-") as name:
-        said = {"base_model": "tiny", "dataset": f"{name}/nowhere", "output_dir": name}
-        said |= {"device": "cpu", "destinations": f"file://{name}/there"}
-        request = load_request(said, {}, read_default_config=False)
+        output = {"base_model": "tiny", "dataset": f"{name}/nowhere", "output_dir": name}
+        output |= {"device": "cpu", "destinations": f"file://{name}/there"}
+        request = load_request(output, {}, read_default_config=False)
         order = Order(request=request, lease_seconds=60.0, environ={})
         started = time.perf_counter()
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")

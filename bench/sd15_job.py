@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Arguments:
     """A job on a full-size Stable Diffusion 1.5: its base, images, steps, and how often."""
 
     base: Path
@@ -17,14 +17,19 @@ class Asked:
     rounds: int
 
 
-def read_arguments(description: str, *, steps: int, rounds: int) -> Asked:
+def read_arguments(description: str, *, steps: int, rounds: int) -> Arguments:
     """The command line. Ends the program where sd-scripts is not named."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("base", type=Path)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--rounds", type=int, default=rounds)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     if "SD_SCRIPTS_DIR" not in os.environ or "TENNER_TRAINER_PYTHON" not in os.environ:
         sys.exit("set SD_SCRIPTS_DIR and TENNER_TRAINER_PYTHON")
-    return Asked(base=told.base, dataset=told.dataset, steps=told.steps, rounds=told.rounds)
+    return Arguments(
+        base=arguments.base,
+        dataset=arguments.dataset,
+        steps=arguments.steps,
+        rounds=arguments.rounds,
+    )

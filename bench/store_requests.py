@@ -42,9 +42,9 @@ def requests_of(folder: Path, name: str, every: int) -> collections.Counter[str]
     words += ["--optimizer_type=AdamW", "--max_train_steps=24", f"--save_every_n_steps={every}"]
     words += [f"--output_name={name}", f"--destinations=s3://loras/{name}", "--no_samples"]
     subprocess.run(words, cwd=folder, env=os.environ | KEYS, check=True, capture_output=True)
-    told = log.read_bytes()[before:].decode(errors="replace")
+    reported = log.read_bytes()[before:].decode(errors="replace")
     found: collections.Counter[str] = collections.Counter()
-    for method, path in re.findall(r'"([A-Z]+) (\S+) HTTP', told):
+    for method, path in re.findall(r'"([A-Z]+) (\S+) HTTP', reported):
         found["LIST" if "list-type=2" in path or path.endswith("?uploads") else method] += 1
     return found
 

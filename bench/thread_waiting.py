@@ -32,9 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(passes_per_second(asked.seconds))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(passes_per_second(arguments.seconds))
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, forward passes a second")
     for num_busy in range(3):
@@ -42,7 +42,7 @@ def main() -> None:
             subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_busy)
         ]
         try:
-            found = {name: measure(way, asked.seconds) for name, way in WAYS.items()}
+            found = {name: measure(way, arguments.seconds) for name, way in WAYS.items()}
         finally:
             for each in busy:
                 each.kill()

@@ -58,7 +58,7 @@ NAME = st.sampled_from(
 )
 
 
-def address_with(secret: str, place: str, scheme: str, host: str, name: str) -> str:
+def address_with(secret: str, position: str, scheme: str, host: str, name: str) -> str:
     """An address that holds the secret in one place."""
     inner = quote(f"http://me:{secret}@inner:9000", safe="")
     return {
@@ -70,15 +70,15 @@ def address_with(secret: str, place: str, scheme: str, host: str, name: str) -> 
         "matrix": f"{scheme}://{host}/me;{name}={secret}/photos.zip",
         "fragment": f"{scheme}://{host}/me/photos.zip#{secret}",
         "inner": f"s3://bucket/x?endpoint_url={inner}",
-    }[place]
+    }[position]
 
 
-@pytest.mark.parametrize("place", PLACE)
+@pytest.mark.parametrize("position", PLACE)
 @given(secret=SECRET, scheme=SCHEME, host=HOST, name=NAME)
 def test_a_secret_in_any_place_is_in_nothing_that_is_made_of_the_address(
-    place: str, secret: str, scheme: str, host: str, name: str
+    position: str, secret: str, scheme: str, host: str, name: str
 ) -> None:
-    text = address_with(secret, place, scheme, host, name)
+    text = address_with(secret, position, scheme, host, name)
     address = Address(text)
     errors: list[str] = []
     made: list[object] = []
@@ -87,11 +87,11 @@ def test_a_secret_in_any_place_is_in_nothing_that_is_made_of_the_address(
     except SettingsError as error:
         errors += [str(error), repr(error)]
     destinations, problems = parse_destinations([text, address])
-    said = f"could not GET {text}: refused"
+    message = f"could not GET {text}: refused"
     shown = (
         *(str(address), repr(address), f"{address}", json.dumps({"a": address}), str(made)),
         *(str(destinations), str(problems), *errors),
-        *(without_credentials_in(said), redact_shapes(said), str({"address": address})),
+        *(without_credentials_in(message), redact_shapes(message), str({"address": address})),
     )
     assert [each for each in shown if secret in each] == []
     assert full_address(address) == text
@@ -107,11 +107,11 @@ def test_signs_that_should_have_been_escaped_hide_no_less(secret: str, scheme: s
 
 
 @settings(max_examples=25, deadline=None)
-@given(secret=SECRET, place=st.sampled_from(PLACE), name=NAME)
+@given(secret=SECRET, position=st.sampled_from(PLACE), name=NAME)
 def test_settings_are_saved_without_them_whichever_key_holds_the_address(
-    secret: str, place: str, name: str
+    secret: str, position: str, name: str
 ) -> None:
-    text = address_with(secret, place, "https", "host", name)
+    text = address_with(secret, position, "https", "host", name)
     keys = ("dataset", "base_model", "vae", "reg_data_dir", "network_weights")
     request = load_request({**dict.fromkeys(keys, text), "destinations": text}, {})
     saved = settings_toml(request)
@@ -131,12 +131,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @settings(max_examples=30, deadline=None)
-@given(secret=SECRET, place=st.sampled_from(PLACE), scheme=SCHEME, name=NAME)
+@given(secret=SECRET, position=st.sampled_from(PLACE), scheme=SCHEME, name=NAME)
 def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
-    prepared: Prepared, secret: str, place: str, scheme: str, name: str
+    prepared: Prepared, secret: str, position: str, scheme: str, name: str
 ) -> None:
     """Of a run whose every address holds the secret, and whose errors repeat the address."""
-    text = address_with(secret, place, scheme, "host", name)
+    text = address_with(secret, position, scheme, "host", name)
     keys = ("dataset", "base_model", "vae", "reg_data_dir", "network_weights")
     request = load_request({**dict.fromkeys(keys, text), "destinations": text}, {})
     run = replace(prepared, request=request)
@@ -150,8 +150,8 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
         sent.append(str(json))
         return httpx.Response(200)
 
-    said = f"could not GET {text}: refused"
-    error = DeliveryError(said, fix=f"open {text}")
+    message = f"could not GET {text}: refused"
+    error = DeliveryError(message, fix=f"open {text}")
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx, "post", take)
         run_dir = RunDir(Path(folder) / "run").create()
@@ -166,10 +166,13 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
             Notifier("star", secrets, requested_format="json", on_event=page.hear) as news,
             EventLog(run_dir.events) as log,
         ):
-            for event in (Warned(text=said, fix=text), Failed(kind="other", text=said, fix=text)):
+            for event in (
+                Warned(text=message, fix=text),
+                Failed(kind="other", text=message, fix=text),
+            ):
                 page.hear(event)
                 log.append(event)
-            news.send("started", said)
+            news.send("started", message)
             news.send("failed", str(error))
         page.bring_out(error)
         write_card(run, run_dir, None, destinations, num_steps=3)
@@ -184,11 +187,11 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
     assert [body for body in sent if secret in body] == []
 
 
-@given(secret=SECRET, place=st.sampled_from(PLACE), name=NAME)
+@given(secret=SECRET, position=st.sampled_from(PLACE), name=NAME)
 def test_folders_of_a_dataset_configuration_may_be_addresses(
-    secret: str, place: str, name: str
+    secret: str, position: str, name: str
 ) -> None:
-    text = address_with(secret, place, "https", "host", name)
+    text = address_with(secret, position, "https", "host", name)
     for more in ({}, {"num_repeats": 0}, {"cache_info": True}, {"conditioning_data_dir": text}):
         row = {"image_dir": text, **more}
         imported = import_dataset_config({"datasets": [{"subsets": [row]}]})

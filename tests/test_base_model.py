@@ -117,11 +117,11 @@ def test_a_file_that_is_something_else_is_told_apart(
     assert says in refusal(path)
 
 
-@pytest.mark.parametrize("kept", [0.99, 0.5, 0.2])
-def test_a_cut_download_is_told(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("saved", [0.99, 0.5, 0.2])
+def test_a_cut_download_is_told(tmp_path: Path, saved: float) -> None:
     path = safetensors(tmp_path / "m.safetensors", SD1)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * kept)])
+    path.write_bytes(content[: int(len(content) * saved)])
     assert "is cut" in refusal(path)
 
 

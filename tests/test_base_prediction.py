@@ -80,10 +80,10 @@ def test_a_single_file_tells_what_it_predicts(
     assert (base.prediction, base.zero_terminal_snr) == (says, snr)
     assert where in base.prediction_from
     assert bool(where) == bool(base.prediction_from)
-    told = [each.text for each in settle_prediction(Settings(), base).notices]
-    assert bool(told) == (not where)
-    if told:
-        assert "taken for one that predicts noise" in told[0]
+    reported = [each.text for each in settle_prediction(Settings(), base).notices]
+    assert bool(reported) == (not where)
+    if reported:
+        assert "taken for one that predicts noise" in reported[0]
 
 
 def test_the_address_tells_it_too(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def planned(tmp_path: Path, env: dict[str, str], base: Path, *words: str) -> tup
 def test_a_contradiction_ends_the_run_and_the_users_word_settles_it(tmp_path: Path) -> None:
     env = machine(tmp_path)
     path = checkpoint(tmp_path / "noobai-vpred.safetensors", metadata=modelspec("epsilon"))
-    code, said = planned(tmp_path, env, path)
+    code, output = planned(tmp_path, env, path)
     assert code == 2
-    plain = " ".join(said.split())
+    plain = " ".join(output.split())
     assert "its metadata (modelspec.prediction_type) says that it predicts noise" in plain
     assert "its name says that it predicts v" in plain
     code, plan = planned(tmp_path, env, path, "--v_parameterization", "true")
@@ -167,9 +167,9 @@ def test_a_base_that_predicts_v_reaches_the_plan_without_an_offset(tmp_path: Pat
     options = plan["options"]
     assert (options["v_parameterization"], options["zero_terminal_snr"]) == (True, True)
     assert "noise_offset" not in options
-    code, said = planned(tmp_path, env, path, "--v_parameterization", "false")
+    code, output = planned(tmp_path, env, path, "--v_parameterization", "false")
     assert code == 2
-    assert "its tensor v_pred says so" in " ".join(said.split())
+    assert "its tensor v_pred says so" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("engine", ["native", "auto"])
@@ -177,9 +177,9 @@ def test_zero_terminal_snr_needs_v_in_both_trainers(tmp_path: Path, engine: str)
     env = machine(tmp_path)
     path = checkpoint(tmp_path / "x.safetensors")
     words = ("--zero_terminal_snr", "true", "--engine", engine)
-    code, said = planned(tmp_path, env, path, *words)
+    code, output = planned(tmp_path, env, path, *words)
     assert code == 2
-    assert "noise cannot be predicted from noise" in " ".join(said.split())
+    assert "noise cannot be predicted from noise" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(

@@ -110,29 +110,29 @@ def test_the_plan_is_made_anew_with_what_was_measured(tmp_path: Path) -> None:
     assert found.base.prediction == "v_prediction"
     assert found.plan.options.v_parameterization is True
     assert found.plan.options.noise_offset is None
-    told = [each.text for each in found.plan.notices]
-    assert ASSUMED.text not in told
-    assert any("measured, it predicts v" in text for text in told)
+    reported = [each.text for each in found.plan.notices]
+    assert ASSUMED.text not in reported
+    assert any("measured, it predicts v" in text for text in reported)
 
 
 def test_it_is_measured_once_to_a_run_and_only_where_nothing_says_it(tmp_path: Path) -> None:
     run = unknown_sdxl(prepared(tmp_path))
     note = tmp_path / "prediction.json"
     note.write_text(json.dumps({"as_noise": 1.9, "as_v": 1.8, "nothing": 0.9}))
-    said: list[str] = []
+    messages: list[str] = []
     with stop_on_signals() as stop:
 
         def looked_at(each: Prepared) -> Prepared:
             return with_measured_prediction(
-                each, note=note, environ={}, stop=stop, say=lambda name, text: said.append(text)
+                each, note=note, environ={}, stop=stop, say=lambda name, text: messages.append(text)
             )
 
         assert looked_at(run) is run  # undecided: as it was assumed
-        assert said == ["error as noise 1.90, as v 1.80"]
+        assert messages == ["error as noise 1.90, as v 1.80"]
         for other in (
             replace(run, base=replace(run.base, prediction_from="its scheduler")),
             replace(run, base=replace(run.base, family="sd1")),
             replace(run, plan=replace(run.plan, device="cpu")),
         ):
             assert looked_at(other) is other
-    assert len(said) == 1
+    assert len(messages) == 1

@@ -44,13 +44,13 @@ def front_matter(text: str) -> dict[str, object]:
 
 def test_the_hub_reads_its_metadata() -> None:
     text = render_card(CARD)
-    told = front_matter(text)
-    assert told["base_model"] == "stabilityai/stable-diffusion-xl-base-1.0"
-    assert told["base_model_relation"] == "adapter"
-    assert told["license"] == "openrail++"
-    assert told["instance_prompt"] == 'sks "cat", قطة'
-    assert {"lora", "stable-diffusion-xl", "template:sd-lora"} <= set(told["tags"])
-    assert told["widget"] == [
+    reported = front_matter(text)
+    assert reported["base_model"] == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert reported["base_model_relation"] == "adapter"
+    assert reported["license"] == "openrail++"
+    assert reported["instance_prompt"] == 'sks "cat", قطة'
+    assert {"lora", "stable-diffusion-xl", "template:sd-lora"} <= set(reported["tags"])
+    assert reported["widget"] == [
         {"text": 'a "sks cat": on a #chair', "output": {"url": "samples/widget-1.png"}}
     ]
     assert ModelCard(text).data.to_dict()["pipeline_tag"] == "text-to-image"
@@ -72,8 +72,8 @@ def test_what_is_not_known_is_left_out() -> None:
         name="x", weights="x.safetensors", version="1", family="f", is_xl=False, base_name="my.st"
     )
     text = render_card(bare)
-    told = front_matter(text)
-    assert not {"base_model", "license", "instance_prompt", "widget"} & set(told)
+    reported = front_matter(text)
+    assert not {"base_model", "license", "instance_prompt", "widget"} & set(reported)
     assert "grid.png" not in text
     assert "my.st" in text
 
@@ -96,9 +96,9 @@ def test_no_text_of_the_users_breaks_out(hostile: str) -> None:
         pictures=(picture,),
     )
     text = render_card(card)
-    told = front_matter(text)
-    assert told["instance_prompt"] == hostile
-    assert "license" not in told
+    reported = front_matter(text)
+    assert reported["instance_prompt"] == hostile
+    assert "license" not in reported
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     compile(code, "card", "exec")
     assert "\nimport os" not in code

@@ -31,7 +31,7 @@ FOLDER = (
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"),
+    ("requested", "expected"),
     [
         ("hf://me/model", "hf://me/model"),
         ("hf://me/model@v2/a/b.safetensors", "hf://me/model@v2/a/b.safetensors"),
@@ -43,16 +43,16 @@ FOLDER = (
         ("me/model", None),
     ],
 )
-def test_addresses_as_people_paste_them(asked: str, meant: str | None) -> None:
-    found = parse_base_address(asked)
-    assert (str(found) if found else None) == meant
+def test_addresses_as_people_paste_them(requested: str, expected: str | None) -> None:
+    found = parse_base_address(requested)
+    assert (str(found) if found else None) == expected
 
 
 @pytest.mark.parametrize(
-    "asked", ["sd15", "runwayml/stable-diffusion-v1-5", "hf://runwayml/stable-diffusion-v1-5"]
+    "requested", ["sd15", "runwayml/stable-diffusion-v1-5", "hf://runwayml/stable-diffusion-v1-5"]
 )
-def test_a_known_name_is_its_one_file_at_a_fixed_commit(asked: str) -> None:
-    found = parse_base_address(asked)
+def test_a_known_name_is_its_one_file_at_a_fixed_commit(requested: str) -> None:
+    found = parse_base_address(requested)
     assert found is not None
     assert found.location == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert found.sha256.startswith("6ce0161689")
@@ -76,7 +76,7 @@ def test_what_is_known_is_what_the_image_bakes() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         "hf://me",
         "hf://datasets/me/photos",
@@ -86,9 +86,9 @@ def test_what_is_known_is_what_the_image_bakes() -> None:
         "https://me:word@host/x.safetensors",
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_a_fix(asked: str) -> None:
+def test_what_cannot_be_meant_is_refused_with_a_fix(requested: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        parse_base_address(asked)
+        parse_base_address(requested)
     (problem,) = raised.value.problems
     assert problem.fix
     assert "0123456789abcdef" not in str(problem)

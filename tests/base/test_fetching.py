@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
-from servers.fault_proxy import Asked, Spoil, fault_proxy
+from servers.fault_proxy import SeenRequest, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
@@ -79,9 +79,9 @@ def web_site() -> Iterator[Site]:
                 self.end_headers()
                 return
             start = 0
-            wanted = self.headers.get("Range", "")
-            if wanted and self.headers.get("If-Range", etag) == etag:
-                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            expected = self.headers.get("Range", "")
+            if expected and self.headers.get("If-Range", etag) == etag:
+                start = int(expected.removeprefix("bytes=").rstrip("-"))
             self.send_response(206 if start else 200)
             kind = site.types.get(self.path, "application/octet-stream")
             self.send_header("Content-Type", kind)
@@ -117,16 +117,16 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def fetch(asked: str, cache: Path, *, secrets: Secrets = NO_SECRETS, **more) -> FetchedBase:
-    address = parse_base_address(asked)
+def fetch(requested: str, cache: Path, *, secrets: Secrets = NO_SECRETS, **more) -> FetchedBase:
+    address = parse_base_address(requested)
     assert address is not None
     more.setdefault("environ", {})
     return fetch_base(address, cache=cache, secrets=secrets, **more)
 
 
-def refusal(asked: str, cache: Path, **more) -> str:
+def refusal(requested: str, cache: Path, **more) -> str:
     with pytest.raises(SettingsError) as raised:
-        fetch(asked, cache, **more)
+        fetch(requested, cache, **more)
     assert all(problem.fix for problem in raised.value.problems)
     assert str(cache) not in "".join(problem.text for problem in raised.value.problems)
     left = [path for path in cache.rglob("*.safetensors") if path.is_file()]
@@ -136,16 +136,16 @@ def refusal(asked: str, cache: Path, **more) -> str:
 
 def test_a_file_from_the_web_arrives_once_and_is_asked_after(site: Site, tmp_path: Path) -> None:
     site.files["/a/model.safetensors"] = content = checkpoint()
-    told: list[tuple[int, int | None]] = []
-    asked = f"{site.url}/a/model.safetensors"
-    base = fetch(asked, tmp_path, on_bytes=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int | None]] = []
+    requested = f"{site.url}/a/model.safetensors"
+    base = fetch(requested, tmp_path, on_bytes=lambda done, total: reported.append((done, total)))
     assert base.path.read_bytes() == content
     assert inspect_base(base.path, name="x").family == "sd1"
-    assert told[-1] == (len(content), len(content))
-    assert fetch(asked, tmp_path).path == base.path
+    assert reported[-1] == (len(content), len(content))
+    assert fetch(requested, tmp_path).path == base.path
     assert "If-None-Match" in site.seen[-1]
     site.files["/a/model.safetensors"] = other = checkpoint()
-    assert fetch(asked, tmp_path).path.read_bytes() == other
+    assert fetch(requested, tmp_path).path.read_bytes() == other
 
 
 def test_a_cut_download_goes_on_only_in_the_same_file(site: Site, tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_what_is_no_model_is_told_apart(
     site: Site, tmp_path: Path, content: bytes | int, says: str
 ) -> None:
     site.files["/model.safetensors"] = content
-    told = refusal(f"{site.url}/model.safetensors", tmp_path)
-    assert says in told
-    assert f"{site.url}/model.safetensors" in told
+    reported = refusal(f"{site.url}/model.safetensors", tmp_path)
+    assert says in reported
+    assert f"{site.url}/model.safetensors" in reported
 
 
 def test_a_login_page_with_status_200_is_told_by_its_type_too(site: Site, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_a_login_page_with_status_200_is_told_by_its_type_too(site: Site, tmp_pa
 
 def test_a_wrong_sha256_is_told_and_nothing_stays(site: Site, tmp_path: Path) -> None:
     site.files["/model.safetensors"] = content = checkpoint()
-    asked = f"{site.url}/model.safetensors"
-    assert "not the file that was meant" in refusal(asked, tmp_path, sha256="0" * 64)
+    requested = f"{site.url}/model.safetensors"
+    assert "not the file that was meant" in refusal(requested, tmp_path, sha256="0" * 64)
     right = hashlib.sha256(content).hexdigest().upper()
-    assert fetch(asked, tmp_path, sha256=right).path.is_file()
+    assert fetch(requested, tmp_path, sha256=right).path.is_file()
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_download(
@@ -220,8 +220,8 @@ def test_a_checkpoint_from_the_hub_is_held_to_its_hash_and_kept(hub: Hub, tmp_pa
     with pytest.raises(SettingsError, match="not the file that was meant"):
         fetch("hf://me/model", tmp_path / "new", secrets=secrets, environ=hub_env(hub))
     away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    kept = fetch("hf://me/model", tmp_path, secrets=secrets, environ=away)
-    assert kept.path == base.path  # the Hub cannot be asked: what is here is taken
+    saved = fetch("hf://me/model", tmp_path, secrets=secrets, environ=away)
+    assert saved.path == base.path  # the Hub cannot be asked: what is here is taken
 
 
 def test_a_diffusers_folder_from_the_hub_is_whole(hub: Hub, tmp_path: Path) -> None:
@@ -239,11 +239,11 @@ def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
 ) -> None:
     repo = hub.state.make_repo("model", "me/model", private=True)
     hub.state.add_files(repo, {"model.safetensors": checkpoint(30_000_000)})
-    cut: list[Asked] = []
+    cut: list[SeenRequest] = []
 
-    def once(asked: Asked) -> Spoil | None:
-        if asked.method == "GET" and "/large/" in asked.path and not cut:
-            cut.append(asked)
+    def once(sent: SeenRequest) -> Spoil | None:
+        if sent.method == "GET" and "/large/" in sent.path and not cut:
+            cut.append(sent)
             return Spoil(cut=True)
         return None
 
@@ -255,9 +255,13 @@ def test_a_cut_file_from_the_hub_goes_on_and_the_token_stays_with_the_hub(
             secrets=Secrets(values={"HF_TOKEN": TOKEN}),
             environ={"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"},
         )
-    large = [asked for asked in proxy.seen if asked.method == "GET" and "/large/" in asked.path]
-    assert not any("Authorization" in asked.headers for asked in large)
-    ranges = [asked.headers.get("Range") for asked in large]
+    large = [
+        seen_request
+        for seen_request in proxy.seen
+        if seen_request.method == "GET" and "/large/" in seen_request.path
+    ]
+    assert not any("Authorization" in seen_request.headers for seen_request in large)
+    ranges = [seen_request.headers.get("Range") for seen_request in large]
     assert ranges[0] is None
     assert ranges[1] == "bytes=10485760-"
     assert list(tmp_path.rglob("*.part")) == []
@@ -268,19 +272,23 @@ def test_a_second_start_resumes_what_the_first_could_not_end(hub: Hub, tmp_path:
     content = checkpoint(30_000_000)
     hub.state.add_files(hub.state.make_repo("model", "me/model"), {"model.safetensors": content})
 
-    def cut_and_refuse(asked: Asked) -> Spoil | None:
-        if asked.method != "GET" or "/large/" not in asked.path:
+    def cut_and_refuse(sent: SeenRequest) -> Spoil | None:
+        if sent.method != "GET" or "/large/" not in sent.path:
             return None
-        return Spoil(status=403) if "Range" in asked.headers else Spoil(cut=True)
+        return Spoil(status=403) if "Range" in sent.headers else Spoil(cut=True)
 
     with fault_proxy(hub.port) as proxy:
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
         proxy.fault = cut_and_refuse
         assert "access denied" in refusal("hf://me/model", tmp_path, environ=env)
-        proxy.fault = lambda asked: None
+        proxy.fault = lambda sent: None
         proxy.seen.clear()
         assert fetch("hf://me/model", tmp_path, environ=env).path.read_bytes() == content
-    ranges = [asked.headers.get("Range") for asked in proxy.seen if "/large/" in asked.path]
+    ranges = [
+        seen_request.headers.get("Range")
+        for seen_request in proxy.seen
+        if "/large/" in seen_request.path
+    ]
     assert ranges == ["bytes=10485760-"]
 
 
@@ -289,13 +297,16 @@ def test_files_of_the_hub_lie_where_other_programs_look_for_them(hub: Hub, tmp_p
     commit = hub.state.add_files(
         hub.state.make_repo("model", "me/model"), {"a/model.safetensors": content}
     )
-    home, told = tmp_path / "hf-home", []
+    home, reported = tmp_path / "hf-home", []
     env = {**hub_env(hub), "HF_HOME": str(home)}
     base = fetch(
-        "hf://me/model/a", tmp_path / "one", environ=env, on_bytes=lambda *each: told.append(each)
+        "hf://me/model/a",
+        tmp_path / "one",
+        environ=env,
+        on_bytes=lambda *each: reported.append(each),
     )
     assert base.path.read_bytes() == content
-    assert told[-1] == (len(content), len(content))
+    assert reported[-1] == (len(content), len(content))
     found = hf_hub_download(
         "me/model",
         "a/model.safetensors",
@@ -322,8 +333,8 @@ def test_a_file_in_the_hub_s_own_cache_needs_no_network(
     if trouble == "HF_HUB_OFFLINE":
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         env["HF_ENDPOINT"] = hub.url
-    asked = "hf://me/model/model.safetensors"
-    assert fetch(asked, tmp_path / "x", environ=env).path.read_bytes() == content
+    requested = "hf://me/model/model.safetensors"
+    assert fetch(requested, tmp_path / "x", environ=env).path.read_bytes() == content
     assert "model" in refusal("hf://me/absent/model.safetensors", tmp_path / "y", environ=env)
 
 
@@ -342,9 +353,9 @@ def test_a_gated_file_is_told_with_its_page(hub: Hub, tmp_path: Path) -> None:
         hub.state.make_repo("model", "me/gated"), {"model.safetensors": checkpoint()}
     )
     with fault_proxy(hub.port) as proxy:
-        proxy.fault = lambda asked: (
+        proxy.fault = lambda sent: (
             Spoil(status=403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "terms"})
-            if "/resolve/" in asked.path
+            if "/resolve/" in sent.path
             else None
         )
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
@@ -368,15 +379,15 @@ def test_room_and_size_are_looked_at_before_a_file_of_the_hub_is_fetched(
                 fetch("hf://me/model", tmp_path / "x", environ=env)
         monkeypatch.setattr("tenner.base.source.from_hub.MAX_BYTES", 1000)
         assert "is larger than" in refusal("hf://me/model", tmp_path, environ=env)
-    assert not any("/resolve/" in asked.path for asked in proxy.seen)
+    assert not any("/resolve/" in sent.path for sent in proxy.seen)
 
 
 def test_bytes_of_xet_are_counted_once() -> None:
     """Xet's storage is no place of a test's: its reports are given to the library's own counter."""
     from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-    told: list[int] = []
-    report = type("Report", (Report,), {"on_progress": staticmethod(told.append)})
+    reported: list[int] = []
+    report = type("Report", (Report,), {"on_progress": staticmethod(reported.append)})
     state = SimpleNamespace(
         total_bytes=100, total_bytes_completion_rate=1.0, total_transfer_bytes_completion_rate=1.0
     )
@@ -386,7 +397,7 @@ def test_bytes_of_xet_are_counted_once() -> None:
         for written, arrived in ((0, 30), (40, 70), (100, 90)):
             state.total_bytes_completed, state.total_transfer_bytes_completed = written, arrived
             progress.update_progress(state)
-    assert told == [40, 100]
+    assert reported == [40, 100]
 
 
 @pytest.mark.parametrize("folder", ["", "sub/"])
@@ -403,7 +414,7 @@ def test_what_the_hub_s_own_cache_holds_is_not_fetched_again(
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "HF_HOME": str(home)}
         base = fetch(f"hf://me/model/{name}", tmp_path / "new", environ=env)
         assert base.path.read_bytes() == content
-        assert [asked for asked in proxy.seen if "/large/" in asked.path] == []
+        assert [sent for sent in proxy.seen if "/large/" in sent.path] == []
         Path(cached).resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         base = fetch(f"hf://me/model/{name}", tmp_path / "other", environ=env)
         assert base.path.read_bytes() == content
@@ -428,7 +439,7 @@ def test_a_known_base_in_the_hub_s_own_cache_needs_no_network(hub: Hub, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("asked", "says", "fix"),
+    ("requested", "says", "fix"),
     [
         ("hf://me/none", "no such repo", "HF_TOKEN"),
         ("hf://me/gated", "gated", "accept its terms"),
@@ -437,12 +448,12 @@ def test_a_known_base_in_the_hub_s_own_cache_needs_no_network(hub: Hub, tmp_path
     ],
 )
 def test_what_the_hub_refuses_is_told(
-    hub: Hub, tmp_path: Path, asked: str, says: str, fix: str
+    hub: Hub, tmp_path: Path, requested: str, says: str, fix: str
 ) -> None:
     hub.state.make_repo("model", "me/gated").gated = True
     hub.state.make_repo("model", "me/open")
     with pytest.raises(SettingsError) as raised:
-        fetch(asked, tmp_path, environ=hub_env(hub))
+        fetch(requested, tmp_path, environ=hub_env(hub))
     (problem,) = raised.value.problems
     assert says in problem.text
     assert fix in problem.fix
@@ -459,7 +470,7 @@ def test_a_checkpoint_from_a_bucket(tmp_path: Path) -> None:
         client.put_object(Bucket="models", Key="sd/model.safetensors", Body=content)
         keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
         more = {"secrets": Secrets(values=keys), "environ": {"AWS_ENDPOINT_URL": endpoint}}
-        for asked in ("s3://models/sd/model.safetensors", "s3://models/sd"):
-            assert fetch(asked, tmp_path / "cache", **more).path.read_bytes() == content
+        for requested in ("s3://models/sd/model.safetensors", "s3://models/sd"):
+            assert fetch(requested, tmp_path / "cache", **more).path.read_bytes() == content
         with pytest.raises(SettingsError):
             fetch("s3://models/absent.safetensors", tmp_path / "cache", **more)

@@ -29,10 +29,10 @@ price_per_hour = 0.5
 
 
 def environment() -> dict[str, str]:
-    kept = {
+    environ = {
         key: value for key, value in os.environ.items() if not key.startswith(("TENNER_", "SD_"))
     }
-    return {**kept, "OMP_NUM_THREADS": "1"}
+    return {**environ, "OMP_NUM_THREADS": "1"}
 
 
 def tenner(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:

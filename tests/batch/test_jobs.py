@@ -114,9 +114,9 @@ def test_what_cannot_be_is_told(tmp_path: Path, text: str, says: str) -> None:
 
 def test_the_problems_of_all_jobs_are_told_at_once(tmp_path: Path) -> None:
     text = '[[jobs]]\noutput_name = "a"\nseed = -1\n[[jobs]]\noutput_name = "b"\nnetwork_dmi = 4\n'
-    told = problems_of(tmp_path / "x.toml", text)
-    assert "a: seed = -1" in told
-    assert "b: unknown key 'network_dmi'" in told
+    reported = problems_of(tmp_path / "x.toml", text)
+    assert "a: seed = -1" in reported
+    assert "b: unknown key 'network_dmi'" in reported
 
 
 def test_a_job_of_the_renamed_trainer_is_the_one_that_older_records_are_about(

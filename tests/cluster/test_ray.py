@@ -33,10 +33,10 @@ JOB: dict[str, Any] = {
 
 
 def environment(**extra: str) -> dict[str, str]:
-    kept = {
+    environ = {
         key: value for key, value in os.environ.items() if not key.startswith(("TENNER_", "SD_"))
     }
-    return {**kept, "OMP_NUM_THREADS": "1", **extra}
+    return {**environ, "OMP_NUM_THREADS": "1", **extra}
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def ray_folder() -> Iterator[Path]:
 def test_jobs_go_to_this_machines_cards_and_keys_are_in_no_log(
     tmp_path: Path, ray_folder: Path
 ) -> None:
-    said = "\n".join(f'{key} = "{value}"' for key, value in JOB.items())
+    text = "\n".join(f'{key} = "{value}"' for key, value in JOB.items())
     jobs = '[[jobs]]\noutput_name = "good"\n[[jobs]]\noutput_name = "bad"\ndataset = "nowhere"\n'
-    (tmp_path / "jobs.toml").write_text(f"{said}\nmax_train_steps = 2\n{jobs}")
+    (tmp_path / "jobs.toml").write_text(f"{text}\nmax_train_steps = 2\n{jobs}")
     process = subprocess.Popen(
         [sys.executable, "-m", "tenner", "batch", "jobs.toml", "--ray"],
         cwd=tmp_path,
@@ -111,9 +111,9 @@ def test_a_job_whose_machine_is_killed_goes_on_on_another_one_and_never_on_both(
     tmp_path: Path,
 ) -> None:
     there = tmp_path / "there"
-    said = {**JOB, "max_train_steps": "60", "save_every_n_steps": "10", "output_name": "cat"}
-    said["destinations"] = f"file://{there}"
-    request = load_request(said, {}, read_default_config=False)
+    output = {**JOB, "max_train_steps": "60", "save_every_n_steps": "10", "output_name": "cat"}
+    output["destinations"] = f"file://{there}"
+    request = load_request(output, {}, read_default_config=False)
     order = Order(request=request, lease_seconds=3.0, environ={})
     first, second = start(tmp_path, "one", order), None
     try:
@@ -139,5 +139,5 @@ def test_a_job_whose_machine_is_killed_goes_on_on_another_one_and_never_on_both(
     assert second_steps[0] > 10, "what was saved was trained again"
     assert second_steps[0] <= first_steps[-1] + 1
     ledger = json.loads((there / ".tenner" / "cat" / "ledger.json").read_text())
-    assert [life["ending"] for life in ledger["lives"]][-1] == "delivered"
+    assert [attempt["ending"] for attempt in ledger["lives"]][-1] == "delivered"
     assert (there / "manifest.json").is_file()

@@ -28,10 +28,12 @@ needs_compose = pytest.mark.skipif(not has_compose(), reason="no `docker compose
 
 def configured(folder: Path, **environ: str) -> dict[str, Any]:
     """The service, as Compose sees it when it is started from a shell in `folder`."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PROJECT", "MODELS", "TENNER_IMAGE")}
+    surroundings = {
+        k: v for k, v in os.environ.items() if k not in ("PROJECT", "MODELS", "TENNER_IMAGE")
+    }
     done = subprocess.run(
         ["sh", "-c", 'cd "$0" && docker compose -f "$1" config --format json', folder, COMPOSE],
-        env={**kept, **environ},
+        env={**surroundings, **environ},
         capture_output=True,
         text=True,
         check=False,

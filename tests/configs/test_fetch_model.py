@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.hub_server import hub_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,11 +23,11 @@ CONTENT = os.urandom(256) * 100_000
 @pytest.fixture
 def host() -> Iterator[tuple[Proxy, str]]:
     """A Hub that cuts the first download in its middle, and the commit that holds the model."""
-    cut: list[Asked] = []
+    cut: list[SeenRequest] = []
 
-    def once(asked: Asked) -> Spoil | None:
-        if asked.method == "GET" and "/large/" in asked.path and not cut:
-            cut.append(asked)
+    def once(sent: SeenRequest) -> Spoil | None:
+        if sent.method == "GET" and "/large/" in sent.path and not cut:
+            cut.append(sent)
             return Spoil(cut=True)
         return None
 

@@ -25,12 +25,12 @@ def layer(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def test_a_layer_holds_the_model_and_is_the_same_every_time(tmp_path: Path) -> None:
-    first, told = layer(tmp_path / "one")
+    first, reported = layer(tmp_path / "one")
     second, _ = layer(tmp_path / "two")
     content = first.read_bytes()
     assert content == second.read_bytes()
-    assert told["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
-    assert told["size"] == len(content)
+    assert reported["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert reported["size"] == len(content)
     assert not (tmp_path / "one" / "some.safetensors").exists(), "both would take its room"
     with tarfile.open(first) as packed:
         names = packed.getnames()
@@ -57,9 +57,9 @@ CONFIG = {
 
 
 def test_an_image_with_models_is_the_slim_one_with_their_layers(tmp_path: Path) -> None:
-    packed, told = layer(tmp_path / "model")
+    packed, reported = layer(tmp_path / "model")
     other = tmp_path / "other.json"
-    other.write_text(json.dumps({**told, "name": "other", "digest": "sha256:cc"}))
+    other.write_text(json.dumps({**reported, "name": "other", "digest": "sha256:cc"}))
     manifest, config = tmp_path / "manifest.json", tmp_path / "config.json"
     manifest.write_text(json.dumps(MANIFEST))
     config.write_text(json.dumps(CONFIG))
@@ -72,12 +72,12 @@ def test_an_image_with_models_is_the_slim_one_with_their_layers(tmp_path: Path) 
     assert whole["config"]["size"] == len(content)
     assert [each["digest"] for each in whole["layers"]] == [
         "sha256:aa",
-        told["digest"],
+        reported["digest"],
         "sha256:cc",
     ]
     assert all("name" not in each for each in whole["layers"])
     joined = json.loads(content)
-    assert joined["rootfs"]["diff_ids"] == ["sha256:bb", told["digest"], "sha256:cc"]
+    assert joined["rootfs"]["diff_ids"] == ["sha256:bb", reported["digest"], "sha256:cc"]
     assert len(joined["history"]) == 3
     assert joined["config"]["Labels"] == {"tenner.models": "full", "tenner.cuda": "cu121"}
     assert joined["config"]["Cmd"] == ["train"]

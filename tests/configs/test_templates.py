@@ -73,8 +73,8 @@ def test_a_preset_is_a_settings_file_and_says_for_whom_it_is(path: Path) -> None
     assert as_file.settings == as_preset.settings
     assert as_file.notices == ()
     assert as_file.settings.base_model == path.stem.split("-")[1]
-    said = {key for section in tomllib.loads(text).values() for key in section}
-    assert said <= set(as_file.set_at), "a key that was not read"
+    message = {key for section in tomllib.loads(text).values() for key in section}
+    assert message <= set(as_file.set_at), "a key that was not read"
 
 
 def test_runpods_template() -> None:

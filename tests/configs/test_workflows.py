@@ -36,12 +36,12 @@ def test_a_job_for_a_model_asks_for_the_room_that_it_takes_first() -> None:
 
 @pytest.mark.parametrize("job", ["test", "publish", "models"])
 def test_room_is_made_and_asked_for_before_anything_is_built(job: str) -> None:
-    said = commands(job)
-    asked = said.index("docker/require_room.sh")
-    built = re.search(r"buildx bake|fetch_model\.py", said)
+    text = commands(job)
+    requested = text.index("docker/require_room.sh")
+    built = re.search(r"buildx bake|fetch_model\.py", text)
     assert built is not None
-    assert asked < built.start()
-    assert "docker/make_room.sh" in said[:asked]
+    assert requested < built.start()
+    assert "docker/make_room.sh" in text[:requested]
 
 
 @pytest.mark.parametrize(("needed", "code"), [("1", 0), ("999999", 1)])
@@ -79,11 +79,11 @@ def test_critical_findings_that_have_a_fix_stop_the_image_before_its_tags() -> N
 
 
 def test_the_labels_of_the_base_are_read_from_the_dockerfile() -> None:
-    said = commands("publish")
+    text = commands("publish")
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     found = {}
     for name in ("BASE_NAME", "BASE_DIGEST"):
-        (line,) = re.findall(rf"^\s*{name}=\$\((sed .*)\)$", said, re.MULTILINE)
+        (line,) = re.findall(rf"^\s*{name}=\$\((sed .*)\)$", text, re.MULTILINE)
         done = subprocess.run(
             ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True
         )

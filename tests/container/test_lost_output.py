@@ -67,7 +67,7 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     assert lost_with_container(tmp_path / "other" / "out", mounts) == "layer"
 
 
-def said(output: str, *destinations: str, environ: dict[str, str], mounts: str = MOUNTS) -> str:
+def output(output: str, *destinations: str, environ: dict[str, str], mounts: str = MOUNTS) -> str:
     host = find_host(environ, NO_SECRETS)
     found, wrong = parse_destinations(destinations)
     assert not wrong
@@ -76,21 +76,21 @@ def said(output: str, *destinations: str, environ: dict[str, str], mounts: str =
 
 
 def test_it_is_said_with_what_to_do_unless_the_result_goes_elsewhere() -> None:
-    plain = said("/results", environ={})
+    plain = output("/results", environ={})
     assert "/results lies in the container's own file system" in plain
     assert 'docker run -v "$PWD":/workspace' in plain
-    assert "in memory" in said("/tmp/out", environ={})
-    assert said("/workspace/output", environ={}) == ""
-    assert said("/results", "s3://bucket/loras", environ={}) == ""
-    assert said("/results", "file:///workspace/loras", environ={}) == ""
-    assert "/results lies" in said("/results", "file:///loras", environ={})
+    assert "in memory" in output("/tmp/out", environ={})
+    assert output("/workspace/output", environ={}) == ""
+    assert output("/results", "s3://bucket/loras", environ={}) == ""
+    assert output("/results", "file:///workspace/loras", environ={}) == ""
+    assert "/results lies" in output("/results", "file:///loras", environ={})
 
 
 def test_rented_machines_have_their_own_words() -> None:
-    pod = said("/results", environ=RUNPOD)
+    pod = output("/results", environ=RUNPOD)
     assert "lost when the pod is stopped" in pod
     assert "output_dir to a folder in /workspace, the pod's volume" in pod
-    assert "give the pod a volume" in said("/workspace/output", environ=RUNPOD, mounts=VOLUMELESS)
-    instance = said("/workspace/output", environ=VAST, mounts=VOLUMELESS)
+    assert "give the pod a volume" in output("/workspace/output", environ=RUNPOD, mounts=VOLUMELESS)
+    instance = output("/workspace/output", environ=VAST, mounts=VOLUMELESS)
     assert "lost when it is destroyed" in instance
     assert "docker run" not in instance

@@ -122,6 +122,6 @@ def test_a_stop_while_it_starts_says_a_line(early: subprocess.Popen[str]) -> Non
     assert early.stdout is not None
     assert early.stdout.readline() == "here\n"
     early.send_signal(signal.SIGTERM)
-    _, said = early.communicate(timeout=60)
-    assert said == "stopped by SIGTERM\n"
+    _, text = early.communicate(timeout=60)
+    assert text == "stopped by SIGTERM\n"
     assert early.returncode == -signal.SIGTERM

@@ -55,11 +55,13 @@ def start(
     *words: str, cwd: Path, before: Sequence[str] = (), **environ: str
 ) -> subprocess.CompletedProcess[str]:
     """Start a command as the image does."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    surroundings = {
+        key: value for key, value in os.environ.items() if not key.startswith("TENNER_")
+    }
     return subprocess.run(
         [*readable_python(), *before, sys.executable, "-P", "-m", "tenner.cli.start", *words],
         cwd=cwd,
-        env={**kept, "HOME": "/root", **environ},
+        env={**surroundings, "HOME": "/root", **environ},
         capture_output=True,
         text=True,
         timeout=200,
@@ -187,8 +189,8 @@ def test_the_process_is_the_users_own_with_a_home_for_caches(folder: Path) -> No
         check=False,
     )
     uid, gid = OWNER
-    wanted = f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) True"
-    assert done.stdout.strip() == wanted, done.stderr
+    expected = f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) True"
+    assert done.stdout.strip() == expected, done.stderr
 
 
 @as_root

@@ -83,13 +83,13 @@ SOME_OPTIONS = st.lists(
 def test_any_value_of_any_option_arrives_as_it_was_meant(values: dict[str, Value]) -> None:
     parsed = vars(parser_from_facts(sdxl=True).parse_args(arguments(values)))
     for name, value in values.items():
-        wanted = list(value) if isinstance(value, tuple) else value
-        if isinstance(wanted, str):
-            wanted = wanted.strip()
-        assert parsed[name] == wanted
+        expected = list(value) if isinstance(value, tuple) else value
+        if isinstance(expected, str):
+            expected = expected.strip()
+        assert parsed[name] == expected
 
 
-def job(family: Family, wanted: dict[str, object], **more: Any) -> Job:
+def job(family: Family, expected: dict[str, object], **more: Any) -> Job:
     return Job(
         trainer=Trainer(directory=Path("/opt/sd-scripts"), python=Path("/opt/trainer/bin/python")),
         family=family,
@@ -101,7 +101,7 @@ def job(family: Family, wanted: dict[str, object], **more: Any) -> Job:
             logging_dir=Path("/run/logs"),
             tokenizers=Path("/models/tokenizers"),
         ),
-        options=train_options(**wanted),
+        options=train_options(**expected),
         num_steps=100,
         steps_per_epoch=10,
         **more,
@@ -155,8 +155,8 @@ def test_any_further_options_are_accepted_by_the_familys_trainer(
     values: dict[str, Value], family: Family
 ) -> None:
     further = {name: value for name, value in values.items() if name not in OWNED}
-    told = arguments(translate({**WANTED, **further}, family=family))
-    parser_from_facts(sdxl=family == "sdxl").parse_args(told)
+    reported = arguments(translate({**WANTED, **further}, family=family))
+    parser_from_facts(sdxl=family == "sdxl").parse_args(reported)
 
 
 PROBE = """

@@ -54,5 +54,5 @@ def test_it_needs_only_what_the_trainer_has(module: str) -> None:
         check=False,
         timeout=250,
     )
-    said = done.stderr.strip().splitlines()
-    assert not any("imports" in line for line in said[-1:]), said[-1]
+    output = done.stderr.strip().splitlines()
+    assert not any("imports" in line for line in output[-1:]), output[-1]

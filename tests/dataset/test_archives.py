@@ -42,15 +42,15 @@ def packed(tmp_path: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["data.zip", "data.tar.gz", "data.tar.zst"])
 def test_an_archive_is_unpacked_once(tmp_path, name):
-    asked = request(tmp_path, source=str(packed(tmp_path, name)))
-    (source,) = read_sources(asked)
+    needed = request(tmp_path, source=str(packed(tmp_path, name)))
+    (source,) = read_sources(needed)
     assert [image.source for image in source.images] == [
         "set/10_toy/img000.png",
         "set/10_toy/img001.png",
     ]
-    folder = fetch(asked.source, asked)
+    folder = fetch(needed.source, needed)
     (folder / "mark").touch()
-    assert (fetch(asked.source, asked) / "mark").exists()
+    assert (fetch(needed.source, needed) / "mark").exists()
 
 
 def test_the_archives_own_name_may_say_the_repeats(tmp_path):

@@ -31,7 +31,7 @@ def kinds(found: dict[str, object]) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("words", "bucket", "is_told"),
+    ("words", "bucket", "is_reported"),
     [
         (("--base_model", "sdxl"), (1344, 768), False),
         (("--base_model", "sd15"), (640, 384), False),
@@ -42,21 +42,21 @@ def kinds(found: dict[str, object]) -> dict[str, dict[str, object]]:
     ],
 )
 def test_a_photograph_keeps_the_area_of_its_familys_resolution(
-    tmp_path: Path, words: tuple[str, ...], bucket: tuple[int, int], is_told: bool
+    tmp_path: Path, words: tuple[str, ...], bucket: tuple[int, int], is_reported: bool
 ) -> None:
     photographs(tmp_path / "photos", (1920, 1080))
     found = checked(tmp_path, *words)
     (seen,) = found["buckets"]  # type: ignore[misc]
     assert (seen["width"], seen["height"]) == bucket
-    told = kinds(found)
-    assert ("unused_area" in told) == is_told
+    reported = kinds(found)
+    assert ("unused_area" in reported) == is_reported
     is_assumed = words[1].startswith("hf://")
-    assert ("assumed_base" in told) == is_assumed
-    if is_told:
+    assert ("assumed_base" in reported) == is_assumed
+    if is_reported:
         lost = 1 - 1024 * 576 / 1024**2
-        assert f"{round(100 * lost)} %" in str(told["unused_area"]["text"])
-        assert "1920×1080 is trained at 1024×576" in str(told["unused_area"]["text"])
-        assert told["unused_area"]["fix"] == "set max_bucket_reso = 2048, which keeps them"
+        assert f"{round(100 * lost)} %" in str(reported["unused_area"]["text"])
+        assert "1920×1080 is trained at 1024×576" in str(reported["unused_area"]["text"])
+        assert reported["unused_area"]["fix"] == "set max_bucket_reso = 2048, which keeps them"
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_what_is_lost_is_told_with_the_setting_that_mends_it(
     tmp_path: Path, words: tuple[str, ...], size: tuple[int, int], kind: str, share: float, fix: str
 ) -> None:
     photographs(tmp_path / "photos", size)
-    told = kinds(checked(tmp_path, *words))[kind]
-    assert f"up to {round(100 * share)} %" in str(told["text"])
-    assert told["fix"] == fix
-    assert told["level"] == "warning"
+    reported = kinds(checked(tmp_path, *words))[kind]
+    assert f"up to {round(100 * share)} %" in str(reported["text"])
+    assert reported["fix"] == fix
+    assert reported["level"] == "warning"
 
 
 def test_a_plan_says_the_sides_and_the_loss_too(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_a_plan_says_the_sides_and_the_loss_too(tmp_path: Path) -> None:
     assert choices["text encoder"]["value"] == "not trained"
     assert "overflows" in choices["VAE"]["reason"]
     done = tenner("plan", *words, "--max_bucket_reso", "1024", cwd=tmp_path, env=env)
-    told = [each["text"] for each in json.loads(done.stdout)["notices"]]
-    assert any("44 % of the pixels" in text for text in told)
+    reported = [each["text"] for each in json.loads(done.stdout)["notices"]]
+    assert any("44 % of the pixels" in text for text in reported)
 
 
 def test_sd15_keeps_its_defaults(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_sd15_keeps_its_defaults(tmp_path: Path) -> None:
     plan = json.loads(tenner("plan", *words, cwd=tmp_path, env=env).stdout)
     options, (engine, *_) = plan["options"], plan["choices"]
     assert (plan["engine"], engine["value"]) == ("native", "native")
-    told = {key: options.get(key) for key in ("max_bucket_reso", "bucket_reso_steps")}
-    assert told == {"max_bucket_reso": 1024, "bucket_reso_steps": 64}
+    reported = {key: options.get(key) for key in ("max_bucket_reso", "bucket_reso_steps")}
+    assert reported == {"max_bucket_reso": 1024, "bucket_reso_steps": 64}
     assert options["network_train_unet_only"] is False
     assert options["text_encoder_lr"] == [5e-5]
     assert "noise_offset" not in options

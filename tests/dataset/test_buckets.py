@@ -23,8 +23,8 @@ def assigned(case: dict) -> list:
         bucket_reso_steps=case["steps"],
         bucket_no_upscale=case["no_upscale"],
     )
-    places = [buckets.assign(*size) for size in case["sizes"]]
-    return [[list(place.bucket), list(place.resized)] for place in places]
+    positions = [buckets.assign(*size) for size in case["sizes"]]
+    return [[list(location.bucket), list(location.resized)] for location in positions]
 
 
 def test_the_captured_table_of_sd_scripts():
@@ -68,14 +68,14 @@ def test_the_cut_lies_inside_the_resized_picture(width, height, no_upscale, side
         bucket_no_upscale=no_upscale,
     )
     try:
-        place = buckets.assign(width, height)
+        location = buckets.assign(width, height)
     except ValueError:
         assert no_upscale
         return
-    assert place.bucket[0] % 64 == 0
-    assert place.bucket[1] % 64 == 0
+    assert location.bucket[0] % 64 == 0
+    assert location.bucket[1] % 64 == 0
     for axis in (0, 1):
-        assert 0 <= place.crop[axis] <= place.resized[axis] - place.bucket[axis]
+        assert 0 <= location.crop[axis] <= location.resized[axis] - location.bucket[axis]
 
 
 def test_without_buckets_every_image_is_cut_to_the_resolution():

@@ -86,9 +86,9 @@ def test_tags_are_drafted_with_the_trigger_first_and_the_set_then_checks(tmp_pat
     Image.new("RGBA", (96, 32), (0, 0, 0, 0)).save(folder / "clear.png")
     (folder / "broken.png").write_bytes(b"x")
     assert caption(folder, model) == 0
-    said = capsys.readouterr().out
-    assert "4 captions drafted by the WD14 tagger on cpu" in said
-    assert "left out: broken.png: no image format" in said
+    output = capsys.readouterr().out
+    assert "4 captions drafted by the WD14 tagger on cpu" in output
+    assert "left out: broken.png: no image format" in output
     texts = {path.stem: path.read_text() for path in folder.glob("*.txt")}
     assert texts == {
         "red": "sks toy, red sky, ^_^\n",
@@ -174,21 +174,21 @@ def test_a_killed_start_is_gone_on_with(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         ("selected_tags.csv", "names 6 tags, selected_tags.csv 5"),
         ("model.onnx", "cannot be loaded"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
-    tmp_path, model, spoil, said
+    tmp_path, model, spoil, message
 ):
     from tenner.core.errors import MachineError
 
     folder = pictures(tmp_path / "photos", red=RED)
     lines = (model / spoil).read_bytes().splitlines(keepends=True)
     (model / spoil).write_bytes(b"".join(lines[:-1]) or b"x")
-    with pytest.raises(MachineError, match=said):
+    with pytest.raises(MachineError, match=message):
         draft_captions(CaptionRequest(folder=folder, model=model, device="cpu"), os.environ)
     assert list(folder.iterdir()) == [folder / "red.png"]
     with pytest.raises(SettingsError, match="lacks config"):
@@ -305,8 +305,8 @@ def test_blip_says_what_transformers_says_of_its_own_preparation(tmp_path):
         with Image.open(path) as image, torch.inference_mode():
             pixels = prepare(image.convert("RGB"), return_tensors="pt")["pixel_values"]
             found = model.generate(pixel_values=pixels, max_new_tokens=40, num_beams=3)
-        said = tokenizer.decode(found[0].tolist(), skip_special_tokens=True)
-        expected[path.stem] = f"sks, {said}"
+        text = tokenizer.decode(found[0].tolist(), skip_special_tokens=True)
+        expected[path.stem] = f"sks, {text}"
     assert len(set(expected.values())) == 3
     assert caption(folder, tmp_path / "blip", "--with", "blip", "--trigger", "sks") == 0
     assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == expected

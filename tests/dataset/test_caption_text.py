@@ -51,10 +51,10 @@ def test_any_bytes_are_read_as_valid_text_or_refused(data):
         assert "\n" not in line
 
 
-def files(*paths: str, wanted: str | None = None):
+def files(*paths: str, expected: str | None = None):
     entries = [classify(path, 1) for path in paths]
     images = [entry for entry in entries if entry.kind == "image"]
-    return find_caption_files(images, entries, wanted)
+    return find_caption_files(images, entries, expected)
 
 
 @pytest.mark.parametrize("caption", ["a.txt", "a.caption", "A.TXT", "a.png.txt"])
@@ -69,7 +69,7 @@ def test_of_two_extensions_the_one_that_covers_more_is_read_and_said():
 
 
 def test_an_extension_that_was_asked_for_is_the_only_one():
-    found = files("a.png", "b.png", "a.txt", "b.caption", wanted="txt")
+    found = files("a.png", "b.png", "a.txt", "b.caption", expected="txt")
     assert list(found.by_image) == ["a.png"]
     assert "b.caption" in found.used
 

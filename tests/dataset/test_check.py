@@ -58,6 +58,6 @@ def test_the_table_names_level_text_and_fix(tmp_path):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
         console.print(render(check(request(tmp_path))))
-        said = console.export_text()
-    assert "3 images is few" in said
-    assert "30 to 100 well described ones" in said
+        output = console.export_text()
+    assert "3 images is few" in output
+    assert "30 to 100 well described ones" in output

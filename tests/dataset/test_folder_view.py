@@ -158,11 +158,11 @@ def test_sd_scripts_sees_in_the_working_copy_what_we_see(tmp_path):
     picture(23, (200, 100)).save(data / "3_sks toy" / "d.jpeg", exif=turned)
     (data / "3_sks toy" / "d.txt").write_text("first line\nsecond line")
     write_set(reg / "1_toy", 5, first=30)
-    asked = DatasetRequest(
+    needed = DatasetRequest(
         source=str(data), reg_data_dir=str(reg), resolution=(128, 128), min_bucket_reso=64,
         max_bucket_reso=256, num_workers=2,
     )  # fmt: skip
-    dataset = inspect_dataset(asked, tmp_path / "work")
+    dataset = inspect_dataset(needed, tmp_path / "work")
     options = ("--resolution=128,128", "--enable_bucket", "--min_bucket_reso=64",
                "--max_bucket_reso=256", "--caption_extension=.txt",
                "--train_batch_size=2")  # fmt: skip
@@ -175,15 +175,15 @@ def test_sd_scripts_sees_in_the_working_copy_what_we_see(tmp_path):
     theirs = json.loads(done.stdout.splitlines()[-1])
     ours = []
     for image in dataset.images:
-        place = dataset.bucket_of(image)
+        location = dataset.bucket_of(image)
         ours.append(
             {
                 "path": image.path.relative_to(tmp_path / "work").as_posix(),
                 "caption": image.caption,
                 "num_repeats": image.num_repeats,
                 "is_reg": image.is_reg,
-                "bucket": list(place.bucket),
-                "resized": list(place.resized),
+                "bucket": list(location.bucket),
+                "resized": list(location.resized),
             }
         )
     assert theirs["images"] == sorted(ours, key=lambda each: each["path"])

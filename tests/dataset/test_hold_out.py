@@ -32,8 +32,8 @@ def test_a_share_is_held_out_and_epochs_are_shorter(tmp_path: Path) -> None:
     assert whole.dataset.held_out == ()
     assert len(split.dataset.held_out) == 5
     assert not any(image.is_reg for image in split.dataset.held_out)
-    kept = {image.source for image in split.dataset.images}
-    assert not kept & {image.source for image in split.dataset.held_out}
+    saved = {image.source for image in split.dataset.images}
+    assert not saved & {image.source for image in split.dataset.held_out}
     passes = [
         sum(image.num_repeats for image in split.dataset.images if image.is_reg is reg)
         for reg in (False, True)
@@ -70,8 +70,8 @@ def test_a_run_tells_the_loss_on_them_on_its_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     run = tmp_path / "output" / "held"
     lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    told = [each for each in map(json.loads, lines) if each["event"] == "validation"]
-    assert [(each["epoch"], each["num_images"]) for each in told] == [(1, 5), (2, 5)]
+    reported = [each for each in map(json.loads, lines) if each["event"] == "validation"]
+    assert [(each["epoch"], each["num_images"]) for each in reported] == [(1, 5), (2, 5)]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "On held-out images the loss is" in page
     assert 'class="validation"' in page

@@ -157,9 +157,9 @@ def test_few_broken_images_are_left_out_and_each_is_named(tmp_path):
     reasons = spoil(tmp_path / "1_toy")
     dataset = inspect_dataset(request(tmp_path), tmp_path / "work")
     assert dataset.num_images == 40
-    said = {note.path.rpartition("/")[2]: note.why for note in dataset.left_out}
+    text = {note.path.rpartition("/")[2]: note.why for note in dataset.left_out}
     for name, why in reasons.items():
-        assert why in said[name]
+        assert why in text[name]
 
 
 def test_many_broken_images_stop_the_run(tmp_path):
@@ -208,7 +208,7 @@ def test_subsets_and_regularisation_images(tmp_path):
     write_set(tmp_path / "a", 2)
     write_set(tmp_path / "b", 3, first=10)
     write_set(tmp_path / "reg" / "1_toy", 4, first=20)
-    asked = request(
+    needed = request(
         "",
         subsets=(
             SubsetRequest(image_dir=str(tmp_path / "a"), num_repeats=2, class_tokens="sks one"),
@@ -216,7 +216,7 @@ def test_subsets_and_regularisation_images(tmp_path):
         ),
         reg_data_dir=str(tmp_path / "reg"),
     )
-    dataset = inspect_dataset(asked, tmp_path / "work")
+    dataset = inspect_dataset(needed, tmp_path / "work")
     train = [image for image in dataset.images if not image.is_reg]
     reg = [image for image in dataset.images if image.is_reg]
     assert sum(image.num_repeats for image in train) == 7

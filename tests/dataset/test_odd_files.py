@@ -73,22 +73,22 @@ def test_what_is_closed_to_this_user_is_an_error(tmp_path: Path, what: str) -> N
         )
     finally:
         closed.chmod(0o755)
-    said = " ".join((ended.stdout + ended.stderr).split())
-    assert ended.returncode == 3, said
-    assert "damaged" not in said
-    assert what in said
-    assert "Permission denied" in said
+    output = " ".join((ended.stdout + ended.stderr).split())
+    assert ended.returncode == 3, output
+    assert "damaged" not in output
+    assert what in output
+    assert "Permission denied" in output
 
 
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_jpeg_that_ends_in_zeros_is_cut(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("saved", [0.5, 0.9])
+def test_a_jpeg_that_ends_in_zeros_is_cut(tmp_path: Path, saved: float) -> None:
     chance = random.Random(3)
     picture = Image.frombytes("RGB", (200, 200), chance.randbytes(120_000))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=90)
     data = out.getvalue()
     path = tmp_path / "a.jpg"
-    path.write_bytes(data[: int(len(data) * kept)].ljust(len(data), b"\0"))
+    path.write_bytes(data[: int(len(data) * saved)].ljust(len(data), b"\0"))
     found = inspect(path, training_area=64 * 64, alone=True)
     assert isinstance(found, Unreadable)
     assert "zeros" in found.reason
@@ -155,7 +155,7 @@ def test_what_a_later_shell_reads_holds_no_key(tmp_path: Path) -> None:
     }
     script = script.replace("/workspace", str(tmp_path))
     subprocess.run(["bash", "-c", script], env=env, check=True, cwd=tmp_path)
-    kept = (tmp_path / "environment").read_text()
-    assert "TENNER_DATASET=https://host/photos.zip" in kept
-    assert "PATH=" in kept
-    assert "secret" not in kept
+    saved = (tmp_path / "environment").read_text()
+    assert "TENNER_DATASET=https://host/photos.zip" in saved
+    assert "PATH=" in saved
+    assert "secret" not in saved

@@ -199,9 +199,11 @@ def test_a_hub_that_sends_on_into_this_network_is_refused_before_it_is_asked(
 ) -> None:
     hub.state.storage = inside
     monkeypatch.setenv("HF_ENDPOINT", "http://photos.example")
-    with pytest.raises((DatasetError, SettingsError, DeliveryError), match="redirects to") as told:
+    with pytest.raises(
+        (DatasetError, SettingsError, DeliveryError), match="redirects to"
+    ) as reported:
         from_hub(what, "http://photos.example", tmp_path)
-    assert "not followed" in told.value.problems[0].fix
+    assert "not followed" in reported.value.problems[0].fix
 
 
 @pytest.mark.parametrize("what", ["dataset", "destination"])
@@ -219,11 +221,13 @@ def test_a_hub_in_this_network_may_send_on_inside_and_one_outside_to_others_outs
 def test_storage_of_large_files_that_another_library_connects_to_is_looked_at(
     net: Net,
 ) -> None:
-    told = {"X-Xet-Cas-Url": "http://10.0.0.7/cas"}
+    reported = {"X-Xet-Cas-Url": "http://10.0.0.7/cas"}
     url = httpx.Request("GET", "http://photos.example/x")
     with pytest.raises(PermanentError, match=r"redirects to 10\.0\.0\.7"):
-        ServerGuard("http://photos.example").after(httpx.Response(200, request=url, headers=told))
-    ServerGuard("http://127.0.0.1").after(httpx.Response(200, request=url, headers=told))
+        ServerGuard("http://photos.example").after(
+            httpx.Response(200, request=url, headers=reported)
+        )
+    ServerGuard("http://127.0.0.1").after(httpx.Response(200, request=url, headers=reported))
 
 
 @pytest.mark.parametrize("what", ["prefix", "archive", "base"])
@@ -253,8 +257,8 @@ def test_no_redirect_of_an_s3_server_is_followed(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    place = {"prefix": "photos", "archive": "photos.zip", "base": "base.safetensors"}[what]
-    source = f"s3://bucket/{place}?endpoint_url=http://127.0.0.1:{server.server_port}"
+    location = {"prefix": "photos", "archive": "photos.zip", "base": "base.safetensors"}[what]
+    source = f"s3://bucket/{location}?endpoint_url=http://127.0.0.1:{server.server_port}"
 
     def fetch_it() -> None:
         if what != "base":

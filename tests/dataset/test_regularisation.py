@@ -12,11 +12,11 @@ from tests.hardware.program import tenner
 
 
 def inspected(tmp_path: Path, reg: str, **more: object):
-    asked = DatasetRequest(
+    needed = DatasetRequest(
         source=str(tmp_path / "train"), reg_data_dir=str(tmp_path / reg), resolution=(64, 64),
         min_bucket_reso=32, max_bucket_reso=128, bucket_reso_steps=8, num_workers=1, **more,
     )  # fmt: skip
-    return inspect_dataset(asked, tmp_path / "work")
+    return inspect_dataset(needed, tmp_path / "work")
 
 
 def sd_scripts_balance(num_train: int, reg: list[int]) -> list[int]:
@@ -44,9 +44,9 @@ def test_all_forty_are_used_beside_four_times_ten(tmp_path: Path, num_repeats: i
     # sd-scripts reads the repeats from the folder's name, and balances by itself
     folders = Counter(path.parent.name.partition("_")[0] for path in dataset.reg_dir.rglob("*.png"))
     assert folders == {"1": 40}
-    told = {finding.kind: finding for finding in dataset.findings}["regularisation"]
-    assert told.level == "note"
-    assert told.text.startswith("40 of 40 regularisation images are used, 40 seen in an epoch")
+    reported = {finding.kind: finding for finding in dataset.findings}["regularisation"]
+    assert reported.level == "note"
+    assert reported.text.startswith("40 of 40 regularisation images are used, 40 seen in an epoch")
 
 
 def test_what_a_folder_says_holds_and_the_unused_are_named(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_what_a_folder_says_holds_and_the_unused_are_named(tmp_path: Path) -> No
     dataset = inspected(tmp_path, "reg")
     reg = [image.num_repeats for image in dataset.images if image.is_reg]
     assert reg == [each for each in sd_scripts_balance(40, [10] * 40) if each] == [10] * 4
-    told = {finding.kind: finding for finding in dataset.findings}["regularisation"]
-    assert told.level == "warning"
-    assert told.text.startswith("4 of 40 regularisation images are used, 40 seen")
-    assert "1_name" in told.fix
-    assert len(told.files) == 36
+    reported = {finding.kind: finding for finding in dataset.findings}["regularisation"]
+    assert reported.level == "warning"
+    assert reported.text.startswith("4 of 40 regularisation images are used, 40 seen")
+    assert "1_name" in reported.fix
+    assert len(reported.files) == 36
 
 
 def test_check_says_how_many_of_how_many(tmp_path: Path) -> None:

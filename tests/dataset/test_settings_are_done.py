@@ -109,8 +109,8 @@ def test_prefix_and_suffix_are_written_and_a_subsets_own_is_stronger(tmp_path, c
         SubsetRequest(image_dir=str(tmp_path / "a"), caption_prefix="sks dog,"),
         SubsetRequest(image_dir=str(tmp_path / "b"), caption_suffix=""),
     )
-    asked = request(Path(), caption_prefix="all", caption_suffix="end", subsets=subsets)
-    dataset = inspect_dataset(DatasetRequest(**{**vars(asked), "source": ""}), tmp_path / "work")
+    needed = request(Path(), caption_prefix="all", caption_suffix="end", subsets=subsets)
+    dataset = inspect_dataset(DatasetRequest(**{**vars(needed), "source": ""}), tmp_path / "work")
     assert [image.caption for image in dataset.images] == [
         "sks dog, a sks toy, number 0 end",
         "all a sks toy, number 1",
@@ -128,11 +128,11 @@ def test_alpha_is_kept_where_it_is_the_mask(tmp_path):
 
     (tmp_path / "1_toy").mkdir()
     Image.new("RGBA", (64, 64), (255, 0, 0, 90)).save(tmp_path / "1_toy" / "clear.png")
-    said = load_request(
+    text = load_request(
         {"dataset": str(tmp_path), "alpha_mask": "true"}, {}, read_default_config=False
     )
-    asked = dataset_request(said, "sd1", (64, 64), {})
-    dataset = inspect_dataset(asked, tmp_path / "work")
+    needed = dataset_request(text, "sd1", (64, 64), {})
+    dataset = inspect_dataset(needed, tmp_path / "work")
     with Image.open(dataset.images[0].path) as copy:
         assert copy.getpixel((0, 0)) == (255, 0, 0, 90)
 
@@ -155,8 +155,8 @@ def test_masks_beside_the_images_become_their_alpha(tmp_path, capsys):
     Image.new("L", (96, 64), 120).save(tmp_path / "masks" / "IMG001.png")
     assert kinds(checked(capsys, str(config))) >= {"captions_missing"}
     subset = SubsetRequest(image_dir=str(tmp_path / "toy"), mask_dir=str(tmp_path / "masks"))
-    asked = DatasetRequest(**{**vars(request(Path())), "source": "", "subsets": (subset,)})
-    dataset = inspect_dataset(asked, tmp_path / "work")
+    needed = DatasetRequest(**{**vars(request(Path())), "source": "", "subsets": (subset,)})
+    dataset = inspect_dataset(needed, tmp_path / "work")
     pixels = {}
     for image in dataset.images:
         with Image.open(image.path) as copy:
@@ -165,7 +165,7 @@ def test_masks_beside_the_images_become_their_alpha(tmp_path, capsys):
         "clear.png": ((64, 64), 0), "img000.png": ((96, 64), 255), "img001.png": ((96, 64), 120),
     }  # fmt: skip
     Image.new("L", (96, 64), 9).save(tmp_path / "masks" / "IMG001.png")
-    again = inspect_dataset(asked, tmp_path / "work")
+    again = inspect_dataset(needed, tmp_path / "work")
     assert again.content_hash != dataset.content_hash
     with Image.open(next(i.path for i in again.images if i.source == "img001.png")) as copy:
         assert copy.getpixel((0, 0))[3] == 9

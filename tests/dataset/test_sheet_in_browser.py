@@ -63,12 +63,12 @@ def test_it_fits_asks_for_nothing_and_passes_axe(
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
     )
-    page, asked = context.new_page(), []
-    page.on("request", lambda request: asked.append(request.url))
+    page, requests = context.new_page(), []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(sheet.as_uri())
     assert page.title() == "Dataset contact sheet"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert [url for url in asked if not url.startswith("data:")] == [sheet.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [sheet.as_uri()]
     spec = find_spec("axe_playwright_python")
     assert spec is not None
     assert spec.origin is not None

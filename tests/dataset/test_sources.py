@@ -18,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
-from servers.fault_proxy import Asked, Spoil, fault_proxy
+from servers.fault_proxy import SeenRequest, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
@@ -92,13 +92,13 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_restart_asks_and_fetches_nothing_and_a_new_version_is_fetched(tmp_path, web):
-    asked = request(tmp_path)
+    needed = request(tmp_path)
     Versions.data = zipped(b"one")
-    first = fetch(web, asked)
-    assert fetch(web, asked) == first
+    first = fetch(web, needed)
+    assert fetch(web, needed) == first
     assert [status for status, _ in Versions.seen] == [200, 304]
     Versions.data, Versions.etag = zipped(b"two"), '"two"'
-    second = fetch(web, asked)
+    second = fetch(web, needed)
     assert (second / "3_toy" / "a.png").read_bytes()[:3] == b"two"
 
 
@@ -142,10 +142,10 @@ def test_a_known_checksum_asks_nothing(tmp_path, web):
     import hashlib
 
     Versions.data = zipped(b"one")
-    asked = request(tmp_path, sha256=hashlib.sha256(Versions.data).hexdigest())
-    first = fetch(web, asked)
+    needed = request(tmp_path, sha256=hashlib.sha256(Versions.data).hexdigest())
+    first = fetch(web, needed)
     Versions.seen.clear()
-    assert fetch(web, asked) == first
+    assert fetch(web, needed) == first
     assert Versions.seen == []
 
 
@@ -195,8 +195,8 @@ def test_a_bucket_is_mirrored_and_what_is_gone_there_is_gone_here(tmp_path, s3_p
 def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, s3_port):
     s3_client(s3_port).put_object(Bucket="photos", Key="big.zip", Body=zipped(b"one", 3_000_000))
 
-    def cut(asked: Asked) -> Spoil | None:
-        return Spoil(cut=True) if asked.method == "GET" and asked.number == 3 else None
+    def cut(sent: SeenRequest) -> Spoil | None:
+        return Spoil(cut=True) if sent.method == "GET" and sent.number == 3 else None
 
     with fault_proxy(s3_port) as proxy:
         proxy.fault = cut
@@ -211,12 +211,12 @@ def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, 
 
 @pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [("s3://photos/nothing", "holds no files"), ("s3://no-such/x", "no such bucket"),
      ("s3://Bad_Name/x", "is no bucket name")],
 )  # fmt: skip
-def test_what_is_wrong_with_a_bucket_is_said(tmp_path, s3_port, source, said):
-    with pytest.raises(DatasetError, match=said):
+def test_what_is_wrong_with_a_bucket_is_said(tmp_path, s3_port, source, message):
+    with pytest.raises(DatasetError, match=message):
         fetch(f"{source}?endpoint_url=http://127.0.0.1:{s3_port}", request(tmp_path))
 
 
@@ -253,11 +253,11 @@ def test_a_hub_dataset_is_fetched_once_and_used_without_the_network(tmp_path, hu
 
 
 def test_what_is_wrong_with_a_hub_dataset_is_said(tmp_path, hub, monkeypatch):
-    for source, said in (
+    for source, text in (
         ("hf://me/toys", "names no dataset"),
         ("hf://datasets/me/no", "cannot be"),
     ):
-        with pytest.raises(DatasetError, match=said):
+        with pytest.raises(DatasetError, match=text):
             fetch(source, request(tmp_path))
     with pytest.raises(DatasetError, match="larger than"):
         fetch("hf://datasets/me/toys", request(tmp_path, max_bytes=10))
@@ -306,18 +306,18 @@ def test_pictures_in_tables_of_the_hub_are_taken_out_once_with_their_captions(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"PAR1 cut", "cannot be taken out"),
         (table_of([{"text": "no pictures"}]), "no column of pictures"),
         (table_of([{"jpg": picture_bytes("red")}] * 3), "larger than"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_and_nothing_is_left(tmp_path, content, said):
+def test_what_is_wrong_with_a_table_is_said_and_nothing_is_left(tmp_path, content, message):
     folder = tmp_path / "tables"
     folder.mkdir()
     (folder / "a.parquet").write_bytes(content)
-    with pytest.raises(DatasetError, match=said) as refused:
+    with pytest.raises(DatasetError, match=message) as refused:
         fetch(str(folder), request(tmp_path, max_bytes=300))
     assert refused.value.problems[0].fix
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

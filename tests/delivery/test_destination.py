@@ -8,7 +8,7 @@ from tenner.storage.endpoint import find_endpoint
 
 
 @pytest.mark.parametrize(
-    ("pasted", "meant"),
+    ("pasted", "expected"),
     [
         ("s3://bucket", "s3://bucket"),
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
@@ -31,8 +31,8 @@ from tenner.storage.endpoint import find_endpoint
         ("/out/put", "file:///out/put"),
     ],
 )
-def test_what_people_paste_is_understood(pasted: str, meant: str) -> None:
-    assert str(parse_destination(pasted)) == meant
+def test_what_people_paste_is_understood(pasted: str, expected: str) -> None:
+    assert str(parse_destination(pasted)) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account, Repo
 
@@ -129,7 +129,7 @@ def test_large_files_go_up_in_parts_where_the_hub_asks_for_it(
     hub.state.part_bytes = 1 << 20
     deliver_to(proxy, files)
     assert content(hub, "cat.safetensors") == files[0].path.read_bytes()
-    assert any(asked.path.endswith("/complete") for asked in proxy.seen)
+    assert any(sent.path.endswith("/complete") for sent in proxy.seen)
 
 
 def test_a_folder_and_a_branch_of_a_repo(
@@ -160,8 +160,8 @@ def test_server_errors_and_cuts_are_tried_again(
 ) -> None:
     spoilt: dict[str, int] = {}
 
-    def spoil(asked: Asked) -> Spoil | None:
-        kind = next((k for k in ("/commit/", "/large/", "/paths-info/") if k in asked.path), "")
+    def spoil(sent: SeenRequest) -> Spoil | None:
+        kind = next((k for k in ("/commit/", "/large/", "/paths-info/") if k in sent.path), "")
         spoilt[kind] = spoilt.get(kind, 0) + 1
         if kind and spoilt[kind] == 1:
             return Spoil(status=500)
@@ -176,11 +176,11 @@ def test_server_errors_and_cuts_are_tried_again(
 def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     hub: Hub, proxy: Proxy, files: list[DeliveredFile]
 ) -> None:
-    lost: list[Asked] = []
+    lost: list[SeenRequest] = []
 
-    def lose(asked: Asked) -> Spoil | None:
-        if "/commit/" in asked.path and not lost:
-            lost.append(asked)
+    def lose(sent: SeenRequest) -> Spoil | None:
+        if "/commit/" in sent.path and not lost:
+            lost.append(sent)
             return Spoil(lose_answer=True)
         return None
 
@@ -193,11 +193,11 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(
 def test_another_commit_in_between_is_waited_for(
     hub: Hub, proxy: Proxy, files: list[DeliveredFile]
 ) -> None:
-    refused: list[Asked] = []
+    refused: list[SeenRequest] = []
 
-    def conflict(asked: Asked) -> Spoil | None:
-        if "/commit/" in asked.path and len(refused) < 2:
-            refused.append(asked)
+    def conflict(sent: SeenRequest) -> Spoil | None:
+        if "/commit/" in sent.path and len(refused) < 2:
+            refused.append(sent)
             return Spoil(status=412 if len(refused) == 1 else 429)
         return None
 
@@ -209,11 +209,11 @@ def test_another_commit_in_between_is_waited_for(
 def test_a_hash_that_is_not_what_was_sent_is_never_called_delivered(
     hub: Hub, proxy: Proxy, files: list[DeliveredFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = hub.state.keep_large
+    store = hub.state.keep_large
     other = hashlib.sha256(b"other").hexdigest()
 
     def swap(digest: str, sent: bytes) -> None:
-        keep(digest, sent)
+        store(digest, sent)
         hub.state.large[other] = b"other"
 
     monkeypatch.setattr(hub.state, "keep_large", swap)
@@ -232,7 +232,7 @@ def test_a_hash_that_is_not_what_was_sent_is_never_called_delivered(
 def test_a_hub_that_never_answers_ends_at_the_limit(
     proxy: Proxy, files: list[DeliveredFile]
 ) -> None:
-    proxy.fault = lambda asked: Spoil(silent=True)
+    proxy.fault = lambda sent: Spoil(silent=True)
     store_at(proxy)  # loads the client library, which takes a second
     with pytest.raises(DeliveryError, match="no answer within 2 s"):
         deliver_to(proxy, files, seconds=2)
@@ -243,7 +243,7 @@ def test_check_makes_the_repo_private_and_leaves_no_commit(hub: Hub, proxy: Prox
     assert repo_of(hub).private
     assert check(proxy) == ()
     assert len(repo_of(hub).branches["main"]) == 1
-    assert any(asked.method == "PUT" and "/large/" in asked.path for asked in proxy.seen)
+    assert any(sent.method == "PUT" and "/large/" in sent.path for sent in proxy.seen)
 
 
 def test_check_makes_a_public_repo_only_where_asked_and_warns_of_a_public_one(
@@ -293,10 +293,10 @@ def test_a_refused_delivery_hides_the_token(
     proxy: Proxy, files: list[DeliveredFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     headers = {"X-Error-Message": f"no right for {TOKEN}"}
-    proxy.fault = lambda asked: Spoil(status=403, headers=headers)
+    proxy.fault = lambda sent: Spoil(status=403, headers=headers)
     events: list[Event] = []
     with pytest.raises(DeliveryError) as raised:
         deliver_to(proxy, files, on_event=events.append)
-    told = str(raised.value) + "".join(event.to_json() for event in events)
-    assert "access denied" in told
-    assert TOKEN not in told + "".join(capfd.readouterr())
+    reported = str(raised.value) + "".join(event.to_json() for event in events)
+    assert "access denied" in reported
+    assert TOKEN not in reported + "".join(capfd.readouterr())

@@ -35,10 +35,10 @@ def test_it_delivers_once_the_other_side_is_back() -> None:
     )
     assert found is DELIVERED
     assert failing.tried == 3
-    told = [event for event in events if isinstance(event, Warned)]
-    assert len(told) == 2
-    assert "the bucket is away" in told[0].text
-    assert "more minutes" in told[0].text
+    reported = [event for event in events if isinstance(event, Warned)]
+    assert len(reported) == 2
+    assert "the bucket is away" in reported[0].text
+    assert "more minutes" in reported[0].text
 
 
 def test_without_minutes_it_is_tried_once() -> None:

@@ -72,12 +72,12 @@ def test_a_holder_that_dies_is_followed_after_the_lease_and_not_before(
     dead = lease_at(destination)
     dead.take(lambda text: None)
     dead._closing.set()  # a kill: no beat, nothing given back
-    said: list[str] = []
+    messages: list[str] = []
     started = time.monotonic()
     with lease_at(destination) as lease:
-        lease.take(said.append)
+        lease.take(messages.append)
         assert time.monotonic() - started > SECONDS
-        assert (lease.generation, said) == (2, [f"{dead.holder} has this run; waiting"])
+        assert (lease.generation, messages) == (2, [f"{dead.holder} has this run; waiting"])
         with pytest.raises(LeaseLost):
             dead.check()
         lease.check()
@@ -108,7 +108,7 @@ def test_a_holder_that_is_cut_off_stops_before_another_can_follow(tmp_path: Path
 
 def cut(proxy: Proxy) -> None:
     """From now on nothing answers behind the proxy."""
-    proxy.fault = lambda asked: Spoil(silent=True)
+    proxy.fault = lambda sent: Spoil(silent=True)
 
 
 def test_a_server_that_ignores_conditions_is_refused(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def refuse_with_all_secrets(proxy: Proxy) -> None:
     words = " ".join(SECRETS.values())
     body = f"<Error><Code>AccessDenied</Code><Message>{words}</Message></Error>"
     headers = {"X-Error-Message": words}
-    proxy.fault = lambda asked: Spoil(status=403, body=body, headers=headers)
+    proxy.fault = lambda sent: Spoil(status=403, body=body, headers=headers)
 
 
 def test_no_secret_is_left_behind_whatever_fails(proxy: Proxy, tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        place = f"127.0.0.1:{server.server_address[1]}"
+        location = f"127.0.0.1:{server.server_address[1]}"
         query = f"sig={hidden['sig']}&token={hidden['tok']}"
-        address = f"http://alice:{hidden['pw']}@{place}/photos.zip?{query}"
+        address = f"http://alice:{hidden['pw']}@{location}/photos.zip?{query}"
         to = f"file://{tmp_path}/kept"
         done = tenner(tmp_path, "train", "--dataset", address, *SHORT, "--destinations", to)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -187,9 +187,9 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
         server.server_close()
     assert any(auth.startswith("Basic ") for _, auth in seen), "the server was given all of it"
     assert "without its password or token" in failed[-1].stdout + failed[-1].stderr
-    said = [text for each in (done, *failed) for text in (each.stdout, each.stderr)]
+    output = [text for each in (done, *failed) for text in (each.stdout, each.stderr)]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert (tmp_path / "kept" / "events.jsonl").is_file() or len(files) > 10
     for name, secret in hidden.items():
-        assert [text for text in said if secret in text] == [], name
+        assert [text for text in output if secret in text] == [], name
         assert [path for path in files if secret.encode() in path.read_bytes()] == [], name

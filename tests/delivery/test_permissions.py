@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.limited_keys import allow_only, needed_for
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
@@ -55,10 +55,10 @@ class Bucket:
         self.text = f"s3://{BUCKET}/{self.prefix}?endpoint_url={url}"
         self.destination = parse_destination(self.text)
         self._client = s3_client(server_port)
-        self.said: list[str] = []
+        self.output: list[str] = []
 
     def run(self) -> RemoteRun:
-        return RemoteRun(self.destination, "cat", SECRETS, {}, on_trouble=self.said.append)
+        return RemoteRun(self.destination, "cat", SECRETS, {}, on_trouble=self.output.append)
 
     def check(self) -> list[tuple[str, str]]:
         found = check_destinations([self.destination], secrets=SECRETS, job="cat", env={})
@@ -117,7 +117,7 @@ def test_states_overwrite_each_other_in_turn_and_the_newest_is_gone_on_with(
     assert sizes[1:] == [sizes[1]] * 4, "the bucket does not grow"
     run.drop_states(0)
     assert bucket.run().states() == ()
-    assert not [text for text in bucket.said if "trying again" in text]
+    assert not [text for text in bucket.output if "trying again" in text]
 
 
 @pytest.mark.parametrize("permissions", [WITHOUT_DELETE, WITHOUT_LIST])
@@ -132,11 +132,11 @@ def test_a_state_that_is_cut_while_it_overwrites_another_leaves_the_newest_whole
         third = state_folder(tmp_path / f"30-{cut_at}")
         puts, cut = 0, bucket.run()
 
-        def fault(asked: Asked, cut_at: int = cut_at, cut: RemoteRun = cut) -> Spoil | None:
+        def fault(sent: SeenRequest, cut_at: int = cut_at, cut: RemoteRun = cut) -> Spoil | None:
             nonlocal puts
-            puts += asked.method == "PUT" and "slot" in asked.path
+            puts += sent.method == "PUT" and "slot" in sent.path
             if puts < cut_at:
-                return policy(asked)
+                return policy(sent)
             cut.cancel()  # the machine goes away at this request
             return Spoil(status=503)
 
@@ -164,7 +164,7 @@ def test_a_delete_that_is_refused_from_then_on_is_said_once_and_costs_no_state(
     for step in (20, 30):
         run.put_set(Shipment(state=(state_folder(tmp_path / str(step)), step), keep_states=1))
         assert bucket.run().states()[0].step == step
-    assert len([text for text in bucket.said if "older states stay" in text]) == 1
+    assert len([text for text in bucket.output if "older states stay" in text]) == 1
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_a_bucket_that_keeps_each_version_is_named_before_the_run_with_the_rule_
     else:
         client.create_bucket(Bucket=name)
         client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    place = f"s3://{name}/run?endpoint_url=http://127.0.0.1:{server_port}"
-    destination = parse_destination(place)
+    address = f"s3://{name}/run?endpoint_url=http://127.0.0.1:{server_port}"
+    destination = parse_destination(address)
     (found,) = check_destinations([destination], secrets=SECRETS, job="cat", env={})
     assert found.level == "warning"
     assert "it grows by a state at each save" in found.text
@@ -227,11 +227,11 @@ def test_a_set_is_delivered_and_delivered_anew_and_never_called_whole_in_between
     manifests: list[tuple[str, str]] = []
     policy = bucket.proxy.fault
 
-    def watched(asked: Asked) -> Spoil | None:
-        if asked.method == "PUT" and asked.path.endswith("cat.safetensors"):
+    def watched(sent: SeenRequest) -> Spoil | None:
+        if sent.method == "PUT" and sent.path.endswith("cat.safetensors"):
             there = "manifest.json" in bucket.names()
             manifests.append(("before", bucket.content("manifest.json").decode() if there else ""))
-        return policy(asked)
+        return policy(sent)
 
     bucket.proxy.fault = watched
     for content in (b"first" * 1000, os.urandom(9 << 20), b"third"):
@@ -260,7 +260,7 @@ def test_a_drop_box_is_asked_for_nothing_that_it_refuses_again_and_again(
     assert run.states() == ()
     refused = [a for a in bucket.proxy.seen if needed_for(a, BUCKET) not in DROP_BOX]
     assert len(refused) < 30
-    assert not [text for text in bucket.said if "trying again" in text]
+    assert not [text for text in bucket.output if "trying again" in text]
 
 
 def test_what_arrives_damaged_in_a_drop_box_is_not_called_delivered(
@@ -271,12 +271,12 @@ def test_what_arrives_damaged_in_a_drop_box_is_not_called_delivered(
     policy = bucket.proxy.fault
     digests: list[str] = []
 
-    def fault(asked: Asked) -> Spoil | None:
-        if asked.method == "PUT" and asked.path.endswith("cat.safetensors"):
-            digests.append(asked.headers["X-Amz-Content-SHA256"])
+    def fault(sent: SeenRequest) -> Spoil | None:
+        if sent.method == "PUT" and sent.path.endswith("cat.safetensors"):
+            digests.append(sent.headers["X-Amz-Content-SHA256"])
             if len(digests) == 1:
                 return Spoil(etag='"0123456789abcdef0123456789abcdef"')
-        return policy(asked)
+        return policy(sent)
 
     bucket.proxy.fault = fault
     content = os.urandom(5000)

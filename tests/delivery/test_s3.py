@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.s3_servers import (
     KEY_ID,
     SECRET_KEY,
@@ -122,7 +122,7 @@ def test_manifest_is_the_last_thing_written(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
     deliver_to(target, files)
-    written = [asked.path for asked in proxy.seen if asked.method in {"PUT", "POST"}]
+    written = [sent.path for sent in proxy.seen if sent.method in {"PUT", "POST"}]
     assert "manifest.json" in written[-1]
 
 
@@ -158,8 +158,8 @@ def test_files_are_on_their_way_while_they_are_hashed_and_the_manifest_waits(
 def test_servers_that_refuse_newer_checksum_headers_work(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    def refuse(asked: Asked) -> Spoil | None:
-        names = {name.lower() for name in asked.headers}
+    def refuse(sent: SeenRequest) -> Spoil | None:
+        names = {name.lower() for name in sent.headers}
         newer = any(n.startswith(("x-amz-checksum", "x-amz-sdk-checksum")) for n in names)
         trailer = "x-amz-trailer" in names
         return Spoil(status=501, body=error_xml("NotImplemented")) if newer or trailer else None
@@ -171,10 +171,10 @@ def test_servers_that_refuse_newer_checksum_headers_work(
 def test_server_errors_and_cuts_are_tried_again(
     server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    def spoil(asked: Asked) -> Spoil | None:
-        if asked.number % 7 == 2:
+    def spoil(sent: SeenRequest) -> Spoil | None:
+        if sent.number % 7 == 2:
             return Spoil(status=500, body=error_xml("InternalError"))
-        return Spoil(cut=True) if asked.number % 7 == 5 else None
+        return Spoil(cut=True) if sent.number % 7 == 5 else None
 
     proxy.fault = spoil
     deliver_to(target, files)
@@ -185,12 +185,12 @@ def test_server_errors_and_cuts_are_tried_again(
 def test_a_size_that_lies_once_is_looked_at_again(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    lies: list[Asked] = []
+    lies: list[SeenRequest] = []
 
-    def lie(asked: Asked) -> Spoil | None:
+    def lie(sent: SeenRequest) -> Spoil | None:
         put = any(seen.method == "PUT" and "empty" not in seen.path for seen in proxy.seen)
-        if asked.method == "HEAD" and "cat" in asked.path and put and len(lies) < 2:
-            lies.append(asked)
+        if sent.method == "HEAD" and "cat" in sent.path and put and len(lies) < 2:
+            lies.append(sent)
             return Spoil(head_size=100)
         return None
 
@@ -203,7 +203,7 @@ def test_a_size_that_lies_once_is_looked_at_again(
 def test_a_size_that_lies_for_ever_is_never_called_delivered(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    proxy.fault = lambda asked: Spoil(head_size=5) if asked.method == "HEAD" else None
+    proxy.fault = lambda sent: Spoil(head_size=5) if sent.method == "HEAD" else None
     with pytest.raises(DeliveryError) as raised:
         deliver_to(target, files[1:], seconds=4)
     assert "not what was sent" in str(raised.value)
@@ -213,7 +213,7 @@ def test_a_size_that_lies_for_ever_is_never_called_delivered(
 def test_a_server_that_never_answers_ends_at_the_limit(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    proxy.fault = lambda asked: Spoil(silent=True)
+    proxy.fault = lambda sent: Spoil(silent=True)
     open_store(target, secrets=SECRETS, env={})  # loads the client library, which takes a second
     with pytest.raises(DeliveryError, match="no answer within 2 s"):
         deliver_to(target, files, seconds=2)
@@ -229,8 +229,8 @@ def test_parts_that_arrived_are_not_sent_again(
 ) -> None:
     deadline = Deadline(60)
 
-    def only_two_parts(asked: Asked) -> Spoil | None:
-        if not is_part(asked, 3):
+    def only_two_parts(sent: SeenRequest) -> Spoil | None:
+        if not is_part(sent, 3):
             return None
         if all(any(is_part(done, part) for done in proxy.done) for part in (1, 2)):
             deadline.cancel()
@@ -240,9 +240,13 @@ def test_parts_that_arrived_are_not_sent_again(
     with pytest.raises(DeliveryError):
         deliver_to(target, files[:1], deadline=deadline)
     before = len(proxy.seen)
-    proxy.fault = lambda asked: None
+    proxy.fault = lambda sent: None
     deliver_to(target, files[:1])
-    sent = [asked.path for asked in proxy.seen[before:] if "partNumber=" in asked.path]
+    sent = [
+        seen_request.path
+        for seen_request in proxy.seen[before:]
+        if "partNumber=" in seen_request.path
+    ]
     again = {1, 2, 3} - ({1, 2} if lists_uploads(name) else set())
     assert {parse_qs(urlsplit(path).query)["partNumber"][0] for path in sent} == set(
         map(str, again)
@@ -262,8 +266,8 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
 ) -> None:
     deadline = Deadline(60)
 
-    def no_third_part(asked: Asked) -> Spoil | None:
-        if not is_part(asked, 3):
+    def no_third_part(sent: SeenRequest) -> Spoil | None:
+        if not is_part(sent, 3):
             return None
         deadline.cancel()
         return Spoil(status=503, body=error_xml("SlowDown"))
@@ -271,14 +275,18 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
     proxy.fault = no_third_part
     with pytest.raises(DeliveryError):
         deliver_to(target, files[:1], deadline=deadline)
-    (old,) = {upload_id(asked) for asked in proxy.seen if "partNumber=" in asked.path}
+    (old,) = {
+        upload_id(seen_request) for seen_request in proxy.seen if "partNumber=" in seen_request.path
+    }
     spoilt = Spoil(status=answer[0], body=error_xml(answer[1]))
-    proxy.fault = lambda asked: (
-        spoilt if asked.method == "PUT" and upload_id(asked) == old else None
-    )
+    proxy.fault = lambda sent: spoilt if sent.method == "PUT" and upload_id(sent) == old else None
     before = len(proxy.seen)
     deliver_to(target, files[:1])
-    new = {upload_id(asked) for asked in proxy.seen[before:] if "partNumber=" in asked.path}
+    new = {
+        upload_id(seen_request)
+        for seen_request in proxy.seen[before:]
+        if "partNumber=" in seen_request.path
+    }
     assert len(new - {old}) == 1
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
     if lists_uploads(name):
@@ -289,13 +297,29 @@ def test_an_upload_that_cannot_be_gone_on_with_is_begun_anew(
 def test_a_server_that_keeps_the_sha256_of_parts_is_taken_by_it_and_another_is_read_back(
     server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile], name: str
 ) -> None:
-    proxy.fault = lambda asked: Spoil(head_etag='"' + "0" * 32 + '-3"')  # as with KMS
+    proxy.fault = lambda sent: Spoil(head_etag='"' + "0" * 32 + '-3"')  # as with KMS
     deliver_to(target, files[:1])
-    parts = [asked for asked in proxy.seen if "partNumber=" in asked.path]
-    assert len([asked for asked in parts if "x-amz-checksum-sha256" in asked.headers]) == 3
-    read_back = [asked for asked in proxy.seen if asked.method == "GET" and "cat." in asked.path]
+    parts = [seen_request for seen_request in proxy.seen if "partNumber=" in seen_request.path]
+    assert (
+        len(
+            [
+                seen_request
+                for seen_request in parts
+                if "x-amz-checksum-sha256" in seen_request.headers
+            ]
+        )
+        == 3
+    )
+    read_back = [
+        seen_request
+        for seen_request in proxy.seen
+        if seen_request.method == "GET" and "cat." in seen_request.path
+    ]
     keeps_it = name == "seaweed"
-    assert bool([asked for asked in read_back if "uploads" not in asked.path]) != keeps_it
+    assert (
+        bool([seen_request for seen_request in read_back if "uploads" not in seen_request.path])
+        != keeps_it
+    )
     there = s3_client(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)
     assert there["KeyCount"] == 2, "nothing is sent only to find out"
 
@@ -304,39 +328,43 @@ def test_a_server_that_keeps_the_sha256_of_parts_is_taken_by_it_and_another_is_r
 def test_an_upload_of_a_part_that_the_server_names_otherwise_does_not_end_with_it(
     server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    spoilt: list[Asked] = []
+    spoilt: list[SeenRequest] = []
 
-    def other_hash(asked: Asked) -> Spoil | None:
-        if "partNumber=2" in asked.path and not spoilt:
-            spoilt.append(asked)
+    def other_hash(sent: SeenRequest) -> Spoil | None:
+        if "partNumber=2" in sent.path and not spoilt:
+            spoilt.append(sent)
             return Spoil(sha256=base64.b64encode(bytes(32)).decode())
         return None
 
     proxy.fault = other_hash
     deliver_to(target, files[:1])
-    ends = [asked for asked in proxy.seen if asked.method == "POST" and "uploadId" in asked.path]
+    ends = [
+        seen_request
+        for seen_request in proxy.seen
+        if seen_request.method == "POST" and "uploadId" in seen_request.path
+    ]
     assert len(ends) > 1
     assert stored(server_port, target, "cat.safetensors") == files[0].path.read_bytes()
 
 
-def is_part(asked: Asked, number: int) -> bool:
-    return asked.method == "PUT" and f"partNumber={number}" in asked.path
+def is_part(sent: SeenRequest, number: int) -> bool:
+    return sent.method == "PUT" and f"partNumber={number}" in sent.path
 
 
-def upload_id(asked: Asked) -> str:
-    return parse_qs(urlsplit(asked.path).query).get("uploadId", [""])[0]
+def upload_id(sent: SeenRequest) -> str:
+    return parse_qs(urlsplit(sent.path).query).get("uploadId", [""])[0]
 
 
 def test_a_part_that_is_cut_is_sent_again(
     server_port: int, proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    cut: list[Asked] = []
+    cut: list[SeenRequest] = []
 
-    def once_each(asked: Asked) -> Spoil | None:
+    def once_each(sent: SeenRequest) -> Spoil | None:
         """Twice in a row, since the client library itself tries once more."""
         for number in (1, 2, 3):
-            if is_part(asked, number) and sum(is_part(old, number) for old in cut) < 2:
-                cut.append(asked)
+            if is_part(sent, number) and sum(is_part(old, number) for old in cut) < 2:
+                cut.append(sent)
                 return Spoil(cut=True)
         return None
 
@@ -349,8 +377,8 @@ def test_a_part_that_is_cut_is_sent_again(
 def test_a_file_that_shrinks_on_its_way_is_named_and_not_called_delivered(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
-    def shrink(asked: Asked) -> None:
-        if asked.method == "POST" and "uploads" in asked.path:
+    def shrink(sent: SeenRequest) -> None:
+        if sent.method == "POST" and "uploads" in sent.path:
             os.truncate(files[0].path, 1 << 20)
 
     proxy.fault = shrink
@@ -363,14 +391,14 @@ def test_access_denied_for_ever_is_given_up_soon_and_hides_the_keys(
     proxy: Proxy, target: Destination, files: list[DeliveredFile]
 ) -> None:
     body = error_xml("AccessDenied", f"no right for {KEY_ID} {SECRET_KEY}")
-    proxy.fault = lambda asked: Spoil(status=403, body=body)
+    proxy.fault = lambda sent: Spoil(status=403, body=body)
     events: list[Event] = []
     with pytest.raises(DeliveryError) as raised:
         deliver_to(target, files, on_event=events.append)
-    told = str(raised.value) + "".join(event.to_json() for event in events)
-    assert "access denied" in told
-    assert KEY_ID not in told
-    assert SECRET_KEY not in told
+    reported = str(raised.value) + "".join(event.to_json() for event in events)
+    assert "access denied" in reported
+    assert KEY_ID not in reported
+    assert SECRET_KEY not in reported
     (problem,) = check_destinations([target], secrets=SECRETS, env={})
     assert SECRET_KEY not in str(problem)
 
@@ -395,11 +423,11 @@ def test_a_cut_download_goes_on(
 ) -> None:
     deliver_to(target, files[:1])
     before = len(proxy.seen)
-    cut: list[Asked] = []
+    cut: list[SeenRequest] = []
 
-    def cut_once(asked: Asked) -> Spoil | None:
-        if asked.method == "GET" and not cut:
-            cut.append(asked)
+    def cut_once(sent: SeenRequest) -> Spoil | None:
+        if sent.method == "GET" and not cut:
+            cut.append(sent)
             return Spoil(cut=True)
         return None
 
@@ -407,7 +435,11 @@ def test_a_cut_download_goes_on(
     store = open_store(target, secrets=SECRETS, env={})
     store.fetch("cat.safetensors", tmp_path / "back", Deadline(60))
     assert (tmp_path / "back").read_bytes() == files[0].path.read_bytes()
-    ranges = [asked.headers.get("Range") for asked in proxy.seen[before:] if asked.method == "GET"]
+    ranges = [
+        seen_request.headers.get("Range")
+        for seen_request in proxy.seen[before:]
+        if seen_request.method == "GET"
+    ]
     assert ranges[0] is None
     assert ranges[-1] not in {None, "bytes=0-"}
 

@@ -14,7 +14,7 @@ from urllib3 import HTTPResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
 
 from tenner.core.checksums import DeliveredFile
@@ -113,19 +113,23 @@ def test_a_role_is_assumed(
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
         target = parse_destination(at(proxy.port, "&profile=role"))
         assert check_destinations([target], secrets=NO_SECRETS, env={}) == ()
-        keys = {asked.headers["Authorization"].split("Credential=")[1] for asked in proxy.seen}
+        keys = {sent.headers["Authorization"].split("Credential=")[1] for sent in proxy.seen}
     assert all(key.startswith("ASIA") for key in keys)
 
 
 def test_an_etag_that_is_no_md5_is_answered_by_reading_back(proxy: Proxy, tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"weights" * 1000)
-    proxy.fault = lambda asked: Spoil(head_etag='"' + "0" * 32 + '"')  # as with KMS
+    proxy.fault = lambda sent: Spoil(head_etag='"' + "0" * 32 + '"')  # as with KMS
     target = parse_destination(at(proxy.port))
     files = [DeliveredFile(path=file, name="x.safetensors")]
     delivered = deliver(files, [target], secrets=SECRETS, env={})
     assert "x.safetensors" in delivered.at[0].put
-    read_back = [asked for asked in proxy.seen if asked.method == "GET" and "x.saf" in asked.path]
+    read_back = [
+        seen_request
+        for seen_request in proxy.seen
+        if seen_request.method == "GET" and "x.saf" in seen_request.path
+    ]
     assert len(read_back) == 1
     assert deliver(files, [target], secrets=SECRETS, env={}).at[0].put == ()
 
@@ -147,11 +151,11 @@ def test_every_part_is_sent_with_a_sha256_that_the_server_checks(
     file = tmp_path / "x.safetensors"
     file.write_bytes(os.urandom((40 << 20) + 1))
 
-    def fault(asked: Asked) -> Spoil | None:
-        has_checksum = any(name.lower().startswith("x-amz-checksum") for name in asked.headers)
+    def fault(sent: SeenRequest) -> Spoil | None:
+        has_checksum = any(name.lower().startswith("x-amz-checksum") for name in sent.headers)
         if has_checksum and not knows_checksums:
             return Spoil(status=501, body=REFUSES)
-        if asked.method == "PUT" and knows_checksums and not has_checksum:
+        if sent.method == "PUT" and knows_checksums and not has_checksum:
             return Spoil(status=400, body=WANTS_MD5)
         return None
 
@@ -160,9 +164,11 @@ def test_every_part_is_sent_with_a_sha256_that_the_server_checks(
     files = [DeliveredFile(path=file, name="x.safetensors")]
     delivered = deliver(files, [target], secrets=SECRETS, env={})
     assert delivered.at[0].put == ("x.safetensors", "manifest.json")
-    done = [asked for asked in proxy.done if "partNumber" in asked.path]
+    done = [requested for requested in proxy.done if "partNumber" in requested.path]
     assert len(done) == 6  # each part once
-    signed = {asked.headers["X-Amz-Content-SHA256"] for asked in done} - {"UNSIGNED-PAYLOAD"}
+    signed = {requested.headers["X-Amz-Content-SHA256"] for requested in done} - {
+        "UNSIGNED-PAYLOAD"
+    }
     assert len(signed) == (0 if knows_checksums else 6)
 
 
@@ -205,7 +211,7 @@ def test_a_bucket_in_another_region_is_told_with_the_region(proxy: Proxy, status
     code = "PermanentRedirect" if status == 301 else "AuthorizationHeaderMalformed"
     body = f"<Error><Code>{code}</Code><Message>m</Message><Region>eu-west-1</Region></Error>"
     headers = {"x-amz-bucket-region": "eu-west-1"}
-    proxy.fault = lambda asked: Spoil(status=status, body=body, headers=headers)
+    proxy.fault = lambda sent: Spoil(status=status, body=body, headers=headers)
     (problem,) = check_destinations([parse_destination(at(proxy.port))], secrets=SECRETS, env={})
     assert "another region" in problem.text
     assert "AWS_REGION=eu-west-1" in problem.fix

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers.fault_proxy import Asked, Proxy, Spoil, fault_proxy
+from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, s3_client
 
 from tenner.core.checksums import DeliveredFile
@@ -69,8 +69,8 @@ def test_each_refusal_is_named_with_its_own_fix_and_soon(
     proxy: Proxy, tmp_path: Path, status: int, code: str, message: str, says: str, fix: str
 ) -> None:
     """HEAD and DELETE answer as ever; what is written is refused, as a full server does."""
-    proxy.fault = lambda asked: (
-        Spoil(status=status, body=xml(code, message)) if asked.method == "PUT" else None
+    proxy.fault = lambda sent: (
+        Spoil(status=status, body=xml(code, message)) if sent.method == "PUT" else None
     )
     target = parse_destination(f"s3://{BUCKET}/x?endpoint_url=http://127.0.0.1:{proxy.port}")
     started = time.monotonic()
@@ -84,8 +84,8 @@ def test_each_refusal_is_named_with_its_own_fix_and_soon(
 def test_a_token_that_ran_out_is_named_although_head_has_no_words(
     proxy: Proxy, tmp_path: Path
 ) -> None:
-    def fault(asked: Asked) -> Spoil:
-        body = "" if asked.method == "HEAD" else xml("ExpiredToken", "The token has expired.")
+    def fault(sent: SeenRequest) -> Spoil:
+        body = "" if sent.method == "HEAD" else xml("ExpiredToken", "The token has expired.")
         return Spoil(status=400, body=body)
 
     proxy.fault = fault
@@ -104,20 +104,20 @@ def test_small_files_arrive_though_the_server_asks_to_slow_down(
     chance = random.Random(int(share * 10))
     answered: dict[str, int] = {}
 
-    def fault(asked: Asked) -> Spoil | None:
+    def fault(sent: SeenRequest) -> Spoil | None:
         if chance.random() < share:
-            return Spoil(status=503, body="" if asked.method == "HEAD" else xml("SlowDown", "slow"))
-        if asked.method == "PUT":
-            answered[asked.path] = answered.get(asked.path, 0) + 1
+            return Spoil(status=503, body="" if sent.method == "HEAD" else xml("SlowDown", "slow"))
+        if sent.method == "PUT":
+            answered[sent.path] = answered.get(sent.path, 0) + 1
         return None
 
     proxy.fault = fault
     target = parse_destination(f"s3://{BUCKET}/{share}?endpoint_url=http://127.0.0.1:{proxy.port}")
-    told: list[Event] = []
+    events: list[Event] = []
     sent = files(tmp_path, 8)
-    deliver(sent, [target], secrets=SECRETS, env={}, on_event=told.append)
+    deliver(sent, [target], secrets=SECRETS, env={}, on_event=events.append)
     assert sorted(answered.values()) == [1] * 9, "nothing that arrived is sent again"
-    warnings = [event for event in told if isinstance(event, Warned)]
+    warnings = [event for event in events if isinstance(event, Warned)]
     assert len(warnings) <= 12
     assert share < 0.4 or any("SlowDown" in event.text for event in warnings)
 
@@ -125,20 +125,20 @@ def test_small_files_arrive_though_the_server_asks_to_slow_down(
 def test_a_trouble_is_said_with_its_reason_before_ten_seconds_have_gone(
     proxy: Proxy,
 ) -> None:
-    proxy.fault = lambda asked: Spoil(status=503, body=xml("SlowDown", "Please reduce your rate"))
+    proxy.fault = lambda sent: Spoil(status=503, body=xml("SlowDown", "Please reduce your rate"))
     target = parse_destination(f"s3://{BUCKET}/x?endpoint_url=http://127.0.0.1:{proxy.port}")
     started = time.monotonic()
-    said: list[tuple[float, str]] = []
+    message: list[tuple[float, str]] = []
 
     def tell(text: str) -> None:
-        said.append((time.monotonic() - started, text))
+        message.append((time.monotonic() - started, text))
 
     (problem,) = check_destinations(
         [target], secrets=SECRETS, env={}, total_limit_seconds=12, on_trouble=tell
     )
     assert "SlowDown" in problem.text
-    assert "Please reduce your rate" in said[0][1]
-    assert said[0][0] < 10
+    assert "Please reduce your rate" in message[0][1]
+    assert message[0][0] < 10
 
 
 def test_a_trouble_that_stays_is_said_again_with_its_count() -> None:

@@ -71,7 +71,7 @@ def test_a_run_on_a_base_from_the_hub_ends_as_a_private_repo_with_its_card(
     words = ("train", str(concept_dir()), *SHORT, "--output_name", "star")
     done = tenner(tmp_path, proxy, *words, "--destinations", "hf://me/star", HF_DEBUG="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stdout + done.stderr
+    reported = done.stdout + done.stderr
 
     repo = hub.state.repos["model", "me/star"]
     assert repo.private
@@ -96,12 +96,12 @@ def test_a_run_on_a_base_from_the_hub_ends_as_a_private_repo_with_its_card(
 
     refused = {"X-Error-Message": f"Forbidden for {TOKEN}"}
     spoilt = Spoil(status=403, headers=refused)
-    proxy.fault = lambda asked: spoilt if "/commit/" in asked.path else None
+    proxy.fault = lambda sent: spoilt if "/commit/" in sent.path else None
     deliver = ("deliver", str(tmp_path / "output" / "star"), "--destinations", "hf://me/other")
     failed = tenner(tmp_path, proxy, *deliver, HF_DEBUG="1")
     assert failed.returncode == 6, failed.stdout + failed.stderr
     assert "tenner deliver" in failed.stdout + failed.stderr
-    proxy.fault = lambda asked: None
+    proxy.fault = lambda sent: None
     assert tenner(tmp_path, proxy, *deliver).returncode == 0
-    assert TOKEN not in told + failed.stdout + failed.stderr
+    assert TOKEN not in reported + failed.stdout + failed.stderr
     assert files_with(tmp_path, TOKEN) == []

@@ -50,11 +50,11 @@ def test_every_file_and_command_that_is_named_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = re.findall(r"\b((?:entrypoint|tests|bench|scripts|configs|docker)/[\w./-]+\w)", text)
     modules = re.findall(r"python -m ((?:bench|scripts)\.[\w.]+\w)", text)
-    places = [ROOT / path for path in paths]
+    positions = [ROOT / path for path in paths]
     for module in modules:
         folder = ROOT.joinpath(*module.split("."))
-        places.append(folder if folder.is_dir() else folder.with_suffix(".py"))
-    assert [str(each) for each in places if not each.exists()] == []
+        positions.append(folder if folder.is_dir() else folder.with_suffix(".py"))
+    assert [str(each) for each in positions if not each.exists()] == []
 
 
 def test_what_hosts_cost_is_what_their_prices_say() -> None:
@@ -78,6 +78,6 @@ def test_what_hosts_cost_is_what_their_prices_say() -> None:
         (row,) = (line for line in page.splitlines() if line.startswith(f"| {host} |"))
         cells = [cell.strip() for cell in row.split("|")[2:4]]
         for cell, base in zip(cells, ("SD 1.5", "SDXL"), strict=True):
-            told = [float(each) for each in re.findall(r"\d+\.\d\d", cell)]
-            wanted = [book[each][card] * minutes[base][column] / 60 for each in providers]
-            assert told == pytest.approx(wanted, abs=0.011), (host, base)
+            reported = [float(each) for each in re.findall(r"\d+\.\d\d", cell)]
+            expected = [book[each][card] * minutes[base][column] / 60 for each in providers]
+            assert reported == pytest.approx(expected, abs=0.011), (host, base)

@@ -21,12 +21,12 @@ CONVOLUTIONS = ("--conv_dim", "2", "--conv_alpha", "1")
 
 def train(folder: Path, name: str, *words: str) -> Path:
     """The LoRA of a short run with the built-in trainer."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     named = ("--output_name", name)
     done = subprocess.run(
         [sys.executable, "-m", "tenner", "train", str(concept_dir()), *SHORT, *words, *named],
         cwd=folder,
-        env={**kept, "OMP_NUM_THREADS": "1"},
+        env={**environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

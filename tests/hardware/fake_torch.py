@@ -53,7 +53,7 @@ def install_torch(
         "xformers/ops": "",
         "bitsandbytes": bitsandbytes,
     }.items():
-        place = folder / name / "__init__.py"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
+        location = folder / name / "__init__.py"
+        location.parent.mkdir(parents=True, exist_ok=True)
+        location.write_text(text)
     return {"PYTHONPATH": str(folder)}

@@ -38,9 +38,9 @@ class Host:
         done = tenner(*words, "--json", cwd=self.folder, env=self.env | env)
         assert done.returncode == 0, done.stderr
         plan = json.loads(done.stdout)
-        said = [each["reason"] for each in plan["choices"]]
-        said += [f"{each['text']} {each['fix']}" for each in plan["notices"]]
-        return plan, "\n".join(said)
+        text = [each["reason"] for each in plan["choices"]]
+        text += [f"{each['text']} {each['fix']}" for each in plan["notices"]]
+        return plan, "\n".join(text)
 
     def refusal(self, *words: str, code: int = 4, command: str = "plan", **env: str) -> str:
         words = (command, "photos", "--engine", "native", *words)
@@ -59,30 +59,30 @@ def host(tmp_path: Path) -> Host:
 def test_g1_a_slice_is_sized_by_itself_and_hidden_memory_gets_the_least(host: Host) -> None:
     whole = card("NVIDIA A100-SXM4-80GB", "[Insufficient Permissions]", "535.161.08", "8.0")
     host.smi(whole, xml=MIG_XML)
-    plan, said = host.plan()
+    plan, output = host.plan()
     assert plan["options"]["train_batch_size"] == 1
-    assert "of 5.1 GB" in said
+    assert "of 5.1 GB" in output
     assert "has 5.1 GB free" in host.refusal("--network_dim", "256")
     host.smi(whole)
-    plan, said = host.plan()
+    plan, output = host.plan()
     options = plan["options"]
     assert (options["train_batch_size"], options["gradient_checkpointing"]) == (1, True)
-    assert "does not say how much memory it has" in said
-    assert "set batch_size and gradient_checkpointing yourself" in said
+    assert "does not say how much memory it has" in output
+    assert "set batch_size and gradient_checkpointing yourself" in output
 
 
 def test_g2_an_old_driver_is_asked_again_and_told_what_is_needed(host: Host) -> None:
     host.smi(card("Tesla T4", 15360, "470.182.03"), unknown_fields=["compute_cap"])
-    told = host.refusal()
-    assert "the NVIDIA driver is 470.182.03; CUDA 12.1 needs 525.60.13 or newer" in told
+    reported = host.refusal()
+    assert "the NVIDIA driver is 470.182.03; CUDA 12.1 needs 525.60.13 or newer" in reported
 
 
 def test_g3_of_two_cards_one_is_used_and_said(host: Host) -> None:
     host.smi(TITAN_V, RTX_5880)
-    plan, said = host.plan()
+    plan, output = host.plan()
     assert plan["gpu"] == "NVIDIA RTX 5880 Ada Generation"
     assert plan["num_processes"] == 1
-    assert "2 GPUs are here; this run uses GPU 1 NVIDIA RTX 5880 Ada Generation" in said
+    assert "2 GPUs are here; this run uses GPU 1 NVIDIA RTX 5880 Ada Generation" in output
     both, _ = host.plan("--num_processes", "2")
     assert both["options"]["train_batch_size"] <= plan["options"]["train_batch_size"]
     assert both["options"]["mixed_precision"] == "fp16"  # the TITAN V has no bf16
@@ -93,8 +93,8 @@ def test_g4_the_visible_card_is_the_one_that_is_sized(host: Host) -> None:
     host.smi(RTX_4090, {**T4, "driver_version": "550.54.14", "uuid": uuid})
     for visible in ("1", uuid, "GPU-0fe9"):
         assert host.plan(CUDA_VISIBLE_DEVICES=visible)[0]["gpu"] == "Tesla T4"
-    for visible, said in (("7", "which is not here"), ("", "hides every"), ("-1", "hides every")):
-        assert said in host.refusal(CUDA_VISIBLE_DEVICES=visible)
+    for visible, text in (("7", "which is not here"), ("", "hides every"), ("-1", "hides every")):
+        assert text in host.refusal(CUDA_VISIBLE_DEVICES=visible)
 
 
 def test_g5_no_card_is_told_by_its_cause_and_never_becomes_a_cpu_run(host: Host) -> None:
@@ -118,19 +118,19 @@ def test_g7_cards_are_sized_by_what_is_free(host: Host) -> None:
     host.smi(card("NVIDIA A10G", 23028, "535.161.08", "8.6"))
     assert "of 24.1 GB" in host.plan()[1]
     host.smi(card("NVIDIA GeForce RTX 4090 Laptop GPU", 16376, "550.54.14", "8.9"))
-    laptop, said = host.plan()
-    assert "of 17.2 GB" in said
-    assert "the guide's for" not in said
+    laptop, output = host.plan()
+    assert "of 17.2 GB" in output
+    assert "the guide's for" not in output
     assert laptop["expected"] is None  # its speed depends on the maker's power limit
     host.smi({**RTX_4090, "memory.free": 700})
-    told = host.refusal()
-    assert " GB free" in told
+    reported = host.refusal()
+    assert " GB free" in reported
 
 
 def test_g8_a_card_without_kernels_is_refused_before_any_download(host: Host) -> None:
     host.smi(card("NVIDIA GeForce RTX 5090", 32607, "570.124.06", "12.0"))
-    told = host.refusal("--base_model", "sdxl", command="train")  # which is not here
-    assert "use the image with cu128 in its tag" in told
+    reported = host.refusal("--base_model", "sdxl", command="train")  # which is not here
+    assert "use the image with cu128 in its tag" in reported
 
 
 def test_g9_drivers_are_compared_as_numbers(host: Host) -> None:
@@ -143,22 +143,22 @@ def test_g9_drivers_are_compared_as_numbers(host: Host) -> None:
 def test_g10_a_card_without_bf16_takes_fp16_and_refuses_bf16(host: Host) -> None:
     host.smi(T4)
     assert host.plan()[0]["options"]["mixed_precision"] == "fp16"
-    told = host.refusal("--mixed_precision", "bf16", code=2)
-    assert "mixed_precision = 'bf16', but Tesla T4 has no bf16" in told
+    reported = host.refusal("--mixed_precision", "bf16", code=2)
+    assert "mixed_precision = 'bf16', but Tesla T4 has no bf16" in reported
 
 
 def checks(host: Host, *words: str, **env: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Exit code of `tenner doctor`, its answer, and its checks by name."""
     done = tenner("doctor", "--json", *words, cwd=host.folder, env=host.env | env)
-    told = json.loads(done.stdout)
-    return done.returncode, told, {each["name"]: each for each in told["checks"]}
+    reported = json.loads(done.stdout)
+    return done.returncode, reported, {each["name"]: each for each in reported["checks"]}
 
 
 def test_g11_the_doctor_finds_a_good_machine_good_and_names_broken_libraries(host: Host) -> None:
     host.smi(RTX_4090)
     host.env |= install_torch(host.folder / "modules")
-    code, told, found = checks(host)
-    assert (code, told["can_train"]) == (0, True)
+    code, reported, found = checks(host)
+    assert (code, reported["can_train"]) == (0, True)
     assert "24564 of 24564 MiB free, capability 8.9" in found["card"]["found"]
     assert found["driver"]["found"].startswith("550.54.14")
     assert found["trainer"]["found"] == (
@@ -192,9 +192,9 @@ def test_the_doctor_ends_with_4_where_the_machine_cannot_train(
     if cards:
         host.smi(*cards)
     host.env |= {"PATH": str(host.folder)} | install_torch(host.folder / "modules", **torch)
-    code, told, _ = checks(host)
-    assert (code, told["can_train"]) == (4, False)
-    wrong = [each for each in told["checks"] if each["mark"] == "error"]
+    code, reported, _ = checks(host)
+    assert (code, reported["can_train"]) == (4, False)
+    wrong = [each for each in reported["checks"] if each["mark"] == "error"]
     assert [each["name"] for each in wrong] == [name]
     assert says in wrong[0]["found"]
     assert wrong[0]["fix"]

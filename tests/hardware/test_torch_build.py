@@ -21,7 +21,7 @@ def environment(folder: Path, version: str, cuda: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("version", "cuda", "wanted"),
+    ("version", "cuda", "expected"),
     [
         ("2.4.1+cu121", "'12.1'", (12, 1)),
         ("2.8.0+cu128", "'12.8'", (12, 8)),
@@ -30,9 +30,9 @@ def environment(folder: Path, version: str, cuda: str) -> Path:
     ],
 )
 def test_the_build_is_read_from_its_files(
-    tmp_path: Path, version: str, cuda: str, wanted: tuple[int, int]
+    tmp_path: Path, version: str, cuda: str, expected: tuple[int, int]
 ) -> None:
-    assert trainer_build(environment(tmp_path, version, cuda)).version == wanted
+    assert trainer_build(environment(tmp_path, version, cuda)).version == expected
 
 
 def test_without_torch_it_is_the_images(tmp_path: Path) -> None:

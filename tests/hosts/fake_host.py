@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass
-class Asked:
+class SeenRequest:
     method: str
     path: str
     key: str
@@ -23,8 +23,8 @@ class FakeHost:
     """`answer` gives status and JSON for a request; a status of 0 never answers."""
 
     port: int = 0
-    answer: Callable[[Asked], tuple[int, Any]] = lambda asked: (200, {})
-    asked: list[Asked] = field(default_factory=list)
+    answer: Callable[[SeenRequest], tuple[int, Any]] = lambda sent: (200, {})
+    asked: list[SeenRequest] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -45,9 +45,9 @@ def fake_host() -> Iterator[FakeHost]:
         def _serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            asked = Asked(self.command, self.path, key, json.loads(raw) if raw else None)
-            host.asked.append(asked)
-            status, body = host.answer(asked)
+            sent = SeenRequest(self.command, self.path, key, json.loads(raw) if raw else None)
+            host.asked.append(sent)
+            status, body = host.answer(sent)
             if status == 0:
                 over.wait(60)
                 return

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
 
-from fake_host import Asked, FakeHost, fake_host
+from fake_host import FakeHost, SeenRequest, fake_host
 from program import Machine, StandIn
 
 from tenner.core.secrets import Secrets
@@ -59,7 +59,7 @@ def test_a_host_shows_no_key(api: FakeHost) -> None:
 def test_the_price_is_the_hosts_own_word(
     api: FakeHost, environ: dict[str, str], answer: Any, usd: float | None
 ) -> None:
-    api.answer = lambda asked: (200, answer)
+    api.answer = lambda sent: (200, answer)
     price, problems = ask_price(Settings(), host_of(environ, api))
     assert problems == ()
     assert (price.usd_per_hour if price else None) == usd
@@ -67,7 +67,7 @@ def test_the_price_is_the_hosts_own_word(
 
 
 @pytest.mark.parametrize(
-    ("environ", "action", "asked"),
+    ("environ", "action", "requested"),
     [
         (RUNPOD, "stop", ("POST", "/pods/abc123/stop", None)),
         (RUNPOD, "remove", ("DELETE", "/pods/abc123", None)),
@@ -76,36 +76,36 @@ def test_the_price_is_the_hosts_own_word(
     ],
 )
 def test_each_host_is_ended_in_its_own_words(
-    api: FakeHost, environ: dict[str, str], action: Any, asked: tuple[str, str, Any]
+    api: FakeHost, environ: dict[str, str], action: Any, requested: tuple[str, str, Any]
 ) -> None:
     settings = Settings(end_action=action)
     assert end_host(settings, host_of(environ, api), {}, usd_per_hour=0.5, say=print) is None
-    assert [(each.method, each.path, each.body) for each in api.asked] == [asked]
+    assert [(each.method, each.path, each.body) for each in api.asked] == [requested]
 
 
 def test_a_host_that_stumbles_is_asked_again_until_it_does_it(api: FakeHost) -> None:
     answers = iter([(500, {}), (429, {}), (200, {})])
-    api.answer = lambda asked: next(answers)
+    api.answer = lambda sent: next(answers)
     host = host_of(RUNPOD, api)
     call(host.end["stop"], url=host.url, key=KEY, limit_seconds=10, waits=0.05)
     assert len(api.asked) == 3
 
 
 def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost) -> None:
-    api.answer = lambda asked: (0, {})
+    api.answer = lambda sent: (0, {})
     ask = Ask(method="POST", path="/pods/abc123/stop")
     with pytest.raises(HostError, match="no answer within 1 s") as silent:
         call(ask, url=api.url, key=KEY, limit_seconds=1, waits=0.05)
     assert silent.value.is_transient
     api.asked.clear()
-    api.answer = lambda asked: (401, {"error": "Unauthorized"})
+    api.answer = lambda sent: (401, {"error": "Unauthorized"})
     with pytest.raises(HostError, match="HTTP 401"):
         call(ask, url=api.url, key=KEY, limit_seconds=30, waits=0.05)
     assert len(api.asked) == 3
 
 
 def test_a_machine_that_goes_on_costing_is_said_with_its_price_and_place(api: FakeHost) -> None:
-    api.answer = lambda asked: (401, {})
+    api.answer = lambda sent: (401, {})
     problem = end_host(
         Settings(end_action="stop"), host_of(RUNPOD, api), {}, usd_per_hour=0.69, say=print
     )
@@ -130,10 +130,10 @@ def test_a_users_command_takes_the_place_of_the_host(api: FakeHost, tmp_path: Pa
 def test_an_end_that_cannot_work_is_found_before_the_training(tmp_path: Path) -> None:
     here = Machine(tmp_path / "here")
     assert here.finish(*here.train("cat", "--end_action", "stop")) == 2
-    assert "no RunPod pod or Vast.ai instance" in here.said
+    assert "no RunPod pod or Vast.ai instance" in here.output
     pod = Machine(tmp_path / "pod", RUNPOD_POD_ID="abc123")
     assert pod.finish(*pod.train("cat", "--end_action", "stop")) == 2
-    assert "RUNPOD_API_KEY, which is not set" in pod.said
+    assert "RUNPOD_API_KEY, which is not set" in pod.output
 
 
 def pod_of(tmp_path: Path, api: FakeHost, **extra: str) -> StandIn:
@@ -143,43 +143,43 @@ def pod_of(tmp_path: Path, api: FakeHost, **extra: str) -> StandIn:
 def test_a_run_is_trained_once_and_its_pod_ended_after_each_start(
     api: FakeHost, tmp_path: Path
 ) -> None:
-    def answer(asked: Asked) -> tuple[int, Any]:
+    def answer(sent: SeenRequest) -> tuple[int, Any]:
         return 200, {"costPerHr": 0.69}
 
     api.answer = answer
-    pod, kept = pod_of(tmp_path, api), f"file://{tmp_path}/kept"
-    words = ("--max_train_steps", "12", "--end_action", "stop", "--destinations", kept)
-    assert pod.finish(*pod.train("cat", *words)) == 0, pod.said
+    pod, saved = pod_of(tmp_path, api), f"file://{tmp_path}/kept"
+    words = ("--max_train_steps", "12", "--end_action", "stop", "--destinations", saved)
+    assert pod.finish(*pod.train("cat", *words)) == 0, pod.output
     assert (api.count("POST", "/stop"), len(pod.commands("cat"))) == (1, 1)
-    assert "costs $0.690 an hour" in pod.said
+    assert "costs $0.690 an hour" in pod.output
     assert pod.ledger("cat")["lives"][0]["cost_usd"] > 0
     # The host starts a container that ended again, with its disk or on an empty one.
-    assert pod.finish(*pod.train("cat", *words)) == 0, pod.said
+    assert pod.finish(*pod.train("cat", *words)) == 0, pod.output
     assert (api.count("POST", "/stop"), len(pod.commands("cat"))) == (2, 1)
     empty = StandIn(tmp_path / "empty", TENNER_HOST_API=api.url, **RUNPOD)
-    assert empty.finish(*empty.train("cat", *words)) == 0, empty.said
+    assert empty.finish(*empty.train("cat", *words)) == 0, empty.output
     assert api.count("POST", "/stop") == 3
     assert not (empty.run("cat") / "engine.log").exists()
-    assert KEY not in pod.said + empty.said
+    assert KEY not in pod.output + empty.output
 
 
 @pytest.mark.parametrize(("how", "code", "ends"), [("nan", 5, 1), ("no_file", 5, 0)])
 def test_a_pod_is_ended_only_where_something_was_delivered(
     api: FakeHost, tmp_path: Path, how: str, code: int, ends: int
 ) -> None:
-    api.answer = lambda asked: (200, {"costPerHr": 0.69})
+    api.answer = lambda sent: (200, {"costPerHr": 0.69})
     pod = pod_of(tmp_path, api, STAND_IN=how, STAND_IN_STEPS="9")
     every = "4" if ends else "90"
     words = ("--max_train_steps", "40", "--save_every_n_steps", every, "--end_action", "remove")
-    kept = ("--destinations", f"file://{tmp_path}/kept")
-    assert pod.finish(*pod.train("cat", *words, *kept)) == code, pod.said
+    saved = ("--destinations", f"file://{tmp_path}/kept")
+    assert pod.finish(*pod.train("cat", *words, *saved)) == code, pod.output
     assert api.count("DELETE") == ends
 
 
 def test_a_key_that_is_refused_is_found_at_the_start(api: FakeHost, tmp_path: Path) -> None:
-    api.answer = lambda asked: (401, {"error": "Unauthorized"})
+    api.answer = lambda sent: (401, {"error": "Unauthorized"})
     pod = pod_of(tmp_path, api)
     assert pod.finish(*pod.train("cat", "--max_train_steps", "12", "--end_action", "stop")) == 2
-    assert "RUNPOD_API_KEY is refused" in pod.said
+    assert "RUNPOD_API_KEY is refused" in pod.output
     assert pod.finish(*pod.train("cat", "--max_train_steps", "12")) == 0
-    assert "does not tell its price: HTTP 401" in pod.said
+    assert "does not tell its price: HTTP 401" in pod.output

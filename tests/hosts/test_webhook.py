@@ -22,7 +22,7 @@ def hook() -> Iterator[FakeHost]:
 
 
 @pytest.mark.parametrize(
-    ("address", "asked", "form"),
+    ("address", "requested", "form"),
     [
         ("https://discord.com/api/webhooks/1/x", "auto", "discord"),
         ("https://hooks.slack.com/services/T/B/x", "auto", "slack"),
@@ -31,8 +31,8 @@ def hook() -> Iterator[FakeHost]:
         ("https://discord.com.example.org/hook", "auto", "json"),
     ],
 )
-def test_the_shape_is_told_by_the_address(address: str, asked: str, form: str) -> None:
-    assert format_of(address, asked) == form
+def test_the_shape_is_told_by_the_address(address: str, requested: str, form: str) -> None:
+    assert format_of(address, requested) == form
 
 
 def test_each_shape_is_what_its_service_takes() -> None:
@@ -52,11 +52,11 @@ def test_a_run_tells_its_course_and_no_secret(hook: FakeHost, tmp_path: Path) ->
     address = f"{hook.url}/hook/with-a-password"
     machine = StandIn(tmp_path, TENNER_WEBHOOK=address)
     words = ("--max_train_steps", "12", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
-    told = [each.body["event"] for each in hook.asked]
-    assert (told[0], told[-1]) == ("started", "delivered")
-    assert told.count("checkpoint") >= 3
-    assert "with-a-password" not in machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    reported = [each.body["event"] for each in hook.asked]
+    assert (reported[0], reported[-1]) == ("started", "delivered")
+    assert reported.count("checkpoint") >= 3
+    assert "with-a-password" not in machine.output
     everything = b"".join(
         path.read_bytes() for path in machine.folder.rglob("*") if path.suffix not in ("", ".x")
     )
@@ -67,8 +67,8 @@ def test_a_run_tells_its_course_and_no_secret(hook: FakeHost, tmp_path: Path) ->
 def test_a_webhook_that_is_away_holds_nothing_up(
     hook: FakeHost, tmp_path: Path, status: int, says: str
 ) -> None:
-    hook.answer = lambda asked: (status, {})
+    hook.answer = lambda sent: (status, {})
     machine = StandIn(tmp_path, TENNER_WEBHOOK=f"{hook.url}/hook", STAND_IN="no_file")
     assert machine.finish(*machine.train("cat", "--max_train_steps", "12"), timeout=40) == 5
-    assert machine.said.count("the webhook does not take messages") <= 1
-    assert says in machine.said
+    assert machine.output.count("the webhook does not take messages") <= 1
+    assert says in machine.output

@@ -50,7 +50,7 @@ class Ended:
     """A container that ended: its exit code, and all it said."""
 
     code: int
-    said: str
+    output: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,13 @@ class Engine:
 
     def finish(self, container: Container) -> Ended:
         """Wait for the end of a container."""
-        code = self._wait(container, lambda said, code: code is not None)
+        code = self._wait(container, lambda message, code: code is not None)
         assert code is not None
-        return Ended(code=code, said=logs(container))
+        return Ended(code=code, output=logs(container))
 
     def wait_for(self, container: Container, text: str) -> None:
         """Wait until the container has said `text`."""
-        self._wait(container, lambda said, code: text in said)
+        self._wait(container, lambda message, code: text in message)
         assert text in logs(container), logs(container)
 
     def owner_in(self, container: Container, path: str) -> str:
@@ -98,13 +98,13 @@ class Engine:
             container.reload()
             ended = container.status in ("exited", "dead")
             code = int(container.attrs["State"]["ExitCode"]) if ended else None
-            said = logs(container)
-            if ended or reached(said, code):
+            text = logs(container)
+            if ended or reached(text, code):
                 return code
-            now = (said, cpu_seconds(container))
+            now = (text, cpu_seconds(container))
             if now != seen:
                 seen, since = now, time.monotonic()
-            assert time.monotonic() - since < QUIET_SECONDS, f"stuck: {said}"
+            assert time.monotonic() - since < QUIET_SECONDS, f"stuck: {text}"
             time.sleep(0.2)
 
     @property

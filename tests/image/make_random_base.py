@@ -22,8 +22,8 @@ def main(folder: Path, family: str = "sd1") -> None:
     text = (resources.files("tenner.engines.native") / "configs.json").read_text()
     parts = json.loads(text)[family]
     prediction = "v_prediction" if family == "sd2" else "epsilon"
-    with tempfile.TemporaryDirectory() as place:
-        tokenizers = write_clip_tokenizers(Path(place))
+    with tempfile.TemporaryDirectory() as location:
+        tokenizers = write_clip_tokenizers(Path(location))
         tokenizer = CLIPTokenizer.from_pretrained(tokenizers / tokenizer_names(family)[0])
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)

@@ -63,9 +63,9 @@ def test_skypilots_own_start_gets_in_on_runpod(engine: Engine, tmp_path: Path) -
             " -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectionAttempts=20"
             " root@127.0.0.1 'bash -lc \"id -u; tenner version\"'"
         )
-        code, said = container.exec_run(["bash", "-c", login])
-        assert code == 0, said.decode()
-        assert said.decode().startswith("0\ntenner "), said.decode()
+        code, output = container.exec_run(["bash", "-c", login])
+        assert code == 0, output.decode()
+        assert output.decode().startswith("0\ntenner "), output.decode()
         assert "sudo: command not found" not in container.logs().decode()
     finally:
         container.remove(force=True)
@@ -113,7 +113,7 @@ def test_composes_rights_are_enough(engine: Engine, folder: Path, concept: Path)
         tmpfs={tmp.split(":")[0]: tmp.split(":")[1]},
         volumes={**binds, str(concept): {"bind": "/data", "mode": "ro"}},
     )
-    assert done.code == 0, done.said
+    assert done.code == 0, done.output
     assert (folder / "output" / "my_lora").stat().st_uid == 4321
 
 
@@ -135,4 +135,4 @@ def test_the_kubernetes_jobs_rights_are_enough(engine: Engine, folder: Path, con
             str(concept): {"bind": "/data", "mode": "ro"},
         },
     )
-    assert done.code == 0, done.said
+    assert done.code == 0, done.output

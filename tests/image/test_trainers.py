@@ -20,7 +20,7 @@ def random_base(engine: Engine) -> Iterator[str]:
         environment={"PYTHONPATH": "/opt/tenner-app", "PUID": "0"},
         volumes={volume.name: {"bind": "/models"}, str(maker): {"bind": "/make.py", "mode": "ro"}},
     )
-    assert done.code == 0, done.said
+    assert done.code == 0, done.output
     yield volume.name
     volume.remove(force=True)
 
@@ -29,8 +29,8 @@ def test_the_demo_learns(engine: Engine, folder: Path) -> None:
     folder.chmod(0o777)
     volumes = {str(folder): {"bind": "/workspace/output"}}
     done = engine.run("demo", "--output_dir", "output", volumes=volumes)
-    assert done.code == 0, done.said
-    assert "with the LoRA, asked for the concept" in done.said
+    assert done.code == 0, done.output
+    assert "with the LoRA, asked for the concept" in done.output
     assert (folder / "striped_star" / "report.html").stat().st_size > 100_000
 
 
@@ -66,8 +66,8 @@ def test_the_guides_settings_train_in_sd_scripts(
         done = engine.finish(container)
     finally:
         container.remove(force=True)
-    assert done.code == 0, done.said
-    assert "the baked sd15" in done.said
+    assert done.code == 0, done.output
+    assert "the baked sd15" in done.output
     lora = folder / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
     head = read_safetensors_header(lora)
     assert any(key.startswith("lora_unet_") for key in head)

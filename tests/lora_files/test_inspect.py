@@ -44,18 +44,18 @@ def test_a_kohya_file_is_told_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", tensors, metadata)
     done = inspect(path, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    assert (told["naming"], told["kinds"], told["family"]) == ("kohya", ["lora"], "sd1")
-    assert (told["ranks"], told["alphas"]) == ([8], [4.0])
-    assert told["metadata"] == metadata
-    assert told["trained_on"]["base model"] == "anything.safetensors"
-    assert told["trained_on"]["folders"] == "10_cat (30 images × 10)"
-    assert told["trained_on"]["tags"] == "sks cat (30), grass (12)"
-    assert told["read_by"]["ComfyUI"] is True
-    assert told["problems"] == []
+    reported = json.loads(done.stdout)
+    assert (reported["naming"], reported["kinds"], reported["family"]) == ("kohya", ["lora"], "sd1")
+    assert (reported["ranks"], reported["alphas"]) == ([8], [4.0])
+    assert reported["metadata"] == metadata
+    assert reported["trained_on"]["base model"] == "anything.safetensors"
+    assert reported["trained_on"]["folders"] == "10_cat (30 images × 10)"
+    assert reported["trained_on"]["tags"] == "sks cat (30), grass (12)"
+    assert reported["read_by"]["ComfyUI"] is True
+    assert reported["problems"] == []
     down, up = (tensors[f"lora_unet_{ATTENTION}.lora_{side}.weight"] for side in ("down", "up"))
     norm = np.linalg.norm(0.5 * up.astype(np.float64) @ down)
-    assert told["parts"]["unet"]["norm"] == pytest.approx(norm, rel=1e-6)
+    assert reported["parts"]["unet"]["norm"] == pytest.approx(norm, rel=1e-6)
     words = inspect(path).stdout
     for word in ("Stable Diffusion 1.x", "8, alpha 4", "my cat", "A1111, Forge", "‖ΔW‖"):
         assert word in words
@@ -70,10 +70,10 @@ def test_other_makers_files_say_who_reads_them(tmp_path: Path) -> None:
         },
     )
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
-    told = json.loads(inspect(tmp_path, "--json").stdout)
-    assert (told["path"], told["naming"], told["alphas"]) == (str(peft), "peft", [8.0])
-    assert told["read_by"]["PEFT"] is True
-    assert told["read_by"]["diffusers"] == "modules are named as PEFT does"
+    reported = json.loads(inspect(tmp_path, "--json").stdout)
+    assert (reported["path"], reported["naming"], reported["alphas"]) == (str(peft), "peft", [8.0])
+    assert reported["read_by"]["PEFT"] is True
+    assert reported["read_by"]["diffusers"] == "modules are named as PEFT does"
     loha = {
         f"lora_unet_{ATTENTION}.{name}": np.ones(shape, np.float16)
         for name, shape in {
@@ -83,11 +83,11 @@ def test_other_makers_files_say_who_reads_them(tmp_path: Path) -> None:
             "hada_w2_b": (4, 768),
         }.items()
     }
-    told = json.loads(inspect(write(tmp_path / "loha.safetensors", loha), "--json").stdout)
-    assert told["kinds"] == ["loha"]
-    assert told["read_by"]["ComfyUI"] is True
-    assert told["read_by"]["diffusers"] == "it has no LoHa"
-    assert told["parts"]["unet"]["norm"] == pytest.approx(16 * np.sqrt(320 * 768), rel=1e-4)
+    reported = json.loads(inspect(write(tmp_path / "loha.safetensors", loha), "--json").stdout)
+    assert reported["kinds"] == ["loha"]
+    assert reported["read_by"]["ComfyUI"] is True
+    assert reported["read_by"]["diffusers"] == "it has no LoHa"
+    assert reported["parts"]["unet"]["norm"] == pytest.approx(16 * np.sqrt(320 * 768), rel=1e-4)
 
 
 def test_a_bf16_file_is_measured_too(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_bf16_file_is_measured_too(tmp_path: Path) -> None:
     down, up = torch.full((2, 768), 0.5), torch.full((320, 2), 0.25)
     tensors = {f"{name}.lora_down.weight": down.bfloat16(), f"{name}.lora_up.weight": up.bfloat16()}
     save_torch(tensors, path)
-    told = json.loads(inspect(path, "--json").stdout)
-    assert told["parts"]["unet"]["norm"] == pytest.approx(0.25 * (320 * 768) ** 0.5, rel=1e-9)
+    reported = json.loads(inspect(path, "--json").stdout)
+    assert reported["parts"]["unet"]["norm"] == pytest.approx(0.25 * (320 * 768) ** 0.5, rel=1e-9)
 
 
 def test_a_lora_that_learnt_nothing_ends_it_with_5_and_the_cause_that_it_tells(
@@ -140,10 +140,10 @@ def test_without_numpy_all_but_the_norms_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", kohya(f"lora_unet_{ATTENTION}", 320, 768, 8, 4.0))
     done = inspect(path, "--json", PYTHONPATH=str(hidden.parent), TENNER_TRAINER_PYTHON="")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["ranks"], told["family"]) == ([8], "sd1")
-    assert "norm" not in told["parts"]["unet"]
-    assert "there is no numpy here" in told["problems"][0]["text"]
+    reported = json.loads(done.stdout)
+    assert (reported["ranks"], reported["family"]) == ([8], "sd1")
+    assert "norm" not in reported["parts"]["unet"]
+    assert "there is no numpy here" in reported["problems"][0]["text"]
 
 
 @pytest.mark.parametrize(

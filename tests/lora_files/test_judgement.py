@@ -27,7 +27,7 @@ def zero(part: PartMeasure) -> PartMeasure:
     return replace(part, num_unchanged=part.num_modules, norm=0.0)
 
 
-def said(*parts: PartMeasure, training: Training = USUAL) -> tuple[Problem, ...]:
+def output(*parts: PartMeasure, training: Training = USUAL) -> tuple[Problem, ...]:
     """What is judged, all of which the page can tell in Arabic too."""
     found = judge(Measured(parts=parts), training)
     for problem in found:
@@ -37,7 +37,7 @@ def said(*parts: PartMeasure, training: Training = USUAL) -> tuple[Problem, ...]
 
 
 def test_a_usual_lora_is_left_alone() -> None:
-    assert said(UNET, TEXT) == ()
+    assert output(UNET, TEXT) == ()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_usual_lora_is_left_alone() -> None:
 def test_a_lora_that_moved_nowhere_is_an_error_with_its_likely_cause(
     training: Training, part: PartMeasure, cause: str, fix: str
 ) -> None:
-    (problem,) = said(zero(part), zero(TEXT), training=training)
+    (problem,) = output(zero(part), zero(TEXT), training=training)
     assert problem.level == "error"
     assert "learnt nothing: the update of all 96 modules is zero" in problem.text
     assert cause in problem.text
@@ -67,15 +67,15 @@ def test_a_lora_that_moved_nowhere_is_an_error_with_its_likely_cause(
 def test_a_continued_lora_that_is_still_its_start_is_an_error() -> None:
     start = replace(USUAL, goes_on_from="start.safetensors")
     same = replace(UNET, num_unchanged=84, moved=0.0, start_norm=3.0)
-    (problem,) = said(same, training=start)
+    (problem,) = output(same, training=start)
     assert (problem.level, "none of its 84 modules changed" in problem.text) == ("error", True)
 
 
 def test_one_part_that_did_not_move_is_an_error_for_the_unet_and_a_warning_for_text() -> None:
-    assert [each.level for each in said(UNET, zero(TEXT))] == ["warning"]
-    assert [each.level for each in said(zero(UNET), TEXT)] == ["error"]
+    assert [each.level for each in output(UNET, zero(TEXT))] == ["warning"]
+    assert [each.level for each in output(zero(UNET), TEXT)] == ["error"]
     asked_for = replace(USUAL, rates={"unet": 1e-4, "text_encoder": 0.0})
-    assert said(UNET, zero(TEXT), training=asked_for) == ()
+    assert output(UNET, zero(TEXT), training=asked_for) == ()
 
 
 @pytest.mark.parametrize(
@@ -88,26 +88,26 @@ def test_one_part_that_did_not_move_is_an_error_for_the_unet_and_a_warning_for_t
     ],
 )
 def test_less_and_more_than_trained_loras_have_is_a_warning(ratio: float, words: str) -> None:
-    found = said(replace(UNET, norm=100.0 * ratio))
+    found = output(replace(UNET, norm=100.0 * ratio))
     assert [each.level for each in found] == (["warning"] if words else [])
     assert all(words in each.text and each.fix for each in found)
 
 
 def test_a_continued_lora_is_small_by_what_it_gained_and_large_by_all_it_has() -> None:
     little = replace(UNET, norm=3.0, moved=1e-4 * 100, start_norm=3.0)
-    assert "too little" in said(little)[0].text
+    assert "too little" in output(little)[0].text
     much = replace(UNET, norm=70.0, moved=1.0, start_norm=69.5)
-    assert "little of the base" in said(much)[0].text
+    assert "little of the base" in output(much)[0].text
 
 
 def test_what_fp16_took_is_named_with_the_precision_that_keeps_it() -> None:
-    (lost,) = said(UNET, training=replace(USUAL, lost={"unet": 0.3}))
+    (lost,) = output(UNET, training=replace(USUAL, lost={"unet": 0.3}))
     assert "saving in fp16 took 30%" in lost.text
-    (tiny,) = said(replace(UNET, tiny_share=0.8))
+    (tiny,) = output(replace(UNET, tiny_share=0.8))
     assert "80%" in tiny.text
     assert "smallest normal number of fp16" in tiny.text
     assert {each.fix for each in (lost, tiny)} == {"set save_precision = 'float' or 'bf16'"}
 
 
 def test_a_part_that_does_not_fit_the_base_has_no_ratio_and_no_judgement_of_its_size() -> None:
-    assert said(replace(UNET, num_on_base=80, norm=1e-9)) == ()
+    assert output(replace(UNET, num_on_base=80, norm=1e-9)) == ()

@@ -207,10 +207,10 @@ def test_open_clips_joined_projection_is_cut_in_three(tmp_path: Path) -> None:
     assert ("unet", "middle_block_1_proj_in") in found
     assert ("text_encoder_2", "text_model_encoder_layers_3_mlp_fc1") in found
     lora = "lora_te2_text_model_encoder_layers_3_self_attn_{}_proj"
-    for place, letter in enumerate("qkv"):
+    for index, letter in enumerate("qkv"):
         file = save(tmp_path / "a.safetensors", linear()[0], lora.format(letter))
         part = measured(file, base=str(path), family="sdxl")
-        third = joined[4 * place : 4 * place + 4]
+        third = joined[4 * index : 4 * index + 4]
         assert part.base_norm == pytest.approx(float(torch.linalg.norm(third)), rel=1e-6)
 
 

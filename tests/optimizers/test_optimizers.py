@@ -97,12 +97,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
             clip_skip="99",
             output_name="a:b",
         )
-    told = "\n".join(each.text for each in caught.value.problems)
+    reported = "\n".join(each.text for each in caught.value.problems)
     for word in (
         *("learning_rate is a setting of its own", "weight_decay=(0.5,)", "network_dim"),
         *("resolution", "alpha_color", "max_train_epochs", "clip_skip", "output_name"),
     ):
-        assert word in told
+        assert word in reported
     assert all(each.fix for each in caught.value.problems)
 
 

@@ -64,12 +64,12 @@ def test_fits_speaks_the_browsers_language_and_passes_axe(
         color_scheme=scheme,
         bypass_csp=True,
     )
-    page, asked = context.new_page(), []
-    page.on("request", lambda request: asked.append(request.url))
+    page, requests = context.new_page(), []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(page_file)
     assert page.evaluate("document.documentElement.lang") == locale[:2]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert [url for url in asked if not url.startswith("data:")] == [page_file]
+    assert [url for url in requests if not url.startswith("data:")] == [page_file]
     assert violations(page) == []
     context.close()
 
@@ -120,10 +120,10 @@ def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: dialog.accept())
-    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as door:
-        page.goto(door.url.split("?")[0])
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as endpoint:
+        page.goto(endpoint.url.split("?")[0])
         assert "token" in page.text_content("body")
-        page.goto(door.url)
+        page.goto(endpoint.url)
         page.wait_for_selector("#finish:visible")
         write_run(run_dir, replace(training, step=4321))
         page.wait_for_selector("text=4,321 / 5,000", timeout=10_000)
@@ -145,8 +145,8 @@ def test_a_server_that_is_gone_is_said(browser: Any, facts: ReportFacts, tmp_pat
     run_dir = RunDir(tmp_path / "run").create()
     write_run(run_dir, replace(facts, state="training"))
     page = browser.new_context(locale="ar").new_page()
-    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as door:
-        page.goto(door.url)
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as endpoint:
+        page.goto(endpoint.url)
     page.wait_for_selector("#lost:visible", timeout=10_000)
     assert "لا يمكن الوصول" in page.inner_text("#lost")
     page.context.close()

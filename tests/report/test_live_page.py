@@ -78,10 +78,10 @@ def prepared(tmp_path: Path) -> Prepare:
 
 
 def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
-    said: list[Event] = []
+    text: list[Event] = []
     run_dir = RunDir(tmp_path / "run").create()
     return LivePage(
-        **{"budget": FREE, "prepared": prepared, "run_dir": run_dir, "emit": said.append, **more}
+        **{"budget": FREE, "prepared": prepared, "run_dir": run_dir, "emit": text.append, **more}
     )
 
 
@@ -108,12 +108,12 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
         page.hear(step(number))
     page.hear(Warned(text="the card is throttling", fix="let it cool"))
     page.write()
-    told = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
+    reported = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
     for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
-        assert words in told, words
-    assert "$2.05" in told, "what earlier lives cost, and 24 minutes at $2 an hour"
-    assert "$3.25" in told, "and 36 minutes more"
-    assert "$10.00" in told
+        assert words in reported, words
+    assert "$2.05" in reported, "what earlier lives cost, and 24 minutes at $2 an hour"
+    assert "$3.25" in reported, "and 36 minutes more"
+    assert "$10.00" in reported
     live = json.loads(page.run_dir.live.read_text(encoding="utf-8"))
     assert live["step"] == 40
     assert "40 / 100" in live["parts"]["numbers"]
@@ -126,9 +126,9 @@ def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: 
     base = replace(made.base, name=str(path), path=path, hub_id="")
     page = page_of(replace(made, base=base), tmp_path)
     page.write()
-    told = page.run_dir.report.read_text(encoding="utf-8")
-    assert "photo.safetensors" in told
-    assert f"{tmp_path}/bases" not in told
+    reported = page.run_dir.report.read_text(encoding="utf-8")
+    assert "photo.safetensors" in reported
+    assert f"{tmp_path}/bases" not in reported
 
 
 def test_images_that_are_held_out_count_among_those_with_captions(
@@ -136,8 +136,8 @@ def test_images_that_are_held_out_count_among_those_with_captions(
 ) -> None:
     page = page_of(prepared(validation_split="0.2"), tmp_path)
     page.write()
-    told = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
-    assert "20 images, 20 with a caption." in told
+    reported = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
+    assert "20 images, 20 with a caption." in reported
 
 
 def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: Path) -> None:
@@ -199,12 +199,12 @@ def test_every_ending_is_on_the_page(
 ) -> None:
     page = page_of(prepared(language="en"), tmp_path)
     end(page, step(40), error)
-    told = page.run_dir.report.read_text(encoding="utf-8")
-    assert says in told
-    assert "data-live" not in told
+    reported = page.run_dir.report.read_text(encoding="utf-8")
+    assert says in reported
+    assert "data-live" not in reported
     for problem in error.problems if isinstance(error, TennerError) else ():
-        assert problem.text in told
-        assert problem.fix in told
+        assert problem.text in reported
+        assert problem.fix in reported
 
 
 def test_no_secret_reaches_the_page(prepared: Prepare, tmp_path: Path) -> None:
@@ -215,19 +215,19 @@ def test_no_secret_reaches_the_page(prepared: Prepare, tmp_path: Path) -> None:
     problem = Problem(text=f"401 for {value}", fix=f"not {shaped}")
     end(page, Warned(text=f"retrying with {value}"), DeliveryError(problems=[problem]))
     for path in (page.run_dir.report, page.run_dir.live):
-        told = path.read_text(encoding="utf-8")
-        assert value not in told
-        assert shaped not in told
+        reported = path.read_text(encoding="utf-8")
+        assert value not in reported
+        assert shaped not in reported
 
 
 def test_a_page_that_cannot_be_written_is_a_warning_once(prepared: Prepare, tmp_path: Path) -> None:
-    said: list[Event] = []
+    text: list[Event] = []
     run_dir = RunDir(tmp_path / "run").create()
     run_dir.report.mkdir()
-    page = LivePage(prepared=prepared(), run_dir=run_dir, emit=said.append, budget=FREE)
+    page = LivePage(prepared=prepared(), run_dir=run_dir, emit=text.append, budget=FREE)
     page.write()
     page.write("trained")
-    assert [type(event) for event in said] == [Warned]
+    assert [type(event) for event in text] == [Warned]
 
 
 def test_a_step_that_is_trained_again_counts_once_by_its_last_word(tmp_path: Path) -> None:
@@ -258,14 +258,14 @@ def test_a_card_without_a_price_is_reckoned_by_the_price_book(
 
 @pytest.mark.long
 def test_a_real_run_is_on_its_page_while_it_trains_and_after_a_signal(tmp_path: Path) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     words = [f"--{key}={value}" for key, value in JOB.items()]
     words += ["--max_train_steps=100000", "--output_name=long", "--no_samples"]
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tenner", "train", *words],
             cwd=tmp_path,
-            env={**kept, "OMP_NUM_THREADS": "1"},
+            env={**environ, "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
         )
@@ -279,6 +279,6 @@ def test_a_real_run_is_on_its_page_while_it_trains_and_after_a_signal(tmp_path: 
         code = process.wait(timeout=60)
         log.seek(0)
         assert code == 143, log.read()
-    told = live.with_name("report.html").read_text(encoding="utf-8")
-    assert "Stopped; the state is saved" in told
+    reported = live.with_name("report.html").read_text(encoding="utf-8")
+    assert "Stopped; the state is saved" in reported
     assert last_step(live) > 2

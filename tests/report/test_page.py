@@ -58,13 +58,13 @@ class Elements(HTMLParser):
 
 def test_every_fact_is_told(facts: ReportFacts) -> None:
     page = render_report(facts)
-    told = " ".join(" ".join(Elements(page).words).split())
+    reported = " ".join(" ".join(Elements(page).words).split())
     for word in ("my_lora", "sks star", "sd15", "5,000 / 5,000", "$0.83", "$10.00", "network_dim"):
-        assert word in told, word
+        assert word in reported, word
     for word in ("fits", "RTX 4090", "replace them", "37.7 MB", "ab" * 32, "1 h 02 min", "0.25"):
-        assert word in told, word
-    assert "The loss fell and then settled" in told
-    assert "<lora:my_lora:0.8>" in told
+        assert word in reported, word
+    assert "The loss fell and then settled" in reported
+    assert "<lora:my_lora:0.8>" in reported
 
 
 def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportFacts) -> None:
@@ -73,24 +73,24 @@ def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportF
         Notice(text="small images"),
         Notice(text="out of disk", level="error"),
     )
-    told = " ".join(Elements(render_report(replace(facts, notices=notices))).words)
+    reported = " ".join(Elements(render_report(replace(facts, notices=notices))).words)
     order = ("What went wrong", "out of disk", "Warnings", "small images", "Worth knowing")
-    places = [told.index(each) for each in (*order, "mended a name")]
-    assert places == sorted(places)
+    positions = [reported.index(each) for each in (*order, "mended a name")]
+    assert positions == sorted(positions)
     calm = render_report(replace(facts, notices=notices[:1]))
     assert "Warnings" not in calm
-    asked = render_report(replace(facts, notices=notices, state="stopped"))
-    assert "Why it ended" in asked
-    assert "What went wrong" not in asked
+    requested = render_report(replace(facts, notices=notices, state="stopped"))
+    assert "Why it ended" in requested
+    assert "What went wrong" not in requested
 
 
 def test_notices_that_differ_in_numbers_alone_are_told_once(facts: ReportFacts) -> None:
     notices = [Notice(text=f"the loss of step {n} is not finite") for n in range(3, 11)]
     notices.append(Notice(text="the card is hot"))
-    told = " ".join(Elements(render_report(replace(facts, notices=tuple(notices)))).words)
-    assert "step 10" in told
-    assert "step 9" not in told
-    assert "8  times" in told
+    reported = " ".join(Elements(render_report(replace(facts, notices=tuple(notices)))).words)
+    assert "step 10" in reported
+    assert "step 9" not in reported
+    assert "8  times" in reported
 
 
 def test_settings_that_somebody_set_stand_before_the_usual_ones(facts: ReportFacts) -> None:
@@ -98,8 +98,12 @@ def test_settings_that_somebody_set_stand_before_the_usual_ones(facts: ReportFac
         SettingFact(name="clip_skip", value="2", source="default"),
         SettingFact(name="network_dim", value="8", source="--network_dim"),
     )
-    told = " ".join(Elements(render_report(replace(facts, settings=both))).words)
-    assert told.index("network_dim") < told.index("Those that nobody set") < told.index("clip_skip")
+    reported = " ".join(Elements(render_report(replace(facts, settings=both))).words)
+    assert (
+        reported.index("network_dim")
+        < reported.index("Those that nobody set")
+        < reported.index("clip_skip")
+    )
 
 
 def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
@@ -193,12 +197,12 @@ def test_hostile_words_stay_words(facts: ReportFacts, tmp_path: Path) -> None:
 def test_a_long_run_with_many_pictures_stays_under_3_mb(facts: ReportFacts, tmp_path: Path) -> None:
     pictures = tuple(
         SampleImage(
-            path=noise_image(tmp_path / f"{place}.png", place),
+            path=noise_image(tmp_path / f"{index}.png", index),
             group="g",
-            row=str(place // 5),
-            column=str(place % 5),
+            row=str(index // 5),
+            column=str(index % 5),
         )
-        for place in range(50)
+        for index in range(50)
     )
     steps = range(1, 20_001)
     draw = random.Random(3)

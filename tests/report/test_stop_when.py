@@ -28,12 +28,12 @@ def rises(t: float) -> float:
 
 def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, list[Event]]:
     """The epoch at whose end the run was asked to stop."""
-    chance, losses, said = random.Random(1), list[float](), list[Event]()
+    chance, losses, text = random.Random(1), list[float](), list[Event]()
     early = StopWhen(
         condition=condition,
         run_dir=run_dir,
         curve=lambda: LossCurve(steps=range(1, len(losses) + 1), losses=losses),
-        emit=said.append,
+        emit=text.append,
     )
     for epoch in range(1, EPOCHS + 1):
         for step in range(STEPS):
@@ -41,8 +41,8 @@ def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, lis
             losses.append(shape(t) * math.exp(chance.gauss(0, 0.2) - 0.02))
         early.hear(EpochEnd(epoch=epoch, num_epochs=EPOCHS, loss_avg=losses[-1]))
         if run_dir.stop_file.exists():
-            return epoch, said
-    return None, said
+            return epoch, text
+    return None, text
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_it_ends_what_was_asked_for_and_says_so(
     tmp_path: Path, condition: str, shape, ends: bool
 ) -> None:
     run_dir = RunDir(tmp_path).create()
-    epoch, said = ended_after(condition, shape, run_dir)
-    assert (epoch is not None) is ends, (epoch, said)
-    assert [type(event) for event in said] == [Warned] * ends
+    epoch, text = ended_after(condition, shape, run_dir)
+    assert (epoch is not None) is ends, (epoch, text)
+    assert [type(event) for event in text] == [Warned] * ends
     if epoch is not None:
         assert 2 < epoch < EPOCHS
-        assert isinstance(said[0], Warned)
-        assert f"stop_when = {condition}" in said[0].text
+        assert isinstance(text[0], Warned)
+        assert f"stop_when = {condition}" in text[0].text

@@ -50,10 +50,10 @@ def names(template: str) -> set[str]:
 
 def test_the_catalogues_hold_what_the_program_says() -> None:
     """`python -m scripts.catalogues` brings them up to date."""
-    said = {strings(each.id) for each in catalogues.extracted() if each.id}
-    assert said == {strings(each.id) for each in read(catalogues.TEMPLATE) if each.id}
+    text = {strings(each.id) for each in catalogues.extracted() if each.id}
+    assert text == {strings(each.id) for each in read(catalogues.TEMPLATE) if each.id}
     for path in catalogues.translations():
-        assert said == {strings(each.id) for each in read(path) if each.id}, path
+        assert text == {strings(each.id) for each in read(path) if each.id}, path
 
 
 @pytest.mark.parametrize("path", catalogues.translations(), ids=lambda path: path.parts[-3])
@@ -211,9 +211,9 @@ def test_an_event_carries_its_message_through_the_log() -> None:
     ],
 )
 def test_a_log_with_other_messages_is_shown_as_it_stands(found: object) -> None:
-    kept = message_of(found, "the text")
-    assert kept == "the text"
-    assert not isinstance(kept, Message)
+    saved = message_of(found, "the text")
+    assert saved == "the text"
+    assert not isinstance(saved, Message)
 
 
 def test_redacting_keeps_the_message() -> None:
@@ -294,8 +294,8 @@ def test_every_phase_of_a_training_has_its_words() -> None:
         catalogues.PACKAGE / "cli" / "demo.py",
     ]
     rooms += [*(catalogues.PACKAGE / "engines").rglob("*.py")]
-    said = {name for room in rooms for each in named.findall(room.read_text()) for name in each}
-    said |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}
-    assert {"loading", "sampling"} <= said
-    silent = {each for each in said if each and each not in labels.PHASES}
+    text = {name for free in rooms for each in named.findall(free.read_text()) for name in each}
+    text |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}
+    assert {"loading", "sampling"} <= text
+    silent = {each for each in text if each and each not in labels.PHASES}
     assert silent == {"training"}  # that is what a state of training says itself

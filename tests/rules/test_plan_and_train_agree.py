@@ -186,8 +186,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
             machine.environ,
         ),
     }
-    for place in found.values():
-        make_files(place.folder)
+    for location in found.values():
+        make_files(location.folder)
     return found
 
 
@@ -204,16 +204,16 @@ def is_of_machine(text: str) -> bool:
     return any(word in text for word in (*words, "max_hours", "one image needs", "held out"))
 
 
-def said(error: TennerError) -> Said:
+def output(error: TennerError) -> Said:
     """What an error says."""
     return sorted((each.level, each.text, each.fix) for each in error.problems)
 
 
-def of_plan(request: Request, place: Place, capsys: pytest.CaptureFixture[str]) -> Said:
+def of_plan(request: Request, remote: Place, capsys: pytest.CaptureFixture[str]) -> Said:
     try:
-        print_plan(request, place.environ, as_json=True)
+        print_plan(request, remote.environ, as_json=True)
     except TennerError as error:
-        return [each for each in said(error) if each[1] != ELSEWHERE]
+        return [each for each in output(error) if each[1] != ELSEWHERE]
     found = json.loads(capsys.readouterr().out)["notices"]
     return sorted((each["level"], each["text"], each["fix"]) for each in found)
 
@@ -222,7 +222,7 @@ ELSEWHERE = "the plan for another machine needs no card here"
 """What plan alone says, of other machines."""
 
 
-def of_train(request: Request, place: Place, monkeypatch: pytest.MonkeyPatch) -> Said:
+def of_train(request: Request, remote: Place, monkeypatch: pytest.MonkeyPatch) -> Said:
     reached: list[Said] = []
 
     def stop_here(prepared: Prepared, *_: object, **__: object) -> None:
@@ -233,25 +233,25 @@ def of_train(request: Request, place: Place, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "begin_attempt", stop_here)
         try:
-            pipeline.run(request, place.environ, make_screen())
+            pipeline.run(request, remote.environ, make_screen())
         except Started:
             return reached[0]
         except TennerError as error:
-            return said(error)
+            return output(error)
     raise AssertionError("the run neither began nor was refused")
 
 
-def of_check(request: Request, place: Place, capsys: pytest.CaptureFixture[str]) -> Said:
+def of_check(request: Request, remote: Place, capsys: pytest.CaptureFixture[str]) -> Said:
     """What `check` says, which goes on where the others end, and says more of the images."""
     try:
-        run_check(request, place.environ, as_json=True, strict=False, page=None)
+        run_check(request, remote.environ, as_json=True, strict=False, page=None)
     except TennerError as error:
-        found = said(error)
+        found = output(error)
     else:
         found = []
     out = capsys.readouterr().out
-    told = json.loads(out)["findings"] if out else []
-    return sorted({*found, *((each["level"], each["text"], each["fix"]) for each in told)})
+    reported = json.loads(out)["findings"] if out else []
+    return sorted({*found, *((each["level"], each["text"], each["fix"]) for each in reported)})
 
 
 def test_every_setting_is_drawn() -> None:
@@ -277,14 +277,14 @@ def test_plan_and_the_start_of_train_say_the_same(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = places[trainer]
-    place.runs += 1
-    monkeypatch.chdir(place.folder)
+    location = places[trainer]
+    location.runs += 1
+    monkeypatch.chdir(location.folder)
     words = {
         "dataset": "pictures",
         "no_samples": "true",
-        "output_dir": str(place.folder / "output" / str(place.runs)),
-        **place.words,
+        "output_dir": str(location.folder / "output" / str(location.runs)),
+        **location.words,
         **drawn,
     }
     if "sample_at_epochs" in drawn:
@@ -293,8 +293,8 @@ def test_plan_and_the_start_of_train_say_the_same(
         request = load_request(words, {}, read_default_config=False)
     except SettingsError:  # both commands read their settings so
         return
-    planned = of_plan(request, place, capsys)
-    assert planned == of_train(request, place, monkeypatch)
-    checked = of_check(request, place, capsys)
+    planned = of_plan(request, location, capsys)
+    assert planned == of_train(request, location, monkeypatch)
+    checked = of_check(request, location, capsys)
     missing = [each for each in planned if each not in checked and not is_of_machine(each[1])]
     assert missing == []

@@ -184,12 +184,12 @@ def test_the_guides_settings_stand_together() -> None:
     assert judged({**GUIDE, "resolution": 1024}, family="sdxl") == ()
 
 
-@pytest.mark.parametrize(("family", "bad", "said"), CASES, ids=lambda each: str(each)[:60])
+@pytest.mark.parametrize(("family", "bad", "message"), CASES, ids=lambda each: str(each)[:60])
 def test_one_conflict_is_told_once_with_its_fix(
-    family: Family, bad: dict[str, object], said: str
+    family: Family, bad: dict[str, object], message: str
 ) -> None:
     [problem] = set(judged({**GUIDE, **bad}, family=family))
-    assert said in problem.text
+    assert message in problem.text
     assert problem.fix
 
 
@@ -215,9 +215,9 @@ OWN_CASES: list[tuple[dict[str, object], str]] = [
 """What was told by one trainer only, or too late, and is told of the built-in one too."""
 
 
-@pytest.mark.parametrize(("bad", "said"), OWN_CASES, ids=lambda each: str(each)[:60])
+@pytest.mark.parametrize(("bad", "message"), OWN_CASES, ids=lambda each: str(each)[:60])
 def test_the_built_in_trainer_is_judged_by_the_same_rules(
-    bad: dict[str, object], said: str
+    bad: dict[str, object], message: str
 ) -> None:
     settings = {
         *GUIDE,
@@ -232,7 +232,7 @@ def test_the_built_in_trainer_is_judged_by_the_same_rules(
     found = [
         problem for knows in NEEDS for problem in judge(replace(view, knows=knows, options=options))
     ]
-    [problem] = [each for each in found if said in each.text]
+    [problem] = [each for each in found if message in each.text]
     assert problem.fix
 
 
@@ -260,11 +260,11 @@ def _sets_off(rule: Rule | Check) -> bool:
     )
 
 
-@pytest.mark.parametrize(("family", "bad", "said"), MORE, ids=lambda each: str(each)[:70])
+@pytest.mark.parametrize(("family", "bad", "message"), MORE, ids=lambda each: str(each)[:70])
 def test_each_of_these_is_told_with_its_fix(
-    family: Family, bad: dict[str, object], said: str
+    family: Family, bad: dict[str, object], message: str
 ) -> None:
-    found = [each for each in judged({**GUIDE, **bad}, family=family) if said in each.text]
+    found = [each for each in judged({**GUIDE, **bad}, family=family) if message in each.text]
     assert found
     assert all(each.fix for each in found)
 

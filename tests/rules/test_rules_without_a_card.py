@@ -48,8 +48,8 @@ def test_it_is_said_without_a_card_or_a_base(
         assert "fix:" in done.stderr
     if done.stdout:
         whole = json.loads(done.stdout)
-        said = whole["findings"] if command == "check" else whole["notices"]
-        found = [each for each in said if text in each["text"]]
+        message = whole["findings"] if command == "check" else whole["notices"]
+        found = [each for each in message if text in each["text"]]
         assert [each["level"] for each in found] == [level]
 
 

@@ -31,11 +31,11 @@ SHORT = (
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's, without what steers tenner."""
-    kept = {
+    environ = {
         key: value for key, value in os.environ.items() if not key.startswith(("TENNER_", "SD_"))
     }
     # The stand-in for sd-scripts is steered by variables that no trainer is given else.
-    return {**kept, "OMP_NUM_THREADS": "1", "TENNER_CHILD_ENV": "STAND_IN*", **extra}
+    return {**environ, "OMP_NUM_THREADS": "1", "TENNER_CHILD_ENV": "STAND_IN*", **extra}
 
 
 class Machine:
@@ -90,7 +90,7 @@ class Machine:
         return process.wait(60)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
 
@@ -121,8 +121,8 @@ class StandIn(Machine):
     def __init__(self, folder: Path, card: str = "NVIDIA GeForce RTX 4090", **extra: str) -> None:
         super().__init__(folder, **extra)
         scripts, programs = folder / "sd-scripts", folder / "bin"
-        for place in (scripts, programs):
-            place.mkdir(exist_ok=True)
+        for location in (scripts, programs):
+            location.mkdir(exist_ok=True)
         trainer = Path(__file__).parent / "stand_in_trainer.py"
         for name in ("train_network.py", "sdxl_train_network.py"):
             shutil.copy(trainer, scripts / name)
@@ -159,8 +159,8 @@ class StandIn(Machine):
     def commands(self, name: str) -> list[dict[str, str]]:
         """The arguments of each start of the stand-in."""
         path = self.run(name) / "engine.log"
-        said = [line for line in path.read_text().splitlines() if line.startswith("STARTED ")]
-        return [json.loads(line.removeprefix("STARTED ")) for line in said]
+        text = [line for line in path.read_text().splitlines() if line.startswith("STARTED ")]
+        return [json.loads(line.removeprefix("STARTED ")) for line in text]
 
 
 def sparse_base(path: Path) -> Path:

@@ -41,21 +41,21 @@ DISK_FULL = (
 DEATHS = {"killed": signal.SIGKILL, "bus_error": signal.SIGBUS}
 
 
-def fits(told: dict[str, str]) -> bool:
+def fits(reported: dict[str, str]) -> bool:
     least = int(os.environ["STAND_IN_FITS"])
     if least < 0:
-        return "network_train_unet_only" in told
-    return int(told["train_batch_size"]) <= max(1, least) and (
-        least > 0 or "gradient_checkpointing" in told
+        return "network_train_unet_only" in reported
+    return int(reported["train_batch_size"]) <= max(1, least) and (
+        least > 0 or "gradient_checkpointing" in reported
     )
 
 
-def spares(told: dict[str, str]) -> bool:
+def spares(reported: dict[str, str]) -> bool:
     """Whether it uses so little of the machine's memory that it is let live."""
     least = os.environ.get("STAND_IN_SPARES")
     if least == "0":
-        return told["max_data_loader_n_workers"] == "0"
-    return least == "1" and "cache_latents_to_disk" in told
+        return reported["max_data_loader_n_workers"] == "0"
+    return least == "1" and "cache_latents_to_disk" in reported
 
 
 def options(words: list[str]) -> dict[str, str]:
@@ -131,9 +131,9 @@ def take_memory(batch: int) -> None:
 class Arguments:
     """Options by name as attributes, whole numbers as such; None for what was not said."""
 
-    def __init__(self, told: dict[str, str]) -> None:
+    def __init__(self, reported: dict[str, str]) -> None:
         self.__dict__ |= {
-            name: int(value) if value.isdecimal() else value for name, value in told.items()
+            name: int(value) if value.isdecimal() else value for name, value in reported.items()
         }
 
     def __getattr__(self, name: str) -> None:
@@ -211,8 +211,8 @@ class NetworkTrainer:
             Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
             return
         await_other_ranks()
-        told, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
-        say(f"\nSTARTED {json.dumps(told | launched())}\n")
+        reported, ending = options(sys.argv[1:]), os.environ.get("STAND_IN", "success")
+        say(f"\nSTARTED {json.dumps(reported | launched())}\n")
         if ending == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         accelerator, network = train_util.prepare_accelerator(args), Network()
@@ -224,10 +224,12 @@ class NetworkTrainer:
             say(f"2026-11-25 04:46:17 ERROR    {error:<80} train_util.py:1\n")
             return
         say("running training / 学習開始\n")
-        take_memory(int(told["train_batch_size"]))
+        take_memory(int(reported["train_batch_size"]))
         bar = ""
-        for step in range(1, int(told["max_train_steps"]) - int(told.get("initial_step", 0)) + 1):
-            bar = self._step(step, told, ending)
+        for step in range(
+            1, int(reported["max_train_steps"]) - int(reported.get("initial_step", 0)) + 1
+        ):
+            bar = self._step(step, reported, ending)
             self.sample_images(accelerator, args, None, step)
             if args.save_every_n_steps and step % args.save_every_n_steps == 0:
                 checkpoint = f"{args.output_dir}/{args.output_name}-step{step:08d}.safetensors"
@@ -235,14 +237,14 @@ class NetworkTrainer:
                 network.save_weights(checkpoint, None, {})
                 train_util.save_and_remove_state_stepwise(args, accelerator, step)
             self._end_at(step, ending)
-        self._finish(Path(told["output_dir"]), told["output_name"], network, ending)
+        self._finish(Path(reported["output_dir"]), reported["output_name"], network, ending)
         say(f"\r{bar}]\n")
         time.sleep(float(os.environ.get("STAND_IN_LINGERS", "0")))
 
-    def _step(self, step: int, told: dict[str, str], ending: str) -> str:
+    def _step(self, step: int, reported: dict[str, str], ending: str) -> str:
         """Do a step, and give its progress bar."""
         is_late = step > float(os.environ.get("STAND_IN_STEPS", "0"))
-        if ending == "oom" and is_late and not fits(told):
+        if ending == "oom" and is_late and not fits(reported):
             say(OOM + "\n")
             sys.exit(1)
         if ending == "nan_latents":
@@ -252,7 +254,7 @@ class NetworkTrainer:
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
         if step == 5 and "STAND_IN_LOSES" in os.environ:  # the host loses its card
             Path(os.environ["STAND_IN_LOSES"]).touch()
-        loss, steps = "nan" if is_nan else f"{1 / step:.3f}", int(told["max_train_steps"])
+        loss, steps = "nan" if is_nan else f"{1 / step:.3f}", int(reported["max_train_steps"])
         bar = f"steps: {step * 100 // steps:3}%|██| {step}/{steps} [00:01<00:01,  2.00it/s"
         say(f"\r{bar}]\r{bar}, avr_loss={loss}]")
         if ending == "hang" and step == 5:
@@ -260,9 +262,9 @@ class NetworkTrainer:
         return f"{bar}, avr_loss={loss}"
 
     def _end_at(self, step: int, ending: str) -> None:
-        told, at = options(sys.argv[1:]), float(os.environ.get("STAND_IN_STEPS", "0"))
-        resumed = int(told.get("resume", "0").rpartition("-")[2])
-        if ending in DEATHS and resumed + step == at and not spares(told):
+        reported, at = options(sys.argv[1:]), float(os.environ.get("STAND_IN_STEPS", "0"))
+        resumed = int(reported.get("resume", "0").rpartition("-")[2])
+        if ending in DEATHS and resumed + step == at and not spares(reported):
             os.kill(os.getpid(), DEATHS[ending])
         if step != at:
             return

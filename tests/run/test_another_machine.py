@@ -15,29 +15,29 @@ def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights
     tmp_path: Path,
 ) -> None:
     whole, first, second = (Machine(tmp_path / name) for name in ("whole", "first", "second"))
-    assert whole.finish(*whole.train("star", *STEPS)) == 0, whole.said
+    assert whole.finish(*whole.train("star", *STEPS)) == 0, whole.output
     words = (*STEPS, "--destinations", f"file://{tmp_path}/kept")
     first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 4)
     last = max(each["step"] for each in first.events("star", "sent") if each["what"] == "state")
     shutil.rmtree(first.folder)
 
-    assert second.finish(*second.train("star", *words)) == 0, second.said
+    assert second.finish(*second.train("star", *words)) == 0, second.output
     steps = [each["step"] for each in second.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both lives"
-    assert f"going on from step {last}" in second.said
-    assert second.said.count("step 1/20") == 0
+    assert f"going on from step {last}" in second.output
+    assert second.output.count("step 1/20") == 0
     final = "checkpoints/star.safetensors"
     assert same_weights(second.run("star") / final, whole.run("star") / final)
     manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
     names = {each["name"] for each in manifest["files"]}
     assert {f"checkpoints/star-step{step:08d}.safetensors" for step in (4, 8, 12, 16)} <= names
-    assert [life["ending"] for life in second.ledger("star")["lives"]] == ["", "delivered"]
+    assert [attempt["ending"] for attempt in second.ledger("star")["lives"]] == ["", "delivered"]
     assert not list((tmp_path / "kept" / ".tenner").rglob("complete.json")), "states have served"
 
     third = Machine(tmp_path / "third")
-    assert third.finish(*third.train("star", *words)) == 0, third.said
-    assert "delivered before" in third.said
-    assert "loading" not in third.said, "what was delivered is not trained again anywhere"
+    assert third.finish(*third.train("star", *words)) == 0, third.output
+    assert "delivered before" in third.output
+    assert "loading" not in third.output, "what was delivered is not trained again anywhere"
 
 
 @pytest.mark.long
@@ -51,7 +51,7 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
     )
     first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 2)
     assert second.finish(*second.train("star", *words, "--seed", "7")) == 2
-    assert "seed: 42 → 7" in second.said
+    assert "seed: 42 → 7" in second.output
     assert second.finish(*second.train("star", *words, "--seed", "7", "--restart")) == 0
     assert [each["step"] for each in second.events("star", "step")] == [1, 2, 3, 4]
 
@@ -62,7 +62,7 @@ def test_another_card_goes_on_with_the_same_images_in_a_step(tmp_path: Path) -> 
     first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")
     assert first.finish(*first.train("cat", *words, *to)) == 5
     second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")
-    assert second.finish(*second.train("cat", *words, *to)) == 0, second.said
+    assert second.finish(*second.train("cat", *words, *to)) == 0, second.output
     keys = ("train_batch_size", "gradient_accumulation_steps")
     [on_4090], [on_3090] = (
         [tuple(each[key] for key in keys) for each in machine.commands("cat")]
@@ -74,4 +74,4 @@ def test_another_card_goes_on_with_the_same_images_in_a_step(tmp_path: Path) -> 
     third = StandIn(tmp_path / "third")
     longer = ("--max_train_epochs", "9", "--save_every_n_steps", "4")
     assert third.finish(*third.train("cat", *longer, *to)) == 2
-    assert "it cannot be extended" in third.said  # states go once a run is delivered
+    assert "it cannot be extended" in third.output  # states go once a run is delivered

@@ -14,6 +14,6 @@ NUM_RUNS = 4
 @pytest.mark.timeout(900)
 def test_runs_that_are_killed_anywhere_end_delivered_and_whole() -> None:
     seed = int(os.environ.get("CHAOS_SEED", "7"))
-    stories = chaos(NUM_RUNS, 1, seed, stand_in=True)
-    assert [history.wrong for history in stories] == [[]] * NUM_RUNS, f"CHAOS_SEED={seed}"
-    assert sum(len(history.lives) for history in stories) > NUM_RUNS
+    histories = chaos(NUM_RUNS, 1, seed, stand_in=True)
+    assert [history.wrong for history in histories] == [[]] * NUM_RUNS, f"CHAOS_SEED={seed}"
+    assert sum(len(history.lives) for history in histories) > NUM_RUNS

@@ -21,14 +21,14 @@ from tenner.storage.destination import parse_destination
 def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    assert machine.finish(*machine.train("cat", *words)) == 4, machine.said
-    assert "1000000 checkpoints of 151.0 MB" in machine.said
-    assert "GB free" in machine.said or "TB free" in machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 4, machine.output
+    assert "1000000 checkpoints of 151.0 MB" in machine.output
+    assert "GB free" in machine.output or "TB free" in machine.output
     assert not (machine.run("cat") / "engine.log").exists()
 
 
 def plan_with(base: Base, *, num_steps: int, every: int) -> Plan:
-    asked = {"max_train_steps": num_steps, "save_every_n_steps": every, "output_name": "cat"}
+    requested = {"max_train_steps": num_steps, "save_every_n_steps": every, "output_name": "cat"}
     shape = Shape(
         batch_size=1,
         gradient_accumulation_steps=1,
@@ -38,7 +38,7 @@ def plan_with(base: Base, *, num_steps: int, every: int) -> Plan:
         num_workers=1,
     )
     return plan_run(
-        Settings.model_validate(asked),
+        Settings.model_validate(requested),
         RunFacts(
             engine="sd-scripts",
             base=base,
@@ -65,11 +65,11 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_told_before_the_
     machine = StandIn(tmp_path)
     target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
     words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    places = ("--destinations", f"file://{target}")
-    assert machine.finish(*machine.train("cat", *words, *places)) in {2, 4}, machine.said
-    assert f"file://{target} has " in machine.said
-    assert "this run brings about 151.0 TB" in machine.said
-    assert "keep_remote_states = 0" in machine.said
+    positions = ("--destinations", f"file://{target}")
+    assert machine.finish(*machine.train("cat", *words, *positions)) in {2, 4}, machine.output
+    assert f"file://{target} has " in machine.output
+    assert "this run brings about 151.0 TB" in machine.output
+    assert "keep_remote_states = 0" in machine.output
     assert not target.exists()
 
 
@@ -85,9 +85,9 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     assert need.delivered == 3 * need.checkpoint + 2 * need.state + OTHER_DELIVERED_BYTES
 
     def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
-        room = DiskSpace(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
+        free = DiskSpace(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
         to = (parse_destination(f"file://{target}{options}"),)
-        return full_destinations(plan, run_dir, to, kept_states=1, space_of=lambda path: room)
+        return full_destinations(plan, run_dir, to, kept_states=1, space_of=lambda path: free)
 
     try:
         assert found("", need.delivered + (1 << 20)) == ()

@@ -42,18 +42,18 @@ def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the
     words = (*CONSTANT, "--max_train_steps", "7")
     assert (
         machine.finish(*machine.train("star", *words, "--engine", "diffusers"), timeout=400) == 0
-    ), machine.said
-    assert "extended from 4 to 7 steps and goes on after step 4" in machine.said
-    assert "the learning rate goes on as it was" in machine.said
+    ), machine.output
+    assert "extended from 4 to 7 steps and goes on after step 4" in machine.output
+    assert "the learning rate goes on as it was" in machine.output
     assert [each["step"] for each in machine.events("star", "step")] == [1, 2, 3, 4, 5, 6, 7]
-    assert whole.finish(*whole.train("star", *words), timeout=400) == 0, whole.said
+    assert whole.finish(*whole.train("star", *words), timeout=400) == 0, whole.output
     final = Path("delivered", "star.safetensors")
     assert same_weights(machine.run("star") / final, whole.run("star") / final)
     with safe_open(machine.run("star") / final, "pt") as file:
-        said = file.metadata()
-    assert (said["ss_steps"], said["ss_max_train_steps"]) == ("7", "7")
+        text = file.metadata()
+    assert (text["ss_steps"], text["ss_max_train_steps"]) == ("7", "7")
     ledger = machine.ledger("star")
-    assert [(life["first_step"], life["ending"]) for life in ledger["lives"]] == [
+    assert [(attempt["first_step"], attempt["ending"]) for attempt in ledger["lives"]] == [
         (0, "delivered"),
         (4, "delivered"),
     ]
@@ -62,10 +62,10 @@ def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the
     now = manifest(machine, "star")
     assert now["star.safetensors"] != before["star.safetensors"]
     assert now["checkpoints/star-step00000004.safetensors"] == before["star.safetensors"]
-    kept = machine.run("star") / "checkpoints" / "star-step00000004.safetensors"
-    assert kept.read_bytes() == short
+    saved = machine.run("star") / "checkpoints" / "star-step00000004.safetensors"
+    assert saved.read_bytes() == short
     assert machine.finish(*machine.train("star", *words), timeout=400) == 0
-    assert "delivered before" in machine.said, "a third start trains nothing"
+    assert "delivered before" in machine.output, "a third start trains nothing"
 
 
 @pytest.mark.long
@@ -80,15 +80,15 @@ def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
     assert (
         machine.finish(*machine.train("star", *words, "--max_train_steps", "3"), timeout=400) == 2
     )
-    assert "max_train_steps: 4 → 3" in machine.said
+    assert "max_train_steps: 4 → 3" in machine.output
     other = (*words, "--max_train_steps", "8", "--seed", "7")
     assert machine.finish(*machine.train("star", *other), timeout=400) == 2
-    assert "seed: 42 → 7" in machine.said
+    assert "seed: 42 → 7" in machine.output
     assert (
         machine.finish(*machine.train("star", *words, "--max_train_steps", "8"), timeout=400) == 0
     )
     # A line from 1 to 0: after 3 of 4 steps a quarter is left, after 4 of 8 a half.
-    assert "was at 25 % of its full value and goes on at 50 %" in machine.said
+    assert "was at 25 % of its full value and goes on at 50 %" in machine.output
     rates = [each["lr"]["unet"] for each in machine.events("star", "step")]
     assert rates[-4:] == pytest.approx([1e-3 * left / 8 for left in (4, 3, 2, 1)])
 
@@ -100,17 +100,17 @@ def test_without_a_state_it_is_said_what_can_be_done(tmp_path: Path) -> None:
     shutil.rmtree(machine.run("star") / "state")
     ledger = machine.ledger("star")
     assert machine.finish(*machine.train("star", *words, "4"), timeout=400) == 2
-    assert "its last state is not kept any more" in machine.said
-    assert "set network_weights to" in machine.said
+    assert "its last state is not kept any more" in machine.output
+    assert "set network_weights to" in machine.output
     assert machine.ledger("star") == ledger, "what was delivered stays what it is"
 
 
 def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--max_train_steps", "8", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words), timeout=400) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words), timeout=400) == 0, machine.output
     longer = ("--max_train_steps", "14", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *longer), timeout=400) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *longer), timeout=400) == 0, machine.output
     first, second = machine.commands("cat")
     assert "resume" not in first
     assert second["resume"].endswith("step-00000008")
@@ -118,7 +118,7 @@ def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
     assert second["lr_scheduler"] == first["lr_scheduler"]
     ledger = machine.ledger("cat")
     assert ledger["finished"]["file"]["step"] == 14
-    assert [life["first_step"] for life in ledger["lives"]] == [0, 8]
+    assert [attempt["first_step"] for attempt in ledger["lives"]] == [0, 8]
     names = manifest(machine, "cat")
     assert {"cat.safetensors", "checkpoints/cat-step00000008.safetensors"} <= names.keys()
 
@@ -126,13 +126,13 @@ def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
 def test_epochs_are_raised_too_and_an_extension_that_is_cut_goes_on(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--save_every_n_steps", "4", "--batch_size", "8", "--max_train_epochs")
-    assert machine.finish(*machine.train("cat", *words, "2"), timeout=400) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words, "2"), timeout=400) == 0, machine.output
     done = machine.ledger("cat")["finished"]["file"]["step"]
     machine.environ |= {"STAND_IN": "crashed", "STAND_IN_STEPS": "5"}
-    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 5, machine.said
+    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 5, machine.output
     del machine.environ["STAND_IN"]
-    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words, "9"), timeout=400) == 0, machine.output
     ledger = machine.ledger("cat")
     assert ledger["finished"]["file"]["step"] == done // 2 * 9
-    assert [life["first_step"] for life in ledger["lives"]][:2] == [0, done]
+    assert [attempt["first_step"] for attempt in ledger["lives"]][:2] == [0, done]
     assert ledger["lives"][2]["first_step"] > done

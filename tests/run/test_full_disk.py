@@ -37,59 +37,59 @@ def whole_lines(machine: StandIn) -> None:
 @pytest.mark.parametrize("number", range(NUM_DISKS))
 def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: int) -> None:
     chance = random.Random(f"full disk {number}")
-    kept = tmp_path / "kept"
+    destination = tmp_path / "kept"
     with small_disk(tmp_path / "disk", 270) as disk:
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.08")
         logs_there = number % 3 == 0
         machine.log = machine.log if logs_there else tmp_path / "program.log"
-        words = machine.train("cat", *WORDS, "--destinations", f"file://{kept}")
+        words = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
         process, seconds = machine.start(*words), chance.uniform(0.2, 6.0)
         started = time.monotonic()
         while process.poll() is None and time.monotonic() < started + seconds:
             time.sleep(0.01)
         filler = fill(disk)
         code = process.wait(120)
-        assert code in (0, 4), machine.said
-        assert "Traceback" not in machine.said
+        assert code in (0, 4), machine.output
+        assert "Traceback" not in machine.output
         if code == 4 and not logs_there:
-            assert str(disk) in machine.said
-            assert re.search(r"MB (are )?free|No space left on device", machine.said)
+            assert str(disk) in machine.output
+            assert re.search(r"MB (are )?free|No space left on device", machine.output)
             fixes = ("make room there", "free disk space", "free space there", "a larger disk")
-            assert any(fix in machine.said for fix in fixes)
+            assert any(fix in machine.output for fix in fixes)
         states = sorted(path.name for path in (machine.run("cat") / "state").glob("step-*"))
         filler.unlink()
         if code == 4 and states:
-            sent = kept.glob(".tenner/cat/state/step-*/complete.json")
+            sent = destination.glob(".tenner/cat/state/step-*/complete.json")
             newest = max((path.parent.name[:13] for path in sent), default="")
-            at_its_end = (kept / "cat.safetensors").is_file()
-            assert at_its_end or newest >= states[-1], f"what was saved is sent: {machine.said}"
+            at_its_end = (destination / "cat.safetensors").is_file()
+            assert at_its_end or newest >= states[-1], f"what was saved is sent: {machine.output}"
         machine.log = tmp_path / "second.log"
-        assert machine.finish(*words) == 0, machine.said
+        assert machine.finish(*words) == 0, machine.output
         whole_lines(machine)
-        assert (kept / "cat.safetensors").is_file()
-        lives = machine.ledger("cat")["lives"]
-        assert sum(life["last_step"] - life["first_step"] for life in lives) == STEPS
+        assert (destination / "cat.safetensors").is_file()
+        attempts = machine.ledger("cat")["lives"]
+        assert sum(attempt["last_step"] - attempt["first_step"] for attempt in attempts) == STEPS
         assert not (machine.run("cat") / ".reserved").exists()
 
 
 def test_a_full_disk_in_mid_run_is_exit_4_with_what_there_is_delivered(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
+    destination = tmp_path / "kept"
     with small_disk(tmp_path / "disk", 270) as disk:
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.1")
         machine.log = tmp_path / "program.log"
-        words = machine.train("cat", *WORDS, "--destinations", f"file://{kept}")
+        words = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
         process = machine.start(*words)
         while process.poll() is None and not machine.events("cat", "state"):
             time.sleep(0.01)
         assert (machine.run("cat") / ".reserved").stat().st_size > NOTES_BYTES
         fill(disk)
-        assert process.wait(120) == 4, machine.said
-        assert "the disk takes no more: " in machine.said
-        assert str(disk) in machine.said
-        assert "MB are free" in machine.said
-        assert "Traceback" not in machine.said
-        assert list(kept.glob("checkpoints/cat-step*.safetensors"))
-        assert list(kept.glob(".tenner/cat/state/step-*/complete.json"))
+        assert process.wait(120) == 4, machine.output
+        assert "the disk takes no more: " in machine.output
+        assert str(disk) in machine.output
+        assert "MB are free" in machine.output
+        assert "Traceback" not in machine.output
+        assert list(destination.glob("checkpoints/cat-step*.safetensors"))
+        assert list(destination.glob(".tenner/cat/state/step-*/complete.json"))
         ends = machine.events("cat", "failed")
         assert ends[-1]["text"].startswith(("the disk takes no more", "training failed: the disk"))
         whole_lines(machine)
@@ -104,12 +104,12 @@ def broken_write(log: EventLog, monkeypatch: pytest.MonkeyPatch, taken: Callable
             return file.fileno()
 
         def write(self, line: bytes) -> int:
-            room = taken()
-            if room >= len(line):
+            free = taken()
+            if free >= len(line):
                 return file.write(line) or 0
-            file.write(line[:room])
-            if room % 2:
-                return room  # a short write, as the kernel does it at the last free block
+            file.write(line[:free])
+            if free % 2:
+                return free  # a short write, as the kernel does it at the last free block
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def close(self) -> None:
@@ -169,9 +169,9 @@ def test_what_says_that_a_disk_takes_no_more_is_known(tmp_path: Path) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
         error = OSError(number, os.strerror(number), str(tmp_path / "x"))
         assert is_disk_trouble(error)
-        said = disk_failure(error, tmp_path)
-        assert str(tmp_path / "x") in said.text
-        assert "MB are free" in said.text
+        text = disk_failure(error, tmp_path)
+        assert str(tmp_path / "x") in text.text
+        assert "MB are free" in text.text
     assert not is_disk_trouble(FileNotFoundError(2, "x"))
     assert not is_disk_trouble(RuntimeError("x"))
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as caught:

@@ -56,17 +56,17 @@ def test_delivery_is_given_twice_what_the_measured_speed_says() -> None:
 def test_steps_that_slow_down_are_told_once_with_the_numbers() -> None:
     clock = [0.0]
     guard = SlowGuard(now=lambda: clock[0])
-    told: list[str] = []
+    reported: list[str] = []
     for number in range(200):
         clock[0] += 0.5 if number < 100 else 1.5
         found = guard.heard(step(number))
         if found and isinstance(found.event, Warned):
-            told.append(found.event.text)
-    assert told == ["a step takes 1.50 s now, and took 0.50 s before"]
+            reported.append(found.event.text)
+    assert reported == ["a step takes 1.50 s now, and took 0.50 s before"]
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "look"),
+    ("text", "code", "reading"),
     [
         ("97, Not Active, 71\n", 0, Reading(utilization_percent=97, celsius=71)),
         ("3, Active, 91\n", 0, Reading(utilization_percent=3, is_throttled=True, celsius=91)),
@@ -78,15 +78,15 @@ def test_steps_that_slow_down_are_told_once_with_the_numbers() -> None:
         ("", 9, Reading(trouble="nvidia-smi ended with code 9")),
     ],
 )  # fmt: skip
-def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, check: Reading) -> None:
-    assert parse_reading(text, code) == check
+def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, reading: Reading) -> None:
+    assert parse_reading(text, code) == reading
 
 
-def verdicts(looks: list[Reading], *, steps: bool = True) -> list[object]:
+def verdicts(checks: list[Reading], *, steps: bool = True) -> list[object]:
     """What a watch says to these answers, one after the other."""
     watch = CardWatch(ask=Reading)
     found: list[object] = []
-    for number, check in enumerate(looks):
+    for number, check in enumerate(checks):
         watch.take(check)
         watch.heard(step(number) if steps else None)
         if verdict := watch.check():

@@ -6,18 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import StandIn
 
-from tenner.runs.ledger import Finished, Ledger, Life, SavedFile
+from tenner.runs.ledger import Finished, Ledger, AttemptRecord, SavedFile
 
 WORDS = ("--max_train_steps", "20", "--save_every_n_steps", "3")
 
 
 def rows(machine: StandIn) -> list[tuple[int, int]]:
-    return [(life["first_step"], life["last_step"]) for life in machine.ledger("cat")["lives"]]
+    return [
+        (attempt["first_step"], attempt["last_step"]) for attempt in machine.ledger("cat")["lives"]
+    ]
 
 
 def test_a_killed_life_says_what_its_newest_state_says(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="8")
-    assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.said
+    assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.output
     assert rows(machine) == [(0, 6)], "eight steps were trained, and six of them are kept"
     machine.environ["STAND_IN_SECONDS"] = "0.05"
     machine.environ["STAND_IN"] = "success"
@@ -25,15 +27,15 @@ def test_a_killed_life_says_what_its_newest_state_says(tmp_path: Path) -> None:
     def has_saved_twice() -> bool:
         return [each["step"] for each in machine.events("cat", "state")][-1:] == [12]
 
-    assert machine.cut(machine.train("cat", *WORDS), has_saved_twice) == -9, machine.said
-    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said
+    assert machine.cut(machine.train("cat", *WORDS), has_saved_twice) == -9, machine.output
+    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.output
     first, second, third = rows(machine)
     assert first == (0, 6)
     assert second[0] == 6
     assert second[1] >= 12
     assert third == (second[1], 20)
     # One more start has nothing to do, and adds nothing.
-    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.output
     assert sum(last - start for start, last in rows(machine)) == 20
 
 
@@ -41,11 +43,11 @@ def test_a_state_that_is_lost_takes_its_steps_from_the_life_that_trained_them(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="10")
-    assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.said
+    assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.output
     assert rows(machine) == [(0, 9)]
     (machine.run("cat") / "state" / "step-00000009" / "optimizer.bin").write_bytes(b"cut")
     machine.environ["STAND_IN"] = "success"
-    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.output
     assert rows(machine) == [(0, 6), (6, 20)]
 
 
@@ -58,8 +60,8 @@ def test_whatever_is_lost_the_lives_add_up_to_the_run(
     ledger, saved = Ledger(output_name="x"), {0}
     for is_noted, steps in [*attempts, (True, [])]:
         start = max(step for step in saved)
-        life = Life(started="", first_step=start, last_step=start)
-        ledger = ledger.resumed_from(start).with_attempt(life).resumed_from(start)
+        attempt = AttemptRecord(started="", first_step=start, last_step=start)
+        ledger = ledger.resumed_from(start).with_attempt(attempt).resumed_from(start)
         for step in sorted(start + each for each in steps):
             saved.add(step)
             ledger = ledger.with_state(step) if is_noted else ledger
@@ -69,4 +71,4 @@ def test_whatever_is_lost_the_lives_add_up_to_the_run(
     file = SavedFile(name="x", step=end, epoch=1, size=1, sha256="")
     ledger = ledger.resumed_from(max(saved)).ended_with(Finished(file=file, seconds=1))
     assert ledger.steps_of_attempts == end
-    assert all(life.first_step <= life.last_step for life in ledger.attempts)
+    assert all(attempt.first_step <= attempt.last_step for attempt in ledger.attempts)

@@ -101,14 +101,14 @@ def test_a_long_name_still_fits_the_file_system(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_run_leaves_nothing_behind_wherever_it_was_killed(tmp_path: Path) -> None:
     """Killed while it sends to a slow folder, it leaves parts, which its next start removes."""
-    kept, temporary = tmp_path / "kept", tmp_path / "tmp"
+    destination, temporary = tmp_path / "kept", tmp_path / "tmp"
     temporary.mkdir()
     machine = Machine(tmp_path / "pod", TMPDIR=str(temporary))
     words = machine.train("star", "--max_train_steps", "30", "--save_every_n_steps", "3")
-    words = (*words, "--destinations", str(kept))
+    words = (*words, "--destinations", str(destination))
 
     def left() -> list[Path]:
-        parts = [*kept.rglob("*.part"), *machine.folder.rglob("*.part")]
+        parts = [*destination.rglob("*.part"), *machine.folder.rglob("*.part")]
         return [*parts, *temporary.glob("tenner-*")]
 
     for number in range(4):
@@ -118,12 +118,12 @@ def test_a_run_leaves_nothing_behind_wherever_it_was_killed(tmp_path: Path) -> N
             return len(machine.events("star", "state")) > seen and bool(left())
 
         machine.cut(words, is_writing, signal.SIGKILL)
-    planted = kept / "checkpoints"
+    planted = destination / "checkpoints"
     planted.mkdir(parents=True, exist_ok=True)
     dead = writer(planted / "star-step00000003.safetensors", "killed", temporary)
     dead.communicate(timeout=30)
     assert left()
-    assert machine.finish(*words) == 0, machine.said
+    assert machine.finish(*words) == 0, machine.output
     assert left() == []
     assert not (machine.run("star") / "outbox").exists()
-    shutil.rmtree(kept)
+    shutil.rmtree(destination)

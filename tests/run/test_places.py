@@ -71,10 +71,10 @@ def foreign(folder: Path, mode: int) -> tuple[str, ...]:
 
 def told(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
     """What was said, of a program that ended with `code` and no traceback."""
-    said = ended.stdout + ended.stderr
-    assert "Traceback" not in said, said
-    assert ended.returncode == code, said
-    return " ".join(said.split())
+    output = ended.stdout + ended.stderr
+    assert "Traceback" not in output, output
+    assert ended.returncode == code, output
+    return " ".join(output.split())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_folder_of_another_user_is_said_before_anything_else(
     (jobs / "one.toml").write_text(f'dataset = "{concept_dir()}"\nbase_model = "tiny"\n')
     out = open_folder / "foreign"
     before = foreign(out, 0o755)
-    said = told(
+    text = told(
         tenner(
             *words,
             *("--output_dir", str(out / "runs")),
@@ -99,11 +99,11 @@ def test_a_folder_of_another_user_is_said_before_anything_else(
         ),
         ExitCode.MACHINE,
     )
-    assert f"{out / 'runs'}" in said
-    assert f"{out} belongs to uid {os.geteuid() or NOBODY}" in said
-    assert f"tenner runs as uid {os.geteuid()}" in said
-    assert f"chown -R {os.geteuid()} {out}" in said
-    assert "step" not in said
+    assert f"{out / 'runs'}" in text
+    assert f"{out} belongs to uid {os.geteuid() or NOBODY}" in text
+    assert f"tenner runs as uid {os.geteuid()}" in text
+    assert f"chown -R {os.geteuid()} {out}" in text
+    assert "step" not in text
 
 
 @pytest.mark.parametrize("below", ["", "runs"])
@@ -112,8 +112,8 @@ def test_a_file_in_place_of_the_output_folder_is_a_wrong_setting(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     where = str(tmp_path / "out" / below)
-    said = told(tenner("train", *JOB, "--output_dir", where, cwd=tmp_path), ExitCode.SETTINGS)
-    assert f"{tmp_path / 'out'} is a file" in said
+    output = told(tenner("train", *JOB, "--output_dir", where, cwd=tmp_path), ExitCode.SETTINGS)
+    assert f"{tmp_path / 'out'} is a file" in output
 
 
 def test_a_read_only_mount_is_said_with_its_fix(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_read_only_mount_is_said_with_its_fix(tmp_path: Path) -> None:
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount: the error alone is tested below")
     ended = tenner("train", *JOB, "--output_dir", str(out), cwd=tmp_path, before=before)
-    said = told(ended, ExitCode.MACHINE)
-    assert f"{out} is on a read-only file system" in said
-    assert "without :ro" in said
+    text = told(ended, ExitCode.MACHINE)
+    assert f"{out} is on a read-only file system" in text
+    assert "without :ro" in text
 
 
 def test_a_read_only_file_system_a_full_disk_and_a_quota_have_their_own_words(
@@ -161,9 +161,9 @@ def test_no_folder_for_temporary_files_is_said_first(open_folder: Path, command:
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     ended = tenner(command, *JOB, cwd=Path("/proc"), env={"TMPDIR": "/proc/none"}, before=before)
-    said = told(ended, ExitCode.MACHINE)
-    assert "no folder for temporary files" in said
-    assert "--tmpfs /tmp" in said
+    text = told(ended, ExitCode.MACHINE)
+    assert "no folder for temporary files" in text
+    assert "--tmpfs /tmp" in text
 
 
 def test_a_file_of_another_user_in_the_run_is_a_sentence(open_folder: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_file_of_another_user_in_the_run_is_a_sentence(open_folder: Path) -> N
     (run / "events.jsonl").mkdir()
     words = ("--output_dir", str(open_folder / "out"), "--output_name", "lora")
     ended = tenner("train", *JOB, *words, cwd=open_folder)
-    said = told(ended, ExitCode.MACHINE)
-    assert "events.jsonl" in said
+    text = told(ended, ExitCode.MACHINE)
+    assert "events.jsonl" in text
 
 
 @pytest.mark.parametrize("variable", ["TENNER_CACHE_DIR", "TENNER_MODELS_DIR"])
@@ -187,10 +187,10 @@ def test_a_cache_of_another_user_is_a_sentence(open_folder: Path, variable: str)
     words = ("check", "--dataset", archive, "--base_model", "sd15", "--resolution", "64")
     env = {variable: str(hidden / "inside"), "HOME": str(hidden)}
     ended = tenner(*words, cwd=open_folder, env=env, before=before)
-    said = ended.stdout + ended.stderr
-    assert "Traceback" not in said, said
-    assert ended.returncode in (ExitCode.MACHINE, ExitCode.DATASET), said
-    assert str(hidden) in said
+    output = ended.stdout + ended.stderr
+    assert "Traceback" not in output, output
+    assert ended.returncode in (ExitCode.MACHINE, ExitCode.DATASET), output
+    assert str(hidden) in output
     doctor = tenner("doctor", cwd=open_folder, env=env, before=before)
     assert "Traceback" not in doctor.stdout + doctor.stderr
 
@@ -200,8 +200,8 @@ def test_an_unreadable_folder_in_path_is_passed_over(open_folder: Path) -> None:
     before = foreign(hidden, 0o700 if os.geteuid() == 0 else 0)
     env = {"PATH": f"{hidden}/bin{os.pathsep}{hidden}{os.pathsep}{os.environ['PATH']}"}
     words = (*JOB, "--output_dir", str(open_folder / "out"))
-    said = told(tenner("plan", *words, cwd=open_folder, env=env, before=before), ExitCode(0))
-    assert "2 steps" in said
+    text = told(tenner("plan", *words, cwd=open_folder, env=env, before=before), ExitCode(0))
+    assert "2 steps" in text
 
 
 NOT_UTF8 = b"caf\xe9"
@@ -212,8 +212,8 @@ def test_bytes_that_are_not_utf8_in_a_variable_are_a_wrong_setting(
     tmp_path: Path, key: str
 ) -> None:
     env = {b"TENNER_" + key.upper().encode(): NOT_UTF8}
-    said = told(tenner("plan", *JOB[1:], cwd=tmp_path, env=env), ExitCode.SETTINGS)
-    assert f"{key} = 'caf\\udce9' (TENNER_{key.upper()}) holds bytes that are not UTF-8" in said
+    text = told(tenner("plan", *JOB[1:], cwd=tmp_path, env=env), ExitCode.SETTINGS)
+    assert f"{key} = 'caf\\udce9' (TENNER_{key.upper()}) holds bytes that are not UTF-8" in text
 
 
 def test_bytes_that_are_not_utf8_in_a_flag_and_a_nul_in_toml_are_wrong_settings(
@@ -221,8 +221,8 @@ def test_bytes_that_are_not_utf8_in_a_flag_and_a_nul_in_toml_are_wrong_settings(
 ) -> None:
     folder = os.fsencode(tmp_path) + b"/" + NOT_UTF8
     os.mkdir(folder)  # noqa: PTH102 a name of bytes
-    said = told(tenner("plan", folder, "--base_model", "tiny", cwd=tmp_path), ExitCode.SETTINGS)
-    assert "not UTF-8" in said
+    text = told(tenner("plan", folder, "--base_model", "tiny", cwd=tmp_path), ExitCode.SETTINGS)
+    assert "not UTF-8" in text
     (tmp_path / "job.toml").write_text('dataset = "a\\u0000b"\n')
     assert "a NUL byte" in told(tenner("plan", "job.toml", cwd=tmp_path), ExitCode.SETTINGS)
 
@@ -245,9 +245,9 @@ def test_a_run_in_a_folder_whose_name_is_not_utf8_is_refused_first(tmp_path: Pat
     """The trainers' libraries cannot open a file there."""
     folder = os.fsencode(tmp_path) + b"/" + NOT_UTF8
     os.mkdir(folder)  # noqa: PTH102 a name of bytes
-    said = told(tenner("train", *JOB, cwd=Path(os.fsdecode(folder))), ExitCode.SETTINGS)
-    assert "bytes that are not UTF-8" in said
-    assert "caf\\udce9/output" in said
+    text = told(tenner("train", *JOB, cwd=Path(os.fsdecode(folder))), ExitCode.SETTINGS)
+    assert "bytes that are not UTF-8" in text
+    assert "caf\\udce9/output" in text
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ def test_settings_nested_thousands_deep_are_wrong_settings(
     tmp_path: Path, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    said = told(tenner("plan", name, cwd=tmp_path), ExitCode.SETTINGS)
-    assert name in said
+    text = told(tenner("plan", name, cwd=tmp_path), ExitCode.SETTINGS)
+    assert name in text
 
 
 def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path: Path) -> None:
@@ -277,14 +277,14 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
     )
     env = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path), "AN_API_KEY": "my-own-secret"}
     ended = tenner("plan", *JOB, cwd=tmp_path, env=env)
-    said = told(ended, ExitCode.INTERNAL)
+    message = told(ended, ExitCode.INTERNAL)
     (report,) = tmp_path.glob("tenner-error-*.txt")
-    assert str(report) in said
+    assert str(report) in message
     text = report.read_text()
     assert "ZeroDivisionError" in text
     assert "Traceback" in text
     for secret in ("hf_a", "my-own-secret"):
-        assert secret not in text + said
+        assert secret not in text + message
 
 
 def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Pat
     )
     words = ("train", *JOB, "--output_name", "lora")
     ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    said = told(ended, ExitCode.INTERNAL)
+    text = told(ended, ExitCode.INTERNAL)
     run = tmp_path / "output" / "lora"
     (report,) = run.glob("tenner-error-*.txt")
-    assert report.name in said
+    assert report.name in text
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert "ZeroDivisionError" in next(each["text"] for each in events if each["event"] == "failed")
 

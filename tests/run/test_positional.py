@@ -44,24 +44,24 @@ def test_an_address_is_the_dataset(
 ) -> None:
     monkeypatch.setattr("tenner.storage.http.FIRST_WAIT_SECONDS", 0)
     assert main(["check", word, *TINY]) in (2, 3)
-    said = capfd.readouterr()
-    assert says in said.out + said.err
-    assert "settings file" not in said.err
+    output = capfd.readouterr()
+    assert says in output.out + output.err
+    assert "settings file" not in output.err
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
+    ("word", "expected"),
     [("photoz", "photos"), ("./photoz", "photos"), ("my_phots.zip", "my_photos.zip")],
 )
 def test_a_mistyped_name_is_said_with_the_near_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], word: str, meant: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], word: str, expected: str
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "my_photos.zip").touch()
     assert main(["plan", word, *TINY]) == 2
-    said = capfd.readouterr().err
-    assert f"{word} here" in said
-    assert f"did you mean {meant}?" in said
+    output = capfd.readouterr().err
+    assert f"{word} here" in output
+    assert f"did you mean {expected}?" in output
 
 
 def test_a_missing_settings_file_is_one(capfd: pytest.CaptureFixture[str]) -> None:
@@ -91,9 +91,9 @@ def test_archives_that_are_not_unpacked_are_said_with_what_to_do(
 ) -> None:
     (tmp_path / name).write_bytes(begins + bytes(100))
     assert main(["check", name, *TINY]) == 3
-    said = capfd.readouterr()
-    assert f"{name} is a {kind} archive" in said.out + said.err
-    assert "pack the images as zip" in said.out + said.err
+    output = capfd.readouterr()
+    assert f"{name} is a {kind} archive" in output.out + output.err
+    assert "pack the images as zip" in output.out + output.err
 
 
 def test_a_zip_with_an_entry_twice_is_refused(
@@ -104,5 +104,5 @@ def test_a_zip_with_an_entry_twice_is_refused(
         with pytest.warns(UserWarning, match="Duplicate"):
             out.writestr("3_toy/a.png", b"two")
     assert main(["check", "twice.zip", *TINY]) == 3
-    said = capfd.readouterr()
-    assert "twice.zip holds 1 names more than once: a.png" in said.out + said.err
+    output = capfd.readouterr()
+    assert "twice.zip holds 1 names more than once: a.png" in output.out + output.err

@@ -11,7 +11,7 @@ from tenner.core.events import MemoryUsed, Warned
 from tenner.pipeline.probing import (
     TOO_MUCH,
     Probe,
-    _peak_told,
+    _peak_reported,
     correction_of,
     reason_to_measure,
 )
@@ -34,7 +34,7 @@ def test_what_was_measured_corrects_the_model(probe: Probe, correction: float | 
 
 
 @pytest.mark.parametrize(
-    ("asked", "needed", "family", "capability", "says"),
+    ("requested", "needed", "family", "capability", "says"),
     [
         ("max", 5.0, "sd1", (8, 9), "fills the card"),
         ("auto", 10.0, "sd1", (8, 9), ""),
@@ -50,10 +50,10 @@ def test_what_was_measured_corrects_the_model(probe: Probe, correction: float | 
     ],
 )
 def test_it_is_measured_where_the_model_is_unsure_and_nowhere_else(
-    asked: str | int, needed: float | None, family: str, capability: tuple[int, int], says: str
+    requested: str | int, needed: float | None, family: str, capability: tuple[int, int], says: str
 ) -> None:
     why = reason_to_measure(
-        asked, needed_gb=needed, free_gb=20.0, family=family, capability=capability
+        requested, needed_gb=needed, free_gb=20.0, family=family, capability=capability
     )
     assert (says in why) if says else not why
 
@@ -76,30 +76,30 @@ def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: P
     lines += ["no_samples = true", "max_train_steps = 5"]
     jobs = "".join(f'[[jobs]]\noutput_name = "{n}"\nseed = {n}\n' for n in (1, 2))
     (machine.folder / "jobs.toml").write_text("\n".join(lines) + "\n" + jobs)
-    assert machine.finish("batch", "jobs.toml") == 0, machine.said
-    assert machine.said.count("measuring the memory of a step") == 1
-    assert "within its own error" in machine.said
+    assert machine.finish("batch", "jobs.toml") == 0, machine.output
+    assert machine.output.count("measuring the memory of a step") == 1
+    assert "within its own error" in machine.output
     assert (machine.folder / "trials").read_text().count("\n") == 1
-    batch, told = plan_of(machine, "1")
-    assert "the model said" in told
+    batch, reported = plan_of(machine, "1")
+    assert "the model said" in reported
     assert batch == 8, "more than the model alone dared"
     assert plan_of(machine, "2") == (8, "an earlier run here measured it")
 
 
 def test_what_the_built_in_trainer_says_of_its_steps_goes_before_what_the_card_showed() -> None:
-    told = [
+    reported = [
         MemoryUsed(step=each, allocated_bytes=each * 10**9, reserved_bytes=(each + 1) * 10**9)
         for each in (2, 3)
     ]
-    assert _peak_told([Warned(text="slow"), *told]) == pytest.approx(4.0 + CONTEXT_GB)
-    assert _peak_told([Warned(text="slow")]) is None
+    assert _peak_reported([Warned(text="slow"), *reported]) == pytest.approx(4.0 + CONTEXT_GB)
+    assert _peak_reported([Warned(text="slow")]) is None
 
 
 def plan_of(machine: StandIn, name: str) -> tuple[int, str]:
     """The batch of a run, and the choice that tells of the measurement."""
     plan = json.loads((machine.run(name) / "plan.json").read_text())
-    told = [each["reason"] for each in plan["choices"] if each["name"] == "memory"]
-    return plan["options"]["train_batch_size"], " ".join(told)
+    reported = [each["reason"] for each in plan["choices"] if each["name"] == "memory"]
+    return plan["options"]["train_batch_size"], " ".join(reported)
 
 
 def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) -> None:
@@ -112,12 +112,12 @@ def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) ->
     machine.describe(card)
     machine.environ |= {"STAND_IN_MEMORY": str(free)}
     words = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
-    assert machine.finish(*machine.train("auto", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("auto", *words)) == 0, machine.output
     assert plan_of(machine, "auto") == (4, "")  # the guide's: nothing is measured without need
-    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.said
-    assert "measuring the memory of a step at batch 13" in machine.said
-    batch, told = plan_of(machine, "max")
-    assert "measured: batch 13 took 10.0 GB" in told
+    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.output
+    assert "measuring the memory of a step at batch 13" in machine.output
+    batch, reported = plan_of(machine, "max")
+    assert "measured: batch 13 took 10.0 GB" in reported
     assert batch == 20  # all that the dataset's bucket can fill
     (started,) = machine.commands("max")
     assert int(started["train_batch_size"]) == batch
@@ -127,7 +127,7 @@ def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) ->
 def test_a_step_that_runs_out_of_memory_makes_the_batch_smaller(tmp_path: Path) -> None:
     machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_FITS="11")
     words = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
-    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.said
-    batch, told = plan_of(machine, "max")
-    assert "measured: batch 13 ran out of memory" in told
+    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.output
+    batch, reported = plan_of(machine, "max")
+    assert "measured: batch 13 ran out of memory" in reported
     assert batch <= 11

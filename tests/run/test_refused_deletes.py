@@ -41,7 +41,7 @@ def killed_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -
     """
     process = machine.start(*words)
     while not any(e["step"] >= step - 5 for e in machine.events("star", "step")):
-        assert process.poll() is None, machine.said
+        assert process.poll() is None, machine.output
         time.sleep(0.01)
     trainer = trainer_of(process.pid)
     assert trainer
@@ -50,7 +50,7 @@ def killed_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -
         time.sleep(0.02)
         os.kill(trainer, signal.SIGSTOP)
     while (step, "state") not in [(e["step"], e["what"]) for e in machine.events("star", "sent")]:
-        assert process.poll() is None, machine.said
+        assert process.poll() is None, machine.output
         time.sleep(0.02)
     process.kill()
     process.wait(60)
@@ -71,17 +71,17 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
     words = (*SAVES, num_steps, *to)
     first = Machine(tmp_path / "first", **KEYS)
     killed_after_state(first, first.train("star", *words), step=killed_after)
-    assert first.said.count("not deleted") == 1, "said once"
+    assert first.output.count("not deleted") == 1, "said once"
 
     second = Machine(tmp_path / "second", **KEYS)
-    assert second.finish(*second.train("star", *words), timeout=280) == 0, second.said
+    assert second.finish(*second.train("star", *words), timeout=280) == 0, second.output
     started = second.ledger("star")["lives"][-1]["first_step"]
     assert started == killed_after, "from the newest state"
-    assert f"going on from step {started}" in second.said
+    assert f"going on from step {started}" in second.output
 
     third = Machine(tmp_path / "third", **KEYS)
-    assert third.finish(*third.train("star", *words), timeout=280) == 0, third.said
-    assert "delivered before" in third.said
+    assert third.finish(*third.train("star", *words), timeout=280) == 0, third.output
+    assert "delivered before" in third.output
 
 
 @pytest.mark.long
@@ -93,8 +93,8 @@ def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
     machine = Machine(tmp_path / "only", **KEYS)
     words = machine.train("star", "--max_train_steps", "12", "--save_every_n_steps", "4", *to)
     machine.cut(words, lambda: any(e["step"] >= 9 for e in machine.events("star", "step")))
-    assert machine.finish(*words, timeout=280) == 0, machine.said
-    assert "goes on from this machine's disk alone" in " ".join(machine.said.split())
+    assert machine.finish(*words, timeout=280) == 0, machine.output
+    assert "goes on from this machine's disk alone" in " ".join(machine.output.split())
     steps = [event["step"] for event in machine.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 13))
     assert not machine.events("star", "sent") or not any(
@@ -102,4 +102,4 @@ def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
     )
     again = machine.finish(*words, timeout=120)
     assert again == 0
-    assert "delivered before" in machine.said
+    assert "delivered before" in machine.output

@@ -20,7 +20,7 @@ def delivered_to(folder: Path, *names: str) -> bool:
 def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="0")
     words = ("--max_train_steps", "24", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
     keys = ("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
     tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
     assert tried == [
@@ -29,7 +29,7 @@ def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path:
     ]
     from_state = [each.get("resume", "")[-13:] for each in machine.commands("cat")]
     assert from_state == ["", "step-00000004", "step-00000008", "step-00000012"]
-    assert machine.said.count("still 4 images a step") == 2
+    assert machine.output.count("still 4 images a step") == 2
     assert [each["step"] for each in machine.events("cat", "step")][-1] == 24
     assert machine.ledger("cat")["savings"]["train_batch_size"] == 1, "for the next life"
 
@@ -38,19 +38,26 @@ def test_without_leave_to_freeze_the_text_encoder_it_ends_and_says_what_could_be
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="0", STAND_IN_FITS="-1")
-    assert machine.finish(*machine.train("cat", *LENGTH)) == 5, machine.said
-    assert "set may_freeze_text_encoder = true, or rent a card with more memory" in machine.said
+    assert machine.finish(*machine.train("cat", *LENGTH)) == 5, machine.output
+    assert "set may_freeze_text_encoder = true, or rent a card with more memory" in machine.output
     assert not any("network_train_unet_only" in each for each in machine.commands("cat"))
 
 
 def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_anew(
     tmp_path: Path,
 ) -> None:
-    kept = tmp_path / "kept"
+    destination = tmp_path / "kept"
     machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="-1")
-    words = ("--max_train_steps", "24", "--save_every_n_steps", "4", "--destinations", str(kept))
+    words = (
+        "--max_train_steps",
+        "24",
+        "--save_every_n_steps",
+        "4",
+        "--destinations",
+        str(destination),
+    )
     words = (*words, "--may_freeze_text_encoder", "true")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
     keys = ("train_batch_size", "gradient_checkpointing", "network_train_unet_only")
     tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
     assert tried == [
@@ -61,7 +68,7 @@ def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_a
     steps = [each["step"] for each in machine.events("cat", "step")]
     assert steps[-24:] == list(range(1, 25))
     assert machine.ledger("cat")["savings"]["network_train_unet_only"] is True
-    names = {path.name for path in (kept / "checkpoints").iterdir()}
+    names = {path.name for path in (destination / "checkpoints").iterdir()}
     assert names == {f"cat-step{step:08d}.safetensors" for step in (4, 8, 12, 16, 20)}
 
 
@@ -81,8 +88,15 @@ def sent_states(machine: Machine) -> list[int]:
 def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(
     tmp_path: Path, where: str
 ) -> None:
-    kept, before = tmp_path / "kept", tmp_path / "before"
-    words = ("--max_train_steps", "40", "--save_every_n_steps", "4", "--destinations", str(kept))
+    destination, before = tmp_path / "kept", tmp_path / "before"
+    words = (
+        "--max_train_steps",
+        "40",
+        "--save_every_n_steps",
+        "4",
+        "--destinations",
+        str(destination),
+    )
     words = (*words, "--may_freeze_text_encoder", "true", "--batch_size", "1")
     how = {"STAND_IN": "oom", "STAND_IN_STEPS": "16", "STAND_IN_FITS": "-1"}
     first = StandIn(tmp_path / "first", STAND_IN_SECONDS="0.1", **how)
@@ -90,18 +104,20 @@ def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(
     def has_sent_the_new_networks_state() -> bool:
         sent = sent_states(first)
         if max(sent, default=0) >= 12 and not before.exists():
-            copy_at_rest(kept, before)
+            copy_at_rest(destination, before)
         return len(sent) > 2 and max(sent) > sent[-1] >= 8
 
-    assert first.cut(first.train("cat", *words), has_sent_the_new_networks_state) == -9, first.said
+    assert first.cut(first.train("cat", *words), has_sent_the_new_networks_state) == -9, (
+        first.output
+    )
     second = first
     if where == "an empty machine":
         second = StandIn(tmp_path / "second", **how)
     else:  # as where the first could not reach it any more
-        shutil.rmtree(kept)
-        before.rename(kept)
+        shutil.rmtree(destination)
+        before.rename(destination)
     second.environ["STAND_IN_SECONDS"] = "0"
-    assert second.finish(*second.train("cat", *words)) == 0, second.said
+    assert second.finish(*second.train("cat", *words)) == 0, second.output
     started = second.commands("cat")[-1]
     assert started["network_train_unet_only"] == "true"
     assert started["resume"].endswith(("step-00000008", "step-00000012"))
@@ -113,10 +129,10 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_FITS="2")
     words = (*LENGTH, "--batch_size", "4", "--may_change_batch", allowed)
-    assert machine.finish(*machine.train("cat", *words)) == code, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == code, machine.output
     sizes = {each["train_batch_size"] for each in machine.commands("cat")}
     assert sizes == ({"4"} if code else {"4", "2"})
-    assert ("may_change_batch = true" in machine.said) == bool(code)
+    assert ("may_change_batch = true" in machine.output) == bool(code)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +149,21 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
 def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
     tmp_path: Path, how: dict[str, str], code: int, says: str
 ) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "kept"
-    words = ("--max_train_steps", "60", "--save_every_n_steps", "4", "--destinations", str(kept))
-    assert machine.finish(*machine.train("cat", *words)) == code, machine.said
-    assert says in machine.said
-    assert "delivered and verified: checkpoints/cat-step" in machine.said
-    assert delivered_to(kept, "checkpoints/cat-step00000008.safetensors")
-    assert not delivered_to(kept, "manifest.json"), "a part is never called the whole"
-    ledger = json.loads((kept / ".tenner" / "cat" / "ledger.json").read_text())
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "kept"
+    words = (
+        "--max_train_steps",
+        "60",
+        "--save_every_n_steps",
+        "4",
+        "--destinations",
+        str(destination),
+    )
+    assert machine.finish(*machine.train("cat", *words)) == code, machine.output
+    assert says in machine.output
+    assert "delivered and verified: checkpoints/cat-step" in machine.output
+    assert delivered_to(destination, "checkpoints/cat-step00000008.safetensors")
+    assert not delivered_to(destination, "manifest.json"), "a part is never called the whole"
+    ledger = json.loads((destination / ".tenner" / "cat" / "ledger.json").read_text())
     assert ledger["lives"][0]["ending"] in ("TrainingError", "MachineError")
 
 
@@ -150,7 +173,7 @@ def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_life
 ) -> None:
     undisturbed, machine = Machine(tmp_path / "undisturbed"), Machine(tmp_path / "pod")
     words = ("--max_train_steps", "60", "--save_every_n_steps", "5")
-    assert undisturbed.finish(*undisturbed.train("star", *words)) == 0, undisturbed.said
+    assert undisturbed.finish(*undisturbed.train("star", *words)) == 0, undisturbed.output
     process, killed = machine.start(*machine.train("star", *words)), 0
     for number in (8, 23):
         while process.poll() is None and len(machine.events("star", "step")) < number:
@@ -159,12 +182,14 @@ def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_life
         if trainer is not None:
             os.kill(trainer, signal.SIGKILL)
             killed += 1
-    assert process.wait(200) == 0, machine.said
-    assert machine.said.count("killed from outside (SIGKILL)") == killed > 0
+    assert process.wait(200) == 0, machine.output
+    assert machine.output.count("killed from outside (SIGKILL)") == killed > 0
     final = "checkpoints/star.safetensors"
     assert same_weights(machine.run("star") / final, undisturbed.run("star") / final)
     ledger = machine.ledger("star")
-    assert [(life["first_step"], life["last_step"]) for life in ledger["lives"]] == [(0, 60)]
+    assert [(attempt["first_step"], attempt["last_step"]) for attempt in ledger["lives"]] == [
+        (0, 60)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +204,7 @@ def test_a_trainer_that_is_killed_again_goes_on_with_less_of_the_machines_memory
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN=how, STAND_IN_STEPS="9", STAND_IN_SPARES=spares)
     words = (*LENGTH, "--max_data_loader_n_workers", "2")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
     assert machine.ledger("cat")["savings"] == given_up, "for the next life"
     assert machine.commands("cat")[0]["max_data_loader_n_workers"] == "2"
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
@@ -189,20 +214,20 @@ def test_a_trainer_that_is_killed_again_goes_on_with_less_of_the_machines_memory
 def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="no_file")
     assert machine.finish(*machine.train("cat", *LENGTH)) == 5
-    assert "without its final weights" in machine.said
+    assert "without its final weights" in machine.output
 
 
 @pytest.mark.long
 def test_a_trainer_that_has_saved_all_is_not_waited_for(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN_LINGERS="60")
-    assert machine.finish(*machine.train("cat", *LENGTH), timeout=50) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *LENGTH), timeout=50) == 0, machine.output
     assert [each["step"] for each in machine.events("cat", "step")] == list(range(1, 13))
     assert machine.ledger("cat")["finished"]["file"]["step"] == 12
     assert not machine.events("cat", "failed")
 
 
 def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
     smi = machine.folder / "bin" / "nvidia-smi"
     lost = machine.folder / "lost"
     good = smi.rename(smi.with_name("good-smi"))
@@ -210,34 +235,41 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
     smi.write_text(f'#!/bin/sh\nif [ -e {lost} ]; then {fault}; fi\nexec {good} "$@"\n')
     smi.chmod(0o755)
     machine.environ["STAND_IN_LOSES"] = str(lost)
-    words = ("--max_train_steps", "900", "--save_every_n_steps", "4", "--destinations", str(kept))
-    assert machine.finish(*machine.train("cat", *words)) == 4, machine.said
-    assert "has lost its card: Failed to initialize NVML: Unknown Error" in machine.said
-    assert list(kept.glob(".tenner/cat/state/step-*/complete.json"))
+    words = (
+        "--max_train_steps",
+        "900",
+        "--save_every_n_steps",
+        "4",
+        "--destinations",
+        str(destination),
+    )
+    assert machine.finish(*machine.train("cat", *words)) == 4, machine.output
+    assert "has lost its card: Failed to initialize NVML: Unknown Error" in machine.output
+    assert list(destination.glob(".tenner/cat/state/step-*/complete.json"))
 
 
 @pytest.mark.long
 def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
     tmp_path: Path,
 ) -> None:
-    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
     words = (
         *("--max_train_steps", "3000", "--save_every_n_steps", "500"),
-        *("--destinations", str(kept), "--price_per_hour", "1.6"),
+        *("--destinations", str(destination), "--price_per_hour", "1.6"),
     )
     assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
-    assert "the budget ends here ($0.0" in machine.said
-    assert "delivered and verified: checkpoints/star-" in machine.said  # by its step or its epoch
+    assert "the budget ends here ($0.0" in machine.output
+    assert "delivered and verified: checkpoints/star-" in machine.output  # by its step or its epoch
     last = machine.events("star", "step")[-1]["step"]
-    assert list(kept.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))
-    card = (kept / "README.md").read_text()
+    assert list(destination.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))
+    card = (destination / "README.md").read_text()
     assert f"ended early, after {last} of 3000 steps: its budget was reached" in card
     newest = machine.ledger("star")["checkpoints"][-1]["name"]
     assert f'subfolder="checkpoints", weight_name="{newest}")' in card
-    assert (kept / "checkpoints" / newest).is_file()
-    life = machine.ledger("star")["lives"][0]
-    assert (life["ending"], life["last_step"]) == ("BudgetReached", last)
-    assert 0 < life["cost_usd"] <= 0.01
+    assert (destination / "checkpoints" / newest).is_file()
+    attempt = machine.ledger("star")["lives"][0]
+    assert (attempt["ending"], attempt["last_step"]) == ("BudgetReached", last)
+    assert 0 < attempt["cost_usd"] <= 0.01
     # What was spent counts: the same limit ends the next start before it trains.
     assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
     assert machine.events("star", "step")[-1]["step"] <= last + 40
@@ -245,31 +277,38 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
 
 @pytest.mark.long
 def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
-    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
-    words = ("--max_train_epochs", "400", "--destinations", str(kept))
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
+    words = ("--max_train_epochs", "400", "--destinations", str(destination))
     process = machine.start(*machine.train("star", *words))
     while process.poll() is None and not machine.events("star", "step"):
         pass
     (machine.run("star") / "STOP").touch()
-    assert process.wait(60) == 0, machine.said
-    assert delivered_to(kept, "star.safetensors", "manifest.json")
+    assert process.wait(60) == 0, machine.output
+    assert delivered_to(destination, "star.safetensors", "manifest.json")
     ended = machine.events("star", "step")[-1]["step"]
     assert ended % 5 == 0
     assert machine.ledger("star")["finished"]["file"]["step"] == ended
-    told = f"**Unfinished:** the training ended early, after {ended} of 2000 steps."
-    assert told in (kept / "README.md").read_text()
+    reported = f"**Unfinished:** the training ended early, after {ended} of 2000 steps."
+    assert reported in (destination / "README.md").read_text()
     assert machine.finish(*machine.train("star", *words)) == 0
     assert machine.events("star", "step")[-1]["step"] == ended
 
 
 def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
-    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--destinations", str(kept))
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = (
+        "--max_train_steps",
+        "900",
+        "--save_every_n_steps",
+        "10",
+        "--destinations",
+        str(destination),
+    )
     process = machine.start(*machine.train("cat", *words))
     while process.poll() is None and len(machine.events("cat", "step")) < 5:
         pass
     (machine.run("cat") / "STOP").touch()
-    assert process.wait(60) == 0, machine.said
-    assert delivered_to(kept, "cat.safetensors", "manifest.json")
+    assert process.wait(60) == 0, machine.output
+    assert delivered_to(destination, "cat.safetensors", "manifest.json")
     finished = machine.ledger("cat")["finished"]["file"]["step"]
     assert 5 <= finished == machine.ledger("cat")["state_step"] < 900

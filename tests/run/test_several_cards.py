@@ -18,7 +18,7 @@ def two_cards(folder: Path, **extra: str) -> StandIn:
 @pytest.mark.long
 def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> None:
     machine = two_cards(tmp_path)
-    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *WORDS)) == 0, machine.output
     (started,) = machine.commands("cat")
     assert (started["WORLD_SIZE"], started["CUDA_VISIBLE_DEVICES"]) == ("2", "0,1")
     assert started["ddp_timeout"] == "30"
@@ -27,7 +27,7 @@ def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> No
     same = (tmp_path / "1").read_text().split()
     assert f"--max_train_steps={started['max_train_steps']}" in same, "both do the same job"
     alone = StandIn(tmp_path / "alone")
-    assert alone.finish(*alone.train("cat", *WORDS[:-2])) == 0, alone.said
+    assert alone.finish(*alone.train("cat", *WORDS[:-2])) == 0, alone.output
     (one,) = alone.commands("cat")
     # Five batches an epoch, which two share in three turns.
     assert (started["max_train_steps"], one["max_train_steps"]) == ("18", "30")
@@ -37,9 +37,9 @@ def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> No
 def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path) -> None:
     machine = two_cards(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="9")
     words = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
-    assert machine.finish(*machine.train("cat", *words)) == 5, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 5, machine.output
     machine.environ["STAND_IN"] = "success"
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.said
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
 
 
@@ -50,9 +50,9 @@ def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_go_on(tmp_p
     words = machine.train("star", "--num_processes", "2", "--max_train_steps", "24")
     words = (*words, "--device", "cpu", "--grace_seconds", "40")
     code = machine.cut(words, lambda: len(machine.events("star", "step")) >= 3, signal.SIGTERM)
-    assert code == 143, machine.said
+    assert code == 143, machine.output
     (state,) = machine.events("star", "state")
-    assert machine.finish(*words) == 0, machine.said
+    assert machine.finish(*words) == 0, machine.output
     steps = [each["step"] for each in machine.events("star", "step")]
     assert steps == list(range(1, 25)), f"stopped after step {state['step']}"
     assert machine.ledger("star")["finished"]["file"]["step"] == 24

@@ -11,8 +11,8 @@ from program import Machine, StandIn
 from tenner.runs.remote_run import ROOM
 
 
-def states_at(kept: Path, name: str) -> list[int]:
-    marks = (kept / ROOM / name / "state").glob("step-*/complete.json")
+def states_at(saved: Path, name: str) -> list[int]:
+    marks = (saved / ROOM / name / "state").glob("step-*/complete.json")
     return sorted(int(mark.parent.name.split("-")[1]) for mark in marks)
 
 
@@ -20,65 +20,81 @@ def states_at(kept: Path, name: str) -> list[int]:
 def test_while_training_the_step_is_saved_and_delivered_within_the_grace_time(
     tmp_path: Path, sent: signal.Signals
 ) -> None:
-    machine, kept = Machine(tmp_path / "pod"), tmp_path / "kept"
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
     words = ("--max_train_steps", "5000", "--save_every_n_steps", "4000")
-    job = machine.train("star", *words, "--destinations", str(kept))
-    asked: list[float] = []
+    job = machine.train("star", *words, "--destinations", str(destination))
+    requests: list[float] = []
 
     def trains() -> bool:
-        asked[:] = [time.monotonic()]
+        requests[:] = [time.monotonic()]
         return len(machine.events("star", "step")) >= 3
 
-    assert machine.cut(job, trains, sent) == 143, machine.said
-    assert time.monotonic() - asked[0] < 10, "Docker kills after ten seconds"
+    assert machine.cut(job, trains, sent) == 143, machine.output
+    assert time.monotonic() - requests[0] < 10, "Docker kills after ten seconds"
     last = machine.events("star", "step")[-1]["step"]
-    assert states_at(kept, "star") == [last]
+    assert states_at(destination, "star") == [last]
     epoch, rest = divmod(last, 5)
     name = f"step{last:08d}" if rest else f"{epoch:06d}"
-    assert (kept / "checkpoints" / f"star-{name}.safetensors").is_file()
+    assert (destination / "checkpoints" / f"star-{name}.safetensors").is_file()
     assert machine.ledger("star")["lives"][-1]["ending"] == "Stopped"
-    assert f"stopped by a signal after step {last}" in machine.said
+    assert f"stopped by a signal after step {last}" in machine.output
 
 
 def test_before_the_training_it_ends_at_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     started = time.monotonic()
-    code = machine.cut(machine.train("star"), lambda: "dataset" in machine.said, signal.SIGTERM)
-    assert code == 143, machine.said
+    code = machine.cut(machine.train("star"), lambda: "dataset" in machine.output, signal.SIGTERM)
+    assert code == 143, machine.output
     assert time.monotonic() - started < 10
     assert not (machine.run("star") / "engine.log").exists()
 
 
 def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
-    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--destinations", str(kept))
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = (
+        "--max_train_steps",
+        "900",
+        "--save_every_n_steps",
+        "10",
+        "--destinations",
+        str(destination),
+    )
     job = machine.train("cat", *words)
     code = machine.cut(job, lambda: bool(machine.events("cat", "state")), signal.SIGTERM)
-    assert code == 143, machine.said
+    assert code == 143, machine.output
     newest = machine.events("cat", "state")[-1]["step"]
-    assert states_at(kept, "cat") == [newest]
+    assert states_at(destination, "cat") == [newest]
     machine.environ["STAND_IN_SECONDS"] = "0"
-    assert machine.finish(*job) == 0, machine.said
+    assert machine.finish(*job) == 0, machine.output
     assert machine.commands("cat")[-1]["resume"].endswith(f"step-{newest:08d}")
 
 
 def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
     tmp_path: Path,
 ) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
-    words = ("--max_train_steps", "40", "--save_every_n_steps", "10", "--destinations", str(kept))
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    words = (
+        "--max_train_steps",
+        "40",
+        "--save_every_n_steps",
+        "10",
+        "--destinations",
+        str(destination),
+    )
     job = machine.train("cat", *words)
     assert machine.cut(job, lambda: num_steps(machine) in range(11, 17), signal.SIGTERM) == 143
     stopped_at = machine.events("cat", "state")[-1]["step"]
     assert stopped_at % 10, "between two saves"
     odd = f"checkpoints/cat-step{stopped_at:08d}.safetensors"
-    assert (kept / odd).is_file(), "while it is the newest there is"
+    assert (destination / odd).is_file(), "while it is the newest there is"
     machine.environ["STAND_IN_SECONDS"] = "0"
-    assert machine.finish(*job) == 0, machine.said
-    listed = {each["name"] for each in json.loads((kept / "manifest.json").read_text())["files"]}
+    assert machine.finish(*job) == 0, machine.output
+    listed = {
+        each["name"] for each in json.loads((destination / "manifest.json").read_text())["files"]
+    }
     planned = {f"checkpoints/cat-step{step:08d}.safetensors" for step in (10, 20, 30)}
     assert {name for name in listed if name.startswith("checkpoints/")} == planned
-    assert not (kept / odd).exists()
+    assert not (destination / odd).exists()
 
 
 def num_steps(machine: Machine) -> int:
@@ -95,17 +111,24 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert process.poll() is None, "the trainer has its grace time"
     process.send_signal(signal.SIGTERM)
-    asked = time.monotonic()
+    requested_at = time.monotonic()
     assert process.wait(30) == 143
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - requested_at < 5
 
 
 def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_it(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path / "pod")
-    kept = tmp_path / "kept"
-    words = ("--max_train_steps", "12", "--save_every_n_steps", "4", "--destinations", str(kept))
+    destination = tmp_path / "kept"
+    words = (
+        "--max_train_steps",
+        "12",
+        "--save_every_n_steps",
+        "4",
+        "--destinations",
+        str(destination),
+    )
     job = machine.train("cat", *words)
 
     def delivers() -> bool:
@@ -113,8 +136,8 @@ def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_i
 
     # A folder takes the few files at once: either all of it arrived (0), or it was cut (143).
     code = machine.cut(job, delivers, signal.SIGTERM)
-    assert code in (0, 143), machine.said
-    assert (kept / "manifest.json").is_file() == (code == 0)
-    assert machine.finish(*job) == 0, machine.said
-    assert (kept / "manifest.json").is_file()
+    assert code in (0, 143), machine.output
+    assert (destination / "manifest.json").is_file() == (code == 0)
+    assert machine.finish(*job) == 0, machine.output
+    assert (destination / "manifest.json").is_file()
     assert len(machine.commands("cat")) == 1, "nothing is trained twice"

@@ -40,13 +40,13 @@ def plan(machine: Machine, *words: str) -> tuple[int, str, dict[str, Any]]:
 
 
 def lora_of(
-    shapes: dict[str, tuple[int, ...]], rank: int, alpha: float, keep: str = ""
+    shapes: dict[str, tuple[int, ...]], rank: int, alpha: float, only: str = ""
 ) -> dict[str, np.ndarray]:
     """A LoRA of noise on every module whose name begins with `keep`."""
     draw = np.random.default_rng(0)
     found: dict[str, np.ndarray] = {}
     for name, (out, inputs, *kernel) in shapes.items():
-        if name.startswith(keep):
+        if name.startswith(only):
             ones = [1] * len(kernel)
             down, up = (rank, inputs, *kernel), (out, rank, *ones)
             found[f"{name}.alpha"] = np.array(alpha, np.float32)
@@ -96,10 +96,14 @@ def test_a_rank_or_alpha_that_the_user_says_is_held_to_the_file(
     machine = Machine(tmp_path)
     save_file(lora_of(tiny, 4, 1.0), tmp_path / "before.safetensors")
     words = ("--network_weights", "before.safetensors")
-    code, said, _ = plan(machine, *words, "--network_alpha", "16")
-    assert (code, "network_alpha = 16" in said, "set network_alpha = 1" in said) == (2, True, True)
-    code, said, found = plan(machine, *words)  # SHORT says network_dim = 4, as it is
-    assert (code, found["options"]["network_alpha"]) == (0, 1.0), said
+    code, output, _ = plan(machine, *words, "--network_alpha", "16")
+    assert (code, "network_alpha = 16" in output, "set network_alpha = 1" in output) == (
+        2,
+        True,
+        True,
+    )
+    code, output, found = plan(machine, *words)  # SHORT says network_dim = 4, as it is
+    assert (code, found["options"]["network_alpha"]) == (0, 1.0), output
 
 
 def half(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -143,10 +147,10 @@ def test_missing_modules_are_listed(tmp_path: Path, tiny: dict[str, tuple[int, .
     machine = Machine(tmp_path)
     save_file(half(lora_of(tiny, 4, 16.0)), tmp_path / "half.safetensors")
     code, _, found = plan(machine, "--network_weights", "half.safetensors")
-    said = " ".join(each["text"] for each in found["notices"])
+    text = " ".join(each["text"] for each in found["notices"])
     assert code == 0
     missing = len(tiny) // 2
-    assert f"lacks {missing} of {len(tiny)} modules, which start at zero" in said
+    assert f"lacks {missing} of {len(tiny)} modules, which start at zero" in text
     words = ("--network_weights", "half.safetensors", "--network_train_unet_only", "true")
     _, _, found = plan(machine, *words)
     assert any("(text encoder) are not in the result" in each["text"] for each in found["notices"])
@@ -177,21 +181,21 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
     save_file(uneven, tmp_path / "uneven.safetensors")
     words = ("--max_train_steps", "2", "--network_weights")
     assert machine.finish(*machine.train("even", *words, "even.safetensors"), timeout=400) == 0, (
-        machine.said
+        machine.output
     )
-    told = machine.commands("even")[0]
-    assert (told["network_dim"], told["network_alpha"]) == ("2", "1.0")
-    assert "dim_from_weights" not in told
+    reported = machine.commands("even")[0]
+    assert (reported["network_dim"], reported["network_alpha"]) == ("2", "1.0")
+    assert "dim_from_weights" not in reported
     assert (
         machine.finish(*machine.train("uneven", *words, "uneven.safetensors"), timeout=400) == 0
-    ), machine.said
+    ), machine.output
     assert machine.commands("uneven")[0]["dim_from_weights"] == "true"
     text = "are taken from the file (2, 3)"
-    assert text in machine.said
-    code, said, _ = plan(
+    assert text in machine.output
+    code, output, _ = plan(
         machine, *words, "uneven.safetensors", "--engine", "native", "--optimizer_type", "AdamW"
     )
-    assert (code, "the built-in trainer has one for all" in said) == (2, True)
+    assert (code, "the built-in trainer has one for all" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +218,9 @@ def test_a_file_that_is_named_and_not_there_is_told_by_plan(
     machine = Machine(tmp_path)
     (tmp_path / "pages").mkdir()
     save_file({"weight": np.ones(2, "f4")}, tmp_path / "notes.safetensors")
-    code, said, _ = plan(machine, *words)
+    code, output, _ = plan(machine, *words)
     assert code in (2, 3)
-    assert text in said
+    assert text in output
 
 
 @pytest.mark.parametrize(("base", "listed"), [("sd15", "lora_modules_sd1.txt"), ("tiny", "")])
@@ -239,12 +243,12 @@ def test_rank_and_alpha_of_the_file_are_said_to_be_its_own(
     tmp_path: Path, tiny: dict[str, tuple[int, ...]]
 ) -> None:
     save_file(lora_of(tiny, 4, 1.0), tmp_path / "before.safetensors")
-    code, said, found = plan(Machine(tmp_path), "--network_weights", "before.safetensors")
-    assert code == 0, said
+    code, output, found = plan(Machine(tmp_path), "--network_weights", "before.safetensors")
+    assert code == 0, output
     (rank,) = (each for each in found["choices"] if each["name"] == "rank")
     assert (rank["value"], rank["reason"]) == ("4, alpha 1", "the network_weights' own")
 
 
 def test_a_file_that_is_not_there_is_said_once(tmp_path: Path) -> None:
-    code, said, _ = plan(Machine(tmp_path), "--network_weights", "nowhere.safetensors")
-    assert (code, said.count("nowhere.safetensors")) == (2, 1), said
+    code, output, _ = plan(Machine(tmp_path), "--network_weights", "nowhere.safetensors")
+    assert (code, output.count("nowhere.safetensors")) == (2, 1), output

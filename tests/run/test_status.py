@@ -29,8 +29,8 @@ def found(machine: StandIn) -> dict[str, Any]:
 
 
 def test_it_follows_a_run_through_its_lives(tmp_path: Path) -> None:
-    machine, kept = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "kept"
-    words = machine.train("cat", *STEPS, "--destinations", f"file://{kept}")
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "kept"
+    words = machine.train("cat", *STEPS, "--destinations", f"file://{destination}")
     process = machine.start(*words)
     while process.poll() is None and not machine.events("cat", "state"):
         time.sleep(0.01)
@@ -49,14 +49,14 @@ def test_it_follows_a_run_through_its_lives(tmp_path: Path) -> None:
     assert "not finite" in failed["last_problem"] or "not good" in failed["last_problem"]
     del machine.environ["STAND_IN"]
 
-    assert machine.finish(*words) == 0, machine.said
+    assert machine.finish(*words) == 0, machine.output
     done = found(machine)
     assert (done["state"], done["step"], len(done["lives"])) == ("delivered", 12, 3)
     assert done["cost_usd"] > 0
-    said = status(machine)
-    assert "step       12/12" in said
-    assert f"file://{kept}: all of it, verified" in said
-    assert "in 3 starts" in said
+    output = status(machine)
+    assert "step       12/12" in output
+    assert f"file://{destination}: all of it, verified" in output
+    assert "in 3 starts" in output
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:

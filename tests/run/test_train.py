@@ -22,10 +22,10 @@ SHORT = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    kept = {
+    environ = {
         key: value for key, value in os.environ.items() if not key.startswith(("TENNER_", "SD_"))
     }
-    return {**kept, "OMP_NUM_THREADS": "1", **extra}
+    return {**environ, "OMP_NUM_THREADS": "1", **extra}
 
 
 def tenner(cwd: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:

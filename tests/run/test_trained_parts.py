@@ -51,7 +51,7 @@ def test_a_part_at_rate_0_has_no_modules_in_the_file(
     assert (
         machine.finish(*machine.train("lora", "--max_train_steps", "2", *words), timeout=400) == 0
     )
-    assert "is not trained" in machine.said
+    assert "is not trained" in machine.output
     with safe_open(machine.run("lora") / "delivered" / "lora.safetensors", "pt") as file:
         names = list(file.keys())
     assert any(name.startswith(present) for name in names)
@@ -61,7 +61,7 @@ def test_a_part_at_rate_0_has_no_modules_in_the_file(
 def test_sd_scripts_is_given_its_switch_and_the_plan_counts_on_less_memory(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--max_train_steps", "3", "--text_encoder_lr", "0", "--batch_size", "1")
-    assert machine.finish(*machine.train("lora", *words), timeout=400) == 0, machine.said
+    assert machine.finish(*machine.train("lora", *words), timeout=400) == 0, machine.output
     assert machine.commands("lora")[0]["network_train_unet_only"] == "true"
     without = plan(machine, *words)
     both = plan(machine, "--max_train_steps", "3", "--batch_size", "1")
@@ -117,7 +117,7 @@ def test_sd_scripts_keeps_the_trigger_first_too(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     _, _, *rest = machine.train("lora", "--trigger", "sks", "--add_trigger", "true")
     words = (str(tagged(tmp_path)), *rest, "--shuffle_caption", "true", "--max_train_steps", "2")
-    assert machine.finish("train", *words) == 0, machine.said
+    assert machine.finish("train", *words) == 0, machine.output
     assert machine.commands("lora")[0]["keep_tokens"] == "1"
-    assert machine.finish("train", *words, "--keep_tokens", "3", "--restart") == 0, machine.said
+    assert machine.finish("train", *words, "--keep_tokens", "3", "--restart") == 0, machine.output
     assert machine.commands("lora")[0]["keep_tokens"] == "3"

@@ -33,19 +33,19 @@ def test_a_learning_rate_of_zero_is_refused_by_plan_and_train(tmp_path: Path) ->
     words = machine.train("zero", *STEPS, "--learning_rate", "0")
     for command in ("plan", "train"):
         machine.log.unlink(missing_ok=True)
-        assert machine.finish(command, *words[1:]) == 2, machine.said
-        assert "nothing would be trained" in machine.said
-        assert "set learning_rate, unet_lr or text_encoder_lr above 0" in machine.said
+        assert machine.finish(command, *words[1:]) == 2, machine.output
+        assert "nothing would be trained" in machine.output
+        assert "set learning_rate, unet_lr or text_encoder_lr above 0" in machine.output
     assert not machine.run("zero").exists()
 
 
 def test_a_lora_that_learnt_nothing_ends_with_5_and_is_not_delivered(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     words = machine.train("zero", *STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
-    assert machine.finish(*words) == 5, machine.said
-    assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.said
-    assert "what was learnt is too small for fp16 and was saved as zero" in machine.said
-    assert "save_precision = 'float' or 'bf16'" in machine.said
+    assert machine.finish(*words) == 5, machine.output
+    assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.output
+    assert "what was learnt is too small for fp16 and was saved as zero" in machine.output
+    assert "save_precision = 'float' or 'bf16'" in machine.output
     ups = [value for key, value in load_file(lora(machine, "zero")).items() if "lora_up" in key]
     assert len(ups) == 96
     assert not any(up.any() for up in ups)
@@ -68,9 +68,9 @@ def test_a_rate_at_which_prodigy_learns_nothing_is_refused_before_anything_is_re
     for command in ("plan", "train"):
         given = (command, *words[1:], "--learning_rate", "1e-4", "--text_encoder_lr", "1e-4")
         machine.log.unlink(missing_ok=True)
-        assert machine.finish(*given) == 2, machine.said
-        assert "learning_rate = 0.0001: Prodigy learns nothing at such a rate" in machine.said
-        assert "set learning_rate = 1, or leave it out" in machine.said
+        assert machine.finish(*given) == 2, machine.output
+        assert "learning_rate = 0.0001: Prodigy learns nothing at such a rate" in machine.output
+        assert "set learning_rate = 1, or leave it out" in machine.output
     assert not machine.run("prodigy").exists()
 
 
@@ -82,19 +82,19 @@ def test_prodigy_that_moves_nowhere_at_its_own_rate_ends_with_5_and_its_cause(
     machine = Machine(tmp_path)
     own = ("--optimizer_type", "Prodigy", "--optimizer_args", "d0=1e-13", "d_coef=1e-3")
     words = machine.train("prodigy", *STEPS, *own, "--learning_rate", "1")
-    assert machine.finish(*words) == 5, machine.said
-    assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.said
-    assert "too small for fp16" in machine.said
+    assert machine.finish(*words) == 5, machine.output
+    assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.output
+    assert "too small for fp16" in machine.output
     assert lora(machine, "prodigy").is_file()
     assert not (machine.run("prodigy") / "delivered" / "manifest.json").exists()
     usual = machine.train("usual", *STEPS, "--optimizer_type", "Prodigy", "--learning_rate", "1")
-    assert machine.finish(*usual) == 0, machine.said
+    assert machine.finish(*usual) == 0, machine.output
     assert weights(machine, "usual")["unet"]["num_unchanged"] == 0
 
 
 def test_a_usual_run_tells_how_far_it_moved_the_base(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert machine.finish(*machine.train("usual", *STEPS)) == 0, machine.said
+    assert machine.finish(*machine.train("usual", *STEPS)) == 0, machine.output
     tensors = load_file(lora(machine, "usual"))
     parts = weights(machine, "usual")
     assert set(parts) == {"unet", "text_encoder"}
@@ -120,21 +120,21 @@ def test_numbers_that_fp16_cannot_hold_are_kept_in_the_precision_that_can(
 ) -> None:
     machine = Machine(tmp_path)
     small = (*STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
-    kept = (*small, "--save_precision", "float")
-    assert machine.finish(*machine.train("kept", *kept)) == 0, machine.said
-    assert "too little to be seen" in machine.said
+    saved = (*small, "--save_precision", "float")
+    assert machine.finish(*machine.train("kept", *saved)) == 0, machine.output
+    assert "too little to be seen" in machine.output
 
 
 @pytest.mark.long
 def test_going_on_from_a_lora_is_measured_against_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert machine.finish(*machine.train("first", *STEPS)) == 0, machine.said
+    assert machine.finish(*machine.train("first", *STEPS)) == 0, machine.output
     start = lora(machine, "first")
     onward = (*STEPS, "--network_weights", str(start))
     still = machine.train("still", *onward, "--learning_rate", "1e-9")
-    assert machine.finish(*still) == 5, machine.said
-    assert "the LoRA is what it started from: none of its 96 modules changed" in machine.said
-    assert machine.finish(*machine.train("moved", *onward)) == 0, machine.said
+    assert machine.finish(*still) == 5, machine.output
+    assert "the LoRA is what it started from: none of its 96 modules changed" in machine.output
+    assert machine.finish(*machine.train("moved", *onward)) == 0, machine.output
     parts = weights(machine, "moved")
     assert 0 < parts["unet"]["moved_ratio"] < 2 * parts["unet"]["ratio"]
     job = MeasureJob(path=str(lora(machine, "moved")), base=str(base_dir()), start=str(start))
@@ -147,16 +147,16 @@ def test_going_on_from_a_lora_is_measured_against_it(tmp_path: Path) -> None:
 def test_a_text_encoder_alone_that_stood_still_is_a_warning(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     words = machine.train("half", *STEPS, "--text_encoder_lr", "1e-9")
-    assert machine.finish(*words) == 0, machine.said
-    assert "warning: the text encoder learnt nothing" in machine.said
+    assert machine.finish(*words) == 0, machine.output
+    assert "warning: the text encoder learnt nothing" in machine.output
     assert weights(machine, "half")["unet"]["num_unchanged"] == 0
 
 
 def test_sd_scripts_weights_are_judged_alike(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="learns_nothing")
-    assert machine.finish(*machine.train("none", "--max_train_steps", "3")) == 5, machine.said
-    assert "the LoRA learnt nothing: the update of all 1 modules is zero" in machine.said
-    assert "3 steps changes no number" in machine.said
+    assert machine.finish(*machine.train("none", "--max_train_steps", "3")) == 5, machine.output
+    assert "the LoRA learnt nothing: the update of all 1 modules is zero" in machine.output
+    assert "3 steps changes no number" in machine.output
     assert json.loads((machine.run("none") / "ledger.json").read_text())["delivered_to"] == []
 
 

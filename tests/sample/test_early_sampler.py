@@ -54,9 +54,9 @@ def test_it_is_drawn_where_there_is_room(
     side = 1024 if family == "sdxl" else 512
     base = replace(plan.base, family=family)  # type: ignore[arg-type]
     on_card = replace(plan, base=base, device="cuda", resolution=(side, side))
-    room = FreeMemory(card_mib=card, memory_mib=memory, cpus=cpus)
-    assert where_to_draw(on_card, room) == where
-    assert where_to_draw(replace(on_card, device="cpu"), room) == "cpu"
+    free = FreeMemory(card_mib=card, memory_mib=memory, cpus=cpus)
+    assert where_to_draw(on_card, free) == where
+    assert where_to_draw(replace(on_card, device="cpu"), free) == "cpu"
 
 
 def test_what_a_picture_needs_grows_with_its_size_and_family() -> None:
@@ -102,7 +102,7 @@ def test_a_look_that_cannot_be_is_refused(settings: dict[str, str]) -> None:
 
 @pytest.mark.long
 def test_a_run_shows_an_epoch_while_it_trains(tmp_path: Path) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     few = {"sample_at_epochs": "2", "sample_seeds": "1", "sample_strengths": "1"}
     few |= {"sample_steps": "2", "max_train_epochs": "2000", "output_name": "look"}
     few |= {"sample_sampler": "euler_a", "save_every_n_epochs": "2"}
@@ -113,7 +113,7 @@ def test_a_run_shows_an_epoch_while_it_trains(tmp_path: Path) -> None:
             [sys.executable, "-m", "tenner", "train"]
             + [f"--{key}={value}" for key, value in {**JOB, **few}.items()],
             cwd=tmp_path,
-            env={**kept, "OMP_NUM_THREADS": "1"},
+            env={**environ, "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
         )

@@ -15,14 +15,14 @@ def test_every_picture_stands_in_its_row_and_column() -> None:
     sheet = draw_grid(tiles, cell_pixels=64)
     colors = {(255, 0, 0): (0, 0), (0, 255, 0): (0, 0), (0, 0, 255): (0, 0)}
     for color in colors:
-        places = [
+        positions = [
             (x, y)
             for y in range(sheet.height)
             for x in range(sheet.width)
             if sheet.getpixel((x, y)) == color
         ]
-        assert len(places) == 64 * 64
-        colors[color] = places[0]
+        assert len(positions) == 64 * 64
+        colors[color] = positions[0]
     red, lime, blue = colors.values()
     assert red[1] == lime[1] < blue[1]
     assert red[0] == blue[0] < lime[0]

@@ -29,11 +29,11 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     """A byte-level CLIP tokenizer: every letter is a token of its own."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(rest))]
+    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
     words = [*letters, *(f"{letter}</w>" for letter in letters)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
-    vocabulary = {word: place for place, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(words)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     settings: dict[str, Any] = {

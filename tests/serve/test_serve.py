@@ -31,13 +31,13 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def client(run_dir: RunDir) -> Iterator[httpx.Client]:
-    door = page_endpoint("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
-    with open_page(run_dir, door) as opened, httpx.Client(base_url=_base(opened)) as found:
+    endpoint = page_endpoint("127.0.0.1", 0, ("proxy.example",), TOKEN, {"RUNPOD_POD_ID": "pod1"})
+    with open_page(run_dir, endpoint) as opened, httpx.Client(base_url=_base(opened)) as found:
         yield found
 
 
-def _base(door: PageEndpoint) -> str:
-    return f"http://127.0.0.1:{door.port}"
+def _base(endpoint: PageEndpoint) -> str:
+    return f"http://127.0.0.1:{endpoint.port}"
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_tokens_differ_and_one_that_was_given_is_not_shown() -> None:
 
 
 def test_the_command_serves_a_run_until_it_is_stopped(run_dir: RunDir) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "tenner", "serve", str(run_dir.path), "--port", "0"],
-        env=kept,
+        env=environ,
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -30,13 +30,13 @@ JOB = {
 
 @pytest.mark.long
 def test_a_run_is_watched_and_finished_from_its_page(tmp_path: Path) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     log = tmp_path / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "tenner", "train", *(f"--{k}={v}" for k, v in JOB.items())],
             cwd=tmp_path,
-            env={**kept, "OMP_NUM_THREADS": "1"},
+            env={**environ, "OMP_NUM_THREADS": "1"},
             stdout=out,
             stderr=out,
         )

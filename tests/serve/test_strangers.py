@@ -37,13 +37,13 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def door(run_dir: RunDir) -> Iterator[PageEndpoint]:
+def endpoint(run_dir: RunDir) -> Iterator[PageEndpoint]:
     with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), TOKEN, {})) as opened:
         yield opened
 
 
-def look(door: PageEndpoint, timeout: float = 30) -> int:
-    url = f"http://127.0.0.1:{door.port}/live.json"
+def view(endpoint: PageEndpoint, timeout: float = 30) -> int:
+    url = f"http://127.0.0.1:{endpoint.port}/live.json"
     return httpx.get(url, headers=RIGHT, timeout=timeout).status_code
 
 
@@ -69,21 +69,21 @@ def is_closed(each: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"], ids=["another", "the viewer's own"])
-def test_600_half_open_connections_keep_no_viewer_out(door: PageEndpoint, address: str) -> None:
-    assert look(door) == 200
-    strangers = half_open(door.port, 600, address)
+def test_600_half_open_connections_keep_no_viewer_out(endpoint: PageEndpoint, address: str) -> None:
+    assert view(endpoint) == 200
+    strangers = half_open(endpoint.port, 600, address)
     try:
-        assert [look(door) for _ in range(20)] == [200] * 20
+        assert [view(endpoint) for _ in range(20)] == [200] * 20
         assert sum(not is_closed(each) for each in strangers) <= PER_ADDRESS
     finally:
         for each in strangers:
             each.close()
 
 
-def test_a_request_that_does_not_come_is_not_waited_for(door: PageEndpoint) -> None:
+def test_a_request_that_does_not_come_is_not_waited_for(endpoint: PageEndpoint) -> None:
     body = f"POST /finish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
     for beginning in (b"", HALF, body.encode() + b"Content-Length: 9\r\n\r\nhalf"):
-        with socket.create_connection(("127.0.0.1", door.port), 5) as each:
+        with socket.create_connection(("127.0.0.1", endpoint.port), 5) as each:
             each.sendall(beginning)
             each.settimeout(6 * REQUEST_SECONDS)
             started = time.monotonic()
@@ -103,10 +103,10 @@ def page_processes(parent: int) -> list[int]:
 
 
 def test_a_page_whose_process_is_killed_is_there_again(run_dir: RunDir) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     own = page_endpoint("127.0.0.1", 0, (), TOKEN, {})
-    with open_page(run_dir, own, on_trouble=said.append) as opened:
-        assert look(opened) == 200
+    with open_page(run_dir, own, on_trouble=messages.append) as opened:
+        assert view(opened) == 200
         (process,) = page_processes(os.getpid())
         token = (
             Path(f"/proc/{process}/environ").read_bytes()
@@ -116,9 +116,9 @@ def test_a_page_whose_process_is_killed_is_there_again(run_dir: RunDir) -> None:
         limit = Path(f"/proc/{process}/limits").read_text()
         assert int(limit.partition("Max open files")[2].split()[0]) < 1024
         os.kill(process, signal.SIGKILL)
-        assert look(opened) == 200
+        assert view(opened) == 200
         assert page_processes(os.getpid()) != [process]
-        assert said == ["the page's server has ended (signal 9) and is started again"]
+        assert messages == ["the page's server has ended (signal 9) and is started again"]
     assert page_processes(os.getpid()) == []
 
 
@@ -142,7 +142,7 @@ JOB = {
 @pytest.mark.long
 def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Path) -> None:
     """What ended the run: its own descriptors were taken by those who held the line."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     log = tmp_path / "log"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with log.open("w") as out:
@@ -157,7 +157,7 @@ def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Pat
                 *("train", *(f"--{k}={v}" for k, v in JOB.items())),
             ],
             cwd=tmp_path,
-            env={**kept, "OMP_NUM_THREADS": "1", "TENNER_SERVE_TOKEN": TOKEN},
+            env={**environ, "OMP_NUM_THREADS": "1", "TENNER_SERVE_TOKEN": TOKEN},
             stdout=out,
             stderr=out,
         )
@@ -170,7 +170,7 @@ def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Pat
             port = int(line.partition("/")[0] or 0)
             if port and len(strangers) < 1500:
                 strangers += half_open(port, 1500, "127.0.0.2")
-                seen = look(PageEndpoint(host="", port=port, names=(), token="", token_given=True))
+                seen = view(PageEndpoint(host="", port=port, names=(), token="", token_given=True))
                 (tmp_path / "output" / "served" / "STOP").touch()
             time.sleep(0.1)
         assert seen in (200, 404), "the viewer is answered (404: no page is written yet)"

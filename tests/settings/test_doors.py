@@ -39,9 +39,9 @@ def test_the_guides_file_runs_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_guides_values_are_the_defaults(tmp_path: Path) -> None:
-    asked, default = load(tmp_path, GUIDE).settings, load(tmp_path).settings
+    requested, default = load(tmp_path, GUIDE).settings, load(tmp_path).settings
     for key in ("learning_rate", "lr_scheduler", "network_dim", "network_alpha", "optimizer_type"):
-        assert getattr(asked, key) == getattr(default, key)
+        assert getattr(requested, key) == getattr(default, key)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "train_batch_size"])
@@ -236,9 +236,9 @@ def test_the_built_in_trainer_keeps_its_earlier_name(tmp_path: Path) -> None:
     assert load(tmp_path, 'engine = "native"').settings.engine == "native"
     assert load(tmp_path, 'engine = "diffusers"').settings.engine == "native"
     assert load(tmp_path, flags={"engine": "diffusers"}).settings.engine == "native"
-    said = refused(tmp_path, 'engine = "kohya"')
-    assert "want one of auto, sd-scripts, native" in said
-    assert "diffusers" not in said
+    text = refused(tmp_path, 'engine = "kohya"')
+    assert "want one of auto, sd-scripts, native" in text
+    assert "diffusers" not in text
 
 
 def test_a_choice_of_numbers_is_taken_from_text_too(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_file_becomes_pictures_with_what_each_line_asks(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("gone.txt", None, "there is no such file"),
         ("p.txt", "a cat\n\na dog --w wide\n", "p.txt, line 3: --w wants a whole number"),
@@ -81,13 +81,13 @@ def test_a_file_becomes_pictures_with_what_each_line_asks(tmp_path: Path) -> Non
     ],
 )
 def test_what_cannot_be_read_is_an_error_of_the_settings(
-    tmp_path: Path, name: str, content: str | None, said: str
+    tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(SettingsError) as found:
         resolved(sample_prompts=str(tmp_path / name))
-    assert said in str(found.value)
+    assert message in str(found.value)
     assert all(each.fix for each in found.value.problems)
 
 

@@ -32,7 +32,7 @@ def levels(settings: Settings, what: Expected) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("limits", "told"),
+    ("limits", "reported"),
     [
         ({}, []),
         ({"max_hours": 1.1}, []),
@@ -43,9 +43,9 @@ def levels(settings: Settings, what: Expected) -> list[str]:
     ],
 )
 def test_a_plan_is_refused_only_where_even_the_fast_end_is_over(
-    limits: dict[str, float], told: list[str]
+    limits: dict[str, float], reported: list[str]
 ) -> None:
-    assert levels(Settings(**limits), expected()) == told  # pyright: ignore[reportArgumentType]
+    assert levels(Settings(**limits), expected()) == reported  # pyright: ignore[reportArgumentType]
     assert ERROR == 0.25
 
 
@@ -82,9 +82,9 @@ def test_the_plan_tells_time_and_cost_and_keeps_them(
     assert "  batch size     4  (the guide's for RTX 4090; needs " in done.stdout
     assert "give or take 25%" in done.stdout
     assert "($0.69 an hour, as you said)" in done.stdout
-    told = json.loads(tenner(*words, "--json", cwd=tmp_path, env=machine).stdout)["expected"]
-    assert told["usd"] == pytest.approx(told["seconds"] / 3600 * 0.69, abs=0.001)
-    assert told["training_seconds"] == pytest.approx(250 * told["seconds_per_step"], abs=1)
+    reported = json.loads(tenner(*words, "--json", cwd=tmp_path, env=machine).stdout)["expected"]
+    assert reported["usd"] == pytest.approx(reported["seconds"] / 3600 * 0.69, abs=0.001)
+    assert reported["training_seconds"] == pytest.approx(250 * reported["seconds_per_step"], abs=1)
     no_samples = tenner(*words, "--json", "--no_samples", cwd=tmp_path, env=machine)
     assert json.loads(no_samples.stdout)["expected"]["samples_seconds"] == 0
 

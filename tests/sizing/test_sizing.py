@@ -193,7 +193,7 @@ def test_filling_up_needs_no_card() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "capability", "name", "precision"),
+    ("requested", "capability", "name", "precision"),
     [
         (None, (8, 9), "RTX 4090", "bf16"),
         (None, (7, 5), "Tesla T4", "fp16"),
@@ -202,9 +202,9 @@ def test_filling_up_needs_no_card() -> None:
     ],
 )
 def test_precision_follows_the_card(
-    asked: None, capability: tuple[int, int] | None, name: str, precision: str
+    requested: None, capability: tuple[int, int] | None, name: str, precision: str
 ) -> None:
-    assert choose_precision(asked, capability=capability, gpu_name=name)[0] == precision
+    assert choose_precision(requested, capability=capability, gpu_name=name)[0] == precision
 
 
 def test_bf16_on_a_card_without_it_is_refused_with_the_fix() -> None:
@@ -214,12 +214,12 @@ def test_bf16_on_a_card_without_it_is_refused_with_the_fix() -> None:
 
 def test_a_cpu_computes_in_float32_unless_weights_in_bf16_are_asked_for() -> None:
     cpu = replace(ground(), device="cpu", capability=None)
-    for asked, wanted in (
+    for requested, expected in (
         (Settings(mixed_precision="fp16"), "no"),
         (Settings(mixed_precision="bf16"), "no"),
         (Settings(mixed_precision="bf16", engine_options={"full_bf16": True}), "bf16"),
     ):
-        assert shape_run(asked, cpu).shape.mixed_precision == wanted
+        assert shape_run(requested, cpu).shape.mixed_precision == expected
 
 
 def test_a_broken_library_is_replaced_with_a_warning() -> None:

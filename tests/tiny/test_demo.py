@@ -14,10 +14,10 @@ from PIL import Image
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_demo_learns_a_concept_that_the_base_has_never_seen(tmp_path: Path) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TENNER_")}
     done = subprocess.run(
         [sys.executable, "-m", "tenner", "demo", "--output_dir", str(tmp_path), "--device", "cpu"],
-        env=kept,
+        env=environ,
         capture_output=True,
         text=True,
         timeout=880,

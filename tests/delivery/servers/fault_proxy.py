@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass(frozen=True)
-class Asked:
+class SeenRequest:
     """A request, as a fault sees it. `number` counts from 1 over all requests."""
 
     method: str
@@ -41,9 +41,9 @@ class Spoil:
 @dataclass
 class Proxy:
     port: int
-    fault: Callable[[Asked], Spoil | None] = lambda asked: None
-    seen: list[Asked] = field(default_factory=list)
-    done: list[Asked] = field(default_factory=list)
+    fault: Callable[[SeenRequest], Spoil | None] = lambda sent: None
+    seen: list[SeenRequest] = field(default_factory=list)
+    done: list[SeenRequest] = field(default_factory=list)
     """What the server behind it has done, answered or not."""
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -63,11 +63,11 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:  # noqa: C901
                 pass  # http.server has answered it already
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
-                asked = Asked(
+                sent = SeenRequest(
                     self.command, self.path, dict(self.headers.items()), len(proxy.seen) + 1
                 )
-                proxy.seen.append(asked)
-                spoil = proxy.fault(asked) or Spoil()
+                proxy.seen.append(sent)
+                spoil = proxy.fault(sent) or Spoil()
             if spoil.silent:
                 proxy.ended.wait(60)
             if spoil.silent or (spoil.cut and self.command != "GET"):
@@ -83,33 +83,33 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:  # noqa: C901
             upstream.request(self.command, self.path, body, headers)
             answer = upstream.getresponse()
             content = answer.read()
-            kept = {
+            environ = {
                 k: v
                 for k, v in answer.getheaders()
                 if k.lower() not in {"connection", "transfer-encoding", "date", "server"}
             }
             upstream.close()
             if answer.status < 400:
-                proxy.done.append(asked)
+                proxy.done.append(sent)
             if spoil.lose_answer:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if spoil.head_size is not None and self.command == "HEAD":
-                kept = {k: v for k, v in kept.items() if k.lower() != "content-length"}
-                kept["Content-Length"] = str(spoil.head_size)
+                environ = {k: v for k, v in environ.items() if k.lower() != "content-length"}
+                environ["Content-Length"] = str(spoil.head_size)
             etag = spoil.head_etag if self.command == "HEAD" else spoil.etag
             if etag:
-                kept = {k: v for k, v in kept.items() if k.lower() != "etag"}
-                kept["ETag"] = etag
+                environ = {k: v for k, v in environ.items() if k.lower() != "etag"}
+                environ["ETag"] = etag
             if spoil.sha256:
-                kept = {k: v for k, v in kept.items() if k.lower() != "x-amz-checksum-sha256"}
-                kept["x-amz-checksum-sha256"] = spoil.sha256
+                environ = {k: v for k, v in environ.items() if k.lower() != "x-amz-checksum-sha256"}
+                environ["x-amz-checksum-sha256"] = spoil.sha256
             if spoil.cut:
-                self._answer(answer.status, kept, content[: len(content) // 2], len(content))
+                self._answer(answer.status, environ, content[: len(content) // 2], len(content))
                 self.close_connection = True
                 return
-            self._answer(answer.status, kept, content)
+            self._answer(answer.status, environ, content)
 
         def _answer(
             self, status: int, headers: dict[str, str], content: bytes, length: int | None = None

@@ -99,16 +99,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"type": "user", "name": account.name, "orgs": orgs, "auth": auth})
 
     def _create(self) -> None:
-        asked = json.loads(self.body)
+        requested = json.loads(self.body)
         account = self.account
-        owner = asked.get("organization") or (account.name if account else "")
-        repo_id, kind = f"{owner}/{asked['name']}", asked.get("type") or "model"
+        owner = requested.get("organization") or (account.name if account else "")
+        repo_id, kind = f"{owner}/{requested['name']}", requested.get("type") or "model"
         self.hub.check_writes(account, repo_id)
         if (kind, repo_id) in self.hub.repos:
             url = f"{self._root}/{repo_id}"
             self._json({"error": "You already created this model repo", "url": url}, 409)
             return
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        private = requested.get("visibility") == "private" or bool(requested.get("private"))
         self.hub.make_repo(kind, repo_id, private=private)
         self._json({"url": f"{self._root}/{repo_id}", "name": repo_id})
 
@@ -175,8 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _complete(self, oid: str) -> None:
         parts = self.hub.parts.pop(oid, {})
-        told = [each["partNumber"] for each in json.loads(self.body)["parts"]]
-        self.hub.keep_large(oid, b"".join(parts[number] for number in told))
+        reported = [each["partNumber"] for each in json.loads(self.body)["parts"]]
+        self.hub.keep_large(oid, b"".join(parts[number] for number in reported))
         self._json({"success": True})
 
     def _verify(self, oid: str) -> None:
@@ -217,10 +217,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _paths_info(self, kinds: str, repo_id: str, revision: str) -> None:
         tree = self._repo(kinds, repo_id).head(revision).tree
         if "json" in self.headers.get("Content-Type", ""):
-            asked = json.loads(self.body)["paths"]
+            requested = json.loads(self.body)["paths"]
         else:
-            asked = parse_qs(self.body.decode())["paths"]
-        self._json([_entry(path, tree[path]) for path in asked if path in tree])
+            requested = parse_qs(self.body.decode())["paths"]
+        self._json([_entry(path, tree[path]) for path in requested if path in tree])
 
     def _tree(self, kinds: str, repo_id: str, revision: str, under: str) -> None:
         tree = self._repo(kinds, repo_id).head(revision).tree
@@ -298,13 +298,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(400, "Only one auth mechanism allowed")
 
     def _send_range(self, content: bytes, headers: dict[str, str]) -> None:
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        expected = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         unchanged = self.headers.get("If-Range", headers.get("ETag")) == headers.get("ETag")
         headers = headers | {"Accept-Ranges": "bytes"}
-        if not wanted or not unchanged:
+        if not expected or not unchanged:
             self._answer(200, content, headers)
             return
-        first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        first, last = int(expected[1]), int(expected[2] or len(content) - 1)
         if first >= len(content):
             self._answer(416, b"", headers | {"Content-Range": f"bytes */{len(content)}"})
             return

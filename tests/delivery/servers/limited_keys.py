@@ -1,6 +1,6 @@
 """Keys that may not do everything, as AWS answers them: a bucket policy in front of a server."""
 
-from .fault_proxy import Asked, Proxy, Spoil
+from .fault_proxy import Proxy, SeenRequest, Spoil
 
 DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -13,24 +13,24 @@ def allow_only(proxy: Proxy, bucket: str, *permissions: str) -> None:
     """
     stored: set[str] = set()
 
-    def fault(asked: Asked) -> Spoil | None:
-        needed, key = needed_for(asked, bucket), asked.path.partition("?")[0]
+    def fault(sent: SeenRequest) -> Spoil | None:
+        needed, key = needed_for(sent, bucket), sent.path.partition("?")[0]
         absent = needed == "Get" and "List" not in permissions and key not in stored
         if needed not in permissions or absent:
-            return Spoil(status=403, body="" if asked.method == "HEAD" else DENIED)
-        if asked.method == "PUT" or (asked.method == "POST" and "uploadId" in asked.path):
+            return Spoil(status=403, body="" if sent.method == "HEAD" else DENIED)
+        if sent.method == "PUT" or (sent.method == "POST" and "uploadId" in sent.path):
             stored.add(key)
         return None
 
     proxy.fault = fault
 
 
-def needed_for(asked: Asked, bucket: str) -> str:
+def needed_for(sent: SeenRequest, bucket: str) -> str:
     """The permission that a request needs."""
-    path, _, query = asked.path.partition("?")
-    if asked.method in {"PUT", "POST"}:
+    path, _, query = sent.path.partition("?")
+    if sent.method in {"PUT", "POST"}:
         return "Put"
-    if asked.method == "DELETE":
+    if sent.method == "DELETE":
         return "Abort" if "uploadId" in query else "Delete"
     of_bucket = path.strip("/") == bucket
     if of_bucket or "uploadId" in query:

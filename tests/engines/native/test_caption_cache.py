@@ -37,31 +37,31 @@ def values(found: Conditioning) -> list[float]:
 
 def test_more_captions_than_any_count_are_encoded_batch_after_batch() -> None:
     """Batches of one old caption and three new ones, past what a fixed number of entries holds."""
-    kept = CaptionCache(cast(TextEncoders, Encoders()))
+    saved = CaptionCache(cast(TextEncoders, Encoders()))
     for start in range(0, 6000, 3):
         batch = ["0", *(str(start + each) for each in range(1, 4))]
-        assert values(kept.encode(batch)) == [float(each) for each in batch]
+        assert values(saved.encode(batch)) == [float(each) for each in batch]
 
 
 @pytest.mark.parametrize("captions", [0, 1, 2, 3])
 def test_a_batch_larger_than_the_cache_is_whole(captions: int) -> None:
-    kept = cache(Encoders(), captions)
+    saved = cache(Encoders(), captions)
     for batch in (["1", "2", "3", "1"], ["4", "1", "2", "5"]):
-        assert values(kept.encode(batch)) == [float(each) for each in batch]
-        assert kept.num_bytes <= captions * ONE
+        assert values(saved.encode(batch)) == [float(each) for each in batch]
+        assert saved.num_bytes <= captions * ONE
 
 
 def test_the_caption_used_longest_ago_goes_first() -> None:
     encoders = Encoders()
-    kept = cache(encoders, 2)
+    saved = cache(encoders, 2)
     for caption in ("1", "2", "1", "3", "1", "2"):
-        kept.encode([caption])
+        saved.encode([caption])
     assert encoders.encoded == ["1", "2", "3", "2"]
 
 
 def test_pooled_text_counts_too() -> None:
-    kept = cache(Encoders(pools=True), 2)
-    found = kept.encode(["1", "2"])
+    saved = cache(Encoders(pools=True), 2)
+    found = saved.encode(["1", "2"])
     assert found.pooled is not None
     assert found.pooled.tolist() == [[1.0] * 4, [2.0] * 4]
-    assert kept.num_bytes == ONE + 4 * 4, "two of them are more than may be kept"
+    assert saved.num_bytes == ONE + 4 * 4, "two of them are more than may be kept"

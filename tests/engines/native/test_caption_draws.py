@@ -12,8 +12,8 @@ def job(**more) -> TrainJob:
     )
 
 
-def drawn(asked: TrainJob) -> list[str]:
-    return [draw_caption(asked, CAPTION, epoch=0, position=place) for place in range(60)]
+def drawn(requests: TrainJob) -> list[str]:
+    return [draw_caption(requests, CAPTION, epoch=0, position=index) for index in range(60)]
 
 
 def test_without_wildcards_the_first_line_is_shown_as_written() -> None:

@@ -65,10 +65,10 @@ def test_each_module_of_a_site_is_dropped_for_itself() -> None:
     for seed in range(100):
         torch.manual_seed(seed)
         parts = projection(x).detach().split(WIDTH, dim=1)
-        kept = tuple(bool(part.abs().sum() > 0) for part in parts)
-        for part, full, is_kept in zip(parts, whole, kept, strict=True):
+        saved = tuple(bool(part.abs().sum() > 0) for part in parts)
+        for part, full, is_kept in zip(parts, whole, saved, strict=True):
             torch.testing.assert_close(part, full if is_kept else torch.zeros_like(full))
-        seen.add(kept)
+        seen.add(saved)
     assert seen == set(itertools.product([True, False], repeat=3))
 
 
@@ -78,12 +78,12 @@ def test_a_dropped_module_learns_nothing_and_its_neighbours_do() -> None:
         torch.manual_seed(seed)
         bank.begin_pass(first=True, num_samples=SAMPLES)
         y = projection(torch.randn(SAMPLES * 5, WIDTH))
-        kept = [bool(part.abs().sum() > 0) for part in y.detach().split(WIDTH, dim=1)]
-        if sum(kept) not in (1, 2):
+        saved = [bool(part.abs().sum() > 0) for part in y.detach().split(WIDTH, dim=1)]
+        if sum(saved) not in (1, 2):
             continue
         y.sum().backward()
         learnt = [bool(up.abs().sum() > 0) for _, _, up in bank.named_views(bank.grads)]
-        assert learnt == kept
+        assert learnt == saved
         return
     raise AssertionError("a hundred draws dropped all or nothing")
 
@@ -95,10 +95,10 @@ def test_ranks_of_a_convolution_are_dropped_for_each_sample(chance: float) -> No
     torch.manual_seed(5)
     y = conv(x).detach()
     torch.manual_seed(5)
-    kept = torch.rand(SAMPLES, RANK) > chance
-    inner = functional.conv2d(x, down, padding=1) * kept[:, :, None, None]
+    saved = torch.rand(SAMPLES, RANK) > chance
+    inner = functional.conv2d(x, down, padding=1) * saved[:, :, None, None]
     expected = functional.conv2d(inner, up) * 2 / (1 - chance)
-    assert 0 < int(kept.sum()) < kept.numel()
+    assert 0 < int(saved.sum()) < saved.numel()
     torch.testing.assert_close(y, expected)
 
 

@@ -36,10 +36,10 @@ def make_job(base: Path, folder: Path, **changes: object) -> TrainJob:
     return tiny_model.make_job(base, folder, items, family="sdxl", **changes)
 
 
-def parts(job: TrainJob, kept: CachedBase | None = None):
+def parts(job: TrainJob, saved: CachedBase | None = None):
     loaded = load_base(job)
     latents = encode_all(job, lambda: load_vae(loaded), "vae", CPU, lambda done, total: None)
-    network = build_network(job, loaded, CPU, kept)
+    network = build_network(job, loaded, CPU, saved)
     return job, network, NoiseSchedule(job, loaded.scheduler), latents, schedule_of(job), ALONE
 
 
@@ -85,18 +85,18 @@ def test_text_encoders_go_where_captions_never_change(
     base: Path, tmp_path: Path, dropout: float
 ) -> None:
     job = make_job(base, tmp_path, network_train_unet_only=True, caption_dropout_rate=dropout)
-    kept = CachedBase()
-    found = parts(job, kept)
+    saved = CachedBase()
+    found = parts(job, saved)
     network = found[1]
-    before = kept.num_bytes
+    before = saved.num_bytes
     weights = [weakref.ref(encoder._words) for _, encoder in network.texts.encoders]
     trainer = Trainer(*found, EventWriter(silent=True))
     counts: list[tuple[int, int]] = []
     assert trainer.encode_captions(lambda done, total: counts.append((done, total)))
-    kept.drop_texts()
+    saved.drop_texts()
     gc.collect()
     assert [each() for each in weights] == [None, None]
-    assert kept.num_bytes < before
+    assert saved.num_bytes < before
     assert counts[-1] == (6 + (dropout > 0),) * 2
     trainer._one_step()
 

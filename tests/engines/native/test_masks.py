@@ -64,9 +64,9 @@ def test_the_alpha_becomes_a_mask_of_the_latents_size_and_is_turned_with_the_pic
     (plain, mirrored), pixels = views(tmp_path, left_half_hidden(), alpha_mask=True, flip_aug=True)
     assert plain.mask is not None
     assert mirrored.mask is not None
-    wanted = torch.tensor([0.0, 0.0, 64 / 255, 1.0])
-    assert torch.allclose(plain.mask, wanted.expand(2, 4))
-    assert torch.allclose(mirrored.mask, wanted.flip(0).expand(2, 4))
+    expected = torch.tensor([0.0, 0.0, 64 / 255, 1.0])
+    assert torch.allclose(plain.mask, expected.expand(2, 4))
+    assert torch.allclose(mirrored.mask, expected.flip(0).expand(2, 4))
     assert pixels[0, 1].max() == -1.0  # no white shows through: the hidden half is red as stored
 
 
@@ -97,8 +97,8 @@ def losses(job: TrainJob) -> list[float]:
         command.argv, env={**os.environ, **command.env}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told: list[Event | None] = [engine.read(line) for line in done.stdout.splitlines()]
-    return [event.loss for event in told if isinstance(event, Step)]
+    events: list[Event | None] = [engine.read(line) for line in done.stdout.splitlines()]
+    return [event.loss for event in events if isinstance(event, Step)]
 
 
 def test_what_is_hidden_is_not_learnt(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_is_hidden_is_not_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"alpha_mask": True}, ""),
         ({"alpha_mask": True, "masked_loss": True}, ""),
@@ -126,11 +126,11 @@ def test_what_is_hidden_is_not_learnt(tmp_path: Path) -> None:
     ],
 )
 def test_the_built_in_trainer_takes_masks_by_sd_scripts_names(
-    options: dict[str, bool], told: str
+    options: dict[str, bool], reported: str
 ) -> None:
     flags = {"dataset": "there", **options}
-    if told:
-        with pytest.raises(SettingsError, match=told):
+    if reported:
+        with pytest.raises(SettingsError, match=reported):
             load_request(flags, {}, read_default_config=False)
     else:
         request = load_request(flags, {}, read_default_config=False)

@@ -26,27 +26,27 @@ class Allocator:
 
 
 def test_only_what_steps_after_the_first_take_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    card, told = Allocator(monkeypatch), list[Event]()
-    memory = PeakMemory(torch.device("cuda"), told.append)
+    card, events = Allocator(monkeypatch), list[Event]()
+    memory = PeakMemory(torch.device("cuda"), events.append)
     card.take(90)  # the VAE
     memory.report(0)
     card.take(70)  # the first step, with the search
     memory.after_step(21)
     memory.report(21)
-    assert told == []
+    assert events == []
     card.take(40)
     memory.after_step(22)
-    assert told == [MemoryUsed(step=22, allocated_bytes=40, reserved_bytes=41)]
+    assert events == [MemoryUsed(step=22, allocated_bytes=40, reserved_bytes=41)]
     card.take(45)  # another bucket
     memory.after_step(23)
     memory.report(23)
-    assert told[1:] == [MemoryUsed(step=23, allocated_bytes=45, reserved_bytes=46)]
+    assert events[1:] == [MemoryUsed(step=23, allocated_bytes=45, reserved_bytes=46)]
 
 
 def test_a_cpu_tells_nothing() -> None:
-    told: list[Event] = []
-    memory = PeakMemory(torch.device("cpu"), told.append)
+    events: list[Event] = []
+    memory = PeakMemory(torch.device("cpu"), events.append)
     for step in (1, 2, 3):
         memory.after_step(step)
     memory.report(3)
-    assert told == []
+    assert events == []

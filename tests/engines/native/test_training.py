@@ -51,17 +51,17 @@ def items(tmp_path_factory: pytest.TempPathFactory):
 
 
 def start(job: TrainJob, **environ: str) -> subprocess.Popen[str]:
-    place = Path(job.output_dir)
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / "job.json"
+    location = Path(job.output_dir)
+    location.mkdir(parents=True, exist_ok=True)
+    path = location / "job.json"
     path.write_text(job.to_json())
     command = engine.command(path, Path(sys.executable))
-    with (place / "stderr").open("w") as said:
+    with (location / "stderr").open("w") as output:
         return subprocess.Popen(
             command.argv,
             env={**os.environ, **command.env, **environ},
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
         )
 
@@ -69,8 +69,8 @@ def start(job: TrainJob, **environ: str) -> subprocess.Popen[str]:
 def train(job: TrainJob, expected: int = 0) -> list[Event]:
     process = start(job)
     out, _ = process.communicate(timeout=200)
-    said = (Path(job.output_dir) / "stderr").read_text()
-    assert process.returncode == expected, f"{out[-2000:]}\n{said[-3000:]}"
+    output = (Path(job.output_dir) / "stderr").read_text()
+    assert process.returncode == expected, f"{out[-2000:]}\n{output[-3000:]}"
     return [event for event in map(engine.read, out.splitlines()) if event is not None]
 
 
@@ -183,8 +183,8 @@ def test_processes_together_do_what_one_does(base, items, tmp_path: Path, proces
         for rank in range(processes)
     ]
     outs = [process.communicate(timeout=200)[0] for process in ranks]
-    said = (tmp_path / "two" / "stderr").read_text()
-    assert [process.returncode for process in ranks] == [0, 0], said[-3000:]
+    output = (tmp_path / "two" / "stderr").read_text()
+    assert [process.returncode for process in ranks] == [0, 0], output[-3000:]
     assert not outs[1]
     one = load_file(tmp_path / "one" / "lora.safetensors")
     two = load_file(tmp_path / "two" / "lora.safetensors")
@@ -208,20 +208,20 @@ sys.exit(train.main(sys.argv[1:]))
 
 def launch(job: TrainJob, script: Path | None = None) -> subprocess.Popen[str]:
     """Two processes by accelerate, as on two cards."""
-    place = Path(job.output_dir)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "job.json").write_text(job.to_json())
-    made = engine.command(place / "job.json", Path(sys.executable), num_processes=2)
+    location = Path(job.output_dir)
+    location.mkdir(parents=True, exist_ok=True)
+    (location / "job.json").write_text(job.to_json())
+    made = engine.command(location / "job.json", Path(sys.executable), num_processes=2)
     argv = list(made.argv)
     if script:
         at = argv.index(engine.MODULE)
         argv[at - 1 : at + 1] = [str(script)]
-    with (place / "stderr").open("w") as said:
+    with (location / "stderr").open("w") as output:
         return subprocess.Popen(
             argv,
             env={**os.environ, **made.env},
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
             start_new_session=True,
         )
@@ -408,9 +408,9 @@ def test_a_compiled_unet_learns_the_same_and_says_what_it_cost(base, items, tmp_
             base, tmp_path / "compiled", items[:1], max_train_steps=2, torch_compile=True
         )
     )
-    said = [phase.detail for phase in of_kind(events, Phase) if phase.name == "compiling"]
-    assert len(said) == 2
-    assert "the first step took" in said[1]
+    text = [phase.detail for phase in of_kind(events, Phase) if phase.name == "compiling"]
+    assert len(text) == 2
+    assert "the first step took" in text[1]
     plain = train(tiny_model.make_job(base, tmp_path / "one", items[:1], max_train_steps=2))
     losses = [[event.loss for event in of_kind(found, Step)] for found in (plain, events)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -45,16 +45,16 @@ def test_it_is_told_after_epochs_and_leaves_the_training_as_it_is(tmp_path: Path
         text_encoder_lr=(0.0,),
         max_train_steps=12,
     )
-    told = [event for event in train(job) if isinstance(event, Validated)]
-    assert len(told) >= 2
-    assert [event.num_images for event in told] == [2] * len(told)
-    losses = {event.loss for event in told}
+    reported = [event for event in train(job) if isinstance(event, Validated)]
+    assert len(reported) >= 2
+    assert [event.num_images for event in reported] == [2] * len(reported)
+    losses = {event.loss for event in reported}
     assert len(losses) == 1, "with a rate of zero nothing changes: same questions, no dropout"
     learning = replace(job, learning_rate=1e-2, unet_lr=None, text_encoder_lr=None)
     seen = train(
         replace(learning, output_dir=str(tmp_path / "seen"), state_dir=str(tmp_path / "s"))
     )
-    assert len({event.loss for event in seen if isinstance(event, Validated)}) == len(told)
+    assert len({event.loss for event in seen if isinstance(event, Validated)}) == len(reported)
     unseen = replace(learning, validation_items=(), output_dir=str(tmp_path / "unseen"))
     train(replace(unseen, state_dir=str(tmp_path / "u")))
     one, other = (load_file(tmp_path / name / "lora.safetensors") for name in ("seen", "unseen"))

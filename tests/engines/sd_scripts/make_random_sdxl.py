@@ -79,9 +79,9 @@ def numbers(name: str, shape: tuple[int, ...], dice: np.random.Generator) -> Ite
 
 def main(sd_scripts: Path, path: Path) -> None:
     """Write the file; it appears when it is whole."""
-    wanted, dice, at = shapes(sd_scripts), np.random.default_rng(0), 0
+    expected, dice, at = shapes(sd_scripts), np.random.default_rng(0), 0
     header: dict[str, object] = {}
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         end = at + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, end]}
         at = end
@@ -89,7 +89,7 @@ def main(sd_scripts: Path, path: Path) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as out:
         out.write(struct.pack("<Q", len(raw)) + raw)
-        for name, shape in wanted.items():
+        for name, shape in expected.items():
             for content in numbers(name, shape, dice):
                 out.write(content)
     part.replace(path)

@@ -48,30 +48,30 @@ def test_the_guides_settings_lose_nothing_on_the_way() -> None:
         assert word in words
     at = words.index("--text_encoder_lr")
     assert words[at + 1] == "5e-05"
-    told = " ".join(words)
-    assert "max_token_length" not in told  # 75 is its default, and no choice of its parser
-    assert "max_train_epochs" not in told  # epochs would overrule the life's own steps
-    assert "destinations" not in told
-    assert "sdpa" not in told
+    reported = " ".join(words)
+    assert "max_token_length" not in reported  # 75 is its default, and no choice of its parser
+    assert "max_train_epochs" not in reported  # epochs would overrule the life's own steps
+    assert "destinations" not in reported
+    assert "sdpa" not in reported
 
 
 def test_sdxl_gets_a_vae_in_full_precision_and_its_own_caches() -> None:
-    wanted = {**GUIDE, "network_train_unet_only": True, "clip_skip": 2}
-    words = arguments(translate(wanted, family="sdxl"))
+    expected = {**GUIDE, "network_train_unet_only": True, "clip_skip": 2}
+    words = arguments(translate(expected, family="sdxl"))
     assert "--no_half_vae" in words
     assert "--cache_text_encoder_outputs" in words
     assert not any("clip_skip" in word for word in words)
     assert "--no_half_vae" not in arguments(
-        translate({**wanted, "no_half_vae": False}, family="sdxl")
+        translate({**expected, "no_half_vae": False}, family="sdxl")
     )
 
 
 @pytest.mark.parametrize("changing", ["shuffle_caption", "caption_dropout_rate"])
 def test_captions_that_change_are_not_encoded_once(changing: str) -> None:
-    wanted = {**GUIDE, "network_train_unet_only": True, changing: True}
+    expected = {**GUIDE, "network_train_unet_only": True, changing: True}
     if changing == "caption_dropout_rate":
-        wanted[changing] = 0.1
-    assert "--cache_text_encoder_outputs" not in arguments(translate(wanted, family="sdxl"))
+        expected[changing] = 0.1
+    assert "--cache_text_encoder_outputs" not in arguments(translate(expected, family="sdxl"))
 
 
 def test_images_that_change_are_not_encoded_once() -> None:
@@ -88,16 +88,16 @@ def test_cached_latents_need_no_loader_processes() -> None:
 
 
 def test_sd2_is_said_and_sdxl_options_are_kept_from_the_other_trainer() -> None:
-    wanted = {**GUIDE, "v_parameterization": True, "cache_text_encoder_outputs": True}
-    words = arguments(translate(wanted, family="sd2"))
+    expected = {**GUIDE, "v_parameterization": True, "cache_text_encoder_outputs": True}
+    words = arguments(translate(expected, family="sd2"))
     assert "--v2" in words
     assert "--v_parameterization" in words
     assert "--cache_text_encoder_outputs" not in words
 
 
 def test_ranks_of_convolutions_go_by_the_networks_own_arguments() -> None:
-    wanted = {**GUIDE, "conv_dim": 8, "conv_alpha": 4.0, "network_args": ("loraplus_lr_ratio=4",)}
-    found = translate(wanted, family="sd1")["network_args"]
+    expected = {**GUIDE, "conv_dim": 8, "conv_alpha": 4.0, "network_args": ("loraplus_lr_ratio=4",)}
+    found = translate(expected, family="sd1")["network_args"]
     assert found == ("loraplus_lr_ratio=4", "conv_dim=8", "conv_alpha=4.0")
 
 

@@ -65,7 +65,7 @@ def test_several_cards_are_launched_with_every_setting_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "processes", "on_cpu", "wanted"),
+    ("cpus", "processes", "on_cpu", "expected"),
     [
         (16, 1, False, 4),
         (2.5, 1, False, 2),
@@ -75,10 +75,10 @@ def test_several_cards_are_launched_with_every_setting_said() -> None:
     ],
 )
 def test_threads_are_the_guides_four_or_what_is_there(
-    cpus: float, processes: int, on_cpu: bool, wanted: int
+    cpus: float, processes: int, on_cpu: bool, expected: int
 ) -> None:
     job = replace(JOB, cpus=cpus, num_processes=processes, on_cpu=on_cpu)
-    assert threads_per_process(job) == wanted
+    assert threads_per_process(job) == expected
 
 
 def test_a_cpu_is_only_used_when_asked_for() -> None:

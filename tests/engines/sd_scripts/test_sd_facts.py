@@ -19,7 +19,7 @@ def test_every_option_of_both_trainers_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "wanted"),
+    ("name", "value", "expected"),
     [
         ("keep_tokens", "4", 4),
         ("keep_tokens", 4.0, 4),
@@ -45,16 +45,16 @@ def test_every_option_of_both_trainers_is_known() -> None:
     ],
 )
 def test_values_are_taken_in_the_spellings_people_use(
-    name: str, value: object, wanted: object
+    name: str, value: object, expected: object
 ) -> None:
     checked = facts.check({name: value})
     assert checked.problems == ()
-    assert checked.values[name] == wanted
-    assert type(checked.values[name]) is type(wanted)
+    assert checked.values[name] == expected
+    assert type(checked.values[name]) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("keep_tokens", "four", "want a number"),
         ("keep_tokens", 1.5, "want a whole number"),
@@ -68,8 +68,8 @@ def test_values_are_taken_in_the_spellings_people_use(
         ("lr_decay_steps", "1.5", "whole steps"),
     ],
 )
-def test_wrong_values_are_told_with_what_is_wanted(name: str, value: object, said: str) -> None:
-    assert said in problem(name, value)
+def test_wrong_values_are_told_with_what_is_wanted(name: str, value: object, message: str) -> None:
+    assert message in problem(name, value)
 
 
 def test_a_slip_in_a_name_is_told_with_the_nearest_name() -> None:

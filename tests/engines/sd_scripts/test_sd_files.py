@@ -41,10 +41,10 @@ def adopt(tmp_path: Path, step: int) -> Path:
 
 
 def test_a_state_is_moved_marked_and_read_back(tmp_path: Path) -> None:
-    kept = adopt(tmp_path, 400)
-    assert kept == tmp_path / "state" / "step-00000400"
-    assert state_step(kept) == 400
-    assert state_problem(kept) is None
+    saved = adopt(tmp_path, 400)
+    assert saved == tmp_path / "state" / "step-00000400"
+    assert state_step(saved) == 400
+    assert state_problem(saved) is None
     assert not any((tmp_path / "out").iterdir())
 
 
@@ -58,13 +58,13 @@ def test_the_newest_two_states_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*NEEDED, STATE_MARK])
 @pytest.mark.parametrize("how", ["missing", "cut", "empty"])
 def test_a_state_that_is_not_whole_is_told(tmp_path: Path, name: str, how: str) -> None:
-    kept = adopt(tmp_path, 4)
-    file = kept / name
+    saved = adopt(tmp_path, 4)
+    file = saved / name
     if how == "missing":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: 5 if how == "cut" else 0])
-    assert name in str(state_problem(kept))
+    assert name in str(state_problem(saved))
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -72,11 +72,11 @@ def test_a_state_that_is_not_whole_is_told(tmp_path: Path, name: str, how: str) 
 def test_a_state_of_the_right_size_with_other_bytes_is_told(
     tmp_path: Path, name: str, at: int
 ) -> None:
-    kept = adopt(tmp_path, 4)
-    content = bytearray((kept / name).read_bytes())
+    saved = adopt(tmp_path, 4)
+    content = bytearray((saved / name).read_bytes())
     content[at] ^= 0xFF
-    (kept / name).write_bytes(content)
-    assert state_problem(kept) == f"{name} is damaged"
+    (saved / name).write_bytes(content)
+    assert state_problem(saved) == f"{name} is damaged"
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -100,17 +100,17 @@ def test_a_state_that_was_written_badly_replaces_no_older_one(
 
 
 def test_a_state_without_hashes_as_earlier_versions_wrote_it_is_taken(tmp_path: Path) -> None:
-    kept = adopt(tmp_path, 4)
-    noted = json.loads((kept / STATE_MARK).read_text())
+    saved = adopt(tmp_path, 4)
+    noted = json.loads((saved / STATE_MARK).read_text())
     del noted["sha256"]
-    (kept / STATE_MARK).write_text(json.dumps(noted))
-    assert state_problem(kept) is None
+    (saved / STATE_MARK).write_text(json.dumps(noted))
+    assert state_problem(saved) is None
 
 
 def test_a_checkpoint_gets_its_absolute_name(tmp_path: Path) -> None:
     written = tmp_path / "out" / "lora-step00000004.safetensors"
     written.parent.mkdir()
     written.write_bytes(b"weights")
-    kept = adopt_checkpoint(written, tmp_path / "checkpoints" / "lora-step00000008.safetensors")
-    assert kept.read_bytes() == b"weights"
+    saved = adopt_checkpoint(written, tmp_path / "checkpoints" / "lora-step00000008.safetensors")
+    assert saved.read_bytes() == b"weights"
     assert not written.exists()

@@ -60,11 +60,11 @@ def test_why_it_is_not_there_is_said(sd_scripts: Path, tmp_path: Path) -> None:
     no_python = tmp_path / "no_python"
     no_python.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
     no_python.chmod(0o755)
-    told = why_not(SD_SCRIPTS_DIR=folder, TENNER_TRAINER_PYTHON=str(no_python))
-    assert told.endswith("does not work: broken")
+    reported = why_not(SD_SCRIPTS_DIR=folder, TENNER_TRAINER_PYTHON=str(no_python))
+    assert reported.endswith("does not work: broken")
     some = python_that_finds(tmp_path, ("torch", "diffusers"))
-    told = why_not(SD_SCRIPTS_DIR=folder, TENNER_TRAINER_PYTHON=str(some))
-    assert "lacks torchvision, accelerate, transformers, safetensors, cv2, " in told
+    reported = why_not(SD_SCRIPTS_DIR=folder, TENNER_TRAINER_PYTHON=str(some))
+    assert "lacks torchvision, accelerate, transformers, safetensors, cv2, " in reported
 
 
 def test_another_commit_is_told(sd_scripts: Path, tmp_path: Path) -> None:

@@ -114,10 +114,10 @@ def test_a_dataset_configuration_falls_back_from_subset_to_general() -> None:
 
 def test_what_one_run_cannot_do_is_told() -> None:
     two = DATASETS + '[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = "/data/b"\n'
-    told = [each.text for each in imported(tomllib.loads(two)).problems]
-    assert any("resolution differs" in text for text in told)
-    slip = DATASETS.replace("num_repeats", "num_repeat")
-    [problem] = imported(tomllib.loads(slip)).problems
+    reported = [each.text for each in imported(tomllib.loads(two)).problems]
+    assert any("resolution differs" in text for text in reported)
+    typo = DATASETS.replace("num_repeats", "num_repeat")
+    [problem] = imported(tomllib.loads(typo)).problems
     assert problem.fix == "did you mean num_repeats?"
     assert "metadata file" in str(
         imported({"datasets": [{"subsets": [{"metadata_file": "m.json"}]}]}).problems
@@ -127,8 +127,8 @@ def test_what_one_run_cannot_do_is_told() -> None:
 def test_options_of_regularisation_images_are_never_dropped() -> None:
     reg = "is_reg = true\n"
     differs = DATASETS.replace(reg, reg + "  shuffle_caption = false\n  flip_aug = true\n")
-    told = [each.text for each in imported(tomllib.loads(differs)).problems]
-    assert told == [
+    reported = [each.text for each in imported(tomllib.loads(differs)).problems]
+    assert reported == [
         "flip_aug differs between the datasets: not set and true",
         "shuffle_caption differs between the datasets: false and true",
     ]

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from tenner.core.events import Checkpoint, Done, EpochEnd, Event, Failed, StateSaved, Step, Warned
 from tenner.engines.sd_scripts.log_lines import NAN_STEPS, LogReader, Output
 from tenner.engines.sd_scripts.log_text import english, pieces
-from tenner.engines.sd_scripts.resume import Life
+from tenner.engines.sd_scripts.resume import Attempt
 
 E = TypeVar("E", bound=Event)
 LOGS = Path(__file__).parent / "logs"
 
 
-def reader(life: Life, name: str = "my_lora", accumulation: int = 1) -> LogReader:
+def reader(attempt: Attempt, name: str = "my_lora", accumulation: int = 1) -> LogReader:
     output = Output(
-        life=life,
+        attempt=attempt,
         output_dir="/run/out",
         output_name=name,
         images_per_step=2,
@@ -40,9 +40,9 @@ def lines(name: str) -> list[str]:
 
 
 def events(
-    name: str, life: Life, output_name: str = "my_lora", accumulation: int = 1
+    name: str, attempt: Attempt, output_name: str = "my_lora", accumulation: int = 1
 ) -> list[Event]:
-    follow = reader(life, output_name, accumulation)
+    follow = reader(attempt, output_name, accumulation)
     return [event for line in lines(name) if (event := follow.read(line)) is not None]
 
 
@@ -50,7 +50,7 @@ def of_kind(found: list[Event], kind: type[E]) -> list[E]:
     return [event for event in found if isinstance(event, kind)]
 
 
-TWO_EPOCHS = Life(num_steps=20, steps_per_epoch=10)
+TWO_EPOCHS = Attempt(num_steps=20, steps_per_epoch=10)
 
 
 def test_a_whole_run() -> None:
@@ -83,8 +83,8 @@ def test_a_whole_run() -> None:
 
 
 def test_wrapped_lines_and_a_resumed_whole_epoch_run() -> None:
-    life = Life(first_step=10, num_steps=30, steps_per_epoch=10)
-    found = events("resumed_narrow", life, "lora")
+    attempt = Attempt(first_step=10, num_steps=30, steps_per_epoch=10)
+    found = events("resumed_narrow", attempt, "lora")
     assert [each.step for each in of_kind(found, Step)] == list(range(11, 31))
     assert [each.step for each in of_kind(found, Checkpoint)] == [20, 30]
     assert [each.epoch for each in of_kind(found, EpochEnd)] == [2, 3]
@@ -94,8 +94,8 @@ def test_three_lives_are_one_run() -> None:
     steps, checkpoints = set[int](), list[int]()
     for number, first in enumerate((0, 4, 8), 1):
         name = "killed_life_1" if number == 1 else f"resumed_life_{number}"
-        life = Life(first_step=first, num_steps=13, steps_per_epoch=10)
-        found = events(name, life, "lora")
+        attempt = Attempt(first_step=first, num_steps=13, steps_per_epoch=10)
+        found = events(name, attempt, "lora")
         steps |= {each.step for each in of_kind(found, Step)}
         checkpoints += [each.step for each in of_kind(found, Checkpoint)]
         assert of_kind(found, StateSaved)[0].step == first + 4
@@ -104,19 +104,19 @@ def test_three_lives_are_one_run() -> None:
 
 
 def test_accumulated_gradients_make_one_step() -> None:
-    found = events("accumulation", Life(num_steps=6, steps_per_epoch=3), accumulation=4)
+    found = events("accumulation", Attempt(num_steps=6, steps_per_epoch=3), accumulation=4)
     assert [each.step for each in of_kind(found, Step)] == [1, 2, 3, 4, 5, 6]
     assert not of_kind(found, Warned)
 
 
 def test_an_epoch_of_another_length_than_planned_is_told() -> None:
-    found = events("accumulation", Life(num_steps=6, steps_per_epoch=4), accumulation=4)
+    found = events("accumulation", Attempt(num_steps=6, steps_per_epoch=4), accumulation=4)
     [warned] = of_kind(found, Warned)
     assert warned.text == "an epoch has 3 steps in sd-scripts, and 4 in the plan"
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "message"),
     [
         ("oom", "oom", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 78.00 MiB"),
         ("no_data", "no_data", "found no images"),
@@ -124,26 +124,26 @@ def test_an_epoch_of_another_length_than_planned_is_told() -> None:
         ("bad_optimizer", "other", "no attribute 'NoSuch'"),
     ],
 )
-def test_how_a_run_failed(name: str, kind: str, said: str) -> None:
+def test_how_a_run_failed(name: str, kind: str, message: str) -> None:
     found = events(name, TWO_EPOCHS)
     [failed] = of_kind(found, Failed)
     assert failed.kind == kind
-    assert said in failed.text
+    assert message in failed.text
     assert failed.fix
     assert not of_kind(found, Checkpoint)
 
 
 def test_a_loss_that_is_no_number_is_told_and_then_fails() -> None:
-    found = events("nan", Life(num_steps=5, steps_per_epoch=10), "lora")
+    found = events("nan", Attempt(num_steps=5, steps_per_epoch=10), "lora")
     assert [each.step for each in of_kind(found, Step)] == [1]
     assert "from step 2 on" in of_kind(found, Warned)[0].text
-    follow = reader(Life(num_steps=100, steps_per_epoch=100))
-    told = [
+    follow = reader(Attempt(num_steps=100, steps_per_epoch=100))
+    reported = [
         follow.read(f"steps:  1%|x| {step}/100 [00:01<00:09,  2.00it/s, avr_loss=nan]")
         for step in range(1, NAN_STEPS + 2)
         for _ in range(2)
     ]
-    [failed] = [each for each in told if isinstance(each, Failed)]
+    [failed] = [each for each in reported if isinstance(each, Failed)]
     assert failed.kind == "nan"
 
 
@@ -176,8 +176,8 @@ def test_warnings_are_told_whole_once_and_in_english() -> None:
         "                             continue / 3枚の画像に",
         "                    INFO     next                     train_util.py:1",
     ]
-    told = [event for line in wrapped * 2 if (event := follow.read(line))]
-    [warned] = told
+    reported = [event for line in wrapped * 2 if (event := follow.read(line))]
+    [warned] = reported
     assert isinstance(warned, Warned)
     assert warned.text == "No caption file found for 3 images. Training will continue"
     assert warned.fix

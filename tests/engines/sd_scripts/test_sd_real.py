@@ -51,8 +51,8 @@ def made(maker: Path, *words: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kept = os.environ.get("TEST_MODELS")
-    folder = (Path(kept) if kept else tmp_path_factory.mktemp("models")) / "sd15-random"
+    environ = os.environ.get("TEST_MODELS")
+    folder = (Path(environ) if environ else tmp_path_factory.mktemp("models")) / "sd15-random"
     if not (folder / "model_index.json").is_file():
         made(ROOT / "tests" / "image" / "make_random_base.py", folder)
     return folder
@@ -69,8 +69,8 @@ def train(cwd: Path, *words: str | Path) -> Path:
     )
     run = cwd / "output" / "my_lora"
     log = run / "engine.log"
-    told = log.read_text(errors="replace")[-3000:] if log.is_file() else ""
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{told}"
+    reported = log.read_text(errors="replace")[-3000:] if log.is_file() else ""
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{reported}"
     assert "delivered and verified" in done.stdout
     return run
 
@@ -90,8 +90,8 @@ def assert_lora(run: Path, *parts: str) -> None:
     paths = LocalPaths()
     assert {key: paths.removed(value) for key, value in metadata.items()} == metadata
     assert getpass.getuser() not in json.dumps(metadata).split()
-    if kept := os.environ.get("TEST_METADATA"):
-        Path(kept).write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
+    if environ := os.environ.get("TEST_METADATA"):
+        Path(environ).write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
     for part in parts:
         assert any(name.startswith(part) for name in names), part
 
@@ -113,10 +113,10 @@ def test_the_guides_settings_train_delivered_and_verified(sd15: Path, tmp_path: 
     assert [each["step"] for each in events(run, "step")] == [1, 2]
     assert_lora(run, "lora_unet_", "lora_te_")
     lora = run / "delivered" / "my_lora.safetensors"
-    said = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-c", LOAD, sd15, lora], capture_output=True, text=True, check=False
     )
-    assert said.stdout.strip() == "['text_encoder', 'unet']", said.stderr[-2000:]
+    assert text.stdout.strip() == "['text_encoder', 'unet']", text.stderr[-2000:]
 
 
 def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
     shutil.copytree(concept_dir() / "1_sks star", tmp_path / "data" / "4_sks star")
     means: dict[str, float] = {}
     for engine in ("sd-scripts", "native"):
-        place = tmp_path / engine
-        place.mkdir()
+        location = tmp_path / engine
+        location.mkdir()
         words = ("--engine", engine, "--base_model", sd15, "--dataset", tmp_path / "data")
         words = (*words, "--batch_size", "4", "--max_train_steps", "20")
         words = (*words, "--lr_scheduler", "constant", "--lr_warmup_steps", "0")
-        run = train(place, *LIGHT, *words, "--learning_rate", "1e-4")
+        run = train(location, *LIGHT, *words, "--learning_rate", "1e-4")
         steps = events(run, "step")
         assert [each["step"] for each in steps] == list(range(1, 21))
         if engine == "sd-scripts":
@@ -144,8 +144,8 @@ def test_both_engines_tell_the_same_mean_loss(sd15: Path, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predicts v."""
-    kept = os.environ.get("TEST_MODELS")
-    folder = (Path(kept) if kept else tmp_path_factory.mktemp("models")) / "sd2-random"
+    environ = os.environ.get("TEST_MODELS")
+    folder = (Path(environ) if environ else tmp_path_factory.mktemp("models")) / "sd2-random"
     if not (folder / "model_index.json").is_file():
         made(ROOT / "tests" / "image" / "make_random_base.py", folder, "sd2")
     return folder
@@ -166,9 +166,9 @@ def test_sd2_trains_as_its_scheduler_says(
     base = tmp_path / "base"
     shutil.copytree(sd2, base, copy_function=os.link)
     file = base / "scheduler" / "scheduler_config.json"
-    said = json.loads(file.read_text()) | scheduler
+    text = json.loads(file.read_text()) | scheduler
     file.unlink()  # it is a link to the original
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(text))
     words = ("--engine", "sd-scripts", "--base_model", base, "--dataset", concept_dir())
     words = (*words, "--max_train_steps", "2", "--batch_size", "1", "--lr_warmup_steps", "0")
     run = train(tmp_path, *LIGHT, *words)
@@ -277,16 +277,16 @@ def test_killed_and_stopped_within_epochs_it_is_the_run_that_never_was(
         *("--learning_rate", "1e-3", "--grace_seconds", "120"),
     )
     assert start(tmp_path / "whole", *words).wait() == 0
-    lives = tmp_path / "lives"
+    attempts = tmp_path / "lives"
     each_step = (*words, "--save_state_every_minutes", "0.0001")
-    assert cut(lives, signal.SIGKILL, "state", 2, *each_step) == -signal.SIGKILL
-    assert cut(lives, signal.SIGTERM, "step", 4, *words) == 143
-    log = (lives / "program.log").read_text()
-    run = lives / "output" / "my_lora"
+    assert cut(attempts, signal.SIGKILL, "state", 2, *each_step) == -signal.SIGKILL
+    assert cut(attempts, signal.SIGTERM, "step", 4, *words) == 143
+    log = (attempts / "program.log").read_text()
+    run = attempts / "output" / "my_lora"
     stopped_at = max(int(each.name.split("-")[1]) for each in (run / "state").glob("step-*"))
     assert 4 <= stopped_at <= 5, log
     assert f"goes on from the state of step {stopped_at}" in log
-    assert start(lives, *words).wait() == 0, (lives / "program.log").read_text()
+    assert start(attempts, *words).wait() == 0, (attempts / "program.log").read_text()
     whole = tmp_path / "whole" / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
     with safe_open(whole, "pt") as one, safe_open(run / "delivered" / whole.name, "pt") as other:
         names = list(one.keys())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tenner.engines.sd_scripts.resume import Life, checkpoint_name, keep_states, steps_per_epoch
+from tenner.engines.sd_scripts.resume import Attempt, checkpoint_name, keep_states, steps_per_epoch
 from tenner.kohya.options import Value
 
 
@@ -36,10 +36,10 @@ def sd_scripts(options: dict[str, Value], *, spe: int, kill_after: int | None) -
     every_epochs = int(str(options.get("save_every_n_epochs", 0)))
     global_step = 0
     for epoch in range(initial // spe, num_epochs):
-        for place in range(initial % spe if epoch == initial // spe else 0, spe):
+        for index in range(initial % spe if epoch == initial // spe else 0, spe):
             if initial + global_step >= max_steps:
                 break
-            done.places.append((epoch, place))
+            done.places.append((epoch, index))
             global_step += 1
             if every_steps and (initial + global_step) % every_steps == 0:
                 done.states[f"-step{global_step:08d}"] = global_step
@@ -66,49 +66,49 @@ def test_any_number_of_lives_is_one_run(
 ) -> None:
     saving: dict[str, Value] = {"save_every_n_epochs" if by_epoch else "save_every_n_steps": every}
     first_step, state, names = 0, None, set[str]()
-    kept: list[tuple[int, int]] = []
+    saved: list[tuple[int, int]] = []
     for kill in [*kills, None]:
-        life = Life(first_step=first_step, num_steps=num_steps, steps_per_epoch=spe)
-        options = {**saving, **life.options(state=state)}
+        attempt = Attempt(first_step=first_step, num_steps=num_steps, steps_per_epoch=spe)
+        options = {**saving, **attempt.options(state=state)}
         lived = sd_scripts(options, spe=spe, kill_after=kill)
         assert first_step + len(lived.places) <= num_steps
         reached = first_step
         for ending, shown in lived.states.items():
             number = ending.removeprefix("-")
             step = (
-                life.absolute_step(int(number.removeprefix("step")))
+                attempt.absolute_step(int(number.removeprefix("step")))
                 if number.startswith("step")
-                else life.step_at_epoch_end(int(number))
+                else attempt.step_at_epoch_end(int(number))
             )
             assert step == first_step + shown
             if step < num_steps:
-                name = checkpoint_name("lora", step=step, attempt=life, by_epoch=by_epoch)
+                name = checkpoint_name("lora", step=step, attempt=attempt, by_epoch=by_epoch)
                 assert name not in names
                 names.add(name)
                 reached = step
         if lived.final_saved:
             assert first_step + len(lived.places) == num_steps
-            kept += lived.places
+            saved += lived.places
             break
-        kept += lived.places[: reached - first_step]
+        saved += lived.places[: reached - first_step]
         first_step, state = reached, "/state" if reached else None
-    assert kept == [divmod(step, spe) for step in range(num_steps)]
+    assert saved == [divmod(step, spe) for step in range(num_steps)]
 
 
 def test_a_life_is_told_the_whole_run_and_where_it_goes_on() -> None:
-    life = Life(first_step=25, num_steps=30, steps_per_epoch=10)
-    assert life.options(state="/s") == {
+    attempt = Attempt(first_step=25, num_steps=30, steps_per_epoch=10)
+    assert attempt.options(state="/s") == {
         "max_train_steps": 30,
         "initial_step": 25,
         "resume": "/s",
     }
-    assert Life(num_steps=30, steps_per_epoch=10).options(state=None) == {"max_train_steps": 30}
-    assert life.step_at_epoch_end(2) == 20
-    assert Life(num_steps=25, steps_per_epoch=10).step_at_epoch_end(3) == 25
+    assert Attempt(num_steps=30, steps_per_epoch=10).options(state=None) == {"max_train_steps": 30}
+    assert attempt.step_at_epoch_end(2) == 20
+    assert Attempt(num_steps=25, steps_per_epoch=10).step_at_epoch_end(3) == 25
 
 
 @pytest.mark.parametrize(
-    ("buckets", "batch", "accumulation", "processes", "wanted"),
+    ("buckets", "batch", "accumulation", "processes", "expected"),
     [
         ([200], 2, 1, 1, 100),
         ([5, 5, 3], 4, 1, 1, 5),
@@ -118,7 +118,7 @@ def test_a_life_is_told_the_whole_run_and_where_it_goes_on() -> None:
     ],
 )
 def test_steps_of_an_epoch(
-    buckets: list[int], batch: int, accumulation: int, processes: int, wanted: int
+    buckets: list[int], batch: int, accumulation: int, processes: int, expected: int
 ) -> None:
     found = steps_per_epoch(
         buckets,
@@ -126,7 +126,7 @@ def test_steps_of_an_epoch(
         gradient_accumulation_steps=accumulation,
         num_processes=processes,
     )
-    assert found == wanted
+    assert found == expected
 
 
 def test_two_states_are_kept() -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tenner.engines.native.noise import NoiseSchedule
-from tenner.engines.sd_scripts.with_states import Batches, Life, saving
+from tenner.engines.sd_scripts.with_states import Attempt, Batches, saving
 
 
 @pytest.fixture
-def life() -> Iterator[Life]:
+def attempt() -> Iterator[Attempt]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield Life(300)
+    yield Attempt(300)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -37,9 +37,9 @@ class Loader:
         return iter(range(7))
 
 
-def batches_of(life: Life, accumulation: int) -> Batches:
+def batches_of(attempt: Attempt, accumulation: int) -> Batches:
     args = SimpleNamespace(gradient_accumulation_steps=accumulation, resume=None)
-    return Batches(life, args).of(Loader())
+    return Batches(attempt, args).of(Loader())
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def batches_of(life: Life, accumulation: int) -> Batches:
     ],
 )
 def test_every_step_is_the_mean_of_its_batches(
-    life: Life, accumulation: int, scales: list[float]
+    attempt: Attempt, accumulation: int, scales: list[float]
 ) -> None:
     """accelerate divides each loss by `accumulation`; the weights of a step then sum to one."""
-    batches = batches_of(life, accumulation)
+    batches = batches_of(attempt, accumulation)
     found = [batches.short_step_scale() for _ in batches]
     assert found == pytest.approx(scales)
     for first in range(0, 7, accumulation):
@@ -71,7 +71,7 @@ class Scheduler:
         self.all_snr = before / (1 - before)
 
 
-def test_snr_is_that_of_the_noise_that_is_trained_with(life: Life) -> None:
+def test_snr_is_that_of_the_noise_that_is_trained_with(attempt: Attempt) -> None:
     own = NoiseSchedule(_job(zero_terminal_snr=True), {})
     plain = NoiseSchedule(_job(zero_terminal_snr=False), {})
 
@@ -79,7 +79,7 @@ def test_snr_is_that_of_the_noise_that_is_trained_with(life: Life) -> None:
         def get_noise_scheduler(self, args: Any, device: Any) -> Scheduler:
             return Scheduler(own.alphas, plain.alphas)
 
-    trainer = saving(Trainer, life, batches_of(life, 1))
+    trainer = saving(Trainer, attempt, batches_of(attempt, 1))
     args = SimpleNamespace(zero_terminal_snr=True)
     found = trainer.get_noise_scheduler(args, torch.device("cpu"))
     for timestep in (0, 500, 900, 999):

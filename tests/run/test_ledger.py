@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import StandIn
 
-from tenner.runs.ledger import Finished, Ledger, AttemptRecord, SavedFile
+from tenner.runs.ledger import AttemptRecord, Finished, Ledger, SavedFile
 
 WORDS = ("--max_train_steps", "20", "--save_every_n_steps", "3")
 

@@ -43,7 +43,7 @@ def assume_base(settings: Settings, base: Base | None) -> Assumed:
     """The family and resolution to judge a dataset for, where the base may be elsewhere.
 
     A known name tells the family; else "xl" in the name, or a resolution of 1024 and more, means
-    SDXL, and anything else Stable Diffusion 1.x. Such a guess is said.
+    SDXL, and anything else Stable Diffusion 1.x. Such a guess is reported.
     """
     if base:
         side = base.resolution
@@ -95,7 +95,7 @@ def find_base(
     on_stage: Callable[[str, str], None],
     on_bytes: OnBytes | None,
 ) -> Base:
-    """The base model, on this machine or brought to it, of the family that was said.
+    """The base model, on this machine or brought to it, of the family that was given.
 
     Raises SettingsError.
     """

@@ -1,7 +1,7 @@
 """Which base weights a run trains on: found, of which family, and whole.
 
 Everything is read from small files and file headers: no weights are loaded and nothing of torch
-is imported, so that a wrong base is told in milliseconds. Families are read from the tensors
+is imported, so that a wrong base is reported in milliseconds. Families are read from the tensors
 themselves, never from a file's name.
 """
 

@@ -1,6 +1,6 @@
 """`tenner caption`: a first draft of each caption that is missing, beside the images.
 
-A file that a human wrote or edited is never touched unless told; a second start goes on where the
+A file that a human wrote or edited is never touched unless told; a second start resumes where the
 first one ended.
 """
 
@@ -36,7 +36,7 @@ OnDone = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRequest:
-    """What was asked for. `output`: another folder than the images' own. `trigger`: None takes
+    """What was requested. `output`: another folder than the images' own. `trigger`: None takes
     the concept part of a folder such as `10_sks dog`."""
 
     folder: Path

@@ -79,7 +79,8 @@ def run_check(
 
 
 def _problems(judged: Judged, machine: Machine, result: CheckResult) -> tuple[Problem, ...]:
-    """What is to be said of the settings, with what card and dataset decide where that is known."""
+    """What is to be reported of the settings, with what card and dataset decide where that is
+    known."""
     found = list(judged.problems)
     buckets = result.images_by_bucket()
     if buckets and not errors_in(found):

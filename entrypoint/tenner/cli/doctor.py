@@ -233,7 +233,7 @@ def _say(text: str) -> None:
 
 
 def _print(checks: Iterable[Check]) -> bool:
-    """Print each check as it comes. Gives whether this machine can train."""
+    """Print each check as it comes. Returns whether this machine can train."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

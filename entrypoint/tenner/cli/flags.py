@@ -26,7 +26,7 @@ def add_setting_flags(parser: argparse.ArgumentParser, *, explained: bool) -> No
 
 
 def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Flags among `words` that are no settings: options of sd-scripts, or slips.
+    """Flags among `words` that are no settings: options of sd-scripts, or typos.
 
     Slips are let in too, with whatever follows them: `settings` tells them together with all else
     that is wrong, and with the name that was meant.
@@ -43,7 +43,7 @@ def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> No
 
 
 def flag_values(parsed: argparse.Namespace, *, not_settings: Sequence[str]) -> dict[str, Any]:
-    """What was said by flags, by key, without the program's own arguments `not_settings`."""
+    """What was set by flags, by key, without the program's own arguments `not_settings`."""
     return {
         key: value
         for key, value in vars(parsed).items()

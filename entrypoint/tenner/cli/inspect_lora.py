@@ -1,7 +1,7 @@
 """`tenner inspect`: what a LoRA file is, on what it was trained, and whether it learnt anything.
 
 Needs nothing but the file. Norms are measured by a process that has numpy: this Python where it is
-installed, else the trainer's (TENNER_TRAINER_PYTHON); without either the rest is told.
+installed, else the trainer's (TENNER_TRAINER_PYTHON); without either the rest is reported.
 """
 
 import json

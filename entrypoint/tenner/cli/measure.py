@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 def concept_distance(drawn: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
     """Mean distance of each drawn picture to the real one at the same place in `real`.
 
-    Both are told the same background, so what differs is the concept. Raises ValueError where the
+    Both are given the same background, so what differs is the concept. Raises ValueError where the
     numbers of pictures differ or there are none.
     """
     if not drawn or len(drawn) != len(real):

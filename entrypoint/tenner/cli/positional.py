@@ -23,7 +23,7 @@ def is_dataset(word: str) -> bool:
     if os.path.isfile(path):  # noqa: PTH113
         return path.suffix.lower() not in SETTINGS_SUFFIXES and is_archive(path)
     if path.suffix.lower() in SETTINGS_SUFFIXES:
-        return False  # a settings file that is missing is said where settings are read
+        return False  # a settings file that is missing is reported where settings are read
     what = (
         msg("no archive") if word.lower().endswith(ARCHIVE_SUFFIXES) else msg("no folder or file")
     )

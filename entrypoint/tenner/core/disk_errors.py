@@ -1,4 +1,4 @@
-"""What it means that a disk takes no more: which errors say so, and how it is said.
+"""What it means that a disk takes no more: which errors say so, and how it is reported.
 
 Only the standard library is used here: the trainer's process imports this module.
 """
@@ -41,7 +41,7 @@ def cause_in_disk(error: BaseException) -> OSError | None:
 
 
 def disk_failure(error: BaseException, path: Path) -> Problem:
-    """How it is said: the file or folder, what the system says, and what is free there.
+    """How it is reported: the file or folder, what the system says, and what is free there.
 
     `path` is used where the error names no file.
     """

@@ -63,7 +63,7 @@ class EventLog:
             self._waiting.popleft()
 
     def put_before(self, earlier: bytes) -> None:
-        """Take in what earlier lives told on another machine, unless steps are here. Raises
+        """Take in what earlier attempts told on another machine, unless steps are here. Raises
         OSError."""
         here = self._path.read_bytes()
         if b'"event": "step"' in here:

@@ -2,7 +2,7 @@
 
 Only the standard library is used here: engines import this module in environments that hold
 nothing else of tenner's dependencies. Times are seconds, steps are optimizer steps counted from 1
-over all lives of a run, epochs count from 1.
+over all attempts of a run, epochs count from 1.
 """
 
 import json
@@ -104,7 +104,7 @@ class Checkpoint(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StateSaved(Event):
-    """All that is needed to go on from `step` was written, whole, at `path`."""
+    """All that is needed to resume from `step` was written, whole, at `path`."""
 
     event: ClassVar[str] = "state"
     path: str

@@ -24,7 +24,7 @@ _FILE_URL = re.compile(r"\bfile://(?=[/~])")
 
 @dataclass(frozen=True, kw_only=True)
 class LocalPaths:
-    """`inside` are folders whose files are told relative to them, such as the run's directory."""
+    """`inside` are folders whose files are named relative to them, such as the run's directory."""
 
     inside: Sequence[Path] = ()
 

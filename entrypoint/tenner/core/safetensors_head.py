@@ -1,8 +1,8 @@
 """The head of a safetensors file, and what a file is that has none.
 
-Only the beginning is read: a wrong, cut or foreign file is told in milliseconds, whatever its size.
-Every program part that opens a safetensors file reads its head here, so that a file which somebody
-made to harm ends in a sentence.
+Only the beginning is read: a wrong, cut or foreign file is reported in milliseconds, whatever its
+size. Every program part that opens a safetensors file reads its head here, so that a file which
+somebody made to harm ends in a sentence.
 """
 
 import math

@@ -51,7 +51,7 @@ def folder_prefix(purpose: str) -> str:
 
 
 def remove_abandoned_folders() -> list[Path]:
-    """Remove what processes that are gone left in the system's temporary folder. Gives what it
+    """Remove what processes that are gone left in the system's temporary folder. Returns what it
     removed."""
     folder = Path(tempfile.gettempdir())
     return [*_remove(_FOLDER, folder.glob("tenner-*")), *remove_abandoned_parts(folder)]
@@ -59,14 +59,14 @@ def remove_abandoned_folders() -> list[Path]:
 
 def remove_abandoned_parts(*folders: Path, inside: Iterable[Path] = ()) -> list[Path]:
     """Remove the parts that lie in `folders`, and at any depth `inside` others, where their
-    process is gone. Gives those that it removed."""
+    process is gone. Returns those that it removed."""
     found = [path for folder in folders for path in _listed(folder)]
     return _remove(_PART, [*found, *_at_any_depth(inside)])
 
 
 def remove_every_part(*inside: Path) -> list[Path]:
     """Remove all parts at any depth of folders that are this run's alone, but those of processes
-    that live: when nothing will take up a download any more. Gives those that it removed."""
+    that live: when nothing will take up a download any more. Returns those that it removed."""
     found = _at_any_depth(inside)
     return [*_remove(_PART, found), *_remove(_UNOWNED, [p for p in found if not _is_owned(p)])]
 
@@ -134,7 +134,7 @@ def _machine() -> str:
 
 
 def _start_of(process: int) -> int:
-    """When a process started, by the kernel's clock; 0 where it cannot be told, -1 where there is
+    """When a process started, by the kernel's clock; 0 where it cannot be read, -1 where there is
     no such process."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")

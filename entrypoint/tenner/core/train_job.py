@@ -69,7 +69,7 @@ class TrainJob:
     # The data
     items: tuple[TrainItem, ...]
     validation_items: tuple[TrainItem, ...] = ()
-    """Pictures that are not trained on: the loss on them is told after epochs."""
+    """Pictures that are not trained on: the loss on them is reported after epochs."""
     validate_every_n_epochs: int = 1
     resolution: tuple[int, int] = (512, 512)
     cache_dir: str | None = None
@@ -103,7 +103,7 @@ class TrainJob:
     save_state_every_minutes: float | None = None
     keep_states: int = 2
     resume: str | None = None
-    """A state folder to go on from, exactly."""
+    """A state folder to resume from, exactly."""
     stop_file: str | None = None
     """When this file appears, the epoch is finished, weights and state are saved, and the process
     ends."""

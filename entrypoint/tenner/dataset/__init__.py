@@ -1,6 +1,6 @@
 """The dataset: listed, read, judged and cleaned before anything is trained on it.
 
-Its names are found when they are asked for: the decoding processes need none of them, and start in
+Its names are found when they are requested: the decoding processes need none of them, and start in
 half the time.
 """
 

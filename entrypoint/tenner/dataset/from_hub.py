@@ -1,6 +1,6 @@
 """A dataset on the Hugging Face Hub: `hf://datasets/user/name`, or one revision of it, `…@tag`.
 
-Its listing is asked for first: how much it is, and which commit. Every file then comes from that
+Its listing is requested first: how much it is, and which commit. Every file then comes from that
 commit, so that a push in between cannot mix two. Without the network, what is here is taken.
 """
 

@@ -1,7 +1,7 @@
 """A dataset in a bucket: a prefix, or one archive, of AWS or any server that speaks S3.
 
 Kept as a mirror: objects that are here in the same version are not fetched again, objects that are
-gone there are removed here, and a cut object is gone on with.
+gone there are removed here, and a cut object is resumed.
 """
 
 import hashlib

@@ -150,7 +150,7 @@ def _without_trigger(trigger: str, texts: Mapping[str, str], without: Sequence[s
 
 
 def _near_miss(text: str, trigger: str) -> str:
-    """The words in `text` that are the trigger but for case, accents, underscores or one slip."""
+    """The words in `text` that are the trigger but for case, accents, underscores or one typo."""
     words = text.split()
     length = len(trigger.split())
     target = _folded(trigger)

@@ -1,4 +1,4 @@
-"""What the dataset room is asked for: plain values, whoever parsed them."""
+"""What the dataset package is asked for: plain values, whoever parsed them."""
 
 from dataclasses import dataclass
 from pathlib import Path

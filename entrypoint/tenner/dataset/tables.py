@@ -114,7 +114,7 @@ def _suffix(picture: bytes) -> str:
         return ".avif"
     if picture[4:8] == b"ftyp":
         return ".heic"
-    # What is none of these is told as damaged when it is decoded.
+    # What is none of these is reported as damaged when it is decoded.
     return next((suffix for start, suffix in _KINDS if picture.startswith(start)), ".jpg")
 
 

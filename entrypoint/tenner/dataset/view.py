@@ -2,7 +2,7 @@
 
 kohya's tools read `training_data/10_cat/…` as ten repeats of the concept "cat" and pass over
 everything else in silence; a trainer that finds nothing then ends with exit code 0. Here the same
-convention is read, plain folders too, obvious slips are mended and said, and what could mean two
+convention is read, plain folders too, obvious typos are mended and said, and what could mean two
 things is an error that names the folder. Pure: from a list of files to a `View`.
 """
 

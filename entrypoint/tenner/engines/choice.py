@@ -34,12 +34,12 @@ class ChosenEngine:
 def choose_engine(
     settings: Settings, environ: Mapping[str, str], *, tiny: bool = False, other_noise: str = ""
 ) -> ChosenEngine:
-    """The engine that was asked for, or the best that is here.
+    """The engine that was requested, or the best that is here.
 
     sd-scripts has SD's sizes written into it, so the tiny base is always trained by our own; so is
     a base whose noise schedule is not Stable Diffusion's, described in `other_noise`.
     Raises MachineError where the engine, or any at all, is not installed, SettingsError where the
-    engine that was asked for cannot train this base.
+    engine that was requested cannot train this base.
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
     requested = settings.engine
@@ -67,7 +67,7 @@ def possible_engine(
     settings: Settings, *, tiny: bool, other_noise: str
 ) -> tuple[EngineName | None, str]:
     """The engine that settings and base leave, with the reason; None where it depends on what is
-    installed. Raises SettingsError where the engine that was asked for cannot train this base."""
+    installed. Raises SettingsError where the engine that was requested cannot train this base."""
     requested = settings.engine
     if tiny and requested == "sd-scripts":
         text = msg(

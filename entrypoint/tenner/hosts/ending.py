@@ -23,7 +23,7 @@ COMMAND_TRIES = 3
 
 
 def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
-    """What keeps the end action that was asked for from working; found before money is spent."""
+    """What keeps the end action that was requested from working; found before money is spent."""
     if settings.end_action == "none" or settings.end_command:
         return ()
     if host is None:
@@ -75,7 +75,7 @@ def end_host(
     limit_seconds: float = LIMIT_SECONDS,
     say: Callable[[str], None],
 ) -> Problem | None:
-    """Do what is asked for at the end of a delivered run. Gives the problem where it failed."""
+    """Do what is requested at the end of a delivered run. Returns the problem where it failed."""
     action = settings.end_action
     if settings.end_command:
         return _run_command(settings.end_command, environ, limit_seconds, say)

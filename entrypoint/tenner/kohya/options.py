@@ -1,7 +1,7 @@
-"""What sd-scripts can be told: every option of its two trainers, and which of them are tenner's.
+"""What sd-scripts can be given: every option of its two trainers, and which of them are tenner's.
 
 `options.json` holds the options of `train_network.py` and `sdxl_train_network.py` (a superset) at
-one commit. Its own `--config_file` passes typing slips, wrong types and bad choices in silence,
+one commit. Its own `--config_file` passes typing errors, wrong types and bad choices in silence,
 so values are checked here and then handed over as arguments.
 """
 

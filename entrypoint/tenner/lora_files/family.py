@@ -28,7 +28,7 @@ def family_of(
     modules: Sequence[LoraModule], metadata: Mapping[str, str]
 ) -> tuple[Family | None, str, str]:
     """(family, what told it, architecture). Shapes tell more surely than names, these more surely
-    than the metadata; a small model of nobody's widths is told by its metadata alone."""
+    than the metadata; a small model of nobody's widths is recognised by its metadata alone."""
     if any(each.part == "transformer" for each in modules):
         paths = [each.path for each in modules if each.part == "transformer"]
         for pattern, name in _FOREIGN:

@@ -79,7 +79,7 @@ def _nothing_learnt(parts: tuple[PartMeasure, ...], training: Training) -> Probl
 
 def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
     if training.rates.get(part.part) == 0:
-        return []  # as was asked for
+        return []  # as was requested
     name = PART_NAMES[part.part]
     cause, fix = likely_cause(part, training)
     level: Level = "error" if part.part == "unet" else "warning"

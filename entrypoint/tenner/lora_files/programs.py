@@ -49,7 +49,7 @@ class ReadBy:
 
 
 def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
-    """Each program, and what it does not know of the file. tenner goes on from what sd-scripts
+    """Each program, and what it does not know of the file. tenner resumes from what sd-scripts
     reads, for the families that it trains."""
     found = [ReadBy(program=each.name, why_not=_why_not(each, file)) for each in PROGRAMS]
     mine = found[-1].why_not

@@ -14,7 +14,7 @@ from tenner.lora_files.modules import LoraModule
 from tenner.lora_files.numbers import Array
 
 Read = Callable[[LoraModule, str], Array]
-"""Gives a module's tensor by its role, in fp64."""
+"""Returns a module's tensor by its role, in fp64."""
 
 
 @dataclass(frozen=True, kw_only=True)

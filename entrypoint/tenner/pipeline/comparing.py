@@ -103,7 +103,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The offers, and what is to be said of the job on any of the cards."""
+    """The offers, and what is to be reported of the job on any of the cards."""
 
     offers: tuple[Offer, ...]
     notices: tuple[Problem, ...]

@@ -127,7 +127,7 @@ class EarlySampler:
         return tuple(each for each in epochs_set if each < self.plan.length.num_epochs)
 
     def hear(self, event: Event) -> None:
-        """Take note of a checkpoint that was asked for."""
+        """Take note of a checkpoint that was requested."""
         if not isinstance(event, Checkpoint) or event.final or event.epoch not in self.epochs:
             return
         if Path(event.path).name == self._weights(event.epoch).name:
@@ -142,7 +142,7 @@ class EarlySampler:
                 self._draw_epoch(epoch, "cuda" if self.plan.device == "cuda" else "cpu")
 
     def _work(self) -> None:
-        for epoch in self.epochs:  # drawn by an earlier life of the run
+        for epoch in self.epochs:  # drawn by an earlier attempt of the run
             self._show(epoch)
         while (epoch := self._due.get()) is not None and not self._leaving.left:
             where = where_to_draw(self.plan, self.room())

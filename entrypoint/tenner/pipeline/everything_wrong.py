@@ -1,7 +1,7 @@
 """All that stands in a run's way, told at once: what the other checks would have said too.
 
 A check that ends a run ends it before the checks behind it, and a start on a rented machine costs
-money. So before the error is told, whatever can be judged without it, without the network's
+money. So before the error is reported, whatever can be judged without it, without the network's
 gigabytes and within seconds, is looked at as well.
 """
 

@@ -33,8 +33,8 @@ def engine_for(
 ) -> Engine:
     """The engine that trains `plan`, its processes started as the session starts them.
 
-    What a lighter one gives up is noted for later lives. Where it trains another network, nothing
-    of before may be gone on from, here or (`forget`) at a destination.
+    What a lighter one gives up is noted for later attempts. Where it trains another network,
+    nothing of before may be resumed from, here or (`forget`) at a destination.
     """
     settings = prepared.settings
 
@@ -51,7 +51,8 @@ def engine_for(
         if rung is None:
             return None
         changed = with_options(plan, rung.changed, prepared.dataset)
-        if not rung.keeps_states:  # before it is noted: a life that knows of it meets no old state
+        # before it is noted: an attempt that knows of it meets no old state
+        if not rung.keeps_states:
             _leave_behind(run_dir, book, plan.output_name)
             forget()
         book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))

@@ -65,7 +65,7 @@ def with_measured_prediction(
 ) -> Prepared:
     """The run with its base's prediction measured, where it was only assumed and a card is there.
 
-    What was measured is kept in `note`, for later lives of the run: they train the same.
+    What was measured is kept in `note`, for later attempts of the run: they train the same.
     """
     base = prepared.base
     if base.prediction_from or base.family != "sdxl" or prepared.plan.device != "cuda":

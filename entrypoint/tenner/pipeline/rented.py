@@ -40,7 +40,7 @@ class Rented:
         return self.known
 
     def end(self) -> None:
-        """End the machine as asked for. That it goes on costing is said loudly."""
+        """End the machine as requested. That it goes on costing is reported loudly."""
         self.news.flush()
         problem = end_host(
             self.settings,

@@ -119,7 +119,7 @@ def early_sampler(
     page: LivePage,
     uploader: Uploader,
 ) -> EarlySampler:
-    """Looks at the epochs that were asked for, and shows and sends what was drawn at once."""
+    """Looks at the epochs that were requested, and shows and sends what was drawn at once."""
     settings, trigger = prepared.settings, prepared.dataset.trigger
     prompts = sample_prompts(settings, own_captions(prepared), trigger)
 

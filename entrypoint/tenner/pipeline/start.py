@@ -37,7 +37,7 @@ def own_engine(
     latents: Path | None = None,
     cpus: int,
 ) -> Engine:
-    """The built-in trainer for this plan. Each life's job is written to the run's `job.json`.
+    """The built-in trainer for this plan. Each attempt's job is written to the run's `job.json`.
 
     `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none; `latents` one
     where encoded pictures are kept, for other runs too.

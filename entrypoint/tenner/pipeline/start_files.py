@@ -37,7 +37,7 @@ _MOST_SHOWN = 4
 def with_start_files(
     request: Request, base: Base | None, engine: EngineName | None = None
 ) -> Request:
-    """The request with rank and alpha of the LoRA that it starts from, and what is to be said.
+    """The request with rank and alpha of the LoRA that it starts from, and what is to be reported.
 
     Idempotent. Raises SettingsError with all that is wrong with the files. Without `base` or
     `engine` what hangs on them is left for later.
@@ -70,7 +70,7 @@ def _of_weights(problem: Problem) -> Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """Settings that the LoRA decides, and what is to be said of it."""
+    """Settings that the LoRA decides, and what is to be reported of it."""
 
     decided: dict[str, Any]
     problems: Sequence[Problem]
@@ -104,7 +104,7 @@ def _start_from(
 
 
 def _wrong_kind(lora: LoraFile) -> list[Problem]:
-    """A LoRA whose names or kind the trainers do not go on from."""
+    """A LoRA whose names or kind the trainers do not resume from."""
     other = [kind for kind in lora.kinds if kind != "lora"]
     if other:
         text = msg(

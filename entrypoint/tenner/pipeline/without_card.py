@@ -57,7 +57,8 @@ class Judged:
 def judge_without_card(
     request: Request, environ: Mapping[str, str], *, machine: Machine | None
 ) -> Judged:
-    """All that can be said before the dataset is read. Raises nothing that is wrong with the job.
+    """All that can be reported before the dataset is read. Raises nothing that is wrong with the
+    job.
 
     `machine` is this one, where its trainer and packages are the run's; None where another machine
     will train.
@@ -183,7 +184,7 @@ def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground
 
 def likely_ground(judged: Judged, machine: Machine, buckets: Mapping[Size, int]) -> Ground:
     """What `train` would stand on here; on a machine without a card the largest that is known, so
-    that only what no card mends is said."""
+    that only what no card mends is reported."""
     settings = judged.request.settings
     largest = max(cards(), key=lambda each: (each.capability >= (8, 0), each.nameplate_gb))
     ground = ground_of(judged, largest, buckets)

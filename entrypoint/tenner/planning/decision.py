@@ -26,7 +26,7 @@ _FEWEST_IMAGES = 20  # what the guide wants for the simplest concept
 
 
 def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
-    """The card, or the CPU where that was asked for or the base is tiny.
+    """The card, or the CPU where that was requested or the base is tiny.
 
     Raises MachineError where a card is needed and cannot be used: never a silent CPU run.
     """

@@ -12,7 +12,7 @@ def kept_tags(
     settings: Settings, images: Sequence[ImageItem], trigger: str
 ) -> tuple[int, tuple[Problem, ...]]:
     """`keep_tokens`, raised so far that a trigger which `add_trigger` put first stays first, and
-    what is to be said of it. `trigger` is the dataset's."""
+    what is to be reported of it. `trigger` is the dataset's."""
     trigger = trigger if settings.add_trigger else ""
     moves = settings.shuffle_caption or settings.caption_tag_dropout_rate > 0
     if not trigger or not (moves or settings.engine_options.get("token_warmup_step")):

@@ -120,7 +120,7 @@ def plan_run(
 def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem, ...]]:
     """The guide's 100 steps, and never more than a tenth of the run unless the user said so.
 
-    A warm-up that would leave no step at the full rate is shortened to a tenth, which is said.
+    A warm-up that would leave no step at the full rate is shortened to a tenth, which is reported.
     """
     expected, tenth = settings.lr_warmup_steps, length.num_steps // 10
     if expected is None:

@@ -149,7 +149,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
 
 def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
     """The CPU computes in float32 whatever a file says that was written for a card; weights in
-    bf16, which are said with a word of their own, are taken seriously there too."""
+    bf16, which are named by a word of their own, are taken seriously there too."""
     requested = settings.mixed_precision
     if ground.device == "cuda":
         return choose_precision(requested, capability=ground.capability, gpu_name=ground.card.name)
@@ -226,7 +226,7 @@ def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Prob
 def choose_attention(
     settings: Settings, ground: Ground
 ) -> tuple[Literal["xformers", "sdpa"], str, Problem | None]:
-    """torch's own attention unless xformers is asked for and works."""
+    """torch's own attention unless xformers is requested and works."""
     requested = settings.attention
     if requested != "xformers":
         return (

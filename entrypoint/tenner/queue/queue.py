@@ -1,6 +1,6 @@
 """One job after another: each a whole run, whatever became of the one before it.
 
-A start goes on where the last one was: delivered jobs are left alone, cut ones resume, failed ones
+A start resumes where the last one was: delivered jobs are left alone, cut ones resume, failed ones
 are tried again. What was spent by earlier starts counts.
 """
 
@@ -95,7 +95,7 @@ class Queue:
         write_summary(self.batch.folder / "batch.html", self.batch.name, listed)
 
     def waiting(self) -> list[Request]:
-        """The jobs to run, in the order asked for."""
+        """The jobs to run, in the order requested."""
         jobs = [job for job in self.batch.jobs if self.record(job).state == "waiting"]
         if self.batch.options.shortest_first:
             jobs.sort(

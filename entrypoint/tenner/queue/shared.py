@@ -65,7 +65,7 @@ class SharedPreparation:
     _found: dict[tuple[str, str], Prepared] = field(default_factory=dict[tuple[str, str], Prepared])
 
     def prepare_early(self, request: Request, on_image: OnImage) -> Prepared:
-        """Everything about a job that can be told before it runs. Raises TennerError."""
+        """All checks of a job before it runs. Raises TennerError."""
         return self.prepare(request, self.environ, Path(), progress=Progress(on_image=on_image))
 
     def prepare(

@@ -1,4 +1,4 @@
-"""What the page is told: plain values, gathered by the pipeline. Nothing here reads a file.
+"""What the page is given: plain values, gathered by the pipeline. Nothing here reads a file.
 
 Texts from captions, prompts and file names are taken as they are; the page escapes them.
 """

@@ -1,4 +1,4 @@
-"""What happened in a run so far, kept up to date event by event, over all its lives.
+"""What happened in a run so far, kept up to date event by event, over all its attempts.
 
 Reading a long run's whole log for every page would cost more with every step; here an event costs
 next to nothing, and a page is made from what is kept.

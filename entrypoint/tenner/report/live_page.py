@@ -57,7 +57,7 @@ class LivePage:
     emit: Callable[[Event], None]
     budget: Budget
     started: float = field(default_factory=time.monotonic)
-    """When this life of the run began, by `now`."""
+    """When this attempt of the run began, by `now`."""
     send: Callable[[Path, int], None] | None = None
     """Takes a copy of the page every `SEND_SECONDS`, with the step that it shows, for whoever
     watches the run at its destination."""
@@ -179,7 +179,7 @@ class LivePage:
         return replace(facts, notices=problems, cost=self._cost())
 
     def _cost(self) -> CostFacts | None:
-        """Dollars over all lives: by the price of this machine, else the price book's for the
+        """Dollars over all attempts: by the price of this machine, else the price book's for the
         card, which is an estimate and said to be one."""
         price, source, spent = self.budget.price_per_hour, "", self.budget.spent_usd
         if price is None:

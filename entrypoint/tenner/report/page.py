@@ -88,7 +88,8 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
 def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice, int]]]:
     """What went wrong, the warnings and the notes, each group that there is, in this order.
 
-    Notices that differ in numbers alone are told once, by the last of them, with how many they are.
+    Notices that differ in numbers alone are reported once, by the last of them, with how many they
+    are.
     """
     groups: dict[Level, list[tuple[Notice, int]]] = {}
     for level in LEVELS:

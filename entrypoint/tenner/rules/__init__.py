@@ -2,7 +2,7 @@
 
 Ranges and types of single settings stand in `tenner.settings`; here stands what cannot be had
 together, has no effect, or is not known to a trainer. A rule is data (`rule.Rule`): when it holds,
-for which trainers, what is said, what mends it, and what must be known before it can be judged.
+for which trainers, what is reported, what mends it, and what must be known before it can be judged.
 
 To add one, put a `Rule` into the list of its topic (`network`, `captions`, `images`, `noise`,
 `length`, `optimizer`, `sampling`, `run`), and a line into `CASES` in `tests/rules/test_rules.py`,

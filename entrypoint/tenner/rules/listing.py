@@ -1,4 +1,4 @@
-"""All rules, in the order in which they are told."""
+"""All rules, in the order in which they are reported."""
 
 from tenner.core.errors import Problem
 from tenner.rules import captions, images, length, network, noise, optimizer, run, sampling

@@ -22,7 +22,7 @@ def applies(view: View, trainers: tuple[Trainer, ...], needs: Needs) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A combination of options: when it is there, what is said, what mends it."""
+    """A combination of options: when it is there, what is reported, what mends it."""
 
     when: Callable[[View], bool]
     text: Text

@@ -1,4 +1,5 @@
-"""One life of a run: what it goes on from, what it sends away while it trains, and how it ends."""
+"""One attempt of a run: what it resumes from, what it sends away while it trains, and how it
+ends."""
 
 import shutil
 import time
@@ -119,7 +120,8 @@ class Attempt:
         return delivery_seconds(newest + state + waiting, self.uploader.bytes_per_second)
 
     def has_time_to_draw(self) -> bool:
-        """Whether the budget and the grace time leave anything for pictures; it is said if not."""
+        """Whether the budget and the grace time leave anything for pictures; it is reported if
+        not."""
         left = self.budget.seconds
         used = time.monotonic() - self.context.started
         if self.context.stop.signal is not None:
@@ -144,7 +146,7 @@ class Attempt:
 
     def hand_over(self, error: TennerError) -> TennerError:
         """After a training that did not reach its end: bring out what there is, the newest first,
-        and say where it is. Gives the error to end with."""
+        and say where it is. Returns the error to end with."""
         give_back(self.run_dir)
         self.recorder.note(ending=type(error).__name__)
         seconds = HAND_OVER_SECONDS
@@ -208,7 +210,7 @@ class Attempt:
                 self.context.emit(Warned(text=text, fix=fix))
 
     def is_delivered(self) -> bool:
-        """Whether every destination that was asked for still holds this run's complete set."""
+        """Whether every destination that was requested still holds this run's complete set."""
         ledger = self.book.now
         required = {str(each) for each in self.destinations}
         if ledger.finished is None or not required <= set(ledger.delivered_to):
@@ -235,7 +237,7 @@ class Attempt:
         return any(not can_be_read(remote) for remote in known)
 
     def _send_what_is_here(self) -> None:
-        """What an earlier life saved and could not send: what is there already is not sent."""
+        """What an earlier attempt saved and could not send: what is there already is not sent."""
         ledger = self.book.now
         for file in ledger.checkpoints:
             path = self.run_dir.checkpoints / file.name
@@ -344,7 +346,7 @@ def begin_attempt(
 
 
 def can_be_read(remote: RemoteRun) -> bool:
-    """Whether what is sent there can be gone on with; taken for so where no answer comes."""
+    """Whether what is sent there can be resumed from; taken for so where no answer comes."""
     try:
         return remote.permissions(limit_seconds=_READ_SECONDS).reads
     except DeliveryError:
@@ -352,7 +354,7 @@ def can_be_read(remote: RemoteRun) -> bool:
 
 
 def is_inside(destination: Destination, run_dir: RunDir) -> bool:
-    """Whether a destination is a folder of the run's own directory: no place to go on from."""
+    """Whether a destination is a folder of the run's own directory: nothing to resume from."""
     inside = str(run_dir.path.absolute()) + "/"
     return destination.kind == "folder" and f"{destination.root}/".startswith(inside)
 
@@ -363,7 +365,7 @@ def spent(attempt: Attempt) -> str:
 
 
 def trained_before(finished: Finished | None, run_dir: RunDir) -> Trained | None:
-    """The training that an earlier life finished, where its weights are still here and good."""
+    """The training that an earlier attempt finished, where its weights are still here and good."""
     if finished is None:
         return None
     found = inspect_weights(run_dir.checkpoints / finished.file.name)

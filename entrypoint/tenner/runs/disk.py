@@ -180,7 +180,7 @@ def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Pr
 
 
 def _delivered_bytes(root: Path, name: str) -> int:
-    """What an earlier life of the run `name` brought to a folder."""
+    """What an earlier attempt of the run `name` brought to a folder."""
     found = [root / f"{name}.safetensors", *root.glob(f"checkpoints/{name}-*.safetensors")]
     return _num_bytes([*found, *(root / ROOM / name).rglob("*")])
 

@@ -1,4 +1,4 @@
-"""A run that is asked to be longer than it was: it goes on from its last state.
+"""A run that is asked to be longer than it was: it resumes from its last state.
 
 Only the length may differ. The images of a step, the warm-up and all that shapes the weights stay
 as the run was begun; the learning rate follows its schedule over the new length.
@@ -24,7 +24,7 @@ LENGTH = frozenset(("max_train_epochs", "max_train_steps"))
 
 
 def longer(plan: Plan, ledger: Ledger, settings: Settings) -> int | None:
-    """The steps of the longer run that is asked for; None where it is not longer.
+    """The steps of the longer run that is requested; None where it is not longer.
 
     `plan` has the epochs of the run as it was begun, `ledger` its length.
     """
@@ -59,7 +59,7 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
 
 def keep_delivered(ledger: Ledger, run_dir: RunDir) -> int:
     """Keep the result of the shorter run under the name of its step, and forget that it was asked
-    to end. Gives the step of the state to go on from.
+    to end. Returns the step of the state to resume from.
 
     Raises SettingsError where there is none, OSError.
     """
@@ -100,7 +100,7 @@ def _name_at_step(ledger: Ledger) -> str:
 
 
 def extension_text(ledger: Ledger, plan: Plan) -> str:
-    """What is said of an extension: its lengths, and what becomes of the schedule."""
+    """What is reported of an extension: its lengths, and what becomes of the schedule."""
     before, now = ledger.decided["max_train_steps"], plan.length.num_steps
     at = ledger.finished.file.step if ledger.finished else ledger.state_step
     text = msg(

@@ -1,6 +1,6 @@
 """Whether a run is this very job: what shapes the weights, noted and compared.
 
-A second start goes on where the first one was. If the settings or the dataset changed meanwhile,
+A second start resumes where the first one was. If the settings or the dataset changed meanwhile,
 going on would mix two jobs, so the difference is shown instead. What only depends on the card
 (micro-batch, checkpointing, precision, attention) is no part of it: another card goes on too.
 """
@@ -29,7 +29,7 @@ OF_THE_CARD = frozenset(
         "train_batch_size",
     )
 )
-"""Options that may differ from life to life."""
+"""Options that may differ from attempt to attempt."""
 
 
 _FILES = ("network_weights", "vae")

@@ -1,7 +1,7 @@
 """What a run has done over all its attempts: `ledger.json`, in its directory and at destinations.
 
 Steps are absolute: optimizer steps of the whole run. The ledger says which job the run is, so that
-a start on the same or on an empty machine goes on with it and never with another one.
+a start on the same or on an empty machine resumes it and never with another one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Keeps what an engine saves: judged, written into the ledger, and handed to the courier."""
+"""Keeps what an engine saves: judged, written into the ledger, and handed to the uploader."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states, step_of
 
 NOTE_EVERY_SECONDS = 60.0
-"""A life that is killed is charged to the last note of it."""
+"""An attempt that is killed is charged to the last note of it."""
 
 
 @dataclass(kw_only=True)
 class SaveRecorder:
-    """A guard that hears of files. `cost_usd` prices a life's seconds, None where unknown."""
+    """A guard that hears of files. `cost_usd` prices an attempt's seconds, None where unknown."""
 
     run_dir: RunDir
     book: LedgerBook
@@ -48,7 +48,7 @@ class SaveRecorder:
         return None
 
     def note(self, ending: str = "") -> Verdict | None:
-        """Write down what this life has cost until now."""
+        """Write down what this attempt has cost until now."""
         self._noted_at = self.now()
         seconds = round(self.now() - self.started, 1)
         changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
@@ -113,7 +113,7 @@ class SaveRecorder:
         return verdict
 
     def _put_bad_states_aside(self) -> None:
-        """What was saved after the last good weights would only go on with the bad ones."""
+        """What was saved after the last good weights would only resume the bad ones."""
         good = max((file.step for file in self.book.now.checkpoints), default=0)
         for state in states(self.run_dir):
             step = step_of(state)
@@ -121,7 +121,7 @@ class SaveRecorder:
                 state.rename(state.with_name(f"not-finite-{step:08d}"))
 
     def _change(self, how: Callable[[Ledger], Ledger]) -> Verdict | None:
-        """A ledger that cannot be written is said once; the training is worth more."""
+        """A ledger that cannot be written is reported once; the training is worth more."""
         try:
             self.book.change(how)
         except OSError as error:

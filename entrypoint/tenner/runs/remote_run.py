@@ -1,4 +1,4 @@
-"""What of a run lies at a destination while it trains, so that another machine can go on with it.
+"""What of a run lies at a destination while it trains, so that another machine can resume it.
 
 Checkpoints go where the delivery will put them, so that it need not send them again. Everything
 else lies in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
@@ -92,8 +92,8 @@ class RemoteRun:
         """Send a shipment and verify it; nothing is sent where the same content lies there.
 
         The mark of its state comes last, and older states are removed after it, or all in one act.
-        A state that was sent in part goes on. Gives the state as it lies there; None where none was
-        given, or what is there could not be read back.
+        A state that was sent in part goes on. Returns the state as it lies there; None where none
+        was given, or what is there could not be read back.
         """
         if shipment.keep_states is not None and shipment.keep_states < 0:
             raise ValueError(f"keep_states = {shipment.keep_states}")
@@ -116,7 +116,7 @@ class RemoteRun:
                     return None
                 states = self._states(store, deadline)
                 if not states.permissions().reads:
-                    return None  # nobody could go on from it with these keys
+                    return None  # nobody could resume from it with these keys
                 coming = self._put_state(store, states, packed, deadline) if packed else None
                 if num_kept is not None:
                     states.remove_older(num_kept, coming)
@@ -183,7 +183,7 @@ class RemoteRun:
             for entry in state.files:
                 name = states.entry_name(state, entry)
                 _fetch_verified(store, name, entry, part / entry.name, deadline)
-            deadline.check()  # nothing appears after the caller was told that it did not come
+            deadline.check()  # nothing appears after the caller was reported that it did not come
             part.replace(into)
             sync_directory(into.parent)
 

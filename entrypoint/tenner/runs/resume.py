@@ -79,7 +79,7 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
 def with_earlier_decisions(
     plan: Plan, ledger: Ledger, settings: Settings, dataset: Dataset
 ) -> Plan:
-    """The plan for this machine's card, with what an earlier life decided for the whole run.
+    """The plan for this machine's card, with what an earlier attempt decided for the whole run.
 
     The images of a step stay the same on every card, by accumulation, and so does the length.
     A batch that the user fixed is the user's word.
@@ -115,7 +115,7 @@ def with_options(plan: Plan, changed: Mapping[str, Value], dataset: Dataset) -> 
 
 
 def decisions(plan: Plan) -> dict[str, int]:
-    """What the first life decides for all."""
+    """What the first attempt decides for all."""
     return {
         "images_per_step": images_per_step(plan),
         "max_train_steps": plan.length.num_steps,
@@ -133,8 +133,8 @@ def take_up(
 ) -> tuple[Prepared, Ledger]:
     """Go on with this run, wherever it was left, or begin it.
 
-    Gives the plan as earlier lives decided it and the ledger so far; `take_events` is handed what
-    they told. Raises SettingsError where
+    Gives the plan as earlier attempts decided it and the ledger so far; `take_events` is handed
+    what they told. Raises SettingsError where
     the run that is there is another job, DeliveryError where its state cannot be brought.
     """
     here, found = ledger_of(run_dir), look(remotes, say)
@@ -172,7 +172,7 @@ def take_up(
 
 
 def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, Value]:
-    """What a run that is gone on with keeps of its length, or is given where it is extended."""
+    """What a run that is resumed keeps of its length, or is given where it is extended."""
     warmup = plan.options.lr_warmup_steps
     decided: dict[str, Value] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", warmup)}
     num_steps = longer(plan, ledger, settings)
@@ -201,7 +201,7 @@ def network_of(ledger: Ledger) -> dict[str, Value]:
 def bring_back(
     found: Found, run_dir: RunDir, say: Say, take_events: Callable[[bytes], None]
 ) -> Ledger:
-    """Bring what a destination holds and this directory lacks. Gives the ledger to go on with.
+    """Bring what a destination holds and this directory lacks. Returns the ledger to resume.
 
     Raises DeliveryError where the state cannot be brought.
     """
@@ -218,7 +218,7 @@ def bring_back(
 
 
 def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
-    """Earlier weights, for the samples and the manifest. One that does not come is said."""
+    """Earlier weights, for the samples and the manifest. One that does not come is reported."""
     finished = found.ledger.finished
     files = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
     files += [(finished.file.name, finished.file)] if finished else []

@@ -26,7 +26,7 @@ _DISTINCT_PROMPTS = 2
 class Prompt:
     """A prompt as the trigger is meant to be used in it, and the same without the trigger.
 
-    `plain` is what the prompt says when the concept is not asked for; it is made by taking the
+    `plain` is what the prompt says when the concept is not requested; it is made by taking the
     trigger out where the user did not say it.
     """
 
@@ -196,7 +196,7 @@ def position_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterab
 
 
 def negative_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
-    """The concept asked for, and asked away, at the usual strength."""
+    """The concept requested, and asked away, at the usual strength."""
     away = join_words((trigger, prompt.negative))
     columns = (
         ("in the prompt", prompt.text, prompt.negative),

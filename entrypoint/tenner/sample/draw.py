@@ -60,7 +60,7 @@ class Progress:
 
 
 Load = Callable[[SampleJob], Any]
-"""Gives the pipeline of a job's base, without a LoRA."""
+"""Returns the pipeline of a job's base, without a LoRA."""
 
 
 def draw(job: SampleJob, load: Load = load_pipeline) -> Path:

@@ -1,4 +1,4 @@
-"""What the sampling process is told: one JSON file, read by `python -m tenner.sample.draw`.
+"""What the sampling process is reported: one JSON file, read by `python -m tenner.sample.draw`.
 
 Only the standard library is used: the file is written by tenner and read in the trainer's
 environment, which holds nothing else of tenner's dependencies.

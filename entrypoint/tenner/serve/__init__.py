@@ -26,7 +26,7 @@ def serving(
     *,
     say: Callable[[str], None],
 ) -> Generator[None]:
-    """Serve the run's page while the context lasts, where that was asked for.
+    """Serve the run's page while the context lasts, where that was requested.
 
     Raises SettingsError where the port cannot be had.
     """

@@ -3,7 +3,7 @@
 A page on a loopback port can be reached by any web site that the same browser visits: a name of
 the site's own that resolves to 127.0.0.1 (DNS rebinding) makes it the same origin. So a request
 has to name the server by an address, by `localhost`, or by a name that was allowed; one that says
-it comes from another origin is refused; and nothing is told without the token.
+it comes from another origin is refused; and nothing is reported without the token.
 """
 
 import hmac
@@ -79,7 +79,7 @@ def _is_address(name: str) -> bool:
 
 def _same_origin(headers: Mapping[str, str], host: str) -> bool:
     """Whether the request comes from the page itself, or opens it: from the address bar or a link
-    (which holds the token, or is told nothing)."""
+    (which holds the token, or is reported nothing)."""
     origin = headers.get("origin")
     if origin is not None:
         try:

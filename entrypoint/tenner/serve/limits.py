@@ -35,7 +35,7 @@ class Connections(Generic[C]):
     _answered: dict[C, str] = field(default_factory=dict[C, str])
 
     def admit(self, connection: C, address: str) -> C | None:
-        """Take in a connection. Gives the one to close for it: another one, or itself where all
+        """Take in a connection. Returns the one to close for it: another one, or itself where all
         others are being answered; None where there is room."""
         group = address_group(address)
         by_group = Counter([*self._waiting.values(), *self._answered.values()])

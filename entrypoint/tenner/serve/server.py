@@ -84,8 +84,9 @@ def open_page(
 ) -> Generator[PageEndpoint]:
     """Serve the page of the run in `place` from a process of its own while the context lasts.
 
-    Yields the door as it was opened (port 0 takes a free one). `on_trouble` is told, once, where
-    that process has ended and is started again. Raises SettingsError where the port cannot be had.
+    Yields the door as it was opened (port 0 takes a free one). `on_trouble` is reported, once,
+    where that process has ended and is started again. Raises SettingsError where the port cannot be
+    had.
     """
     listening, opened = _listen(endpoint)
     with listening:

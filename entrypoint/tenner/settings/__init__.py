@@ -1,4 +1,4 @@
-"""What the user asked for: flags, `TENNER_*` variables, a TOML file, a preset; strict."""
+"""What the user requested: flags, `TENNER_*` variables, a TOML file, a preset; strict."""
 
 from tenner.settings.model import Settings
 from tenner.settings.resolve import Request, load_request

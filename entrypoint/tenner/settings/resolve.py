@@ -34,7 +34,7 @@ DEFAULT_CONFIG = Path("training_config.toml")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for, and who said it."""
+    """What the user requested, and who said it."""
 
     settings: Settings
     set_at: Mapping[str, str] = field(default_factory=dict[str, str])

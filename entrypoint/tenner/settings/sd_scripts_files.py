@@ -3,7 +3,7 @@
 The GUI saves its form (JSON), where empty text and 0 often mean "not set", and writes a training
 TOML from it, whose keys are sd-scripts' own. A dataset configuration (`[general]`,
 `[[datasets]]`) names folders with their repeats. What cannot be done, or would be done otherwise,
-is told; nothing is dropped in silence.
+is reported; nothing is dropped in silence.
 """
 
 import json
@@ -224,7 +224,7 @@ def import_dataset_config(tables: Mapping[str, Any]) -> Imported:
     """`[general]`, `[[datasets]]` and `[[datasets.subsets]]`, each falling back on the one above.
 
     tenner trains one resolution and one set of caption options in a run: tables that differ in
-    these are told, each by its key.
+    these are reported, each by its key.
     """
     problems: list[Problem] = []
     general = _table(tables.get("general", {}), "general", problems)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MOST_REPEATS = 10_000
-"""Times an image may be seen in an epoch: a higher number is a slip, or part of a name."""
+"""Times an image may be seen in an epoch: a higher number is a typo, or part of a name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is said of each setting: the text that stands under its key in the model.
+"""What is reported of each setting: the text that stands under its key in the model.
 
 Read when somebody asks, for most starts of the program show none of it.
 """

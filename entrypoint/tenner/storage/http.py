@@ -1,4 +1,4 @@
-"""One file over HTTP, kept: fetched again only where it has changed, gone on with where it was cut.
+"""One file over HTTP, kept: fetched again only where it has changed, resumed where it was cut.
 
 What the server says of a file's version (ETag, Last-Modified, length) is kept beside it. A kept
 file is asked after with it (`If-None-Match`); the rest of a cut one is taken only of the same

@@ -147,7 +147,7 @@ class HubStore:
             raise
 
     def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
-        cache = target.with_name(f".{target.name[:100]}.hub")  # a cut one goes on from here
+        cache = target.with_name(f".{target.name[:100]}.hub")  # a cut one resumes from here
         found = self._ask(
             deadline,
             self._client.api.hf_hub_download,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Permissions:
-    """`reads`: what was written can be read back. `lists`: the names of files can be asked for.
+    """`reads`: what was written can be read back. `lists`: the names of files can be requested.
     `deletes`: files can be removed."""
 
     reads: bool = True

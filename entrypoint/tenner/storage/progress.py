@@ -13,7 +13,7 @@ _EVERY_SECONDS = 1.0
 
 
 class Repeats:
-    """When a trouble is said: at once, and while it goes on each `every_seconds`."""
+    """When a trouble is reported: at once, and while it goes on each `every_seconds`."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
         self._every_seconds = every_seconds
@@ -23,8 +23,8 @@ class Repeats:
         self._lock = threading.Lock()
 
     def is_due(self, trouble: str) -> str:
-        """What to say behind it: `trying again`, and how often it was met; empty where it was said
-        lately. Safe to call from several threads."""
+        """What to say behind it: `trying again`, and how often it was met; empty where it was
+        reported lately. Safe to call from several threads."""
         now = time.monotonic()
         with self._lock:
             first = self._first.setdefault(trouble, now)

@@ -198,7 +198,7 @@ class S3Store:
         return sent.is_signed or is_proven(file, sent.answer)
 
     def _head(self, name: str, deadline: Deadline, mode: Mapping[str, str]) -> Answer:
-        """What is known of an object. A refusal has no text: GET is asked for it."""
+        """What is known of an object. A refusal has no text: GET is requested it."""
         key = self._key(name)
         try:
             return call(self.destination, deadline, self._client.head_object, **key, **mode)

@@ -1,4 +1,4 @@
-"""Fetching one object: cut transfers go on where they ended, in the same version of the object."""
+"""Fetching one object: cut transfers resume where they ended, in the same version of the object."""
 
 import hashlib
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def download_object(
     """Fetch to `target`, atomically. What arrived is kept, and a second call resumes there, which
     s3transfer cannot: it throws away what arrived when a transfer fails.
 
-    `on_bytes` is told how many bytes are here. Raises TransientError or PermanentError.
+    `on_bytes` is reported how many bytes are here. Raises TransientError or PermanentError.
     """
     head = call(destination, deadline, client.head_object, **key)
     size, etag = int(head["ContentLength"]), str(head.get("ETag", ""))

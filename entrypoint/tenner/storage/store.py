@@ -51,7 +51,7 @@ class Store(Protocol):
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         """Write a small file where none of this name is. False, and nothing changed, where there
-        is one. Of several at once one alone is told True.
+        is one. Of several at once one alone is reported True.
 
         Raises PermanentError where the other side has no way to promise that.
         """

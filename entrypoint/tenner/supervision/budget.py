@@ -1,6 +1,6 @@
 """What a run may cost, and when it has to end so that its result still gets out in time.
 
-Dollars and hours count over all lives of the run, from the start of the program: what a machine
+Dollars and hours count over all attempts of the run, from the start of the program: what a machine
 cost before that is not known here. The time that delivery needs is kept back, by the upload speed
 that was measured, or by a guess while nothing was sent yet.
 """
@@ -21,7 +21,7 @@ WARN_AT = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The limits, and what earlier lives have used of them. `price_per_hour` is None where the
+    """The limits, and what earlier attempts have used of them. `price_per_hour` is None where the
     machine's price is not known: then only hours can be held to."""
 
     max_cost_usd: float | None
@@ -32,7 +32,7 @@ class Budget:
 
     @property
     def seconds(self) -> float | None:
-        """What is left for this life, in seconds; None without a limit."""
+        """What is left for this attempt, in seconds; None without a limit."""
         left: list[float] = []
         if self.max_hours is not None:
             left.append(self.max_hours * 3600 - self.spent_seconds)
@@ -45,7 +45,7 @@ class Budget:
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
     def says(self, seconds: float) -> str:
-        """`$1.24 of $10.00`, `0.5 of 2.0 hours`: after `seconds` of this life."""
+        """`$1.24 of $10.00`, `0.5 of 2.0 hours`: after `seconds` of this attempt."""
         parts: list[str] = []
         cost = self.cost_usd(seconds)
         if cost is not None and self.max_cost_usd is not None:
@@ -77,7 +77,8 @@ def delivery_seconds(num_bytes: int, bytes_per_second: float | None) -> float:
 class BudgetGuard:
     """Warns at 80 % and asks the engine to save and end when only the delivery still fits.
 
-    `reserve` tells what that takes now, in seconds; `started` is when this life began (monotonic).
+    `reserve` tells what that takes now, in seconds; `started` is when this attempt began
+    (monotonic).
     """
 
     budget: Budget

@@ -18,7 +18,7 @@ CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A step down the ladder: the options that change, and how it is said. `keeps_states` is
+    """A step down the ladder: the options that change, and how it is reported. `keeps_states` is
     False where earlier states do not fit what is trained from here on."""
 
     changed: Mapping[str, Value] = field(default_factory=dict[str, Value])

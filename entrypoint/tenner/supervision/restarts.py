@@ -14,10 +14,10 @@ KILLED_FROM_OUTSIDE: frozenset[FailureKind] = frozenset(("killed", "host_memory"
 
 @dataclass(kw_only=True)
 class Restarts:
-    """Counts the restarts of one life.
+    """Counts the restarts of one attempt.
 
-    `IN_A_ROW` of them may pass without a newer state; `IN_ALL` is what a life has, so that a host
-    that kills after every state does not keep the machine rented for ever.
+    `IN_A_ROW` of them may pass without a newer state; `IN_ALL` is what an attempt has, so that a
+    host that kills after every state does not keep the machine rented for ever.
     """
 
     IN_A_ROW: ClassVar[int] = 3

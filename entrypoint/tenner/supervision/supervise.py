@@ -115,7 +115,7 @@ def stop_on_signals() -> Generator[StopRequest]:
 
 @dataclass(kw_only=True)
 class _Program:
-    """A running program, and how its end was asked for: by a signal to this run, or a guard."""
+    """A running program, and how its end was requested: by a signal to this run, or a guard."""
 
     pid: int
     stop: StopRequest

@@ -1,8 +1,8 @@
 """Train: hand the plan to its engine, follow it, and believe only the files it leaves.
 
-A run may have several lives, and a life several engines: each starts from the newest state that
-the engine accepts; a state that turns out to be broken is put aside and the one before is taken;
-where the card's memory did not do, a lighter engine goes on.
+A run may have several attempts, and an attempt several engines: each starts from the newest state
+that the engine accepts; a state that turns out to be broken is put aside and the one before is
+taken; where the card's memory did not do, a lighter engine goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -185,8 +185,8 @@ def _another_try(
     run_dir: RunDir,
     stop: StopRequest,
 ) -> tuple[Engine | None, Failed]:
-    """The engine to go on with after a failure; None where it ends the training. With the failure
-    as it is said then."""
+    """The engine that takes over after a failure; None where it ends the training. With the failure
+    as it is reported then."""
     if failed.kind == "oom":
         lighter = engine.lighter()
         if lighter is None:
@@ -261,7 +261,7 @@ def _is_broken(ending: Ending, engine: Engine) -> bool:
 
 
 def put_aside(found: Sequence[Path], why: str) -> None:
-    """Rename states or weights so that nothing goes on from them. Raises OSError."""
+    """Rename states or weights so that nothing resumes from them. Raises OSError."""
     for each in found:
         each.rename(each.with_name(f"{why}-{each.name}"))
 
@@ -319,7 +319,7 @@ def _believe(follower: Follower, seconds: float) -> Trained:
 
 
 def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
-    """What is said counts on the states that are there, not on what was asked of the engine."""
+    """What is reported counts on the states that are there, not on what was asked of the engine."""
     done, saved = follower.step, states(run_dir)
     if not saved:
         text = msg("stopped by a signal after step {done}, before any state was saved", done=done)

@@ -1,8 +1,8 @@
 """Tells a webhook how a run goes: started, checkpoints, samples, delivered, failed.
 
 The address is a secret (`TENNER_WEBHOOK`, or `TENNER_WEBHOOK_FILE`): whoever has it can write
-there. Messages are sent by a thread of their own; one that does not arrive is said once and never
-holds the run up.
+there. Messages are sent by a thread of their own; one that does not arrive is reported once and
+never holds the run up.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ class Notifier:
             self._thread.join(self._last_seconds)
 
     def flush(self, seconds: float = 5.0) -> None:
-        """Wait for what was told, no longer than `seconds`."""
+        """Wait for what was reported, no longer than `seconds`."""
         until = time.monotonic() + seconds
         while self._letters.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.05)

@@ -67,7 +67,7 @@ class Worker:
 
 @dataclass(kw_only=True)
 class Job:
-    """A job that a client asked for. Messages come from two threads, so `send` has a lock."""
+    """A job that a client requested. Messages come from two threads, so `send` has a lock."""
 
     client: socket.socket
     module: str
@@ -81,7 +81,7 @@ class Job:
 
 
 class Server:
-    """Takes one job at a time; whoever comes meanwhile is told that it is busy."""
+    """Takes one job at a time; whoever comes meanwhile is reported that it is busy."""
 
     def __init__(self, address: Path) -> None:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()

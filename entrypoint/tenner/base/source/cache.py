@@ -1,6 +1,6 @@
 """The cache of base models: cut downloads go on, what arrived is verified and kept.
 
-What is complete is noted in `complete.json` beside it and not asked for again where its revision
+What is complete is noted in `complete.json` beside it and not requested again where its revision
 is fixed; where it is not, the server is asked which version it has, and what is here is taken
 when it does not answer.
 """
@@ -51,7 +51,7 @@ class Fetching:
 def wanted_file(
     cache: Path, *, headers: Mapping[str, str], denied_fix: str, weights: bool = True
 ) -> Wanted:
-    """What a download is told: its words, and to look at the first bytes of weights."""
+    """What a download is given: its words, and to look at the first bytes of weights."""
 
     def look(beginning: bytes, length: int | None) -> None:
         if weights:

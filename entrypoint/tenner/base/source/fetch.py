@@ -30,7 +30,7 @@ def fetch_base(
     )
     try:
         return _fetch(address, task)
-    except SettingsError as error:  # servers repeat what they were told
+    except SettingsError as error:  # servers repeat what they were sent
         problems = [
             replace(each, text=secrets.redact(each.text), fix=secrets.redact(each.fix))
             for each in error.problems

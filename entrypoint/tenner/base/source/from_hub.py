@@ -111,7 +111,7 @@ def _facts(address: BaseAddress) -> dict[str, str]:
 
 
 def _folder(room: Path, commit: str, address: BaseAddress) -> Path:
-    """Each file or folder that is asked for has its own, so that one is never taken for another."""
+    """Each file or folder that is requested has its own, so that one is never taken for another."""
     return room / commit / (address.path.replace("/", "--") or "all")
 
 

@@ -35,7 +35,7 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which tags are said: those as probable as these, without `left_out`."""
+    """Which tags are reported: those as probable as these, without `left_out`."""
 
     threshold: float
     character_threshold: float
@@ -77,7 +77,7 @@ class Tagger:
 
 
 def _providers(available: list[str], device: str) -> tuple[str, list[str]]:
-    """Where the graph runs. Raises WrongModel where a card is asked for and not to be had."""
+    """Where the graph runs. Raises WrongModel where a card is requested and not to be had."""
     gpu = "CUDAExecutionProvider"
     if device == "cuda" and gpu not in available:
         raise WrongModel(msg("onnxruntime here has no CUDA (pip install onnxruntime-gpu)"))

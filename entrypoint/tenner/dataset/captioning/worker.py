@@ -28,7 +28,7 @@ class Describes(Protocol):
 
 
 def load(order: dict[str, Any]) -> Describes:
-    """The model that was asked for. Raises what its library raises."""
+    """The model that was requested. Raises what its library raises."""
     folder, device, threads = Path(order["folder"]), order["device"], order["num_threads"]
     if order["kind"] == "blip":
         from tenner.dataset.captioning.blip import Captioner

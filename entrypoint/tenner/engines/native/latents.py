@@ -178,7 +178,7 @@ class _Encoder:
         try:
             return load_file(path)["latents"]
         except (SafetensorError, KeyError, OSError):
-            return None  # a cut file from another life is written anew
+            return None  # a cut file from another attempt is written anew
 
     def _store(self, key: str, latents: Tensor) -> None:
         if self._folder:
@@ -187,7 +187,7 @@ class _Encoder:
 
 
 def _opened(item: TrainItem, *, keeps_alpha: bool) -> tuple[Image.Image, Image.Image | None]:
-    """The picture upright and in RGB, and its alpha where that is asked for and there is one.
+    """The picture upright and in RGB, and its alpha where that is requested and there is one.
 
     Transparent parts become white; where the alpha is kept they stay as they are stored.
     """

@@ -297,7 +297,7 @@ class Trainer:
         self._processes.wait()
 
     def _fingerprint(self) -> str:
-        """What a state must share with the job that goes on from it."""
+        """What a state must share with the job that resumes from it."""
         specs = [repr(spec) for spec in self._network.bank.specs()]
         layout = ["in blocks"] if self._network.bank.small_below else []
         described = "\n".join([*specs, self._job.optimizer_type.lower(), *layout])

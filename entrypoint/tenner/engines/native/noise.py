@@ -134,7 +134,7 @@ def _pyramid(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _perturbed(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
-    """The noise that the model sees, where input perturbation is asked for."""
+    """The noise that the model sees, where input perturbation is requested."""
     if not job.ip_noise_gamma:
         return noise
     strength = job.ip_noise_gamma

@@ -231,7 +231,7 @@ def _prodigy(groups: Groups, args: dict[str, Any], device: torch.device) -> torc
 
 
 def _adafactor(groups: Groups, args: dict[str, Any], device: torch.device) -> torch.optim.Optimizer:
-    """With our schedule instead of its own: relative steps off unless asked for by name."""
+    """With our schedule instead of its own: relative steps off unless requested by name."""
     from transformers.optimization import Adafactor
 
     arguments = {"relative_step": False, "scale_parameter": False, "warmup_init": False, **args}

@@ -19,7 +19,7 @@ from tenner.engines.native.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.native.projection import Projection
 
 GetTensor = Callable[[str, Callable[[], Tensor]], Tensor]
-"""Gives a frozen tensor by its name, made by the function where it is not there yet."""
+"""Returns a frozen tensor by its name, made by the function where it is not there yet."""
 
 
 def make_anew(name: str, make: Callable[[], Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 What comes before them is not in it: the VAE, and the search for the fastest convolutions in the
 first step, which tries workspaces that no later step needs. So counting starts anew after the first
-step, and is told after the second (all that a step takes is there by then) and at the end.
+step, and is reported after the second (all that a step takes is there by then) and at the end.
 """
 # pyright: reportUnknownMemberType=false
 

@@ -57,7 +57,7 @@ class _Pending:
 class Losses:
     """Losses on their way to the host, and the running mean of the epoch.
 
-    Steps count from 1 here, over all lives of the run.
+    Steps count from 1 here, over all attempts of the run.
     """
 
     emit: EventWriter

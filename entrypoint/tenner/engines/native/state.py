@@ -1,4 +1,4 @@
-"""States: all that is needed to go on from a step, written whole or not at all.
+"""States: all that is needed to resume from a step, written whole or not at all.
 
 A state is a folder `step-00000020` with `state.json` (what, and the digest of the rest) and
 `state.pt` (weights, optimizer). It is made under another name, synced and renamed, so a folder of

@@ -63,7 +63,7 @@ class TensorFile(Mapping[str, Tensor]):
 
 
 class Renamed(Mapping[str, Tensor]):
-    """Some tensors of other mappings under other names, looked up when asked for."""
+    """Some tensors of other mappings under other names, looked up when requested."""
 
     def __init__(self, sources: Mapping[str, tuple[Mapping[str, Tensor], str]]) -> None:
         self._sources = dict(sources)

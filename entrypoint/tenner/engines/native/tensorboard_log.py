@@ -15,9 +15,10 @@ from tenner.engines.native.progress import EventWriter
 
 @contextlib.contextmanager
 def logged(folder: str | None, emit: EventWriter, *, first_step: int) -> Generator[None]:
-    """While the context lasts, what is told goes into a TensorBoard log in `folder` too.
+    """While the context lasts, what is reported goes into a TensorBoard log in `folder` too.
 
-    Without TensorBoard, or where nothing can be written there, that is said and the run goes on.
+    Without TensorBoard, or where nothing can be written there, that is reported and the run goes
+    on.
     """
     if folder is None or emit.is_silent:
         yield
@@ -45,7 +46,7 @@ class TensorBoard:
     """Writes what is told of steps and epochs; its own thread brings it to the disk.
 
     Raises ImportError where TensorBoard is not installed. Steps from `first_step` on replace what
-    an earlier life of the run wrote of them.
+    an earlier attempt of the run wrote of them.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:

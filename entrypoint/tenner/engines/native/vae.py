@@ -43,7 +43,7 @@ class VaeEncoder:
         self._check()
 
     def to(self, device: torch.device) -> "VaeEncoder":
-        """Move the weights there. Gives the encoder itself."""
+        """Move the weights there. Returns the encoder itself."""
         for name, value in self._weights.items():
             self._weights[name] = value.to(device)
         return self

@@ -145,7 +145,7 @@ def _caches(options: Mapping[str, object], *, family: Family) -> dict[str, Value
 def _workers(found: Mapping[str, object]) -> dict[str, Value]:
     """Cached latents are handed over in the process itself: faster than by a worker, and nothing
     goes through /dev/shm, which is 64 MB in a container. Workers that there are stay alive between
-    epochs; without any, sd-scripts dies on being asked for that."""
+    epochs; without any, sd-scripts dies when that is requested."""
     set_by_user = found.get("max_data_loader_n_workers")
     workers = (
         int(str(set_by_user))
@@ -186,7 +186,8 @@ _DECIDED_ELSEWHERE = frozenset(
         "max_train_steps",
     )
 )
-"""Said by `Paths` and by the life of the run: epochs would overrule a life's number of steps."""
+"""Said by `Paths` and by the attempt of the run: epochs would overrule an attempt's number of
+steps."""
 
 _DEFAULTS: Mapping[str, object] = {
     "network_module": "networks.lora",

@@ -47,7 +47,7 @@ class Job:
     state_minutes: float = 5.0
 
     def attempt(self, first_step: int = 0) -> Attempt:
-        """The life that starts after `first_step` steps."""
+        """The attempt that starts after `first_step` steps."""
         return Attempt(
             first_step=first_step,
             num_steps=self.num_steps,
@@ -56,7 +56,7 @@ class Job:
 
 
 def command(job: Job, attempt: Attempt, *, state: Path | None = None) -> Command:
-    """The program of one life, which goes on from `state`."""
+    """The program of one attempt, which resumes from `state`."""
     words = arguments(sd_options(job, attempt, state=state))
     name = "sdxl_train_network.py" if job.family == "sdxl" else "train_network.py"
     script = (str(WRAPPER), str(job.state_minutes * 60), str(job.trainer.directory / name))
@@ -75,7 +75,7 @@ def command(job: Job, attempt: Attempt, *, state: Path | None = None) -> Command
 
 
 def sd_options(job: Job, attempt: Attempt, *, state: Path | None = None) -> dict[str, Value]:
-    """All options of one life by sd-scripts' names."""
+    """All options of one attempt by sd-scripts' names."""
     options = {**job.options.by_name(), "num_processes": job.num_processes}
     found = translate(options, family=job.family)
     if job.num_processes > 1:

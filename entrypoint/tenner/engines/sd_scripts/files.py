@@ -1,9 +1,9 @@
 """What sd-scripts leaves on disk, put where the run keeps it.
 
-Each life writes into a folder of its own, because names restart with every resume. As soon as the
-log shows that a file is whole it is renamed into the run under its absolute name, so that no life
-overwrites another's. A state is read before: only one that can be resumed from gets the mark, with
-the size and hash of each of its files, and replaces an older one.
+Each attempt writes into a folder of its own, because names restart with every resume. As soon as
+the log shows that a file is whole it is renamed into the run under its absolute name, so that no
+attempt overwrites another's. A state is read before: only one that can be resumed from gets the
+mark, with the size and hash of each of its files, and replaces an older one.
 """
 
 import hashlib

@@ -20,7 +20,7 @@ MODULES = (
     *("torch", "torchvision", "accelerate", "diffusers", "transformers", "safetensors"),
     *("cv2", "einops", "huggingface_hub", "imagesize", "numpy", "toml", "tqdm", "voluptuous"),
 )
-"""What its trainers import; most of a minute passes before a missing one is told by them."""
+"""What its trainers import; most of a minute passes before a missing one is reported by them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ which stays NaN after one NaN; in fp16 its gradient scaler may have skipped that
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a life of a run writes, and how its numbers read."""
+    """What an attempt of a run writes, and how its numbers read."""
 
     attempt: Attempt
     output_dir: str
@@ -47,7 +47,7 @@ class Output:
 
 
 class LogReader:
-    """Reads the lines of one life in order. A carriage return must end a line too."""
+    """Reads the lines of one attempt in order. A carriage return must end a line too."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -66,7 +66,7 @@ class LogReader:
         self._warned: set[str] = set()
 
     def read(self, line: str) -> Event | None:
-        """What `line` says, or None. An empty line gives what earlier ones left to be told."""
+        """What `line` says, or None. An empty line gives what earlier ones left to be reported."""
         for piece in pieces(line):
             if isinstance(piece, Continuation) and self._record:
                 text = f"{self._record.text} {piece.text}".strip()
@@ -76,7 +76,7 @@ class LogReader:
             if isinstance(piece, Bar):
                 self._bar(piece)
             elif isinstance(piece, Record):
-                if piece.level != "WARNING":  # some are told while a file is being written
+                if piece.level != "WARNING":  # some are reported while a file is being written
                     self._went_on()
                 self._open_record(piece)
             else:
@@ -243,7 +243,7 @@ class LogReader:
     # Telling
 
     def _emit(self, event: Event) -> None:
-        """Warnings are told once each."""
+        """Warnings are reported once each."""
         if isinstance(event, Failed):
             self._fail(event)
         elif not isinstance(event, Warned) or event.text not in self._warned:

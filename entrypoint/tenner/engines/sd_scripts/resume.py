@@ -1,4 +1,4 @@
-"""Where a life of a run starts and ends: sd-scripts' counting, turned into one absolute count.
+"""Where an attempt of a run starts and ends: sd-scripts' counting, turned into one absolute count.
 
 Facts of the pinned commit, each seen on real runs. A state holds the LoRA, the optimizer, the
 scheduler's count and the random states. On `--resume` the optimizer and the scheduler go on, but
@@ -7,7 +7,7 @@ resume. Epochs count from the one that `--initial_step` lies in, and are trained
 `--skip_until_initial_step` divides by the wrong length when gradients are accumulated, and runs
 past the end when the last epoch is cut.
 
-So every life is told the length of the whole run, whose schedule it takes, and the step that it
+So every attempt is given the length of the whole run, whose schedule it takes, and the step that it
 starts after. `with_states.py`, which runs in the trainer, hands out the batches that are left of
 that epoch and ends the run at its last step.
 """
@@ -48,7 +48,7 @@ class Attempt:
         return min(epoch * self.steps_per_epoch, self.num_steps)
 
     def options(self, *, state: str | None) -> dict[str, Value]:
-        """sd-scripts' options for this life, on top of the run's own; `state` is the state to go
+        """sd-scripts' options for this attempt, on top of the run's own; `state` is the state to go
         on from."""
         whole: dict[str, Value] = {"max_train_steps": self.num_steps}
         if self.first_step == 0 or state is None:
@@ -86,7 +86,8 @@ def keep_states(options: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def checkpoint_name(output_name: str, *, step: int, attempt: Attempt, by_epoch: bool) -> str:
-    """The name that a checkpoint keeps in the run: absolute, so that no life overwrites another's.
+    """The name that a checkpoint keeps in the run: absolute, so that no attempt overwrites
+    another's.
 
     The names are sd-scripts' own: `name-000004.safetensors` after epoch 4,
     `name-step00000400.safetensors` after step 400, `name.safetensors` at the end.

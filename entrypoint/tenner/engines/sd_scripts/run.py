@@ -1,4 +1,5 @@
-"""One run with sd-scripts, life after life: its commands, its events, its files in their place."""
+"""One run with sd-scripts, attempt after attempt: its commands, its events, its files in their
+place."""
 
 import contextlib
 import shutil
@@ -22,13 +23,13 @@ from tenner.engines.sd_scripts.log_lines import LogReader, Output
 from tenner.engines.sd_scripts.resume import checkpoint_name
 
 BROKEN_STATE_EXIT = 24
-"""What the command of a life ends with where its state is broken; the trainer itself ends with 1
-for everything."""
+"""What the command of an attempt ends with where its state is broken; the trainer itself ends with
+1 for everything."""
 
 
 @dataclass(kw_only=True)
 class SdScriptsRun:
-    """`command` starts a life from a state (None: from the beginning); `read` follows it."""
+    """`command` starts an attempt from a state (None: from the beginning); `read` follows it."""
 
     job: Job
     run_dir: RunDir
@@ -38,7 +39,7 @@ class SdScriptsRun:
     _last_state: StateSaved | None = None
 
     def command(self, state: Path | None) -> Command:
-        """The program of the life that goes on from `state`.
+        """The program of the attempt that resumes from `state`.
 
         Where the state is broken, a program that says so and ends with `BROKEN_STATE_EXIT`.
         """
@@ -50,7 +51,7 @@ class SdScriptsRun:
         first_step = state_step(state) if state else 0
         attempt = self.job.attempt(first_step)
         self._attempt_dir = self.run_dir.path / "sd-scripts" / f"from-step-{first_step:08d}"
-        shutil.rmtree(self._attempt_dir, ignore_errors=True)  # what a cut life left half
+        shutil.rmtree(self._attempt_dir, ignore_errors=True)  # what a cut attempt left half
         self._attempt_dir.mkdir(parents=True)
         paths = replace(self.job.paths, output_dir=self._attempt_dir)
         job = replace(self.job, paths=paths)

@@ -8,7 +8,7 @@ wrapped, so that at the end of an optimizer step
 - a state is saved by its own `save_and_remove_state_stepwise` once SECONDS have passed since the
   last one;
 - after SIGTERM or SIGINT it saves a checkpoint and a state by its own code, and ends with 143;
-- a run goes on from a state at the very batch: the images of the epoch that are left, in the order
+- a run resumes from a state at the very batch: the images of the epoch that are left, in the order
   and with the random numbers of a run that was never stopped (with worker processes that load
   images: the same images, drawn anew);
 - steps, session and time in the metadata of a file are those of the whole run;
@@ -76,7 +76,7 @@ class Attempt:
     """One start of the trainer: the steps it has done, what it saves and when it ends.
 
     Steps are optimizer steps of the whole run. `saved_step` is the newest one that both weights
-    and state were saved after, in this life or the one before.
+    and state were saved after, in this attempt or the one before.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -111,7 +111,7 @@ class Attempt:
         self.session = int.from_bytes(hashlib.sha256(seed).digest()[:4], "big")
 
     def go_on(self, position: Mapping[str, Any], args: Any) -> None:
-        """Take over from an earlier life what the metadata tells of the whole run."""
+        """Take over from an earlier attempt what the metadata tells of the whole run."""
         self.started = position["started"]
         self._name(args)
 
@@ -121,7 +121,7 @@ class Attempt:
 
     def after_step(self, accelerator: Any, args: Any, global_step: int) -> None:
         """An optimizer step is done. The trainer looks at `save_every_n_steps` next, and saves its
-        checkpoint and state by it; `global_step` counts from the start of this life."""
+        checkpoint and state by it; `global_step` counts from the start of this attempt."""
         self.step = self.first_step + global_step
         self.drawn = random.getstate()
         if self.step >= self.num_steps:
@@ -363,7 +363,7 @@ def _deaf_worker(number: int) -> None:
 
 
 class _CountedFrom:
-    """A counter of the trainer's that starts with the step before this life."""
+    """A counter of the trainer's that starts with the step before this attempt."""
 
     def __init__(self, counter: Any, first: int) -> None:
         self._counter = counter

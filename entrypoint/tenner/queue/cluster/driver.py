@@ -211,7 +211,7 @@ class Handout:
         self.screen.say(f"{name}: handed out")
 
     def _take_back(self, ref: Any) -> Request | None:
-        """Note what became of a job. Gives it again where its turn was lost."""
+        """Note what became of a job. Returns it again where its turn was lost."""
         job = self.out.pop(ref).job
         name = job.settings.output_name
         try:
@@ -238,7 +238,7 @@ class Handout:
         return None
 
     def _take_back_ended(self) -> list[Request]:
-        """Wait a moment for jobs that end. Gives those to be handed out again."""
+        """Wait a moment for jobs that end. Returns those to be handed out again."""
         if not self.out:
             return []
         ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=1.0)

@@ -104,7 +104,7 @@ def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | N
 
 
 def _with_figures(result: Result, run_dir: RunDir) -> Result:
-    """The result with what the run's ledger and events tell of all its lives."""
+    """The result with what the run's ledger and events tell of all its attempts."""
     loss, step = last_loss(run_dir.events)
     ledger = ledger_of(run_dir)
     if ledger is None:

@@ -29,7 +29,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of an order. Seconds and dollars are those of all lives of the run."""
+    """What became of an order. Seconds and dollars are those of all attempts of the run."""
 
     state: JobState
     exit_code: int

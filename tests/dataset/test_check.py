@@ -61,3 +61,18 @@ def test_the_table_names_level_text_and_fix(tmp_path):
         output = console.export_text()
     assert "3 images is few" in output
     assert "30 to 100 well described ones" in output
+
+
+def test_the_sheet_is_in_both_languages_without_a_script(tmp_path):
+    """What was found is translated, captions and names are not."""
+    folder = tmp_path / "10_toy"
+    write_set(folder, 3)
+    (folder / "img001.txt").write_text("warning")
+    (folder / "broken.png").write_bytes(b"x")
+    write_sheet(check(request(folder), tmp_path / "thumbs"), tmp_path / "sheet.html")
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert '<span class="t" lang="ar">ما عُثر عليه</span>' in page
+    assert "3</bdi> صور" in page
+    assert "ليست بصيغة صورة معروفة" in page
+    assert '<div class="caption" dir="auto">warning</div>' in page
+    assert "<script" not in page

@@ -7,7 +7,7 @@ import pytest
 from tenner.core.errors import Problem
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO, Training, judge
 from tenner.lora_files.measured import Measured, PartMeasure
-from tenner.report.translation import translated
+from tenner.ui.translation import translated
 
 UNET = PartMeasure(
     part="unet",

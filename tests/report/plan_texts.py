@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tenner.core.messages import Message
 from tenner.pipeline.preflight import Preflight, prepare
-from tenner.report.translation import translated
 from tenner.settings.resolve import load_request
+from tenner.ui.translation import translated
 
 
 def untranslated(text: str) -> Iterator[str]:

@@ -21,8 +21,8 @@ from tenner.core.messages import Message, joined, message_of, msg, plural
 from tenner.core.secrets import Secrets
 from tenner.engines.sd_scripts.log_lines import PHASES
 from tenner.report import labels
-from tenner.report.translation import both, counted_label, label, translated
 from tenner.sample.job import SampleJob
+from tenner.ui.translation import SYSTEM_ERRORS, both, counted_label, label, translated
 from tests.hardware.fake_smi import card, install_smi
 from tests.hardware.program import photos, sparse_base
 
@@ -240,7 +240,7 @@ def test_reasons_of_the_system_are_translated_and_names_are_not() -> None:
     assert "base" in arabic(text)
     assert "space" not in arabic(text)
     for number in (errno.EACCES, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ENOENT):
-        assert os.strerror(number) in labels.SYSTEM_ERRORS
+        assert os.strerror(number) in SYSTEM_ERRORS
 
 
 def test_code_numbers_and_units_keep_their_direction() -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenner.core.errors import DatasetError, MachineError, SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import msg, plural
 from tenner.dataset.captioning.child import CaptionProcess
 from tenner.dataset.captioning.drafts import NOTE, Drafts
 from tenner.dataset.captioning.models import PINNED, Kind, find_model
 from tenner.dataset.captions import find_caption_files
-from tenner.dataset.findings import FileIssue, counted, names, printable
+from tenner.dataset.findings import FileIssue, names, printable
 from tenner.dataset.judge_captions import led_by
 from tenner.dataset.listing import FileEntry, list_files
 from tenner.dataset.metadata import read_metadata
@@ -125,16 +125,15 @@ def _say_nothing(what: str, done: int, total: int | None) -> None:
 
 def summary(result: Captioned, request: CaptionRequest) -> str:
     """What was done, in lines for people."""
-    lines = [f"{counted(len(result.drafted), 'caption')} drafted by {PINNED_NAMES[request.kind]}"]
+    drafted = plural("{n} caption", "{n} captions", len(result.drafted))
+    lines = [f"{drafted} drafted by {PINNED_NAMES[request.kind]}"]
     if result.drafted:
         lines[0] += f" on {result.device}"
     if result.drafted_before:
         lines.append(f"{result.drafted_before} drafted before, kept")
     if result.humans:
-        lines.append(
-            f"{counted(len(result.humans), 'caption')} not ours, left as written:"
-            f" {names(result.humans)}"
-        )
+        humans = plural("{n} caption", "{n} captions", len(result.humans))
+        lines.append(f"{humans} not ours, left as written: {names(result.humans)}")
     lines += [f"left out: {printable(note.path)}: {note.why}" for note in result.left_out[:20]]
     if len(result.left_out) > 20:
         lines.append(f"and {len(result.left_out) - 20} more")

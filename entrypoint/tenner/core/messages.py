@@ -2,7 +2,7 @@
 
 A `Message` is its English text, so it is printed and logged like any other. Beside it stands what a
 translator needs: the id, which is the English with a {name} for each value, and the values. A value
-can be a message itself. `locale/` holds the translations; `tenner.report.translation` reads them.
+can be a message itself. `locale/` holds the translations; `tenner.ui.translation` reads them.
 
 Only the standard library is used here: the trainer's process imports this module.
 """

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenner.core.errors import ExitCode, Problem
-from tenner.dataset.findings import FileIssue, Finding, counted, printable
+from tenner.core.messages import msg, plural
+from tenner.dataset.findings import FileIssue, Finding, printable
 from tenner.dataset.inspection import buckets_of, common_trigger, judge_whole, read_sources
 from tenner.dataset.items import ImageItem, spread_regularisation
 from tenner.dataset.reading import OnProgress, thumb_path
@@ -135,12 +136,16 @@ def check(
 
 def headline(result: CheckResult) -> str:
     """The set in one line."""
-    trigger = f'trigger "{result.trigger}"' if result.trigger else "no trigger"
+    trigger = msg('trigger "{trigger}"', trigger=result.trigger)
     passes = sum(image.num_repeats for image in result.images)
-    return (
-        f"{counted(len(result.images), 'image')}, {counted(result.num_captions, 'caption')}, "
-        f"{trigger}, {passes:,} images seen in an epoch; "
-        f"{counted(result.count('error'), 'error')}, {counted(result.count('warning'), 'warning')}"
+    return msg(
+        "{images}, {captions}, {trigger}, {passes} images seen in an epoch; {errors}, {warnings}",
+        images=plural("{n} image", "{n} images", len(result.images)),
+        captions=plural("{n} caption", "{n} captions", result.num_captions),
+        trigger=trigger if result.trigger else msg("no trigger"),
+        passes=f"{passes:,}",
+        errors=plural("{n} error", "{n} errors", result.count("error")),
+        warnings=plural("{n} warning", "{n} warnings", result.count("warning")),
     )
 
 

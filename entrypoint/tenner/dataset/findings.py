@@ -43,8 +43,3 @@ def printable(name: str) -> str:
     """A file name that can be printed: no control characters, no broken encoding, no line ends."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `20 images`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -5,14 +5,50 @@ content policy forbids the page to fetch or run anything, whatever they hold.
 """
 
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from tenner.core.errors import Level
 from tenner.core.files import write_atomically
+from tenner.core.messages import Message, msg
 from tenner.dataset.check import CheckResult, headline
 from tenner.dataset.findings import Finding, printable
 from tenner.dataset.items import ImageItem
+from tenner.ui.translation import TEXTS
+
+LEVELS: Mapping[Level, Message] = {
+    "error": msg("error"),
+    "warning": msg("warning"),
+    "note": msg("note"),
+}
+KINDS: Mapping[str, Message] = {
+    "unreadable": msg("unreadable"),
+    "blurred": msg("blurred"),
+    "bright": msg("bright"),
+    "compressed": msg("compressed"),
+    "dark": msg("dark"),
+    "near_duplicate": msg("near duplicate"),
+    "duplicate": msg("duplicate"),
+    "animated": msg("animated"),
+    "cropped": msg("cropped"),
+    "small": msg("small"),
+    "no_bucket": msg("no bucket"),
+    "unused_area": msg("unused area"),
+    "mask": msg("mask"),
+    "captions_missing": msg("captions missing"),
+    "caption_long": msg("caption long"),
+    "caption_lines": msg("caption lines"),
+    "caption_encoding": msg("caption encoding"),
+    "caption_unreadable": msg("caption unreadable"),
+    "trigger_missing": msg("trigger missing"),
+    "shared_caption": msg("shared caption"),
+    "two_captions": msg("two captions"),
+    "other_extension": msg("other extension"),
+}
+"""What is marked under a picture, by the kind of its finding; others are shown as they are."""
 
 MAX_SHOWN = 1500
 """More would make a page of tens of megabytes; those with problems come first then."""
@@ -49,10 +85,11 @@ def render_sheet(result: CheckResult) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = files("tenner.dataset").joinpath("sheet.html").read_text(encoding="utf-8")
+    text: dict[str, Any] = {**TEXTS, "levels": LEVELS, "kinds": KINDS}
     images = list(result.images)
     if len(images) > MAX_SHOWN:
         images.sort(key=lambda image: not result.findings_of(image))
-    return environment.from_string(source).render(
+    return environment.from_string(source, globals=text).render(
         headline=headline(result),
         findings=result.findings,
         buckets=result.images_by_bucket(),
@@ -76,7 +113,7 @@ def _card(result: CheckResult, image: ImageItem) -> Card:
         caption=image.caption,
         thumb=data,
         size=f"{image.facts.width}×{image.facts.height}",
-        bucket=f"{choice.bucket[0]}×{choice.bucket[1]}" if choice else "no bucket",
+        bucket=f"{choice.bucket[0]}×{choice.bucket[1]}" if choice else "",
         repeats=image.num_repeats,
         is_reg=image.is_reg,
         findings=tuple(each for each in result.findings_of(image) if each.level != "note"),

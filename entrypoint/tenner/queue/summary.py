@@ -18,9 +18,9 @@ from tenner.core.messages import Message, msg
 from tenner.core.run_dir import RunDir
 from tenner.queue.record import JobRecord, JobState
 from tenner.report.images import PictureStore
-from tenner.report.translation import TEXTS
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
 from tenner.ui.lines import duration
+from tenner.ui.translation import TEXTS
 
 STATES: Mapping[JobState, Message] = {
     "waiting": msg("waiting"),

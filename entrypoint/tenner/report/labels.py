@@ -168,31 +168,3 @@ FACTS: Mapping[str, Message] = {
     "samples": msg("samples"),
 }
 """Names of what was decided, of the machine and of the dataset."""
-
-SYSTEM_ERRORS = frozenset(
-    (
-        msg("No space left on device"),
-        msg("Disk quota exceeded"),
-        msg("Read-only file system"),
-        msg("Input/output error"),
-        msg("Permission denied"),
-        msg("Operation not permitted"),
-        msg("No such file or directory"),
-        msg("File exists"),
-        msg("Not a directory"),
-        msg("Is a directory"),
-        msg("File name too long"),
-        msg("Too many open files"),
-        msg("Cannot allocate memory"),
-        msg("Connection refused"),
-        msg("Connection reset by peer"),
-        msg("Connection timed out"),
-        msg("Network is unreachable"),
-        msg("No route to host"),
-        msg("Address already in use"),
-        msg("Broken pipe"),
-        msg("Stale file handle"),
-        msg("Transport endpoint is not connected"),
-    )
-)
-"""What the system says of its errors (glibc's words), which other texts give as a reason."""

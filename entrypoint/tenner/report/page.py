@@ -28,8 +28,8 @@ from tenner.report.curve import CurveReading, read_curve
 from tenner.report.facts import Level, Notice, ReportFacts, SampleImage, SampleSet
 from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
-from tenner.report.translation import TEXTS, label
 from tenner.sample.cells import USUAL
+from tenner.ui.translation import TEXTS, label
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 MAX_DATASET_IMAGES = 60

@@ -15,8 +15,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tenner.core.messages import Message
-from tenner.report.labels import SYSTEM_ERRORS
+from tenner.core.messages import Message, msg
 
 LANGUAGES = ("en", "ar")
 _KEEPS_DIRECTION = re.compile(
@@ -30,6 +29,35 @@ _KEEPS_DIRECTION = re.compile(
 _RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff]")
 _MARKS = {"en": {}, "ar": str.maketrans({",": "،", ";": "؛"})}
 _WORD = re.compile(r"[^\W\d_]")
+
+
+SYSTEM_ERRORS = frozenset(
+    (
+        msg("No space left on device"),
+        msg("Disk quota exceeded"),
+        msg("Read-only file system"),
+        msg("Input/output error"),
+        msg("Permission denied"),
+        msg("Operation not permitted"),
+        msg("No such file or directory"),
+        msg("File exists"),
+        msg("Not a directory"),
+        msg("Is a directory"),
+        msg("File name too long"),
+        msg("Too many open files"),
+        msg("Cannot allocate memory"),
+        msg("Connection refused"),
+        msg("Connection reset by peer"),
+        msg("Connection timed out"),
+        msg("Network is unreachable"),
+        msg("No route to host"),
+        msg("Address already in use"),
+        msg("Broken pipe"),
+        msg("Stale file handle"),
+        msg("Transport endpoint is not connected"),
+    )
+)
+"""What the system says of its errors (glibc's words), which other texts give as a reason."""
 
 
 class _Nothing(NullTranslations):

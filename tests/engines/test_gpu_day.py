@@ -1,0 +1,37 @@
+"""The kit that measures a card runs from end to end on a CPU, and goes on after a cut."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def day(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.gpu_day", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_rehearsal_measures_every_kind_of_row_and_a_second_one_none(tmp_path: Path) -> None:
+    done = day("--out", str(tmp_path), "--rehearse")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    rows = {row["name"]: row for row in map(json.loads, lines)}
+    assert {row["part"] for row in rows.values()} == {1, 2, 3, 4, 5}
+    assert all(row["passed"] for row in rows.values())
+    assert rows["speed sd1 batch 2 turn 1 native"]["seconds_per_step"] > 0
+    assert any("PASSED" in line for line in rows["tests"]["tests"])
+    assert rows["profile sd1"]["operations"] > 100
+    measured = tomllib.loads((tmp_path / "measured.toml").read_text())
+    assert {"card", "family", "batch_size", "seconds_per_step"} <= set(measured["speed"][0])
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
+    again = day("--out", str(tmp_path), "--rehearse", "--part", "5")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("\n  ") == 1, "only the row that was cut is measured again"
+    assert "| speed sd1 batch 1 turn 1 native |" in day("report", str(tmp_path)).stdout

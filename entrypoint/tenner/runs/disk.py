@@ -140,7 +140,7 @@ def full_destinations(
     destinations: Sequence[Destination],
     *,
     kept_states: int,
-    own_folder_of: Callable[[Path], DiskSpace] = disk_space,
+    space_of: Callable[[Path], DiskSpace] = disk_space,
 ) -> tuple[Problem, ...]:
     """Folders on other disks that will not hold what is delivered there, each with what it needs.
 
@@ -156,7 +156,7 @@ def full_destinations(
     problems: list[Problem] = []
     for there in by_disk.values():
         written = sum(_delivered_bytes(Path(each.root), plan.output_name) for each in there)
-        free = own_folder_of(Path(there[0].root)).free_mib << 20
+        free = space_of(Path(there[0].root)).free_mib << 20
         total = len(there) * need.delivered
         if total - written > free:
             problems += [_full(each, need, total, free) for each in there]

@@ -3,7 +3,7 @@
 python -m bench.batch_speed [number of jobs]
 
 Both train the same jobs: the first, a sweep over seeds, is checked to have given the same weights.
-Wall time is what a user pays for; CPU time is told beside it, since other work on the machine
+Wall time is what a user pays for; CPU time is reported beside it, since other work on the machine
 stretches the one and not the other.
 """
 

@@ -22,7 +22,7 @@ On top of that each run has a trouble of its own, in turn:
 
 Every run has to end delivered, with every step exactly once in its curve, weights equal to those of
 an undisturbed run, nothing at the destination that is not what its manifest says, a ledger whose
-lives add up to the run, whole lines in its log, and nothing left behind in its directory, at a
+attempts add up to the run, whole lines in its log, and nothing left behind in its directory, at a
 folder destination and in the folder for temporary files. With --progress each run's story is kept
 as it ends, and a later start does only those that are missing; --seconds begins no run later.
 """
@@ -139,8 +139,8 @@ class Life:
 
 @dataclass
 class History:
-    """What became of a run. `wrong` is empty where all held; `kept_steps` is what the lives in the
-    ledger add up to, `left` what was left behind."""
+    """What became of a run. `wrong` is empty where all held; `kept_steps` is what the attempts in
+    the ledger add up to, `left` what was left behind."""
 
     trouble: Trouble
     lives: list[Life] = field(default_factory=list)

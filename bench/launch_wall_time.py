@@ -9,8 +9,8 @@ arguments that tenner gave the trainer, with paths of its own; tenner's time hol
 adds: the check of every image, the proof of write access, states, reading the weights back,
 delivery, the page. Samples are off, since the bare run draws none.
 
-Of each run it is told when its phases began, in seconds after the start of the command (those of
-the trainer are read from its log by the same reader in both), and the CPU seconds of all its
+Of each run it is reported when its phases began, in seconds after the start of the command (those
+of the trainer are read from its log by the same reader in both), and the CPU seconds of all its
 processes, which say more than the clock on a machine that does other things too.
 
 Measured with 4 steps on two cores: 33.1 s against 35.1 s, a ratio of 0.92 in the median of three

@@ -6,12 +6,12 @@ A stand-in for a trainer, a process of its own that computes without pause, tell
 twentieth of a second or so; this process follows it as a run does (log, events, page). Turns of
 five seconds with the page and its viewers alternate with turns in which the page hears nothing and
 the viewers stand still (SIGSTOP); the first second of each is not counted. The ratio of their steps
-per second is told, turn by turn and as the median, and what the trainer's process itself took of
-the CPU for a step: that one does not tell of other work on the machine.
+per second is reported, turn by turn and as the median, and what the trainer's process itself took
+of the CPU for a step: that one does not tell of other work on the machine.
 The page holds sixty pictures of noise, which do not compress. Viewers are a process of their own
 at a lower priority (they would be other machines), and poll as the page's script does: every
 two seconds, with the ETag of what they have; what an update takes is measured at the viewer. What
-the page and the process that serves it take is told as a share of a core.
+the page and the process that serves it take is reported as a share of a core.
 """
 
 import contextlib

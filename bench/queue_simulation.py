@@ -4,8 +4,8 @@ python -m bench.queue_simulation
 
 What is drawn, and what is assumed:
 
-- A card lives for a time drawn from an exponential distribution with the given mean, from when it
-  is there, whatever it does; then it is gone at once, without a warning, and a new one is there
+- A card lives for a time drawn from an exponential distribution with the given mean, from when
+it is there, whatever it does; then it is gone at once, without a warning, and a new one is there
   after `REPLACE_MINUTES`. Spot capacity is often kinder: two minutes of warning are enough to save.
 - Every job takes `JOB_MINUTES` of training. A start costs `START_MINUTES` (the image is there; the
   base is loaded, latents are encoded), a restart also brings the state from the destination.
@@ -106,12 +106,12 @@ class Simulation:
 
 
 def young(mean_life_minutes: float) -> float:
-    """Young's first-order optimum for the interval, in minutes: sqrt(2 x save x mean life)."""
+    """Young's first-order optimum for the interval, in minutes: sqrt(2 x save x mean attempt)."""
     return (2 * SAVE_SECONDS / 60 * mean_life_minutes) ** 0.5
 
 
 def main() -> None:
-    """Print useful time over paid time, for lives of cards and intervals between states."""
+    """Print useful time over paid time, for attempts of cards and intervals between states."""
     intervals = (1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
     jobs = f"{NUM_JOBS:,} jobs of {JOB_MINUTES:.0f} min on {NUM_CARDS:,} cards"
     print(f"{jobs}; useful / paid GPU time")

@@ -258,8 +258,9 @@ def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
 
 
 def _one_at_a_time(name: str, nodes: list[Node]) -> None:
-    """All steps that any node took, in the order of time: each is the next one of its life, or the
-    first of a life that began after the one before had ended. Two lives at once would interleave.
+    """All steps that any node took, in the order of time: each is the next one of its attempt, or
+    the first of an attempt that began after the one before had ended. Two attempts at once would
+    interleave.
     """
     taken: set[tuple[str, int]] = set()
     for node in nodes:

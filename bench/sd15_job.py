@@ -1,4 +1,4 @@
-"""What the benchmarks against the real sd-scripts are told, and what they need."""
+"""What the benchmarks against the real sd-scripts take, and what they need."""
 
 import argparse
 import os

@@ -203,7 +203,7 @@ def test_folders_of_a_dataset_configuration_may_be_addresses(
     assert secret not in str(refused)
 
 
-def test_an_address_that_was_saved_without_its_credentials_is_asked_for_again(
+def test_an_address_that_was_saved_without_its_credentials_is_requested_again(
     tmp_path: Path,
 ) -> None:
     from tenner.core.errors import DatasetError

@@ -1,4 +1,5 @@
-"""A base model is told by what is in its files, in milliseconds, and a wrong one by what it is."""
+"""A base model is recognised by what is in its files, in milliseconds, and a wrong one by what it
+is."""
 
 import json
 import pickle
@@ -90,7 +91,7 @@ def test_the_family_is_read_from_the_tensors(
         ({"something.else": [4]}, "not a Stable Diffusion checkpoint"),
     ],
 )
-def test_other_kinds_of_files_are_told_by_what_they_are(
+def test_other_kinds_of_files_are_reported_by_what_they_are(
     tmp_path: Path, shapes: dict[str, list[int]], says: str
 ) -> None:
     assert says in refusal(safetensors(tmp_path / "m.safetensors", shapes))
@@ -109,7 +110,7 @@ def test_other_kinds_of_files_are_told_by_what_they_are(
         (b"\xff" * 100, "no safetensors file"),
     ],
 )
-def test_a_file_that_is_something_else_is_told_apart(
+def test_a_file_that_is_something_else_is_distinguished(
     tmp_path: Path, content: bytes, says: str
 ) -> None:
     path = tmp_path / "m.safetensors"
@@ -118,7 +119,7 @@ def test_a_file_that_is_something_else_is_told_apart(
 
 
 @pytest.mark.parametrize("saved", [0.99, 0.5, 0.2])
-def test_a_cut_download_is_told(tmp_path: Path, saved: float) -> None:
+def test_a_cut_download_is_reported(tmp_path: Path, saved: float) -> None:
     path = safetensors(tmp_path / "m.safetensors", SD1)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * saved)])
@@ -132,7 +133,7 @@ def test_a_diffusers_folder_tells_its_family_and_schedule(tmp_path: Path) -> Non
     assert (base.layout, base.resolution) == ("diffusers", 512)
 
 
-def test_a_broken_folder_is_told_with_all_its_missing_parts(tmp_path: Path) -> None:
+def test_a_broken_folder_is_reported_with_all_its_missing_parts(tmp_path: Path) -> None:
     folder = diffusers_folder(tmp_path / "m")
     (folder / "vae" / "model.safetensors").rename(folder / "vae" / "model.bin")
     (folder / "unet" / "model.safetensors").unlink()
@@ -175,7 +176,7 @@ def test_a_path_that_is_there_wins_over_the_baked_model(
     assert base.family == "sdxl"
 
 
-def test_a_base_that_is_nowhere_is_told_with_what_is_here(tmp_path: Path) -> None:
+def test_a_base_that_is_nowhere_is_reported_with_what_is_here(tmp_path: Path) -> None:
     assert find_local_base("sd15", models_dir=tmp_path, tiny_dir=tmp_path) is None
     (problem,) = not_found("sd15", tmp_path, may_be_fetched=True).problems
     assert "sd15 is not on this machine" in problem.text
@@ -202,6 +203,6 @@ def test_a_base_of_linked_folders_has_the_size_of_its_weights(tmp_path: Path) ->
     assert not found.is_tiny
 
 
-def test_the_tiny_base_does_not_overrule_an_engine_that_was_asked_for() -> None:
+def test_the_tiny_base_does_not_overrule_an_engine_that_was_requested() -> None:
     with pytest.raises(SettingsError, match="sd-scripts cannot train the tiny base"):
         choose_engine(Settings(engine="sd-scripts"), {}, tiny=True)

@@ -29,7 +29,7 @@ def test_a_path_becomes_its_last_name_and_a_home_its_sign(text: str, left: str) 
     assert LocalPaths().removed(text) == left
 
 
-def test_paths_in_the_run_are_told_from_there(
+def test_paths_in_the_run_are_reported_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "people" / "ali"))

@@ -18,7 +18,7 @@ def lora(path: Path, **tensors: np.ndarray) -> Path:
     return path
 
 
-def test_good_weights_are_told_with_their_metadata(tmp_path: Path) -> None:
+def test_good_weights_are_reported_with_their_metadata(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors", up=np.ones((4, 3), np.float16))
     found = inspect_weights(path)
     assert isinstance(found, Weights)

@@ -119,7 +119,7 @@ def test_of_a_folder_the_full_weights_are_taken_and_nothing_else() -> None:
         (("model_index.json", "unet/config.json", "unet/x.bin"), "weights of its unet"),
     ],
 )
-def test_what_is_no_base_is_told(names: tuple[str, ...], says: str) -> None:
+def test_what_is_no_base_is_reported(names: tuple[str, ...], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         choose_files(names, where="hf://me/model")
 

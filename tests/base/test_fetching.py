@@ -1,4 +1,4 @@
-"""Base models fetched from loopback servers: whole and verified, gone on with, or told apart."""
+"""Base models fetched from loopback servers: whole and verified, resumed, or told from others."""
 
 import hashlib
 import json
@@ -169,7 +169,7 @@ def test_a_cut_download_goes_on_only_in_the_same_file(site: Site, tmp_path: Path
         (b"\xff" * 5000, "no safetensors file"),
     ],
 )
-def test_what_is_no_model_is_told_apart(
+def test_what_is_no_model_is_distinguished(
     site: Site, tmp_path: Path, content: bytes | int, says: str
 ) -> None:
     site.files["/model.safetensors"] = content
@@ -178,13 +178,15 @@ def test_what_is_no_model_is_told_apart(
     assert f"{site.url}/model.safetensors" in reported
 
 
-def test_a_login_page_with_status_200_is_told_by_its_type_too(site: Site, tmp_path: Path) -> None:
+def test_a_login_page_with_status_200_is_reported_by_its_type_too(
+    site: Site, tmp_path: Path
+) -> None:
     site.files["/model.safetensors"] = b"  " * 5000
     site.types["/model.safetensors"] = "text/html; charset=utf-8"
     assert "a web page, not a model" in refusal(f"{site.url}/model.safetensors", tmp_path)
 
 
-def test_a_wrong_sha256_is_told_and_nothing_stays(site: Site, tmp_path: Path) -> None:
+def test_a_wrong_sha256_is_reported_and_nothing_stays(site: Site, tmp_path: Path) -> None:
     site.files["/model.safetensors"] = content = checkpoint()
     requested = f"{site.url}/model.safetensors"
     assert "not the file that was meant" in refusal(requested, tmp_path, sha256="0" * 64)
@@ -192,7 +194,7 @@ def test_a_wrong_sha256_is_told_and_nothing_stays(site: Site, tmp_path: Path) ->
     assert fetch(requested, tmp_path, sha256=right).path.is_file()
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(
+def test_a_disk_that_is_too_small_is_reported_before_the_download(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.files["/model.safetensors"] = checkpoint()
@@ -347,7 +349,7 @@ def test_a_spoilt_file_in_tenner_s_cache_is_fetched_anew(hub: Hub, tmp_path: Pat
     assert fetch("hf://me/model", tmp_path, environ=hub_env(hub)).path.read_bytes() == content
 
 
-def test_a_gated_file_is_told_with_its_page(hub: Hub, tmp_path: Path) -> None:
+def test_a_gated_file_is_reported_with_its_page(hub: Hub, tmp_path: Path) -> None:
     """The Hub lists the files of a gated repo to everyone, and refuses only their content."""
     hub.state.add_files(
         hub.state.make_repo("model", "me/gated"), {"model.safetensors": checkpoint()}
@@ -447,7 +449,7 @@ def test_a_known_base_in_the_hub_s_own_cache_needs_no_network(hub: Hub, tmp_path
         ("hf://me/open/absent.safetensors", "there is no absent.safetensors", "letter for letter"),
     ],
 )
-def test_what_the_hub_refuses_is_told(
+def test_what_the_hub_refuses_is_reported(
     hub: Hub, tmp_path: Path, requested: str, says: str, fix: str
 ) -> None:
     hub.state.make_repo("model", "me/gated").gated = True

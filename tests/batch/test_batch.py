@@ -102,7 +102,7 @@ def test_one_bad_job_does_not_stop_the_others_and_a_second_start_does_only_what_
 
 
 @pytest.mark.long
-def test_a_signal_stops_the_batch_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_a_signal_stops_the_batch_and_the_next_start_resumes(tmp_path: Path) -> None:
     jobs = COMMON.replace("max_train_steps = 3", "max_train_steps = 16")
     jobs += '[[jobs]]\noutput_name = "one"\n[[jobs]]\noutput_name = "two"\n'
     (tmp_path / "jobs.toml").write_text(jobs)

@@ -1,4 +1,4 @@
-"""What a batch is asked for: each form gives jobs that are requests of their own, or problems."""
+"""What a batch is given: each form gives jobs that are requests of their own, or problems."""
 
 import hashlib
 from pathlib import Path
@@ -107,12 +107,12 @@ def test_a_destination_for_all_has_a_folder_for_each(tmp_path: Path) -> None:
         ('destinations = ["hf://me/one"]\n[[jobs]]\n[[jobs]]\n', "both deliver to hf://me/one"),
     ],
 )
-def test_what_cannot_be_is_told(tmp_path: Path, text: str, says: str) -> None:
+def test_what_cannot_be_is_reported(tmp_path: Path, text: str, says: str) -> None:
     flags = {"seed": "3"} if "seed = [" in text else {}
     assert says in problems_of(tmp_path / "x.toml", text, **flags)
 
 
-def test_the_problems_of_all_jobs_are_told_at_once(tmp_path: Path) -> None:
+def test_the_problems_of_all_jobs_are_reported_at_once(tmp_path: Path) -> None:
     text = '[[jobs]]\noutput_name = "a"\nseed = -1\n[[jobs]]\noutput_name = "b"\nnetwork_dmi = 4\n'
     reported = problems_of(tmp_path / "x.toml", text)
     assert "a: seed = -1" in reported

@@ -127,7 +127,7 @@ def test_other_programs_are_left_alone(trainer: WarmTrainer) -> None:
     assert trainer.launch(command, {}) == command
 
 
-def test_an_errand_without_a_worker_does_the_work_itself(tmp_path: Path) -> None:
+def test_a_request_without_a_worker_does_the_work_itself(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", MODULE, str(tmp_path / "none.sock"), "platform"],
         capture_output=True,

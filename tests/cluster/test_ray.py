@@ -100,7 +100,7 @@ def start(folder: Path, node: str, order: Order) -> subprocess.Popen[bytes]:
 
 
 def steps_told(folder: Path, node: str) -> list[tuple[str, int]]:
-    """When this node took which step, and not what it was told of earlier lives."""
+    """When this node took which step, and not what it was told of earlier attempts."""
     log = folder / node / "cat" / "engine.log"
     events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [(node, each["step"]) for each in events if each["event"] == "step"]

@@ -35,7 +35,7 @@ def test_a_layers_sizes_are_those_that_compressors_make_of_it() -> None:
     assert found.files["opt/zeros"] < 100_000
 
 
-def test_layers_are_told_from_notes_in_both_forms_of_save() -> None:
+def test_layers_are_reported_from_notes_in_both_forms_of_save() -> None:
     def member(name: str, size: int) -> tarfile.TarInfo:
         found = tarfile.TarInfo(name)
         found.size = size

@@ -93,7 +93,7 @@ def test_the_labels_of_the_base_are_read_from_the_dockerfile() -> None:
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", found["BASE_DIGEST"])
 
 
-def test_every_action_is_pinned_and_said_with_its_version() -> None:
+def test_every_action_is_pinned_and_reported_with_its_version() -> None:
     for path in WORKFLOWS:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "uses:" in line:

@@ -7,7 +7,7 @@ import pytest
 from tenner.cli import doctor
 
 
-def test_a_long_look_is_told_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_look_is_reported_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "WORD_SECONDS", 0.01)
     ready, heard = threading.Event(), list[str]()
 

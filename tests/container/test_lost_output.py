@@ -75,7 +75,7 @@ def output(output: str, *destinations: str, environ: dict[str, str], mounts: str
     return "\n".join(map(str, lost_output(settings, found, host, parse_mounts(mounts))))
 
 
-def test_it_is_said_with_what_to_do_unless_the_result_goes_elsewhere() -> None:
+def test_it_is_reported_with_what_to_do_unless_the_result_goes_elsewhere() -> None:
     plain = output("/results", environ={})
     assert "/results lies in the container's own file system" in plain
     assert 'docker run -v "$PWD":/workspace' in plain

@@ -1,4 +1,5 @@
-"""docker/start.sh: which program runs, as whom, and what is said where the image is not whole."""
+"""docker/start.sh: which program runs, as whom, and what is reported where the image is not
+whole."""
 
 import os
 import signal

@@ -140,7 +140,7 @@ def words(family: Family, first_step: int, state: bool) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(("family", "first_step", "state"), CASES)
-def test_every_life_of_every_family_is_accepted(
+def test_every_attempt_of_every_family_is_accepted(
     family: Family, first_step: int, state: bool
 ) -> None:
     parsed = parser_from_facts(sdxl=family == "sdxl").parse_args(words(family, first_step, state))

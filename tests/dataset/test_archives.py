@@ -138,7 +138,7 @@ def test_what_is_no_archive_and_what_is_not_there(tmp_path):
 
 
 class Cutting(BaseHTTPRequestHandler):
-    """Sends half of what is asked for, then closes, until the rest is small."""
+    """Sends half of what is requested, then closes, until the rest is small."""
 
     data = b""
     content_type = "application/zip"
@@ -168,7 +168,7 @@ def server():
     thread.join()
 
 
-def test_a_cut_download_goes_on(tmp_path, server):
+def test_a_cut_download_resumes(tmp_path, server):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("3_toy/a.png", bytes(range(250)) * 20)
@@ -185,7 +185,7 @@ def test_a_cut_download_goes_on(tmp_path, server):
     [(200, "text/html", "a web page"), (404, "text/plain", "no such file"),
      (403, "text/plain", "denied")],
 )  # fmt: skip
-def test_refusals_of_a_server_are_told_apart(tmp_path, server, status, kind, words):
+def test_refusals_of_a_server_are_distinguished(tmp_path, server, status, kind, words):
     Cutting.data, Cutting.status, Cutting.content_type = b"<html>", status, kind
     with pytest.raises(DatasetError, match=words):
         fetch(f"{server}/other{status}.zip", request(tmp_path))

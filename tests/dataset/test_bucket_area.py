@@ -1,4 +1,4 @@
-"""What the buckets make of photographs by the family's defaults, and what is said of a loss."""
+"""What the buckets make of photographs by the family's defaults, and what is reported of a loss."""
 
 import json
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_a_photograph_keeps_the_area_of_its_familys_resolution(
         ),
     ],
 )
-def test_what_is_lost_is_told_with_the_setting_that_mends_it(
+def test_what_is_lost_is_reported_with_the_setting_that_mends_it(
     tmp_path: Path, words: tuple[str, ...], size: tuple[int, int], kind: str, share: float, fix: str
 ) -> None:
     photographs(tmp_path / "photos", size)
@@ -137,7 +137,7 @@ def test_sd15_keeps_its_defaults(tmp_path: Path) -> None:
         (("--network_train_unet_only", "true"), [1e-5], True),
     ],
 )
-def test_sdxls_text_encoders_are_trained_where_that_is_said(
+def test_sdxls_text_encoders_are_trained_where_that_is_reported(
     tmp_path: Path, words: tuple[str, ...], rate: list[float], unet_only: bool
 ) -> None:
     photographs(tmp_path / "photos", (512, 512), count=2)

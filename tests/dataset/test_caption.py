@@ -154,7 +154,7 @@ def test_a_read_only_folder_gets_its_captions_elsewhere(tmp_path, model):
     assert {path.suffix for path in folder.rglob("*.*")} == {".png", ".jpg"}
 
 
-def test_a_killed_start_is_gone_on_with(tmp_path, model):
+def test_a_killed_start_is_resumed(tmp_path, model):
     folder = pictures(tmp_path / "many", **{f"p{n}": RED for n in range(4)})
     request = CaptionRequest(folder=folder, model=model, device="cpu")
 

@@ -62,19 +62,19 @@ def test_a_caption_is_found_by_any_of_its_names(caption):
     assert files("a.png", caption).by_image["a.png"].path == caption
 
 
-def test_of_two_extensions_the_one_that_covers_more_is_read_and_said():
+def test_of_two_extensions_the_one_that_covers_more_is_read_and_reported():
     found = files("a.png", "b.png", "a.txt", "a.caption", "b.caption")
     assert found.by_image["a.png"].path == "a.caption"
     assert [each.kind for each in found.findings] == ["two_captions"]
 
 
-def test_an_extension_that_was_asked_for_is_the_only_one():
+def test_an_extension_that_was_requested_is_the_only_one():
     found = files("a.png", "b.png", "a.txt", "b.caption", expected="txt")
     assert list(found.by_image) == ["a.png"]
     assert "b.caption" in found.used
 
 
-def test_two_images_of_one_name_share_a_caption_and_it_is_said():
+def test_two_images_of_one_name_share_a_caption_and_it_is_reported():
     found = files("a.png", "a.jpg", "a.txt")
     assert len(found.by_image) == 2
     assert "shared_caption" in [each.kind for each in found.findings]
@@ -111,6 +111,6 @@ def test_captions_longer_than_clip_reads():
     assert "caption_long" not in judged(["sks toy " + "word " * 80], max_token_length=150)
 
 
-def test_the_same_caption_everywhere_is_said():
+def test_the_same_caption_everywhere_is_reported():
     assert "caption_boilerplate" in judged(["a sks toy"] * 10)
     assert "caption_boilerplate" not in judged([f"a sks toy {n}" for n in range(10)])

@@ -76,7 +76,7 @@ def test_one_concept_however_it_is_laid(paths, root, expected):
     assert concepts(found) == [expected]
 
 
-def test_what_was_mended_is_said():
+def test_what_was_mended_is_reported():
     found = view("10 cat/a.png")
     assert [each.text for each in found.findings] == ['folder "10 cat" is read as "10_cat"']
     assert [note.path for note in found.mended] == ["10 cat"]

@@ -186,7 +186,7 @@ def test_junk_is_ignored_and_other_files_are_accounted_for(tmp_path):
     }  # fmt: skip
 
 
-def test_exact_and_near_duplicates_are_said(tmp_path):
+def test_exact_and_near_duplicates_are_reported(tmp_path):
     folder = tmp_path / "1_toy"
     paths = write_set(folder, 16)
     (folder / "twin.png").write_bytes(paths[0].read_bytes())

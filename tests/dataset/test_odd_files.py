@@ -105,7 +105,7 @@ def test_a_flat_jpeg_and_one_with_zeros_behind_its_end_are_whole(
     assert isinstance(inspect(path, training_area=64 * 64, alone=True), ImageFacts)
 
 
-def test_moving_pictures_are_said(tmp_path: Path) -> None:
+def test_moving_pictures_are_reported(tmp_path: Path) -> None:
     write_set(tmp_path / "set" / "1_cat", 2)
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green")]
     moving = tmp_path / "set" / "1_cat" / "moving.gif"

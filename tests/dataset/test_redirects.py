@@ -175,7 +175,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def from_hub(what: str, endpoint: str, tmp_path: Path) -> None:
-    """Fetch a dataset or a base, or deliver a file. Raises what the user is told."""
+    """Fetch a dataset or a base, or deliver a file. Raises what the user is shown."""
     secrets, env = Secrets(values={"HF_TOKEN": TOKEN}), {"HF_ENDPOINT": endpoint}
     if what == "dataset":
         fetch("hf://datasets/me/toys", request(tmp_path))

@@ -1,4 +1,4 @@
-"""Regularisation images are balanced with the training images, and what is left out is said."""
+"""Regularisation images are balanced with the training images, and what is left out is reported."""
 
 import json
 from collections import Counter

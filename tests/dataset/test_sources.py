@@ -1,4 +1,4 @@
-"""Datasets that are fetched: kept, gone on with, never stale; from web, S3 and Hub servers."""
+"""Datasets that are fetched: kept, resumed, never stale; from web, S3 and Hub servers."""
 
 import io
 import os
@@ -110,7 +110,7 @@ def test_a_kept_file_is_used_where_the_server_is_gone(tmp_path, web):
         assert fetch(web, request(tmp_path)) == first
 
 
-def test_a_cut_file_is_gone_on_with_only_in_the_same_version(tmp_path, web, monkeypatch):
+def test_a_cut_file_is_resumed_only_in_the_same_version(tmp_path, web, monkeypatch):
     Versions.data, Versions.send = zipped(b"one"), 0
     with pytest.raises(DatasetError, match="cannot be fetched from"):
         fetch(web, request(tmp_path))
@@ -192,7 +192,7 @@ def test_a_bucket_is_mirrored_and_what_is_gone_there_is_gone_here(tmp_path, s3_p
 
 
 @pytest.mark.usefixtures("keys")
-def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, s3_port):
+def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_resumed(tmp_path, s3_port):
     s3_client(s3_port).put_object(Bucket="photos", Key="big.zip", Body=zipped(b"one", 3_000_000))
 
     def cut(sent: SeenRequest) -> Spoil | None:
@@ -215,7 +215,7 @@ def test_an_archive_in_a_bucket_is_unpacked_and_cuts_are_gone_on_with(tmp_path, 
     [("s3://photos/nothing", "holds no files"), ("s3://no-such/x", "no such bucket"),
      ("s3://Bad_Name/x", "is no bucket name")],
 )  # fmt: skip
-def test_what_is_wrong_with_a_bucket_is_said(tmp_path, s3_port, source, message):
+def test_what_is_wrong_with_a_bucket_is_reported(tmp_path, s3_port, source, message):
     with pytest.raises(DatasetError, match=message):
         fetch(f"{source}?endpoint_url=http://127.0.0.1:{s3_port}", request(tmp_path))
 
@@ -252,7 +252,7 @@ def test_a_hub_dataset_is_fetched_once_and_used_without_the_network(tmp_path, hu
     assert fetch(source, request(tmp_path)).samefile(newer)
 
 
-def test_what_is_wrong_with_a_hub_dataset_is_said(tmp_path, hub, monkeypatch):
+def test_what_is_wrong_with_a_hub_dataset_is_reported(tmp_path, hub, monkeypatch):
     for source, text in (
         ("hf://me/toys", "names no dataset"),
         ("hf://datasets/me/no", "cannot be"),
@@ -313,7 +313,7 @@ def test_pictures_in_tables_of_the_hub_are_taken_out_once_with_their_captions(
         (table_of([{"jpg": picture_bytes("red")}] * 3), "larger than"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_and_nothing_is_left(tmp_path, content, message):
+def test_what_is_wrong_with_a_table_is_reported_and_nothing_is_left(tmp_path, content, message):
     folder = tmp_path / "tables"
     folder.mkdir()
     (folder / "a.parquet").write_bytes(content)

@@ -106,6 +106,6 @@ def test_endpoints_in_the_shapes_people_paste(pasted: str, url: str, region: str
     assert (found.url, found.region) == (url, region)
 
 
-def test_an_endpoint_that_cannot_be_read_is_said() -> None:
+def test_an_endpoint_that_cannot_be_read_is_reported() -> None:
     with pytest.raises(ValueError, match="ftp"):
         find_endpoint("loras", requested="ftp://host", env={})

@@ -83,7 +83,7 @@ def test_one_failing_destination_does_not_stop_another(tmp_path: Path) -> None:
     assert files[0].path.exists()
 
 
-def test_a_file_that_changes_meanwhile_is_told_and_not_tried_for_ever(
+def test_a_file_that_changes_meanwhile_is_reported_and_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = files_of_a_run(tmp_path / "run")
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_hashed_are_named_and_no_set_is_called_complete(
     assert len(raised.value.problems) == len(files)
 
 
-def test_a_file_that_grows_while_it_is_hashed_is_told(
+def test_a_file_that_grows_while_it_is_hashed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = files_of_a_run(tmp_path / "run")
@@ -164,7 +164,7 @@ def test_check_warns_of_another_runs_complete_set(tmp_path: Path) -> None:
     assert "cat" in problem.text
 
 
-def test_all_unreadable_and_badly_named_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_unreadable_and_badly_named_files_are_reported_at_once(tmp_path: Path) -> None:
     good = tmp_path / "a"
     good.write_text("a")
     names = ["../a", "/a", "a/../b", "manifest.json", "a", "a", "a//b", ""]

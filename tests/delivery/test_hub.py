@@ -264,7 +264,7 @@ def test_check_makes_a_public_repo_only_where_asked_and_warns_of_a_public_one(
         (TOKEN, "hf://you/cat", "this token is of me", "hf://me/cat or hf://club/cat"),
     ],
 )
-def test_a_token_that_cannot_write_there_is_told_before_training(
+def test_a_token_that_cannot_write_there_is_reported_before_training(
     proxy: Proxy, token: str, target: str, says: str, fix: str
 ) -> None:
     (problem,) = check(proxy, parse_destination(target), token)
@@ -274,7 +274,7 @@ def test_a_token_that_cannot_write_there_is_told_before_training(
     assert token not in str(problem)
 
 
-def test_no_token_at_all_is_told(
+def test_no_token_at_all_is_reported(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
@@ -283,7 +283,7 @@ def test_no_token_at_all_is_told(
     assert "no token" in problem.text
 
 
-def test_a_full_storage_is_told_before_training(hub: Hub, proxy: Proxy) -> None:
+def test_a_full_storage_is_reported_before_training(hub: Hub, proxy: Proxy) -> None:
     hub.state.storage_limit = 10
     (problem,) = check(proxy)
     assert "storage there is full" in problem.text

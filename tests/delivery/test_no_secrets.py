@@ -93,7 +93,7 @@ def tenner(cwd: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[
 
 
 def refuse_with_all_secrets(proxy: Proxy) -> None:
-    """A server that says in its refusal all that it was told."""
+    """A server that repeats in its refusal all that it was sent."""
     words = " ".join(SECRETS.values())
     body = f"<Error><Code>AccessDenied</Code><Message>{words}</Message></Error>"
     headers = {"X-Error-Message": words}

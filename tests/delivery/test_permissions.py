@@ -1,4 +1,4 @@
-"""Keys of few permissions: what works with each, and what is said of what does not."""
+"""Keys of few permissions: what works with each, and what is reported of what does not."""
 
 import hashlib
 import json
@@ -99,7 +99,7 @@ def lora(tmp_path: Path, content: bytes) -> list[DeliveredFile]:
 
 
 @pytest.mark.parametrize("permissions", [WITHOUT_DELETE, WITHOUT_LIST])
-def test_states_overwrite_each_other_in_turn_and_the_newest_is_gone_on_with(
+def test_states_overwrite_each_other_in_turn_and_the_newest_is_resumed(
     bucket: Bucket, tmp_path: Path, permissions: tuple[str, ...]
 ) -> None:
     allow_only(bucket.proxy, BUCKET, *permissions)
@@ -155,7 +155,7 @@ def test_a_state_that_is_cut_while_it_overwrites_another_leaves_the_newest_whole
     assert bucket.run().states()[0].step == 30
 
 
-def test_a_delete_that_is_refused_from_then_on_is_said_once_and_costs_no_state(
+def test_a_delete_that_is_refused_from_then_on_is_reported_once_and_costs_no_state(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     run = bucket.run()
@@ -178,7 +178,7 @@ def test_a_delete_that_is_refused_from_then_on_is_said_once_and_costs_no_state(
         (("Get", "List", "Delete"), "error", "PutObject"),
     ],
 )
-def test_what_the_keys_lack_is_said_before_the_run_and_leaves_one_file_at_most(
+def test_what_the_keys_lack_is_reported_before_the_run_and_leaves_one_file_at_most(
     bucket: Bucket, permissions: tuple[str, ...], level: str, says: str
 ) -> None:
     allow_only(bucket.proxy, BUCKET, *permissions)

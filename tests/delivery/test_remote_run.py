@@ -142,7 +142,7 @@ def test_a_state_without_its_mark_or_with_a_file_gone_is_not_seen(
 
 
 @pytest.mark.parametrize("server_port", sorted(SERVERS), indirect=True)
-def test_an_upload_that_is_cut_before_its_end_is_not_seen_and_goes_on(
+def test_an_upload_that_is_cut_before_its_end_is_not_seen_and_resumes(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
     assert remote.proxy is not None
@@ -284,7 +284,7 @@ def test_a_call_under_way_can_be_cancelled() -> None:
         timer.join()
 
 
-def test_what_is_refused_is_told_without_the_keys(tmp_path: Path) -> None:
+def test_what_is_refused_is_reported_without_the_keys(tmp_path: Path) -> None:
     body = f"<Error><Code>AccessDenied</Code><Message>{SECRET_KEY} {KEY_ID}</Message></Error>"
     reported: list[str] = []
     with fault_proxy(9) as proxy:

@@ -418,7 +418,7 @@ def test_check_names_a_missing_bucket(proxy: Proxy) -> None:
     assert problem.fix
 
 
-def test_a_cut_download_goes_on(
+def test_a_cut_download_resumes(
     proxy: Proxy, target: Destination, files: list[DeliveredFile], tmp_path: Path
 ) -> None:
     deliver_to(target, files[:1])

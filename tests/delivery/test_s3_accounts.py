@@ -90,7 +90,7 @@ def test_a_profile_signs_with_its_own_keys(proxy: Proxy) -> None:
         ),
     ],
 )
-def test_wrong_accounts_are_told_with_their_fix(
+def test_wrong_accounts_are_reported_with_their_fix(
     proxy: Proxy, options: str, secrets: Secrets, says: str, fix: str
 ) -> None:
     target = parse_destination(at(proxy.port, options))
@@ -207,7 +207,7 @@ def test_a_part_is_signed_where_it_could_be_changed_on_the_way_or_the_server_wan
 
 
 @pytest.mark.parametrize("status", [301, 400])
-def test_a_bucket_in_another_region_is_told_with_the_region(proxy: Proxy, status: int) -> None:
+def test_a_bucket_in_another_region_is_reported_with_the_region(proxy: Proxy, status: int) -> None:
     code = "PermanentRedirect" if status == 301 else "AuthorizationHeaderMalformed"
     body = f"<Error><Code>{code}</Code><Message>m</Message><Region>eu-west-1</Region></Error>"
     headers = {"x-amz-bucket-region": "eu-west-1"}

@@ -1,4 +1,4 @@
-"""What an S3 server's troubles are called, how soon they are said, and what is tried again."""
+"""What an S3 server's troubles are called, how soon they are reported, and what is tried again."""
 
 import os
 import random
@@ -122,7 +122,7 @@ def test_small_files_arrive_though_the_server_asks_to_slow_down(
     assert share < 0.4 or any("SlowDown" in event.text for event in warnings)
 
 
-def test_a_trouble_is_said_with_its_reason_before_ten_seconds_have_gone(
+def test_a_trouble_is_reported_with_its_reason_before_ten_seconds_have_gone(
     proxy: Proxy,
 ) -> None:
     proxy.fault = lambda sent: Spoil(status=503, body=xml("SlowDown", "Please reduce your rate"))
@@ -141,7 +141,7 @@ def test_a_trouble_is_said_with_its_reason_before_ten_seconds_have_gone(
     assert message[0][0] < 10
 
 
-def test_a_trouble_that_stays_is_said_again_with_its_count() -> None:
+def test_a_trouble_that_stays_is_reported_again_with_its_count() -> None:
     repeats = Repeats(every_seconds=0.05)
     assert repeats.is_due("full") == "trying again"
     assert repeats.is_due("full") == ""

@@ -37,7 +37,7 @@ def train(folder: Path, name: str, *words: str) -> Path:
 
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """A LoRA, one with convolutions, and one that goes on from the first."""
+    """A LoRA, one with convolutions, and one that resumes from the first."""
     folder = tmp_path_factory.mktemp("loras")
     first = train(folder, "first")
     return (

@@ -33,7 +33,7 @@ class Host:
         self.env |= install_smi(self.folder, cards, **options)
 
     def plan(self, *words: str, **env: str) -> tuple[dict[str, Any], str]:
-        """The plan, and what was said of it."""
+        """The plan, and what was reported of it."""
         words = ("plan", "photos", "--engine", "native", *words)
         done = tenner(*words, "--json", cwd=self.folder, env=self.env | env)
         assert done.returncode == 0, done.stderr
@@ -71,13 +71,13 @@ def test_g1_a_slice_is_sized_by_itself_and_hidden_memory_gets_the_least(host: Ho
     assert "set batch_size and gradient_checkpointing yourself" in output
 
 
-def test_g2_an_old_driver_is_asked_again_and_told_what_is_needed(host: Host) -> None:
+def test_g2_an_old_driver_is_asked_again_and_reported_what_is_needed(host: Host) -> None:
     host.smi(card("Tesla T4", 15360, "470.182.03"), unknown_fields=["compute_cap"])
     reported = host.refusal()
     assert "the NVIDIA driver is 470.182.03; CUDA 12.1 needs 525.60.13 or newer" in reported
 
 
-def test_g3_of_two_cards_one_is_used_and_said(host: Host) -> None:
+def test_g3_of_two_cards_one_is_used_and_reported(host: Host) -> None:
     host.smi(TITAN_V, RTX_5880)
     plan, output = host.plan()
     assert plan["gpu"] == "NVIDIA RTX 5880 Ada Generation"
@@ -97,7 +97,7 @@ def test_g4_the_visible_card_is_the_one_that_is_sized(host: Host) -> None:
         assert text in host.refusal(CUDA_VISIBLE_DEVICES=visible)
 
 
-def test_g5_no_card_is_told_by_its_cause_and_never_becomes_a_cpu_run(host: Host) -> None:
+def test_g5_no_card_is_reported_by_its_cause_and_never_becomes_a_cpu_run(host: Host) -> None:
     assert "no GPU here" in host.refusal()
     host.smi(RTX_4090)
     (host.folder / "nvidia-smi").chmod(0o644)
@@ -107,7 +107,7 @@ def test_g5_no_card_is_told_by_its_cause_and_never_becomes_a_cpu_run(host: Host)
         assert "the host gives this container no GPU" in host.refusal(command="train")
 
 
-def test_g6_a_fault_of_the_host_is_said_and_never_read_as_a_name(host: Host) -> None:
+def test_g6_a_fault_of_the_host_is_reported_and_never_read_as_a_name(host: Host) -> None:
     host.smi(says="Failed to initialize NVML: Driver/library version mismatch", code=18)
     assert "this is the host's fault" in host.refusal()
     host.smi(says="Failed to initialize NVML: Unknown Error", code=255)

@@ -57,7 +57,7 @@ def test_a_slice_is_sized_by_itself_never_by_its_card(tmp_path: Path) -> None:
     assert (machine.free_mib or 0) <= 4864
 
 
-def test_unknown_memory_is_said_and_nothing_is_invented(tmp_path: Path) -> None:
+def test_unknown_memory_is_reported_and_nothing_is_invented(tmp_path: Path) -> None:
     hidden = card("NVIDIA A100-SXM4-80GB", "[Insufficient Permissions]", "535.161.08", "8.0")
     machine = inspect_machine(install_smi(tmp_path, [hidden]))
     assert machine.free_mib is None
@@ -65,7 +65,7 @@ def test_unknown_memory_is_said_and_nothing_is_invented(tmp_path: Path) -> None:
     assert "set batch_size" in words_of(machine)
 
 
-def test_an_old_driver_is_asked_again_and_told_what_is_needed(tmp_path: Path) -> None:
+def test_an_old_driver_is_asked_again_and_reported_what_is_needed(tmp_path: Path) -> None:
     old = card("Tesla T4", 15360, "470.182.03")
     machine = inspect_machine(install_smi(tmp_path, [old], unknown_fields=["compute_cap"]))
     assert machine.capability == (7, 5)
@@ -74,7 +74,7 @@ def test_an_old_driver_is_asked_again_and_told_what_is_needed(tmp_path: Path) ->
     assert "525.60.13" in text
 
 
-def test_of_two_cards_one_is_used_and_said_and_memory_is_never_summed(tmp_path: Path) -> None:
+def test_of_two_cards_one_is_used_and_reported_and_memory_is_never_summed(tmp_path: Path) -> None:
     cards = [
         card("NVIDIA TITAN V", 12288, "570.86.15", "7.0"),
         card("NVIDIA RTX 5880 Ada Generation", 49140, "570.86.15", "8.9"),
@@ -120,7 +120,7 @@ def test_no_program_at_all_says_gpus_all(tmp_path: Path) -> None:
         ("Failed to initialize NVML: Unknown Error", 255, "restart the container"),
     ],
 )
-def test_a_host_that_gives_no_card_is_told_by_its_words(
+def test_a_host_that_gives_no_card_is_reported_by_its_words(
     tmp_path: Path, says: str, code: int, fix: str
 ) -> None:
     machine = inspect_machine(install_smi(tmp_path, says=says, code=code))
@@ -142,7 +142,7 @@ def test_drivers_are_compared_as_numbers(tmp_path: Path) -> None:
     inspect_machine(install_smi(tmp_path, [new_enough])).require_gpu()
 
 
-def test_memory_in_other_hands_is_said(tmp_path: Path) -> None:
+def test_memory_in_other_hands_is_reported(tmp_path: Path) -> None:
     busy = {**RTX_4090, "memory.free": 700}
     machine = inspect_machine(install_smi(tmp_path, [busy]))
     assert machine.free_mib == 700

@@ -65,7 +65,7 @@ def test_a_library_that_breaks_takes_nothing_else_with_it(
     assert tried.problem is None
 
 
-def test_a_python_that_is_none_and_one_that_hangs_are_told(tmp_path: Path) -> None:
+def test_a_python_that_is_none_and_one_that_hangs_are_reported(tmp_path: Path) -> None:
     with Trial(tmp_path / "python", (), {}) as running:
         problem = running.finish().problem
     assert problem is not None

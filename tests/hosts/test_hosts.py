@@ -104,7 +104,7 @@ def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost)
     assert len(api.asked) == 3
 
 
-def test_a_machine_that_goes_on_costing_is_said_with_its_price_and_place(api: FakeHost) -> None:
+def test_a_machine_that_goes_on_costing_is_reported_with_its_price_and_place(api: FakeHost) -> None:
     api.answer = lambda sent: (401, {})
     problem = end_host(
         Settings(end_action="stop"), host_of(RUNPOD, api), {}, usd_per_hour=0.69, say=print

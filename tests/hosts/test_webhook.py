@@ -1,4 +1,4 @@
-"""A webhook is told how a run goes, in its own words, and never holds the run up."""
+"""A webhook receives how a run goes, in its own words, and never holds the run up."""
 
 import sys
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def hook() -> Iterator[FakeHost]:
         ("https://discord.com.example.org/hook", "auto", "json"),
     ],
 )
-def test_the_shape_is_told_by_the_address(address: str, requested: str, form: str) -> None:
+def test_the_shape_is_reported_by_the_address(address: str, requested: str, form: str) -> None:
     assert format_of(address, requested) == form
 
 

@@ -92,7 +92,7 @@ class Engine:
 
     def _wait(self, container: Container, reached: Callable[[str, int | None], bool]) -> int | None:
         """Wait as long as the container says or computes something, however slow the machine is.
-        Gives its exit code once it has ended."""
+        Returns its exit code once it has ended."""
         seen, since = ("", 0), time.monotonic()
         while True:
             container.reload()

@@ -188,7 +188,7 @@ def test_an_output_folder_that_cannot_be_written_is_a_sentence(
     assert expected in done.output
 
 
-def test_a_result_that_goes_with_the_container_is_said_before_anything(
+def test_a_result_that_goes_with_the_container_is_reported_before_anything(
     engine: Engine, folder: Path
 ) -> None:
     lost = engine.run("train")
@@ -216,7 +216,7 @@ def test_a_folder_in_use_names_the_container(engine: Engine, folder: Path, conce
         first.remove(force=True)
 
 
-def test_a_volume_over_opt_is_said(engine: Engine, folder: Path) -> None:
+def test_a_volume_over_opt_is_reported(engine: Engine, folder: Path) -> None:
     done = engine.run("train", volumes={str(folder): {"bind": "/opt"}})
     assert done.code == 2
     assert "is hidden by what is mounted at /opt" in done.output

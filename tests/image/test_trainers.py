@@ -37,7 +37,7 @@ def test_the_demo_learns(engine: Engine, folder: Path) -> None:
 def test_the_guides_settings_train_in_sd_scripts(
     engine: Engine, folder: Path, concept: Path, random_base: str
 ) -> None:
-    """Its file as it is; what a CPU cannot do in a test's time is said by the environment."""
+    """Its file as it is; what a CPU cannot do in a test's time is set by the environment."""
     folder.chmod(0o777)
     (folder / "training_config.toml").write_text(GUIDE)
     container = engine.start(

@@ -31,7 +31,7 @@ def inspect(*words: str | Path, **extra: str) -> subprocess.CompletedProcess[str
     return done
 
 
-def test_a_kohya_file_is_told_whole(tmp_path: Path) -> None:
+def test_a_kohya_file_is_reported_whole(tmp_path: Path) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 320, 768, 8, 4.0)
     tensors |= kohya("lora_te_text_model_encoder_layers_0_mlp_fc1", 3072, 768, 8, 4.0)
     metadata = {
@@ -118,14 +118,14 @@ def test_numbers_that_are_not_finite_end_it_with_5(tmp_path: Path) -> None:
     assert (done.returncode, "not finite" in done.stdout) == (5, True)
 
 
-def test_a_base_of_another_family_is_told_instead_of_a_ratio(tmp_path: Path) -> None:
+def test_a_base_of_another_family_is_reported_instead_of_a_ratio(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", kohya("lora_unet_mid_block_1_x", 64, 64, 4, 4.0))
     done = inspect(path, "--base", "tiny")
     assert "1 of 1 modules of the U-Net are not in tiny" in done.stdout
     assert inspect(path, "--base", "nowhere.safetensors").returncode == 2
 
 
-def test_without_numpy_all_but_the_norms_is_told(tmp_path: Path) -> None:
+def test_without_numpy_all_but_the_norms_is_reported(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden" / "sitecustomize.py"
     hidden.parent.mkdir()
     hidden.write_text(

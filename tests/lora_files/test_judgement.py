@@ -1,4 +1,4 @@
-"""What is said of trained weights: nothing learnt, too little, too much, lost in saving."""
+"""What is reported of trained weights: nothing learnt, too little, too much, lost in saving."""
 
 from dataclasses import replace
 

@@ -44,7 +44,7 @@ def test_what_sd_scripts_writes_is_understood_whole(tmp_path: Path, family: str)
 @pytest.mark.parametrize(
     ("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (64, None)]
 )
-def test_the_family_is_told_by_what_cross_attention_reads(
+def test_the_family_is_reported_by_what_cross_attention_reads(
     tmp_path: Path, width: int, family: str | None
 ) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 320, width, 4, 2.0)
@@ -52,7 +52,7 @@ def test_the_family_is_told_by_what_cross_attention_reads(
     assert file.family == family
 
 
-def test_a_width_of_nobody_is_told_by_the_metadata(tmp_path: Path) -> None:
+def test_a_width_of_nobody_is_reported_by_the_metadata(tmp_path: Path) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 64, 64, 4, 2.0)
     metadata = {"ss_base_model_version": "sdxl_base_v1-0"}
     file = read_lora_file(write(tmp_path / "a.safetensors", tensors, metadata))
@@ -123,7 +123,7 @@ def test_what_peft_saves_is_understood_with_its_alpha(tmp_path: Path) -> None:
     }
 
 
-def test_pefts_dora_is_told_from_lora(tmp_path: Path) -> None:
+def test_pefts_dora_is_reported_from_lora(tmp_path: Path) -> None:
     model = get_peft_model(_Unet(), LoraConfig(r=4, target_modules=["to_k"], use_dora=True))
     path = tmp_path / "a.safetensors"
     save_torch(
@@ -207,7 +207,7 @@ LYCORIS = {
 
 
 @pytest.mark.parametrize("kind", LYCORIS)
-def test_lycoris_kinds_are_told_apart(tmp_path: Path, kind: str) -> None:
+def test_lycoris_kinds_are_distinguished(tmp_path: Path, kind: str) -> None:
     tensors = {
         f"lora_unet_{ATTENTION}.{name}": np.ones(shape, np.float16)
         for name, shape in LYCORIS[kind].items()
@@ -222,7 +222,7 @@ def test_lycoris_kinds_are_told_apart(tmp_path: Path, kind: str) -> None:
         assert file.family == "sd1"
 
 
-def test_a_missing_half_and_foreign_tensors_are_told(tmp_path: Path) -> None:
+def test_a_missing_half_and_foreign_tensors_are_reported(tmp_path: Path) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 320, 768, 4, 4.0)
     tensors |= kohya("lora_unet_mid_block_attentions_0_proj_in", 1280, 1280, 4, 4.0)
     del tensors["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"]
@@ -265,7 +265,7 @@ def test_what_is_no_lora_is_called_what_it_is(tmp_path: Path, name: str, says: s
         read_lora_file(path)
 
 
-def test_a_missing_file_and_an_empty_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_empty_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no file"):
         read_lora_file(tmp_path / "none.safetensors")
     with pytest.raises(SettingsError, match=r"no \.safetensors file"):

@@ -1,4 +1,5 @@
-"""The table of optimizers is what the packages take, and what their authors recommend is said."""
+"""The table of optimizers is what the packages take, and what their authors recommend is
+reported."""
 
 import importlib
 import inspect
@@ -85,7 +86,7 @@ def test_adafactor_takes_the_runs_rate_in_both_trainers() -> None:
     assert "relative_step=False" in asked(optimizer_type="Adafactor").settings.optimizer_args
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_that_is_wrong_is_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         asked(
             optimizer_type="AdamW",
@@ -120,7 +121,7 @@ def test_the_optimizer_itself_is_asked_what_the_table_cannot_tell() -> None:
     ("warmup", "steps", "expected"),
     [(500, 20, 2), (20, 20, 2), (19, 20, 19), (0, 20, 0), (None, 20, 2), (0.5, 20, 10)],
 )
-def test_a_warm_up_longer_than_the_run_is_shortened_and_said(
+def test_a_warm_up_longer_than_the_run_is_shortened_and_reported(
     warmup: float | None, steps: int, expected: int
 ) -> None:
     settings = Settings.model_validate({"lr_warmup_steps": warmup})

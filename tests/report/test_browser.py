@@ -141,7 +141,9 @@ def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
     page.context.close()
 
 
-def test_a_server_that_is_gone_is_said(browser: Any, facts: ReportFacts, tmp_path: Path) -> None:
+def test_a_server_that_is_gone_is_reported(
+    browser: Any, facts: ReportFacts, tmp_path: Path
+) -> None:
     run_dir = RunDir(tmp_path / "run").create()
     write_run(run_dir, replace(facts, state="training"))
     page = browser.new_context(locale="ar").new_page()

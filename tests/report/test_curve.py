@@ -52,7 +52,7 @@ def test_long_curves_are_named(name: str, num_steps: int, share: float) -> None:
     assert sum(each in right for each in found) >= share * len(found), found
 
 
-def test_noise_that_hides_everything_is_said() -> None:
+def test_noise_that_hides_everything_is_reported() -> None:
     draw = random.Random(0)
     losses = [math.exp(draw.gauss(0, 2)) for _ in range(120)]
     assert read_curve(range(120), losses).reading in {"noisy"}

@@ -236,7 +236,7 @@ def test_a_step_that_is_trained_again_counts_once_by_its_last_word(tmp_path: Pat
     with EventLog(log) as out:
         for event in [*(step(number) for number in range(1, 11)), end]:
             out.append(event)
-    with EventLog(log) as out:  # a life that began at the state of step 8
+    with EventLog(log) as out:  # an attempt that began at the state of step 8
         for event in [step(9, loss=0.2), step(10, loss=0.2), end, step(11)]:
             out.append(event)
     curve = History.of_log(read_event_lines(log)).curve()

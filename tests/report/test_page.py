@@ -56,7 +56,7 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-def test_every_fact_is_told(facts: ReportFacts) -> None:
+def test_every_fact_is_reported(facts: ReportFacts) -> None:
     page = render_report(facts)
     reported = " ".join(" ".join(Elements(page).words).split())
     for word in ("my_lora", "sks star", "sd15", "5,000 / 5,000", "$0.83", "$10.00", "network_dim"):
@@ -84,7 +84,7 @@ def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportF
     assert "What went wrong" not in requested
 
 
-def test_notices_that_differ_in_numbers_alone_are_told_once(facts: ReportFacts) -> None:
+def test_notices_that_differ_in_numbers_alone_are_reported_once(facts: ReportFacts) -> None:
     notices = [Notice(text=f"the loss of step {n} is not finite") for n in range(3, 11)]
     notices.append(Notice(text="the card is hot"))
     reported = " ".join(Elements(render_report(replace(facts, notices=tuple(notices)))).words)
@@ -258,7 +258,7 @@ def test_an_empty_run_makes_a_page() -> None:
     assert "<h1>" in render_report(ReportFacts(name="x", state="failed"))
 
 
-def test_missing_and_broken_pictures_are_said(facts: ReportFacts, tmp_path: Path) -> None:
+def test_missing_and_broken_pictures_are_reported(facts: ReportFacts, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n half")
     images = (SampleImage(path=broken), SampleImage(path=tmp_path / "none.png", column="b"))

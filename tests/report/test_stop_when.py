@@ -1,4 +1,4 @@
-"""An early end by the loss: only where it was asked for, and not by one lucky reading."""
+"""An early end by the loss: only where it was requested, and not by one lucky reading."""
 
 import math
 import random
@@ -57,7 +57,7 @@ def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, lis
         ("settled", flat, False),
     ],
 )
-def test_it_ends_what_was_asked_for_and_says_so(
+def test_it_ends_what_was_requested_and_says_so(
     tmp_path: Path, condition: str, shape, ends: bool
 ) -> None:
     run_dir = RunDir(tmp_path).create()

@@ -242,7 +242,7 @@ def of_train(request: Request, remote: Place, monkeypatch: pytest.MonkeyPatch) -
 
 
 def of_check(request: Request, remote: Place, capsys: pytest.CaptureFixture[str]) -> Said:
-    """What `check` says, which goes on where the others end, and says more of the images."""
+    """What `check` says, which resumes where the others end, and says more of the images."""
     try:
         run_check(request, remote.environ, as_json=True, strict=False, page=None)
     except TennerError as error:

@@ -1,4 +1,5 @@
-"""What a trainer refuses together, or passes over in silence, is told before anything starts."""
+"""What a trainer refuses together, or passes over in silence, is reported before anything
+starts."""
 
 from dataclasses import replace
 
@@ -185,7 +186,7 @@ def test_the_guides_settings_stand_together() -> None:
 
 
 @pytest.mark.parametrize(("family", "bad", "message"), CASES, ids=lambda each: str(each)[:60])
-def test_one_conflict_is_told_once_with_its_fix(
+def test_one_conflict_is_reported_once_with_its_fix(
     family: Family, bad: dict[str, object], message: str
 ) -> None:
     [problem] = set(judged({**GUIDE, **bad}, family=family))
@@ -212,7 +213,7 @@ OWN_CASES: list[tuple[dict[str, object], str]] = [
         "relative_step=True cannot be had",
     ),
 ]
-"""What was told by one trainer only, or too late, and is told of the built-in one too."""
+"""What was reported by one trainer only, or too late, and is reported of the built-in one too."""
 
 
 @pytest.mark.parametrize(("bad", "message"), OWN_CASES, ids=lambda each: str(each)[:60])
@@ -261,7 +262,7 @@ def _sets_off(rule: Rule | Check) -> bool:
 
 
 @pytest.mark.parametrize(("family", "bad", "message"), MORE, ids=lambda each: str(each)[:70])
-def test_each_of_these_is_told_with_its_fix(
+def test_each_of_these_is_reported_with_its_fix(
     family: Family, bad: dict[str, object], message: str
 ) -> None:
     found = [each for each in judged({**GUIDE, **bad}, family=family) if message in each.text]

@@ -1,4 +1,4 @@
-"""What `train` refuses or warns of is said on a laptop too: by `check`, and by `plan --gpu`."""
+"""What `train` refuses or warns of is reported on a laptop too: by `check`, and by `plan --gpu`."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("base", "flags", "level", "text"), CASES, ids=lambda each: each[:40])
 @pytest.mark.parametrize("command", ["check", "plan"])
-def test_it_is_said_without_a_card_or_a_base(
+def test_it_is_reported_without_a_card_or_a_base(
     pictures: Path, tmp_path: Path, command: str, base: str, flags: str, level: str, text: str
 ) -> None:
     words = (str(pictures), "--base_model", base, *flags.split(), "--json")
@@ -53,7 +53,7 @@ def test_it_is_said_without_a_card_or_a_base(
         assert [each["level"] for each in found] == [level]
 
 
-def test_settings_and_pictures_are_told_of_together(tmp_path: Path) -> None:
+def test_settings_and_pictures_are_reported_of_together(tmp_path: Path) -> None:
     (tmp_path / "photos" / "10_cat").mkdir(parents=True)
     (tmp_path / "photos" / "10_cat" / "a.png").write_bytes(b"no picture")
     words = ("photos", "--base_model", "sdxl", "--text_encoder_lr", "1e-5", "2e-5")
@@ -79,7 +79,7 @@ def test_of_a_base_that_is_not_here_nothing_is_guessed(pictures: Path, tmp_path:
     assert "settings" not in kinds
 
 
-def test_a_card_that_cannot_have_it_is_told_apart_from_those_that_can(
+def test_a_card_that_cannot_have_it_is_distinguished_from_those_that_can(
     pictures: Path, tmp_path: Path
 ) -> None:
     words = (str(pictures), "--base_model", "sd15", "--full_bf16", "true")

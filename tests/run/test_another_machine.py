@@ -1,4 +1,4 @@
-"""A run whose machine is gone goes on from its destination, and no other run is taken for it."""
+"""A run whose machine is gone resumes from its destination, and no other run is taken for it."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
     assert [each["step"] for each in second.events("star", "step")] == [1, 2, 3, 4]
 
 
-def test_another_card_goes_on_with_the_same_images_in_a_step(tmp_path: Path) -> None:
+def test_another_card_resumes_the_same_images_in_a_step(tmp_path: Path) -> None:
     words = ("--max_train_epochs", "8", "--save_every_n_steps", "4")
     to = ("--destinations", f"file://{tmp_path}/kept")
     first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")

@@ -40,7 +40,7 @@ def test_kills_of_before_are_not_this_ones(tmp_path: Path) -> None:
     assert explain(1, before, tmp_path) is None
 
 
-def test_signals_are_told_apart(tmp_path: Path) -> None:
+def test_signals_are_distinguished(tmp_path: Path) -> None:
     before = count_kills(machine(tmp_path, kills=0))
     bus = explain(-signal.SIGBUS, before, tmp_path)
     in_shell = explain(128 + signal.SIGBUS, before, tmp_path)

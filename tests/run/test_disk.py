@@ -59,7 +59,7 @@ def other_disk(tmp_path: Path) -> Path:
     return next(each for each in found if each.stat().st_dev != here and os.access(each, os.W_OK))
 
 
-def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_told_before_the_training(
+def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_reported_before_the_training(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path)
@@ -109,7 +109,9 @@ def state(run_dir: RunDir, step: int) -> StateSaved:
     return StateSaved(path=str(folder), step=step, epoch=1)
 
 
-def test_older_states_make_room_before_the_next_save_and_it_is_said_once(tmp_path: Path) -> None:
+def test_older_states_make_room_before_the_next_save_and_it_is_reported_once(
+    tmp_path: Path,
+) -> None:
     run_dir = RunDir(tmp_path).create()
     free = [10_000]
     guard = DiskGuard(run_dir=run_dir, free_bytes=lambda: free[0])

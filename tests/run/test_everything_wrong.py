@@ -1,4 +1,4 @@
-"""What stands in a run's way is told at once, by whichever check it was found."""
+"""What stands in a run's way is reported at once, by whichever check it was found."""
 
 from pathlib import Path
 

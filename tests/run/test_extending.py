@@ -1,4 +1,4 @@
-"""A finished run is made longer: it goes on from its last state and is delivered anew."""
+"""A finished run is made longer: it resumes from its last state and is delivered anew."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the
 
 
 @pytest.mark.long
-def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
+def test_the_stretched_schedule_is_reported_and_a_shorter_or_other_run_is_refused(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)
@@ -93,7 +93,7 @@ def test_the_stretched_schedule_is_said_and_a_shorter_or_other_run_is_refused(
     assert rates[-4:] == pytest.approx([1e-3 * left / 8 for left in (4, 3, 2, 1)])
 
 
-def test_without_a_state_it_is_said_what_can_be_done(tmp_path: Path) -> None:
+def test_without_a_state_it_is_reported_what_can_be_done(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     words = (*CONSTANT, "--max_train_steps")
     assert machine.finish(*machine.train("star", *words, "2"), timeout=400) == 0
@@ -123,7 +123,7 @@ def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
     assert {"cat.safetensors", "checkpoints/cat-step00000008.safetensors"} <= names.keys()
 
 
-def test_epochs_are_raised_too_and_an_extension_that_is_cut_goes_on(tmp_path: Path) -> None:
+def test_epochs_are_raised_too_and_an_extension_that_is_cut_resumes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     words = ("--save_every_n_steps", "4", "--batch_size", "8", "--max_train_epochs")
     assert machine.finish(*machine.train("cat", *words, "2"), timeout=400) == 0, machine.output

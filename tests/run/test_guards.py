@@ -53,7 +53,7 @@ def test_delivery_is_given_twice_what_the_measured_speed_says() -> None:
     assert delivery_seconds(100_000_000, None) == 10 + 40
 
 
-def test_steps_that_slow_down_are_told_once_with_the_numbers() -> None:
+def test_steps_that_slow_down_are_reported_once_with_the_numbers() -> None:
     clock = [0.0]
     guard = SlowGuard(now=lambda: clock[0])
     reported: list[str] = []
@@ -94,7 +94,7 @@ def verdicts(checks: list[Reading], *, steps: bool = True) -> list[object]:
     return found
 
 
-def test_a_card_that_is_gone_is_told_from_one_that_was_busy_for_a_moment() -> None:
+def test_a_card_that_is_gone_is_reported_from_one_that_was_busy_for_a_moment() -> None:
     gone, good = Reading(trouble="Failed to initialize NVML"), Reading(utilization_percent=99)
     assert verdicts([gone, gone, good, gone, gone, good]) == []
     [failed] = verdicts([good, gone, gone, gone])
@@ -102,7 +102,7 @@ def test_a_card_that_is_gone_is_told_from_one_that_was_busy_for_a_moment() -> No
     assert failed.kind == "host"
 
 
-def test_an_idle_or_throttled_card_is_told_while_steps_are_made() -> None:
+def test_an_idle_or_throttled_card_is_reported_while_steps_are_made() -> None:
     idle = [Reading(utilization_percent=4)] * 12
     [warned] = verdicts(idle)
     assert isinstance(warned, Warned)

@@ -1,4 +1,4 @@
-"""The ledger accounts for every step: what its lives have kept adds up to the run."""
+"""The ledger accounts for every step: what its attempts have kept adds up to the run."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def rows(machine: StandIn) -> list[tuple[int, int]]:
     ]
 
 
-def test_a_killed_life_says_what_its_newest_state_says(tmp_path: Path) -> None:
+def test_a_killed_attempt_says_what_its_newest_state_says(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="8")
     assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.output
     assert rows(machine) == [(0, 6)], "eight steps were trained, and six of them are kept"
@@ -39,7 +39,7 @@ def test_a_killed_life_says_what_its_newest_state_says(tmp_path: Path) -> None:
     assert sum(last - start for start, last in rows(machine)) == 20
 
 
-def test_a_state_that_is_lost_takes_its_steps_from_the_life_that_trained_them(
+def test_a_state_that_is_lost_takes_its_steps_from_the_attempt_that_trained_them(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="10")
@@ -52,10 +52,10 @@ def test_a_state_that_is_lost_takes_its_steps_from_the_life_that_trained_them(
 
 
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(1, 30), max_size=4)), max_size=6))
-def test_whatever_is_lost_the_lives_add_up_to_the_run(
+def test_whatever_is_lost_the_attempts_add_up_to_the_run(
     attempts: list[tuple[bool, list[int]]],
 ) -> None:
-    """A life resumes from any state that was saved until then, saves some, and may be noted by
+    """An attempt resumes from any state that was saved until then, saves some, and may be noted by
     its states or not at all (a kill before the note)."""
     ledger, saved = Ledger(output_name="x"), {0}
     for is_noted, steps in [*attempts, (True, [])]:

@@ -72,7 +72,7 @@ def test_only_what_a_dead_process_was_writing_goes(
 
 
 def test_a_number_that_another_process_has_now_is_no_owner(tmp_path: Path) -> None:
-    """The process lives, but it started at another time than the one that wrote."""
+    """The process is alive, but it started at another time than the one that wrote."""
     part = part_of(tmp_path / "cat")
     start = temporary_files._start_of(os.getpid())
     reused = part.with_name(part.name.replace(f"-{start}-", f"-{start - 1}-"))

@@ -70,7 +70,7 @@ def foreign(folder: Path, mode: int) -> tuple[str, ...]:
 
 
 def told(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
-    """What was said, of a program that ended with `code` and no traceback."""
+    """What was reported, of a program that ended with `code` and no traceback."""
     output = ended.stdout + ended.stderr
     assert "Traceback" not in output, output
     assert ended.returncode == code, output
@@ -82,7 +82,7 @@ def told(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
     [("train", *JOB), ("batch", "jobs"), ("demo", "--device", "cpu")],
     ids=lambda words: words[0],
 )
-def test_a_folder_of_another_user_is_said_before_anything_else(
+def test_a_folder_of_another_user_is_reported_before_anything_else(
     open_folder: Path, words: tuple[str, ...]
 ) -> None:
     jobs = open_folder / "jobs"
@@ -116,7 +116,7 @@ def test_a_file_in_place_of_the_output_folder_is_a_wrong_setting(
     assert f"{tmp_path / 'out'} is a file" in output
 
 
-def test_a_read_only_mount_is_said_with_its_fix(tmp_path: Path) -> None:
+def test_a_read_only_mount_is_reported_with_its_fix(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     root = () if os.geteuid() == 0 else ("--map-root-user",)
@@ -151,7 +151,7 @@ def test_a_name_that_no_file_system_takes_is_a_wrong_setting(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", ["plan", "check", "train"])
-def test_no_folder_for_temporary_files_is_said_first(open_folder: Path, command: str) -> None:
+def test_no_folder_for_temporary_files_is_reported_first(open_folder: Path, command: str) -> None:
     """Every folder that Python tries is taken away: the mounts make them read-only (this program
     may lie in one of them), the working folder is another user's."""
     root = () if os.geteuid() == 0 else ("--map-root-user",)

@@ -53,7 +53,7 @@ def test_an_address_is_the_dataset(
     ("word", "expected"),
     [("photoz", "photos"), ("./photoz", "photos"), ("my_phots.zip", "my_photos.zip")],
 )
-def test_a_mistyped_name_is_said_with_the_near_one(
+def test_a_mistyped_name_is_reported_with_the_near_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], word: str, expected: str
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -86,7 +86,7 @@ def test_two_datasets_are_one_too_many(capfd: pytest.CaptureFixture[str]) -> Non
     ("name", "begins", "kind"),
     [("p.rar", b"Rar!\x1a\x07\x01\x00", "RAR"), ("p", b"7z\xbc\xaf\x27\x1c\x00\x04", "7z")],
 )
-def test_archives_that_are_not_unpacked_are_said_with_what_to_do(
+def test_archives_that_are_not_unpacked_are_reported_with_what_to_do(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, begins: bytes, kind: str
 ) -> None:
     (tmp_path / name).write_bytes(begins + bytes(100))

@@ -85,7 +85,7 @@ def sent_states(machine: Machine) -> list[int]:
 
 
 @pytest.mark.parametrize("where", ["an empty machine", "here, and the destination knows less"])
-def test_states_of_a_network_that_was_given_up_are_gone_on_from_nowhere(
+def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
     tmp_path: Path, where: str
 ) -> None:
     destination, before = tmp_path / "kept", tmp_path / "before"
@@ -168,7 +168,7 @@ def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
 
 
 @pytest.mark.long
-def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_life(
+def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_attempt(
     tmp_path: Path,
 ) -> None:
     undisturbed, machine = Machine(tmp_path / "undisturbed"), Machine(tmp_path / "pod")
@@ -199,7 +199,7 @@ def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_life
         ("killed", "1", {"max_data_loader_n_workers": 0, "cache_latents_to_disk": True}),
     ],
 )
-def test_a_trainer_that_is_killed_again_goes_on_with_less_of_the_machines_memory(
+def test_a_trainer_that_is_killed_again_resumes_less_of_the_machines_memory(
     tmp_path: Path, how: str, spares: str, given_up: dict[str, object]
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN=how, STAND_IN_STEPS="9", STAND_IN_SPARES=spares)
@@ -249,7 +249,7 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_goes_on(
+def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
     tmp_path: Path,
 ) -> None:
     machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"

@@ -25,7 +25,7 @@ STAND_IN = Path(__file__).parent / "stand_in_trainer.py"
 
 
 class Run:
-    """One run directory, and lives in it."""
+    """One run directory, and attempts in it."""
 
     def __init__(self, tmp_path: Path) -> None:
         scripts = tmp_path / "sd-scripts"
@@ -161,7 +161,7 @@ def test_weights_that_are_not_finite_are_no_success(run: Run) -> None:
         run.live(STAND_IN="nan")
 
 
-def test_out_of_memory_is_told_and_a_batch_that_fits_goes_through(run: Run) -> None:
+def test_out_of_memory_is_reported_and_a_batch_that_fits_goes_through(run: Run) -> None:
     with pytest.raises(TrainingError, match="CUDA out of memory"):
         run.live(batch=4, STAND_IN="oom", STAND_IN_FITS="2")
     [failed] = [event for event in run.events if isinstance(event, Failed)]

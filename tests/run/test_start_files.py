@@ -33,7 +33,7 @@ def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def plan(machine: Machine, *words: str) -> tuple[int, str, dict[str, Any]]:
-    """(exit code, what was said, the plan)."""
+    """(exit code, what was reported, the plan)."""
     _, *rest = machine.train("lora", *words)
     done = tenner(machine, "plan", *rest, "--json")
     return done.returncode, done.stderr, json.loads(done.stdout) if done.stdout else {}
@@ -212,7 +212,7 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
         (("--dataset_config", "nowhere.toml"), "dataset_config"),
     ],
 )
-def test_a_file_that_is_named_and_not_there_is_told_by_plan(
+def test_a_file_that_is_named_and_not_there_is_reported_by_plan(
     tmp_path: Path, words: tuple[str, ...], text: str
 ) -> None:
     machine = Machine(tmp_path)
@@ -249,6 +249,6 @@ def test_rank_and_alpha_of_the_file_are_said_to_be_its_own(
     assert (rank["value"], rank["reason"]) == ("4, alpha 1", "the network_weights' own")
 
 
-def test_a_file_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported_once(tmp_path: Path) -> None:
     code, output, _ = plan(Machine(tmp_path), "--network_weights", "nowhere.safetensors")
     assert (code, output.count("nowhere.safetensors")) == (2, 1), output

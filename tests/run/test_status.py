@@ -28,7 +28,7 @@ def found(machine: StandIn) -> dict[str, Any]:
     return json.loads(status(machine, "--json"))
 
 
-def test_it_follows_a_run_through_its_lives(tmp_path: Path) -> None:
+def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "kept"
     words = machine.train("cat", *STEPS, "--destinations", f"file://{destination}")
     process = machine.start(*words)
@@ -59,7 +59,7 @@ def test_it_follows_a_run_through_its_lives(tmp_path: Path) -> None:
     assert "in 3 starts" in output
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tenner", "status", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2

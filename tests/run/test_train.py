@@ -143,7 +143,7 @@ def test_a_changed_job_in_the_same_folder_is_refused_with_the_difference(tmp_pat
     assert "seed: 42 → 7" in changed.stderr
 
 
-def test_everything_wrong_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once_and_nothing_is_written(tmp_path: Path) -> None:
     done = tenner(
         tmp_path,
         *("train", "--epochs", "10", "--seed", "-1", "--mixed_precision", "fp-16"),
@@ -164,7 +164,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(tmp_path: Path)
         (("train", "--base_model", "tiny", "--destinations", "ftp://x"), 2, "ftp://"),
     ],
 )
-def test_exit_codes_say_whose_turn_it_is(
+def test_exit_codes_say_who_must_act(
     tmp_path: Path, words: tuple[str, ...], code: int, says: str
 ) -> None:
     done = tenner(tmp_path, *words)

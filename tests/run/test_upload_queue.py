@@ -85,7 +85,7 @@ def test_a_failed_state_that_a_newer_one_replaces_is_not_sent_again_and_nothing_
     take(queue, 0)
     queue.add_state(state(20), 1)
     assert queue.is_outdated
-    assert queue.failed([], 1)  # slow or broken, the user is told
+    assert queue.failed([], 1)  # slow or broken, the user is reported
     assert queue.state is State.READY
     assert take(queue, 1).items == (state(20),)
 

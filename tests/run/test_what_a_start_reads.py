@@ -46,7 +46,7 @@ def test_help_and_plan_read_no_heavy_library() -> None:
     assert read_by("plan", *job, "--device", "cpu") == "0"
 
 
-def test_a_slip_is_named_before_anything_is_decoded() -> None:
+def test_a_typo_is_named_before_anything_is_decoded() -> None:
     assert read_by("plan", "--learnig_rate", "1") == "2 rapidfuzz"
 
 

@@ -94,7 +94,7 @@ def test_pictures_say_how_they_were_made(job: SampleJob, draw: Run) -> None:
 
 
 @pytest.mark.long
-def test_a_job_that_was_cut_short_goes_on(job: SampleJob, draw: Run) -> None:
+def test_a_job_that_was_cut_short_resumes(job: SampleJob, draw: Run) -> None:
     draw(job)
     found = pictures(job)
     found[1.0, 2].unlink()

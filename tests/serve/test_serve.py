@@ -52,7 +52,7 @@ def _base(endpoint: PageEndpoint) -> str:
         ("/live.json", {"Authorization": f"Basic {TOKEN}"}),
     ],
 )
-def test_nothing_is_told_without_the_token(
+def test_nothing_is_reported_without_the_token(
     client: httpx.Client, path: str, headers: dict[str, str]
 ) -> None:
     answer = client.get(path, headers=headers)
@@ -136,7 +136,7 @@ def test_what_did_not_change_is_not_sent_again(client: httpx.Client, run_dir: Ru
     assert "content-encoding" not in plain.headers
 
 
-def test_a_page_that_is_not_there_yet_is_said(client: httpx.Client, run_dir: RunDir) -> None:
+def test_a_page_that_is_not_there_yet_is_reported(client: httpx.Client, run_dir: RunDir) -> None:
     run_dir.report.unlink()
     answer = client.get("/", headers=RIGHT)
     assert (answer.status_code, "try again" in answer.text) == (404, True)

@@ -67,7 +67,7 @@ def test_two_names_of_one_key_in_one_file_must_agree(tmp_path: Path) -> None:
     assert load(tmp_path, "batch_size = 2\ntrain_batch_size = 2").settings.batch_size == 2
 
 
-def test_an_unknown_key_is_told_with_the_one_meant(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_the_one_meant(tmp_path: Path) -> None:
     text = refused(tmp_path, "[training]\nepochs = 10")
     assert "unknown key 'epochs' (job.toml line 2), did you mean 'max_train_epochs'?" in text
 
@@ -91,7 +91,7 @@ def test_quotes_kept_by_an_env_file_are_taken_off(tmp_path: Path) -> None:
     assert (request.settings.trigger, request.settings.seed) == ("sks dog", 7)
 
 
-def test_all_problems_of_all_doors_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_all_sources_are_reported_at_once(tmp_path: Path) -> None:
     toml = 'epochs = 10\nshuffle_caption = "maybe"\nmixed_precision = "fp-16"\nseed = -1'
     text = refused(tmp_path, toml, {"TENNER_LEARNING_RATE": "0,0001", "TENNER_LEARNIG_RATE": "1"})
     for part in (
@@ -105,7 +105,7 @@ def test_all_problems_of_all_doors_are_told_at_once(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_a_conflict_is_told_beside_a_wrong_value(tmp_path: Path) -> None:
+def test_a_conflict_is_reported_beside_a_wrong_value(tmp_path: Path) -> None:
     text = refused(tmp_path, "seed = -1\nmax_train_epochs = 1\nmax_train_steps = 5")
     assert "seed = -1" in text
     assert "max_train_epochs and max_train_steps are both set" in text
@@ -147,7 +147,9 @@ def test_usual_spellings_are_understood(tmp_path: Path, toml: str, key: str, val
         ("learning_rate = 0,0001", "write decimals with a point: 0.0001"),
     ],
 )
-def test_broken_toml_is_told_with_line_text_and_hint(tmp_path: Path, toml: str, hint: str) -> None:
+def test_broken_toml_is_reported_with_line_text_and_hint(
+    tmp_path: Path, toml: str, hint: str
+) -> None:
     text = refused(tmp_path, toml)
     assert "job.toml, line " in text
     assert hint in text
@@ -160,7 +162,7 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path, encoding: str) -> None
 
 @pytest.mark.skipif("os.name == 'nt'", reason="there it is a path")
 @pytest.mark.parametrize("path", ["C:\\Users\\me\\pics", "D:/train/new"])
-def test_a_windows_path_is_told_to_be_on_the_pc(tmp_path: Path, path: str) -> None:
+def test_a_windows_path_is_reported_to_be_on_the_pc(tmp_path: Path, path: str) -> None:
     text = refused(tmp_path, f"dataset = '{path}'")
     assert "this is on your PC" in text
     assert "mount it" in text
@@ -225,7 +227,7 @@ class_tokens = "sks cat"
         assert "of cats: want a whole number from 1 to 10000" in text
 
 
-def test_steps_said_at_a_stronger_door_take_the_place_of_epochs(tmp_path: Path) -> None:
+def test_steps_said_at_a_stronger_source_take_the_place_of_epochs(tmp_path: Path) -> None:
     settings = load(tmp_path, GUIDE, {"TENNER_MAX_TRAIN_STEPS": "500"}).settings
     assert (settings.max_train_steps, settings.max_train_epochs) == (500, None)
     text = refused(tmp_path, "max_train_epochs = 2\nmax_train_steps = 50")

@@ -1,4 +1,5 @@
-"""Files of prompts are read as sd-scripts reads them, and what is wrong in them is told by line."""
+"""Files of prompts are read as sd-scripts reads them, and what is wrong in them is reported by
+line."""
 
 import json
 from pathlib import Path

@@ -56,7 +56,7 @@ def test_a_price_out_of_the_book_only_warns_and_a_free_machine_never() -> None:
     assert levels(tight, expected(usd_per_hour=0)) == []
 
 
-def test_what_would_fit_is_said() -> None:
+def test_what_would_fit_is_reported() -> None:
     (problem,) = over_budget(Settings(max_cost_usd=0.5), expected(), LENGTH)
     assert "this run takes about $1.00 at $1.00 an hour" in problem.text
     assert "max_train_epochs = 5 would fit" in problem.fix

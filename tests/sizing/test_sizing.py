@@ -212,7 +212,7 @@ def test_bf16_on_a_card_without_it_is_refused_with_the_fix() -> None:
         choose_precision("bf16", capability=(7, 5), gpu_name="Tesla T4")
 
 
-def test_a_cpu_computes_in_float32_unless_weights_in_bf16_are_asked_for() -> None:
+def test_a_cpu_computes_in_float32_unless_weights_in_bf16_are_requested() -> None:
     cpu = replace(ground(), device="cpu", capability=None)
     for requested, expected in (
         (Settings(mixed_precision="fp16"), "no"),
@@ -235,7 +235,7 @@ def test_a_broken_library_is_replaced_with_a_warning() -> None:
     assert bad.load.optimizer == "AdamW"  # sized with the state of the one that trains
 
 
-def test_every_choice_is_said_with_its_reason() -> None:
+def test_every_choice_is_reported_with_its_reason() -> None:
     choices = {each.name: each for each in shape_run(Settings(), ground()).choices}
     assert list(choices) == [
         "batch size",

@@ -84,7 +84,7 @@ class HubState:
     large: dict[str, bytes] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     part_bytes: int = 0
-    """Large files are asked for in parts of this size; 0 for whole ones."""
+    """Large files are requested in parts of this size; 0 for whole ones."""
     storage_limit: int | None = None
     storage: str = ""
     """Where large files are said to lie; empty for this server under its other name."""

@@ -1,4 +1,5 @@
-"""Captions with wildcards: one line, one word of each choice, the same in every life of a run."""
+"""Captions with wildcards: one line, one word of each choice, the same in every attempt of a
+run."""
 
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.captions import draw_caption
@@ -20,7 +21,7 @@ def test_without_wildcards_the_first_line_is_shown_as_written() -> None:
     assert set(drawn(job())) == {"a {red|blue} star"}
 
 
-def test_with_them_every_wording_is_shown_and_a_second_life_shows_the_same() -> None:
+def test_with_them_every_wording_is_shown_and_a_second_attempt_shows_the_same() -> None:
     found = drawn(job(enable_wildcard=True))
     assert set(found) == {"a red star", "a blue star", "a star {as is} x"}
     assert found == drawn(job(enable_wildcard=True))

@@ -54,7 +54,7 @@ def assert_same(one: list[Pass], other: list[Pass]) -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_steps_drawn_ahead_are_the_same_whatever_is_asked_for(base: Path, tmp_path: Path) -> None:
+def test_steps_drawn_ahead_are_the_same_whatever_is_requested(base: Path, tmp_path: Path) -> None:
     changes = {"shuffle_caption": True, "flip_aug": True, "noise_offset": 0.1}
     job = make_job(base, tmp_path, gradient_accumulation_steps=2, max_train_steps=9, **changes)
     found = parts(job)

@@ -23,7 +23,7 @@ from tenner.settings import load_request
 
 
 class StandInVae:
-    """Gives latents an eighth as large, and keeps the pixels that it was shown."""
+    """Returns latents an eighth as large, and keeps the pixels that it was shown."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []

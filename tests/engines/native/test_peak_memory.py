@@ -1,4 +1,5 @@
-"""The peak that is told is that of the steps alone: not of the search in the first, nor before."""
+"""The peak that is reported is that of the steps alone: not of the search in the first, nor
+before."""
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Allocator:
         self.peak = self.now
 
 
-def test_only_what_steps_after_the_first_take_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_steps_after_the_first_take_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     card, events = Allocator(monkeypatch), list[Event]()
     memory = PeakMemory(torch.device("cuda"), events.append)
     card.take(90)  # the VAE

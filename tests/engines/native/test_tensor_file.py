@@ -24,7 +24,7 @@ def test_every_number_format_comes_back(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
 
-def test_a_cut_file_is_told(tmp_path: Path) -> None:
+def test_a_cut_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:-10])
@@ -46,7 +46,7 @@ def test_a_head_made_to_harm_is_a_value_error(tmp_path: Path, head: bytes) -> No
         lora_tag(path)
 
 
-def test_numbers_of_a_format_that_torch_lacks_are_told(tmp_path: Path) -> None:
+def test_numbers_of_a_format_that_torch_lacks_are_reported(tmp_path: Path) -> None:
     head = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))

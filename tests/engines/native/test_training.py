@@ -133,7 +133,7 @@ def test_the_stop_file_ends_the_run_in_good_order(base, items, tmp_path: Path) -
     assert not of_kind(events, Done)
 
 
-def test_a_damaged_state_is_told_of(base, items, tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_of(base, items, tmp_path: Path) -> None:
     job = tiny_model.make_job(base, tmp_path, items, max_train_steps=2)
     state = Path(of_kind(train(job), StateSaved)[-1].path)
     content = bytearray((state / "state.pt").read_bytes())
@@ -283,7 +283,7 @@ def test_losses_that_are_not_finite_end_the_run(base, items, tmp_path: Path) -> 
         ({"optimizer_type": "AdamW8bit"}, EngineExit.JOB, "GPU"),
     ],
 )
-def test_what_cannot_be_done_is_said(base, items, tmp_path, changes, code, words) -> None:
+def test_what_cannot_be_done_is_reported(base, items, tmp_path, changes, code, words) -> None:
     if changes.get("optimizer_type") == "AdamW8bit" and torch.cuda.is_available():
         pytest.skip("a GPU is here")
     job = replace(tiny_model.make_job(base, tmp_path, items), **changes)
@@ -358,7 +358,7 @@ def test_diffusers_loads_the_file_to_the_same_effect(
         assert float((pipe.unet(latents, times, theirs).sample - found).abs().max()) > 1e-2
 
 
-def test_the_file_says_what_it_is_and_names_no_place(base, items, tmp_path: Path) -> None:
+def test_the_file_says_what_it_is_and_names_no_path(base, items, tmp_path: Path) -> None:
     job = tiny_model.make_job(base, tmp_path, items, max_train_steps=2, training_comment="a try")
     train(job)
     path = tmp_path / "lora.safetensors"

@@ -30,7 +30,7 @@ def train(job: TrainJob) -> list[Event]:
 
 
 @pytest.mark.long
-def test_it_is_told_after_epochs_and_leaves_the_training_as_it_is(tmp_path: Path) -> None:
+def test_it_is_reported_after_epochs_and_leaves_the_training_as_it_is(tmp_path: Path) -> None:
     base = tiny_model.make_base(tmp_path / "base")
     items = tiny_model.make_items(tmp_path / "data", 6)
     job = tiny_model.make_job(

@@ -50,7 +50,7 @@ def test_the_guides_settings_lose_nothing_on_the_way() -> None:
     assert words[at + 1] == "5e-05"
     reported = " ".join(words)
     assert "max_token_length" not in reported  # 75 is its default, and no choice of its parser
-    assert "max_train_epochs" not in reported  # epochs would overrule the life's own steps
+    assert "max_train_epochs" not in reported  # epochs would overrule the attempt's own steps
     assert "destinations" not in reported
     assert "sdpa" not in reported
 
@@ -87,7 +87,7 @@ def test_cached_latents_need_no_loader_processes() -> None:
     assert "--persistent_data_loader_workers" not in words
 
 
-def test_sd2_is_said_and_sdxl_options_are_kept_from_the_other_trainer() -> None:
+def test_sd2_is_reported_and_sdxl_options_are_kept_from_the_other_trainer() -> None:
     expected = {**GUIDE, "v_parameterization": True, "cache_text_encoder_outputs": True}
     words = arguments(translate(expected, family="sd2"))
     assert "--v2" in words
@@ -126,7 +126,7 @@ def test_a_value_that_would_be_taken_for_an_option_is_refused() -> None:
     assert arguments({"caption_prefix": "--x"}) == ("--caption_prefix=--x",)
 
 
-def test_paths_are_said_whole() -> None:
+def test_paths_are_reported_whole() -> None:
     paths = Paths(
         base_model=Path("/models/a b.safetensors"),
         train_data_dir=Path("/data"),

@@ -86,7 +86,7 @@ def test_a_cpu_is_only_used_when_asked_for() -> None:
     assert command(job, job.life()).env["ACCELERATE_USE_CPU"] == "true"
 
 
-def test_a_resumed_life_says_where_it_goes_on() -> None:
+def test_a_resumed_attempt_says_where_it_resumes() -> None:
     made = command(JOB, JOB.life(22), state=Path("/run/state/step-00000022"))
     assert "--resume=/run/state/step-00000022" in made.argv
     assert "--initial_step=22" in made.argv

@@ -1,4 +1,5 @@
-"""Options of sd-scripts: known by name, type and choices; slips are told with what was meant."""
+"""Options of sd-scripts: known by name, type and choices; typos are reported with what was
+meant."""
 
 import pytest
 from hypothesis import given
@@ -68,11 +69,13 @@ def test_values_are_taken_in_the_spellings_people_use(
         ("lr_decay_steps", "1.5", "whole steps"),
     ],
 )
-def test_wrong_values_are_told_with_what_is_wanted(name: str, value: object, message: str) -> None:
+def test_wrong_values_are_reported_with_what_is_wanted(
+    name: str, value: object, message: str
+) -> None:
     assert message in problem(name, value)
 
 
-def test_a_slip_in_a_name_is_told_with_the_nearest_name() -> None:
+def test_a_typo_in_a_name_is_reported_with_the_nearest_name() -> None:
     assert "did you mean min_snr_gamma?" in problem("min_snr_gama", 5)
     assert "did you mean flip_aug?" in problem("flip-aug", "true")
     assert "did you mean" not in problem("zzzzqqqq", 1)
@@ -85,7 +88,7 @@ def test_what_is_tenners_own_is_refused_with_the_way_to_do_it(name: str) -> None
     assert found.fix
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     checked = facts.check({"keep_tokns": 1, "loss_type": "l3", "resume": "x", "flip_aug": True})
     assert len(checked.problems) == 3
     assert checked.values == {"flip_aug": True}

@@ -57,7 +57,7 @@ def test_the_newest_two_states_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NEEDED, STATE_MARK])
 @pytest.mark.parametrize("how", ["missing", "cut", "empty"])
-def test_a_state_that_is_not_whole_is_told(tmp_path: Path, name: str, how: str) -> None:
+def test_a_state_that_is_not_whole_is_reported(tmp_path: Path, name: str, how: str) -> None:
     saved = adopt(tmp_path, 4)
     file = saved / name
     if how == "missing":
@@ -69,7 +69,7 @@ def test_a_state_that_is_not_whole_is_told(tmp_path: Path, name: str, how: str) 
 
 @pytest.mark.parametrize("name", NEEDED)
 @pytest.mark.parametrize("at", [30, -40])
-def test_a_state_of_the_right_size_with_other_bytes_is_told(
+def test_a_state_of_the_right_size_with_other_bytes_is_reported(
     tmp_path: Path, name: str, at: int
 ) -> None:
     saved = adopt(tmp_path, 4)

@@ -51,7 +51,7 @@ def why_not(**environ: str) -> str:
     return found.text
 
 
-def test_why_it_is_not_there_is_said(sd_scripts: Path, tmp_path: Path) -> None:
+def test_why_it_is_not_there_is_reported(sd_scripts: Path, tmp_path: Path) -> None:
     folder = str(sd_scripts)
     assert why_not() == "SD_SCRIPTS_DIR is not set"
     assert "holds no train_network.py" in why_not(SD_SCRIPTS_DIR=str(tmp_path))
@@ -67,7 +67,7 @@ def test_why_it_is_not_there_is_said(sd_scripts: Path, tmp_path: Path) -> None:
     assert "lacks torchvision, accelerate, transformers, safetensors, cv2, " in reported
 
 
-def test_another_commit_is_told(sd_scripts: Path, tmp_path: Path) -> None:
+def test_another_commit_is_reported(sd_scripts: Path, tmp_path: Path) -> None:
     git = sd_scripts / ".git"
     (git / "refs" / "heads").mkdir(parents=True)
     (git / "HEAD").write_text("ref: refs/heads/main\n")
@@ -83,7 +83,7 @@ def test_another_commit_is_told(sd_scripts: Path, tmp_path: Path) -> None:
         assert len(found.notices) == notices
 
 
-def test_what_breaks_on_import_is_said(sd_scripts: Path, tmp_path: Path) -> None:
+def test_what_breaks_on_import_is_reported(sd_scripts: Path, tmp_path: Path) -> None:
     (sd_scripts / "train_network.py").write_text("import no_such_module\n")
     trainer = Trainer(directory=sd_scripts, python=Path(sys.executable))
     problem = try_import(trainer)

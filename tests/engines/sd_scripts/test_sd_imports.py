@@ -94,7 +94,7 @@ def test_a_rate_of_nought_leaves_that_part_alone() -> None:
     assert "text_encoder_lr" not in found.values
 
 
-def test_other_kinds_of_network_are_told() -> None:
+def test_other_kinds_of_network_are_reported() -> None:
     [error] = [
         each for each in imported({**FORM, "LoRA_type": "LoKr"}).problems if each.level == "error"
     ]
@@ -112,7 +112,7 @@ def test_a_dataset_configuration_falls_back_from_subset_to_general() -> None:
     assert second.num_repeats == 1
 
 
-def test_what_one_run_cannot_do_is_told() -> None:
+def test_what_one_run_cannot_do_is_reported() -> None:
     two = DATASETS + '[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = "/data/b"\n'
     reported = [each.text for each in imported(tomllib.loads(two)).problems]
     assert any("resolution differs" in text for text in reported)

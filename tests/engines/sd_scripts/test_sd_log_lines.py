@@ -90,7 +90,7 @@ def test_wrapped_lines_and_a_resumed_whole_epoch_run() -> None:
     assert [each.epoch for each in of_kind(found, EpochEnd)] == [2, 3]
 
 
-def test_three_lives_are_one_run() -> None:
+def test_three_attempts_are_one_run() -> None:
     steps, checkpoints = set[int](), list[int]()
     for number, first in enumerate((0, 4, 8), 1):
         name = "killed_life_1" if number == 1 else f"resumed_life_{number}"
@@ -109,7 +109,7 @@ def test_accumulated_gradients_make_one_step() -> None:
     assert not of_kind(found, Warned)
 
 
-def test_an_epoch_of_another_length_than_planned_is_told() -> None:
+def test_an_epoch_of_another_length_than_planned_is_reported() -> None:
     found = events("accumulation", Attempt(num_steps=6, steps_per_epoch=4), accumulation=4)
     [warned] = of_kind(found, Warned)
     assert warned.text == "an epoch has 3 steps in sd-scripts, and 4 in the plan"
@@ -133,7 +133,7 @@ def test_how_a_run_failed(name: str, kind: str, message: str) -> None:
     assert not of_kind(found, Checkpoint)
 
 
-def test_a_loss_that_is_no_number_is_told_and_then_fails() -> None:
+def test_a_loss_that_is_no_number_is_reported_and_then_fails() -> None:
     found = events("nan", Attempt(num_steps=5, steps_per_epoch=10), "lora")
     assert [each.step for each in of_kind(found, Step)] == [1]
     assert "from step 2 on" in of_kind(found, Warned)[0].text
@@ -168,7 +168,7 @@ def test_a_warning_while_a_file_is_written_does_not_make_it_whole() -> None:
     assert saved.final
 
 
-def test_warnings_are_told_whole_once_and_in_english() -> None:
+def test_warnings_are_reported_whole_once_and_in_english() -> None:
     follow = reader(TWO_EPOCHS)
     wrapped = [
         "2026-11-25 04:46:17 WARNING  No caption file found for   train_util.py:2090",
@@ -189,7 +189,7 @@ def test_a_bar_and_a_record_on_one_line_are_two_pieces() -> None:
     assert (type(bar).__name__, type(record).__name__) == ("Bar", "Record")
 
 
-def test_only_the_english_half_of_a_message_is_told() -> None:
+def test_only_the_english_half_of_a_message_is_reported() -> None:
     assert english("no images / 画像がありません") == "no images"
     assert english("either / or") == "either / or"
 

@@ -3,7 +3,7 @@
 Opt-in, see CONTRIBUTING: `SD_SCRIPTS_DIR` and `TENNER_TRAINER_PYTHON` name the trainer;
 `TEST_MODELS` a folder where the models are kept (else SD 1.5 is made anew each time). SDXL
 needs that folder, 7 GB of disk and 17 GB of memory (16.6 at its peak, as measured; a minute in all
-on two cores): it is asked for with `TEST_SDXL=1`.
+on two cores): it is requested with `TEST_SDXL=1`.
 """
 
 import getpass
@@ -59,7 +59,7 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(cwd: Path, *words: str | Path) -> Path:
-    """`tenner train`, which has to deliver. Gives the run's directory."""
+    """`tenner train`, which has to deliver. Returns the run's directory."""
     done = subprocess.run(
         [sys.executable, "-m", "tenner", "train", *map(str, words)],
         cwd=cwd,
@@ -183,7 +183,7 @@ def test_sd2_trains_as_its_scheduler_says(
 
 @pytest.fixture(scope="module")
 def loras(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """LoRAs of sd-scripts: one, one with convolutions, one that goes on from the first."""
+    """LoRAs of sd-scripts: one, one with convolutions, one that resumes from the first."""
     folder = tmp_path_factory.mktemp("loras")
     words: tuple[str | Path, ...] = (
         *("--engine", "sd-scripts", "--base_model", sd15, "--dataset", concept_dir(), *LIGHT),
@@ -262,7 +262,7 @@ CHANGES_WITH_TIME = (
 def test_killed_and_stopped_within_epochs_it_is_the_run_that_never_was(
     sd15: Path, tmp_path: Path
 ) -> None:
-    """Killed after the state of step 2, stopped by SIGTERM, gone on with twice: the same weights,
+    """Killed after the state of step 2, stopped by SIGTERM, resumed twice: the same weights,
     bit for bit, though images are mirrored, tags shuffled, neurons dropped and noise drawn."""
     data = tmp_path / "data" / "2_sks star"
     data.mkdir(parents=True)

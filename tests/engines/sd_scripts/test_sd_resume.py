@@ -1,4 +1,4 @@
-"""Lives of one run, against a model of how the pinned sd-scripts counts under `with_states.py`.
+"""Attempts of one run, against a model of how the pinned sd-scripts counts under `with_states.py`.
 
 The model is written from its training loop; that the real one does so too is held by
 `test_sd_real.py`.
@@ -17,7 +17,7 @@ from tenner.kohya.options import Value
 
 @dataclass
 class Trained:
-    """What a life did: the place in its epoch of each step, and what it saved."""
+    """What an attempt did: the place in its epoch of each step, and what it saved."""
 
     places: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     states: dict[str, int] = field(default_factory=dict[str, int])
@@ -61,7 +61,7 @@ def sd_scripts(options: dict[str, Value], *, spe: int, kill_after: int | None) -
 @example(spe=10, num_steps=13, every=4, by_epoch=False, kills=[6, 5])
 @example(spe=10, num_steps=30, every=1, by_epoch=True, kills=[12, 15])
 @example(spe=10, num_steps=25, every=1, by_epoch=True, kills=[12, 3])
-def test_any_number_of_lives_is_one_run(
+def test_any_number_of_attempts_is_one_run(
     spe: int, num_steps: int, every: int, by_epoch: bool, kills: list[int]
 ) -> None:
     saving: dict[str, Value] = {"save_every_n_epochs" if by_epoch else "save_every_n_steps": every}
@@ -95,7 +95,7 @@ def test_any_number_of_lives_is_one_run(
     assert saved == [divmod(step, spe) for step in range(num_steps)]
 
 
-def test_a_life_is_told_the_whole_run_and_where_it_goes_on() -> None:
+def test_an_attempt_is_given_the_whole_run_and_where_it_resumes() -> None:
     attempt = Attempt(first_step=25, num_steps=30, steps_per_epoch=10)
     assert attempt.options(state="/s") == {
         "max_train_steps": 30,

@@ -136,7 +136,7 @@ CASES: list[tuple[Family, int, bool]] = [
 def words(family: Family, first_step: int, state: bool) -> Sequence[str]:
     made = job(family, WANTED)
     at = Path("/run/state/step-00000020") if state else None
-    return command(made, made.life(first_step), state=at).argv[4:]
+    return command(made, made.attempt(first_step), state=at).argv[4:]
 
 
 @pytest.mark.parametrize(("family", "first_step", "state"), CASES)

@@ -36,7 +36,7 @@ JOB = Job(
 
 
 def test_one_card_is_one_process() -> None:
-    made = command(JOB, JOB.life())
+    made = command(JOB, JOB.attempt())
     python, wrapper, seconds, script = made.argv[:4]
     assert (python, script) == ("/opt/trainer/bin/python", "/opt/sd-scripts/train_network.py")
     assert Path(wrapper).name == "with_states.py"
@@ -51,12 +51,12 @@ def test_one_card_is_one_process() -> None:
 
 def test_sdxl_has_its_own_trainer() -> None:
     job = replace(JOB, family="sdxl")
-    assert command(job, job.life()).argv[3].endswith("/sdxl_train_network.py")
+    assert command(job, job.attempt()).argv[3].endswith("/sdxl_train_network.py")
 
 
 def test_several_cards_are_launched_with_every_setting_said() -> None:
     job = replace(JOB, num_processes=2, cpus=6)
-    words = " ".join(command(job, job.life()).argv)
+    words = " ".join(command(job, job.attempt()).argv)
     assert "-m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2" in words
     assert "--mixed_precision fp16 --dynamo_backend no --num_cpu_threads_per_process 3" in words
     assert " --no_python /opt/trainer/bin/python -I -S -c " in words
@@ -83,11 +83,11 @@ def test_threads_are_the_guides_four_or_what_is_there(
 
 def test_a_cpu_is_only_used_when_asked_for() -> None:
     job = replace(JOB, on_cpu=True)
-    assert command(job, job.life()).env["ACCELERATE_USE_CPU"] == "true"
+    assert command(job, job.attempt()).env["ACCELERATE_USE_CPU"] == "true"
 
 
 def test_a_resumed_attempt_says_where_it_resumes() -> None:
-    made = command(JOB, JOB.life(22), state=Path("/run/state/step-00000022"))
+    made = command(JOB, JOB.attempt(22), state=Path("/run/state/step-00000022"))
     assert "--resume=/run/state/step-00000022" in made.argv
     assert "--initial_step=22" in made.argv
     assert "--max_train_steps=110" in made.argv
@@ -109,7 +109,7 @@ def test_learning_rates_of_a_step_are_known_beforehand() -> None:
 
 
 def test_no_secret_and_no_upload_is_ever_said() -> None:
-    words = [*command(JOB, JOB.life()).argv]
+    words = [*command(JOB, JOB.attempt()).argv]
     words.remove("--keep_tokens=0")
     for word in ("huggingface", "token", "wandb", "config_file"):
         assert word not in " ".join(words)

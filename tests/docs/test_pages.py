@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.man_page import PAGE as MAN_PAGE
 from scripts.settings_tables import SETTINGS, with_tables
+from tenner.cli.command_line import COMMANDS
 from tenner.core.errors import ExitCode
 from tenner.settings.model import SECTIONS
 from tenner.settings.texts import setting_texts
@@ -19,6 +21,26 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 def test_the_settings_tables_are_those_of_the_model() -> None:
     page = SETTINGS.read_text(encoding="utf-8")
     assert with_tables(page) == page, "run: python -m scripts.settings_tables"
+
+
+def test_the_manual_page_has_every_command_and_every_flag() -> None:
+    """Not the same text to the letter: versions of Python lay out usage differently."""
+    page = MAN_PAGE.read_text(encoding="utf-8").replace("\\", "")
+    assert not [each for each in COMMANDS if f"tenner {each}" not in page], UPDATE
+    keys = {key for section in SECTIONS for key in section.model_fields}
+    flags = {f"--{key}" for key in keys}
+    flags |= {"--dry-run", "--json", "--quiet", "--gpu", "--restart"}
+    assert not [each for each in flags if each not in page], UPDATE
+    texts = " ".join(page.split())
+    missing = [
+        key
+        for key, text in setting_texts().items()
+        if key in keys and " ".join(text.replace("`", "").split())[:60] not in texts
+    ]
+    assert not missing, UPDATE
+
+
+UPDATE = "run: python -m scripts.man_page"
 
 
 def test_every_setting_says_what_it_does() -> None:
@@ -34,7 +56,7 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
-    linked = set(re.findall(r"docs/([a-z]+\.md)", README.read_text(encoding="utf-8")))
+    linked = set(re.findall(r"docs/([a-z-]+\.md)", README.read_text(encoding="utf-8")))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == set()
 
 

@@ -203,3 +203,35 @@ def test_the_command_needs_a_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "not the directory of a run" in done.stderr
+
+
+def test_a_batch_is_served_with_the_pages_of_its_jobs(tmp_path: Path) -> None:
+    """Links carry the token; a job that there is not, or that was never started, has no page."""
+    folder, job = tmp_path / "jobs.batch", RunDir(tmp_path / "cat & dog").create()
+    folder.mkdir()
+    job.report.write_text("<!doctype html>the job's page")
+    job.live.write_text(json.dumps({"state": "training"}))
+    runs = [{"name": name, "run": f"output/{name}"} for name in ("cat & dog", "later")]
+    (folder / "batch.json").write_text(json.dumps({"format": 1, "jobs": runs}))
+    link = '<a href="../cat &amp; dog/report.html">'
+    (folder / "batch.html").write_text(f"<!doctype html>{link}")
+    endpoint = page_endpoint("127.0.0.1", 0, (), TOKEN, {})
+    with (
+        open_page(RunDir(folder), endpoint) as opened,
+        httpx.Client(base_url=_base(opened)) as client,
+    ):
+        assert client.get("/").status_code == 401
+        page = client.get("/", params={"token": TOKEN})
+        found = re.search(r'href="([^"]+)"', page.text)
+        assert found
+        assert found[1] == f"cat%20%26%20dog/report.html?token={TOKEN}"
+        assert "the job's page" in client.get(found[1]).text
+        assert client.get("cat%20%26%20dog/live.json", headers=RIGHT).json()["state"] == "training"
+        for path in ("cat%20%26%20dog/report.html", "cat%20%26%20dog/live.json"):
+            assert client.get(path).status_code == 401
+        for missing in ("later", "..", "other", "jobs.batch"):
+            answer = client.get(f"{missing}/report.html", headers=RIGHT)
+            assert answer.status_code == 404
+        assert client.post("later/finish", headers=RIGHT).status_code == 409
+        assert client.post("cat%20%26%20dog/finish", headers=RIGHT).status_code == 202
+        assert job.stop_file.is_file()

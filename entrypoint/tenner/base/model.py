@@ -29,7 +29,8 @@ from tenner.core.family import Family
 from tenner.core.json_text import read_object
 from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
-from tenner.settings.known_bases import KNOWN_BASES, KnownBase, known_base
+from tenner.core.suggest import nearest_name
+from tenner.settings.known_bases import KNOWN_BASES, KnownBase, known_base, other_family
 
 Layout = Literal["diffusers", "checkpoint"]
 
@@ -100,6 +101,10 @@ def find_local_base(requested: str, *, models_dir: Path, tiny_dir: Path) -> Base
     return None
 
 
+def _short_names() -> list[str]:
+    return ["tiny", *(name for each in KNOWN_BASES for name in (each.name, *each.other_names))]
+
+
 def not_found(requested: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
     """Why the base cannot be had from this machine."""
     baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
@@ -112,6 +117,19 @@ def not_found(requested: str, models_dir: Path, *, may_be_fetched: bool = False)
         )
         return SettingsError(
             msg("the base model {shown} is not on this machine", shown=shown), fix=fix
+        )
+    if other := other_family(requested):
+        text = msg(
+            "base_model = '{asked}': {other} is not among the families that tenner trains",
+            asked=requested,
+            other=other,
+        )
+        fix = msg("use a Stable Diffusion 1.x, 2.x or XL base; {here}", here=here)
+        return SettingsError(text, fix=fix)
+    if "/" not in requested and (meant := nearest_name(requested, _short_names())):
+        return SettingsError(
+            msg("there is no base model {asked}", asked=requested),
+            fix=msg("did you mean {meant}? {here}", meant=meant, here=here),
         )
     repo = re.fullmatch(r"[\w.-]+/[\w.-]+", requested)
     also = (

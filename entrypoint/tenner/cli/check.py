@@ -22,6 +22,7 @@ from tenner.pipeline.preflight import dataset_request, fetching, inspect_own_mac
 from tenner.pipeline.without_card import Judged, judge_shape, judge_without_card, likely_ground
 from tenner.planning.kept_tags import kept_tags
 from tenner.settings import Request
+from tenner.ui.plain_text import print_tables
 from tenner.ui.screen import make_screen
 
 
@@ -68,9 +69,7 @@ def run_check(
     if as_json:
         print(json.dumps(result.to_json(), ensure_ascii=False, indent=1))
     else:
-        from rich.console import Console
-
-        Console().print(render(result))
+        print_tables(render(result))
         if page:
             print(f"contact sheet: {page}")
     if errors := errors_in(problems):

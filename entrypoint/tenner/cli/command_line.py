@@ -1,9 +1,13 @@
-"""The words of the command line: what each command is called, says of itself and takes."""
+"""The command line: what each command is called, says of itself and takes."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
-from tenner.cli.flags import add_other_flags, add_setting_flags
+from tenner.cli.flags import add_other_flags, add_setting_flags, known_flags
+from tenner.core.errors import SettingsError
+from tenner.core.messages import msg
+from tenner.core.suggest import nearest_name
 
 COMMANDS = {
     "train": "check everything, train, draw samples, deliver, verify",
@@ -17,15 +21,64 @@ COMMANDS = {
     "status": "how far a run is, what it has cost, and where its result lies",
     "deliver": "deliver a finished run again",
     "serve": "show a run's page on a port, while it trains or after",
+    "completion": "completion of commands, flags and files for a shell",
     "version": "versions of tenner and what it works with",
 }
 
 
-def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The command line that `words` need: all commands, and the arguments of the one they name.
+def parse_command_line(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments in `words`. Flags are read with dashes and with underscores alike.
 
-    Flags that are no settings are let in, to be judged.
+    Raises SettingsError for a command that there is not; argparse exits by itself on `--help` and
+    on arguments that a command does not take.
     """
+    words = _as_command(words)
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        raise _no_such_command(words[0])
+    parser, command = _parsers(words)
+    if command is None:
+        return parser.parse_args(words)
+    known = known_flags(command)
+    spelled = [words[0], *(_as_known(word, known) for word in words[1:])]
+    if words[0] in _JOB_COMMANDS:
+        add_other_flags(command, spelled[1:])
+    return parser.parse_args(spelled)
+
+
+def make_parser(*, explained: bool = False) -> argparse.ArgumentParser:
+    """The whole command line, every command with all its arguments, for completion and for the
+    manual page; with `explained` each setting has its text."""
+    parser = _main_parser()
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        _add_arguments(command, name, explained=explained)
+    return parser
+
+
+def print_help() -> None:
+    """Print what the program is and its commands."""
+    _parsers(())[0].print_help()
+
+
+def _parsers(
+    words: Sequence[str],
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The command line with the arguments of the one command that `words` name, and its parser:
+    the settings of the others would take time to no end."""
+    parser = _main_parser()
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = None
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if words[:1] == [name]:
+            named = command
+            explained = bool({"-h", "--help"}.intersection(words))
+            _add_arguments(command, name, explained=explained)
+    return parser, named
+
+
+def _main_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tenner",
         description="Train a Stable Diffusion LoRA for under ten dollars, and never lose a run.",
@@ -34,18 +87,50 @@ def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         " tenner's own, 143 stopped by a signal.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, says in COMMANDS.items():
-        command = commands.add_parser(name, help=says, description=says, allow_abbrev=False)
-        if words[:1] != [name]:
-            continue
-        if name in _ARGUMENTS:
-            _ARGUMENTS[name](command)
-        if name in _SETTINGS_COMMANDS:
-            add_setting_flags(command, explained=bool({"-h", "--help"}.intersection(words)))
-        if name in _JOB_COMMANDS:
-            add_other_flags(command, words[1:])
+    parser.add_argument(
+        "-V", "--version", action="store_true", help="versions, as `tenner version` prints them"
+    )
     return parser
+
+
+def _add_arguments(command: argparse.ArgumentParser, name: str, *, explained: bool) -> None:
+    if name in _ARGUMENTS:
+        _ARGUMENTS[name](command)
+    if name in _SETTINGS_COMMANDS:
+        add_setting_flags(command, explained=explained)
+
+
+def _as_command(words: Sequence[str]) -> list[str]:
+    """`-V`, `--version` and `help [COMMAND]` as the commands that they stand for."""
+    match list(words):
+        case [("-V" | "--version"), *_]:
+            return ["version"]
+        case ["help"]:
+            return ["--help"]
+        case ["help", name, *_]:
+            return [name, "--help"]
+        case same:
+            return same
+
+
+def _no_such_command(word: str) -> SettingsError:
+    fix = msg("commands are: {names}", names=", ".join(COMMANDS))
+    if meant := nearest_name(word, COMMANDS, least=60):
+        fix = msg("did you mean `tenner {meant}`?", meant=meant)
+    elif os.path.exists(word) or "://" in word:  # noqa: PTH110 a word may be no valid path
+        fix = msg("to train on it: tenner train {path}", path=word)
+    return SettingsError(msg("there is no command {word}", word=word), fix=fix)
+
+
+def _as_known(word: str, known: frozenset[str]) -> str:
+    """A flag that is known with dashes where it has underscores, or the other way round."""
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--") or flag in known:
+        return word
+    for spelling in ("--" + flag[2:].replace("-", "_"), "--" + flag[2:].replace("_", "-")):
+        if spelling in known:
+            return f"{spelling}{equals}{value}"
+    return word
 
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,11 +145,23 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="start from a packaged preset")
 
 
+def _output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors, warnings and the result only"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print each event and the result as a line of JSON; text for people goes to stderr",
+    )
+
+
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
         "--restart", action="store_true", help="start afresh; a run that is there is kept aside"
     )
+    _output_arguments(parser)
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +215,15 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
         "jobs", metavar="JOBS", help="folder of settings files, or a TOML with [[jobs]] or [sweep]"
     )
     parser.add_argument("--preset", help="start every job from a packaged preset")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="plan and price all jobs, without training any of them",
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="with --dry-run: for this card, such as 'RTX 4090'"
+    )
+    _output_arguments(parser)
     session = parser.add_argument_group("The session")
     session.add_argument("--stop-after", metavar="N", help="start no further job after N failures")
     session.add_argument(
@@ -166,7 +272,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("run", metavar="RUN", help="directory of a run, or NAME.batch")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -175,8 +281,12 @@ def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
 
 
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+
+
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("run", metavar="RUN", help="directory of a run, or NAME.batch")
     parser.add_argument("--serve_host", "--host", help="address to listen at [127.0.0.1]")
     parser.add_argument("--serve_port", "--port", help="port; 0 takes a free one [8321]")
     parser.add_argument("--serve_names", nargs="+", help="host names under which it is reached")
@@ -194,10 +304,11 @@ _ARGUMENTS = {
     "status": _status_arguments,
     "deliver": _deliver_arguments,
     "serve": _serve_arguments,
+    "completion": _completion_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
 _SETTINGS_COMMANDS = (*_JOB_COMMANDS, "batch")
 NOT_SETTINGS = (
     *("command", "run", "restart", "config", "config_flag", "preset"),
-    *("json", "strict", "page", "gpu"),
+    *("json", "strict", "page", "gpu", "quiet", "dry_run", "version"),
 )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenner.cli.command_line import make_parser
+from tenner.cli.command_line import parse_command_line
 from tenner.cli.main import main, written_folder
 from tenner.core.errors import Problem, SettingsError, TennerError
 from tenner.core.messages import msg
@@ -51,9 +51,9 @@ def run_in_container(arguments: Sequence[str]) -> int:
 
 
 def _leave_root(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None:
-    """Raises SettingsError where PUID or PGID name nobody."""
+    """Raises SettingsError where PUID or PGID name nobody, or the command is none."""
     unquote(environ)
-    parsed = make_parser(arguments).parse_args(arguments)
+    parsed = parse_command_line(arguments)
     try:
         folder = written_folder(parsed, environ)
     except (TennerError, OSError):

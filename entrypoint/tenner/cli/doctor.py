@@ -19,6 +19,7 @@ from tenner.hardware.host import Host
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import LIBRARIES, TORCH, Trial, Tried, trainer_python
 from tenner.settings.known_bases import KNOWN_BASES
+from tenner.ui.plain_text import print_tables
 
 Mark = Literal["ok", "warning", "error", "note"]
 
@@ -234,13 +235,9 @@ def _say(text: str) -> None:
 
 def _print(checks: Iterable[Check]) -> bool:
     """Print each check as it comes. Returns whether this machine can train."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
     able = True
     for check in checks:
         able = able and check.mark != "error"
@@ -252,10 +249,7 @@ def _print(checks: Iterable[Check]) -> bool:
         if check.fix:
             found.append(f"\n→ {check.fix}", style="dim")
         table.add_row(check.name, Text(check.mark, style=_STYLES[check.mark]), found)
-        console.print(table)
+        print_tables(table)
         sys.stdout.flush()
-    if able:
-        console.print("this machine can train")
-    else:
-        console.print("this machine cannot train: see the errors above")
+    print("this machine can train" if able else "this machine cannot train: see the errors above")
     return able

@@ -25,13 +25,18 @@ def add_setting_flags(parser: argparse.ArgumentParser, *, explained: bool) -> No
             _add_flag(group, key, field, other_names.get(key, []), texts.get(key, ""))
 
 
+def known_flags(parser: argparse.ArgumentParser) -> frozenset[str]:
+    """All flags that `parser` takes, as `--name`."""
+    return frozenset(each for action in parser._actions for each in action.option_strings)  # pyright: ignore[reportPrivateUsage]
+
+
 def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Flags among `words` that are no settings: options of sd-scripts, or typos.
 
     Slips are let in too, with whatever follows them: `settings` tells them together with all else
     that is wrong, and with the name that was meant.
     """
-    known = {each for action in parser._actions for each in action.option_strings}  # pyright: ignore[reportPrivateUsage]
+    known = set(known_flags(parser))
     for word in words:
         flag = word.partition("=")[0]
         if flag.startswith("--") and len(flag) > 2 and flag not in known:

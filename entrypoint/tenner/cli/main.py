@@ -1,25 +1,26 @@
-"""The door: arguments and environment in, an exit code out.
+"""The command line: arguments and environment in, an exit code out.
 
-Imports of the rooms are made by the command that needs them, so that `--help` and `plan` answer
-at once.
+Other packages are imported by the command that needs them, so that `--help` and `plan` answer at
+once.
 """
 
 import argparse
 import contextlib
-import io
+import json
 import os
 import select
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenner import __version__
-from tenner.cli.command_line import NOT_SETTINGS, make_parser
+from tenner.cli.command_line import NOT_SETTINGS, make_parser, parse_command_line, print_help
 from tenner.cli.flags import flag_values
 from tenner.cli.positional import is_dataset
 from tenner.core.early_stop import tell_of_sigterm
-from tenner.core.errors import ExitCode, Problem, SettingsError, TennerError
+from tenner.core.errors import ExitCode, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
 from tenner.core.messages import msg
 from tenner.core.places import require_temporary_folder
@@ -30,6 +31,7 @@ from tenner.kohya import options as facts
 from tenner.settings import Request, load_request
 from tenner.settings.environment import unquote
 from tenner.ui.lines import duration
+from tenner.ui.plain_text import print_any_text
 from tenner.ui.screen import Screen, make_screen
 
 if TYPE_CHECKING:
@@ -40,14 +42,17 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program. Returns the exit code of `tenner.core.errors.ExitCode`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    print_any_text()
     if not arguments:
-        make_parser().print_help()
+        print_help()
         return ExitCode.SETTINGS
-    _print_any_text()
     handle_threads(os.environ)
     tell_of_sigterm()
     unquote(os.environ)
-    parsed = make_parser(arguments).parse_args(arguments)
+    try:
+        parsed = parse_command_line(arguments)
+    except SettingsError as error:
+        return _ended(error)
     try:
         if parsed.command in _WRITES_TEMPORARY_FILES:
             require_temporary_folder()
@@ -55,21 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except TennerError as error:
-        return _ended(error)
+        return _ended(error, parsed)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return ExitCode.STOPPED
     except Exception as error:  # noqa: BLE001  the last handler: no traceback leaves the program
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return ExitCode.STOPPED
-        return _ended(as_tenner_error(error, os.environ))
-
-
-def _print_any_text() -> None:
-    """Let file names that are no valid text be printed, with their bytes as \\udcXX."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        return _ended(as_tenner_error(error, os.environ), parsed)
 
 
 def _is_output_closed() -> bool:
@@ -83,11 +81,26 @@ def _is_output_closed() -> bool:
     return closed
 
 
-def _ended(error: TennerError) -> int:
-    """Say how a command ended badly. Returns its exit code."""
+def _ended(error: TennerError, parsed: argparse.Namespace | None = None) -> int:
+    """Report how a command failed. Returns its exit code."""
     with contextlib.suppress(OSError):
-        _print_problems(error.problems)
+        problems = [
+            replace(each, text=redact_shapes(each.text), fix=redact_shapes(each.fix))
+            for each in error.problems
+        ]
+        screen = make_screen()
+        for problem in problems:
+            screen.problem(problem)
+        if parsed is not None and parsed.command == "train" and parsed.json:
+            _print_result(
+                exit_code=int(error.exit_code), problems=[asdict(each) for each in problems]
+            )
     return error.exit_code
+
+
+def _print_result(**values: object) -> None:
+    """The last line of `train --json`."""
+    print(json.dumps({"event": "result", **values}, ensure_ascii=False), flush=True)
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
@@ -132,18 +145,29 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.pipeline.run import AlreadyDelivered, run
 
     request = _request(parsed, environ)
-    screen = make_screen(price_per_hour=request.settings.price_per_hour)
+    screen = _run_screen(parsed, request)
     outcome = run(request, environ, screen, restart=parsed.restart)
-    if isinstance(outcome, AlreadyDelivered):
-        print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
-        print("  nothing was trained; --restart starts it afresh")
-        return ExitCode.DELIVERED
     try:
-        _print_outcome(outcome)
+        if parsed.json:
+            _print_result(exit_code=int(ExitCode.DELIVERED), **outcome.to_json())
+        elif isinstance(outcome, AlreadyDelivered):
+            print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
+            print("  nothing was trained; --restart starts it afresh")
+        else:
+            _print_outcome(outcome)
         sys.stdout.flush()
     except OSError:  # a log on a full disk: the run is delivered all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.DELIVERED
+
+
+def _run_screen(parsed: argparse.Namespace, request: Request) -> Screen:
+    return make_screen(
+        price_per_hour=request.settings.price_per_hour,
+        quiet=parsed.quiet,
+        as_json=parsed.json,
+        has_times=True,
+    )
 
 
 def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -233,8 +257,13 @@ def _batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     batch = _read_batch(parsed, environ)
 
     def screen_of(request: Request) -> Screen:
-        return make_screen(price_per_hour=request.settings.price_per_hour)
+        return _run_screen(parsed, request)
 
+    if parsed.dry_run:
+        from tenner.cli.dry_run import price_batch
+
+        price_batch(batch, environ, gpu=parsed.gpu, as_json=parsed.json)
+        return ExitCode.DELIVERED
     if parsed.ray:
         from tenner.queue.cluster.driver import run_on_ray
 
@@ -278,6 +307,14 @@ def _serve(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
+def _completion(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    import shtab
+
+    del environ
+    print(shtab.complete(make_parser(explained=True), parsed.shell))
+    return 0
+
+
 def _version(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     del parsed, environ
     print(f"tenner {__version__}")
@@ -298,6 +335,7 @@ _COMMANDS = {
     "status": _status,
     "deliver": _deliver,
     "serve": _serve,
+    "completion": _completion,
     "version": _version,
 }
 
@@ -312,15 +350,3 @@ def _print_outcome(outcome: "Outcome") -> None:
     print(f"  report  {outcome.run_dir.report}")
     for each in outcome.delivered.at:
         print(f"  delivered and verified: {each.destination}")
-
-
-def _print_problems(problems: Sequence[Problem]) -> None:
-    screen = make_screen()
-    for problem in problems:
-        screen.problem(
-            Problem(
-                text=redact_shapes(problem.text),
-                fix=redact_shapes(problem.fix),
-                level=problem.level,
-            )
-        )

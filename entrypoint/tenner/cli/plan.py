@@ -15,6 +15,7 @@ from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
 from tenner.settings import Request
 from tenner.ui.lines import duration
+from tenner.ui.plain_text import print_tables
 from tenner.ui.screen import make_screen
 
 if TYPE_CHECKING:
@@ -93,12 +94,9 @@ def print_comparison(
 
 
 def _print_table(job: "Job", offers: "Sequence[Offer]") -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=110)
     width, height = job.resolution
     table = Table(
         title=f"{job.family_name} at {width}×{height}, {job.dataset.num_images} images",
@@ -113,12 +111,9 @@ def _print_table(job: "Job", offers: "Sequence[Offer]") -> None:
     for offer in offers:
         if offer.fits:
             table.add_row(*_cells(offer))
-    console.print(table)
-    for offer in offers:
-        if not offer.fits:
-            console.print(f"{offer.card} does not fit: {offer.why_not}", markup=False)
-    for line in _FOOTNOTES:
-        console.print(line, style="dim", markup=False, highlight=False)
+    unfit = [f"{offer.card} does not fit: {offer.why_not}" for offer in offers if not offer.fits]
+    footnotes = [Text(line, style="dim") for line in _FOOTNOTES]
+    print_tables(table, *map(Text, unfit), *footnotes)
 
 
 _FOOTNOTES = (

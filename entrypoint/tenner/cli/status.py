@@ -11,7 +11,9 @@ from tenner.core.errors import SettingsError
 from tenner.core.event_log import read_event_lines
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
+from tenner.queue.record import read_records
 from tenner.runs.ledger import AttemptRecord, Ledger, ledger_of
+from tenner.serve.batch_dir import RECORDS, is_batch, job_dirs
 from tenner.ui.lines import duration
 
 State = Literal["running", "delivered", "trained, not delivered", "stopped", "failed", "cut"]
@@ -46,9 +48,35 @@ class Status:
 
 
 def print_status(run: Path, *, as_json: bool) -> None:
-    """Print how the run in `run` stands. Raises SettingsError where there is none."""
+    """Print how the run, or each job of the batch, in `run` stands. Raises SettingsError where
+    there is neither."""
+    if is_batch(run):
+        _print_batch(run, as_json=as_json)
+        return
     found = status_of(RunDir(run))
     print(found.to_json() if as_json else "\n".join(status_lines(found)))
+
+
+def _print_batch(folder: Path, *, as_json: bool) -> None:
+    records = read_records(folder / RECORDS)
+    jobs = job_dirs(folder)
+    found = {name: status_of(run_dir) for name, run_dir in jobs.items() if run_dir.ledger.is_file()}
+    if as_json:
+        listed = [
+            {**asdict(each), "run_status": asdict(found[name]) if name in found else None}
+            for name, each in records.items()
+        ]
+        print(json.dumps(listed, ensure_ascii=False, indent=1))
+        return
+    for name, record in records.items():
+        print("\n".join(status_lines(found[name])) if name in found else f"{name}: {record.state}")
+        if record.problems and name not in found:
+            print(f"  problem    {record.problems[0]}")
+    ended = sum(each.is_over for each in records.values())
+    costs = [each.cost_usd for each in records.values() if each.cost_usd is not None]
+    spent = f", ${sum(costs):.2f}" if costs else ""
+    seconds = sum(each.seconds for each in records.values())
+    print(f"{ended} of {len(records)} jobs delivered, {duration(seconds)}{spent}")
 
 
 def status_of(run_dir: RunDir) -> Status:

@@ -83,7 +83,10 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
     )
     if len(missing) < total:
         text = msg("{text} for {names}", text=text, names=names(missing))
-    fix = msg("write a {extension} file for each of them", extension=extension)
+    fix = msg(
+        "draft them by `tenner caption`, or write a {extension} file for each of them",
+        extension=extension,
+    )
     return [
         Finding(kind="captions_missing", level="warning", text=text, fix=fix, files=tuple(missing))
     ]

@@ -51,7 +51,7 @@ def try_bitsandbytes():
         return
     weights = torch.nn.Parameter(torch.ones(64, 128, device="cuda"))
     weights.grad = torch.ones_like(weights)
-    bitsandbytes.optim.AdamW8bit([weights], lr=0.1).step()
+    bitsandbytes.optim.AdamW8bit([weights], lr=0.1).step()  # pyright: ignore[reportPrivateImportUsage]
     torch.cuda.synchronize()
     if float(weights.detach().mean()) >= 1.0:
         raise RuntimeError("a step of AdamW8bit changed nothing")

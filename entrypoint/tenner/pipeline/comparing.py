@@ -1,6 +1,6 @@
 """`tenner plan --gpu NAME`: the same run on cards that are not here, sorted by what it costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import FAMILY_NAMES, Family
 from tenner.core.messages import msg
-from tenner.dataset import Dataset, inspect_dataset
+from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
 from tenner.kohya.buckets import batches_per_epoch
@@ -124,7 +124,12 @@ def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
     return tuple(dict.fromkeys(card for card in found.values() if card))
 
 
-def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job:
+def read_job(
+    request: Request,
+    environ: Mapping[str, str],
+    workdir: Path,
+    inspect: Callable[[DatasetRequest, Path], Dataset] = inspect_dataset,
+) -> Job:
     """Settings, dataset and family, judged as on any machine. Raises TennerError with all that is
     wrong with them, or where the family cannot be known."""
     judged = judge_without_card(request, environ, machine=None)
@@ -136,7 +141,7 @@ def read_job(request: Request, environ: Mapping[str, str], workdir: Path) -> Job
     family, resolution = judged.assumed.family, judged.assumed.resolution
     needed = dataset_request(judged.request, family, resolution, environ)
     try:
-        dataset = inspect_dataset(needed, workdir)
+        dataset = inspect(needed, workdir)
     except TennerError as error:
         raise most_urgent([*wrong, error]) from error
     if wrong:

@@ -5,10 +5,12 @@ comes after believes only what it has read back.
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tenner.core.disk_errors import cause_in_disk, disk_failure
 from tenner.core.errors import (
@@ -75,6 +77,22 @@ class Outcome:
     seconds: float
     concept: tuple[ConceptFact, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """What programs read of a delivered run: paths of this machine, and where its files are."""
+        weights = self.trained.weights
+        digests = {each.name: each.sha256 for each in self.delivered.manifest.files}
+        return {
+            "state": "delivered",
+            "run_dir": str(self.run_dir.path),
+            "weights": str(weights.path),
+            "sha256": digests.get(weights.path.name),
+            "num_steps": self.trained.step,
+            "seconds": round(self.seconds, 1),
+            "samples": str(self.drawn.grid) if self.drawn and self.drawn.grid else None,
+            "report": str(self.run_dir.report),
+            "delivered_to": [each.destination for each in self.delivered.at],
+        }
+
 
 DrawMore = Callable[[Prepared, Trained, Sampler], tuple[ConceptFact, ...]]
 """What a caller measures on further pictures of the trained LoRA."""
@@ -86,6 +104,13 @@ class AlreadyDelivered:
 
     run_dir: RunDir
     delivered_to: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "state": "delivered before",
+            "run_dir": str(self.run_dir.path),
+            "delivered_to": list(self.delivered_to),
+        }
 
 
 def run(
@@ -110,9 +135,7 @@ def run(
         screen.problem(each)
     secrets, host, destinations = around.secrets, around.host, around.destinations
     run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
-    for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
-        make_writable(folder, name="the run's folder")
-    with lock_run(run_dir):
+    with _removed_if_refused(run_dir), lock_run(run_dir):
         if restart and (aside := set_aside(run_dir)):
             screen.say(f"the run that was here is kept in {aside}")
         to = destinations or (default_destination(run_dir),)
@@ -148,6 +171,24 @@ def run(
                 if session.ends_machine:
                     machine.end()
                 return ended
+
+
+@contextlib.contextmanager
+def _removed_if_refused(run_dir: RunDir) -> Generator[None]:
+    """Make the folders of a run. Those that were not there before go again where the run is refused
+    before it has begun, for then they hold nothing that anybody needs."""
+    missing = [each for each in (run_dir.path, *run_dir.path.parents) if not each.exists()]
+    for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
+        make_writable(folder, name="the run's folder")
+    try:
+        yield
+    except TennerError:
+        if run_dir.path in missing and not run_dir.ledger.is_file():
+            shutil.rmtree(run_dir.path, ignore_errors=True)
+            for parent in missing[1:]:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets, secrets_from
+from tenner.serve.batch_dir import is_batch
 from tenner.settings.model import Settings
 
-TOKEN_VARIABLE = msg("TENNER_SERVE_TOKEN")
+TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"
 
 
 @contextlib.contextmanager
@@ -45,17 +46,17 @@ def serving(
 
 
 def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None:
-    """`tenner serve RUN`: the page of a run, whether it goes on or has ended, until a signal.
+    """`tenner serve RUN`: the page of a run or a batch, running or ended, until a signal.
 
     Raises SettingsError where there is no run or the port cannot be had.
     """
     from tenner.serve.server import page_endpoint, serve_forever
 
     run_dir = RunDir(run)
-    if not run_dir.settings.is_file():
+    if not run_dir.settings.is_file() and not is_batch(run):
         raise SettingsError(
-            msg("{run} is not the directory of a run", run=run),
-            fix=msg("name the folder that holds settings.toml"),
+            msg("{run} is not the directory of a run or a batch", run=run),
+            fix=msg("name the folder that holds settings.toml, or batch.json"),
         )
     secrets, problems = secrets_from(environ)
     if problems:

@@ -7,9 +7,11 @@ run next to nothing.
 import gzip
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import Literal
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +23,7 @@ from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.report.page import content_policy
 from tenner.serve.access import Access, PageRequest
+from tenner.serve.batch_dir import SUMMARY, is_batch, job_dirs, with_token
 
 _HEADERS = {
     "Content-Security-Policy": f"{content_policy()}; frame-ancestors 'none'",
@@ -48,8 +51,9 @@ class _Version:
 class Shelf:
     """The newest version of a file, read and compressed once for all who ask."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, change: Callable[[bytes], bytes] = bytes) -> None:
         self._path = path
+        self._change = change
         self._lock = threading.Lock()
         self._current: _Version | None = None
 
@@ -63,7 +67,7 @@ class Shelf:
         with self._lock:
             etag = self._etag()
             if self._current is None or self._current.etag != etag:
-                plain = self._path.read_bytes()
+                plain = self._change(self._path.read_bytes())
                 zipped = gzip.compress(plain, _GZIP_LEVEL, mtime=0)
                 self._current = _Version(etag=etag, plain=plain, zipped=zipped)
             return self._current
@@ -75,49 +79,65 @@ class Shelf:
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A run's directory and who may look into it."""
+    """A run's directory, or that of a batch, and who may look into it."""
 
     run_dir: RunDir
     access: Access
     shelves: dict[Path, Shelf] = field(default_factory=dict[Path, Shelf])
 
     async def page(self, request: Request) -> Response:
-        return await self._file(request, self.run_dir.report, "text/html; charset=utf-8")
+        return await self._file(request, "report", "text/html; charset=utf-8")
 
     async def live(self, request: Request) -> Response:
-        return await self._file(request, self.run_dir.live, "application/json")
+        return await self._file(request, "live", "application/json")
 
     async def finish(self, request: Request) -> Response:
         """Ask the run to end after this epoch, as `touch RUN/STOP` does."""
         if refusal := self._refusal(request, changes_something=True):
             return refusal
-        if not await run_in_threadpool(self._trains):
+        run_dir = await run_in_threadpool(self._run_dir, request)
+        if run_dir is None or not await run_in_threadpool(_trains, run_dir):
             return _text(HTTPStatus.CONFLICT, "the run is not training")
-        write_atomically(self.run_dir.stop_file, "")
+        write_atomically(run_dir.stop_file, "")
         return _text(HTTPStatus.ACCEPTED, "the run ends after this epoch")
 
-    def _trains(self) -> bool:
-        try:
-            live = json.loads(self.run_dir.live.read_bytes())
-        except (OSError, ValueError):
-            return False
-        return live.get("state") == "training"
+    def _run_dir(self, request: Request) -> RunDir | None:
+        """The run that a request is about: this one, or a job of this batch. None for no such."""
+        name = request.path_params.get("job")
+        return self.run_dir if name is None else job_dirs(self.run_dir.path).get(name)
 
-    async def _file(self, request: Request, path: Path, kind: str) -> Response:
+    def _shelf(self, request: Request, what: Literal["report", "live"]) -> Shelf:
+        """Raises FileNotFoundError."""
+        run_dir = self._run_dir(request)
+        if run_dir is None:
+            raise FileNotFoundError(request.url.path)
+        path = run_dir.report if what == "report" else run_dir.live
+        if what == "report" and is_batch(run_dir.path):
+            path, token = run_dir.path / SUMMARY, self.access.token
+            return self.shelves.setdefault(path, Shelf(path, lambda page: with_token(page, token)))
+        return self.shelves.setdefault(path, Shelf(path))
+
+    async def _file(self, request: Request, what: Literal["report", "live"], kind: str) -> Response:
         if refusal := self._refusal(request):
             return refusal
-        shelf = self.shelves.setdefault(path, Shelf(path))
         try:
+            shelf = await run_in_threadpool(self._shelf, request, what)
             found = shelf.current() or await run_in_threadpool(shelf.newest)
         except FileNotFoundError:
             return _text(HTTPStatus.NOT_FOUND, "the run has not written its page yet; try again")
-        headers = {**_HEADERS, "ETag": found.etag, "Vary": "Accept-Encoding"}
+        headers = {**self._headers(request), "ETag": found.etag, "Vary": "Accept-Encoding"}
         if found.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(found.plain, media_type=kind, headers=headers)
         headers["Content-Encoding"] = "gzip"
         return Response(found.zipped, media_type=kind, headers=headers)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        """A batch's summary names the policy for its own style, and has no script."""
+        is_summary = "job" not in request.path_params and is_batch(self.run_dir.path)
+        policy = {"Content-Security-Policy": "frame-ancestors 'none'"} if is_summary else {}
+        return {**_HEADERS, **policy}
 
     def _refusal(self, request: Request, *, changes_something: bool = False) -> Response | None:
         page_request = PageRequest(
@@ -130,14 +150,25 @@ class Served:
 
 
 def make_app(served: Served) -> Starlette:
-    """The ASGI application for one run."""
+    """The ASGI application for one run, or one batch."""
     return Starlette(
         routes=[
             Route("/", served.page, methods=["GET"]),
             Route("/live.json", served.live, methods=["GET"]),
             Route("/finish", served.finish, methods=["POST"]),
+            Route("/{job}/report.html", served.page, methods=["GET"]),
+            Route("/{job}/live.json", served.live, methods=["GET"]),
+            Route("/{job}/finish", served.finish, methods=["POST"]),
         ]
     )
+
+
+def _trains(run_dir: RunDir) -> bool:
+    try:
+        live = json.loads(run_dir.live.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return live.get("state") == "training"
 
 
 def _text(status: HTTPStatus, text: str) -> Response:

@@ -56,6 +56,32 @@ KNOWN_BASES = (
 )
 
 
+_OTHER_FAMILIES = {
+    "flux": "FLUX.1",
+    "sd3": "Stable Diffusion 3",
+    "sd35": "Stable Diffusion 3.5",
+    "stablediffusion3": "Stable Diffusion 3",
+    "chroma": "Chroma",
+    "lumina": "Lumina",
+    "hunyuan": "Hunyuan",
+    "pixart": "PixArt",
+    "qwen": "Qwen-Image",
+    "wan": "Wan",
+    "kandinsky": "Kandinsky",
+    "cascade": "Stable Cascade",
+    "auraflow": "AuraFlow",
+    "sana": "Sana",
+}
+"""Models of other families, by how their names begin in lower case without points and dashes."""
+
+
+def other_family(name: str) -> str | None:
+    """The family, not trained here, that a short name or the last part of a path tells of."""
+    plain = "".join(char for char in name.rstrip("/").rpartition("/")[2].lower() if char.isalnum())
+    found = [known for known in _OTHER_FAMILIES if plain.startswith(known)]
+    return _OTHER_FAMILIES[max(found, key=len)] if found else None
+
+
 def known_base(name: str) -> KnownBase | None:
     """The known base that `name` means: its short name, an older name, a hub id, a file's name."""
     plain = name.strip().removeprefix("hf://").rstrip("/").lower()

@@ -1,17 +1,19 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines everywhere else.
 
-A container's log has no cursor, so there a line is written when something happens and, during the
-training, at most every `_LINE_SECONDS` seconds.
+A container's log has no cursor, so there a line with its time is written when something happens
+and, during the training, at most every `_LINE_SECONDS` seconds. Programs read events as JSON.
 """
 
 import contextlib
+import json
 import os
 import sys
 import time
-from typing import Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 from tenner.core.errors import Problem
-from tenner.core.events import Event, Step
+from tenner.core.events import Event, Failed, Step, Warned
+from tenner.core.secrets import redact_shapes
 from tenner.ui.lines import MARKS, event_line, step_line
 
 _LINE_SECONDS = 15.0
@@ -27,36 +29,64 @@ class Screen(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def make_screen(out: TextIO | None = None, *, price_per_hour: float | None = None) -> Screen:
-    """The screen that fits `out`, stderr where none is given."""
+def make_screen(
+    out: TextIO | None = None,
+    *,
+    price_per_hour: float | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
+    has_times: bool = False,
+) -> Screen:
+    """The screen that fits `out`, stderr where none is given.
+
+    `quiet` shows errors and warnings only; `as_json` writes events to stdout as well; with
+    `has_times` each line that is not on a terminal begins with the time of day.
+    """
     stream: TextIO = sys.stderr if out is None else out
+    screen = _screen_for(stream, price_per_hour, quiet=quiet, has_times=has_times)
+    return JsonScreen(screen, sys.stdout) if as_json else screen
+
+
+def _screen_for(
+    stream: TextIO, price_per_hour: float | None, *, quiet: bool, has_times: bool
+) -> Screen:
     forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
-    if stream.isatty() or forced:
+    if (stream.isatty() or forced) and not quiet:
         from tenner.ui.terminal_screen import terminal_screen
 
         found = terminal_screen(stream, price_per_hour=price_per_hour)
         if found is not None:
             return found
-    return LineScreen(stream, price_per_hour=price_per_hour)
+    kind = QuietScreen if quiet else LineScreen
+    return kind(stream, price_per_hour=price_per_hour, has_times=has_times)
 
 
 class LineScreen:
     """Plain lines, for logs and pipes."""
 
-    def __init__(self, out: TextIO, *, price_per_hour: float | None = None) -> None:
+    def __init__(
+        self, out: TextIO, *, price_per_hour: float | None = None, has_times: bool = False
+    ) -> None:
         self._out = out
         self._price_per_hour = price_per_hour
+        self._has_times = has_times
         self._started = time.monotonic()
         self._last_line = 0.0
 
     def say(self, text: str = "") -> None:
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        if self._has_times:
+            now = time.strftime("%H:%M:%S")
+            text = "\n".join(f"{now} {line}" if line else "" for line in text.split("\n"))
         with contextlib.suppress(OSError):  # a log on a full disk, a pipe that nobody reads
             print(text, file=self._out, flush=True)
 
     def problem(self, problem: Problem) -> None:
-        self.say(f"{MARKS[problem.level]}: {problem.text}")
+        self._print(f"{MARKS[problem.level]}: {problem.text}")
         if problem.fix:
-            self.say(f"  fix: {problem.fix}")
+            self._print(f"  fix: {problem.fix}")
 
     def show(self, event: Event) -> None:
         if isinstance(event, Step):
@@ -76,3 +106,56 @@ class LineScreen:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+class QuietScreen(LineScreen):
+    """Errors and warnings only."""
+
+    def say(self, text: str = "") -> None:
+        return None
+
+    def problem(self, problem: Problem) -> None:
+        if problem.level != "note":
+            super().problem(problem)
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.problem(Problem(text=event.text, fix=event.fix, level=event.level))
+
+
+class JsonScreen:
+    """What another screen shows for people, and every event and problem as a line of JSON on `out`:
+    `{"event": "step", "step": 12, …}`, without secrets, as `events.jsonl` of a run has them."""
+
+    def __init__(self, screen: Screen, out: TextIO) -> None:
+        self._screen = screen
+        self._out = out
+
+    def say(self, text: str = "") -> None:
+        self._screen.say(text)
+
+    def problem(self, problem: Problem) -> None:
+        self._screen.problem(problem)
+        event: Event = Failed(kind="other", text=problem.text, fix=problem.fix)
+        if problem.level != "error":
+            event = Warned(text=problem.text, fix=problem.fix, level=problem.level)
+        self._write(event.to_dict())
+
+    def show(self, event: Event) -> None:
+        self._screen.show(event)
+        self._write(event.to_dict())
+
+    def _write(self, values: dict[str, Any]) -> None:
+        shown = {
+            key: redact_shapes(value) if isinstance(value, str) else value
+            for key, value in values.items()
+        }
+        with contextlib.suppress(OSError):  # a pipe that nobody reads: the run goes on
+            print(json.dumps(shown, ensure_ascii=False), file=self._out, flush=True)
+
+    def __enter__(self) -> Self:
+        self._screen.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._screen.__exit__(*exception)

@@ -14,7 +14,7 @@ from tenner.core.secrets import child_environ
 from tenner.kohya.options import pinned_commit
 
 DIRECTORY_VARIABLE = "SD_SCRIPTS_DIR"
-PYTHON_VARIABLE = msg("TENNER_TRAINER_PYTHON")
+PYTHON_VARIABLE = "TENNER_TRAINER_PYTHON"
 
 MODULES = (
     *("torch", "torchvision", "accelerate", "diffusers", "transformers", "safetensors"),

@@ -2,7 +2,9 @@
 
 CLIP's own way: the text in NFC and lower case is cut into pieces (contractions, runs of letters,
 single numerals, runs of other signs), each piece's UTF-8 bytes are merged pair by pair, the pair
-that stands first in `merges.txt` before the others, until none is left.
+that stands first in `merges.txt` before the others, until none is left. The `tokenizers` library
+gives the same counts, but makes its tables in 0.2 s where this takes 0.08 s, and brings
+huggingface_hub and Xet with it: 45 MB that an installation without the Hub does not have.
 """
 
 import re

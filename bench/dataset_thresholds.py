@@ -18,6 +18,12 @@ from tenner.dataset.judge_images import BLURRED
 SIDE = 512
 
 
+def shrunk(image: Image.Image) -> Image.Image:
+    """The picture shrunk by a whole factor to about the training size, never enlarged."""
+    factor = measure.shrink_factor(*image.size, SIDE**2)
+    return image.reduce(factor) if factor > 1 else image
+
+
 def rectangles(seed: int) -> Image.Image:
     chance = random.Random(seed)
     image = Image.new("L", (SIDE, SIDE), chance.randrange(256))
@@ -46,7 +52,7 @@ def main() -> None:
         sharp = []
         for path in sorted(Path(sys.argv[1]).iterdir()):
             with Image.open(path) as photo:
-                sharp.append(measure.measured_size(photo.convert("RGB"), SIDE**2).convert("L"))
+                sharp.append(shrunk(photo.convert("RGB")).convert("L"))
         kinds = {"photos": sharp}
     else:
         kinds = {

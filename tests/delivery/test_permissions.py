@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from remote_files import put_checkpoint, put_state
 from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.limited_keys import allow_only, needed_for
 from servers.s3_servers import KEY_ID, SECRET_KEY, moto_server, rclone_server, s3_client
@@ -127,7 +128,7 @@ def test_a_state_that_is_cut_while_it_overwrites_another_leaves_the_newest_whole
     allow_only(bucket.proxy, BUCKET, *permissions)
     policy, run = bucket.proxy.fault, bucket.run()
     for step in (10, 20):
-        run.put_state(state_folder(tmp_path / str(step)), step)
+        put_state(run, state_folder(tmp_path / str(step)), step)
     for cut_at in range(1, 4):  # of its two files and its mark
         third = state_folder(tmp_path / f"30-{cut_at}")
         puts, cut = 0, bucket.run()
@@ -151,7 +152,7 @@ def test_a_state_that_is_cut_while_it_overwrites_another_leaves_the_newest_whole
         into = tmp_path / f"back-{cut_at}"
         bucket.run().fetch_state(whole[0], into)
         assert tree(into) == tree(tmp_path / "20")
-    bucket.run().put_state(third, 30)
+    put_state(bucket.run(), third, 30)
     assert bucket.run().states()[0].step == 30
 
 
@@ -254,7 +255,7 @@ def test_a_drop_box_is_asked_for_nothing_that_it_refuses_again_and_again(
     for number in range(3):
         checkpoint = tmp_path / f"cat-{number}.safetensors"
         checkpoint.write_bytes(os.urandom(1000))
-        run.put_checkpoint(checkpoint)
+        put_checkpoint(run, checkpoint)
         run.put_set(Shipment(notes=(("ledger.json", b"{}"),), keep_states=1))
         assert bucket.content(f"checkpoints/{checkpoint.name}") == checkpoint.read_bytes()
     assert run.states() == ()

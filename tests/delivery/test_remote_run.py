@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from remote_files import put_checkpoint, put_state
 from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.hub_server import hub_server
 from servers.hub_state import Account
@@ -102,7 +103,7 @@ def test_a_state_comes_back_on_another_machine_byte_for_byte(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
     sent = state_folder(tmp_path / "state")
-    remote.run().put_state(sent, 120)
+    put_state(remote.run(), sent, 120)
     (found,) = remote.run().states()
     assert (found.step, found.num_bytes) == (120, (9 << 20) + 2)
     remote.run().fetch_state(found, tmp_path / "deep" / "back")
@@ -112,8 +113,8 @@ def test_a_state_comes_back_on_another_machine_byte_for_byte(
 
 def test_the_newest_comes_first_and_jobs_do_not_mix(remote: RemoteKind, tmp_path: Path) -> None:
     for step in (20, 100, 30):
-        remote.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
-    remote.run("a/ b..").put_state(state_folder(tmp_path / "other", b"o"), 500)
+        put_state(remote.run(), state_folder(tmp_path / str(step), b"%d" % step), step)
+    put_state(remote.run("a/ b.."), state_folder(tmp_path / "other", b"o"), 500)
     assert [state.step for state in remote.run().states()] == [100, 30, 20]
     assert [state.step for state in remote.run("a/ b..").states()] == [500]
     assert remote.run("dog").states() == ()
@@ -122,8 +123,8 @@ def test_the_newest_comes_first_and_jobs_do_not_mix(remote: RemoteKind, tmp_path
 def test_two_states_of_one_step_do_not_take_each_others_place(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
-    first = remote.run().put_state(state_folder(tmp_path / "a", b"first"), 5)
-    second = remote.run().put_state(state_folder(tmp_path / "b", b"second"), 5)
+    first = put_state(remote.run(), state_folder(tmp_path / "a", b"first"), 5)
+    second = put_state(remote.run(), state_folder(tmp_path / "b", b"second"), 5)
     assert {state.name for state in remote.run().states()} == {first.name, second.name}
     remote.run().fetch_state(first, tmp_path / "back")
     assert tree(tmp_path / "back") == tree(tmp_path / "a")
@@ -134,7 +135,7 @@ def test_a_state_without_its_mark_or_with_a_file_gone_is_not_seen(
 ) -> None:
     names: list[str] = []
     for step in (1, 2, 3):
-        state = remote.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
+        state = put_state(remote.run(), state_folder(tmp_path / str(step), b"%d" % step), step)
         names.append(f".tenner/cat/state/{state.name}")
     remote.store.delete([f"{names[2]}/complete.json"], Deadline(10))
     remote.store.delete([f"{names[1]}/files/optim/قطة.bin"], Deadline(10))
@@ -157,11 +158,11 @@ def test_an_upload_that_is_cut_before_its_end_is_not_seen_and_resumes(
 
     remote.proxy.fault = cut_at_its_mark
     with pytest.raises(DeliveryError):
-        run.put_state(sent, 7)
+        put_state(run, sent, 7)
     assert remote.run().states() == ()
     before = len(remote.proxy.seen)
     remote.proxy.fault = lambda sent: None
-    remote.run().put_state(sent, 7)
+    put_state(remote.run(), sent, 7)
     put = [each.path for each in remote.proxy.seen[before:] if each.method == "PUT"]
     assert [path.rpartition("/")[2].partition("?")[0] for path in put] == ["complete.json"]
     assert [state.step for state in remote.run().states()] == [7]
@@ -172,19 +173,19 @@ def test_on_the_hub_a_state_comes_and_goes_in_one_commit(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
     assert remote.proxy is not None
-    remote.run().put_state(state_folder(tmp_path / "state"), 7)
+    put_state(remote.run(), state_folder(tmp_path / "state"), 7)
     remote.run().drop_states(0)
     commits = [sent for sent in remote.proxy.seen if "/commit/" in sent.path]
     assert len(commits) == 2
 
 
 def test_a_damaged_state_is_refused_and_leaves_nothing(remote: RemoteKind, tmp_path: Path) -> None:
-    state = remote.run().put_state(state_folder(tmp_path / "state", b"as it was"), 7)
+    state = put_state(remote.run(), state_folder(tmp_path / "state", b"as it was"), 7)
     changed = tmp_path / "changed"
     changed.write_bytes(b"as it is!")
     name = f".tenner/cat/state/{state.name}/files/optim/قطة.bin"
     other = remote.run("x")
-    other.put_checkpoint(changed, name)
+    put_checkpoint(other, changed, name)
     with pytest.raises(DeliveryError, match="damaged") as raised:
         remote.run().fetch_state(state, tmp_path / "back")
     assert raised.value.problems[0].fix
@@ -192,7 +193,7 @@ def test_a_damaged_state_is_refused_and_leaves_nothing(remote: RemoteKind, tmp_p
 
 
 def test_nothing_is_fetched_over_a_folder_that_is_there(remote: RemoteKind, tmp_path: Path) -> None:
-    state = remote.run().put_state(state_folder(tmp_path / "state", b"x"), 7)
+    state = put_state(remote.run(), state_folder(tmp_path / "state", b"x"), 7)
     with pytest.raises(DeliveryError, match="there already"):
         remote.run().fetch_state(state, tmp_path / "state")
     assert (tmp_path / "state" / "optim" / "قطة.bin").read_bytes() == b"x"
@@ -202,7 +203,7 @@ def test_dropping_keeps_the_newest_and_a_younger_upload_under_way(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
     made = {
-        step: remote.run().put_state(state_folder(tmp_path / str(step), b"%d" % step), step)
+        step: put_state(remote.run(), state_folder(tmp_path / str(step), b"%d" % step), step)
         for step in (1, 2, 3, 4, 5)
     }
     for unfinished in (1, 5):
@@ -231,19 +232,19 @@ def test_a_checkpoint_sent_early_is_not_sent_again_by_the_delivery(
 ) -> None:
     weights = tmp_path / "cat-000002.safetensors"
     weights.write_bytes(os.urandom(9 << 20))
-    assert remote.run().put_checkpoint(weights) == "checkpoints/cat-000002.safetensors"
+    assert put_checkpoint(remote.run(), weights) == "checkpoints/cat-000002.safetensors"
     file = DeliveredFile(path=weights, name="checkpoints/cat-000002.safetensors")
     (at,) = deliver([file], [remote.destination], secrets=SECRETS, env=remote.env).at
     assert at.put == ("manifest.json",)
 
     weights.write_bytes(b"of another life")  # the complete set must not be called whole any more
-    remote.run().put_checkpoint(weights)
+    put_checkpoint(remote.run(), weights)
     assert set(remote.names()) - {".gitattributes"} == {"checkpoints/cat-000002.safetensors"}
 
 
 def test_a_mark_that_points_outside_its_folder_is_not_believed(tmp_path: Path) -> None:
     remote = RemoteKind(parse_destination(f"file://{tmp_path}/out"))
-    state = remote.run().put_state(state_folder(tmp_path / "state", b"x"), 7)
+    state = put_state(remote.run(), state_folder(tmp_path / "state", b"x"), 7)
     mark = tmp_path / "out/.tenner/cat/state" / state.name / "complete.json"
     (mark.parent / "evil").write_text("x")
     mark.write_text('{"files": [{"name": "../evil", "size": 1, "sha256": "0"}]}')
@@ -260,8 +261,8 @@ def test_every_call_ends_at_its_limit(tmp_path: Path) -> None:
         small.write_text("x")
         for call in (
             run.states,
-            lambda: run.put_checkpoint(small),
-            lambda: run.put_state(state_folder(tmp_path / "state", b"x"), 1),
+            lambda: put_checkpoint(run, small),
+            lambda: put_state(run, state_folder(tmp_path / "state", b"x"), 1),
             lambda: run.get_file("x"),
         ):
             start = time.monotonic()

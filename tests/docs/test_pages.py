@@ -60,6 +60,16 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == set()
 
 
+def test_every_benchmark_is_in_the_table() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Benchmarks")[2]
+    listed = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    runnable = {
+        path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()
+    }
+    runnable |= {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")}
+    assert listed == runnable
+
+
 def test_the_readme_is_short_and_has_every_exit_code() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150

@@ -17,7 +17,7 @@ import pytest
 from tenner.core.run_dir import RunDir
 from tenner.report.facts import ReportFacts
 from tenner.report.images import PictureStore
-from tenner.report.page import render_page, write_report
+from tenner.report.page import render_page, render_report
 from tenner.serve.server import open_page, page_endpoint
 
 CHROMIUM = os.environ.get("TENNER_CHROMIUM") or shutil.which("chromium")
@@ -49,7 +49,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page_file(facts: ReportFacts, tmp_path: Path) -> str:
-    return write_report(facts, tmp_path / "report.html").as_uri()
+    path = tmp_path / "report.html"
+    path.write_text(render_report(facts), encoding="utf-8")
+    return path.as_uri()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -96,7 +98,9 @@ def test_own_script_runs_under_the_policy_and_no_other(browser: Any, page_file: 
 
 def test_a_hostile_caption_runs_nothing(browser: Any, facts: ReportFacts, tmp_path: Path) -> None:
     hostile = "</script><script>window.bad = 1</script><img src=x onerror='window.bad = 1'>"
-    path = write_report(replace(facts, name=hostile, trigger=hostile), tmp_path / "r.html")
+    path = tmp_path / "r.html"
+    page = render_report(replace(facts, name=hostile, trigger=hostile))
+    path.write_text(page, encoding="utf-8")
     page = browser.new_context(bypass_csp=True).new_page()
     page.goto(path.as_uri())
     assert page.evaluate("window.bad") is None

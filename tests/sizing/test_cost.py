@@ -11,7 +11,6 @@ from tenner.hardware.prices import (
     Price,
     book_price,
     book_prices,
-    cost_of_steps,
     cost_usd,
     price_of,
 )
@@ -78,5 +77,5 @@ def test_every_row_names_a_known_card_a_price_and_a_source() -> None:
             assert card_named(name) == card
 
 
-def test_steps_cost_what_their_time_costs() -> None:
-    assert cost_of_steps(3600, 0.5, HOST) == pytest.approx(0.305)
+def test_seconds_cost_their_share_of_an_hour() -> None:
+    assert cost_usd(1800, HOST) == pytest.approx(0.305)

@@ -28,12 +28,6 @@ def shrink_factor(width: int, height: int, training_area: int) -> int:
     return max(1, min(round(scale), width // 16, height // 16))
 
 
-def measured_size(image: Image.Image, training_area: int) -> Image.Image:
-    """The picture shrunk by a whole factor to about `training_area` pixels, never enlarged."""
-    factor = shrink_factor(*image.size, training_area)
-    return image.reduce(factor) if factor > 1 else image
-
-
 def blur(grey: Image.Image) -> float | None:
     """How much of the picture's variation survives a second blurring: 0 none (sharp), 1 all.
 

@@ -89,11 +89,6 @@ def cost_usd(seconds: float, price: Price) -> float:
     return seconds / 3600 * price.usd_per_hour
 
 
-def cost_of_steps(num_steps: int, seconds_per_step: float, price: Price) -> float:
-    """Dollars for so many steps at a known speed, without loading and delivery."""
-    return cost_usd(num_steps * seconds_per_step, price)
-
-
 @cache
 def _book() -> tuple[tuple[str, Price], ...]:
     """(card's name, price) for every row of the book."""

@@ -19,7 +19,6 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from tenner.core.files import write_atomically
 from tenner.core.messages import Message
 from tenner.core.sizes import size_words
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
@@ -37,12 +36,6 @@ MAX_DATASET_IMAGES = 60
 
 LIVE_PARTS = ("state", "numbers", "notices", "loss")
 """What changes while a run goes on; each is a template of its own, in the page and in live.json."""
-
-
-def write_report(facts: ReportFacts, path: Path) -> Path:
-    """Write the page at `path`, whole or not at all. Raises OSError."""
-    write_atomically(path, render_report(facts))
-    return path
 
 
 def render_report(facts: ReportFacts) -> str:

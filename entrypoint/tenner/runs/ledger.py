@@ -98,11 +98,6 @@ class Ledger:
         """With fields of the newest attempt changed."""
         return replace(self, attempts=(*self.attempts[:-1], replace(self.attempts[-1], **changed)))
 
-    @property
-    def steps_of_attempts(self) -> int:
-        """Steps whose result all attempts have saved: of a finished run, its length."""
-        return sum(attempt.last_step - attempt.first_step for attempt in self.attempts)
-
     def resumed_from(self, step: int) -> "Ledger":
         """The ledger when a trainer starts from the state of `step`, in the newest attempt.
 

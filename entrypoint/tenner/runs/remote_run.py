@@ -124,30 +124,6 @@ class RemoteRun:
 
             return self._ask(put, limit_seconds)
 
-    def put_checkpoint(
-        self, path: Path, name: str = "", *, limit_seconds: float | None = None
-    ) -> str:
-        """Send a weights file, by default as `checkpoints/<its name>`.
-
-        Gives the name at the destination.
-        """
-        file = DeliveredFile(path=path, name=name or f"checkpoints/{path.name}")
-        self.put_set(Shipment(files=(file,)), limit_seconds=limit_seconds)
-        return file.name
-
-    def put_state(
-        self, folder: Path, step: int, *, limit_seconds: float | None = None
-    ) -> RemoteState:
-        """Send every file in `folder` as the state of the absolute `step`, and then its mark."""
-        sent = self.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
-        if sent is None:
-            text = msg(
-                "{destination}: no state is kept where nothing can be read back",
-                destination=self.destination,
-            )
-            raise DeliveryError(text, fix=msg("give these keys s3:GetObject too"))
-        return sent
-
     def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
         """What the keys may do there besides writing."""
         if self.destination.kind != "s3":

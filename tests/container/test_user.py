@@ -75,8 +75,8 @@ def owner_of(path: Path) -> tuple[int, int]:
 
 
 def assert_begun_as(run_dir: Path, owner: tuple[int, int]) -> None:
-    """A run makes its folders first; without images it ends there."""
-    assert owner_of(run_dir) == owner
+    """A run makes its folders first; without images it ends there, and a run's folder that was
+    there before stays."""
     assert owner_of(run_dir / "state") == owner
 
 
@@ -86,6 +86,7 @@ def test_the_output_folder_is_the_one_that_the_run_writes_to(folder: Path, way: 
     work = folder / "work"
     work.mkdir()
     results = owned(work / "output" if way == "default" else folder / "my out")
+    owned(results / "my_lora")
     words, environ = ["train", "--dataset", "none"], dict[str, str]()
     match way:
         case "flag":
@@ -122,7 +123,8 @@ def test_puid_names_the_user_and_a_missing_folder_is_made_for_it(folder: Path, q
     environ = {"PUID": f"{quote}1234{quote}", "PGID": f"{quote}1235{quote}"}
     done = start("train", "--dataset", "none", cwd=folder, **environ)
     assert done.returncode in (2, 3), done.stderr
-    assert_begun_as(folder / "output" / "my_lora", (1234, 1235))
+    assert owner_of(folder / "output") == (1234, 1235)
+    assert not list((folder / "output").iterdir()), "a refused run leaves nothing"
 
 
 @as_root
@@ -142,7 +144,7 @@ def test_what_is_no_users_number_is_refused(tmp_path: Path, puid: str) -> None:
 @as_root
 @pytest.mark.parametrize("left", ["setuid", "none"])
 def test_without_the_privileges_it_goes_on_as_root_and_says_so(folder: Path, left: str) -> None:
-    owned(folder / "output")
+    owned(owned(folder / "output") / "my_lora")
     dropped = {"setuid": "-setgid", "none": "-setuid,-setgid"}[left]
     before = ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
     done = start("train", "--dataset", "none", cwd=folder, before=before)

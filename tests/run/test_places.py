@@ -289,9 +289,9 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
 
 def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import tenner.pipeline.run\n"
+        "import tenner.pipeline.begin\n"
         "def fail(*a, **k): raise ZeroDivisionError('nothing')\n"
-        "tenner.pipeline.run.begin_attempt = fail\n"
+        "tenner.pipeline.begin.begin_attempt = fail\n"
     )
     words = ("train", *JOB, "--output_name", "lora")
     ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})

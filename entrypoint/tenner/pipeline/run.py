@@ -176,14 +176,16 @@ def run(
 @contextlib.contextmanager
 def _removed_if_refused(run_dir: RunDir) -> Generator[None]:
     """Make the folders of a run. Those that were not there before go again where the run is refused
-    before it has begun, for then they hold nothing that anybody needs."""
+    before it has begun, for then they hold nothing that anybody needs. One that was stopped or met
+    a fault of tenner's own keeps them: images that were fetched, the report of the fault."""
     missing = [each for each in (run_dir.path, *run_dir.path.parents) if not each.exists()]
     for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
         make_writable(folder, name="the run's folder")
     try:
         yield
-    except TennerError:
-        if run_dir.path in missing and not run_dir.ledger.is_file():
+    except TennerError as error:
+        is_refused = isinstance(error, SettingsError | DatasetError | MachineError | BudgetReached)
+        if is_refused and run_dir.path in missing and not run_dir.ledger.is_file():
             shutil.rmtree(run_dir.path, ignore_errors=True)
             for parent in missing[1:]:
                 with contextlib.suppress(OSError):  # somebody else has put something there

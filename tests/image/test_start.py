@@ -9,7 +9,9 @@ import pytest
 
 from tests.image.conftest import SHORT, Engine
 
-ALARMS = re.compile(r"^(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*", re.MULTILINE)
+ALARMS = re.compile(
+    r"^(?:\d\d:\d\d:\d\d )?(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*", re.MULTILINE
+)
 
 
 def test_without_a_word_of_ours_it_trains_and_says_what_is_missing(engine: Engine) -> None:
@@ -95,12 +97,13 @@ def test_the_output_belongs_to_whoever_owns_the_folder(
     ],
 )
 def test_who_a_run_is(
-    engine: Engine, options: dict[str, object], output: str, expected: str
+    engine: Engine, concept: Path, options: dict[str, object], output: str, expected: str
 ) -> None:
-    """Without images a run ends once its folders are made."""
-    container = engine.start("train", "--output_dir", output, **options)
+    volumes = {str(concept): {"bind": "/data", "mode": "ro"}}
+    words = ("train", *SHORT, "--dataset", "/data", "--output_dir", output)
+    container = engine.start(*words, volumes=volumes, **options)
     try:
-        assert engine.finish(container).code == 3, container.logs()
+        assert engine.finish(container).code == 0, container.logs()
         assert engine.owner_in(container, f"{output}/my_lora/state") == expected
     finally:
         container.remove(force=True)
@@ -140,7 +143,7 @@ def test_the_user_is_the_owner_of_the_folder_that_is_written_to(
 ) -> None:
     volumes = {str(folder): {"bind": "/results"}}
     (folder / "job.toml").write_text('output_dir = "/results/my out"\n')
-    make = "mkdir '/results/my out' && chown 4321:4322 '/results/my out'"
+    make = "mkdir -p '/results/my out/my_lora' && chown -R 4321:4322 '/results/my out'"
     assert engine.run("bash", "-c", make, volumes=volumes).code == 0
     done = engine.run("train", *words, environment=environment, volumes=volumes)
     assert done.code == 3, done.output
@@ -208,7 +211,7 @@ def test_a_folder_in_use_names_the_container(engine: Engine, folder: Path, conce
     words = ("train", *SHORT, "--max_train_steps", "100000", "--dataset", "/data")
     first = engine.start(*words, volumes=volumes)
     try:
-        engine.wait_for(first, "\nstep ")
+        engine.wait_for(first, " step 1/")
         second = engine.run(*words, volumes=volumes)
         assert second.code == 2, second.output
         assert f"on container {first.short_id}" in second.output
@@ -295,7 +298,7 @@ def test_a_signal_stops_it_with_its_state_saved(
         },
     )
     try:
-        engine.wait_for(container, "\nstep ")
+        engine.wait_for(container, " step 1/")
         processes = " ".join(map(str, container.top()["Processes"]))
         assert "train" in processes
         assert "compile_worker" not in processes

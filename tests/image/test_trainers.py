@@ -59,7 +59,7 @@ def test_the_guides_settings_train_in_sd_scripts(
         },
     )
     try:
-        engine.wait_for(container, "\nstep 1/6")
+        engine.wait_for(container, " step 1/6")
         processes = " ".join(map(str, container.top()["Processes"]))
         assert "train_network.py" in processes
         assert "compile_worker" not in processes, "torch_compile is off"

@@ -54,3 +54,13 @@ def test_a_base_that_is_not_there_hides_no_bad_images(tmp_path: Path) -> None:
         assert "there is no base model at /nowhere" in done.stderr
         assert "no images in photos" in done.stderr
         assert done.stderr.count("error:") == 2
+
+
+def test_the_tiny_base_needs_no_card_also_where_it_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", num_images=3, side=64)
+    for command in ("plan", "train"):
+        words = ("photos", "--base_model", "tiny", "--v2", "true")
+        done = tenner(command, *words, cwd=tmp_path)
+        assert done.returncode == SETTINGS
+        assert "v2 = true" in done.stderr
+        assert "GPU" not in done.stderr

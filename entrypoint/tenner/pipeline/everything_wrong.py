@@ -1,4 +1,4 @@
-"""All that stands in a run's way, told at once: what the other checks would have said too.
+"""All that stands in a run's way, reported at once: what the other checks would have said too.
 
 A check that ends a run ends it before the checks behind it, and a start on a rented machine costs
 money. So before the error is reported, whatever can be judged without it, without the network's
@@ -29,7 +29,7 @@ from tenner.settings import Request
 from tenner.storage.destination import Destination
 
 _TURNS = (SettingsError, DatasetError, MachineError)
-"""Whose turn it is first: on another machine the same settings and images would fail again."""
+"""What has to be mended first: on another machine the same settings and images fail again."""
 
 
 def everything_wrong(
@@ -95,8 +95,8 @@ def _machine(request: Request, environ: Mapping[str, str], base: Base | None) ->
     machine = inspect_own_machine(request.settings, environ)
     if base:
         choose_device(request.settings, machine, base)
-    elif request.settings.device != "cpu":
-        machine.require_gpu()
+    elif request.settings.device != "cpu" and request.settings.base_model != "tiny":
+        machine.require_gpu()  # the tiny base needs none, also where it was refused
 
 
 def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) -> None:

@@ -124,7 +124,7 @@ class Alternation:
         after = (time.monotonic(), self.steps, cpu_seconds(trainer), self._own_seconds())
         took, steps, cpu, own = (b - a for a, b in zip(before, after, strict=True))
         share = Turn(rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took)
-        self.turns[watched].append(share)
+        self.starts[watched].append(share)
 
     def _own_seconds(self) -> float:
         return time.process_time() + cpu_seconds(self.server)
@@ -237,7 +237,7 @@ def main() -> None:
             alternation = Alternation(page=page, crowd=crowd.pid, server=page_process())
             train(seconds - 10, run_dir, alternation)
             seen = crowd.communicate()[0]
-    pairs = list(zip(alternation.turns[True], alternation.turns[False], strict=True))
+    pairs = list(zip(alternation.starts[True], alternation.starts[False], strict=True))
     ratios = [watched.rate / alone.rate for watched, alone in pairs]
     cpu = [watched.cpu_per_step / alone.cpu_per_step for watched, alone in pairs]
     cores = [watched.own_cores - alone.own_cores for watched, alone in pairs]

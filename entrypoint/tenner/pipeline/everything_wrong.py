@@ -28,7 +28,7 @@ from tenner.runs.check_destinations import check_destinations
 from tenner.settings import Request
 from tenner.storage.destination import Destination
 
-_TURNS = (SettingsError, DatasetError, MachineError)
+_BY_URGENCY = (SettingsError, DatasetError, MachineError)
 """What has to be mended first: on another machine the same settings and images fail again."""
 
 
@@ -69,7 +69,9 @@ def most_urgent(errors: Sequence[TennerError]) -> TennerError:
     """One error of several, each problem once, in the order of who must act."""
 
     def urgency(error: TennerError) -> int:
-        return next((n for n, kind in enumerate(_TURNS) if isinstance(error, kind)), len(_TURNS))
+        return next(
+            (n for n, kind in enumerate(_BY_URGENCY) if isinstance(error, kind)), len(_BY_URGENCY)
+        )
 
     ordered = sorted(errors, key=urgency)
     problems = dict.fromkeys(problem for error in ordered for problem in error.problems)

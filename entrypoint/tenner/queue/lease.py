@@ -1,4 +1,4 @@
-"""Whose turn it is to train a run that several machines may start: a lease at its destination.
+"""Which machine may train a run that several may start: a lease at its destination.
 
 `.tenner/<job>/lease/` holds one small file for each generation, named by its number. A generation
 is taken by creating its file, which only one of several machines can do; from then on only its
@@ -31,7 +31,7 @@ _OWN_SHARE = 0.7
 _BEATS = 5
 """Times that a holder writes in the time it counts on."""
 _ASK_SECONDS = 60.0
-"""How long a destination is given to answer where nobody's turn depends on it."""
+"""How long a destination is given to answer where no lease depends on it."""
 _FOLDER = "lease"
 
 
@@ -48,7 +48,7 @@ def now() -> float:
 class Lease:
     """The turn of one run, taken and kept. As a context it is given back at the end.
 
-    `on_lost` is called once, from a thread, when the turn is over before it was given back; it is
+    `on_lost` is called once, from a thread, when the lease is lost before it was given back; it is
     the caller's duty to stop everything then.
     """
 
@@ -63,7 +63,7 @@ class Lease:
     _threads: list[threading.Thread] = field(default_factory=list[threading.Thread])
 
     def take(self, say: Callable[[str], None], *, patience_seconds: float | None = None) -> None:
-        """Wait for this run's turn and take it.
+        """Wait for this run's lease and take it.
 
         Raises DeliveryError where the destination cannot be asked or has no way to tell who was
         first, LeaseLost where another machine kept it for `patience_seconds`.
@@ -85,7 +85,7 @@ class Lease:
             thread.start()
 
     def check(self) -> None:
-        """Ask whether it is still this machine's turn. Raises LeaseLost where it is not."""
+        """Ask whether this machine still holds it. Raises LeaseLost where it is not."""
         if self._newest() != self.generation or now() > self._valid_until:
             raise LeaseLost(
                 msg("generation {generation} of this run is over", generation=self.generation)

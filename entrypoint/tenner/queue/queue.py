@@ -151,7 +151,7 @@ class Queue:
             self.write()
 
     def exit_code(self) -> int:
-        """Whose turn it is: 0 where all is delivered, else that of the first job that is not."""
+        """Of the batch: 0 where all is delivered, else that of the first job that is not."""
         codes = [self.record(job).exit_code for job in self.batch.jobs]
         waits = any(self.record(job).state == "waiting" for job in self.batch.jobs)
         worst = next((code for code in codes if code), None)

@@ -35,7 +35,7 @@ from tenner.ui.screen import Screen
 
 LOCAL = "local"
 """In place of an address: a Ray of this machine's own, for as long as the batch takes."""
-MOST_TURNS = 20
+MOST_STARTS = 20
 """Times that a job is handed out: what takes down every node that it comes to is to end."""
 _GRACE_SECONDS = 15.0
 
@@ -149,7 +149,7 @@ class Handout:
     lease_seconds: float = LEASE_SECONDS
     records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
     out: dict[Any, Handed] = field(default_factory=dict[Any, "Handed"])
-    turns: dict[str, int] = field(default_factory=dict[str, int])
+    starts: dict[str, int] = field(default_factory=dict[str, int])
     failures: int = 0
 
     def take_stock(self) -> list[Request]:
@@ -204,14 +204,14 @@ class Handout:
         order = Order(
             request=allowed, lease_seconds=self.lease_seconds, environ=travelling(self.environ)
         )
-        self.turns[name] = self.turns.get(name, 0) + 1
+        self.starts[name] = self.starts.get(name, 0) + 1
         ref = self.cluster.submit(order, node, self.cluster.needs(job))
         self.out[ref] = Handed(job=job, node=node)
         self._note(name, state="training")
         self.screen.say(f"{name}: handed out")
 
     def _take_back(self, ref: Any) -> Request | None:
-        """Note what became of a job. Returns it again where its turn was lost."""
+        """Note what became of a job. Returns it again where its lease was lost."""
         job = self.out.pop(ref).job
         name = job.settings.output_name
         try:
@@ -219,7 +219,7 @@ class Handout:
         except Exception as error:  # noqa: BLE001 - whatever Ray says of a task that cannot be done
             first = str(error).splitlines()[0]
             result = Result(state="failed", exit_code=LOST, problems=(first,))
-        if result.exit_code == LOST and self._again(name, msg("its machine or its turn was lost")):
+        if result.exit_code == LOST and self._again(name, msg("its machine or its lease was lost")):
             return job
         self.failures += result.state == "failed"
         self._note(
@@ -259,7 +259,7 @@ class Handout:
 
     def _again(self, name: str, why: str) -> bool:
         """Whether the job is to be handed out again, and say so."""
-        if self.turns[name] >= MOST_TURNS:
+        if self.starts[name] >= MOST_STARTS:
             return False
         self.screen.say(f"{name}: {why}; it is handed out again")
         self._note(name, state="waiting")

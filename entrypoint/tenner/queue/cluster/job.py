@@ -1,10 +1,10 @@
 """The process that does one job on a node: `python -m tenner.queue.cluster.job RESULT`, order on
 stdin.
 
-It waits for the run's turn at its destination, runs the pipeline, and writes the result. Keys come
+It waits for the run's lease at its destination, runs the pipeline, and writes the result. Keys come
 through the pipe, so that no environment, command line or log of the cluster holds them. When stdin
-closes, whoever asked is gone: the run saves, hands over and ends. When the turn is over, everything
-ends at once and nothing is sent any more.
+closes, the driver is gone: the run saves, delivers what it has and ends. When the lease is lost,
+everything ends at once and nothing is sent any more.
 """
 
 import os
@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
 
 
 def do(order: Order) -> Result:
-    """Wait for the run's turn and run it."""
+    """Wait for the run's lease and run it."""
     environ = {**without_secrets(os.environ), **order.environ}
     request = _here(order.request)
     settings = request.settings
@@ -97,7 +97,7 @@ def _here(request: Request) -> Request:
 
 
 def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
-    """Where turns are taken: a Hub repo cannot tell who was first."""
+    """Where leases are taken: a Hub repo cannot tell who was first."""
     return next((each for each in destinations if each.kind != "hub"), None) or next(
         iter(destinations), None
     )
@@ -136,7 +136,7 @@ def _end_with_parent() -> None:
 
 
 def _stop_everything(why: str) -> None:
-    print(f"this run's turn is over: {why}", file=sys.stderr, flush=True)
+    print(f"this run's lease is lost: {why}", file=sys.stderr, flush=True)
     kill_all_below(os.getpid())
     os._exit(LOST)
 

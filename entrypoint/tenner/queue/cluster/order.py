@@ -12,7 +12,7 @@ from tenner.queue.record import JobState
 from tenner.settings import Request
 
 LOST = 75
-"""Exit code of a job whose turn was over: another machine has it, or may have."""
+"""Exit code of a job whose lease was lost: another machine has it, or may have."""
 _TRAVELS = ("AWS_", "HF_", "HUGGING_FACE_", "TENNER_WEBHOOK")
 """Variables that a job sees on its node as its user's machine has them: those of destinations. A
 node's own keys (RunPod's, Vast's) stay where they are."""

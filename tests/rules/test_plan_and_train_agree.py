@@ -22,6 +22,7 @@ from tenner.core.errors import SettingsError, TennerError
 from tenner.kohya.options import OWNED, Option, options
 from tenner.lora_files.base_modules import adaptable_modules
 from tenner.optimizers import OPTIMIZERS
+from tenner.pipeline import begin
 from tenner.pipeline import run as pipeline
 from tenner.planning.prepared import Prepared
 from tenner.settings import Request, Settings, load_request
@@ -231,7 +232,7 @@ def of_train(request: Request, remote: Place, monkeypatch: pytest.MonkeyPatch) -
         raise Started
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "begin_attempt", stop_here)
+        patched.setattr(begin, "begin_attempt", stop_here)
         try:
             pipeline.run(request, remote.environ, make_screen())
         except Started:

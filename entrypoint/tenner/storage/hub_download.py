@@ -110,8 +110,9 @@ def fetch_hub_file(
 ) -> Path:
     """The file in the cache, fetched where it is not there, and verified.
 
-    Tried again until five tries in a row brought nothing new. Raises WrongFileError, TransientError
-    or PermanentError, and OSError where this machine's disk cannot take it.
+    Tried again until five tries in a row brought nothing new; where no connection is made at all,
+    the library has tried for half a minute, and that is enough. Raises WrongFileError,
+    TransientError or PermanentError, and OSError where this machine's disk cannot take it.
     """
     if found := cache.find(file):
         return found
@@ -132,7 +133,7 @@ def fetch_hub_file(
         except TransientError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OWN_DISK:
                 raise error.__cause__ from None
-            failures += 1
+            failures += http.ATTEMPTS if _is_unreachable(error) else 1
             raise
 
     again = retry_policy(
@@ -146,6 +147,14 @@ def fetch_hub_file(
         _remove(path)
         raise WrongFileError(file, found_sha256)
     return path
+
+
+def _is_unreachable(error: TransientError) -> bool:
+    """Whether no connection could be made. The library has its HTTP client under changing names."""
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__name__ not in ("ConnectError", "ConnectTimeout"):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def _download(file: HubFile, client: HubClient, cache: HubCache, on_progress: OnFileBytes) -> Path:

@@ -31,7 +31,7 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
     errors = errors_in([*problems, *wrong])
     if errors:
         raise SettingsError(problems=errors)
-    with lock_run(run_dir), make_screen() as screen:
+    with lock_run(run_dir), make_screen(has_times=True) as screen:
         delivered = deliver_run(
             run_dir,
             targets or (default_destination(run_dir),),

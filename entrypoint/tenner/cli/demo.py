@@ -76,7 +76,8 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
         preset="demo",
         read_default_config=False,
     )
-    outcome = run(request, environ, make_screen(), measure=measure, measure_definition=DEFINITION)
+    screen = make_screen(has_times=True)
+    outcome = run(request, environ, screen, measure=measure, measure_definition=DEFINITION)
     assert isinstance(outcome, Outcome), "a demo that was delivered has been removed"
     _print_outcome(outcome)
     return ExitCode.DELIVERED

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tenner.cli.plan import batch_cell, usd_cell
 from tenner.core.errors import Problem, SettingsError, TennerError
 from tenner.core.messages import msg
 from tenner.core.temporary_files import temporary_folder
@@ -153,17 +154,25 @@ def _print(batch: Batch, jobs: Sequence[PricedJob], totals: Sequence[Total]) -> 
         table.add_column(name, justify="right")
     for name, offer in best.offers.items():
         step = f"{offer.seconds_per_step:.2f}" if offer.seconds_per_step else ""
-        size = f"{offer.batch_size}{f'×{offer.accumulation}' if offer.accumulation > 1 else ''}"
         table.add_row(
-            name, str(offer.num_steps), size, step, duration(offer.seconds or 0.0), _usd(offer.usd)
+            name,
+            str(offer.num_steps),
+            batch_cell(offer),
+            step,
+            duration(offer.seconds or 0.0),
+            usd_cell(offer.usd),
         )
-    table.add_row("all", "", "", "", duration(best.seconds), _usd(best.usd), style="bold")
+    table.add_row("all", "", "", "", duration(best.seconds), usd_cell(best.usd), style="bold")
     others = [
-        f"{each.card}, {each.provider}: {duration(each.seconds)}, {_usd(each.usd)}"
+        f"{each.card}, {each.provider}: {duration(each.seconds)}, {usd_cell(each.usd)}"
         for each in totals[1:4]
     ]
     lines = [Text(f"next: {line}", style="dim") for line in others]
-    print_tables(table, *lines, Text("Without set-up and waiting; nothing was started."))
+    print_tables(
+        table,
+        *lines,
+        Text("g: with gradient checkpointing. Without set-up and waiting; nothing was started."),
+    )
     limit = batch.options.max_cost_usd
     if limit is not None and best.usd is not None and best.usd > limit:
         make_screen().problem(
@@ -171,14 +180,10 @@ def _print(batch: Batch, jobs: Sequence[PricedJob], totals: Sequence[Total]) -> 
                 text=msg(
                     "all jobs cost about {usd}, over the session's limit of {limit}: the last ones"
                     " would not be started",
-                    usd=_usd(best.usd),
-                    limit=_usd(limit),
+                    usd=usd_cell(best.usd),
+                    limit=usd_cell(limit),
                 ),
                 fix=msg("raise max_cost_usd of [batch], or take jobs out"),
                 level="warning",
             )
         )
-
-
-def _usd(amount: float | None) -> str:
-    return "?" if amount is None else f"${amount:.2f}"

@@ -217,7 +217,7 @@ def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         left_out=tuple(tag.strip() for tag in parsed.leave_out.split(",") if tag.strip()),
         device=parsed.device,
     )
-    with make_screen() as screen:
+    with make_screen(has_times=True) as screen:
         result = draft_captions(
             request,
             environ,

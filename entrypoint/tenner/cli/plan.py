@@ -126,19 +126,27 @@ _FOOTNOTES = (
 
 def _cells(offer: "Offer") -> list[str]:
     price, seconds = offer.price, offer.seconds_per_step
-    batch = f"{offer.batch_size}{'g' if offer.gradient_checkpointing else ''}"
-    if offer.accumulation > 1:
-        batch += f"×{offer.accumulation}"
     is_guide = offer.provider == "guide"
     step = "" if seconds is None or is_guide else f"{seconds:.2f}"
     return [
         f"{offer.card} ({offer.memory_gb} GB)",
         offer.provider or "no price known",
         f"{price.usd_per_hour:.2f}" if price else "",
-        batch,
+        batch_cell(offer),
         f"{offer.needed_gb:.1f}{'?' if offer.is_unsure else ''}",
         str(offer.num_steps),
         f"{step}m" if step and offer.is_measured else step,
         duration(offer.seconds) if offer.seconds is not None else "?",
-        f"${offer.usd:.2f}" if offer.usd is not None else "?",
+        usd_cell(offer.usd),
     ]
+
+
+def batch_cell(offer: "Offer") -> str:
+    """`4`, `4g` with gradient checkpointing, `4×2` with two batches a step."""
+    batch = f"{offer.batch_size}{'g' if offer.gradient_checkpointing else ''}"
+    return f"{batch}×{offer.accumulation}" if offer.accumulation > 1 else batch
+
+
+def usd_cell(amount: float | None) -> str:
+    """Dollars; a question mark where no price is known."""
+    return "?" if amount is None else f"${amount:.2f}"

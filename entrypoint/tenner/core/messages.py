@@ -25,10 +25,10 @@ class Message(str):
     def __new__(
         cls, msgid: str, values: Mapping[str, object], many: str = "", number: int | None = None
     ) -> Self:
-        told = {name: str(value) for name, value in values.items()}
+        texts = {name: str(value) for name, value in values.items()}
         template = many if many and number != 1 else msgid
-        self = super().__new__(cls, template.format(**told))
-        self.msgid, self.values, self.many, self.number = msgid, told, many, number
+        self = super().__new__(cls, template.format(**texts))
+        self.msgid, self.values, self.many, self.number = msgid, texts, many, number
         return self
 
     def __str__(self) -> str:
@@ -88,12 +88,12 @@ def message_of(found: object, text: str) -> str:
 def _read(found: object) -> Message | None:
     if not isinstance(found, dict):
         return None
-    told = cast("dict[str, Any]", found)
-    msgid, many, number = told.get("msgid"), told.get("many", ""), told.get("number")
+    read = cast("dict[str, Any]", found)
+    msgid, many, number = read.get("msgid"), read.get("many", ""), read.get("number")
     if not isinstance(msgid, str) or not isinstance(many, str):
         return None
     try:
-        values = {name: _read(each) or str(each) for name, each in told["values"].items()}
+        values = {name: _read(each) or str(each) for name, each in read["values"].items()}
         return Message(msgid, values, many, number)
     except (LookupError, ValueError, AttributeError, TypeError):
         return None

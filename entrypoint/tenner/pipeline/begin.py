@@ -1,6 +1,12 @@
 """What of a run comes before its training: everything is checked, planned and written down."""
 
+import contextlib
+import shutil
+from collections.abc import Generator
+
 from tenner.core.errors import (
+    BudgetReached,
+    DatasetError,
     MachineError,
     SettingsError,
     Stopped,
@@ -10,6 +16,7 @@ from tenner.core.errors import (
 from tenner.core.events import Phase, Warned
 from tenner.core.files import write_atomically, write_json
 from tenner.core.messages import msg
+from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.hardware.prices import Price
 from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
@@ -28,6 +35,26 @@ from tenner.settings import Request
 from tenner.settings.published import published_request
 from tenner.settings.saved import settings_toml
 from tenner.storage.destination import Destination
+
+
+@contextlib.contextmanager
+def removed_if_refused(run_dir: RunDir) -> Generator[None]:
+    """Make the folders of a run. Those that were not there before go again where the run is refused
+    before it has begun, for then they hold nothing that anybody needs. One that was stopped or met
+    a fault of tenner's own keeps them: images that were fetched, the report of the fault."""
+    missing = [each for each in (run_dir.path, *run_dir.path.parents) if not each.exists()]
+    for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
+        make_writable(folder, name="the run's folder")
+    try:
+        yield
+    except TennerError as error:
+        is_refused = isinstance(error, SettingsError | DatasetError | MachineError | BudgetReached)
+        if is_refused and run_dir.path in missing and not run_dir.ledger.is_file():
+            shutil.rmtree(run_dir.path, ignore_errors=True)
+            for parent in missing[1:]:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    parent.rmdir()
+        raise
 
 
 def begin(

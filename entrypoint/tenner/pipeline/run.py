@@ -5,7 +5,6 @@ comes after believes only what it has read back.
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -27,9 +26,8 @@ from tenner.core.event_log import EventLog
 from tenner.core.events import Failed
 from tenner.core.last_handler import as_tenner_error
 from tenner.core.messages import msg
-from tenner.core.places import make_writable
 from tenner.core.run_dir import RunDir
-from tenner.pipeline.begin import begin
+from tenner.pipeline.begin import begin, removed_if_refused
 from tenner.pipeline.everything_wrong import everything_wrong
 from tenner.pipeline.fitting import engine_for
 from tenner.pipeline.preflight import ALONE
@@ -135,7 +133,7 @@ def run(
         screen.problem(each)
     secrets, host, destinations = around.secrets, around.host, around.destinations
     run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
-    with _removed_if_refused(run_dir), lock_run(run_dir):
+    with removed_if_refused(run_dir), lock_run(run_dir):
         if restart and (aside := set_aside(run_dir)):
             screen.say(f"the run that was here is kept in {aside}")
         to = destinations or (default_destination(run_dir),)
@@ -171,26 +169,6 @@ def run(
                 if session.ends_machine:
                     machine.end()
                 return ended
-
-
-@contextlib.contextmanager
-def _removed_if_refused(run_dir: RunDir) -> Generator[None]:
-    """Make the folders of a run. Those that were not there before go again where the run is refused
-    before it has begun, for then they hold nothing that anybody needs. One that was stopped or met
-    a fault of tenner's own keeps them: images that were fetched, the report of the fault."""
-    missing = [each for each in (run_dir.path, *run_dir.path.parents) if not each.exists()]
-    for folder in (run_dir.path, run_dir.checkpoints, run_dir.state, run_dir.samples):
-        make_writable(folder, name="the run's folder")
-    try:
-        yield
-    except TennerError as error:
-        is_refused = isinstance(error, SettingsError | DatasetError | MachineError | BudgetReached)
-        if is_refused and run_dir.path in missing and not run_dir.ledger.is_file():
-            shutil.rmtree(run_dir.path, ignore_errors=True)
-            for parent in missing[1:]:
-                with contextlib.suppress(OSError):  # somebody else has put something there
-                    parent.rmdir()
-        raise
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from tenner.queue.shared import SharedDatasets, SharedPreparation, last_loss, pr
 from tenner.queue.summary import write_summary
 from tenner.runs.run_lock import lock_run
 from tenner.runs.session import Session
+from tenner.serve.batch_dir import RECORDS, SUMMARY
 from tenner.settings import Request
 from tenner.supervision.supervise import StopRequest, stop_on_signals
 from tenner.ui.lines import duration
@@ -50,7 +51,7 @@ class Queue:
 
     def prepare_all(self, screen: Screen) -> None:
         """Prepare every job that is not over, so that what is wrong is known before any trains."""
-        before = read_records(self.batch.folder / "batch.json")
+        before = read_records(self.batch.folder / RECORDS)
         for job in self.batch.jobs:
             fresh = new_record(job, _run_dir_of(job).path)
             known = before.get(fresh.name)
@@ -91,8 +92,8 @@ class Queue:
     def write(self) -> None:
         """Bring `batch.json` and `batch.html` up to date. Raises OSError."""
         listed = [self.record(job) for job in self.batch.jobs]
-        write_records(self.batch.folder / "batch.json", listed)
-        write_summary(self.batch.folder / "batch.html", self.batch.name, listed)
+        write_records(self.batch.folder / RECORDS, listed)
+        write_summary(self.batch.folder / SUMMARY, self.batch.name, listed)
 
     def waiting(self) -> list[Request]:
         """The jobs to run, in the order requested."""

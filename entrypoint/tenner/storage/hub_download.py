@@ -110,7 +110,7 @@ def fetch_hub_file(
 ) -> Path:
     """The file in the cache, fetched where it is not there, and verified.
 
-    Tried again until five tries in a row brought nothing new; where no connection is made at all,
+    Tried again until five tries in a row brought nothing new; where no connection was ever made,
     the library has tried for half a minute, and that is enough. Raises WrongFileError,
     TransientError or PermanentError, and OSError where this machine's disk cannot take it.
     """
@@ -133,7 +133,7 @@ def fetch_hub_file(
         except TransientError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OWN_DISK:
                 raise error.__cause__ from None
-            failures += http.ATTEMPTS if _is_unreachable(error) else 1
+            failures += http.ATTEMPTS if not furthest and _is_unreachable(error) else 1
             raise
 
     again = retry_policy(

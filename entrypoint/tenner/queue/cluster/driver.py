@@ -29,6 +29,7 @@ from tenner.queue.queue import show_records, within
 from tenner.queue.record import JobRecord, new_record, read_records, write_records
 from tenner.queue.summary import write_summary
 from tenner.runs.run_lock import lock_run
+from tenner.serve.batch_dir import RECORDS, SUMMARY
 from tenner.settings import Request
 from tenner.supervision.supervise import StopRequest, stop_on_signals
 from tenner.ui.screen import Screen
@@ -154,7 +155,7 @@ class Handout:
 
     def take_stock(self) -> list[Request]:
         """The jobs that are left, by what earlier starts wrote down."""
-        before = read_records(self.batch.folder / "batch.json")
+        before = read_records(self.batch.folder / RECORDS)
         left: list[Request] = []
         for job in self.batch.jobs:
             settings = job.settings
@@ -285,8 +286,8 @@ class Handout:
         folder = self.batch.folder
         names = [job.settings.output_name for job in self.batch.jobs]
         listed = [self.records[name] for name in names if name in self.records]
-        write_records(folder / "batch.json", listed)
-        write_summary(folder / "batch.html", self.batch.name, listed)
+        write_records(folder / RECORDS, listed)
+        write_summary(folder / SUMMARY, self.batch.name, listed)
 
 
 def run_on_ray(

@@ -4,6 +4,7 @@ A row is a training, a test run or a start of the whole program, in a process of
 planned for a card (batch, checkpointing) is what `tenner plan` decides.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -148,8 +149,12 @@ def training(name: str, family: str, *, in_rehearsal: bool = True, **changes: An
     return Row(name=name, measure=measure, in_rehearsal=in_rehearsal)
 
 
-def program(name: str, family: str, engine: str, *, in_rehearsal: bool, **changes: Any) -> Row:
-    """A start of the whole program with either trainer, read from its events."""
+def program(
+    name: str, family: str, engine: str, *, in_rehearsal: bool, left_gb: float = 0.0, **changes: Any
+) -> Row:
+    """A start of the whole program with either trainer, read from its events. With `left_gb` all
+    memory of the card but that is taken away once the run is planned: it passes where the batch was
+    made smaller for it."""
 
     def measure(day: Day, limit: float) -> dict[str, Any]:
         if engine == "sd-scripts" and day.sd_scripts is None:
@@ -180,9 +185,10 @@ def program(name: str, family: str, engine: str, *, in_rehearsal: bool, **change
         command = [sys.executable, "-m", "tenner", "train", *words, "--no_samples"]
         output.mkdir(parents=True)
         errors = day.out / "program.log"
-        done = follow(command, environ, limit=limit, errors=errors)
-        reported = _read_events(output / "my_lora" / "events.jsonl", done)
         plan_file = output / "my_lora" / "plan.json"
+        with _hog(plan_file, left_gb, environ):
+            done = follow(command, environ, limit=limit, errors=errors)
+        reported = _read_events(output / "my_lora" / "events.jsonl", done)
         plan = json.loads(plan_file.read_text()) if plan_file.is_file() else {}
         options = plan.get("options", {})
         about = {
@@ -194,9 +200,36 @@ def program(name: str, family: str, engine: str, *, in_rehearsal: bool, **change
             "network_dim": options.get("network_dim"),
             "optimizer_type": options.get("optimizer_type"),
         }
-        return {**about, **reported.row(), "passed": reported.returncode == 0}
+        smaller = _smaller_batch(output / "my_lora" / "ledger.json")
+        passes = reported.returncode == 0 and (
+            not left_gb or day.is_rehearsal or smaller is not None
+        )
+        return {**about, **reported.row(), "batch_after_memory_ran_out": smaller, "passed": passes}
 
     return Row(name=name, measure=measure, in_rehearsal=in_rehearsal)
+
+
+@contextlib.contextmanager
+def _hog(plan: Path, left_gb: float, environ: Mapping[str, str]) -> Iterator[None]:
+    if not left_gb:
+        yield
+        return
+    command = [sys.executable, "-m", "bench.gpu_day.hog", str(plan), str(left_gb)]
+    with subprocess.Popen(command, env=dict(environ), cwd=ROOT, stdin=subprocess.PIPE) as process:
+        try:
+            yield
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+def _smaller_batch(ledger: Path) -> int | None:
+    """The batch that a run fell back to where memory ran out; None where it did not."""
+    if not ledger.is_file():
+        return None
+    found = json.loads(ledger.read_text(encoding="utf-8")).get("savings") or {}
+    return found.get("train_batch_size")
 
 
 def _read_events(path: Path, done: Reported) -> Reported:
@@ -313,7 +346,7 @@ def _program(day: Day) -> Iterator[Row]:
         max_train_steps=3,
     )  # fmt: skip
     yield program(
-        "program out of memory", "sdxl", "native", in_rehearsal=True, batch_size=8,
+        "program out of memory", "sdxl", "native", in_rehearsal=True, left_gb=24.0, batch_size=4,
         may_change_batch="true", gradient_checkpointing="false", max_train_steps=2,
     )  # fmt: skip
     for family in SIDES:

@@ -21,6 +21,7 @@ from tenner.engines.native.network import build_network
 from tenner.engines.native.noise import NoiseSchedule
 from tenner.engines.native.optimizers import _block_groups, flat_adamw8bit
 from tenner.engines.native.processes import Processes
+from tenner.engines.native.train import _is_out_of_memory
 
 pytestmark = pytest.mark.gpu
 
@@ -148,17 +149,45 @@ def test_a_steady_step_waits_for_nothing(
             trainer.close()
 
 
-def test_memory_that_runs_out_is_recognised(base: Path, tmp_path: Path, card: torch.device) -> None:
-    free, _ = torch.cuda.mem_get_info()
-    torch.cuda.empty_cache()
-    filled = torch.empty(free - 400 * 2**20, dtype=torch.uint8, device=card)
+def fill(limit: int, device: torch.device) -> list[torch.Tensor]:
+    """Take memory in smaller and smaller pieces until less than `limit` bytes can be had."""
+    taken: list[torch.Tensor] = []
+    size = 2**30
+    while size >= limit:
+        try:
+            taken.append(torch.empty(size, dtype=torch.uint8, device=device))
+        except torch.cuda.OutOfMemoryError:
+            size //= 2
+    return taken
+
+
+def test_memory_that_runs_out_in_a_step_is_recognised(
+    base: Path, tmp_path: Path, card: torch.device
+) -> None:
+    trainer = make_trainer(make_job(base, tmp_path, train_batch_size=6), card)
+    taken = fill(512, card)
     try:
-        code, events = run(make_job(base, tmp_path, train_batch_size=6))
+        with pytest.raises(RuntimeError) as caught:
+            trainer._one_step()
     finally:
-        del filled
+        taken.clear()
+        trainer.close()
         torch.cuda.empty_cache()
-    kinds = [event.kind for event in events if isinstance(event, Failed)]
-    assert code == 0 or kinds == ["oom"], "it fits, or says that it does not"
+    assert _is_out_of_memory(caught.value)
+
+
+def test_a_card_without_any_memory_left_is_recognised(
+    base: Path, tmp_path: Path, card: torch.device
+) -> None:
+    """Another process leaves less than a context takes (64 MiB)."""
+    taken = fill(2**26, card)
+    try:
+        code, events = run(make_job(base, tmp_path))
+    finally:
+        taken.clear()
+        torch.cuda.empty_cache()
+    assert code != 0
+    assert [event.kind for event in events if isinstance(event, Failed)] == ["oom"]
 
 
 def test_xformers_attention_is_torch_s_own(card: torch.device) -> None:

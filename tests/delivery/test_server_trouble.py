@@ -148,3 +148,21 @@ def test_a_trouble_that_stays_is_reported_again_with_its_count() -> None:
     assert repeats.is_due("slow") == "trying again"
     time.sleep(0.06)
     assert repeats.is_due("full").startswith("trying again (3 times in")
+
+
+def test_a_destination_is_found_good_though_two_of_three_requests_are_refused(
+    proxy: Proxy,
+) -> None:
+    """A refused request costs itself, not those of the check that were answered before it."""
+    count = 0
+
+    def fault(sent: SeenRequest) -> Spoil | None:
+        nonlocal count
+        count += 1
+        body = "" if sent.method == "HEAD" else xml("SlowDown", "slow")
+        return Spoil(status=503, body=body) if count % 3 else None
+
+    proxy.fault = fault
+    target = parse_destination(f"s3://{BUCKET}/slow?endpoint_url=http://127.0.0.1:{proxy.port}")
+    found = check_destinations([target], secrets=SECRETS, env={})
+    assert [str(each) for each in found if each.level == "error"] == []

@@ -127,9 +127,13 @@ def retry_policy(
 
 
 def retrying(
-    deadline: Deadline, action: Callable[[], T], *, on_retry: Callable[[str], None] | None = None
+    deadline: Deadline,
+    action: Callable[[], T],
+    *,
+    on_retry: Callable[[str], None] | None = None,
+    max_refusals: int = _REFUSALS_TRIED,
 ) -> T:
-    """Do `action` until it works, the deadline passes, or it is refused three times.
+    """Do `action` until it works, the deadline passes, or it is refused `max_refusals` times.
 
     Waits 0.25 s at first, doubling to 30 s, jittered. Each trouble that is tried again is given to
     `on_retry`, by default to whoever the deadline tells.
@@ -144,7 +148,7 @@ def retrying(
         trouble = state.outcome.exception() if state.outcome else None
         last = last if isinstance(trouble, OutOfTime) and last else trouble
         refusals += isinstance(trouble, PermanentError)
-        return deadline.passed() or refusals >= _REFUSALS_TRIED
+        return deadline.passed() or refusals >= max_refusals
 
     def report_retry(state: RetryCallState) -> None:
         trouble = state.outcome.exception() if state.outcome else None

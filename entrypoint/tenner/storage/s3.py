@@ -6,12 +6,12 @@ keeps no SHA-256) the object is read back and its SHA-256 compared.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 
 from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
@@ -36,6 +36,7 @@ from tenner.storage.s3_upload import S3Uploads
 from tenner.storage.sending import OWN_FOLDER
 from tenner.storage.store import OnBytes
 
+T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
 CHECK_NAME = ".tenner-check"
 """A name that is written only to learn what the keys may do."""
@@ -94,7 +95,7 @@ class S3Store:
         # Without the right to delete it is one name, so that not each start leaves a file.
         name = _check_name() if deletes else CHECK_NAME
         content = token_hex(16).encode() if deletes else _CHECK_CONTENT
-        self._uploads.put_object(name, content, deadline)
+        _persist(deadline, self._uploads.put_object, name, content, deadline)
         back = self._read_if_allowed(name, deadline)
         lists = self._may_list(deadline)
         self._permissions = Permissions(reads=back is not None, lists=lists, deletes=deletes)
@@ -122,7 +123,7 @@ class S3Store:
             return True
         if lists:
             return False  # else the same is answered for what is not there
-        self._uploads.put_object(CHECK_NAME, _CHECK_CONTENT, deadline)
+        _persist(deadline, self._uploads.put_object, CHECK_NAME, _CHECK_CONTENT, deadline)
         return self._read_if_allowed(CHECK_NAME, deadline) is not None
 
     def _may_list(self, deadline: Deadline) -> bool:
@@ -136,7 +137,8 @@ class S3Store:
         Raises TransientError or PermanentError.
         """
         try:
-            call(self.destination, deadline, getattr(self._client, action), **what)
+            ask = getattr(self._client, action)
+            _persist(deadline, call, self.destination, deadline, ask, **what)
         except PermanentError as refused:
             if refused.code not in _FORBIDDEN | _ABSENT:
                 raise
@@ -144,13 +146,17 @@ class S3Store:
         return True
 
     def _read_if_allowed(self, name: str, deadline: Deadline) -> "_ReadBack | None":
+        def read() -> tuple[Any, bytes]:
+            get, key = self._client.get_object, self._key(name)
+            answer = call(self.destination, deadline, get, **key)
+            return answer, call(self.destination, deadline, answer["Body"].read)
+
         try:
-            answer = call(self.destination, deadline, self._client.get_object, **self._key(name))
+            answer, content = _persist(deadline, read)
         except PermanentError as refused:
             if refused.code not in _FORBIDDEN:
                 raise
             return None
-        content = call(self.destination, deadline, answer["Body"].read)
         is_versioned = answer.get("VersionId", "null") != "null"
         retention: Retention = "locked" if answer.get("ObjectLockMode") else "versions"
         return _ReadBack(content=content, retention=retention if is_versioned else "")
@@ -294,3 +300,9 @@ class S3Store:
 
 def _check_name() -> str:
     return f"{CHECK_NAME}-{token_hex(4)}"
+
+
+def _persist(deadline: Deadline, ask: Callable[..., T], *what: Any, **more: Any) -> T:
+    """Ask until there is an answer: in a row of requests each is tried again by itself, else one
+    trouble would cost all of them. A refusal is an answer, and raised at once."""
+    return retrying(deadline, partial(ask, *what, **more), max_refusals=1)

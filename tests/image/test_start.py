@@ -10,7 +10,8 @@ import pytest
 from tests.image.conftest import SHORT, Engine
 
 ALARMS = re.compile(
-    r"^(?:\d\d:\d\d:\d\d )?(?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*", re.MULTILINE
+    r"^(?:\d\d:\d\d:\d\d )?((?:.*\b(?:WARNING|ERROR|Traceback)\b|warning:|error:).*)",
+    re.MULTILINE,
 )
 
 
@@ -252,7 +253,7 @@ def test_it_trains_on_a_read_only_root(engine: Engine, concept: Path, user: str)
         volumes={str(concept): {"bind": "/workspace/training_data/1_sks star", "mode": "ro"}},
     )
     assert done.code == 0, done.output
-    alarms = [found[0] for found in ALARMS.finditer(done.output)]
+    alarms = [found[1] for found in ALARMS.finditer(done.output)]
     assert [line.partition(":")[2].split(": ")[0].strip() for line in alarms] == [
         "/tmp/output is in memory"
     ], "the folder goes with the container, and nothing else is wrong"

@@ -184,7 +184,7 @@ import os, sys
 from pathlib import Path
 from tenner.core.checksums import DeliveredFile
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 from tenner.core.secrets import secrets_from
 files = [DeliveredFile(path=each, name=each.name) for each in sorted(Path(sys.argv[1]).iterdir())]
 deliver(files, [parse_destination(sys.argv[2])], secrets=secrets_from(os.environ)[0])

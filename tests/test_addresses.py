@@ -30,7 +30,7 @@ from tenner.runs.card import write_card
 from tenner.settings import load_request
 from tenner.settings.saved import settings_toml
 from tenner.settings.sd_scripts_files import import_dataset_config
-from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.storage.destination_address import parse_destination, parse_destinations
 from tenner.supervision.budget import Budget
 from tenner.ui.notify import Notifier
 

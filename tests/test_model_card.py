@@ -15,7 +15,7 @@ from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
 from tenner.runs.card import shown_samples
 from tenner.runs.deliver import deliver
 from tenner.sample.job import Cell, Sample
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 
 CARD = Card(
     name="my cat",

@@ -10,7 +10,7 @@ from tenner.hardware.mounts import lost_with_container, parse_mounts
 from tenner.hosts import find_host
 from tenner.pipeline.lost_output import lost_output
 from tenner.settings.model import Settings
-from tenner.storage.destination import parse_destinations
+from tenner.storage.destination_address import parse_destinations
 
 OVERLAY = "600 500 0:59 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/var/lib/docker/x"
 MOUNTS = "\n".join(

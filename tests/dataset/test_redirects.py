@@ -29,7 +29,7 @@ from tenner.core.secrets import Secrets
 from tenner.dataset import DatasetRequest
 from tenner.dataset.fetch import fetch
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.redirects import RedirectGuard, ServerGuard, is_inside
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

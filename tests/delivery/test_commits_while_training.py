@@ -24,7 +24,7 @@ from tenner.runs.ledger import Ledger
 from tenner.runs.remote_run import RemoteRun
 from tenner.runs.upload_queue import UploadPolicy
 from tenner.runs.uploader import DestinationUploader
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 
 TOKEN = "loopback-write-word"
 # The Hub's client library gives its uploads to its HTTP library in an old way.

@@ -3,7 +3,7 @@
 import pytest
 
 from tenner.core.errors import SettingsError
-from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.storage.destination_address import parse_destination, parse_destinations
 from tenner.storage.endpoint import find_endpoint
 
 

@@ -15,7 +15,7 @@ from tenner.core.events import Event, Phase
 from tenner.core.secrets import NO_SECRETS
 from tenner.runs.check_destinations import check_destinations
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.manifest import make_manifest
 
 

@@ -17,7 +17,8 @@ from tenner.core.errors import DeliveryError
 from tenner.core.secrets import Secrets
 from tenner.queue.lease import Lease, LeaseLost
 from tenner.runs.remote_run import RemoteRun
-from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destination
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 SECONDS = 3.0

@@ -23,7 +23,7 @@ from tenner.core.secrets import Secrets
 from tenner.runs.check_destinations import check_destinations
 from tenner.runs.deliver import deliver
 from tenner.runs.remote_run import RemoteRun, Shipment
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
 BUCKET = "loras"

@@ -35,7 +35,8 @@ from tenner.core.retry import Deadline
 from tenner.core.secrets import Secrets
 from tenner.runs.check_destinations import check_destinations
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.opening import open_store
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})

@@ -22,7 +22,7 @@ from tenner.core.errors import DeliveryError
 from tenner.core.secrets import NO_SECRETS, Secrets
 from tenner.runs.check_destinations import check_destinations
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import parse_destination, parse_destinations
+from tenner.storage.destination_address import parse_destination, parse_destinations
 from tenner.storage.endpoint import find_endpoint
 from tenner.storage.s3_client import open_client
 

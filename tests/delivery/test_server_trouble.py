@@ -20,7 +20,7 @@ from tenner.core.events import Event, Warned
 from tenner.core.secrets import Secrets
 from tenner.runs.check_destinations import check_destinations
 from tenner.runs.deliver import deliver
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.progress import Repeats
 
 SECRETS = Secrets(values={"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})

@@ -15,7 +15,7 @@ from tenner.hardware import DiskSpace
 from tenner.planning.plan import Plan, RunFacts, Shape, plan_run
 from tenner.runs.disk import OTHER_DELIVERED_BYTES, DiskGuard, disk_need, full_destinations
 from tenner.settings import Settings
-from tenner.storage.destination import parse_destination
+from tenner.storage.destination_address import parse_destination
 
 
 def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
 from tenner.runs.handover import default_destination, deliver_run
 from tenner.runs.run_lock import lock_run
-from tenner.storage.destination import parse_destinations
+from tenner.storage.destination_address import parse_destinations
 from tenner.ui.screen import make_screen
 
 

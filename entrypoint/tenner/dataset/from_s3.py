@@ -16,7 +16,8 @@ from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
-from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.endpoint import find_endpoint
 from tenner.storage.http import OnBytes, refuse_size
 from tenner.storage.mirror import Mirror, RemoteFile

@@ -12,7 +12,8 @@ from tenner.hosts import check_ending, find_host
 from tenner.hosts.host import Host
 from tenner.pipeline.lost_output import lost_output
 from tenner.settings import Settings
-from tenner.storage.destination import Destination, parse_destinations
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destinations
 from tenner.ui.notify import webhook_problems
 
 

@@ -26,7 +26,7 @@ from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
-from tenner.storage.destination import parse_destinations
+from tenner.storage.destination_address import parse_destinations
 
 SHOWN_SHARE = 0.93
 """Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""

@@ -6,7 +6,8 @@ from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
-from tenner.storage.destination import Destination, parse_destination
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destination
 from tenner.storage.s3 import S3Store, open_s3
 
 _LONGEST_SECONDS = 6 * 3600.0

@@ -31,7 +31,8 @@ from tenner.runs.ledger import ledger_of
 from tenner.runs.remote_run import RemoteRun
 from tenner.runs.session import Session
 from tenner.settings import Request
-from tenner.storage.destination import Destination, parse_destinations
+from tenner.storage.destination import Destination
+from tenner.storage.destination_address import parse_destinations
 from tenner.ui.screen import make_screen
 
 _NODE_OUTPUT = "TENNER_OUTPUT_DIR"

@@ -198,6 +198,7 @@ def is_of_machine(text: str) -> bool:
         "sd-scripts at commit",
         "sd-scripts cannot be used",
         "GPU",
+        " free",
         "memory",
         "max_cost_usd",
         "RunPod",

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
 from program import StandIn, sparse_base
 
 from tenner.base.model import Base, inspect_base
@@ -18,10 +19,12 @@ from tenner.settings import Settings
 from tenner.storage.destination_address import parse_destination
 
 
-def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path, command: str) -> None:
     machine = StandIn(tmp_path)
     words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    assert machine.finish(*machine.train("cat", *words)) == 4, machine.output
+    line = (command, *machine.train("cat", *words)[1:])
+    assert machine.finish(*line) == 4, machine.output
     assert "1000000 checkpoints of 151.0 MB" in machine.output
     assert "GB free" in machine.output or "TB free" in machine.output
     assert not (machine.run("cat") / "engine.log").exists()
@@ -59,18 +62,26 @@ def other_disk(tmp_path: Path) -> Path:
     return next(each for each in found if each.stat().st_dev != here and os.access(each, os.W_OK))
 
 
+@pytest.mark.parametrize("command", ["train", "plan"])
 def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_reported_before_the_training(
-    tmp_path: Path,
+    tmp_path: Path, command: str
 ) -> None:
     machine = StandIn(tmp_path)
     target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
     words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    positions = ("--destinations", f"file://{target}")
-    assert machine.finish(*machine.train("cat", *words, *positions)) in {2, 4}, machine.output
+    line = (command, *machine.train("cat", *words)[1:])
+    assert machine.finish(*line, "--destinations", f"file://{target}") == 2, machine.output
     assert f"file://{target} has " in machine.output
     assert "this run brings about 151.0 TB" in machine.output
     assert "keep_remote_states = 0" in machine.output
     assert not target.exists()
+
+
+def test_the_plan_says_how_much_disk_a_run_takes(tmp_path: Path) -> None:
+    machine = StandIn(tmp_path)
+    line = ("plan", *machine.train("cat", "--network_dim", "128")[1:])
+    assert machine.finish(*line) == 0, machine.output
+    assert "checkpoints of 151.0 MB, states of " in machine.output
 
 
 def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(

@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.core.errors import MachineError, Problem, TennerError
+from tenner.core.errors import MachineError, Problem, SettingsError, TennerError, errors_in
 from tenner.core.messages import msg
+from tenner.core.sizes import size_words
 from tenner.core.temporary_files import temporary_folder
+from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
 from tenner.pipeline.preflight import Preflight, prepare
 from tenner.pipeline.surroundings import read_surroundings
 from tenner.planning.judging import raise_errors
 from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
+from tenner.planning.sizing import Choice
+from tenner.runs.disk import disk_need, disk_problem, full_destinations
+from tenner.runs.handover import default_destination
 from tenner.settings import Request
+from tenner.storage.destination import Destination
 from tenner.ui.lines import duration
 from tenner.ui.plain_text import print_tables
 from tenner.ui.screen import make_screen
@@ -35,9 +41,8 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 Path(folder),
                 checks=Preflight(try_card=False, fetches_base=False),
             )
+            full = _judge_disks(prepared, around.destinations)
         except TennerError as error:
-            from tenner.pipeline.everything_wrong import everything_wrong
-
             whole = everything_wrong(error, request, environ)
             if not isinstance(error, MachineError):
                 raise whole from error
@@ -47,17 +52,37 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
                 level="note",
             )
             raise type(whole)(problems=[*whole.problems, elsewhere]) from error
+        notices, need = (*around.problems, *prepared.plan.notices, *full), disk_need(prepared.plan)
         if as_json:
-            found = _problems_json((*around.problems, *prepared.plan.notices))
-            whole = {**plan_json(prepared.plan), "notices": found}
+            found = _problems_json(notices)
+            whole = {**plan_json(prepared.plan), "disk_bytes": need.here, "notices": found}
             print(json.dumps(whole, ensure_ascii=False, indent=1))
             return
-        for notice in (*around.problems, *prepared.plan.notices):
+        for notice in notices:
             screen.problem(notice)
         print(_headline(prepared))
-        width = max(len(choice.name) for choice in prepared.plan.choices)
-        for choice in prepared.plan.choices:
+        disk = Choice(name="disk", value=size_words(need.here), reason=str(need))
+        choices = (*prepared.plan.choices, disk)
+        width = max(len(choice.name) for choice in choices)
+        for choice in choices:
             print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
+
+
+def _judge_disks(prepared: Prepared, destinations: Sequence[Destination]) -> tuple[Problem, ...]:
+    """Warnings of disks that are too small, here and at folders that are destinations. Raises
+    TennerError where `train` would."""
+    settings, run_dir = prepared.settings, prepared.settings.run_dir
+    to, states = destinations or (default_destination(run_dir),), settings.keep_remote_states
+    there = full_destinations(prepared.plan, run_dir, to, kept_states=states)
+    here = disk_problem(prepared.plan, run_dir, to, kept_states=states)
+    errors: list[TennerError] = []
+    if wrong := errors_in(there):
+        errors.append(SettingsError(problems=wrong))
+    if here:
+        errors.append(MachineError(problems=[here]))
+    if errors:
+        raise most_urgent(errors)
+    return there
 
 
 def _problems_json(problems: Sequence[Problem]) -> list[dict[str, str]]:

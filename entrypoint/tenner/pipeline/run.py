@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tenner.core.disk_errors import cause_in_disk, disk_failure
@@ -132,7 +131,7 @@ def run(
     for each in around.problems:
         screen.problem(each)
     secrets, host, destinations = around.secrets, around.host, around.destinations
-    run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    run_dir = settings.run_dir
     with removed_if_refused(run_dir), lock_run(run_dir):
         if restart and (aside := set_aside(run_dir)):
             screen.say(f"the run that was here is kept in {aside}")

@@ -53,13 +53,13 @@ class Queue:
         """Prepare every job that is not over, so that what is wrong is known before any trains."""
         before = read_records(self.batch.folder / RECORDS)
         for job in self.batch.jobs:
-            fresh = new_record(job, _run_dir_of(job).path)
+            fresh = new_record(job, job.settings.run_dir.path)
             known = before.get(fresh.name)
             same = known is not None and known.digest == fresh.digest
             self.records[fresh.name] = known if known and same else fresh
         for job in self.batch.jobs:
             record = self.record(job)
-            if record.is_over and _run_dir_of(job).delivered.is_file():
+            if record.is_over and job.settings.run_dir.delivered.is_file():
                 continue
             self.note(replace(record, state="waiting", exit_code=None, problems=()))
             self._prepare(job, screen)
@@ -253,10 +253,6 @@ def work_of(prepared: Prepared) -> float:
     return images * width * height * weight
 
 
-def _run_dir_of(job: Request) -> RunDir:
-    return RunDir(Path(job.settings.output_dir).expanduser() / job.settings.output_name)
-
-
 def within(job: Request, options: BatchOptions, records: Sequence[JobRecord]) -> Request | None:
     """The job held to what is left for all jobs; None where that is nothing."""
     settings, changed = job.settings, dict[str, float]()
@@ -297,7 +293,7 @@ def _spent(
     record: JobRecord, job: Request, seconds: float, preparation: SharedPreparation
 ) -> JobRecord:
     """The record with this start's time and money, and how far the training got."""
-    run_dir = _run_dir_of(job)
+    run_dir = job.settings.run_dir
     loss, step = last_loss(run_dir.events)
     gpu = preparation.gpu_name(job)
     price = price_of(

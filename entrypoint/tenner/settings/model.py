@@ -5,10 +5,12 @@ are those of the guide that most people start from. `None` means that the plan d
 what it decided and why.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tenner.core.run_dir import RunDir
 from tenner.settings.subsets import MOST_REPEATS
 from tenner.settings.values import (
     Addresses,
@@ -378,6 +380,11 @@ class Settings(
 
     engine_options: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Any further option of sd-scripts, by its own name; checked against its parser."""
+
+    @property
+    def run_dir(self) -> RunDir:
+        """Where the run of this name writes, which need not exist yet."""
+        return RunDir(Path(self.output_dir).expanduser() / self.output_name)
 
 
 SECTIONS: tuple[type[BaseModel], ...] = (

@@ -53,7 +53,7 @@ def do(order: Order) -> Result:
     environ = {**without_secrets(os.environ), **order.environ}
     request = _here(order.request)
     settings = request.settings
-    run_dir = RunDir(Path(settings.output_dir).expanduser() / settings.output_name)
+    run_dir = settings.run_dir
     secrets, _ = secrets_from(environ)
     destinations, _ = parse_destinations(settings.destinations)
     destination = _first_that_leases(destinations) or default_destination(run_dir)

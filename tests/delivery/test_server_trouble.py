@@ -56,13 +56,13 @@ def files(tmp_path: Path, count: int) -> list[DeliveredFile]:
 @pytest.mark.parametrize(
     ("status", "code", "message", "says", "fix"),
     [
-        (507, "InsufficientStorage", "no room", "storage there is full", "make room"),
-        (403, "QuotaExceeded", "quota reached", "storage there is full", "make room"),
-        (400, "XMinioAdminBucketQuotaExceeded", "", "storage there is full", "make room"),
-        (403, "AccessDenied", "Storage cap exceeded", "storage there is full", "make room"),
-        (400, "ExpiredToken", "The provided token has expired.", "run out", "fresh keys"),
+        (507, "InsufficientStorage", "no room", "storage there is full", "free space"),
+        (403, "QuotaExceeded", "quota reached", "storage there is full", "free space"),
+        (400, "XMinioAdminBucketQuotaExceeded", "", "storage there is full", "free space"),
+        (403, "AccessDenied", "Storage cap exceeded", "storage there is full", "free space"),
+        (400, "ExpiredToken", "The provided token has expired.", "expired", "fresh keys"),
         (403, "AccessDenied", "no", "access denied to PutObject", "need s3:PutObject there"),
-        (409, "Odd", "what is this", "409 Odd: what is this", "the server's own word"),
+        (409, "Odd", "what is this", "409 Odd: what is this", "the server's own error"),
     ],
 )
 def test_each_refusal_is_named_with_its_own_fix_and_soon(
@@ -92,7 +92,7 @@ def test_a_token_that_ran_out_is_named_although_head_has_no_words(
     target = parse_destination(f"s3://{BUCKET}/x?endpoint_url=http://127.0.0.1:{proxy.port}")
     with pytest.raises(DeliveryError) as refused:
         deliver(files(tmp_path, 2), [target], secrets=SECRETS, env={})
-    assert "the keys have run out" in refused.value.problems[0].text
+    assert "the keys have expired" in refused.value.problems[0].text
     assert "fresh keys" in refused.value.problems[0].fix
 
 

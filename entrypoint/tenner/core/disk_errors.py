@@ -59,7 +59,8 @@ def disk_failure(error: BaseException, path: Path) -> Problem:
         return Problem(
             text=text,
             fix=msg(
-                "make room there, or set output_dir to a larger disk; then the same command goes on"
+                "free space there, or set output_dir to a larger disk; then the same command goes"
+                " on"
             ),
         )
     return Problem(

@@ -144,7 +144,7 @@ def _name(key: str, place: Destination) -> str:
 
 def _fill(mirror: Mirror, bucket: _Bucket, on_bytes: OnBytes | None) -> Path:
     deadline = Deadline(DAY_SECONDS)
-    mirror.remove_strangers()
+    mirror.remove_outdated()
     missing = mirror.missing()
     total = mirror.num_bytes
     done = total - sum(each.size for each in missing.values())

@@ -173,7 +173,7 @@ def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Pr
             need=need,
         ),
         fix=msg(
-            "make room there, name another folder, save less often, or set keep_remote_states = 0"
+            "free space there, name another folder, save less often, or set keep_remote_states = 0"
         ),
         level="error" if destination.required else "warning",
     )

@@ -67,7 +67,9 @@ def deliver_run(
             delivered=run_dir.delivered,
             strerror=error.strerror or error,
         )
-        on_event(Warned(text=text, fix=msg("make room on the disk; what is delivered is verified")))
+        on_event(
+            Warned(text=text, fix=msg("free space on the disk; what is delivered is verified"))
+        )
     return delivered
 
 

@@ -130,7 +130,7 @@ class SaveRecorder:
                 text = msg(
                     "the ledger cannot be written: {strerror}", strerror=error.strerror or error
                 )
-                return Verdict(event=Warned(text=text, fix=msg("make room on the disk")))
+                return Verdict(event=Warned(text=text, fix=msg("free space on the disk")))
         return None
 
 

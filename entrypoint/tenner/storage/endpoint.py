@@ -1,4 +1,4 @@
-"""Which S3 server is meant: endpoint addresses in all the shapes people paste.
+"""Which S3 server to use: endpoint addresses in all the shapes people paste.
 
 AWS needs none. For the others the region is often in the host's name, and only path-style
 addressing is certain to work without wildcard DNS.
@@ -17,7 +17,7 @@ ENDPOINT_HOSTS = re.compile(
     r"|backblazeb2\.com|wasabisys\.com|digitaloceanspaces\.com|storage\.googleapis\.com"
     r"|scw\.cloud|linodeobjects\.com|your-objectstorage\.com|s3[.-][a-z0-9.-]+)$"
 )
-"""Hosts that are known to speak S3, or say so by the first part of their name."""
+"""Hosts that are known to speak S3, or whose name begins with a word that says so."""
 
 _REGION_IN_HOST = (
     re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.(?:backblazeb2|wasabisys|scw)\."),
@@ -39,7 +39,7 @@ class Endpoint:
     path_style: bool
 
     @property
-    def keeps_bytes(self) -> bool:
+    def is_tamper_proof(self) -> bool:
         """Whether nobody on the way can change what is sent: over TLS, or on this machine."""
         parts = urlsplit(self.url or "https://")
         host = parts.hostname or ""
@@ -54,7 +54,7 @@ def find_endpoint(
     region: str | None = None,
     env: Mapping[str, str],
 ) -> Endpoint:
-    """The server that holds `bucket`: as asked in the destination, else by the environment.
+    """The server that holds `bucket`: the destination's (`requested`), else the environment's.
 
     Raises ValueError in the user's words where the address cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Delivery into a folder: copied under a passing name, read back, renamed into place."""
+"""Delivery into a folder: copied under a temporary name, read back, renamed into place."""
 
 import errno
 import os
@@ -183,7 +183,7 @@ def _remove_quietly(probe: Path, made: Sequence[Path]) -> None:
         for folder in made:
             folder.rmdir()
     except OSError:
-        pass  # the check has its answer; an empty folder left behind harms nobody
+        pass  # the check has its answer; an empty folder left behind does no harm
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
@@ -202,11 +202,11 @@ def _problem(path: Path, error: OSError) -> Problem:
     reason = error.strerror or type(error).__name__
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            fix = msg("make room there, or name another folder")
+            fix = msg("free space there, or name another folder")
         case errno.EACCES | errno.EPERM | errno.EROFS:
             fix = msg("mount it writable and check its owner, or name another folder")
         case errno.ENOTDIR | errno.EEXIST:
-            fix = msg("a file stands where a folder is needed; name another folder")
+            fix = msg("a file is in the way of a folder; name another folder")
         case _:
             fix = msg("check that the disk is mounted")
     return Problem(

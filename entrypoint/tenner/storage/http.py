@@ -1,7 +1,7 @@
-"""One file over HTTP, kept: fetched again only where it has changed, resumed where it was cut.
+"""One cached file over HTTP: fetched again only where it has changed, resumed where it was cut off.
 
-What the server says of a file's version (ETag, Last-Modified, length) is kept beside it. A kept
-file is asked after with it (`If-None-Match`); the rest of a cut one is taken only of the same
+A file's version as its server names it (ETag, Last-Modified, length) is stored beside it. A cached
+file is revalidated with it (`If-None-Match`); the rest of a partial one is fetched only of the same
 version (`If-Range`; of a server that names none, while the length is the same), so that no file is
 put together from two.
 """
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """What a server says of a file's version; `length` in bytes."""
+    """A file's version as its server names it; `length` in bytes."""
 
     etag: str = ""
     last_modified: str = ""
@@ -47,21 +47,21 @@ class Version:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is fetched, in the words of problems; `headers` go with each request to its server."""
+class DownloadKind:
+    """The texts and the type of errors for what is downloaded, and `headers` for its requests."""
 
     error: type[TennerError] = DatasetError
-    kind: str = "an archive"
+    content: str = msg("an archive")
     too_large: str = msg("the dataset is larger than")
     too_large_fix: str = msg("pack only the images and captions, or set max_dataset_gb")
     denied_fix: str = msg("check that the link opens without signing in")
     page_fix: str = msg("give the direct link to the file, as a browser's download shows it")
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    look: Callable[[bytes, int | None], None] = lambda beginning, length: None
-    """Sees the first bytes of a whole answer and its length, and raises where they are wrong."""
+    inspect: Callable[[bytes, int | None], None] = lambda beginning, length: None
+    """Gets the first bytes of a whole answer and its length; raises where they are wrong."""
 
 
-A_DATASET = Wanted()
+DATASET = DownloadKind()
 
 
 class Unreachable(DatasetError):
@@ -74,18 +74,18 @@ def download(
     *,
     max_bytes: int,
     on_bytes: OnBytes | None = None,
-    wanted: Wanted = A_DATASET,
+    kind: DownloadKind = DATASET,
 ) -> None:
     """Bring the file of `url` to `target`, or leave it where it is the same already.
 
-    A server that cannot be asked leaves a kept file as it is. Raises `wanted.error`: for a
+    A cached file stays as it is where its server cannot be reached. Raises `kind.error`: for a
     dataset, DatasetError.
     """
     import httpx
 
     url = Address(url)
     if url.lacks_credentials:
-        raise wanted.error(
+        raise kind.error(
             msg(
                 "{url} is an address without its password or token, which are never written down",
                 url=url,
@@ -94,7 +94,7 @@ def download(
         )
     name = Path(urlsplit(url).path).name or msg("the file")
     host = urlsplit(url).hostname or url
-    task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, wanted=wanted)
+    task = _Task(url=url, target=target, max_bytes=max_bytes, on_bytes=on_bytes, kind=kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
 
@@ -118,11 +118,11 @@ def download(
         again(once)
     except httpx.InvalidURL as error:
         why = without_credentials_in(str(error))
-        raise wanted.error(
+        raise kind.error(
             msg("{url} is no address: {why}", url=url, why=why), fix=msg("correct it")
         ) from None
     except httpx.HTTPError as error:
-        unreachable = Unreachable if wanted is A_DATASET else wanted.error
+        unreachable = Unreachable if kind is DATASET else kind.error
         raise unreachable(
             msg(
                 "{name} cannot be fetched from {host}: {without_credentials_in}",
@@ -130,12 +130,12 @@ def download(
                 host=host,
                 without_credentials_in=without_credentials_in(str(error)),
             ),
-            fix=msg("check the address; a second start goes on where this one ended"),
+            fix=msg("check the address; a second start resumes where this one ended"),
         ) from None
     except OSError as error:
-        raise wanted.error(
+        raise kind.error(
             msg(
-                "{name} cannot be kept in {parent}: {error}",
+                "{name} cannot be written to {parent}: {error}",
                 name=name,
                 parent=target.parent,
                 error=error,
@@ -150,7 +150,7 @@ class _Task:
     target: Path
     max_bytes: int
     on_bytes: OnBytes | None
-    wanted: Wanted
+    kind: DownloadKind
 
     @property
     def part(self) -> Path:
@@ -160,28 +160,28 @@ class _Task:
         """One request and its answer. Raises httpx.HTTPError where another try may do."""
         import httpx
 
-        kept = _read_version(self.target) if self.target.is_file() else None
-        begun = _read_version(self.part) if kept is None else None
-        have = _size(self.part) if begun and (begun.condition or begun.length) else 0
-        headers = {**self.wanted.headers, **_headers(kept, begun, have)}
-        guard: Any = RedirectGuard(error=self.wanted.error)
+        cached = _read_version(self.target) if self.target.is_file() else None
+        partial = _read_version(self.part) if cached is None else None
+        have = _size(self.part) if partial and (partial.condition or partial.length) else 0
+        headers = {**self.kind.headers, **_headers(cached, partial, have)}
+        guard: Any = RedirectGuard(error=self.kind.error)
         with (
             httpx.Client(
                 event_hooks=guard.hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS
             ) as client,
             client.stream("GET", full_address(self.url), headers=headers) as answer,
         ):
-            if answer.status_code == 304 and kept:
+            if answer.status_code == 304 and cached:
                 return
             if answer.status_code == 416:
-                self.part.unlink(missing_ok=True)  # what is here is no part of what is there
+                self.part.unlink(missing_ok=True)  # the partial file is of another version
                 raise httpx.ReadError(msg("the file has changed"))
-            _refuse(answer, self.wanted)
+            _refuse(answer, self.kind)
             version = _version_of(answer, have)
-            if answer.status_code == 206 and begun and begun.length != version.length:
+            if answer.status_code == 206 and partial and partial.length != version.length:
                 self.part.unlink(missing_ok=True)
                 raise httpx.ReadError(msg("the file has changed"))
-            if kept and _same_without_validator(kept, version):
+            if cached and _same_without_validator(cached, version):
                 return
             self._receive(answer, version, have if answer.status_code == 206 else 0)
 
@@ -189,14 +189,14 @@ class _Task:
         import httpx
 
         total = version.length
-        refuse_size(total or 0, self.max_bytes, self.wanted)
+        refuse_size(total or 0, self.max_bytes, self.kind)
         _write_version(self.part, version)
         with self.part.open("ab" if have else "wb") as out:
             for chunk in answer.iter_raw():
                 if not have:
-                    self.wanted.look(chunk, total)
+                    self.kind.inspect(chunk, total)
                 have += len(chunk)
-                refuse_size(have, self.max_bytes, self.wanted)
+                refuse_size(have, self.max_bytes, self.kind)
                 out.write(chunk)
                 if self.on_bytes:
                     self.on_bytes(have, total)
@@ -207,24 +207,25 @@ class _Task:
         _version_file(self.part).unlink(missing_ok=True)
 
 
-def refuse_size(num_bytes: int, max_bytes: int, wanted: Wanted = A_DATASET) -> None:
-    """Raise `wanted.error` where a file is larger than it may be."""
+def refuse_size(num_bytes: int, max_bytes: int, kind: DownloadKind = DATASET) -> None:
+    """Raise `kind.error` where a file is larger than it may be."""
     if num_bytes > max_bytes:
-        raise wanted.error(
-            f"{wanted.too_large} {max_bytes / 1024**3:g} GB", fix=wanted.too_large_fix
+        raise kind.error(
+            msg("{too_large} {size} GB", too_large=kind.too_large, size=f"{max_bytes / 1024**3:g}"),
+            fix=kind.too_large_fix,
         )
 
 
-def _headers(kept: Version | None, begun: Version | None, have: int) -> dict[str, str]:
+def _headers(cached: Version | None, partial: Version | None, have: int) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity"}
-    if kept and kept.etag:
-        headers["If-None-Match"] = kept.etag
-    if kept and kept.last_modified:
-        headers["If-Modified-Since"] = kept.last_modified
-    if begun and have:
+    if cached and cached.etag:
+        headers["If-None-Match"] = cached.etag
+    if cached and cached.last_modified:
+        headers["If-Modified-Since"] = cached.last_modified
+    if partial and have:
         headers["Range"] = f"bytes={have}-"
-    if begun and have and begun.condition:
-        headers["If-Range"] = begun.condition
+    if partial and have and partial.condition:
+        headers["If-Range"] = partial.condition
     return headers
 
 
@@ -241,27 +242,30 @@ def _version_of(answer: "httpx.Response", have: int) -> Version:
     )
 
 
-def _same_without_validator(kept: Version, now: Version) -> bool:
-    """Whether a server that names no version serves a file of the kept one's length."""
+def _same_without_validator(cached: Version, now: Version) -> bool:
+    """Whether a server that names no version serves a file of the cached one's length."""
     if now.etag or now.last_modified or now.length is None:
         return False
-    return kept.length == now.length
+    return cached.length == now.length
 
 
-def _refuse(answer: "httpx.Response", wanted: Wanted) -> None:
+def _refuse(answer: "httpx.Response", kind: DownloadKind) -> None:
     host, status = answer.url.host, answer.status_code
     if status in (401, 403, 404, 410):
         why = {404: msg("there is no such file"), 410: msg("the file is gone")}.get(
             status, msg("access is denied")
         )
         fix = msg("check the address, letter for letter") if status in (404, 410) else ""
-        fix = "" if wanted is A_DATASET else fix
-        raise wanted.error(f"{host} answers {status}: {why}", fix=fix or wanted.denied_fix)
+        fix = "" if kind is DATASET else fix
+        raise kind.error(
+            msg("{host} answers {status}: {why}", host=host, status=status, why=why),
+            fix=fix or kind.denied_fix,
+        )
     answer.raise_for_status()
     if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise wanted.error(
-            msg("{host} answers with a web page, not {kind}", host=host, kind=wanted.kind),
-            fix=wanted.page_fix,
+        raise kind.error(
+            msg("{host} answers with a web page, not {content}", host=host, content=kind.content),
+            fix=kind.page_fix,
         )
 
 
@@ -278,7 +282,7 @@ def _write_version(path: Path, version: Version) -> None:
 
 
 def _read_version(path: Path) -> Version:
-    """What is known of a kept file; nothing where its note is missing or spoilt."""
+    """The stored version of a cached file; empty where it is missing or cannot be read."""
     try:
         found: Mapping[str, Any] = json.loads(_version_file(path).read_text(encoding="utf-8"))
         return Version(**{key: found[key] for key in ("etag", "last_modified", "length")})

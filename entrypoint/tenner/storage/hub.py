@@ -74,7 +74,7 @@ class HubStore:
                 destination=self.destination,
             )
             fix = msg(
-                "make it private on its page, or say hf://{root}?public", root=self.destination.root
+                "make it private on its page, or use hf://{root}?public", root=self.destination.root
             )
             return (Problem(text=text, fix=fix, level="warning"),)
         return ()
@@ -255,7 +255,7 @@ class HubStore:
 
 
 class _Counted(io.BufferedReader):
-    """A file that tells how far it was read for the first time, after `begin`."""
+    """A file that reports how far it was read for the first time, after `begin`."""
 
     def __init__(self, path: Path, on_bytes: OnBytes) -> None:
         super().__init__(io.FileIO(path))
@@ -307,7 +307,7 @@ def _git_hash(path: Path) -> str:
 
 
 def _reads_only(who: Mapping[str, Any]) -> str:
-    """Why this token cannot write anything, where the Hub says so; an empty text elsewhere."""
+    """Why this token cannot write anything, where the Hub tells; else an empty text."""
     token = who.get("auth", {}).get("accessToken", {})
     return (
         msg("the token of {get} may only read", get=who.get("name"))

@@ -42,8 +42,8 @@ def open_hub_client(
     """A client with the run's token, else with the one that `hf auth login` left; with none where
     `signs_in` is off.
 
-    `place` is what problems are about. Raises PermanentError where huggingface_hub is missing, or
-    where writing is wanted and no token is known.
+    `location` is what problems are about. Raises PermanentError where huggingface_hub is missing,
+    or where `to_write` and no token is known.
     """
     try:
         from huggingface_hub import HfApi, get_token
@@ -199,7 +199,7 @@ def _meaning(status: int, code: str, message: str) -> tuple[str, str]:
         )
     if "storage" in lower or "quota" in lower:
         return msg("the storage there is full ({message})", message=message), msg(
-            "make room, or use another destination"
+            "free space there, or use another destination"
         )
     if status in {402, 403}:
         fix = msg(

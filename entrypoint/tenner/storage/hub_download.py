@@ -3,7 +3,7 @@
 `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT` and Xet storage work as in every program that uses the
 library. Two things are added. A file is held to the SHA-256 that the Hub or tenner names for it.
 And what comes over plain HTTP is resumed by a later start too: the library resumes after a cut
-connection, but keeps nothing of a download whose process has ended.
+connection, but drops a partial download when its process ends.
 """
 
 import errno
@@ -51,13 +51,13 @@ class WrongFileError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class HubCache:
-    """Where files of the Hub lie: `path`, where new ones are put, and `others`, which are read."""
+    """Folders of the Hub's files: `path`, where new ones are put, and `others`, which are read."""
 
     path: Path
     others: tuple[Path, ...] = ()
 
     def find(self, file: HubFile) -> Path | None:
-        """The file of this commit and SHA-256, where it is here already; nobody is asked.
+        """The file of this commit and SHA-256, where it is here already; no request is made.
 
         One in `path` that is another than it should be is removed.
         """
@@ -177,7 +177,7 @@ def _download(file: HubFile, client: HubClient, cache: HubCache, on_progress: On
 
 
 def _is_xet_used() -> bool:
-    """Whether the library fetches what lies in Xet storage from there."""
+    """Whether the library can fetch files that are in Xet storage from there."""
     from huggingface_hub import constants
 
     return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None

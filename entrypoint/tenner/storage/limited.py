@@ -21,8 +21,8 @@ OnTrouble = Callable[[str], None]
 class LimitedCalls:
     """The store of one destination, opened at the first call. Safe to call from several threads.
 
-    Every call ends within `limit_seconds` (and a grace of two) and raises DeliveryError with what
-    kept it, clean of secrets. `on_trouble` is told what is tried again.
+    Every call ends within `limit_seconds` (and a grace of two) and raises DeliveryError with the
+    cause, redacted. `on_trouble` gets the text of each error that is tried again.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LimitedCalls:
                 deadline.cancel()
 
     def ask(self, action: Callable[[Store, Deadline], T], limit_seconds: float | None) -> T:
-        """Do `action` within its limit; whatever kept it is a DeliveryError."""
+        """Do `action` within its limit. Raises DeliveryError for whatever prevented it."""
         deadline = Deadline(self._limit_seconds if limit_seconds is None else limit_seconds)
         with self._lock:
             self._under_way.add(deadline)
@@ -95,14 +95,14 @@ class LimitedCalls:
         return retrying(deadline, action, on_retry=self.report)
 
     def report(self, trouble: str) -> None:
-        """Tell what is tried again: at once, and now and then while it goes on."""
+        """Report an error that is tried again: at once, and now and then while it repeats."""
         if since := self._repeats.is_due(trouble):
             destination = str(self.destination)
             named = trouble if trouble.startswith(destination) else f"{destination}: {trouble}"
             self._report(f"{named}; {since}")
 
     def say(self, text: str) -> None:
-        """Tell something once."""
+        """Report a text once."""
         if text not in self._reported:
             self._reported.add(text)
             self._report(text)

@@ -1,4 +1,4 @@
-"""A folder that holds what a remote place holds: which files are here already, which are gone.
+"""A local copy of a remote folder: which files are here already, which are gone.
 
 Each file's version is noted as it arrives, so that a killed start loses one file at most.
 """
@@ -15,7 +15,7 @@ NOTE = ".tenner-mirror.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file at the remote place. `version` changes with its content; `size` in bytes."""
+    """A file in the remote folder. `version` changes with its content; `size` in bytes."""
 
     key: str
     size: int
@@ -23,7 +23,7 @@ class RemoteFile:
 
 
 class Mirror:
-    """`wanted` are the remote files by their paths in `folder`."""
+    """The copy in `folder`; `files` are the remote files by their paths in it."""
 
     def __init__(self, folder: Path, files: Mapping[str, RemoteFile]) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Mirror:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files that are wanted."""
+        """Of all remote files."""
         return sum(each.size for each in self._files.values())
 
     def path(self, name: str) -> Path:
@@ -44,8 +44,8 @@ class Mirror:
         """Files that are not here, or in another version."""
         return {name: each for name, each in self._files.items() if not self._is_here(name, each)}
 
-    def remove_strangers(self) -> None:
-        """Remove files that are no longer wanted, and what was in the way of one that is."""
+    def remove_outdated(self) -> None:
+        """Remove files that are no longer in the remote folder, and empty folders."""
         for path in sorted(self.folder.rglob("*"), reverse=True):
             name = path.relative_to(self.folder).as_posix()
             if path.is_dir() and not path.is_symlink():
@@ -55,7 +55,7 @@ class Mirror:
                 path.unlink()
 
     def arrived(self, name: str) -> int:
-        """Note that a file is here in the wanted version; returns its size in bytes."""
+        """Note that a file is here in its remote version; returns its size in bytes."""
         remote = self._files[name]
         line = json.dumps({"name": name, "size": remote.size, "version": remote.version})
         with self._lock, (self.folder / NOTE).open("a", encoding="utf-8") as out:
@@ -70,7 +70,8 @@ class Mirror:
 
 
 def _read_note(path: Path) -> dict[str, tuple[int, str]]:
-    """The versions that arrived: of each file the last line counts; spoilt lines are left out."""
+    """The versions that arrived: of each file the last line counts; unreadable lines are left
+    out."""
     found: dict[str, tuple[int, str]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -13,7 +13,7 @@ _EVERY_SECONDS = 1.0
 
 
 class Repeats:
-    """When a trouble is reported: at once, and while it goes on each `every_seconds`."""
+    """When an error that repeats is reported: at once, then every `every_seconds`."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
         self._every_seconds = every_seconds
@@ -23,7 +23,7 @@ class Repeats:
         self._lock = threading.Lock()
 
     def is_due(self, trouble: str) -> str:
-        """What to say behind it: `trying again`, and how often it was met; empty where it was
+        """The text to add: `trying again`, and how often it occurred; empty where it was
         reported lately. Safe to call from several threads."""
         now = time.monotonic()
         with self._lock:
@@ -67,8 +67,8 @@ class Progress:
     def left(self, destination: str, name: str) -> None:
         """A person's own file, which is not replaced."""
         text = msg(
-            "{place}: its {name} was edited by hand and stays as it is",
-            place=destination,
+            "{destination}: its {name} was edited by hand and stays as it is",
+            destination=destination,
             name=name,
         )
         self._emit(
@@ -76,11 +76,11 @@ class Progress:
         )
 
     def counter(self, destination: str) -> Callable[[int], None]:
-        """A function that is told of bytes arriving at `place`."""
+        """A callback for the number of bytes that arrived at `destination`."""
         return lambda num_bytes: self._add(destination, num_bytes)
 
     def retry_reporter(self, destination: str) -> Callable[[str], None]:
-        """A function that says each trouble at once, and again now and then while it stays."""
+        """A callback that reports an error at once, and again now and then while it repeats."""
         repeats = Repeats()
 
         def report(trouble: str) -> None:

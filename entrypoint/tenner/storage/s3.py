@@ -1,8 +1,8 @@
 """Delivery to S3 and the servers that speak it (MinIO, R2, B2, Wasabi, Ceph, ...).
 
 What was stored is verified by size and by the hash that the server itself names (`s3_proof`): the
-SHA-256 where it keeps that, else the ETag. Where it names neither (KMS encryption at a server that
-keeps no SHA-256) the object is read back and its SHA-256 compared.
+SHA-256 where it stores that, else the ETag. Where it names neither (KMS encryption at a server that
+stores no SHA-256) the object is read back and its SHA-256 compared.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ def open_s3(destination: Destination, *, secrets: Secrets, env: Mapping[str, str
 
 @dataclass(frozen=True, kw_only=True)
 class _ReadBack:
-    """An object's content, and what the bucket keeps of it once it is removed."""
+    """An object's content, and what the bucket retains of it once it is removed."""
 
     content: bytes
     retention: Retention
@@ -103,10 +103,15 @@ class S3Store:
             self.delete([name], deadline)
         if back and back.content != content:
             text = msg(
-                "{destination} gives back other bytes than were written",
+                "{destination} returned other bytes than were written",
                 destination=self.destination,
             )
-            return (Problem(text=text, fix=msg("this server does not keep what it is given")),)
+            return (
+                Problem(
+                    text=text,
+                    fix=msg("this server does not store files unchanged: use another destination"),
+                ),
+            )
         versions = growth_of(self.destination, back.retention) if back and back.retention else ()
         return (*limits_of(self.destination, self._permissions), *versions)
 
@@ -242,7 +247,7 @@ class S3Store:
             if refused.code in _ABSENT:
                 return None
             if refused.code in _FORBIDDEN and self.permissions(deadline).reads:
-                return None  # not there, which these keys are not told
+                return None  # not there: servers answer 403 for 404 where the keys may not list
             raise
         return call(self.destination, deadline, answer["Body"].read)
 

@@ -45,13 +45,12 @@ def open_client(
 ) -> S3Client:
     """A client with the usual AWS settings: keys, profiles, roles, whatever its chain finds.
 
-    `signs_payload` signs the SHA-256 of every body too, as is always done where somebody on the way
-    could change it.
+    `signs_payload` signs the SHA-256 of every body too, as is always done over plain HTTP.
 
     Keys given as secrets win, unless the destination names a profile. Raises PermanentError.
     """
     try:
-        import s3transfer.manager  # noqa: F401  # pyright: ignore  (read before anybody waits)
+        import s3transfer.manager  # noqa: F401  # pyright: ignore  (slow to import: before any deadline)
         from boto3.session import Session  # pyright: ignore[reportMissingTypeStubs]
         from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs]
         from botocore.exceptions import (  # pyright: ignore[reportMissingTypeStubs]
@@ -66,7 +65,7 @@ def open_client(
             fix=msg("pip install 'tenner[s3]'"),
         )
         raise PermanentError(problem) from error
-    is_signed = signs_payload or not endpoint.keeps_bytes
+    is_signed = signs_payload or not endpoint.is_tamper_proof
     addressing = destination.addressing or ("path" if endpoint.path_style else "auto")
     config = Config(
         connect_timeout=_CONNECT_SECONDS,

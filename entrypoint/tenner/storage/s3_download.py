@@ -21,7 +21,7 @@ def download_object(
     deadline: Deadline,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Fetch to `target`, atomically. What arrived is kept, and a second call resumes there, which
+    """Fetch to `target`, atomically. What arrived stays, and a second call resumes there, which
     s3transfer cannot: it throws away what arrived when a transfer fails.
 
     `on_bytes` is reported how many bytes are here. Raises TransientError or PermanentError.

@@ -9,7 +9,7 @@ from tenner.storage.destination import Destination
 from tenner.storage.permissions import Permissions
 
 Retention = Literal["", "versions", "locked"]
-"""What a bucket keeps of a file that was removed or replaced: nothing, each version for ever, or
+"""What a bucket retains of a file that was removed or replaced: nothing, each version for ever, or
 each version until its lock has ended."""
 
 
@@ -55,10 +55,10 @@ def limits_of(destination: Destination, permissions: Permissions) -> tuple[Probl
                 text=msg(
                     "{destination}: files can be written but not read back: each is"
                     " verified by the server's answer to its upload, no states are kept"
-                    " there, and a run goes on from this machine's disk alone",
+                    " there, and a run resumes from this machine's disk alone",
                     destination=destination,
                 ),
-                fix=msg("to go on from there, allow s3:GetObject too (docs/permissions.md)"),
+                fix=msg("to resume from there, allow s3:GetObject too (docs/permissions.md)"),
                 level="warning",
             ),
         )

@@ -15,7 +15,7 @@ _BLOCK_BYTES = 1 << 20
 
 def part_bytes_for(size: int) -> int:
     """The part size for a file of `size` bytes: as s3transfer chooses it, 8 MiB and twice as much
-    until S3's limit of 10,000 parts is kept."""
+    until it fits S3's limit of 10,000 parts."""
     from s3transfer.utils import ChunksizeAdjuster  # pyright: ignore[reportMissingTypeStubs]
 
     return int(ChunksizeAdjuster().adjust_chunksize(PART_BYTES, size))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
@@ -25,10 +25,10 @@ def is_proven(file: HashedFile, answer: Answer) -> bool:
     """Whether an answer of the server (to HEAD, or to the upload) names the hash of this file.
 
     That is the SHA-256 of its parts' SHA-256s, or an ETag that is an MD5 or one of the parts' MD5s.
-    The SHA-256 of a whole is no proof: some servers keep a request's headers and give them back
-    unread. False says little: the object may have been sent in parts of another size, or the ETag
-    be no MD5 (KMS encryption). Raises PermanentError where the file is not what it was
-    when it was hashed.
+    The SHA-256 of a whole is no proof: some servers store a request's headers and return them
+    unread. False does not prove a difference: the object may have been sent in parts of another
+    size, or its ETag may be no MD5 (KMS encryption). Raises PermanentError where the file is not
+    what it was when it was hashed.
     """
     found = str(answer.get("ChecksumSHA256", ""))
     if found and found == _expected(file, found, "sha256"):

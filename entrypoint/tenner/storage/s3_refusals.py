@@ -24,7 +24,7 @@ _PASSING_CODES = {
     "PreconditionFailed",
 }
 FULL = "StorageFull"
-"""The code of a refusal that is for want of room, whatever the server calls it."""
+"""The code of a refusal that the storage is full, whatever the server calls it."""
 _FULL_CODES = {
     "QuotaExceeded",  # Ceph, SeaweedFS
     "BucketQuotaExceeded",
@@ -88,22 +88,22 @@ def explain_answer(
     if _is_full(code, status, message):
         problem = Problem(
             text=msg(
-                "{destination}: the storage there is full ({status} {code}: {said})",
+                "{destination}: the storage there is full ({status} {code}: {message})",
                 destination=destination,
                 status=status,
                 code=code,
-                said=message,
+                message=message,
             ),
-            fix=msg("make room there or raise its limit; the files are kept here meanwhile"),
+            fix=msg("free space there or raise its limit; the files are kept here meanwhile"),
         )
         return PermanentError(problem, code=FULL)
     if status >= 500 or status == 429 or code in _PASSING_CODES:
         return TransientError(
             msg(
-                "the server answered {status} {code}: {said}",
+                "the server answered {status} {code}: {message}",
                 status=status,
                 code=code,
-                said=message,
+                message=message,
             )
         )
     region = meta.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region")
@@ -134,7 +134,7 @@ def _meaning(
         return msg("the bucket is in another region"), where
     if code in _EXPIRED_CODES:
         return (
-            msg("the keys have run out ({said})", said=message),
+            msg("the keys have expired ({message})", message=message),
             msg(
                 "take fresh keys that outlive the run (AWS_SESSION_TOKEN belongs to the other two)"
             ),
@@ -144,13 +144,21 @@ def _meaning(
             operation, msg("s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket")
         )
         return (
-            msg("access denied to {operation} ({said})", operation=operation, said=message),
+            msg("access denied to {operation} ({message})", operation=operation, message=message),
             msg(
                 "these keys need {needed} there; docs/permissions.md has a policy that is enough",
                 needed=needed,
             ),
         )
     return (
-        msg("the server answered {status} {code}: {said}", status=status, code=code, said=message),
-        msg("it is the server's own word: look there, and at AWS_ENDPOINT_URL and AWS_REGION"),
+        msg(
+            "the server answered {status} {code}: {message}",
+            status=status,
+            code=code,
+            message=message,
+        ),
+        msg(
+            "this is the server's own error: look it up there, and check AWS_ENDPOINT_URL and"
+            " AWS_REGION"
+        ),
     )

@@ -1,7 +1,7 @@
 """Sending to S3: small files whole, larger ones by s3transfer, and what it left unfinished by part.
 
 Everything is sent with its SHA-256 (`ChecksumAlgorithm`), which the server checks as it arrives and
-keeps. One that refuses it, or keeps it for nothing, is sent the rest with a signed SHA-256 of each
+stores. One that refuses it, or stores it unchecked, is sent the rest with a signed SHA-256 of each
 request, which every server has to check.
 """
 
@@ -61,7 +61,7 @@ class S3Uploads:
         return found if found and found.file == file else None
 
     def sign_instead(self) -> None:
-        """Send with signatures in place of checksums from now on."""
+        """Send with signatures instead of checksums from now on."""
         if self.takes_sha256:
             self.client = self._open_client(True)
             self.takes_sha256 = False
@@ -196,7 +196,7 @@ class S3Uploads:
         return answer
 
     def _parts(self, upload: "_Upload", deadline: Deadline) -> dict[int, Answer]:
-        """The parts that lie there, by their numbers."""
+        """The parts that are there, by their numbers."""
         found: dict[int, Answer] = {}
         more: dict[str, int] = {}
         while True:
@@ -214,7 +214,8 @@ class S3Uploads:
         on_bytes: OnBytes,
         number: int,
     ) -> dict[str, Any]:
-        """A part as the upload's end names it; sent where it does not lie there."""
+        """Send a part unless it is there; returns it as the request that completes the upload lists
+        it."""
         with upload.file.path.open("rb", buffering=0) as source:
             source.seek((number - 1) * upload.part_bytes)
             content = source.read(upload.part_bytes)
@@ -239,7 +240,7 @@ class S3Uploads:
             raise
 
     def _give_up(self, name: str, deadline: Deadline) -> None:
-        """Have the server forget an unfinished upload, so far as it listens."""
+        """Abort an unfinished upload; errors of the server are ignored."""
         if upload_id := self._unfinished.pop(name, ""):
             self._given_up.add(upload_id)
             with suppress(PermanentError, TransientError):
@@ -270,8 +271,8 @@ class _Upload:
 
 
 class _PartRecorder:
-    """The client as s3transfer gets it: the parts that arrived stay when an upload fails, which it
-    would have forgotten, and the answer to a whole one is kept, which it drops. Both by key."""
+    """The client as s3transfer gets it: when an upload fails the parts that arrived stay, which
+    s3transfer would abort; the answer to a complete one is stored, which it drops. Both by key."""
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
@@ -345,7 +346,7 @@ def _is_part(part: Answer, content: bytes, checksum: dict[str, str]) -> bool:
 
 
 def _all_done(jobs: Sequence[Callable[[], T]], deadline: Deadline) -> list[T]:
-    """The results of all jobs. Raises the gravest of what they raise."""
+    """The results of all jobs. Raises the most severe of their errors."""
     ended = in_parallel(jobs, num_workers=NUM_CONNECTIONS, deadline=deadline, name="tenner-s3")
     if error := first_error(ended):
         raise error

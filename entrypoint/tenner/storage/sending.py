@@ -11,7 +11,7 @@ from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.store import OnBytes, Store
 
 OWN_FOLDER = ".tenner"
-"""Where a run's own files (states, ledger) lie at a destination, outside of the delivered set."""
+"""Where a run's own files (states, ledger) are at a destination, outside of the delivered set."""
 _NO_MANIFEST = "{}\n"
 
 
@@ -29,7 +29,7 @@ def put_verified(
 
     def once() -> None:
         nonlocal missing, sent
-        if sent:  # it may only have been shown late: look before sending again
+        if sent:  # listings can lag behind: look before sending again
             missing = store.missing(missing, deadline)
         if missing:
             deadline.check()
@@ -69,8 +69,8 @@ def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline)
 
 
 def withdraw(store: Store, names: Sequence[str], deadline: Deadline) -> None:
-    """Have nobody take what these manifests list for complete: they are deleted or, where the
-    keys may not delete, overwritten with an empty one. Raises TransientError or PermanentError."""
+    """Delete manifests, so that what they list no longer counts as complete; where the keys may
+    not delete, overwrite them with an empty one. Raises TransientError or PermanentError."""
     if store.permissions(deadline).deletes:
         try:
             store.delete(names, deadline)

@@ -1,7 +1,8 @@
 """What every kind of destination can do, so that delivering is written once.
 
-A store moves bytes to and from one destination and says what lies there. It believes nothing that
-it did not see: `holds` is True only where the remote size and content agree with the hashed file.
+A store moves bytes to and from one destination and lists what is there. Nothing counts as stored
+unless it was verified: `missing` leaves out only files whose remote size and content agree with the
+hashed file.
 Its methods raise `TransientError` and `PermanentError` (see `retry`), never a library's own errors.
 """
 
@@ -16,7 +17,7 @@ from tenner.storage.destination import Destination
 from tenner.storage.permissions import Permissions
 
 OnBytes = Callable[[int], None]
-"""Told of every piece of a file that has arrived, in bytes."""
+"""Called with the number of bytes of each piece of a file that has arrived."""
 
 
 class Store(Protocol):
@@ -24,7 +25,8 @@ class Store(Protocol):
 
     destination: Destination
     whole_sets: bool
-    """True where many files arrive in one act (a commit), so that no half set is ever seen."""
+    """True where many files arrive in one act (a commit), so that no partial set is ever
+    visible."""
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         """Write, read back and delete something small; all problems by value."""
@@ -35,7 +37,7 @@ class Store(Protocol):
         ...
 
     def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
-        """The files that do not lie there with their size and content."""
+        """The files that are not there with their size and content."""
         ...
 
     def put(

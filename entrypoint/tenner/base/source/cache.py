@@ -21,7 +21,7 @@ from tenner.core.messages import msg, redacted
 from tenner.core.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.core.secrets import Secrets
 from tenner.core.sizes import size_words
-from tenner.storage.http import OnBytes, Wanted, download
+from tenner.storage.http import DownloadKind, OnBytes, download
 
 MAX_BYTES = 32 * 1024**3
 """SDXL in float32 has 14 GB; more than twice that is no base model of these families."""
@@ -48,19 +48,19 @@ class Fetching:
     sha256: str = ""
 
 
-def wanted_file(
+def download_kind(
     cache: Path, *, headers: Mapping[str, str], denied_fix: str, weights: bool = True
-) -> Wanted:
-    """What a download is given: its words, and to look at the first bytes of weights."""
+) -> DownloadKind:
+    """Errors of a base's download, and the check of its first bytes where it is `weights`."""
 
-    def look(beginning: bytes, length: int | None) -> None:
+    def inspect(beginning: bytes, length: int | None) -> None:
         if weights:
             refuse_beginning(beginning)
         refuse_full_disk(cache, length or 0)
 
-    return Wanted(
+    return DownloadKind(
         error=SettingsError,
-        kind="a model",
+        content=msg("a model"),
         too_large=msg("the base model is larger than"),
         too_large_fix=msg("name a checkpoint of Stable Diffusion 1.x, 2.x or XL"),
         denied_fix=denied_fix,
@@ -69,14 +69,14 @@ def wanted_file(
             " Civitai it is that of the Download button"
         ),
         headers=headers,
-        look=look,
+        inspect=inspect,
     )
 
 
-def bring(address: BaseAddress, target: Path, url: str, task: Fetching, wanted: Wanted) -> None:
+def bring(address: BaseAddress, target: Path, url: str, task: Fetching, kind: DownloadKind) -> None:
     """Bring weights to `target`; a file that is none does not stay. Raises SettingsError."""
     try:
-        download(url, target, max_bytes=MAX_BYTES, on_bytes=task.on_bytes, wanted=wanted)
+        download(url, target, max_bytes=MAX_BYTES, on_bytes=task.on_bytes, kind=kind)
         if target.suffix == ".safetensors":
             read_safetensors_header(target)
     except SettingsError as error:
@@ -97,7 +97,7 @@ def refuse_full_disk(cache: Path, num_bytes: int) -> None:
                 size2=size_words(free),
                 cache=cache,
             ),
-            fix=msg("make room there, or set TENNER_CACHE_DIR to a folder on a larger disk"),
+            fix=msg("free space there, or set TENNER_CACHE_DIR to a folder on a larger disk"),
         )
 
 

@@ -16,9 +16,9 @@ from tenner.base.source.cache import (
     Fetching,
     check_sha256,
     complete_facts,
+    download_kind,
     note_complete,
     refuse_full_disk,
-    wanted_file,
 )
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import Problem, SettingsError
@@ -226,7 +226,7 @@ def _fetch_all(
 ) -> None:
     """Every file, verified and linked into `folder`. Progress counts all of them together."""
     total = sum(file.size for file in files.values())
-    refuse_size(total, MAX_BYTES, wanted_file(task.cache, headers={}, denied_fix=""))
+    refuse_size(total, MAX_BYTES, download_kind(task.cache, headers={}, denied_fix=""))
     found = {name: cache.find(file) for name, file in files.items()}
     missing = [file for name, file in files.items() if found[name] is None]
     refuse_full_disk(cache.path, sum(map(cache.missing_bytes, missing)))

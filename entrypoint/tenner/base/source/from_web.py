@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from tenner.base.source.address import BaseAddress
-from tenner.base.source.cache import FetchedBase, Fetching, bring, check_sha256, key_of, wanted_file
+from tenner.base.source.cache import (
+    FetchedBase,
+    Fetching,
+    bring,
+    check_sha256,
+    download_kind,
+    key_of,
+)
 from tenner.core.addresses import full_address
 from tenner.core.messages import msg
 
@@ -15,7 +22,7 @@ def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
     target = task.cache / "web" / key_of(full_address(address.location)) / name[-120:]
     host = address.location.split("/")[2].rpartition("@")[2].partition(":")[0]
     token = task.secrets.get("CIVITAI_TOKEN") if host.endswith("civitai.com") else None
-    wanted = wanted_file(
+    wanted = download_kind(
         task.cache,
         headers={"Authorization": f"Bearer {token}"} if token else {},
         denied_fix=msg("for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it"),

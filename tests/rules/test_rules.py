@@ -80,7 +80,6 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"lr_scheduler": "cosine_with_min_lr"}, "how low"),
     ("sd1", {"cpu_offload_checkpointing": True}, "stops with an error"),
     ("sd1", {"deepspeed": True}, "not installed"),
-    ("sd1", {"log_with": "wandb"}, "wandb is not installed"),
     ("sd1", {"sample_every_n_epochs": 1}, "need sample_prompts"),
     ("sd1", {"masked_loss": True}, "finds no masks"),
     ("sd1", {"min_timestep": 500, "max_timestep": 500}, "not below max_timestep"),

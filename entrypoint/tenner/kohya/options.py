@@ -266,6 +266,7 @@ OWNED: Mapping[str, str] = {
     "save_state_to_huggingface": _HUB,
     "async_upload": _HUB,
     "wandb_api_key": msg("set the variable WANDB_API_KEY; keys do not belong on a command line"),
+    "wandb_run_name": msg("the run has the name of output_name there"),
     "logging_dir": msg("TensorBoard's log is kept in the run's directory"),
     "console_log_level": _LOG,
     "console_log_file": _LOG,

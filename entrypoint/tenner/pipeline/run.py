@@ -34,6 +34,7 @@ from tenner.pipeline.rented import Rented
 from tenner.pipeline.sampler import Sampler, child_control, early_sampler
 from tenner.pipeline.stop_when import StopWhen
 from tenner.pipeline.surroundings import read_surroundings
+from tenner.pipeline.tracked import tracking
 from tenner.pipeline.weights_check import judge_weights
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import ConceptFact, TimingFact
@@ -213,6 +214,7 @@ def _run(
         page,
         serving(settings, run_dir, context.secrets, context.environ, say=context.screen.say),
         attempt,
+        tracking(attempt) as trackers,
     ):
         early = StopWhen(
             condition=settings.stop_when,
@@ -220,7 +222,7 @@ def _run(
             curve=lambda: page.curve,
             emit=context.emit,
         )
-        context.listeners.extend((page.hear, news.hear, early.hear))
+        context.listeners.extend((page.hear, news.hear, early.hear, trackers.hear))
         news.send(
             "started", f"{attempt.plan.length.num_steps} steps on {machine_name(attempt.prepared)}"
         )

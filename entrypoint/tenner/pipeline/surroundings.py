@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tenner.core.errors import Problem
 from tenner.core.secrets import Secrets, secrets_from
+from tenner.engines.trackers import tracker_problems
 from tenner.hosts import check_ending, find_host
 from tenner.hosts.host import Host
 from tenner.pipeline.lost_output import lost_output
@@ -38,5 +39,8 @@ def read_surroundings(settings: Settings, environ: Mapping[str, str]) -> Surroun
         secrets=secrets,
         host=host,
         destinations=destinations,
-        problems=(*problems, *wrong, *ending, *lost, *webhook_problems(secrets)),
+        problems=(
+            *(*problems, *wrong, *ending, *lost, *webhook_problems(secrets)),
+            *tracker_problems(settings, secrets, environ),
+        ),
     )

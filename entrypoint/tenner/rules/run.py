@@ -136,13 +136,6 @@ RULES = (
         needs="trainer",
     ),
     Rule(
-        when=lambda view: view.get("log_with") in ("wandb", "all"),
-        text=msg("wandb is not installed with the trainer"),
-        fix=msg("remove log_with: the TensorBoard log and the report are kept anyway"),
-        trainers=SD_SCRIPTS,
-        needs="trainer",
-    ),
-    Rule(
         when=lambda view: view.on("mem_eff_attn"),
         text=msg("mem_eff_attn takes the place of xformers and sdpa, and is slower than both"),
         fix=msg("remove mem_eff_attn"),

@@ -31,6 +31,7 @@ from tenner.settings.values import (
     StepsOrRatio,
     Switch,
     TokenLength,
+    Trackers,
     Whole,
     WholeNumbers,
 )
@@ -281,6 +282,12 @@ class OutputSettings(BaseModel):
     destinations: Addresses = ()
     """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
+    log_with: Trackers = ()
+    """Also log the run to `wandb` (Weights & Biases), or to `comet_ml`, `mlflow`, `aim`, `clearml`,
+    `dvclive`, `swanlab` or `trackio`, as the trainer's Python has them. Their key is taken from the
+    environment alone (`WANDB_API_KEY`). The TensorBoard log is written in any case."""
+    log_tracker_name: str = "tenner"
+    """Name of the project in such a tracker; the run there has the name of this one."""
     keep_remote_states: Whole = Field(1, ge=0, le=1000)
     """While training, the newest states are kept at each destination too, so that another machine
     can go on; this many. 0 sends none."""

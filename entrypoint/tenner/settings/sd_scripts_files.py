@@ -116,6 +116,8 @@ def _form_field(
         return {"attention": value} if value in ("xformers", "sdpa") else {}
     if key == "clip_skip" and _number(value) == 1:
         return {}
+    if key == "use_wandb":
+        return {"log_with": "wandb"} if _on(value) else {}
     if key == "sample_prompts":
         return {"sample_prompts": _prompts(str(value))}
     if key in ("optimizer_args", "lr_scheduler_args"):
@@ -411,7 +413,7 @@ _FORM_ELSEWHERE = frozenset(
         *("network_args", "conv_dim", "conv_alpha", "rank_dropout", "module_dropout"),
         *("noise_offset_type", "num_cpu_threads_per_process", "num_machines", "multi_gpu"),
         *("gpu_ids", "main_process_port", "save_as_bool", "dynamo_backend", "dynamo_mode"),
-        *("sample_sampler", "logging_dir", "log_tracker_name", "save_state"),
+        *("sample_sampler", "logging_dir", "save_state"),
         *("save_state_on_train_end", "dataset_config"),
     )
 )
@@ -422,7 +424,6 @@ _FORM_PROBLEMS: Mapping[str, str] = {
     ),
     "sample_every_n_epochs": msg("set sample_at_epochs to see a grid during the run"),
     "sample_every_n_steps": msg("set sample_at_epochs to see a grid during the run"),
-    "use_wandb": msg("the TensorBoard log and the report are kept anyway"),
 }
 _TENNERS = frozenset(("num_processes", "num_repeats"))
 _ZERO_IS_OFF = frozenset(

@@ -62,6 +62,12 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
+def _trackers(value: Any) -> Any:
+    """Names of trackers as a list; `all` is sd-scripts' word for its two."""
+    names = ["tensorboard", "wandb"] if value == "all" else value
+    return [] if names in (None, "", "none") else names
+
+
 def _json_list(text: str) -> Any:
     try:
         return parse_json(text)
@@ -151,6 +157,19 @@ Lines = Annotated[tuple[str, ...], _words(r"\n")]
 AddressValue = Annotated[str, AfterValidator(Address)]
 """A local path, a known name or an address, whose credentials are kept apart from its text."""
 Addresses = Annotated[tuple[AddressValue, ...], _words(r"[\s,]+")]
+TrackerName = Literal[
+    "tensorboard",
+    "wandb",
+    "comet_ml",
+    "mlflow",
+    "aim",
+    "clearml",
+    "dvclive",
+    "swanlab",
+    "trackio",
+]
+Trackers = Annotated[tuple[TrackerName, ...], _words(r"[\s,]+"), BeforeValidator(_trackers)]
+"""Names of accelerate's trackers."""
 Numbers = Annotated[tuple[Number, ...], _words(r"[\s,]+")]
 WholeNumbers = Annotated[tuple[Whole, ...], _words(r"[\s,]+")]
 Rates = Annotated[tuple[Rate, ...], _words(r"[\s,]+"), Field(min_length=1, max_length=2)]

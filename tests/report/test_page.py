@@ -67,6 +67,41 @@ def test_every_fact_is_reported(facts: ReportFacts) -> None:
     assert "<lora:my_lora:0.8>" in reported
 
 
+def test_the_file_and_the_grid_stand_first_then_what_needs_attention_then_the_curve(
+    facts: ReportFacts,
+) -> None:
+    def order(page: str) -> list[str]:
+        headings = ("h-result", "h-samples", "h-warning", "h-next", "h-loss", "h-settings")
+        return sorted(headings, key=lambda each: page.index(f'id="{each}"'))
+
+    first = ["h-result", "h-samples", "h-warning", "h-next", "h-loss", "h-settings"]
+    assert order(render_report(facts)) == first
+    failed = replace(facts, state="failed")
+    assert order(render_report(failed))[0] == "h-warning", "what went wrong stands above all"
+    copy = Elements(render_report(replace(facts, state="trained")))
+    (link,) = [each["href"] for each in copy.of("a") if each.get("class") == "download"]
+    assert link == "./my_lora.safetensors", "the page that is delivered lies beside the file"
+
+
+def test_images_that_are_held_out_are_marked_and_shown_first(
+    facts: ReportFacts, tmp_path: Path
+) -> None:
+    image = DatasetImage(path=noise_image(tmp_path / "h.png", 5), name="h.png", is_held_out=True)
+    assert facts.dataset is not None
+    dataset = replace(facts.dataset, images=(image, *facts.dataset.images))
+    page = render_report(replace(facts, dataset=dataset))
+    assert page.count('class="held"') == page.count('class="badge"') == 1
+    assert 'class="held"' not in render_report(facts)
+
+
+def test_terms_are_explained_where_they_stand(facts: ReportFacts) -> None:
+    setting = SettingFact(name="min_bucket_reso", value="256", source="default")
+    page = render_report(replace(facts, settings=(setting,)))
+    row = page[page.index("<bdi>min_bucket_reso</bdi>") :].split("</tr>")[0]
+    assert "the shortest side that an image is trained at, in pixels" in row
+    assert "middle 80" not in page
+
+
 def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportFacts) -> None:
     notices = (
         Notice(text="mended a name", level="note"),
@@ -141,7 +176,10 @@ def test_nothing_is_fetched(facts: ReportFacts) -> None:
     assert not elements.of("link")
     assert all((each["src"] or "").startswith("data:image/") for each in elements.of("img"))
     assert all("src" not in each for each in elements.of("script"))
-    assert all((each["href"] or "").startswith("#") for each in elements.of("a"))
+    links = [each["href"] or "" for each in elements.of("a")]
+    assert [each for each in links if not each.startswith("#")] == [
+        "./checkpoints/my_lora.safetensors"
+    ]
     policy = elements.of("meta")[1]["content"] or ""
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy

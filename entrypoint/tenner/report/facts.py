@@ -119,6 +119,8 @@ class DatasetImage:
     path: Path
     name: str
     caption: str = ""
+    is_held_out: bool = False
+    """Not trained on: the loss on it is measured while the others are trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

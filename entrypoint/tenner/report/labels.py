@@ -168,3 +168,36 @@ FACTS: Mapping[str, Message] = {
     "samples": msg("samples"),
 }
 """Names of what was decided, of the machine and of the dataset."""
+
+EXPLAINED: Mapping[str, Message] = {
+    "images seen in an epoch": msg("each image as often as its folder says"),
+    "buckets": msg("the sizes, in pixels, that images are trained at: each in the nearest shape"),
+    "held out": msg("not trained on, to see how the LoRA does on what it never saw"),
+    "mended": msg("read in spite of a fault in the file"),
+    "batch size": msg("images that are learnt from at once"),
+    "accumulation": msg("batches that are added up before the weights change"),
+    "checkpointing": msg("saves memory on the card by computing some values twice"),
+    "precision": msg("how many bits a number has while it is computed with"),
+    "attention": msg("the program part that relates words and places in the image"),
+    "optimizer": msg("the rule by which the weights are changed"),
+    "bucket sides": msg("the shortest and the longest side that an image is trained at"),
+    "bucket steps": msg("sides of training sizes are multiples of this"),
+    "rank": msg("how much the LoRA can hold, and its scale"),
+    "text encoder": msg("the learning rate of the part that reads captions"),
+    "noise offset": msg("helps with very dark and very bright images"),
+    "clip skip": msg("how many of the text encoder's last layers are left out"),
+    "VAE": msg("the part that turns images into what is trained on, and back"),
+    "prediction": msg("what the base was trained to guess"),
+    "warm-up": msg("steps over which the learning rate rises to its full value"),
+    "min_bucket_reso": msg("the shortest side that an image is trained at, in pixels"),
+    "max_bucket_reso": msg("the longest side that an image is trained at, in pixels"),
+    "bucket_reso_steps": msg("sides of training sizes are multiples of this, in pixels"),
+    "bucket_no_upscale": msg("small images are not enlarged"),
+    "network_dim": msg("the rank: how much the LoRA can hold"),
+    "network_alpha": msg("the LoRA's scale, beside the rank"),
+    "unet_lr": msg("the learning rate of the part that draws"),
+    "text_encoder_lr": msg("the learning rate of the part that reads captions"),
+    "min_snr_gamma": msg("weighs steps with little noise less, by this bound"),
+    "validation_split": msg("the share of images that is not trained on, to measure with"),
+}
+"""What is meant by a name that not everybody knows, where it stands."""

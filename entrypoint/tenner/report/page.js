@@ -40,6 +40,7 @@
   // Below: only where a server with a token shows a run that goes on.
   const token = new URLSearchParams(location.search).get("token");
   if (!token || !("live" in root.dataset) || !/^https?:$/.test(location.protocol)) return;
+  for (const each of document.querySelectorAll("a.download")) each.removeAttribute("href"); // only the page is served
   const authorization = { Authorization: `Bearer ${token}` };
   const lost = document.getElementById("lost");
   let etag = "";

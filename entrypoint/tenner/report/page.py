@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -63,7 +64,8 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "reading": reading,
         "notice_groups": notice_groups(facts.notices),
         "was_ended": facts.state in ("stopped", "budget"),
-        "groups": [_laid_out(each) for each in facts.sample_sets],
+        "groups": [_laid_out(each) for each in reversed(facts.sample_sets)],
+        "download": _download_address(facts),
         "compared": compared,
         "lowest_validation": min(facts.curve.validation, key=lambda each: each[1], default=None),
         "pictures": pictures.inline_all([*_pictures(facts), *_again(compared)]),
@@ -95,6 +97,13 @@ def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice
         if alike:
             groups[level] = list(alike.values())
     return groups
+
+
+def _download_address(facts: ReportFacts) -> str:
+    """Where the LoRA lies, seen from the page: beside the page that is delivered with it, under
+    `checkpoints` from the one that stays with the run."""
+    name = quote(facts.lora_file.rsplit("/", 1)[-1])
+    return f"./{name}" if facts.state == "trained" else f"./checkpoints/{name}"
 
 
 def _outline(facts: ReportFacts) -> str:

@@ -99,8 +99,14 @@ def dataset_facts(prepared: Prepared) -> DatasetFacts:
         num_images=dataset.num_images + len(dataset.held_out),
         num_captions=dataset.num_captions,
         images=tuple(
-            DatasetImage(path=image.path, name=image.source, caption=image.caption)
-            for image in (*dataset.images, *dataset.held_out)
+            DatasetImage(
+                path=image.path,
+                name=image.source,
+                caption=image.caption,
+                is_held_out=is_held_out,
+            )
+            for images, is_held_out in ((dataset.held_out, True), (dataset.images, False))
+            for image in images
         ),
         facts=(
             Pair(name="images seen in an epoch", value=str(dataset.num_image_passes)),

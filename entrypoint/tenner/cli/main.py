@@ -35,7 +35,7 @@ from tenner.ui.plain_text import print_any_text
 from tenner.ui.screen import Screen, make_screen
 
 if TYPE_CHECKING:
-    from tenner.pipeline.run import Outcome
+    from tenner.library.training import Result
     from tenner.queue.jobs import Batch
 
 
@@ -142,19 +142,21 @@ def written_folder(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Pa
 
 
 def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.pipeline.run import AlreadyDelivered, run
+    from tenner.library.training import train
 
     request = _request(parsed, environ)
     screen = _run_screen(parsed, request)
-    outcome = run(request, environ, screen, restart=parsed.restart)
+    result = train(
+        request, environ=environ, restart=parsed.restart, handle_signals=True, screen=screen
+    )
     try:
         if parsed.json:
-            _print_result(exit_code=int(ExitCode.DELIVERED), **outcome.to_json())
-        elif isinstance(outcome, AlreadyDelivered):
-            print(f"this run was delivered before, to {', '.join(outcome.delivered_to)}")
+            _print_result(exit_code=int(ExitCode.DELIVERED), **result.to_json())
+        elif result.state == "delivered before":
+            print(f"this run was delivered before, to {', '.join(result.delivered_to)}")
             print("  nothing was trained; --restart starts it afresh")
         else:
-            _print_outcome(outcome)
+            _print_outcome(result)
         sys.stdout.flush()
     except OSError:  # a log on a full disk: the run is delivered all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -340,13 +342,12 @@ _COMMANDS = {
 }
 
 
-def _print_outcome(outcome: "Outcome") -> None:
+def _print_outcome(result: "Result") -> None:
     """The last words of a good run: where everything is."""
-    weights = outcome.trained.weights
-    print(f"trained {outcome.trained.step} steps in {duration(outcome.seconds)}")
-    print(f"  LoRA    {weights.path} ({size_words(weights.num_bytes)})")
-    if outcome.drawn and outcome.drawn.grid:
-        print(f"  samples {outcome.drawn.grid}")
-    print(f"  report  {outcome.run_dir.report}")
-    for each in outcome.delivered.at:
-        print(f"  delivered and verified: {each.destination}")
+    print(f"trained {result.num_steps} steps in {duration(result.seconds)}")
+    print(f"  LoRA    {result.weights} ({size_words(result.num_bytes)})")
+    if result.samples:
+        print(f"  samples {result.samples}")
+    print(f"  report  {result.report}")
+    for each in result.delivered_to:
+        print(f"  delivered and verified: {each}")

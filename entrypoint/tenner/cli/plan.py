@@ -2,98 +2,53 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.core.errors import MachineError, Problem, SettingsError, TennerError, errors_in
+from tenner.core.errors import MachineError, Problem
+from tenner.core.family import FAMILY_NAMES
 from tenner.core.messages import msg
 from tenner.core.sizes import size_words
-from tenner.core.temporary_files import temporary_folder
-from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
-from tenner.pipeline.preflight import Preflight, prepare
-from tenner.pipeline.surroundings import read_surroundings
-from tenner.planning.judging import raise_errors
-from tenner.planning.plan import plan_json
-from tenner.planning.prepared import Prepared
+from tenner.library.planning import PlanResult, compare, plan, problems_json
 from tenner.planning.sizing import Choice
-from tenner.runs.disk import disk_need, disk_problem, full_destinations
-from tenner.runs.handover import default_destination
 from tenner.settings import Request
-from tenner.storage.destination import Destination
 from tenner.ui.lines import duration
 from tenner.ui.plain_text import print_tables
 from tenner.ui.screen import make_screen
 
 if TYPE_CHECKING:
-    from tenner.pipeline.comparing import Job, Offer
+    from tenner.pipeline.comparing import Comparison, Offer
 
 
 def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -> None:
     """Print the plan. Raises TennerError where the run could not start."""
+    try:
+        found = plan(request, environ=environ)
+    except MachineError as error:
+        elsewhere = Problem(
+            text=msg("the plan for another machine needs no card here"),
+            fix=msg("tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all"),
+            level="note",
+        )
+        raise MachineError(problems=[*error.problems, elsewhere]) from error
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+        return
     screen = make_screen()
-    with temporary_folder("plan") as folder:
-        try:
-            around = read_surroundings(request.settings, environ)
-            raise_errors(around.problems)
-            prepared = prepare(
-                request,
-                environ,
-                Path(folder),
-                checks=Preflight(try_card=False, fetches_base=False),
-            )
-            full = _judge_disks(prepared, around.destinations)
-        except TennerError as error:
-            whole = everything_wrong(error, request, environ)
-            if not isinstance(error, MachineError):
-                raise whole from error
-            elsewhere = Problem(
-                text=msg("the plan for another machine needs no card here"),
-                fix=msg("tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all"),
-                level="note",
-            )
-            raise type(whole)(problems=[*whole.problems, elsewhere]) from error
-        notices, need = (*around.problems, *prepared.plan.notices, *full), disk_need(prepared.plan)
-        if as_json:
-            found = _problems_json(notices)
-            whole = {**plan_json(prepared.plan), "disk_bytes": need.here, "notices": found}
-            print(json.dumps(whole, ensure_ascii=False, indent=1))
-            return
-        for notice in notices:
-            screen.problem(notice)
-        print(_headline(prepared))
-        disk = Choice(name="disk", value=size_words(need.here), reason=str(need))
-        choices = (*prepared.plan.choices, disk)
-        width = max(len(choice.name) for choice in choices)
-        for choice in choices:
-            print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
+    for notice in found.notices:
+        screen.problem(notice)
+    print(_headline(found))
+    disk = Choice(name="disk", value=size_words(found.disk.here), reason=str(found.disk))
+    choices = (*found.plan.choices, disk)
+    width = max(len(choice.name) for choice in choices)
+    for choice in choices:
+        print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
 
 
-def _judge_disks(prepared: Prepared, destinations: Sequence[Destination]) -> tuple[Problem, ...]:
-    """Warnings of disks that are too small, here and at folders that are destinations. Raises
-    TennerError where `train` would."""
-    settings, run_dir = prepared.settings, prepared.settings.run_dir
-    to, states = destinations or (default_destination(run_dir),), settings.keep_remote_states
-    there = full_destinations(prepared.plan, run_dir, to, kept_states=states)
-    here = disk_problem(prepared.plan, run_dir, to, kept_states=states)
-    errors: list[TennerError] = []
-    if wrong := errors_in(there):
-        errors.append(SettingsError(problems=wrong))
-    if here:
-        errors.append(MachineError(problems=[here]))
-    if errors:
-        raise most_urgent(errors)
-    return there
-
-
-def _problems_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [{"level": each.level, "text": each.text, "fix": each.fix} for each in problems]
-
-
-def _headline(prepared: Prepared) -> str:
-    plan, dataset = prepared.plan, prepared.dataset
+def _headline(found: PlanResult) -> str:
     return (
-        f"{plan.output_name}: {plan.length.num_steps} steps over {dataset.num_images} images"
-        f" ({dataset.num_image_passes} seen in an epoch), base {plan.base.name}"
+        f"{found.plan.output_name}: {found.plan.length.num_steps} steps over"
+        f" {found.num_images} images ({found.num_image_passes} seen in an epoch),"
+        f" base {found.plan.base.name}"
     )
 
 
@@ -101,30 +56,26 @@ def print_comparison(
     request: Request, environ: Mapping[str, str], gpus: Sequence[str], *, as_json: bool
 ) -> None:
     """Print the same run on cards that are only named, cheapest first. Raises TennerError."""
-    from tenner.pipeline.comparing import compare, find_cards, read_job
-
-    cards = find_cards(gpus)
-    with temporary_folder("plan") as folder:
-        job = read_job(request, environ, Path(folder))
-        found = compare(job, cards)
+    found = compare(request, gpus, environ=environ)
     if as_json:
         rows = [offer.to_json() for offer in found.offers]
-        result = {"family": job.family, "offers": rows, "notices": _problems_json(found.notices)}
+        result = {"family": found.family, "offers": rows, "notices": problems_json(found.notices)}
         print(json.dumps(result, ensure_ascii=False, indent=1))
         return
     screen = make_screen()
     for notice in found.notices:
         screen.problem(notice)
-    _print_table(job, found.offers)
+    _print_table(found)
 
 
-def _print_table(job: "Job", offers: "Sequence[Offer]") -> None:
+def _print_table(found: "Comparison") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    width, height = job.resolution
+    width, height = found.resolution
+    offers = found.offers
     table = Table(
-        title=f"{job.family_name} at {width}×{height}, {job.dataset.num_images} images",
+        title=f"{FAMILY_NAMES[found.family]} at {width}×{height}, {found.num_images} images",
         title_justify="left",
         pad_edge=False,
         box=None,

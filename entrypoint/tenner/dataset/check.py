@@ -28,7 +28,8 @@ LEVELS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What `check` found. `thumbs` holds the thumbnail of each image's source file."""
+    """What `check` found. `thumbs` holds the thumbnail of each image's source file,
+    `settings_errors` what a training would refuse of the settings."""
 
     images: tuple[ImageItem, ...]
     buckets: Buckets
@@ -39,6 +40,12 @@ class CheckResult:
     num_captions: int
     num_ignored: int
     thumbs: Mapping[Path, Path]
+    settings_errors: tuple[Problem, ...] = ()
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether neither dataset nor settings forbid a training."""
+        return not self.settings_errors and not self.count("error")
 
     def with_finding(self, kind: str, problem: Problem) -> "CheckResult":
         """The result with one more finding, of what lies outside the dataset."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
-from tenner.core.family import FAMILY_NAMES, Family
+from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.hardware.cards import Card, card_named, cards
@@ -96,15 +96,15 @@ class Job:
     def resolution(self) -> tuple[int, int]:
         return self.judged.assumed.resolution
 
-    @property
-    def family_name(self) -> str:
-        return FAMILY_NAMES[self.family]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The offers, and what is to be reported of the job on any of the cards."""
+    """The offers, and what is to be reported of the job on any of the cards. `resolution` is width
+    and height, in pixels."""
 
+    family: Family
+    resolution: tuple[int, int]
+    num_images: int
     offers: tuple[Offer, ...]
     notices: tuple[Problem, ...]
 
@@ -183,7 +183,13 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
         )
     )
     notices = (*job.judged.problems, *job.dataset.problems, *same)
-    return Comparison(offers=offers, notices=tuple(dict.fromkeys(notices)))
+    return Comparison(
+        family=job.family,
+        resolution=job.resolution,
+        num_images=job.dataset.num_images,
+        offers=offers,
+        notices=tuple(dict.fromkeys(notices)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tenner.core.disk_errors import cause_in_disk, disk_failure
 from tenner.core.errors import (
@@ -54,7 +53,7 @@ from tenner.serve import serving
 from tenner.settings import Request
 from tenner.storage.destination import Destination
 from tenner.supervision.card_watch import watching
-from tenner.supervision.supervise import stop_on_signals
+from tenner.supervision.supervise import StopRequest, stop_on_signals
 from tenner.supervision.training import Trained, train
 from tenner.ui.notify import Notifier
 from tenner.ui.screen import Screen
@@ -75,22 +74,6 @@ class Outcome:
     seconds: float
     concept: tuple[ConceptFact, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """What programs read of a delivered run: paths of this machine, and where its files are."""
-        weights = self.trained.weights
-        digests = {each.name: each.sha256 for each in self.delivered.manifest.files}
-        return {
-            "state": "delivered",
-            "run_dir": str(self.run_dir.path),
-            "weights": str(weights.path),
-            "sha256": digests.get(weights.path.name),
-            "num_steps": self.trained.step,
-            "seconds": round(self.seconds, 1),
-            "samples": str(self.drawn.grid) if self.drawn and self.drawn.grid else None,
-            "report": str(self.run_dir.report),
-            "delivered_to": [each.destination for each in self.delivered.at],
-        }
-
 
 DrawMore = Callable[[Prepared, Trained, Sampler], tuple[ConceptFact, ...]]
 """What a caller measures on further pictures of the trained LoRA."""
@@ -103,13 +86,6 @@ class AlreadyDelivered:
     run_dir: RunDir
     delivered_to: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "state": "delivered before",
-            "run_dir": str(self.run_dir.path),
-            "delivered_to": list(self.delivered_to),
-        }
-
 
 def run(
     request: Request,
@@ -120,11 +96,14 @@ def run(
     measure: DrawMore | None = None,
     measure_definition: str = "",
     session: Session = ALONE,
+    stop: StopRequest | None = None,
 ) -> Outcome | AlreadyDelivered:
     """One run from settings to verified delivery. Raises TennerError with its exit code.
 
-    With `restart` a run that is there already is kept aside, and this one starts afresh.
+    With `restart` a run that is there already is kept aside, and this one starts afresh. SIGTERM
+    and SIGINT end the run; with `stop` they are left to the caller, who asks there for the end.
     """
+    stopping = stop_on_signals() if stop is None else contextlib.nullcontext(stop)
     settings = request.settings
     around = read_surroundings(settings, environ)
     if errors := errors_in(around.problems):
@@ -138,11 +117,11 @@ def run(
             screen.say(f"the run that was here is kept in {aside}")
         to = destinations or (default_destination(run_dir),)
         remove_leftovers(run_dir, to, settings.output_name)
-        with EventLog(run_dir.events) as log, stop_on_signals() as stop, screen:
+        with EventLog(run_dir.events) as log, stopping as asked, screen:
             context = RunContext(
                 screen=screen,
                 log=log,
-                stop=stop,
+                stop=asked,
                 environ=environ,
                 secrets=secrets,
                 session=session,
@@ -163,7 +142,7 @@ def run(
                         )
                 except TennerError as error:
                     _record_error(error, context, news)
-                    if error.is_brought_out and stop.signal is None and session.ends_machine:
+                    if error.is_brought_out and asked.signal is None and session.ends_machine:
                         machine.end()
                     raise
                 if session.ends_machine:

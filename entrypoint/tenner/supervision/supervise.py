@@ -44,13 +44,22 @@ class Ending:
 
 @dataclass(kw_only=True)
 class StopRequest:
-    """Whether a signal asked this run to end; shared between the handler and the loop."""
+    """Whether a signal, or a caller in its place, asked this run to end; shared between whoever
+    asks and the loop."""
 
     signal: int | None = None
     times: int = 0
     requested_at: float = 0.0
     pids: set[int] = field(default_factory=set[int])
     ends_at_once: bool = False
+
+    def ask(self, number: int) -> None:
+        """Ask for an orderly end, as the signal `number` does; a second time for one at once."""
+        self.signal = number
+        self.times += 1
+        self.requested_at = self.requested_at or time.monotonic()
+        for pid in tuple(self.pids):
+            _signal_group(pid, signal.SIGTERM if self.times == 1 else signal.SIGKILL)
 
     @contextlib.contextmanager
     def at_once(self) -> Generator[None]:
@@ -97,11 +106,7 @@ def stop_on_signals() -> Generator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request.signal = number
-        request.times += 1
-        request.requested_at = request.requested_at or time.monotonic()
-        for pid in request.pids:
-            _signal_group(pid, signal.SIGTERM if request.times == 1 else signal.SIGKILL)
+        request.ask(number)
         if (request.times > 1 and not request.pids) or request.ends_at_once:
             raise KeyboardInterrupt
 

@@ -1,0 +1,115 @@
+"""`tenner.check`: dataset and settings judged as a training would take them, on any machine."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tenner.core.errors import Problem
+    from tenner.dataset.check import CheckResult
+    from tenner.hardware import Machine
+    from tenner.library.listening import OnEvent
+    from tenner.library.requests import Given
+    from tenner.pipeline.without_card import Judged
+    from tenner.ui.screen import Screen
+
+
+def check(
+    settings: "Given",
+    *,
+    page: str | Path | None = None,
+    on_event: "OnEvent | None" = None,
+    environ: Mapping[str, str] | None = None,
+    preset: str | None = None,
+    screen: "Screen | None" = None,
+) -> "CheckResult":
+    """Judge every image, caption and setting; write the contact sheet to `page`.
+
+    The base model need not be here. What forbids a training is among the result's `findings` and
+    `settings_errors`, and `is_trainable` is false then. `on_event` is called with the progress.
+
+    Raises SettingsError where the settings cannot be read, DatasetError where there is nothing to
+    look at.
+    """
+    from tenner.core.temporary_files import temporary_folder
+    from tenner.library.listening import Listener
+    from tenner.library.requests import environ_of, request_of
+    from tenner.pipeline.preflight import inspect_own_machine
+    from tenner.pipeline.without_card import judge_without_card
+
+    given = environ_of(environ)
+    request = request_of(settings, given, preset=preset)
+    machine = inspect_own_machine(request.settings, given)
+    judged = judge_without_card(request, given, machine=machine)
+    listener = Listener(on_event=on_event, screen=screen)
+    with temporary_folder("check") as folder:
+        with listener:
+            result = _look(judged, given, Path(folder) if page else None, listener)
+        if listener.failure:
+            raise listener.failure
+        result = _with_settings(result, judged, machine)
+        if page:
+            from tenner.dataset.sheet import write_sheet
+
+            write_sheet(result, Path(page))
+    return result
+
+
+def _look(
+    judged: "Judged", environ: Mapping[str, str], thumbs: Path | None, listener: "Screen"
+) -> "CheckResult":
+    """The dataset, read and judged. Raises DatasetError, or with it what the settings lack."""
+    from tenner.core.errors import DatasetError, SettingsError, errors_in
+    from tenner.core.events import Phase
+    from tenner.dataset.check import check as check_dataset
+    from tenner.pipeline.everything_wrong import most_urgent
+    from tenner.pipeline.preflight import dataset_request, fetching
+
+    assumed = judged.assumed
+    needed = dataset_request(judged.request, assumed.family, assumed.resolution, environ)
+
+    def decoded(done: int, total: int) -> None:
+        listener.show(Phase(name="check", detail="images decoded", done=done, total=total))
+
+    def fetched(done: int, total: int | None) -> None:
+        listener.show(fetching(done, total))
+
+    try:
+        return check_dataset(needed, thumbs, decoded, fetched)
+    except DatasetError as error:
+        if errors := errors_in(judged.problems):
+            raise most_urgent([SettingsError(problems=errors), error]) from error
+        raise
+
+
+def _with_settings(result: "CheckResult", judged: "Judged", machine: "Machine") -> "CheckResult":
+    """The result with what is to be reported of the settings and of a base that is assumed."""
+    from tenner.core.errors import errors_in
+
+    problems = _problems(judged, machine, result)
+    for each in problems:
+        result = result.with_finding("settings", each)
+    if judged.assumed.notice:
+        result = result.with_finding("assumed_base", judged.assumed.notice)
+    return replace(result, settings_errors=errors_in(problems))
+
+
+def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "tuple[Problem, ...]":
+    """What is to be reported of the settings, with what card and dataset decide where that is
+    known."""
+    from tenner.core.errors import MachineError, SettingsError, errors_in
+    from tenner.pipeline.without_card import judge_shape, likely_ground
+    from tenner.planning.kept_tags import kept_tags
+
+    found = list(judged.problems)
+    buckets = result.images_by_bucket()
+    if buckets and not errors_in(found):
+        try:
+            found += judge_shape(judged, likely_ground(judged, machine, buckets))
+            found += kept_tags(judged.request.settings, result.images, result.trigger)[1]
+        except SettingsError as error:
+            found += error.problems
+        except MachineError:
+            pass  # no card here takes the job, and there are others
+    return tuple(dict.fromkeys(found))

@@ -5,7 +5,6 @@ itself, what the file sets for all jobs, preset, defaults.
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.messages import msg
+from tenner.queue.labels import value_slug
 from tenner.settings.names import canonical
 from tenner.settings.resolve import Request, resolve
 from tenner.settings.sources import (
@@ -218,7 +218,7 @@ def _swept(
     found: list[tuple[str, Layer]] = []
     for values in itertools.product(*(values for _, values in sweep)):
         pairs = {key: value for (key, _), value in zip(sweep, values, strict=True)}
-        full = "-".join([name, *(f"{key}-{_slug(value)}" for key, value in pairs.items())])
+        full = "-".join([name, *(f"{key}-{value_slug(value)}" for key, value in pairs.items())])
         layer = replace(
             job,
             values={**job.values, **pairs, "output_name": full},
@@ -227,11 +227,6 @@ def _swept(
         )
         found.append((full, layer))
     return found
-
-
-def _slug(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value).rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
 
 
 def _request(job: _RawJob, for_all: Sequence[Source], weakest: Sequence[Source]) -> Request:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from tenner.core.files import write_atomically
 from tenner.core.messages import Message, msg
 from tenner.core.run_dir import RunDir
+from tenner.queue.labels import job_labels
 from tenner.queue.record import JobRecord, JobState
 from tenner.report.images import PictureStore
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
@@ -69,7 +70,7 @@ def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str
         seconds=sum(each.seconds for each in records),
         cost_usd=sum(costs) if costs else None,
         best=min((each.loss for each in records if each.loss is not None), default=None),
-        swept=sorted({key for each in records for key in each.swept or {}}),
+        labels=job_labels(records),
         seeds=seeds,
         pictures=PictureStore().inline_all(shown),
         states=STATES,

@@ -9,7 +9,22 @@
     const wanted = (navigator.languages || [navigator.language]).find((each) => /^(ar|en)\b/i.test(each));
     if (wanted) show(wanted.slice(0, 2).toLowerCase());
   }
-  document.getElementById("language").addEventListener("click", () => show(root.lang === "ar" ? "en" : "ar"));
+  // What was chosen outlives the page's being loaded again; where nothing can be kept it does not.
+  try {
+    const chosen = sessionStorage.getItem("language");
+    if (chosen) show(chosen);
+  } catch {
+    // no storage here
+  }
+  document.getElementById("language").addEventListener("click", () => {
+    show(root.lang === "ar" ? "en" : "ar");
+    try {
+      sessionStorage.setItem("language", root.lang);
+    } catch {
+      // no storage here
+    }
+  });
+  if (root.dataset.refresh) setTimeout(() => location.reload(), 1000 * root.dataset.refresh);
 
   const followPointer = () => {
     const plot = document.getElementById("plot");

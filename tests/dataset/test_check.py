@@ -9,6 +9,7 @@ from rich.console import Console
 from tenner.dataset import DatasetRequest
 from tenner.dataset.check import check, render
 from tenner.dataset.sheet import write_sheet
+from tenner.ui.web_page import page_script
 
 HOSTILE = '"><script>alert(1)</script><img src=https://x.test/a>'
 
@@ -46,11 +47,14 @@ def test_the_sheet_shows_every_image_and_runs_nothing(tmp_path):
     write_sheet(result, tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/jpeg;base64,/9j/') == 4
-    assert "<script" not in page
+    assert page.count("<script") == 1, "the page's own"
+    assert f"<script>{page_script()}</script>" in page
+    assert "unsafe" not in page.split("</head>")[0]
     assert "<b>" not in page
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert "&lt;script&gt;" in page
     assert 'class="cut"' in page
+    assert page.count("#cut-") == page.count('id="cut-')
 
 
 def test_the_table_names_level_text_and_fix(tmp_path):
@@ -63,7 +67,7 @@ def test_the_table_names_level_text_and_fix(tmp_path):
     assert "30 to 100 well described ones" in output
 
 
-def test_the_sheet_is_in_both_languages_without_a_script(tmp_path):
+def test_the_sheet_is_in_both_languages(tmp_path):
     """What was found is translated, captions and names are not."""
     folder = tmp_path / "10_toy"
     write_set(folder, 3)
@@ -75,4 +79,3 @@ def test_the_sheet_is_in_both_languages_without_a_script(tmp_path):
     assert "3</bdi> صور" in page
     assert "ليست بصيغة صورة معروفة" in page
     assert '<div class="caption" dir="auto">warning</div>' in page
-    assert "<script" not in page

@@ -37,6 +37,19 @@ def near_duplicates(facts: Mapping[str, ImageFacts]) -> list[tuple[str, ...]]:
     return [tuple(found) for found in members.values() if len(found) > 1]
 
 
+def alike_groups(facts: Mapping[str, ImageFacts]) -> list[tuple[str, ...]]:
+    """Groups of paths, each of pictures that are the same or nearly so, in the order given."""
+    copies: defaultdict[str, list[str]] = defaultdict(list)
+    for path, each in facts.items():
+        copies[each.sha256].append(path)
+    first = {paths[0]: facts[paths[0]] for paths in copies.values()}
+    near = {path: number for number, group in enumerate(near_duplicates(first)) for path in group}
+    groups: defaultdict[int | str, list[str]] = defaultdict(list)
+    for path, each in facts.items():
+        groups[near.get(copies[each.sha256][0], each.sha256)].append(path)
+    return [tuple(found) for found in groups.values() if len(found) > 1]
+
+
 def _says_something(bits: int) -> bool:
     return MIN_BITS_SET <= bits.bit_count() <= 256 - MIN_BITS_SET
 

@@ -1,11 +1,13 @@
 """The contact sheet: every image with its caption, its cut and its problems, on one page.
 
-One file with everything in it: no script, no request. Captions and names are escaped, and a
-content policy forbids the page to fetch or run anything, whatever they hold.
+One file with everything in it, and no request. Captions and names are escaped, and a content policy
+forbids the page to fetch anything, or to run more than its own script, whatever they hold. Pictures
+that are alike stand together; what was found can be filtered by style alone.
 """
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +19,9 @@ from tenner.core.messages import Message, msg
 from tenner.dataset.check import CheckResult, headline
 from tenner.dataset.findings import Finding, printable
 from tenner.dataset.items import ImageItem
+from tenner.dataset.likeness import alike_groups
 from tenner.ui.translation import TEXTS
+from tenner.ui.web_page import content_policy, page_script, page_style
 
 LEVELS: Mapping[Level, Message] = {
     "error": msg("error"),
@@ -54,10 +58,32 @@ MAX_SHOWN = 1500
 """More would make a page of tens of megabytes; those with problems come first then."""
 
 
+DOUBLES = frozenset({"duplicate", "near_duplicate"})
+CAPTION_KINDS = frozenset(
+    {
+        "captions_missing",
+        "caption_long",
+        "caption_lines",
+        "caption_encoding",
+        "caption_unreadable",
+        "trigger_missing",
+        "shared_caption",
+        "two_captions",
+        "other_extension",
+    }
+)
+"""Findings about words: they stand under a picture, and do not frame it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One image on the sheet. The frame is in per cent of the picture, what is kept of it."""
+    """One image on the sheet. The frame is in per cent of the picture, what is kept of it.
 
+    `is_marked`: whether something is wrong with the very picture that is not so with most.
+    """
+
+    number: int
+    source: str
     name: str
     caption: str
     thumb: str
@@ -66,10 +92,23 @@ class Card:
     repeats: int
     is_reg: bool
     findings: tuple[Finding, ...]
+    is_marked: bool
     left: float
     top: float
     width: float
     height: float
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each.kind for each in self.findings))
+
+    @property
+    def is_broken(self) -> bool:
+        return any(each.level == "error" for each in self.findings)
+
+    @property
+    def is_cut(self) -> bool:
+        return self.width < 99.5 or self.height < 99.5
 
 
 def write_sheet(result: CheckResult, path: Path) -> None:
@@ -80,26 +119,86 @@ def write_sheet(result: CheckResult, path: Path) -> None:
 def render_sheet(result: CheckResult) -> str:
     """The page as HTML. The result must come from a check that wrote thumbnails."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = files("tenner.dataset").joinpath("sheet.html").read_text(encoding="utf-8")
-    text: dict[str, Any] = {**TEXTS, "levels": LEVELS, "kinds": KINDS}
+    text: dict[str, Any] = {
+        **TEXTS,
+        "levels": LEVELS,
+        "kinds": KINDS,
+        "caption_kinds": CAPTION_KINDS,
+    }
     images = list(result.images)
     if len(images) > MAX_SHOWN:
         images.sort(key=lambda image: not result.findings_of(image))
-    return environment.from_string(source, globals=text).render(
+    common = _common_kinds(result)
+    cards = [
+        _card(result, image, number, common) for number, image in enumerate(images[:MAX_SHOWN])
+    ]
+    groups = _groups(result, cards)
+    grouped = {card.number for group in groups for card in group}
+    filters = _filters(cards)
+    style = page_style() + _own("sheet.css") + _rules(cards, [kind for kind, _ in filters])
+    return environment.from_string(_own("sheet.html"), globals=text).render(
         headline=headline(result),
         findings=result.findings,
         buckets=result.images_by_bucket(),
-        cards=[_card(result, image) for image in images[:MAX_SHOWN]],
+        groups=groups,
+        cards=[card for card in cards if card.number not in grouped],
+        num_cards=len(cards),
+        filters=filters,
         not_shown=max(0, len(images) - MAX_SHOWN),
         left_out=[(printable(note.path), note.why) for note in result.left_out],
+        style=Markup(style),
+        script=Markup(page_script()),
+        policy=content_policy(style),
     )
 
 
-def _card(result: CheckResult, image: ImageItem) -> Card:
+def _common_kinds(result: CheckResult) -> frozenset[str]:
+    """What was found of more than half of the images: it marks none of them out."""
+    half = len(result.images) / 2
+    sources = {image.source for image in result.images}
+    return frozenset(
+        each.kind for each in result.findings if len(sources.intersection(each.files)) > half
+    )
+
+
+def _groups(result: CheckResult, cards: Sequence[Card]) -> list[list[Card]]:
+    """The cards of pictures that are the same or nearly the same, group by group."""
+    doubled = {card.source for card in cards if DOUBLES.intersection(card.kinds)}
+    facts = {image.source: image.facts for image in result.images if image.source in doubled}
+    by_source = {card.source: card for card in cards}
+    return [[by_source[each] for each in group] for group in alike_groups(facts)]
+
+
+def _filters(cards: Sequence[Card]) -> list[tuple[str, int]]:
+    """What can be shown alone, by the kind of its finding, the rarest first, and how many."""
+    counts = Counter(kind for card in cards for kind in card.kinds)
+    kinds = sorted(counts.items(), key=lambda each: each[1])
+    clean = sum(not card.kinds for card in cards)
+    return [*kinds, *([("clean", clean)] if kinds and clean else [])]
+
+
+def _rules(cards: Sequence[Card], kinds: Sequence[str]) -> str:
+    """The style of this very page: where each picture is cut, and what each filter hides."""
+    cuts = [
+        f"#cut-{card.number} {{ left: {card.left:.2f}%; top: {card.top:.2f}%;"
+        f" width: {card.width:.2f}%; height: {card.height:.2f}%; }}"
+        for card in cards
+        if card.thumb and card.is_cut
+    ]
+    hides = [
+        f"main:has(#f-{kind}:checked) :is(.card:not(.k-{kind}), .group:not(:has(.k-{kind})))"
+        " { display: none; }"
+        for kind in kinds
+    ]
+    return "\n".join([*cuts, *hides, ""])
+
+
+def _card(result: CheckResult, image: ImageItem, number: int, common: frozenset[str]) -> Card:
     choice = result.bucket_of(image)
     thumb = result.thumbs.get(image.source_path)
     data = b64encode(thumb.read_bytes()).decode() if thumb and thumb.is_file() else ""
@@ -108,7 +207,10 @@ def _card(result: CheckResult, image: ImageItem) -> Card:
         (across, down), (left_px, top_px) = choice.resized, choice.crop
         left, top = left_px / across, top_px / down
         width, height = choice.bucket[0] / across, choice.bucket[1] / down
+    findings = tuple(each for each in result.findings_of(image) if each.level != "note")
     return Card(
+        number=number,
+        source=image.source,
         name=printable(image.source),
         caption=image.caption,
         thumb=data,
@@ -116,9 +218,14 @@ def _card(result: CheckResult, image: ImageItem) -> Card:
         bucket=f"{choice.bucket[0]}×{choice.bucket[1]}" if choice else "",
         repeats=image.num_repeats,
         is_reg=image.is_reg,
-        findings=tuple(each for each in result.findings_of(image) if each.level != "note"),
+        findings=findings,
+        is_marked=any(each.kind not in CAPTION_KINDS | common for each in findings),
         left=100 * left,
         top=100 * top,
         width=100 * width,
         height=100 * height,
     )
+
+
+def _own(name: str) -> str:
+    return files("tenner.dataset").joinpath(name).read_text(encoding="utf-8")

@@ -1,7 +1,5 @@
 """`batch.html`: every job's state, cost and loss, and the same picture of each side by side."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from tenner.report.images import PictureStore
 from tenner.sample.job import SAMPLES_FILE, Cell, Samples
 from tenner.ui.lines import duration
 from tenner.ui.translation import TEXTS
+from tenner.ui.web_page import content_policy, page_script, page_style
 
 STATES: Mapping[JobState, Message] = {
     "waiting": msg("waiting"),
@@ -52,9 +51,7 @@ def write_summary(path: Path, name: str, records: Sequence[JobRecord]) -> None:
 
 def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str:
     """The page as HTML; links are relative to `folder`, where it will lie."""
-    report = files("tenner.report")
-    style = (report / "page.css").read_text(encoding="utf-8") + _own("page.css")
-    script = (report / "page.js").read_text(encoding="utf-8")
+    style = page_style() + _own("page.css")
     seeds = comparisons(records)
     shown = [path for each in seeds for _, paths in each.rows for path in paths if path]
     costs = [each.cost_usd for each in records if each.cost_usd is not None]
@@ -75,8 +72,8 @@ def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str
         pictures=PictureStore().inline_all(shown),
         states=STATES,
         style=Markup(style),
-        script=Markup(script),
-        policy=_policy(style, script),
+        script=Markup(page_script()),
+        policy=content_policy(style),
         duration=duration,
         link=link,
     )
@@ -125,12 +122,6 @@ def _link(folder: Path, record: JobRecord) -> str:
     """The job's own page, as seen from the summary; empty where there is none yet."""
     report = RunDir(Path(record.run)).report
     return os.path.relpath(report.absolute(), folder.absolute()) if report.is_file() else ""
-
-
-def _policy(style: str, script: str) -> str:
-    own = [base64.b64encode(hashlib.sha256(each.encode()).digest()) for each in (style, script)]
-    sources = [f"'sha256-{digest.decode()}'" for digest in own]
-    return f"default-src 'none'; img-src data:; style-src {sources[0]}; script-src {sources[1]}"
 
 
 def _own(name: str) -> str:

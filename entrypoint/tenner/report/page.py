@@ -1,11 +1,8 @@
 """Writes the one page of a run: everything inside it, nothing fetched, nothing run but our own.
 
-Both languages are in the page; which one shows is the setting's or the browser's choice. The
-content security policy names the page's own style and script by their hashes, so a script that
-came in through a caption would not run even if it were not escaped.
+Both languages are in the page; which one shows is the setting's or the browser's choice.
 """
 
-import base64
 import hashlib
 import json
 import re
@@ -30,6 +27,7 @@ from tenner.report.images import PictureStore
 from tenner.report.plot import plot_curve
 from tenner.sample.cells import USUAL
 from tenner.ui.translation import TEXTS, label
+from tenner.ui.web_page import content_policy, page_script, page_style
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 MAX_DATASET_IMAGES = 60
@@ -49,15 +47,14 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
 
     `outline` in the JSON differs from the page's own when anything else has changed.
     """
-    style, script = _own("page.css"), _own("page.js")
     reading = read_curve(facts.curve.steps, facts.curve.losses)
     outline, compared = _outline(facts), compare_epochs(facts.sample_sets)
     told: dict[str, Any] = {
         "facts": facts,
         "language": "en" if facts.language == "auto" else facts.language,
-        "style": Markup(style),
-        "script": Markup(script),
-        "policy": content_policy(),
+        "style": Markup(page_style()),
+        "script": Markup(page_script()),
+        "policy": content_policy(page_style(), connects=True),
         "outline": outline,
         "goes_on": facts.state in ("training", "trained"),
         "plot": plot_curve(facts.curve),
@@ -213,22 +210,6 @@ def _pictures(facts: ReportFacts) -> list[Path]:
     drawn = [image.path for each in facts.sample_sets for image in each.images]
     shown = facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else ()
     return [*drawn, *(image.path for image in shown)]
-
-
-@cache
-def content_policy() -> str:
-    """The page's content security policy: its own style and script, and its own server."""
-    style, script = _own("page.css"), _own("page.js")
-    return (
-        "default-src 'none'; img-src data:; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; "
-        f"style-src {_hash_source(style)}; script-src {_hash_source(script)}"
-    )
-
-
-def _hash_source(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-    return f"'sha256-{digest}'"
 
 
 @cache

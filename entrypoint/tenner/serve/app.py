@@ -21,12 +21,13 @@ from starlette.routing import Route
 
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
-from tenner.report.page import content_policy
 from tenner.serve.access import Access, PageRequest
 from tenner.serve.batch_dir import SUMMARY, is_batch, job_dirs, with_token
+from tenner.ui.web_page import content_policy, page_style
 
+_POLICY = content_policy(page_style(), connects=True)
 _HEADERS = {
-    "Content-Security-Policy": f"{content_policy()}; frame-ancestors 'none'",
+    "Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -134,7 +135,7 @@ class Served:
         return Response(found.zipped, media_type=kind, headers=headers)
 
     def _headers(self, request: Request) -> dict[str, str]:
-        """A batch's summary names the policy for its own style, and has no script."""
+        """A batch's summary names the policy for its own style itself."""
         is_summary = "job" not in request.path_params and is_batch(self.run_dir.path)
         policy = {"Content-Security-Policy": "frame-ancestors 'none'"} if is_summary else {}
         return {**_HEADERS, **policy}

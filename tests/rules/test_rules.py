@@ -96,6 +96,7 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
     ("sdxl", {"bucket_reso_steps": 48}, "not a multiple of 32"),
     ("sd1", {"optimizer_type": "AdamW8bits"}, "knows no optimizer AdamW8bits"),
     ("sd1", {"optimizer_type": "sgd"}, "knows no optimizer sgd"),
+    ("sd1", {"ema_decay": 0.9}, "no effect without ema"),
     ("sd1", {"optimizer_args": ("amsgrad=true",)}, "amsgrad=true is not"),
     ("sd1", {"optimizer_args": ("weight_decay",)}, "not key=value"),
     ("sd1", {"network_args": ("=4",)}, "not key=value"),

@@ -128,3 +128,28 @@ def test_jobs_and_listings_survive_json() -> None:
     assert SampleJob.from_json(job.to_json()) == job
     listing = Samples(samples=(Sample(cell=job.cells[0], file="a.png", width=1, height=2),))
     assert Samples.from_json(listing.to_json()) == listing
+
+
+def test_the_moving_average_is_drawn_beside_the_raw_weights(
+    job: SampleJob, draw: Run, python: Python, models: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other-ema.safetensors"
+    code = (
+        "import sys; from safetensors.torch import load_file, save_file;"
+        "t = load_file(sys.argv[1]);"
+        "save_file({k: v * 0.5 if 'lora_up' in k else v for k, v in t.items()}, sys.argv[2])"
+    )
+    assert python("-c", code, str(models / "lora.safetensors"), str(other)).returncode == 0
+    cells = (
+        Cell(prompt="sks star", strength=1.0, column="1.0"),
+        Cell(prompt="sks star", strength=1.0, column="1.0 EMA", ema=True),
+        Cell(prompt="sks star", strength=0.5, column="0.5"),
+    )
+    found, events = draw(replace(job, cells=cells, lora_ema=str(other)))
+    assert (found, events[-1]["event"]) == (0, "done"), events
+    folder = Path(job.out_dir)
+    files = [folder / each.file for each in Samples.read(folder / "samples.json").samples]
+    assert not same(files[0], files[1])
+    assert same(files[1], files[2])  # half the update, at twice the strength
+    with Image.open(files[1]) as image:
+        assert "<lora:other-ema:1>" in image.info["parameters"]

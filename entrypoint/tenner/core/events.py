@@ -93,13 +93,15 @@ class Validated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Event):
-    """LoRA weights were written, whole, at `path`. `final` marks the end of the training."""
+    """LoRA weights were written, whole, at `path`, and their moving average at `ema` where one is
+    kept. `final` marks the end of the training."""
 
     event: ClassVar[str] = "checkpoint"
     path: str
     step: int
     epoch: int
     final: bool = False
+    ema: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

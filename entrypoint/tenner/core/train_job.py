@@ -149,6 +149,8 @@ class TrainJob:
     optimizer_type: str = "AdamW"
     optimizer_args: dict[str, Any] = field(default_factory=dict[str, Any])
     max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+    """Of the weights' moving average, kept and saved beside them; None for none."""
 
     # The loss
     min_snr_gamma: float | None = None

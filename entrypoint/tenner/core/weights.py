@@ -50,6 +50,11 @@ class Weights:
     metadata: Mapping[str, str]
 
 
+def ema_path(path: Path) -> Path:
+    """Where the moving average of the weights at `path` lies: `lora-ema.safetensors`."""
+    return path.with_name(f"{path.stem}-ema{path.suffix}")
+
+
 def inspect_weights(path: Path) -> Weights | Problem:
     """The weights at `path`, or what is wrong with them. Raises OSError."""
     if not path.is_file():

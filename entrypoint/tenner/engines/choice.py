@@ -77,10 +77,17 @@ def possible_engine(
             "train it with the built-in trainer (engine = 'native'), or name another base_model"
         )
         raise SettingsError(text, fix=fix)
+    if settings.ema and requested == "sd-scripts":
+        raise SettingsError(
+            msg("sd-scripts keeps no moving average of the weights (ema)"),
+            fix=msg("train with the built-in trainer (engine = 'native'), or remove ema"),
+        )
     if requested == "native":
         return "native", msg("as asked")
     if tiny:
         return "native", msg("the tiny base is trained by the built-in one")
+    if settings.ema:
+        return "native", msg("sd-scripts keeps no moving average of the weights (ema)")
     if other_noise and requested == "sd-scripts":
         text = msg(
             "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"

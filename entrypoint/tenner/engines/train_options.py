@@ -61,6 +61,8 @@ class TrainOptions:
     min_snr_gamma: float | None
     noise_offset: float | None
     ip_noise_gamma: float | None
+    ema_decay: float | None
+    """Of the weights' moving average; None where none is kept."""
     prior_loss_weight: float
     torch_compile: bool
     save_precision: SavePrecision

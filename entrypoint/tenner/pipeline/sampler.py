@@ -8,6 +8,7 @@ from tenner.core.command import Command
 from tenner.core.events import Drew, Event, Warned
 from tenner.core.priority import yielding
 from tenner.core.run_dir import RunDir
+from tenner.core.weights import ema_path
 from tenner.dataset.captions import one_wording
 from tenner.hardware import inspect_machine
 from tenner.pipeline.early_sampler import EarlySample, EarlySampler, FreeMemory, Where, early_cells
@@ -60,6 +61,7 @@ class Sampler:
             device="cpu" if beside == "cpu" else prepared.plan.device,
             cpus=max(1, cpus // 2) if beside else cpus,
             tokenizers=tokenizers_for(prepared, self.run_dir),
+            average=ema_path(self.weights) if any(cell.ema for cell in cells) else None,
         )
         return draw(
             job,
@@ -79,6 +81,8 @@ class Sampler:
         """The guide's grid, laid out as `samples/grid.png`; None where drawing failed."""
         prepared = self.prepared
         cells = grid_cells(prepared.settings, own_captions(prepared), prepared.dataset.trigger)
+        if not ema_path(self.weights).is_file():
+            cells = tuple(cell for cell in cells if not cell.ema)
         self.context.begin("sampling", f"{len(cells)} pictures")
         drawn = self.draw(cells, self.run_dir.samples / "final")
         if drawn is None:

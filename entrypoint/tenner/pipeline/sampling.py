@@ -91,8 +91,10 @@ def sample_job(
     device: Device,
     cpus: int,
     tokenizers: Path | None,
+    average: Path | None = None,
 ) -> SampleJob:
-    """The job that draws `cells` of the LoRA in `weights` into `folder`.
+    """The job that draws `cells` of the LoRA in `weights` (those of its moving average with the
+    weights in `average`) into `folder`.
 
     `cpus` are the cores that it may use where `device` is the CPU; `tokenizers` is the folder of
     CLIP's tokenizers, for a base that brings none.
@@ -107,6 +109,7 @@ def sample_job(
         cells=tuple(cells),
         out_dir=str(folder.absolute()),
         lora=str(weights.absolute()),
+        lora_ema=str(average.absolute()) if average else None,
         tokenizers=str(tokenizers) if tokenizers else None,
         v_parameterization=base.prediction == "v_prediction",
         zero_terminal_snr=zero_snr,

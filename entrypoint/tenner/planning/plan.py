@@ -204,6 +204,7 @@ def decided_options(
         min_snr_gamma=settings.min_snr_gamma,
         noise_offset=settings.noise_offset,
         ip_noise_gamma=settings.ip_noise_gamma,
+        ema_decay=settings.ema_decay if settings.ema else None,
         prior_loss_weight=settings.prior_loss_weight,
         torch_compile=settings.torch_compile,
         save_precision=settings.save_precision,

@@ -76,6 +76,7 @@ class SampleImage:
     negative_prompt: str = ""
     strength: float = 1.0
     seed: int = 0
+    ema: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ class SampleSet:
                 negative_prompt=each.cell.negative_prompt,
                 strength=each.cell.strength,
                 seed=each.cell.seed,
+                ema=each.cell.ema,
             )
             for each in samples.samples
         )

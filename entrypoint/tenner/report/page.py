@@ -186,7 +186,7 @@ def _compared(name: str, sets: Sequence[SampleSet]) -> _Compared | None:
         (image.row, label): image
         for label, images in zip(labels, own, strict=True)
         for image in images
-        if image.strength == usual
+        if image.strength == usual and not image.ema
     }
     rows = dict.fromkeys(row for row, _ in at)
     table = _Table(

@@ -242,6 +242,13 @@ def _relative_steps(view: View) -> bool:
 
 
 RULES = (
+    Rule(
+        when=lambda view: view.is_set("ema_decay") and not view.on("ema"),
+        text=msg("ema_decay has no effect without ema"),
+        fix=msg("set ema = true, or remove ema_decay"),
+        level="warning",
+        needs="settings",
+    ),
     Check(find=lambda view: written_problems(view, "optimizer_args"), needs="settings"),
     Check(find=lambda view: written_problems(view, "lr_scheduler_args"), needs="settings"),
     Check(find=_arguments, needs="settings"),

@@ -13,7 +13,7 @@ from tenner.core.events import Warned
 from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.run_dir import RunDir
-from tenner.core.weights import inspect_weights
+from tenner.core.weights import ema_path, inspect_weights
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.model_card import CARD_NAME
@@ -141,6 +141,11 @@ class Attempt:
         now = self.book.now
         newest = next(file for file in now.checkpoints if file.name == trained.weights.path.name)
         done = Finished(file=replace(newest, name=final.name), seconds=now.paid_seconds)
+        average = ema_path(trained.weights.path)
+        saved = next((file for file in now.checkpoints if file.name == average.name), None)
+        if saved is not None:
+            shutil.copyfile(average, ema_path(final))
+            done = replace(done, ema=replace(saved, name=ema_path(final).name))
         self.book.change(lambda ledger: ledger.ended_with(done))
         return replace(trained, weights=replace(trained.weights, path=final))
 

@@ -35,6 +35,7 @@ _SHOWN_OPTIONS = (
     "clip_skip",
     "min_snr_gamma",
     "noise_offset",
+    "ema_decay",
 )
 """What others need to judge or repeat the training; none of these can be a path."""
 
@@ -155,7 +156,7 @@ def shown_samples(samples: Sequence[Sample]) -> list[Sample]:
     plain = [
         each
         for each in samples
-        if each.cell.prompt and each.cell.group.startswith(each.cell.prompt)
+        if each.cell.prompt and not each.cell.ema and each.cell.group.startswith(each.cell.prompt)
     ]
     strengths = {each.cell.strength for each in plain if each.cell.strength > 0}
     if not strengths:

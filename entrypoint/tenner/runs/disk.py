@@ -12,6 +12,7 @@ from tenner.core.events import Checkpoint, Event, Failed, StateSaved, Warned
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.sizes import size_words
+from tenner.core.weights import ema_path
 from tenner.hardware import DiskSpace, disk_space
 from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
@@ -83,9 +84,10 @@ def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
     moments = state_bytes(options.optimizer_type)
     by_epochs = (options.save_every_n_epochs or 1) * length.steps_per_epoch
     every = options.save_every_n_steps or by_epochs
+    with_average = 1 if options.ema_decay is None else 2
     return DiskNeed(
-        checkpoint=parameters * _BYTES[options.save_precision],
-        state=round(parameters * (4 + moments)),
+        checkpoint=with_average * parameters * _BYTES[options.save_precision],
+        state=round(parameters * (4 * with_average + moments)),
         num_checkpoints=length.num_steps // every,
         kept_states=kept_states,
     )
@@ -181,7 +183,8 @@ def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Pr
 
 def _delivered_bytes(root: Path, name: str) -> int:
     """What an earlier attempt of the run `name` brought to a folder."""
-    found = [root / f"{name}.safetensors", *root.glob(f"checkpoints/{name}-*.safetensors")]
+    final = root / f"{name}.safetensors"
+    found = [final, ema_path(final), *root.glob(f"checkpoints/{name}-*.safetensors")]
     return _num_bytes([*found, *(root / ROOM / name).rglob("*")])
 
 
@@ -218,7 +221,9 @@ class DiskGuard:
     def heard(self, event: Event | None) -> Verdict | None:
         if isinstance(event, StateSaved | Checkpoint):
             path = Path(event.path)
-            files = path.iterdir() if path.is_dir() else [path]
+            files = list(path.iterdir()) if path.is_dir() else [path]
+            if isinstance(event, Checkpoint) and event.ema:
+                files.append(Path(event.ema))
             size = sum(file.stat().st_size for file in files if file.is_file())
             self._largest = max(self._largest, size)
             self._checked_at = float("-inf")

@@ -12,6 +12,7 @@ from typing import Any
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
+from tenner.core.weights import ema_path
 from tenner.engines.sd_scripts.schedules import schedule_of
 from tenner.planning.length import run_length
 from tenner.planning.plan import Plan
@@ -88,8 +89,10 @@ def keep_delivered(ledger: Ledger, run_dir: RunDir) -> int:
                 where=where,
             ),
         )
-    if final.is_file():
-        shutil.copyfile(final, run_dir.checkpoints / _name_at_step(ledger))
+    kept = run_dir.checkpoints / _name_at_step(ledger)
+    for file, copy in ((final, kept), (ema_path(final), ema_path(kept))):
+        if file.is_file():
+            shutil.copyfile(file, copy)
     run_dir.stop_file.unlink(missing_ok=True)
     return int(states(run_dir)[0].name.rpartition("-")[2])
 

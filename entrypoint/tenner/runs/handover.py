@@ -14,6 +14,7 @@ from tenner.core.messages import msg
 from tenner.core.retry import Deadline
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets
+from tenner.core.weights import ema_path
 from tenner.report.facts import FileFact
 from tenner.report.model_card import CARD_NAME
 from tenner.runs.deliver import Delivered, deliver
@@ -118,7 +119,7 @@ def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
     attempts = ledger.attempts if ledger else ()
     results = {each.last_step for each in attempts if each.ending == "delivered"}
     for path in run_dir.checkpoints.glob(f"{name}-*.safetensors"):
-        saved = re.fullmatch(r"(step)?(\d+)", path.stem.removeprefix(f"{name}-"))
+        saved = re.fullmatch(r"(step)?(\d+)(?:-ema)?", path.stem.removeprefix(f"{name}-"))
         if saved is None:
             continue
         every = options.get(f"save_every_n_{'steps' if saved[1] else 'epochs'}")
@@ -130,16 +131,18 @@ def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
 
 
 def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
-    """What a run delivers: the LoRA, its earlier checkpoints, the model card with its pictures, the
-    grid, the page, the settings. What a stop saved between two planned saves is left out."""
-    files = [
-        DeliveredFile(path=run_dir.checkpoints / f"{name}.safetensors", name=f"{name}.safetensors")
-    ]
+    """What a run delivers: the LoRA and its moving average, its earlier checkpoints, the model card
+    with its pictures, the grid, the page, the settings. What a stop saved between two planned saves
+    is left out."""
+    final = run_dir.checkpoints / f"{name}.safetensors"
+    average = ema_path(final)
+    ends = [final, *([average] if average.is_file() else [])]
+    files = [DeliveredFile(path=path, name=path.name) for path in ends]
     unplanned = unplanned_checkpoints(run_dir, name)
     files += [
         DeliveredFile(path=path, name=f"checkpoints/{path.name}")
         for path in sorted(run_dir.checkpoints.glob(f"{name}-*.safetensors"))
-        if path.name not in unplanned
+        if path.name not in unplanned and path != average
     ]
     pictures = [*run_dir.samples.glob("epoch-*.png"), *run_dir.samples.glob("widget-*.png")]
     for path, to in (

@@ -49,10 +49,12 @@ class SavedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The end of a training: the final weights, and the seconds of all attempts' training."""
+    """The end of a training: the final weights, their moving average where one is kept, and the
+    seconds of all attempts' training."""
 
     file: SavedFile
     seconds: float
+    ema: SavedFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,12 @@ def read_ledger(content: bytes | str | None) -> Ledger | None:
 
 
 def _finished(found: Any) -> Finished:
-    return Finished(file=SavedFile(**found["file"]), seconds=float(found["seconds"]))
+    average = found.get("ema")
+    return Finished(
+        file=SavedFile(**found["file"]),
+        seconds=float(found["seconds"]),
+        ema=SavedFile(**average) if average else None,
+    )
 
 
 def ledger_of(run_dir: RunDir) -> Ledger | None:

@@ -65,6 +65,29 @@ class SaveRecorder:
         path = Path(event.path)
         if path.stem == self.book.now.output_name and not event.final:
             return None  # the last step's own checkpoint: the final one replaces it
+        paths = [path, *([Path(event.ema)] if event.ema else [])]
+        files: list[SavedFile] = []
+        for each in paths:
+            saved = self._saved(each, event)
+            if isinstance(saved, Verdict):
+                return saved
+            files.append(saved)
+        average = files[1] if event.ema else None
+        if event.final:
+            folder = ""
+            earlier = sum(attempt.seconds for attempt in self.book.now.attempts[:-1])
+            seconds = round(earlier + self.now() - self.started, 1)
+            done = Finished(file=files[0], seconds=seconds, ema=average)
+            verdict = self._change(lambda ledger: ledger.ended_with(done))
+        else:
+            folder = "checkpoints/"
+            verdict = self._change(lambda ledger: _with_checkpoints(ledger, files))
+        for each in paths:
+            self.uploader.take_checkpoint(each, f"{folder}{each.name}", event.step)
+        return verdict
+
+    def _saved(self, path: Path, event: Checkpoint) -> SavedFile | Verdict:
+        """A file of a checkpoint, judged and hashed; the verdict where it is not good."""
         try:
             found = inspect_weights(path)
             if isinstance(found, Problem):
@@ -72,28 +95,13 @@ class SaveRecorder:
                 return _not_good(msg("the weights of step {step}", step=event.step), found)
             size, sha256 = hash_file(path)
         except OSError as error:
-            return Verdict(
-                event=Warned(
-                    text=msg(
-                        "{path} cannot be read: {strerror}",
-                        path=path,
-                        strerror=error.strerror or error,
-                    )
-                )
+            text = msg(
+                "{path} cannot be read: {strerror}", path=path, strerror=error.strerror or error
             )
-        file = SavedFile(
+            return Verdict(event=Warned(text=text))
+        return SavedFile(
             name=path.name, step=event.step, epoch=event.epoch, size=size, sha256=sha256
         )
-        if event.final:
-            name = path.name
-            earlier = sum(attempt.seconds for attempt in self.book.now.attempts[:-1])
-            done = Finished(file=file, seconds=round(earlier + self.now() - self.started, 1))
-            verdict = self._change(lambda ledger: ledger.ended_with(done))
-        else:
-            name = f"checkpoints/{path.name}"
-            verdict = self._change(lambda ledger: ledger.with_checkpoint(file))
-        self.uploader.take_checkpoint(path, name, event.step)
-        return verdict
 
     def _state(self, event: StateSaved) -> Verdict | None:
         weights = Path(event.path) / "model.safetensors"
@@ -132,6 +140,12 @@ class SaveRecorder:
                 )
                 return Verdict(event=Warned(text=text, fix=msg("free space on the disk")))
         return None
+
+
+def _with_checkpoints(ledger: Ledger, files: Sequence[SavedFile]) -> Ledger:
+    for each in files:
+        ledger = ledger.with_checkpoint(each)
+    return ledger
 
 
 def _not_good(what: str, problem: Problem) -> Verdict:

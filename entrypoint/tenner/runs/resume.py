@@ -221,7 +221,8 @@ def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
     """Earlier weights, for the samples and the manifest. One that does not come is reported."""
     finished = found.ledger.finished
     files = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
-    files += [(finished.file.name, finished.file)] if finished else []
+    ends = [finished.file, finished.ema] if finished else []
+    files += [(each.name, each) for each in ends if each is not None]
     for name, file in files:
         path = run_dir.checkpoints / file.name
         if path.is_file():

@@ -113,6 +113,7 @@ def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tup
         trigger,
         settings.sample_strengths,
         settings.sample_seeds,
+        ema=settings.ema,
     )
 
 
@@ -123,8 +124,11 @@ def guide_cells(
     seeds: Sequence[int] = GUIDE_SEEDS,
     *,
     negative: str = "",
+    ema: bool = False,
 ) -> tuple[Cell, ...]:
     """The pictures the guide asks for, group after group, in the order they are shown.
+
+    With `ema` the moving average of the weights stands beside the raw ones at every strength.
 
     Every prompt gets strength 0 and all `strengths` over all `seeds`; the first prompt gets the
     three further groups too (without the trigger, trigger elsewhere, concept in the negative
@@ -134,7 +138,7 @@ def guide_cells(
         each if isinstance(each, Prompt) else Prompt.of(each, trigger, negative=negative)
         for each in prompts
     ]
-    cells = [cell for prompt in full for cell in strength_cells(prompt, strengths, seeds)]
+    cells = [cell for prompt in full for cell in strength_cells(prompt, strengths, seeds, ema=ema)]
     if full and trigger:
         first, own_seeds = full[0], full[0].seeds(seeds)
         further = [
@@ -147,7 +151,7 @@ def guide_cells(
 
 
 def strength_cells(
-    prompt: Prompt, strengths: Sequence[float], seeds: Sequence[int]
+    prompt: Prompt, strengths: Sequence[float], seeds: Sequence[int], *, ema: bool = False
 ) -> Iterable[Cell]:
     """Strength columns, seed rows; strength 0 is put first."""
     for seed in prompt.seeds(seeds):
@@ -162,6 +166,9 @@ def strength_cells(
                 column=strength_label(strength),
             )
             yield prompt.drawn_as(cell)
+            if ema and strength != 0.0:
+                column = f"{strength_label(strength)} EMA"
+                yield prompt.drawn_as(replace(cell, ema=True, column=column))
 
 
 def plain_cells(prompt: Prompt, seeds: Sequence[int]) -> Iterable[Cell]:

@@ -12,7 +12,7 @@ short goes on. Ends with exit 0 and a `done` event naming `samples.json`, or wit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tenner.core.files import write_atomically
 from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
-from tenner.sample.load import LoadError, load_lora, load_pipeline, lora_tag, set_strength
+from tenner.sample.load import ADAPTERS, LoadError, load_lora, load_pipeline, lora_tag, set_strength
 from tenner.sample.png_text import LoraTag, parameters
 
 SECONDS_BETWEEN_EVENTS = 1.0
@@ -70,13 +70,15 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     """
     out_dir = Path(job.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    tag = lora_tag(Path(job.lora)) if job.lora else None
+    files = {False: job.lora, True: job.lora_ema}  # by `Cell.ema`
+    tags = {ema: lora_tag(Path(file)) for ema, file in files.items() if file}
     progress = Progress(job.phase, len(unique_pictures(job.cells)))
     progress.say("loading the model")
     pipe = load(job)
-    if job.lora and (complaint := load_lora(pipe, Path(job.lora))):
-        emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
-    sampler = Sampler(pipe=pipe, job=job, tag=tag, progress=progress)
+    for ema in tags:
+        if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
+            emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
+    sampler = Sampler(pipe=pipe, job=job, tags=tags, progress=progress)
     sampler.draw_all()
     listing = Samples(
         samples=tuple(
@@ -100,19 +102,19 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
 
 
 Drawing = tuple[int | None, int | None, int | None, float | None]  # size, steps, guidance
-Picture = tuple[float, str, str, int, Drawing]  # strength, prompt, negative prompt, seed
+Picture = tuple[float, bool, str, str, int, Drawing]  # strength, EMA, prompt, negative, seed
 
 
 def unique_pictures(cells: Sequence[Cell]) -> dict[Picture, Cell]:
     """The cells without those that show a picture another cell shows too, by strength."""
     found: dict[Picture, Cell] = {}
-    for cell in sorted(cells, key=lambda each: each.strength):
+    for cell in sorted(cells, key=lambda each: (each.strength, each.ema)):
         found.setdefault(_picture(cell), cell)
     return found
 
 
 def _picture(cell: Cell) -> Picture:
-    return cell.strength, cell.prompt, cell.negative_prompt, cell.seed, drawing_of(cell)
+    return cell.strength, cell.ema, cell.prompt, cell.negative_prompt, cell.seed, drawing_of(cell)
 
 
 def drawing_of(cell: Cell) -> Drawing:
@@ -124,16 +126,17 @@ def file_name(cell: Cell, job: SampleJob) -> str:
     """A name that tells the cell: its place in the job's unique pictures, strength and seed."""
     order = {key: number for number, key in enumerate(unique_pictures(job.cells), start=1)}
     number = order[_picture(cell)]
-    return f"{number:03d}-strength{cell.strength:g}-seed{cell.seed}.png"
+    average = "-ema" if cell.ema else ""
+    return f"{number:03d}-strength{cell.strength:g}{average}-seed{cell.seed}.png"
 
 
 class Sampler:
     """A loaded pipeline that draws cells in batches of one strength."""
 
     def __init__(
-        self, *, pipe: Any, job: SampleJob, tag: LoraTag | None, progress: Progress
+        self, *, pipe: Any, job: SampleJob, tags: Mapping[bool, LoraTag], progress: Progress
     ) -> None:
-        self.pipe, self.job, self.tag, self.progress = pipe, job, tag, progress
+        self.pipe, self.job, self.tags, self.progress = pipe, job, tags, progress
         self.batch_size = max(1, job.batch_size)
         self.files = {cell: file_name(cell, job) for cell in job.cells}
 
@@ -144,9 +147,9 @@ class Sampler:
                 self.progress.done += 1
             else:
                 missing.append(cell)
-        for strength, cells in groupby(missing, key=lambda cell: cell.strength):
-            if self.tag:
-                set_strength(self.pipe, strength)
+        for (strength, ema), cells in groupby(missing, key=lambda cell: (cell.strength, cell.ema)):
+            if self.tags:
+                set_strength(self.pipe, strength, ADAPTERS[ema])
             for _, alike in groupby(cells, key=drawing_of):
                 self.draw_strength(list(alike))
 
@@ -223,7 +226,7 @@ class Sampler:
 
     def words(self, cell: Cell) -> str:
         sampler = type(self.pipe.scheduler).__name__
-        return parameters(cell, self.job, sampler=sampler, lora=self.tag)
+        return parameters(cell, self.job, sampler=sampler, lora=self.tags.get(cell.ema))
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, int]]:

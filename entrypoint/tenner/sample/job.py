@@ -14,7 +14,8 @@ from tenner.core.family import Family
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One picture of a grid. `strength` 0 is the base model itself, without the LoRA.
+    """One picture of a grid. `strength` 0 is the base model itself, without the LoRA; `ema` is
+    drawn with the moving average of its weights.
 
     `group`, `row` and `column` are the words under which the grid shows it. `width`, `height`
     (pixels), `steps` and `guidance_scale` are the job's where they are None.
@@ -31,6 +32,7 @@ class Cell:
     height: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    ema: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,9 @@ class SampleJob:
 
     `base` is a folder in diffusers layout or a single `.safetensors`; for the latter
     `tokenizers` is the folder that holds the CLIP tokenizers. `lora` may be missing when the
-    base alone is drawn. `sampler` is one of sd-scripts' `sample_sampler` names; None takes the
-    scheduler of the base. `batch_size` is a wish: it is halved where memory does not suffice.
+    base alone is drawn; `lora_ema` is the moving average of its weights, for the cells of it.
+    `sampler` is one of sd-scripts' `sample_sampler` names; None takes the scheduler of the base.
+    `batch_size` is a wish: it is halved where memory does not suffice.
     `guidance_rescale` is phi of arXiv 2305.08891, section 3.4; v-prediction bases with zero
     terminal SNR want about 0.7 at high guidance.
     """
@@ -50,6 +53,7 @@ class SampleJob:
     cells: tuple[Cell, ...]
     out_dir: str
     lora: str | None = None
+    lora_ema: str | None = None
     tokenizers: str | None = None
     v_parameterization: bool = False
     zero_terminal_snr: bool = False

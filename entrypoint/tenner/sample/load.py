@@ -25,7 +25,8 @@ from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
 from tenner.sample.single_file import open_single_file
 
-ADAPTER = "tenner"
+ADAPTERS = {False: "tenner", True: "tenner-ema"}
+"""Names of the LoRA and of its moving average, by `Cell.ema`."""
 
 # sd-scripts' `sample_sampler` -> diffusers' scheduler and what to set in its configuration
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,7 +116,7 @@ class _Records(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def load_lora(pipe: Any, path: Path) -> str | None:
+def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | None:
     """Load the LoRA as anyone with diffusers would; return a complaint, or None where all fits.
 
     Raises LoadError where diffusers refuses the file. A complaint means that it took only a part:
@@ -126,7 +127,7 @@ def load_lora(pipe: Any, path: Path) -> str | None:
     for each in loggers:
         each.addHandler(records)
     try:
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER)
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=adapter)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(
             msg("diffusers cannot load {name}: {error}", name=path.name, error=error)
@@ -134,7 +135,7 @@ def load_lora(pipe: Any, path: Path) -> str | None:
     finally:
         for each in loggers:
             each.removeHandler(records)
-    in_file, loaded = count_modules(path), count_loaded(pipe)
+    in_file, loaded = count_modules(path), count_loaded(pipe, adapter)
     if not loaded:
         raise LoadError(msg("{name} holds nothing that changes this base model", name=path.name))
     if in_file == loaded:
@@ -156,25 +157,26 @@ def count_modules(path: Path) -> int:
         )
 
 
-def count_loaded(pipe: Any) -> int:
-    """How many modules of the pipeline carry the LoRA."""
+def count_loaded(pipe: Any, *adapters: str) -> int:
+    """How many modules of the pipeline carry one of these LoRAs, or any."""
+    names = set(adapters or ADAPTERS.values())
     parts = (getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2"))
     return sum(
         1
         for part in parts
         if part is not None
         for module in part.modules()
-        if ADAPTER in getattr(module, "lora_A", {})
+        if not names.isdisjoint(getattr(module, "lora_A", {}))
     )
 
 
-def set_strength(pipe: Any, strength: float) -> None:
+def set_strength(pipe: Any, strength: float, adapter: str = ADAPTERS[False]) -> None:
     """Make the LoRA count `strength` times; 0 switches it off, so that the base itself draws."""
     if strength == 0:
         pipe.disable_lora()
     else:
         pipe.enable_lora()
-        pipe.set_adapters([ADAPTER], adapter_weights=[strength])
+        pipe.set_adapters([adapter], adapter_weights=[strength])
 
 
 def lora_tag(path: Path) -> LoraTag:

@@ -235,6 +235,13 @@ class TrainingSettings(BaseModel):
     """More arguments for the optimizer, as `key=value`."""
     max_grad_norm: Rate = Field(1.0, le=1_000_000)
     """Gradients are clipped to this norm; 0 for never."""
+    ema: Switch = False
+    """Also keep the moving average of the LoRA's weights, which is steadier than the last step's:
+    delivered as `NAME-ema.safetensors`, and drawn beside the raw weights in the grid. The built-in
+    trainer's."""
+    ema_decay: Share = Field(0.999, lt=1)
+    """Weight of the average's past in each step; at the beginning less, (1 + n) / (10 + n) in step
+    n. 0.999 looks back over about a thousand steps."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the computation. Default: bf16 where the card has it, else fp16; no on a CPU."""
     seed: Whole = Field(42, ge=0, le=4_294_967_295)

@@ -109,6 +109,49 @@ def test_a_killed_run_goes_on_bit_for_bit(base, items, tmp_path: Path) -> None:
     assert_same(tmp_path / "whole" / "lora.safetensors", tmp_path / "broken" / "lora.safetensors")
 
 
+def averaged(folder: Path, steps: int, decay: float) -> dict[str, torch.Tensor]:
+    """The moving average of the weights that were saved after each step, in double precision."""
+    found: dict[str, torch.Tensor] = {}
+    for step in range(1, steps + 1):
+        name = "lora" if step == steps else f"lora-step{step:08d}"
+        weights = load_file(folder / f"{name}.safetensors")
+        share = min(decay, (1 + step) / (10 + step))
+        for key, value in weights.items():
+            now = value.double()
+            found[key] = now if step == 1 else share * found[key] + (1 - share) * now
+    return found
+
+
+@pytest.mark.long
+def test_the_moving_average_is_that_of_all_steps_and_goes_on_bit_for_bit(
+    base, items, tmp_path: Path
+) -> None:
+    common = {"max_train_steps": 6, "save_every_n_steps": 1, "save_precision": "float"}
+    job = tiny_model.make_job(base, tmp_path / "whole", items, ema_decay=0.4, **common)
+    train(job)
+    found = load_file(tmp_path / "whole" / "lora-ema.safetensors")
+    for key, expected in averaged(tmp_path / "whole", 6, 0.4).items():
+        assert torch.allclose(found[key].double(), expected, rtol=1e-5, atol=1e-7), key
+    raw = load_file(tmp_path / "whole" / "lora.safetensors")
+    assert any(not torch.equal(raw[key], found[key]) for key in raw)
+
+    half = replace(job, output_dir=str(tmp_path / "half"), state_dir=str(tmp_path / "states"))
+    Path(half.output_dir).mkdir()
+    events = train(replace(half, max_train_steps=3))
+    resumed = train(replace(half, resume=of_kind(events, StateSaved)[-1].path))
+    assert [each.step for each in of_kind(resumed, Step)] == [4, 5, 6]
+    assert of_kind(resumed, Checkpoint)[-1].ema == str(tmp_path / "half" / "lora-ema.safetensors")
+    for name in ("lora", "lora-ema"):
+        assert_same(
+            tmp_path / "whole" / f"{name}.safetensors", tmp_path / "half" / f"{name}.safetensors"
+        )
+
+    plain = tiny_model.make_job(base, tmp_path / "plain", items, **common)
+    train(plain)
+    assert_same(tmp_path / "plain" / "lora.safetensors", tmp_path / "whole" / "lora.safetensors")
+    assert not list((tmp_path / "plain").glob("*-ema.safetensors"))
+
+
 def test_a_signal_saves_the_state_and_ends_with_143(base, items, tmp_path: Path) -> None:
     job = tiny_model.make_job(base, tmp_path, items, max_train_steps=5000)
     process = start(job)

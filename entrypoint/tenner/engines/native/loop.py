@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated
 from tenner.core.train_job import TrainJob
+from tenner.core.weights import ema_path
 from tenner.engines.native.batches import Schedule
 from tenner.engines.native.captions import fixed_captions
+from tenner.engines.native.ema import Ema
 from tenner.engines.native.feed import Feed, Samples
 from tenner.engines.native.latents import LatentCache
 from tenner.engines.native.lora_file import lora_tensors, lost_in_saving, write_lora
@@ -73,6 +76,8 @@ class Trainer:
         self._emit = emit
         self.validation: Validation | None = None
         self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
+        decay = job.ema_decay
+        self._ema = None if decay is None else Ema(network.bank.weights, decay)
         self._captions = None if network.trains_text else CaptionCache(network.texts)
         self._feed = Feed(job, network, noise, latents, schedule, processes)
         self._draws_in_passes = network.unet.keeps_rng
@@ -89,6 +94,8 @@ class Trainer:
         bank = self._network.bank
         with torch.no_grad():
             bank.weights.copy_(tensors["weights"])
+            if self._ema is not None:
+                self._ema.weights.copy_(tensors["ema"])
         bank.refresh()
         self._updater.load(tensors["updater"])
         self._started = float(tensors["started"])
@@ -175,6 +182,8 @@ class Trainer:
         rates = self._updater.rates(number)
         self._updater.step(number)
         self._step += 1
+        if self._ema is not None:
+            self._ema.update(bank.weights, self._step)
         self._losses.add(self._step, loss, rates, sum(each.num_images for each in passes))
 
     def _loss(self, samples: Samples) -> Tensor:
@@ -250,15 +259,29 @@ class Trainer:
             self.save_state()
 
     def save_weights(self, name: str = "", *, final: bool = False) -> None:
-        """Write the LoRA file: the final one, or that of an epoch or step."""
+        """Write the LoRA file: the final one, or that of an epoch or step. The moving average's
+        comes before it, so that the event that reports both finds both."""
         if not self._processes.is_main:
             return
-        job, now = self._job, time.time()
+        job = self._job
         path = self.final_path()
         if name:
             path = path.with_name(f"{job.output_name}-{name}.safetensors")
         epoch = -(-self._step // self._schedule.steps_per_epoch)
-        tensors = lora_tensors(self._network.bank, job.save_precision)
+        average = ""
+        if self._ema is not None:
+            average = str(ema_path(path))
+            self._write(ema_path(path), epoch, self._ema.weights)
+        self._write(path, epoch, self._network.bank.weights)
+        if final:
+            self._emit(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
+        self._emit(
+            Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final, ema=average)
+        )
+
+    def _write(self, path: Path, epoch: int, weights: Tensor) -> None:
+        job, now = self._job, time.time()
+        tensors = lora_tensors(self._network.bank, job.save_precision, weights)
         velocity = self._noise.predicts_velocity
         training = training_metadata(
             job,
@@ -271,9 +294,6 @@ class Trainer:
             job, training, tensors, step=self._step, epoch=epoch, now=now, velocity=velocity
         )
         write_lora(path, tensors, metadata)
-        if final:
-            self._emit(Rounded(lost=lost_in_saving(self._network.bank, job.save_precision)))
-        self._emit(Checkpoint(path=str(path), step=self._step, epoch=epoch, final=final))
 
     def save_state(self) -> None:
         self._losses.flush()
@@ -284,11 +304,13 @@ class Trainer:
                 epoch_loss_sum=self._losses.epoch_sum,
                 epoch_loss_count=self._losses.epoch_count,
             )
-            tensors = {
+            tensors: dict[str, Any] = {
                 "weights": self._network.bank.weights.cpu(),
                 "updater": self._updater.state(),
                 "started": self._started,
             }
+            if self._ema is not None:
+                tensors["ema"] = self._ema.weights.cpu()
             path = save_state(folder, progress, tensors, self._fingerprint())
             drop_old_states(folder, self._job.keep_states)
             epoch = -(-self._step // self._schedule.steps_per_epoch)
@@ -300,7 +322,8 @@ class Trainer:
         """What a state must share with the job that resumes from it."""
         specs = [repr(spec) for spec in self._network.bank.specs()]
         layout = ["in blocks"] if self._network.bank.small_below else []
-        described = "\n".join([*specs, self._job.optimizer_type.lower(), *layout])
+        average = ["ema"] if self._ema is not None else []
+        described = "\n".join([*specs, self._job.optimizer_type.lower(), *layout, *average])
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 

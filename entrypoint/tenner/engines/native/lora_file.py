@@ -22,10 +22,13 @@ class LoraFileError(Exception):
     """A LoRA file cannot be read, or does not fit the network."""
 
 
-def lora_tensors(bank: LoraBank, precision: SavePrecision) -> dict[str, Tensor]:
-    """The file's tensors: alpha, lora_down.weight and lora_up.weight of each module."""
+def lora_tensors(
+    bank: LoraBank, precision: SavePrecision, flat: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The file's tensors: alpha, lora_down.weight and lora_up.weight of each module. `flat` are
+    other values of the bank's weights."""
     dtype = _DTYPES[precision]
-    weights = bank.weights.detach().to("cpu", dtype, copy=True)
+    weights = (bank.weights if flat is None else flat).detach().to("cpu", dtype, copy=True)
     found: dict[str, Tensor] = {}
     for spec, down, up in bank.named_views(weights):
         found[f"{spec.name}.alpha"] = torch.tensor(spec.alpha, dtype=dtype)

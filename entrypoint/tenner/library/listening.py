@@ -10,7 +10,7 @@ from typing import Self
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Failed, Warned
 from tenner.supervision.supervise import StopRequest
-from tenner.ui.screen import Screen
+from tenner.ui.screen import AddressOf, Screen
 
 OnEvent = Callable[[Event], None]
 _LOG = logging.getLogger("tenner")
@@ -52,6 +52,10 @@ class Listener:
         is_asked = self.stop.signal is not None and self.stop.ends_at_once
         if is_asked and threading.get_ident() == self._thread:
             raise KeyboardInterrupt
+
+    def show_address(self, what: AddressOf, address: str) -> None:
+        if self.screen:
+            self.screen.show_address(what, address)
 
     def _call(self, event: Event) -> None:
         with self._lock:

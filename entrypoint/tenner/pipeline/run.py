@@ -191,7 +191,7 @@ def _run(
     )
     with (
         page,
-        serving(settings, run_dir, context.secrets, context.environ, say=context.screen.say),
+        serving(settings, run_dir, context.secrets, context.environ, screen=context.screen),
         attempt,
         tracking(attempt) as trackers,
     ):
@@ -264,6 +264,8 @@ def _train_and_deliver(
     if drawn:
         timings.append(TimingFact(name="samples", seconds=drawn.seconds))
         page.add_samples(sample_set(drawn))
+        if drawn.grid:
+            context.screen.show_address("samples", str(drawn.grid))
         news.send("sample", "the grid of strengths and seeds is drawn")
     page.add(
         lora_file=trained.weights.path.name,

@@ -5,7 +5,7 @@ where this happens, and `server` opens the port and keeps the process running.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from tenner.core.errors import SettingsError
@@ -14,6 +14,7 @@ from tenner.core.run_dir import RunDir
 from tenner.core.secrets import Secrets, secrets_from
 from tenner.serve.batch_dir import is_batch
 from tenner.settings.model import Settings
+from tenner.ui.screen import Screen
 
 TOKEN_VARIABLE = "TENNER_SERVE_TOKEN"
 
@@ -25,13 +26,15 @@ def serving(
     secrets: Secrets,
     environ: Mapping[str, str],
     *,
-    say: Callable[[str], None],
+    screen: Screen,
 ) -> Generator[None]:
-    """Serve the run's page while the context lasts, where that was requested.
+    """Serve the run's page while the context lasts, where that was requested. The screen shows
+    where the page is: the file, or the address at which it is served.
 
     Raises SettingsError where the port cannot be had.
     """
     if not settings.serve:
+        screen.show_address("page", str(run_dir.report))
         yield
         return
     from tenner.serve.server import open_page, page_endpoint
@@ -40,9 +43,12 @@ def serving(
     endpoint = page_endpoint(
         settings.serve_host, settings.serve_port, settings.serve_names, token, environ
     )
-    with open_page(run_dir, endpoint, environ=environ, on_trouble=say) as opened:
-        say(f"the page: {opened.url}")
-        yield
+    with open_page(run_dir, endpoint, environ=environ, on_trouble=screen.say) as opened:
+        screen.show_address("page", opened.url)
+        try:
+            yield
+        finally:
+            screen.show_address("page", str(run_dir.report))
 
 
 def serve_run(run: Path, settings: Settings, environ: Mapping[str, str]) -> None:

@@ -24,6 +24,13 @@ MARKS: dict[Level, str] = {"error": "error", "warning": "warning", "note": "note
 
 def step_line(step: Step, *, price_per_hour: float | None, spent_seconds: float) -> str:
     """`step 120/400  epoch 3/10  loss 0.0812  4.1 img/s  1 m 40 s left  $0.02 of $0.07`"""
+    return "  ".join(step_parts(step, price_per_hour=price_per_hour, spent_seconds=spent_seconds))
+
+
+def step_parts(
+    step: Step, *, price_per_hour: float | None, spent_seconds: float
+) -> tuple[str, ...]:
+    """How far the run is, how fast, and what it has cost of what it will cost."""
     left = (step.num_steps - step.step) * step.seconds_per_step
     parts = [
         f"step {step.step}/{step.num_steps}",
@@ -35,7 +42,7 @@ def step_line(step: Step, *, price_per_hour: float | None, spent_seconds: float)
     if price_per_hour:
         spent = spent_seconds / 3600 * price_per_hour
         parts.append(f"${spent:.2f} of ${spent + left / 3600 * price_per_hour:.2f}")
-    return "  ".join(parts)
+    return tuple(parts)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines everywhere else.
+"""What a person sees while a run goes on: a live screen on a terminal, plain lines elsewhere.
 
 A container's log has no cursor, so there a line with its time is written when something happens
 and, during the training, at most every `_LINE_SECONDS` seconds. Programs read events as JSON.
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Literal, Protocol, Self, TextIO
 
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Failed, Step, Warned
@@ -19,12 +19,17 @@ from tenner.ui.lines import MARKS, event_line, step_line
 _LINE_SECONDS = 15.0
 
 
+AddressOf = Literal["page", "samples"]
+"""What of a run has an address that a person opens: a path, or a URL where it is served."""
+
+
 class Screen(Protocol):
-    """Shows a run. Used as a context so that a bar is closed whatever happens."""
+    """Shows a run. Used as a context so that a live screen is closed whatever happens."""
 
     def say(self, text: str = "") -> None: ...
     def problem(self, problem: Problem) -> None: ...
     def show(self, event: Event) -> None: ...
+    def show_address(self, what: AddressOf, address: str) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -94,6 +99,10 @@ class LineScreen:
         elif line := event_line(event):
             self.say(line)
 
+    def show_address(self, what: AddressOf, address: str) -> None:
+        if "://" in address:  # a path is said at the end
+            self.say(f"the {what}: {address}")
+
     def _show_step(self, step: Step) -> None:
         now = time.monotonic()
         if step.step in (1, step.num_steps) or now - self._last_line >= _LINE_SECONDS:
@@ -144,6 +153,9 @@ class JsonScreen:
     def show(self, event: Event) -> None:
         self._screen.show(event)
         self._write(event.to_dict())
+
+    def show_address(self, what: AddressOf, address: str) -> None:
+        self._screen.show_address(what, address)
 
     def _write(self, values: dict[str, Any]) -> None:
         shown = {

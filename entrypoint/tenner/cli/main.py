@@ -173,14 +173,13 @@ def _run_screen(parsed: argparse.Namespace, request: Request) -> Screen:
 
 
 def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    with early_workers():
-        from tenner.cli.plan import print_comparison, print_plan
+    from tenner.cli.plan import print_comparison, print_plan
 
-        request = _request(parsed, environ)
-        if parsed.gpu:
-            print_comparison(request, environ, parsed.gpu, as_json=parsed.json)
-        else:
-            print_plan(request, environ, as_json=parsed.json)
+    request = _request(parsed, environ)
+    if parsed.gpu:
+        print_comparison(request, environ, parsed.gpu, as_json=parsed.json)
+    else:
+        print_plan(request, environ, as_json=parsed.json)
     return 0
 
 

@@ -7,11 +7,12 @@ Ghostscript), with bounds on bytes and pixels, so that no file takes the machine
 import contextlib
 import hashlib
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, ImageCms
 
@@ -33,6 +34,8 @@ BIG_PIXELS = 24_000_000
 MIN_SIDE = 8
 """The VAE makes one latent of 8x8 pixels; a smaller file is a tracking pixel, not a picture."""
 ORIENTATION = 0x0112
+HEAD_BYTES = 512
+"""What of a file says that it is none of a picture."""
 ZEROS_AT_LEAST = 512
 """Zeros at a JPEG's end that say it is cut: a sector of a disk."""
 
@@ -83,7 +86,7 @@ def inspect(
     except UnusableImage as error:
         return Unreadable(reason=str(error))
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
-        return Unreadable(reason=_why_broken(error))
+        return Unreadable(reason=why_broken(error))
 
 
 class UnusableImage(Exception):
@@ -93,25 +96,38 @@ class UnusableImage(Exception):
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if size == 0:
-            raise UnusableImage(msg("empty (0 bytes)"))
-        if size > MAX_BYTES:
-            raise UnusableImage(msg("larger than {max_bytes} MB", max_bytes=MAX_BYTES // 1024**2))
-        data = path.read_bytes()
+        data = path.read_bytes() if 0 < size <= MAX_BYTES else b""
     except OSError as error:
-        raise UnusableImage(
-            msg("closed to this user or gone ({strerror})", strerror=error.strerror or error)
-        ) from None
+        raise UnusableImage(closed_words(error)) from None
+    check_head(data[:HEAD_BYTES], size)
+    check_tail(data)
+    return data
+
+
+def closed_words(error: OSError) -> str:
+    """Why a file could not be read."""
+    return msg("closed to this user or gone ({strerror})", strerror=error.strerror or error)
+
+
+def check_head(head: bytes, num_bytes: int) -> None:
+    """Raises UnusableImage for a file that is not even tried, by its size and first bytes."""
+    if num_bytes == 0:
+        raise UnusableImage(msg("empty (0 bytes)"))
+    if num_bytes > MAX_BYTES:
+        raise UnusableImage(msg("larger than {max_bytes} MB", max_bytes=MAX_BYTES // 1024**2))
+    text = head.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise UnusableImage(msg("a git-lfs pointer, not the picture (run: git lfs pull)"))
+    if text.startswith((b"<!doctype html", b"<html")):
+        raise UnusableImage(msg("a web page, not a picture"))
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
+        raise UnusableImage(msg("HEIC, which needs: pip install 'tenner[dataset]'"))
+
+
+def check_tail(data: bytes) -> None:
+    """Raises UnusableImage for a JPEG whose end is missing, as libjpeg does not say it."""
     if _ends_in_zeros(data):
         raise UnusableImage(msg("cut off: its end is only zeros, as a failed copy leaves it"))
-    head = data[:512].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise UnusableImage(msg("a git-lfs pointer, not the picture (run: git lfs pull)"))
-    if head.startswith((b"<!doctype html", b"<html")):
-        raise UnusableImage(msg("a web page, not a picture"))
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not register_heif():
-        raise UnusableImage(msg("HEIC, which needs: pip install 'tenner[dataset]'"))
-    return data
 
 
 def _ends_in_zeros(data: bytes) -> bool:
@@ -123,9 +139,15 @@ def _ends_in_zeros(data: bytes) -> bool:
 
 
 def _open(data: bytes, *, alone: bool) -> Image.Image:
-    is_heif = data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis") and register_heif()
+    return open_picture(BytesIO(data), data[:HEAD_BYTES], alone=alone)
+
+
+def open_picture(file: IO[bytes], head: bytes, *, alone: bool) -> Image.Image:
+    """The picture in `file`, which begins with `head`; not decoded yet. Raises UnusableImage, and
+    TooBig unless `alone`."""
+    is_heif = head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis") and register_heif()
     try:
-        image = Image.open(BytesIO(data), formats=(*FORMATS, "HEIF") if is_heif else FORMATS)
+        image = Image.open(file, formats=(*FORMATS, "HEIF") if is_heif else FORMATS)
     except Image.DecompressionBombError:
         raise UnusableImage(
             msg("larger than {max_pixels} million pixels", max_pixels=MAX_PIXELS // 10**6)
@@ -146,7 +168,8 @@ def _open(data: bytes, *, alone: bool) -> Image.Image:
     return image
 
 
-def _why_broken(error: Exception) -> str:
+def why_broken(error: Exception) -> str:
+    """What is wrong with a picture that raised `error`."""
     text = str(error).lower()
     if "truncated" in text or "not processed" in text or "end of file" in text:
         return msg("cut off: the end of the picture is missing")
@@ -179,7 +202,7 @@ def _facts(
     thumb: Path | None,
     thumb_side: int,
 ) -> ImageFacts:
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     frames = int(getattr(image, "n_frames", 1))
     small = _upright(_shrunk(_viewable(image), size, factor), orientation)
     grey = small.convert("L")
@@ -208,9 +231,12 @@ def _facts(
     )
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(
+    image: Image.Image, *, read: Callable[[Image.Image], Image.Exif] | None = None
+) -> int:
+    """EXIF's number for how the picture is to be turned, 1 to 8; `read` gives the EXIF data."""
     try:
-        value = image.getexif().get(ORIENTATION, 1)
+        value = (read(image) if read else image.getexif()).get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001  broken EXIF is no reason to refuse the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -275,11 +301,11 @@ def viewable_picture(path: Path) -> Image.Image | str:
         image = _open(_read(path), alone=True)
         image.load()
         shown = to_srgb(image) if foreign_profile(image) is not None else _viewable(image)
-        return _upright(_viewable(shown), _orientation(image)).convert("RGB")
+        return _upright(_viewable(shown), orientation_of(image)).convert("RGB")
     except UnusableImage as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
-        return _why_broken(error)
+        return why_broken(error)
 
 
 def _viewable(image: Image.Image) -> Image.Image:
@@ -363,7 +389,7 @@ def convert(
     if "alpha" in needs:
         keeps_alpha = keep_alpha and mask is None
         clean = clean.convert("RGBA") if keeps_alpha else over_color(clean, alpha_color)
-    clean = _upright(clean, _orientation(image))
+    clean = _upright(clean, orientation_of(image))
     if mask is not None:
         clean = _masked(clean, mask)
     if clean.mode not in ("RGB", "RGBA", "L"):

@@ -27,6 +27,15 @@ from tenner.storage.http import OnBytes
 __all__ = ["Dataset", "ImageItem", "inspect_dataset", "judge_dataset", "read_sources"]
 
 
+ONLY_HEADS = Finding(
+    kind="only_heads",
+    level="note",
+    text=msg("only the heads of the images were read: a damaged, blurred or dark one is not seen"),
+    fix=msg("tenner check decodes them, as train does before it begins"),
+)
+"""What a plan says of images that it has not decoded."""
+
+
 def inspect_dataset(
     request: DatasetRequest,
     workdir: Path,
@@ -41,6 +50,8 @@ def inspect_dataset(
     request = replace(request, skip=(*request.skip, workdir))
     sources, findings = judge_dataset(request, on_progress, on_bytes)
     images = [image for source in sources for image in source.images]
+    if not request.decodes:
+        return _planned(request, buckets, sources, findings)
     train = [image for image in images if not image.is_reg]
     reg = [image for image in images if image.is_reg]
     copied = make_working_copy(train, workdir / "train", request=request)
@@ -61,6 +72,30 @@ def inspect_dataset(
         mended=tuple(mended),
         num_captions=sum(source.num_captions for source in sources),
         content_hash=content_hash(items),
+        held_out=held_out,
+    )
+
+
+def _planned(
+    request: DatasetRequest, buckets: Buckets, sources: Sequence[Source], findings: list[Finding]
+) -> Dataset:
+    """The dataset as heads show it, for a plan: no working copy, and no hash of its content."""
+    items = [
+        replace(image, path=image.source_path) for source in sources for image in source.images
+    ]
+    items.sort(key=lambda image: image.is_reg)
+    trained, held_out = hold_out(items, request.validation_split, request.validation_seed)
+    return Dataset(
+        images=spread_regularisation(trained),
+        buckets=buckets,
+        trigger=request.trigger or common_trigger(sources),
+        train_dir=Path(),
+        reg_dir=None,
+        findings=(*findings, ONLY_HEADS),
+        left_out=tuple(note for source in sources for note in source.left_out),
+        mended=(),
+        num_captions=sum(source.num_captions for source in sources),
+        content_hash="",
         held_out=held_out,
     )
 

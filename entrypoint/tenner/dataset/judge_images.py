@@ -57,11 +57,13 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
 
 
 def judge_images(
-    facts: Mapping[str, ImageFacts], *, resolution: Size, is_reg: bool
+    facts: Mapping[str, ImageFacts], *, resolution: Size, is_reg: bool, decoded: bool = True
 ) -> list[Finding]:
-    """Findings about all readable images, by path."""
-    found = [*_small(facts, resolution), *_doubled(facts), *_near_doubled(facts)]
-    found += [*_blurred(facts), *_compressed(facts), *_exposed(facts), *_animated(facts)]
+    """Findings about all readable images, by path; without `decoded` those that heads tell."""
+    found = [*_small(facts, resolution), *_doubled(facts)]
+    if decoded:
+        found += [*_near_doubled(facts), *_blurred(facts), *_compressed(facts), *_exposed(facts)]
+    found += _animated(facts)
     return found if is_reg else [*found, *_set_size(len(facts))]
 
 
@@ -109,7 +111,8 @@ def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:
 def _doubled(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     by_content: defaultdict[str, list[str]] = defaultdict(list)
     for path, each in facts.items():
-        by_content[each.sha256].append(path)
+        if each.sha256:
+            by_content[each.sha256].append(path)
     doubled = [paths for paths in by_content.values() if len(paths) > 1]
     if not doubled:
         return []

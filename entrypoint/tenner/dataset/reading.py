@@ -12,6 +12,7 @@ from tenner.core.messages import msg, plural
 from tenner.dataset.captions import Caption, find_caption_files, framed, read_captions
 from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
 from tenner.dataset.findings import FileIssue, Finding, names
+from tenner.dataset.heads import read_heads
 from tenner.dataset.items import ImageItem
 from tenner.dataset.judge_captions import judge_captions, with_trigger
 from tenner.dataset.judge_images import judge_images, judge_unreadable
@@ -84,13 +85,15 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         for path, caption in captions.items()
     }
     masks, mask_findings = _masks(tree, images)
-    facts = _decode(view, tree, request, on_progress)
+    facts = _facts(view, tree, request, on_progress)
     good, broken = _sort_out(facts)
     findings = [*view.findings, *files.findings, *table.findings, *caption_findings]
     findings += mask_findings
     findings += judge_unreadable(broken, num_images=len(facts))
     if good:
-        findings += judge_images(good, resolution=request.resolution, is_reg=tree.is_reg)
+        findings += judge_images(
+            good, resolution=request.resolution, is_reg=tree.is_reg, decoded=request.decodes
+        )
     if good and not tree.is_reg:
         findings += judge_captions(
             {path: captions[path] for path in good},
@@ -136,10 +139,15 @@ def _masks(tree: Tree, images: Sequence[FileEntry]) -> tuple[Mapping[str, Mask],
     return find_masks(Path(tree.subset.mask_dir).expanduser(), images)
 
 
-def _decode(
+def _facts(
     view: View, tree: Tree, request: DatasetRequest, on_progress: OnProgress | None
 ) -> dict[str, ImageFacts | Unreadable]:
     paths = [image.path for concept in view.concepts for image in concept.images]
+    if not request.decodes:
+        files = [tree.root / path for path in paths]
+        with WorkerPool(request.num_workers, request.image_timeout_seconds) as pool:
+            heads = read_heads(files, pool=pool, with_hash=request.validation_split > 0)
+        return dict(zip(paths, heads, strict=True))
     area = request.resolution[0] * request.resolution[1]
     tasks: list[dict[str, Any]] = [
         {"do": "inspect", "path": path_field(tree.root / path), "training_area": area}

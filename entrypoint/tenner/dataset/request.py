@@ -28,6 +28,8 @@ class DatasetRequest:
     masked loss.
     `sha256`: of the archive, checked where given.
     `validation_split`: share of the training images that is held out, chosen by `validation_seed`.
+    `decodes`: off for a plan: only heads are read, no working copy is made, and images stay where
+    they are.
     `max_bytes`: neither the download nor what is unpacked may be larger.
     """
 
@@ -58,5 +60,6 @@ class DatasetRequest:
     skip: tuple[Path, ...] = ()
     validation_split: float = 0.0
     validation_seed: int = 0
+    decodes: bool = True
     num_workers: int | None = None
     image_timeout_seconds: float = 120.0

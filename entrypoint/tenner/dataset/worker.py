@@ -1,6 +1,7 @@
 """A worker process: one JSON line in, one JSON line out, until its input ends.
 
-`{"do": "inspect", …}` answers an image's facts, `{"do": "convert", …}` writes its clean copy.
+`{"do": "inspect", …}` answers an image's facts, `{"do": "head", …}` those of its head,
+`{"do": "convert", …}` writes its clean copy.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 from tenner.core.messages import Message
 from tenner.dataset.decode import TooBig, convert, inspect
-from tenner.dataset.facts import Unreadable
+from tenner.dataset.facts import ImageFacts, Unreadable
 
 # A library that prints must not write into the answers.
 _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -30,6 +31,12 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
             keep_alpha=task["keep_alpha"],
             mask=Path(os.fsdecode(bytes.fromhex(task["mask"]))) if task.get("mask") else None,
         )
+    if task["do"] == "head":
+        from tenner.dataset.heads import head_of
+
+        found = head_of(path, in_worker=True)
+        assert found is not None
+        return _as_answer(found)
     thumb = task.get("thumb")
     try:
         found = inspect(
@@ -41,6 +48,10 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         )
     except TooBig:
         return {"too_big": True}
+    return _as_answer(found)
+
+
+def _as_answer(found: ImageFacts | Unreadable) -> dict[str, Any]:
     if not isinstance(found, Unreadable):
         return found.to_json()
     message = found.reason.to_json() if isinstance(found.reason, Message) else None

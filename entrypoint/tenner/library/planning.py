@@ -56,7 +56,7 @@ def plan(
         try:
             return _planned(request, given, Path(folder))
         except TennerError as error:
-            raise everything_wrong(error, request, given) from error
+            raise everything_wrong(error, request, given, decodes=False) from error
 
 
 def compare(
@@ -96,7 +96,7 @@ def _planned(request: "Request", environ: Mapping[str, str], folder: Path) -> Pl
 
     around = read_surroundings(request.settings, environ)
     raise_errors(around.problems)
-    checks = Preflight(try_card=False, fetches_base=False)
+    checks = Preflight(try_card=False, fetches_base=False, decodes=False)
     prepared = prepare(request, environ, folder, checks=checks)
     full = _judge_disks(prepared, around.destinations)
     return PlanResult(

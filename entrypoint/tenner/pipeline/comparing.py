@@ -1,7 +1,7 @@
 """`tenner plan --gpu NAME`: the same run on cards that are not here, sorted by what it costs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ def read_job(
         _require_family(request.settings)
     family, resolution = judged.assumed.family, judged.assumed.resolution
     needed = dataset_request(judged.request, family, resolution, environ)
+    needed = replace(needed, decodes=False)
     try:
         dataset = inspect(needed, workdir)
     except TennerError as error:

@@ -6,6 +6,7 @@ gigabytes and within seconds, is looked at as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from tenner.base.choice import assume_base, find_base, must_be_fetched
 from tenner.base.model import Base
@@ -39,8 +40,10 @@ def everything_wrong(
     *,
     destinations: Sequence[Destination] = (),
     secrets: Secrets | None = None,
+    decodes: bool = True,
 ) -> TennerError:
-    """`first` and what else would have ended the run, as one error.
+    """`first` and what else would have ended the run, as one error. With `decodes` off only the
+    heads of images are read.
 
     Its exit code is that of the settings before the dataset's before the machine's.
     """
@@ -59,7 +62,7 @@ def everything_wrong(
     if not isinstance(first, MachineError):
         collect(lambda: _machine(request, environ, base))
     if not isinstance(first, DatasetError):
-        collect(lambda: _dataset(request, environ, base))
+        collect(lambda: _dataset(request, environ, base, decodes=decodes))
     if secrets is not None:
         collect(lambda: _destinations(destinations, secrets, environ))
     return most_urgent(found)
@@ -101,7 +104,9 @@ def _machine(request: Request, environ: Mapping[str, str], base: Base | None) ->
         machine.require_gpu()  # the tiny base needs none, also where it was refused
 
 
-def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) -> None:
+def _dataset(
+    request: Request, environ: Mapping[str, str], base: Base | None, *, decodes: bool
+) -> None:
     settings = request.settings
     assumed = assume_base(settings, base)
     request = with_family_defaults(
@@ -110,7 +115,7 @@ def _dataset(request: Request, environ: Mapping[str, str], base: Base | None) ->
     needed = dataset_request(request, assumed.family, assumed.resolution, environ)
     named = (needed.source, needed.reg_data_dir or "", *(each.image_dir for each in needed.subsets))
     if not any("://" in each for each in named):  # what is here, and no download
-        judge_dataset(needed)
+        judge_dataset(replace(needed, decodes=decodes))
 
 
 def _destinations(

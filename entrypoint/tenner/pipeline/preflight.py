@@ -51,13 +51,15 @@ class Preflight:
 
     `try_card` has the trainer's Python compute something on the card while the dataset is read; it
     takes seconds, and what is among `trials` is not tried again. A base model that is elsewhere is
-    fetched, or with `fetches_base` off reported as missing.
+    fetched, or with `fetches_base` off reported as missing. With `decodes` off only the heads of
+    images are read.
     """
 
     inspect: Inspect = inspect_dataset
     try_card: bool = True
     trials: Trials | None = None
     fetches_base: bool = True
+    decodes: bool = True
 
 
 THOROUGH = Preflight()
@@ -109,6 +111,7 @@ def prepare(
     with _trial(name, environ) if tries else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
         needed = dataset_request(request, base.family, resolution, environ)
+        needed = replace(needed, decodes=checks.decodes)
         if engine.name == "native":  # sd-scripts holds images out by itself
             share, seed = settings.validation_split, settings.seed
             needed = replace(needed, validation_split=share, validation_seed=seed)

@@ -98,11 +98,11 @@ class Alternation:
     steps: int = 0
     turns: dict[bool, list[Turn]] = field(default_factory=lambda: {True: [], False: []})
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, Step):
             self.steps += 1
         if self.watched:
-            self.page.hear(event)
+            self.page.handle(event)
 
     def alternate(self, stop: StopRequest, seconds: float) -> None:
         until, first = time.monotonic() + seconds, True
@@ -145,7 +145,7 @@ def train(seconds: float, run_dir: RunDir, alternation: Alternation) -> None:
 
         def on_event(event: Event) -> None:
             log.append(event)
-            alternation.hear(event)
+            alternation.handle(event)
 
         spare = 2 * (SETTLE_SECONDS + TURN_SECONDS) + 2
         words = (sys.executable, "-c", TRAINER, str(seconds + spare), str(FIRST_STEP))

@@ -163,18 +163,18 @@ def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
             secrets=secrets,
         )
         with (
-            Notifier("star", secrets, requested_format="json", on_event=page.hear) as news,
+            Notifier("star", secrets, requested_format="json", on_event=page.handle) as news,
             EventLog(run_dir.events) as log,
         ):
             for event in (
                 Warned(text=message, fix=text),
                 Failed(kind="other", text=message, fix=text),
             ):
-                page.hear(event)
+                page.handle(event)
                 log.append(event)
             news.send("started", message)
             news.send("failed", str(error))
-        page.bring_out(error)
+        page.write_ending(error)
         write_card(run, run_dir, None, destinations, num_steps=3)
         run_dir.settings.write_text(settings_toml(request))
         run_dir.plan.write_text(json.dumps(plan_json(run.plan)))

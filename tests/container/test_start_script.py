@@ -109,7 +109,7 @@ def test_a_volume_at_opt_itself_is_named(mounted: tuple[str, ...], opt: Path) ->
 def early() -> Iterator[subprocess.Popen[str]]:
     """tenner as it starts, held where it imports what takes longest."""
     code = (
-        "import sys, time; from tenner.core.early_stop import tell_of_sigterm; tell_of_sigterm();"
+        "import sys, time; from tenner.core.early_stop import report_sigterm; report_sigterm();"
         "print('here', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

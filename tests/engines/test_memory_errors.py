@@ -2,7 +2,7 @@
 
 import pytest
 
-from tenner.core.memory_errors import means_out_of_memory
+from tenner.core.memory_errors import is_out_of_memory
 from tenner.engines.native.train import _is_out_of_memory
 from tenner.engines.sd_scripts.failures import known_failure
 
@@ -40,7 +40,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("text", OUT_OF_MEMORY)
 def test_memory_that_ran_out_is_recognised_with_either_trainer(text: str) -> None:
-    assert means_out_of_memory(text)
+    assert is_out_of_memory(text)
     assert _is_out_of_memory(RuntimeError(text))
     last = text.splitlines()[-1]
     found = known_failure(f"RuntimeError: {last}")
@@ -50,7 +50,7 @@ def test_memory_that_ran_out_is_recognised_with_either_trainer(text: str) -> Non
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_other_faults_of_a_card_are_not(text: str) -> None:
-    assert not means_out_of_memory(text)
+    assert not is_out_of_memory(text)
     assert not _is_out_of_memory(RuntimeError(text))
     found = known_failure(f"RuntimeError: {text}")
     assert found is None or found.kind != "oom"

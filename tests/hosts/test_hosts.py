@@ -14,7 +14,7 @@ from fake_host import FakeHost, SeenRequest, fake_host
 from program import Machine, StandIn
 
 from tenner.core.secrets import Secrets
-from tenner.hosts import HostError, ask_price, check_ending, end_host, find_host
+from tenner.hosts import HostError, fetch_price, check_ending, end_host, find_host
 from tenner.hosts.api import Ask, call
 from tenner.hosts.host import Host
 from tenner.settings.model import Settings
@@ -60,7 +60,7 @@ def test_the_price_is_the_hosts_own_word(
     api: FakeHost, environ: dict[str, str], answer: Any, usd: float | None
 ) -> None:
     api.answer = lambda sent: (200, answer)
-    price, problems = ask_price(Settings(), host_of(environ, api))
+    price, problems = fetch_price(Settings(), host_of(environ, api))
     assert problems == ()
     assert (price.usd_per_hour if price else None) == usd
     assert api.asked[0].key == KEY

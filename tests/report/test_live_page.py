@@ -90,7 +90,7 @@ def end(page: LivePage, event: Event, error: BaseException) -> None:
 
     def run() -> None:
         with page:
-            page.hear(event)
+            page.handle(event)
             raise error
 
     with pytest.raises(type(error)):
@@ -105,8 +105,8 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
     page = page_of(prepared(), tmp_path, now=lambda: seconds, started=0.0, budget=budget)
     for number in range(1, 41):
         seconds += 36
-        page.hear(step(number))
-    page.hear(Warned(text="the card is throttling", fix="let it cool"))
+        page.handle(step(number))
+    page.handle(Warned(text="the card is throttling", fix="let it cool"))
     page.write()
     reported = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
     for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
@@ -142,7 +142,7 @@ def test_images_that_are_held_out_count_among_those_with_captions(
 
 def test_it_is_written_by_itself_while_events_come(prepared: Prepare, tmp_path: Path) -> None:
     with page_of(prepared(), tmp_path) as page:
-        page.hear(step(7))
+        page.handle(step(7))
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and last_step(page.run_dir.live) != 7:
             time.sleep(0.05)
@@ -160,7 +160,7 @@ def test_copies_of_it_are_sent_as_often_as_agreed(prepared: Prepare, tmp_path: P
     )
     for number in range(1, 41):
         seconds += 20
-        page.hear(step(number))
+        page.handle(step(number))
         page.send_if_due()
     assert [number for _, number in sent] == [15, 30], "every five minutes"
     assert "15 / 100" in sent[0][0]
@@ -176,8 +176,8 @@ def test_the_page_of_a_run_that_failed_is_sent_before_it_ends(
         prepared(), tmp_path, send=lambda path, step: sent.append(path.read_text(encoding="utf-8"))
     )
     with page:
-        page.hear(step(40))
-        page.bring_out(error)
+        page.handle(step(40))
+        page.write_ending(error)
     assert len(sent) == 1
     assert "Failed" in sent[0]
     assert "a lower rate" in sent[0]

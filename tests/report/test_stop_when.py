@@ -39,7 +39,7 @@ def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, lis
         for step in range(STEPS):
             t = ((epoch - 1) * STEPS + step) / (EPOCHS * STEPS)
             losses.append(shape(t) * math.exp(chance.gauss(0, 0.2) - 0.02))
-        early.hear(EpochEnd(epoch=epoch, num_epochs=EPOCHS, loss_avg=losses[-1]))
+        early.handle(EpochEnd(epoch=epoch, num_epochs=EPOCHS, loss_avg=losses[-1]))
         if run_dir.stop_file.exists():
             return epoch, text
     return None, text

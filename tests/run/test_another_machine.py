@@ -24,7 +24,7 @@ def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights
     assert second.finish(*second.train("star", *words)) == 0, second.output
     steps = [each["step"] for each in second.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both lives"
-    assert f"going on from step {last}" in second.output
+    assert f"resuming from step {last}" in second.output
     assert second.output.count("step 1/20") == 0
     final = "checkpoints/star.safetensors"
     assert same_weights(second.run("star") / final, whole.run("star") / final)

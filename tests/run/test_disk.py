@@ -92,13 +92,13 @@ def test_what_lies_there_already_counts_and_an_optional_folder_is_a_warning(
     plan = plan_with(
         inspect_base(sparse_base(tmp_path / "b.safetensors"), name="b"), num_steps=20, every=10
     )
-    need = disk_need(plan, kept_states=1)
+    need = disk_need(plan, num_remote_states=1)
     assert need.delivered == 3 * need.checkpoint + 2 * need.state + OTHER_DELIVERED_BYTES
 
     def found(options: str, free_bytes: int) -> tuple[Problem, ...]:
         free = DiskSpace(path=target, free_mib=free_bytes >> 20, total_mib=10**6, is_writable=True)
         to = (parse_destination(f"file://{target}{options}"),)
-        return full_destinations(plan, run_dir, to, kept_states=1, space_of=lambda path: free)
+        return full_destinations(plan, run_dir, to, num_remote_states=1, space_of=lambda path: free)
 
     try:
         assert found("", need.delivered + (1 << 20)) == ()
@@ -127,15 +127,15 @@ def test_older_states_make_room_before_the_next_save_and_it_is_reported_once(
     free = [10_000]
     guard = DiskGuard(run_dir=run_dir, free_bytes=lambda: free[0])
     for step in (4, 8):
-        guard.heard(state(run_dir, step))
+        guard.handle(state(run_dir, step))
         assert guard.check() is None
     free[0] = 1500
-    guard.heard(state(run_dir, 12))
+    guard.handle(state(run_dir, 12))
     found = guard.check()
     assert found is not None
     assert isinstance(found.event, Warned)
     assert "2 older states are dropped" in found.event.text
     assert [each.name for each in run_dir.state.iterdir()] == ["step-00000012"]
-    guard.heard(state(run_dir, 16))
+    guard.handle(state(run_dir, 16))
     assert guard.check() is None
     assert [each.name for each in run_dir.state.iterdir()] == ["step-00000016"], "the newest stays"

@@ -43,8 +43,8 @@ def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the
     assert (
         machine.finish(*machine.train("star", *words, "--engine", "diffusers"), timeout=400) == 0
     ), machine.output
-    assert "extended from 4 to 7 steps and goes on after step 4" in machine.output
-    assert "the learning rate goes on as it was" in machine.output
+    assert "extended from 4 to 7 steps and resumes after step 4" in machine.output
+    assert "the learning rate continues as it was" in machine.output
     assert [each["step"] for each in machine.events("star", "step")] == [1, 2, 3, 4, 5, 6, 7]
     assert whole.finish(*whole.train("star", *words), timeout=400) == 0, whole.output
     final = Path("delivered", "star.safetensors")
@@ -88,7 +88,7 @@ def test_the_stretched_schedule_is_reported_and_a_shorter_or_other_run_is_refuse
         machine.finish(*machine.train("star", *words, "--max_train_steps", "8"), timeout=400) == 0
     )
     # A line from 1 to 0: after 3 of 4 steps a quarter is left, after 4 of 8 a half.
-    assert "was at 25 % of its full value and goes on at 50 %" in machine.output
+    assert "was at 25 % of its full value and resumes at 50 %" in machine.output
     rates = [each["lr"]["unet"] for each in machine.events("star", "step")]
     assert rates[-4:] == pytest.approx([1e-3 * left / 8 for left in (4, 3, 2, 1)])
 
@@ -100,7 +100,7 @@ def test_without_a_state_it_is_reported_what_can_be_done(tmp_path: Path) -> None
     shutil.rmtree(machine.run("star") / "state")
     ledger = machine.ledger("star")
     assert machine.finish(*machine.train("star", *words, "4"), timeout=400) == 2
-    assert "its last state is not kept any more" in machine.output
+    assert "its last state no longer exists" in machine.output
     assert "set network_weights to" in machine.output
     assert machine.ledger("star") == ledger, "what was delivered stays what it is"
 

@@ -1,4 +1,4 @@
-"""What the guards of a running engine ask for, by the clock and by what they hear."""
+"""What the guards of a running engine request, by the clock and by events."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_steps_that_slow_down_are_reported_once_with_the_numbers() -> None:
     reported: list[str] = []
     for number in range(200):
         clock[0] += 0.5 if number < 100 else 1.5
-        found = guard.heard(step(number))
+        found = guard.handle(step(number))
         if found and isinstance(found.event, Warned):
             reported.append(found.event.text)
     assert reported == ["a step takes 1.50 s now, and took 0.50 s before"]
@@ -88,7 +88,7 @@ def verdicts(checks: list[Reading], *, steps: bool = True) -> list[object]:
     found: list[object] = []
     for number, check in enumerate(checks):
         watch.take(check)
-        watch.heard(step(number) if steps else None)
+        watch.handle(step(number) if steps else None)
         if verdict := watch.check():
             found.append(verdict.event)
     return found

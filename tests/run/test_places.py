@@ -16,7 +16,7 @@ from program import environment
 from tenner.base.tiny import concept_dir
 from tenner.core.errors import ExitCode, InternalError, MachineError, SettingsError
 from tenner.core.last_handler import as_tenner_error
-from tenner.core.places import make_writable, unwritable
+from tenner.core.writable import make_writable, unwritable
 
 NOBODY = 65534
 JOB = (

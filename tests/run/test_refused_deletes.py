@@ -77,7 +77,7 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
     assert second.finish(*second.train("star", *words), timeout=280) == 0, second.output
     started = second.ledger("star")["lives"][-1]["first_step"]
     assert started == killed_after, "from the newest state"
-    assert f"going on from step {started}" in second.output
+    assert f"resuming from step {started}" in second.output
 
     third = Machine(tmp_path / "third", **KEYS)
     assert third.finish(*third.train("star", *words), timeout=280) == 0, third.output
@@ -94,7 +94,7 @@ def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
     words = machine.train("star", "--max_train_steps", "12", "--save_every_n_steps", "4", *to)
     machine.cut(words, lambda: any(e["step"] >= 9 for e in machine.events("star", "step")))
     assert machine.finish(*words, timeout=280) == 0, machine.output
-    assert "goes on from this machine's disk alone" in " ".join(machine.output.split())
+    assert "resumes from this machine's disk alone" in " ".join(machine.output.split())
     steps = [event["step"] for event in machine.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 13))
     assert not machine.events("star", "sent") or not any(

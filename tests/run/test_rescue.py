@@ -141,7 +141,7 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
         ({"STAND_IN": "nan"}, 5, "not a number for 20 steps"),
         ({"STAND_IN": "nan_latents", "STAND_IN_SECONDS": "0.05"}, 5, "replaced with zeros"),
         ({"STAND_IN": "crashed"}, 5, "the trainer crashed (SIGSEGV)"),
-        ({"STAND_IN": "killed"}, 4, "started again 3 times in this life"),
+        ({"STAND_IN": "killed"}, 4, "started again 3 times in this attempt"),
         ({"STAND_IN": "bus_error"}, 4, "/dev/shm is full"),
         ({"STAND_IN": "disk_full"}, 4, "No space left"),
     ],

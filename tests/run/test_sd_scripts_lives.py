@@ -146,7 +146,7 @@ def test_exit_0_without_the_final_file_is_not_taken_for_the_end(run: Run) -> Non
 
 def test_a_budget_that_is_reached_after_the_last_save_is_no_failure(run: Run) -> None:
     class Budget:
-        def heard(self, event: Event | None) -> Verdict | None:
+        def handle(self, event: Event | None) -> Verdict | None:
             return Verdict(end="ask", reason="budget") if isinstance(event, Done) else None
 
         def check(self) -> None:
@@ -177,12 +177,12 @@ def ask_to_end(stop: StopRequest) -> None:
 
 
 class AtStep:
-    """Asks the run to end by a signal once it has heard of a step."""
+    """Requests the run's end by a signal at the first step."""
 
     def __init__(self, step: int, stop: StopRequest) -> None:
         self.step, self.stop = step, stop
 
-    def heard(self, event: Event | None) -> None:
+    def handle(self, event: Event | None) -> None:
         if isinstance(event, Step) and event.step >= self.step and self.stop.signal is None:
             ask_to_end(self.stop)
 
@@ -198,7 +198,7 @@ def test_a_signal_saves_the_step_and_nothing_is_trained_twice(run: Run) -> None:
     saved = run.steps[-1]
     assert saved >= 3
     assert [each.name for each in states(run.run_dir)] == [f"step-{saved:08d}"]
-    assert f"goes on from the state of step {saved}" in stopped.value.problems[0].fix
+    assert f"resumes from the state of step {saved}" in stopped.value.problems[0].fix
     weights = run.run_dir.checkpoints / f"lora-step{saved:08d}.safetensors"
     assert weights.is_file()
     trained = run.live(every=50)
@@ -226,7 +226,7 @@ def test_without_a_state_a_stopped_run_says_so(run: Run) -> None:
     stop = StopRequest()
 
     class WhileLoading:
-        def heard(self, event: Event | None) -> None:
+        def handle(self, event: Event | None) -> None:
             if isinstance(event, Phase) and stop.signal is None:
                 ask_to_end(stop)
 

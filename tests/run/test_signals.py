@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from program import Machine, StandIn
 
-from tenner.runs.remote_run import ROOM
+from tenner.runs.remote_run import OWN_FOLDER
 
 
 def states_at(saved: Path, name: str) -> list[int]:
-    marks = (saved / ROOM / name / "state").glob("step-*/complete.json")
+    marks = (saved / OWN_FOLDER / name / "state").glob("step-*/complete.json")
     return sorted(int(mark.parent.name.split("-")[1]) for mark in marks)
 
 

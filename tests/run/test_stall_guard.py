@@ -28,7 +28,7 @@ def test_the_limit_comes_from_the_runs_own_steps(
     assert guard.check() is None
     for _ in range(5 if seconds_per_step else 0):
         clock[0] += seconds_per_step or 0.0
-        guard.heard(STEP)
+        guard.handle(STEP)
     clock[0] += limit - 1
     assert guard.check() is None
     clock[0] += 2
@@ -37,7 +37,7 @@ def test_the_limit_comes_from_the_runs_own_steps(
     assert found.end == "now"
     assert isinstance(found.event, Failed)
     assert found.event.kind == "host"
-    guard.heard(None)
+    guard.handle(None)
     assert guard.check() is None, "any line is a sign of life"
 
 

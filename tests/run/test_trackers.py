@@ -120,7 +120,7 @@ def test_a_trackers_process_that_dies_is_reported_once(tmp_path: Path) -> None:
     command = Command(argv=(sys.executable, "-c", "raise SystemExit(3)"))
     with Tracking(run, command, secrets=NO_SECRETS, on_event=said.append) as trackers:
         for step in range(1, 4):
-            trackers.hear(
+            trackers.handle(
                 Step(step=step, num_steps=3, epoch=1, num_epochs=1, loss=math.nan, loss_avg=1.0)
             )
     (warned,) = said

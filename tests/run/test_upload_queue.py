@@ -220,9 +220,9 @@ class Machine(RuleBasedStateMachine):
         self.states_sent: list[int] = []
 
     @precondition(lambda self: self.step == 0)
-    @rule(in_sets=st.booleans(), num_kept=st.integers(0, 2), pause=st.sampled_from([0.0, 180.0]))
-    def begin(self, in_sets: bool, num_kept: int, pause: float) -> None:
-        policy = UploadPolicy(in_sets=in_sets, keep_states=num_kept, pause_seconds=pause)
+    @rule(in_sets=st.booleans(), keep_states=st.integers(0, 2), pause=st.sampled_from([0.0, 180.0]))
+    def begin(self, in_sets: bool, keep_states: int, pause: float) -> None:
+        policy = UploadPolicy(in_sets=in_sets, keep_states=keep_states, pause_seconds=pause)
         self.queue, self.step = UploadQueue(policy), 1
 
     @precondition(lambda self: self.step > 0)

@@ -159,7 +159,9 @@ def _output_arguments(parser: argparse.ArgumentParser) -> None:
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
-        "--restart", action="store_true", help="start afresh; a run that is there is kept aside"
+        "--restart",
+        action="store_true",
+        help="start over; an earlier run is moved to another folder",
     )
     _output_arguments(parser)
 

@@ -19,11 +19,11 @@ from tenner import __version__
 from tenner.cli.command_line import NOT_SETTINGS, make_parser, parse_command_line, print_help
 from tenner.cli.flags import flag_values
 from tenner.cli.positional import is_dataset
-from tenner.core.early_stop import tell_of_sigterm
+from tenner.core.early_stop import report_sigterm
 from tenner.core.errors import ExitCode, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
 from tenner.core.messages import msg
-from tenner.core.places import require_temporary_folder
+from tenner.core.writable import require_temporary_folder
 from tenner.core.secrets import redact_shapes
 from tenner.core.sizes import size_words
 from tenner.dataset.workers import early_workers
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_help()
         return ExitCode.SETTINGS
     handle_threads(os.environ)
-    tell_of_sigterm()
+    report_sigterm()
     unquote(os.environ)
     try:
         parsed = parse_command_line(arguments)
@@ -154,7 +154,7 @@ def _train(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
             _print_result(exit_code=int(ExitCode.DELIVERED), **result.to_json())
         elif result.state == "delivered before":
             print(f"this run was delivered before, to {', '.join(result.delivered_to)}")
-            print("  nothing was trained; --restart starts it afresh")
+            print("  nothing was trained; --restart starts over")
         else:
             _print_outcome(result)
         sys.stdout.flush()

@@ -5,12 +5,12 @@ python -m tenner.cli.start COMMAND …
 
 import sys
 
-from tenner.core.early_stop import tell_of_sigterm
+from tenner.core.early_stop import report_sigterm
 
 
 def start() -> int:
     """Run the command as `tenner.cli.container` does. Returns its exit code."""
-    tell_of_sigterm()
+    report_sigterm()
     from tenner.cli.container import run_in_container  # takes a while
 
     return run_in_container(sys.argv[1:])

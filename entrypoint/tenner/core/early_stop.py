@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 
 
-def tell_of_sigterm() -> None:
+def report_sigterm() -> None:
     """Have SIGTERM say a line before it ends this process as it would have. Handlers that are set
     already stay; a run sets its own for the time that it takes."""
     own = os.getpid()

@@ -49,11 +49,11 @@ class Problem:
 class TennerError(Exception):
     """A run that cannot go on. `problems` holds all of them; `exit_code` says who must act.
 
-    `is_brought_out` tells that all that was trained until then is delivered and verified.
+    `is_delivered` tells that all that was trained until then is delivered and verified.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.TRAINING
-    is_brought_out = False
+    is_delivered = False
 
     def __init__(self, text: str = "", *, fix: str = "", problems: Sequence[Problem] = ()) -> None:
         own = (Problem(text=text, fix=fix),) if text else ()

@@ -15,7 +15,7 @@ from tenner import __version__
 from tenner.core.disk_errors import cause_in_disk, disk_failure
 from tenner.core.errors import InternalError, MachineError, Problem, TennerError
 from tenner.core.messages import msg
-from tenner.core.places import unwritable
+from tenner.core.writable import unwritable
 from tenner.core.secrets import redact_shapes, secrets_from
 
 

@@ -19,6 +19,6 @@ _WORDS = re.compile(
 )
 
 
-def means_out_of_memory(text: str) -> bool:
+def is_out_of_memory(text: str) -> bool:
     """Whether an error's text, or any line of a log, says that memory ran out."""
     return _WORDS.search(text) is not None

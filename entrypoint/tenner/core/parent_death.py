@@ -26,7 +26,7 @@ _ASK_WORKER = (
 )
 
 
-def leashed_worker(python: str, words: Sequence[str]) -> tuple[str, ...]:
+def dying_with_launcher(python: str, words: Sequence[str]) -> tuple[str, ...]:
     """`words` for `python`, as a program that ends with the launcher that starts it.
 
     Launchers give each worker a session of its own, where no signal to their group arrives.
@@ -36,7 +36,7 @@ def leashed_worker(python: str, words: Sequence[str]) -> tuple[str, ...]:
     return (python, "-I", "-S", "-c", _ASK_WORKER, python, *words)
 
 
-def leashed(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+def dying_with_parent(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     """`argv` as a command that ends with this program. Raises FileNotFoundError."""
     program = shutil.which(argv[0], path=environ.get("PATH"))
     if program is None:

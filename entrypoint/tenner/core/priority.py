@@ -16,14 +16,14 @@ NICE = 10
 wanted (Linux weighs 1024 against 110)."""
 
 
-def yield_thread() -> None:
+def lower_thread_priority() -> None:
     """Let this thread, and those that it starts, stand behind. Threads have priorities of their
     own on Linux alone."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def yielding(command: Command) -> Command:
+def with_low_priority(command: Command) -> Command:
     """The command as one that stands behind from its start."""
     if shutil.which("nice") is None:
         return command

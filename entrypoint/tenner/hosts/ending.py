@@ -44,7 +44,7 @@ def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
     return ()
 
 
-def ask_price(settings: Settings, host: Host | None) -> tuple[Price | None, tuple[Problem, ...]]:
+def fetch_price(settings: Settings, host: Host | None) -> tuple[Price | None, tuple[Problem, ...]]:
     """The host's own price where it tells it, and what is wrong with its API.
 
     A key that is refused is an error where it will be needed at the end.

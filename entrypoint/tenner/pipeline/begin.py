@@ -16,7 +16,7 @@ from tenner.core.errors import (
 from tenner.core.events import Phase, Warned
 from tenner.core.files import write_atomically, write_json
 from tenner.core.messages import msg
-from tenner.core.places import make_writable
+from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.hardware.prices import Price
 from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
@@ -63,7 +63,7 @@ def begin(
     machine: Rented,
     destinations: tuple[Destination, ...],
     *,
-    afresh: bool,
+    restart: bool,
 ) -> Attempt:
     """Everything before the training. Nothing can be lost yet: a signal ends it at once."""
     context = machine.context
@@ -92,7 +92,7 @@ def begin(
                 context,
                 destinations,
                 price_per_hour=price.usd_per_hour if price else None,
-                afresh=afresh,
+                restart=restart,
             )
     except KeyboardInterrupt:
         raise Stopped(
@@ -140,8 +140,8 @@ def _prepare(
         on_trouble=lambda text: context.emit(Warned(text=text)),
     )
     states = prepared.settings.keep_remote_states
-    problems += full_destinations(prepared.plan, run_dir, destinations, kept_states=states)
-    full = disk_problem(prepared.plan, run_dir, destinations, kept_states=states)
+    problems += full_destinations(prepared.plan, run_dir, destinations, num_remote_states=states)
+    full = disk_problem(prepared.plan, run_dir, destinations, num_remote_states=states)
     errors = [SettingsError(problems=each) for each in [errors_in(problems)] if each]
     errors += [MachineError(problems=[full])] if full else []
     if errors:

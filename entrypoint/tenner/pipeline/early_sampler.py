@@ -102,7 +102,7 @@ class DrawCheckpoint(Protocol):
 class EarlySampler:
     """Draws the epochs of `sample_at_epochs` while it is used as a context.
 
-    `hear` takes the run's events and gives back at once; `finish` draws what could not be drawn
+    `handle` takes the run's events and returns at once; `finish` draws what could not be drawn
     beside the trainer. `on_look` is called from the drawing thread. Left without `finish`, it ends
     a sampler that still runs.
     """
@@ -126,7 +126,7 @@ class EarlySampler:
         epochs_set = sorted(set(self.settings.sample_at_epochs))
         return tuple(each for each in epochs_set if each < self.plan.length.num_epochs)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take note of a checkpoint that was requested."""
         if not isinstance(event, Checkpoint) or event.final or event.epoch not in self.epochs:
             return
@@ -214,7 +214,7 @@ class Leaving:
 
     left: bool = False
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         return None
 
     def check(self) -> Verdict | None:

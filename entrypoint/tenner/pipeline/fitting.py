@@ -18,7 +18,7 @@ from tenner.runs.resume import with_options
 from tenner.runs.session import Session
 from tenner.supervision.guards import DoneGuard, StopFileGuard
 from tenner.supervision.oom_fallback import Rung, last_words, next_rung, next_rung_on_host
-from tenner.supervision.training import Engine, Lighter, put_aside, states, step_of
+from tenner.supervision.training import Engine, Lighter, rename_out_of_use, states, step_of
 
 
 def engine_for(
@@ -52,7 +52,7 @@ def engine_for(
             return None
         changed = with_options(plan, rung.changed, prepared.dataset)
         # before it is noted: an attempt that knows of it meets no old state
-        if not rung.keeps_states:
+        if not rung.states_fit:
             _leave_behind(run_dir, book, plan.output_name)
             forget()
         book.change(lambda ledger: replace(ledger, savings={**ledger.savings, **rung.changed}))
@@ -66,7 +66,7 @@ def engine_for(
             environ=environ,
             forget=forget,
         )
-        return Lighter(engine=next_engine, says=rung.says)
+        return Lighter(engine=next_engine, description=rung.description)
 
     engine = bare_engine(prepared, run_dir, plan, session.latents)
 
@@ -88,8 +88,8 @@ def engine_for(
 
 def _leave_behind(run_dir: RunDir, book: LedgerBook, name: str) -> None:
     """Put the states and weights of a network that is given up aside."""
-    put_aside(states(run_dir), "other-network")
-    put_aside(sorted(run_dir.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
+    rename_out_of_use(states(run_dir), "other-network")
+    rename_out_of_use(sorted(run_dir.checkpoints.glob(f"{name}-*.safetensors")), "other-network")
     book.change(lambda ledger: replace(ledger, checkpoints=(), state_step=0))
 
 

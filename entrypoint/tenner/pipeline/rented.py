@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tenner.core.errors import SettingsError, errors_in
 from tenner.core.events import Failed
 from tenner.hardware.prices import Price, price_of
-from tenner.hosts.ending import ask_price, end_host
+from tenner.hosts.ending import fetch_price, end_host
 from tenner.hosts.host import Host
 from tenner.runs.context import RunContext
 from tenner.settings.model import Settings
@@ -28,7 +28,7 @@ class Rented:
         A book's price is an estimate, and no reason to stop a run. Raises SettingsError where the
         host refuses the key that the end action needs.
         """
-        price, problems = ask_price(self.settings, self.host)
+        price, problems = fetch_price(self.settings, self.host)
         if errors_in(problems):
             raise SettingsError(problems=errors_in(problems))
         self.known = price_of(set_by_user=self.settings.price_per_hour, host=price)

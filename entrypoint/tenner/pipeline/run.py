@@ -1,7 +1,7 @@
-"""The run, top to bottom: the one place where all of it can be read.
+"""The run, top to bottom: the one module that shows all of it.
 
-Only frozen nouns pass between the stages. What is checked before the training costs nothing; what
-comes after believes only what it has read back.
+Only frozen dataclasses pass between the stages. What is checked before the training costs nothing;
+what comes after relies only on what was read back.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from tenner.runs.context import RunContext
 from tenner.runs.deliver import Delivered
 from tenner.runs.handover import default_destination, deliver_persistently, deliver_run, file_facts
 from tenner.runs.leftovers import remove_all_leftovers, remove_leftovers
-from tenner.runs.resume import machine_name, set_aside
+from tenner.runs.resume import machine_name, move_earlier_run
 from tenner.runs.run_lock import lock_run
 from tenner.runs.session import Session
 from tenner.sample.job import Drawn
@@ -100,8 +100,8 @@ def run(
 ) -> Outcome | AlreadyDelivered:
     """One run from settings to verified delivery. Raises TennerError with its exit code.
 
-    With `restart` a run that is there already is kept aside, and this one starts afresh. SIGTERM
-    and SIGINT end the run; with `stop` they are left to the caller, who asks there for the end.
+    With `restart` an earlier run is moved out of the way, and this one starts over. SIGTERM and
+    SIGINT end the run; with `stop` they are left to the caller, who requests the end there.
     """
     stopping = stop_on_signals() if stop is None else contextlib.nullcontext(stop)
     settings = request.settings
@@ -113,15 +113,15 @@ def run(
     secrets, host, destinations = around.secrets, around.host, around.destinations
     run_dir = settings.run_dir
     with removed_if_refused(run_dir), lock_run(run_dir):
-        if restart and (aside := set_aside(run_dir)):
-            screen.say(f"the run that was here is kept in {aside}")
+        if restart and (earlier := move_earlier_run(run_dir)):
+            screen.say(f"the run that was here is now in {earlier}")
         to = destinations or (default_destination(run_dir),)
         remove_leftovers(run_dir, to, settings.output_name)
-        with EventLog(run_dir.events) as log, stopping as asked, screen:
+        with EventLog(run_dir.events) as log, stopping as stopper, screen:
             context = RunContext(
                 screen=screen,
                 log=log,
-                stop=asked,
+                stop=stopper,
                 environ=environ,
                 secrets=secrets,
                 session=session,
@@ -142,7 +142,7 @@ def run(
                         )
                 except TennerError as error:
                     _record_error(error, context, news)
-                    if error.is_brought_out and asked.signal is None and session.ends_machine:
+                    if error.is_delivered and stopper.signal is None and session.ends_machine:
                         machine.end()
                     raise
                 if session.ends_machine:
@@ -152,7 +152,8 @@ def run(
 
 @contextlib.contextmanager
 def _foreseen(run_dir: RunDir, environ: Mapping[str, str]) -> Generator[None]:
-    """Whatever goes wrong comes out as a TennerError, so that it is kept and told as any other."""
+    """Turn every exception into a TennerError, so that it is recorded and reported like any
+    other."""
     try:
         yield
     except TennerError as error:
@@ -176,7 +177,7 @@ def _run(
 ) -> Outcome | AlreadyDelivered:
     """The stages of a run, one after the other."""
     context, news, settings = machine.context, machine.news, request.settings
-    attempt = begin(request, run_dir, machine, destinations, afresh=restart)
+    attempt = begin(request, run_dir, machine, destinations, restart=restart)
     if attempt.is_delivered():
         attempt.recorder.note(ending="delivered before")
         return AlreadyDelivered(run_dir=run_dir, delivered_to=attempt.book.now.delivered_to)
@@ -201,7 +202,7 @@ def _run(
             curve=lambda: page.curve,
             emit=context.emit,
         )
-        context.listeners.extend((page.hear, news.hear, early.hear, trackers.hear))
+        context.listeners.extend((page.handle, news.handle, early.handle, trackers.handle))
         news.send(
             "started", f"{attempt.plan.length.num_steps} steps on {machine_name(attempt.prepared)}"
         )
@@ -214,8 +215,7 @@ def _run(
 
 
 def known_error(error: TennerError | OSError, run_dir: RunDir) -> TennerError:
-    """A disk that takes no more, met anywhere, as an error of the machine. Raises any other
-    OSError."""
+    """A full or failed disk, met anywhere, as an error of the machine. Raises any other OSError."""
     disk = cause_in_disk(error)
     if disk is not None and isinstance(error, OSError | SettingsError | DatasetError):
         return MachineError(problems=[disk_failure(disk, run_dir.path)])
@@ -225,7 +225,7 @@ def known_error(error: TennerError | OSError, run_dir: RunDir) -> TennerError:
 
 
 def _record_error(error: TennerError, context: RunContext, news: Notifier) -> None:
-    """Keep how a run ended badly, and tell it to who wants to know."""
+    """Log how a run failed, and notify."""
     for problem in error.problems:
         text, fix = context.secrets.redact(problem.text), context.secrets.redact(problem.fix)
         if problem.level == "error":
@@ -250,7 +250,7 @@ def _train_and_deliver(
     with early_sampler(
         prepared, attempt.plan, run_dir, context, page, attempt.uploader
     ) as early_samples:
-        context.listeners.append(early_samples.hear)
+        context.listeners.append(early_samples.handle)
         trained = trained_before(attempt.book.now.finished, run_dir) or _train(attempt, page)
         early_samples.finish()
     _judge(attempt, page, trained)
@@ -291,8 +291,8 @@ def _train_and_deliver(
 
 
 def _judge(attempt: Attempt, page: LivePage, trained: Trained) -> None:
-    """Raise TrainingError where the weights learnt nothing. They are kept, and brought out as
-    those of any failed training are."""
+    """Raise TrainingError where the weights learnt nothing. They are delivered like those of
+    any failed training."""
     context = attempt.context
     if context.stop.signal is not None:
         return
@@ -301,13 +301,13 @@ def _judge(attempt: Attempt, page: LivePage, trained: Trained) -> None:
     if judged.error is None:
         return
     if context.stop.signal is None:
-        page.bring_out(judged.error)
+        page.write_ending(judged.error)
         attempt.send_card(judged.error)
     raise attempt.hand_over(judged.error)
 
 
 def _train(attempt: Attempt, page: LivePage) -> Trained:
-    """Train to the end. What was trained up to a failure, a limit or a signal is brought out."""
+    """Train to the end. What was trained up to a failure, a limit or a signal is delivered."""
     context, prepared, run_dir = attempt.context, attempt.prepared, attempt.run_dir
     context.begin("training", f"{attempt.plan.length.num_steps} steps")
     control = child_control(prepared, context)
@@ -330,8 +330,8 @@ def _train(attempt: Attempt, page: LivePage) -> Trained:
                 guards=(*attempt.guards(), *card),
             )
     except TennerError as error:
-        if context.stop.signal is None:  # else the grace time is the states'
-            page.bring_out(error)
+        if context.stop.signal is None:  # else the grace time is needed for the states
+            page.write_ending(error)
             attempt.send_card(error)
         raise attempt.hand_over(error) from error
     return trained if trained.finished else attempt.finish_early(trained)

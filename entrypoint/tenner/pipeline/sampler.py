@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tenner.core.command import Command
 from tenner.core.events import Drew, Event, Warned
-from tenner.core.priority import yielding
+from tenner.core.priority import with_low_priority
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import ema_path
 from tenner.dataset.captions import one_wording
@@ -93,7 +93,7 @@ class Sampler:
 def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
     """A process of its own that stands behind the training."""
     del environ
-    return yielding(command)
+    return with_low_priority(command)
 
 
 def own_captions(prepared: Prepared) -> list[str]:

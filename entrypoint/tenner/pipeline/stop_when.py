@@ -28,7 +28,7 @@ class StopWhen:
     _seen: int = 0
     _requested: bool = False
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if self.condition == "never" or self._requested or not isinstance(event, EpochEnd):
             return
         if event.epoch >= event.num_epochs - 1:

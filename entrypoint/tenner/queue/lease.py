@@ -107,7 +107,8 @@ class Lease:
         return now() < self._valid_until
 
     def _is_over(self, generation: int, say: Callable[[str], None], until: float) -> bool:
-        """Whether the turn was given back, or nothing is heard of its holder for the whole lease.
+        """Whether the turn was given back, or nothing was written by its holder for the whole
+        lease.
 
         False as soon as there is a newer one, or `until` has passed.
         """

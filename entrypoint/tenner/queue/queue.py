@@ -12,7 +12,7 @@ from pathlib import Path
 from tenner.core.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.core.events import Phase
 from tenner.core.messages import msg
-from tenner.core.places import make_writable
+from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
 from tenner.hardware.prices import price_of

@@ -47,11 +47,11 @@ class History:
         for line in lines:
             event = event_of(line)
             if event is not None:
-                history.hear(event)
+                history.handle(event)
         history._recent.clear()  # their times are those of reading the log
         return history
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take one more event in."""
         match event:
             case Step():

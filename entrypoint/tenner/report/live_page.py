@@ -17,7 +17,7 @@ from tenner.core.event_log import read_event_lines
 from tenner.core.events import Event, Warned
 from tenner.core.files import write_atomically
 from tenner.core.messages import msg
-from tenner.core.priority import yield_thread
+from tenner.core.priority import lower_thread_priority
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import NO_SECRETS, Secrets
 from tenner.hardware.prices import Price, book_price
@@ -48,7 +48,7 @@ SEND_SECONDS = 300.0
 class LivePage:
     """Writes `report.html` and `live.json` of a run while it is used as a context.
 
-    `hear` takes every event; `add` takes what the pipeline has found; `write` writes at once. A
+    `handle` takes every event; `add` takes what the pipeline has found; `write` writes at once. A
     page that cannot be written is a warning: the run goes on without it.
     """
 
@@ -78,10 +78,10 @@ class LivePage:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="page", daemon=True)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take in one event of the run."""
         with self._lock:
-            self._history.hear(event)
+            self._history.handle(event)
         self._changed.set()
 
     def add(self, **found: Any) -> None:
@@ -123,7 +123,7 @@ class LivePage:
             self.write()
             self._send_copy()
 
-    def bring_out(self, error: TennerError) -> None:
+    def write_ending(self, error: TennerError) -> None:
         """Write the page of a run that ends with `error`, and give a copy of it away."""
         self.settle()
         with self._lock:
@@ -203,7 +203,7 @@ class LivePage:
         return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
 
     def _refresh(self) -> None:
-        yield_thread()
+        lower_thread_priority()
         pause = 0.0
         while not self._closing.wait(pause):
             self._changed.wait(LEAST_SECONDS)

@@ -24,8 +24,8 @@ from tenner.runs.handover import unplanned_checkpoints
 from tenner.runs.ledger import AttemptRecord, Finished, LedgerBook
 from tenner.runs.recorder import SaveRecorder
 from tenner.runs.remote_run import RemoteRun, Shipment
-from tenner.runs.reserve import give_back, reserve
-from tenner.runs.resume import machine_name, take_up
+from tenner.runs.reserve import release_reserve, reserve
+from tenner.runs.resume import machine_name, resume_or_begin
 from tenner.runs.upload_item import notes_of
 from tenner.runs.upload_queue import UploadPolicy
 from tenner.runs.uploader import HUB_PAUSE_SECONDS, DestinationUploader, Uploader
@@ -41,7 +41,7 @@ _READ_SECONDS = 60.0
 
 
 class _StopDeadline(Deadline):
-    """A deadline that a signal brings nearer."""
+    """A deadline that ends earlier once a signal came."""
 
     def __init__(self, seconds: float, context: RunContext) -> None:
         super().__init__(seconds)
@@ -54,7 +54,7 @@ class _StopDeadline(Deadline):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A run under way. As a context it sends nothing any more once it is left."""
+    """A run under way. As a context manager it stops the uploads at its end."""
 
     prepared: Prepared
     run_dir: RunDir
@@ -72,7 +72,7 @@ class Attempt:
 
     def __enter__(self) -> "Attempt":
         if not reserve(self.run_dir, disk_need(self.plan).reserved):
-            text = msg("no room could be reserved on the disk for a last save")
+            text = msg("no space could be reserved on the disk for a last save")
             self.context.emit(Warned(text=text, fix=msg("free space there before it is full")))
         self.uploader.__enter__()
         self._send_what_is_here()
@@ -80,7 +80,7 @@ class Attempt:
 
     def __exit__(self, *of_the_error: object) -> None:
         self.uploader.__exit__(*of_the_error)
-        give_back(self.run_dir)
+        release_reserve(self.run_dir)
 
     def guards(self) -> tuple[Guard, ...]:
         """What watches the engine besides its own guards."""
@@ -90,11 +90,11 @@ class Attempt:
         return (self.recorder, budget, DiskGuard.of(self.run_dir, lambda: self.context.log.trouble))
 
     def send_page(self, page: Path, step: int) -> None:
-        """Let the run be watched where it is delivered."""
+        """Send the page to the destinations."""
         self.uploader.take_checkpoint(page, "report.html", step)
 
     def send_card(self, error: TennerError) -> None:
-        """Tell where it is delivered what the newest checkpoint is of, and that it is no end."""
+        """Send a model card that names the newest checkpoint, and why the training ended early."""
         newest = max(self.book.now.checkpoints, key=lambda file: file.step, default=None)
         if newest is None:
             return
@@ -129,7 +129,7 @@ class Attempt:
         if left is None or used + self.seconds_to_deliver() < left:
             return True
         text = msg(
-            "no pictures are drawn: the budget is used up ({says})", says=self.budget.says(used)
+            "no pictures are drawn: the budget is used up ({used})", used=self.budget.describe(used)
         )
         self.context.emit(Warned(text=text))
         return False
@@ -150,9 +150,9 @@ class Attempt:
         return replace(trained, weights=replace(trained.weights, path=final))
 
     def hand_over(self, error: TennerError) -> TennerError:
-        """After a training that did not reach its end: bring out what there is, the newest first,
-        and say where it is. Returns the error to end with."""
-        give_back(self.run_dir)
+        """After a training that did not reach its end: deliver what there is, the newest first, and
+        note where it is. Returns the error to end with."""
+        release_reserve(self.run_dir)
         self.recorder.note(ending=type(error).__name__)
         seconds = HAND_OVER_SECONDS
         if self.context.stop.signal is not None:
@@ -171,18 +171,18 @@ class Attempt:
         if missing:
             note = Problem(
                 text=msg(
-                    "not all of it is at {missing}; everything is kept in {path}",
+                    "not all of it is at {missing}; everything is in {path}",
                     missing=", ".join(missing),
                     path=self.run_dir.path,
                 ),
-                fix=msg("start the same command again there: it goes on and delivers"),
+                fix=msg("start the same command again there: it resumes and delivers"),
                 level="warning",
             )
             problems.append(note)
         if missing and has_something and isinstance(error, BudgetReached):
             return DeliveryError(problems=problems)
         ended = type(error)(problems=problems)
-        ended.is_brought_out = has_something and not missing
+        ended.is_delivered = has_something and not missing
         return ended
 
     def deadline(self) -> Deadline:
@@ -190,8 +190,8 @@ class Attempt:
         return _StopDeadline(HAND_OVER_SECONDS, self.context)
 
     def note_delivered(self, at: Sequence[str]) -> None:
-        """Write down, here and at the destinations, that nothing is left to do; the states there
-        have done their service."""
+        """Record, here and at the destinations, that the run is delivered, and remove the states
+        there."""
         self.recorder.note_delivered(at)
         for remote in self.remotes:
             try:
@@ -257,7 +257,7 @@ class Attempt:
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)
         what = f"checkpoints/{newest.name}" if newest else ""
-        if ledger.state_step and any(each.keeps_states for each in self.uploader.destinations):
+        if ledger.state_step and any(each.sends_states for each in self.uploader.destinations):
             state = msg("the state of step {step}", step=ledger.state_step)
             what = msg("{file} and {state}", file=what, state=state) if what else state
         return msg("delivered and verified: {what} at {at}", what=what, at=", ".join(at))
@@ -270,12 +270,12 @@ def begin_attempt(
     destinations: tuple[Destination, ...],
     *,
     price_per_hour: float | None,
-    afresh: bool,
+    restart: bool,
 ) -> Attempt:
-    """Take up the run where it was left, here or at a destination, or begin it.
+    """Resume the run, from here or a destination, or begin it.
 
     Raises SettingsError where what is there is another job, and DeliveryError where its state
-    cannot be brought.
+    cannot be fetched.
     """
     settings = prepared.settings
     remotes = [
@@ -289,14 +289,14 @@ def begin_attempt(
         for each in destinations
     ]
     outside = [each for each in remotes if not is_inside(each.destination, run_dir)]
-    if afresh:
+    if restart:
         for remote in outside:
             remote.drop_states(0)
-    prepared, ledger = take_up(
+    prepared, ledger = resume_or_begin(
         prepared,
         run_dir,
-        [] if afresh else outside,
-        say=context.screen.say,
+        [] if restart else outside,
+        report=context.screen.say,
         take_events=context.log.put_before,
     )
     budget = Budget(
@@ -366,7 +366,7 @@ def is_inside(destination: Destination, run_dir: RunDir) -> bool:
 
 def spent(attempt: Attempt) -> str:
     """What this run has used of its budget until now, in words."""
-    return attempt.budget.says(time.monotonic() - attempt.context.started)
+    return attempt.budget.describe(time.monotonic() - attempt.context.started)
 
 
 def trained_before(finished: Finished | None, run_dir: RunDir) -> Trained | None:

@@ -1,4 +1,4 @@
-"""A run's nouns, told to the model card, and the pictures that it shows."""
+"""The facts of a run that its model card shows, and the card's pictures."""
 
 import shutil
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def card_of(
     *,
     has_grid: bool,
 ) -> Card:
-    """All that the card tells of this run. The first repo on the Hub is where one loads it from."""
+    """All that the card shows of this run. The first repo on the Hub is where one loads it from."""
     plan, base, dataset = prepared.plan, prepared.base, prepared.dataset
     hub = next((each for each in destinations if each.kind == "hub"), None)
     return Card(

@@ -30,7 +30,7 @@ def check_destinations(
     """Prove write access everywhere, side by side; all problems by value, none raised.
 
     What is wrong with an optional destination is a warning. A complete set of another `job` that
-    lies there already is a warning too: its files of the same names would be replaced. What is
+    is there already is a warning too: its files of the same names would be replaced. What is
     tried again is given to `on_trouble`.
     """
     surroundings = os.environ if env is None else env
@@ -91,7 +91,7 @@ def _level(problem: Problem, destination: Destination) -> Level:
 
 
 def _other_set(store: Store, job: str, deadline: Deadline) -> tuple[Problem, ...]:
-    """Whether another run's complete set lies where this one will go."""
+    """Whether another run's complete set is where this one will go."""
     content = store.read(MANIFEST_NAME, deadline)
     there = read_manifest(content) if content else None
     if there is None or not job or there.job == job:

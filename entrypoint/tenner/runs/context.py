@@ -1,4 +1,4 @@
-"""What every stage of a run is given: where to say things, and whether to stop."""
+"""What every stage of a run gets: screen, log and listeners of events, and the request to stop."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from tenner.ui.screen import Screen
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Handed from stage to stage. Safe to tell things to from several threads."""
+    """Passed from stage to stage. Events can be emitted from several threads."""
 
     screen: Screen
     log: EventLog
@@ -29,7 +29,7 @@ class RunContext:
     _emitting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def emit(self, event: Event) -> None:
-        """Show an event, keep it, and pass it on to whoever listens."""
+        """Show an event, log it, and pass it on to the listeners."""
         with self._emitting:
             self.screen.show(event)
             self.log.append(event)

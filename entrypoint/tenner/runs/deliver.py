@@ -136,7 +136,7 @@ class _Opening:
         def work() -> None:
             try:
                 self._opened.put(open_store(destination, secrets=secrets, env=env))
-            except BaseException as error:  # noqa: BLE001  (raised where the store is wanted)
+            except BaseException as error:  # noqa: BLE001  (raised where the store is used)
                 self._opened.put(error)
 
         Thread(target=work, name="tenner-open", daemon=True).start()
@@ -208,13 +208,13 @@ def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[
 
 
 def edited_cards(store: Store, files: Sequence[HashedFile], deadline: Deadline) -> tuple[str, ...]:
-    """The model card's name, where a person has written in the one that lies there."""
+    """The model card's name, where a person has written in the one that is there."""
     if all(file.name != CARD_NAME for file in files):
         return ()
     try:
         content = store.read(CARD_NAME, deadline)
     except PermanentError:
-        return ()  # no right to read what may not be there; writing tells more
+        return ()  # not allowed to read what may not be there; writing will show
     return (CARD_NAME,) if content and is_edited(content) else ()
 
 
@@ -238,7 +238,7 @@ def _answer(
             text=msg(
                 "not delivered to {destination}: {ended}", destination=destination, ended=ended
             ),
-            fix=msg("the files are kept; deliver again when the other side answers"),
+            fix=msg("the files stay here; deliver again when the other side answers"),
         )
     if isinstance(ended, BaseException):
         raise ended

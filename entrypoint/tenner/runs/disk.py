@@ -1,4 +1,4 @@
-"""Whether a run's files fit the disk: reckoned before it starts, and watched while it trains."""
+"""Whether a run's files fit the disk: calculated before it starts, and watched while it trains."""
 
 import shutil
 import time
@@ -17,15 +17,15 @@ from tenner.hardware import DiskSpace, disk_space
 from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
 from tenner.planning.vram import Load
-from tenner.runs.remote_run import ROOM
-from tenner.runs.reserve import NOTES_BYTES, give_back
+from tenner.runs.reserve import NOTES_BYTES, release_reserve
 from tenner.storage.destination import Destination
+from tenner.storage.sending import OWN_FOLDER
 from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states
 
 STATES = 5
-"""Two that are kept, one that is being written, one that is on its way to a destination, and the
-room for one more that is reserved."""
+"""Two that are retained, one that is being written, one that is being sent to a destination, and
+the reserved space for one more."""
 OTHER_BYTES = 200_000_000
 """Samples, page, logs, and the copy of the images."""
 OTHER_DELIVERED_BYTES = 50_000_000
@@ -35,13 +35,13 @@ _BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class DiskNeed:
-    """What a run writes, in bytes. `kept_states` stay at each destination; one more comes before
-    an older one goes."""
+    """What a run writes, in bytes. `num_remote_states` stay at each destination; one more comes
+    before an older one goes."""
 
     checkpoint: int
     state: int
     num_checkpoints: int
-    kept_states: int = 0
+    num_remote_states: int = 0
 
     @property
     def here(self) -> int:
@@ -50,13 +50,13 @@ class DiskNeed:
 
     @property
     def reserved(self) -> int:
-        """What is held ready for a last save and its delivery."""
+        """What is reserved for a last save and its delivery."""
         return NOTES_BYTES + self.state + self.checkpoint
 
     @property
     def delivered(self) -> int:
         """At a destination."""
-        states = self.kept_states + 1 if self.kept_states else 0
+        states = self.num_remote_states + 1 if self.num_remote_states else 0
         return self._weights + states * self.state + OTHER_DELIVERED_BYTES
 
     @property
@@ -77,8 +77,8 @@ class DiskNeed:
         )
 
 
-def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
-    """Reckoned from the plan; the tiny base's files are too small to count."""
+def disk_need(plan: Plan, *, num_remote_states: int = 0) -> DiskNeed:
+    """Calculated from the plan; the tiny base's files are too small to count."""
     options, length = plan.options, plan.length
     parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
     moments = state_bytes(options.optimizer_type)
@@ -89,7 +89,7 @@ def disk_need(plan: Plan, *, kept_states: int = 0) -> DiskNeed:
         checkpoint=with_average * parameters * _BYTES[options.save_precision],
         state=round(parameters * (4 * with_average + moments)),
         num_checkpoints=length.num_steps // every,
-        kept_states=kept_states,
+        num_remote_states=num_remote_states,
     )
 
 
@@ -106,11 +106,11 @@ def _load(plan: Plan) -> Load:
 
 
 def disk_problem(
-    plan: Plan, run_dir: RunDir, destinations: Sequence[Destination], *, kept_states: int = 0
+    plan: Plan, run_dir: RunDir, destinations: Sequence[Destination], *, num_remote_states: int = 0
 ) -> Problem | None:
     """The problem where this run will not fit its own disk, with the destinations that are on it.
     What it wrote already counts as there."""
-    need = disk_need(plan, kept_states=kept_states)
+    need = disk_need(plan, num_remote_states=num_remote_states)
     folders = [Path(each.root) for each in destinations if each.kind == "folder"]
     here = [each for each in folders if _disk_of(each) == _disk_of(run_dir.path)]
     beside = [each for each in here if not each.is_relative_to(run_dir.path.absolute())]
@@ -141,16 +141,16 @@ def full_destinations(
     run_dir: RunDir,
     destinations: Sequence[Destination],
     *,
-    kept_states: int,
+    num_remote_states: int,
     space_of: Callable[[Path], DiskSpace] = disk_space,
 ) -> tuple[Problem, ...]:
     """Folders on other disks that will not hold what is delivered there, each with what it needs.
 
-    Free space is what the file system grants to us: the quota of a project or a directory is in
-    it (XFS, ZFS, CephFS, NFS), that of a user is not. What lies there already counts as there; of
+    Free space is what the file system grants to us: the quota of a project or a directory is in it
+    (XFS, ZFS, CephFS, NFS), that of a user is not. What is there already is not counted again; of
     two folders on one disk each is judged with both. An optional one is a warning.
     """
-    need = disk_need(plan, kept_states=kept_states)
+    need = disk_need(plan, num_remote_states=num_remote_states)
     by_disk: dict[int, list[Destination]] = {}
     for each in destinations:
         if each.kind == "folder" and _disk_of(Path(each.root)) != _disk_of(run_dir.path):
@@ -185,7 +185,7 @@ def _delivered_bytes(root: Path, name: str) -> int:
     """What an earlier attempt of the run `name` brought to a folder."""
     final = root / f"{name}.safetensors"
     found = [final, ema_path(final), *root.glob(f"checkpoints/{name}-*.safetensors")]
-    return _num_bytes([*found, *(root / ROOM / name).rglob("*")])
+    return _num_bytes([*found, *(root / OWN_FOLDER / name).rglob("*")])
 
 
 def _num_bytes(paths: Iterable[Path]) -> int:
@@ -194,10 +194,10 @@ def _num_bytes(paths: Iterable[Path]) -> int:
 
 @dataclass(kw_only=True)
 class DiskGuard:
-    """Drops the older states before the next save would fill the disk, and says so once.
+    """Drops the older states before the next save would fill the disk, and warns once.
 
-    Where the disk takes no more (`trouble` is what a writer met), the room that was reserved is
-    given back and the trainer is asked to save and end: what there is can then be delivered.
+    Where nothing more can be written (`trouble` is a writer's error), the reserved space is
+    released and the trainer is told to save and end: what there is can then be delivered.
     """
 
     run_dir: RunDir
@@ -218,7 +218,7 @@ class DiskGuard:
             trouble=trouble,
         )
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         if isinstance(event, StateSaved | Checkpoint):
             path = Path(event.path)
             files = list(path.iterdir()) if path.is_dir() else [path]
@@ -234,7 +234,7 @@ class DiskGuard:
         if error is not None and not self._has_ended:
             self._has_ended = True
             found = disk_failure(error, self.run_dir.path)
-            give_back(self.run_dir)
+            release_reserve(self.run_dir)
             failed = Failed(kind="disk", text=found.text, fix=found.fix)
             return Verdict(event=failed, end="ask", reason="disk")
         if self.now() - self._checked_at < self.every_seconds or not self._largest:

@@ -1,4 +1,4 @@
-"""A run that is asked to be longer than it was: it resumes from its last state.
+"""A run that is extended beyond its first length: it resumes from its last state.
 
 Only the length may differ. The images of a step, the warm-up and all that shapes the weights stay
 as the run was begun; the learning rate follows its schedule over the new length.
@@ -58,9 +58,9 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
     return found.with_checkpoint(replace(ledger.finished.file, name=_name_at_step(ledger)))
 
 
-def keep_delivered(ledger: Ledger, run_dir: RunDir) -> int:
-    """Keep the result of the shorter run under the name of its step, and forget that it was asked
-    to end. Returns the step of the state to resume from.
+def retain_delivered(ledger: Ledger, run_dir: RunDir) -> int:
+    """Keep the result of the shorter run under the name of its step, and remove the stop file.
+    Returns the step of the state to resume from.
 
     Raises SettingsError where there is none, OSError.
     """
@@ -78,8 +78,8 @@ def keep_delivered(ledger: Ledger, run_dir: RunDir) -> int:
         )
         raise SettingsError(
             msg(
-                "the run {output_name} ended after {step} steps and its last state is not"
-                " kept any more: it cannot be extended",
+                "the run {output_name} ended after {step} steps and its last state no"
+                " longer exists: it cannot be extended",
                 output_name=ledger.output_name,
                 step=file.step,
             ),
@@ -103,11 +103,11 @@ def _name_at_step(ledger: Ledger) -> str:
 
 
 def extension_text(ledger: Ledger, plan: Plan) -> str:
-    """What is reported of an extension: its lengths, and what becomes of the schedule."""
+    """The report of an extension: its lengths, and how the schedule continues."""
     before, now = ledger.decided["max_train_steps"], plan.length.num_steps
     at = ledger.finished.file.step if ledger.finished else ledger.state_step
     text = msg(
-        "the run is extended from {before} to {now} steps and goes on after step {at}",
+        "the run is extended from {before} to {now} steps and resumes after step {at}",
         before=before,
         now=now,
         at=at,
@@ -115,15 +115,15 @@ def extension_text(ledger: Ledger, plan: Plan) -> str:
     old = schedule_of(plan.options, num_steps=before)
     new = schedule_of(plan.options, num_steps=now)
     if old is None or new is None:
-        return msg("{text}; the schedule is the optimizer's own and goes on", text=text)
+        return msg("{text}; the schedule is the optimizer's own and continues", text=text)
     if new.is_free_of_length:
-        return msg("{text}; the learning rate goes on as it was", text=text)
-    ended, goes_on = 100 * old.factor(min(at, before - 1)), 100 * new.factor(at)
+        return msg("{text}; the learning rate continues as it was", text=text)
+    ended, resumed = 100 * old.factor(min(at, before - 1)), 100 * new.factor(at)
     return msg(
         "{text}; {name} is stretched over the new length: the learning rate was at"
-        " {ended} % of its full value and goes on at {goes_on} %",
+        " {ended} % of its full value and resumes at {resumed} %",
         text=text,
         name=new.name,
         ended=f"{ended:.0f}",
-        goes_on=f"{goes_on:.0f}",
+        resumed=f"{resumed:.0f}",
     )

@@ -1,8 +1,9 @@
 """Whether a run is this very job: what shapes the weights, noted and compared.
 
 A second start resumes where the first one was. If the settings or the dataset changed meanwhile,
-going on would mix two jobs, so the difference is shown instead. What only depends on the card
-(micro-batch, checkpointing, precision, attention) is no part of it: another card goes on too.
+resuming would mix two jobs, so the difference is shown instead. What only depends on the card
+(micro-batch, checkpointing, precision, attention) is no part of it: another card can resume the
+run.
 """
 
 import json
@@ -33,13 +34,13 @@ OF_THE_CARD = frozenset(
 
 
 _FILES = ("network_weights", "vae")
-"""Compared by name: another machine may keep them elsewhere."""
+"""Compared by name: they may be in other folders on another machine."""
 
 
 def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, Any]:
     """Everything that the final weights depend on. `dataset` is the hash of its content.
 
-    Lengths asked in epochs or shares are compared as asked: their steps depend on the batch.
+    Lengths given in epochs or shares are compared as given: their steps depend on the batch.
     """
     requested = settings.lr_warmup_steps
     options = {
@@ -85,7 +86,7 @@ def refuse_other_job(before: Mapping[str, Any], now: Mapping[str, Any], where: s
                 differs="; ".join(differs),
             ),
             fix=msg(
-                "choose another output_name, or add --restart to start afresh (what is here"
-                " is kept aside)"
+                "choose another output_name, or add --restart to start over (what is here"
+                " is moved to another folder)"
             ),
         )

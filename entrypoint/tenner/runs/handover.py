@@ -22,7 +22,7 @@ from tenner.runs.ledger import ledger_of
 from tenner.storage.destination import Destination
 
 PAUSE_SECONDS = 60.0
-"""Between two deliveries of a run that is kept alive; each of them tries for itself too."""
+"""Between two deliveries while keep_alive_minutes last; each of them tries for itself too."""
 
 
 def default_destination(run_dir: RunDir) -> Destination:
@@ -42,7 +42,7 @@ def deliver_run(
 ) -> Delivered:
     """Deliver the files of a trained run, and note where they are verified.
 
-    Raises DeliveryError with the command that tries again; the files are kept.
+    Raises DeliveryError with the command that tries again; the files stay.
     """
     try:
         delivered = deliver(
@@ -57,7 +57,7 @@ def deliver_run(
     except DeliveryError as error:
         retry = Problem(
             text=msg("the files are kept in {path}", path=run_dir.path),
-            fix=msg("when the cause is mended: tenner deliver {path}", path=run_dir.path),
+            fix=msg("when the cause is fixed: tenner deliver {path}", path=run_dir.path),
         )
         raise DeliveryError(problems=[*error.problems, retry]) from error
     try:
@@ -82,7 +82,7 @@ def deliver_persistently(
     on_event: Callable[[Event], None],
     pause_seconds: float = PAUSE_SECONDS,
 ) -> Delivered:
-    """Deliver, and after a failure again and again until `minutes` have gone.
+    """Deliver, and after a failure again and again until `minutes` have passed.
 
     A signal ends the waiting. Raises the last DeliveryError.
     """
@@ -107,9 +107,9 @@ def deliver_persistently(
 
 
 def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
-    """Checkpoints that a stop or a limit saved between two planned saves, by their names: of a
-    finished run they say nothing that its planned ones do not say better. What was the result
-    before the run was extended is not among them."""
+    """Checkpoints that a stop or a limit saved between two planned saves, by their names: once a
+    run is finished its planned ones are enough. What was the result before the run was extended is
+    not among them."""
     try:
         options: dict[str, Any] = json.loads(run_dir.plan.read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -159,7 +159,7 @@ def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
 
 
 def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
-    """What was delivered, file by file, and where it lies."""
+    """What was delivered, file by file, and where it is."""
     where = ", ".join(each.destination for each in delivered.at)
     return tuple(
         FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)

@@ -1,7 +1,7 @@
 """What a run has done over all its attempts: `ledger.json`, in its directory and at destinations.
 
 Steps are absolute: optimizer steps of the whole run. The ledger says which job the run is, so that
-a start on the same or on an empty machine resumes it and never with another one.
+a start on the same or on an empty machine resumes this job and never another one.
 """
 
 import json
@@ -38,7 +38,7 @@ class AttemptRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedFile:
-    """A weights file of the run, as it lies in the run's directory and at each destination."""
+    """A weights file of the run, as it is in the run's directory and at each destination."""
 
     name: str
     step: int
@@ -60,7 +60,7 @@ class Finished:
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """`job` is what shapes the weights; `decided` what the first attempt's plan decided and every
-    later one keeps, whatever its card; `savings` the options that were changed to fit a card."""
+    later one retains, whatever its card; `savings` the options that were changed to fit a card."""
 
     output_name: str
     job: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -103,7 +103,7 @@ class Ledger:
     def resumed_from(self, step: int) -> "Ledger":
         """The ledger when a trainer starts from the state of `step`, in the newest attempt.
 
-        That state is what the newest attempt has kept until now, noted or not; steps beyond it are
+        That state is what the newest attempt has saved until now, noted or not; steps beyond it are
         lost, so no attempt counts them.
         """
         records = [
@@ -133,7 +133,7 @@ class Ledger:
     def to_json(self) -> str:
         content: dict[str, Any] = {"ledger_version": _VERSION}
         for key, value in asdict(self).items():
-            content["lives" if key == "attempts" else key] = value  # the file's older word
+            content["lives" if key == "attempts" else key] = value  # the name in the file's format
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -175,7 +175,7 @@ def ledger_of(run_dir: RunDir) -> Ledger | None:
 
 
 class LedgerBook:
-    """The ledger of the run that is under way, kept on disk. Safe to change from many threads."""
+    """The ledger of the run that is under way, stored on disk. Safe to change from many threads."""
 
     def __init__(self, run_dir: RunDir, ledger: Ledger) -> None:
         self._run_dir = run_dir

@@ -1,7 +1,7 @@
 """What killed processes left of a run: removed at its next start and once it is delivered.
 
-Only what this program itself made under a temporary name goes, and only where nobody writes it any
-more (`tenner.core.temporary_files`).
+Only what this program itself made under a temporary name is removed, and only where no process
+writes to it any more (`tenner.core.temporary_files`).
 """
 
 import shutil
@@ -15,7 +15,7 @@ from tenner.core.temporary_files import (
     remove_every_part,
 )
 from tenner.runs.remote_run import own_folder_of
-from tenner.runs.reserve import give_back
+from tenner.runs.reserve import release_reserve
 from tenner.storage.destination import Destination
 
 _DELIVERED = ("", "checkpoints", "samples")
@@ -23,16 +23,16 @@ _DELIVERED = ("", "checkpoints", "samples")
 
 
 def remove_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
-    """At a start, while nothing is written yet. Downloads that were cut stay: they go on."""
+    """At a start, while nothing is written yet. Partial downloads stay: they are resumed."""
     shutil.rmtree(run_dir.path / "outbox", ignore_errors=True)
-    give_back(run_dir)
+    release_reserve(run_dir)
     remove_abandoned_folders()
     remove_abandoned_parts(inside=[run_dir.path])
     _at_destinations(destinations, name)
 
 
 def remove_all_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
-    """After a verified delivery: nothing that was cut is taken up any more."""
+    """After a verified delivery: partial files are not resumed any more."""
     remove_every_part(run_dir.path)
     _at_destinations(destinations, name)
 

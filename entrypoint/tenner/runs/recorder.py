@@ -1,4 +1,4 @@
-"""Keeps what an engine saves: judged, written into the ledger, and handed to the uploader."""
+"""Records what an engine saves: checked, written into the ledger, and queued for upload."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,12 +17,13 @@ from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states, step_of
 
 NOTE_EVERY_SECONDS = 60.0
-"""An attempt that is killed is charged to the last note of it."""
+"""An attempt that is killed is charged up to the last note of it."""
 
 
 @dataclass(kw_only=True)
 class SaveRecorder:
-    """A guard that hears of files. `cost_usd` prices an attempt's seconds, None where unknown."""
+    """A guard that records saved files. `cost_usd` prices an attempt's seconds, None where
+    unknown."""
 
     run_dir: RunDir
     book: LedgerBook
@@ -33,7 +34,7 @@ class SaveRecorder:
     _noted_at: float = 0.0
     _has_warned: bool = False
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         match event:
             case Checkpoint():
                 return self._checkpoint(event)
@@ -48,7 +49,7 @@ class SaveRecorder:
         return None
 
     def note(self, ending: str = "") -> Verdict | None:
-        """Write down what this attempt has cost until now."""
+        """Record what this attempt has cost until now."""
         self._noted_at = self.now()
         seconds = round(self.now() - self.started, 1)
         changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
@@ -57,7 +58,7 @@ class SaveRecorder:
         return found
 
     def note_delivered(self, at: Sequence[str]) -> None:
-        """Write down where the whole set is."""
+        """Record where the whole set is."""
         self._change(lambda ledger: replace(ledger, delivered_to=tuple(at)))
         self.note(ending="delivered")
 
@@ -91,7 +92,7 @@ class SaveRecorder:
         try:
             found = inspect_weights(path)
             if isinstance(found, Problem):
-                self._put_bad_states_aside()
+                self._rename_bad_states()
                 return _not_good(msg("the weights of step {step}", step=event.step), found)
             size, sha256 = hash_file(path)
         except OSError as error:
@@ -120,8 +121,8 @@ class SaveRecorder:
             return Verdict(event=Warned(text=text))
         return verdict
 
-    def _put_bad_states_aside(self) -> None:
-        """What was saved after the last good weights would only resume the bad ones."""
+    def _rename_bad_states(self) -> None:
+        """Make states that were saved after the last good weights unusable: they hold bad ones."""
         good = max((file.step for file in self.book.now.checkpoints), default=0)
         for state in states(self.run_dir):
             step = step_of(state)
@@ -129,7 +130,7 @@ class SaveRecorder:
                 state.rename(state.with_name(f"not-finite-{step:08d}"))
 
     def _change(self, how: Callable[[Ledger], Ledger]) -> Verdict | None:
-        """A ledger that cannot be written is reported once; the training is worth more."""
+        """A ledger that cannot be written is reported once, and the training continues."""
         try:
             self.book.change(how)
         except OSError as error:

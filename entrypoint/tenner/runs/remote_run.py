@@ -1,7 +1,7 @@
-"""What of a run lies at a destination while it trains, so that another machine can resume it.
+"""What of a run is at a destination while it trains, so that another machine can resume it.
 
 Checkpoints go where the delivery will put them, so that it need not send them again. Everything
-else lies in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
+else is in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from tenner.core.retry import Deadline, PermanentError, retrying
 from tenner.core.secrets import Secrets
 from tenner.core.temporary_files import temporary_folder
 from tenner.runs.deliver import edited_cards
-from tenner.runs.kept_states import StoredStates
 from tenner.runs.remote_state import PackedState, RemoteState, pack_state
+from tenner.runs.stored_states import StoredStates
 from tenner.storage.destination import Destination
 from tenner.storage.limited import LimitedCalls, OnTrouble
 from tenner.storage.manifest import MANIFEST_NAME, RemoteEntry, make_manifest
@@ -28,16 +28,15 @@ from tenner.storage.sending import OWN_FOLDER, is_in_a_set, put_verified, withdr
 from tenner.storage.store import Store
 
 DEFAULT_LIMIT_SECONDS = 900.0
-ROOM = OWN_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """What goes to a destination together: where it knows acts (a commit), in one.
+    """What is sent to a destination together, in one commit where the destination has commits.
 
-    `files` by the names that they get there, `notes` by their names in the run's own room with
+    `files` by the names that they get there, `notes` by their names in the run's own folder with
     their content, `state` as a folder that does not change and its absolute step. `keep_states` is
-    how many of the newest states stay, the one that comes among them; None leaves all. `gone` are
+    how many of the newest states stay, the one that is sent among them; None leaves all. `gone` are
     names of files that are removed in the end, so far as the keys allow.
     """
 
@@ -49,8 +48,8 @@ class Shipment:
 
 
 def own_folder_of(job: str) -> str:
-    """The folder, below a destination, of what a run keeps there for itself."""
-    return f"{ROOM}/{_folder_name(job)}"
+    """The folder of a run's own files below a destination."""
+    return f"{OWN_FOLDER}/{_folder_name(job)}"
 
 
 class RemoteRun:
@@ -60,8 +59,8 @@ class RemoteRun:
     each hour: there, send small files seldom.
 
     `job` tells runs apart that share a destination. Every call ends within `limit_seconds` (and a
-    grace of two), even where the other side never answers, and raises DeliveryError with what
-    kept it, clean of secrets. `on_trouble` is told what is tried again.
+    grace of two), even where the other side never answers, and raises DeliveryError with the cause,
+    redacted. `on_trouble` gets the text of each error that is tried again.
     """
 
     def __init__(
@@ -89,11 +88,11 @@ class RemoteRun:
     def put_set(
         self, shipment: Shipment, *, limit_seconds: float | None = None
     ) -> RemoteState | None:
-        """Send a shipment and verify it; nothing is sent where the same content lies there.
+        """Send a shipment and verify it; nothing is sent where the same content is there.
 
-        The mark of its state comes last, and older states are removed after it, or all in one act.
-        A state that was sent in part goes on. Returns the state as it lies there; None where none
-        was given, or what is there could not be read back.
+        The mark of its state comes last, and older states are removed after it, or all in one
+        commit. A state that was sent in part is resumed. Returns the state as it is there; None
+        where none was given, or what is there could not be read back.
         """
         if shipment.keep_states is not None and shipment.keep_states < 0:
             raise ValueError(f"keep_states = {shipment.keep_states}")
@@ -101,7 +100,7 @@ class RemoteRun:
             copies = self._written(shipment.notes, Path(scratch))
             hashed = make_manifest([*shipment.files, *copies]).files
             packed = self._packed(shipment.state, Path(scratch))
-            num_kept = shipment.keep_states
+            keep_states = shipment.keep_states
 
             def put(store: Store, deadline: Deadline) -> RemoteState | None:
                 left = self._again(deadline, lambda: edited_cards(store, hashed, deadline))
@@ -112,14 +111,14 @@ class RemoteRun:
                 if shipment.gone and store.permissions(deadline).deletes:
                     with suppress(PermanentError):
                         self._again(deadline, lambda: store.delete(shipment.gone, deadline))
-                if packed is None and num_kept is None:
+                if packed is None and keep_states is None:
                     return None
                 states = self._states(store, deadline)
                 if not states.permissions().reads:
                     return None  # nobody could resume from it with these keys
                 coming = self._put_state(store, states, packed, deadline) if packed else None
-                if num_kept is not None:
-                    states.remove_older(num_kept, coming)
+                if keep_states is not None:
+                    states.remove_older(keep_states, coming)
                 return coming
 
             return self._ask(put, limit_seconds)
@@ -144,8 +143,8 @@ class RemoteRun:
     ) -> None:
         """Bring a state's files to the folder `into`, which must not exist yet.
 
-        It appears whole and verified by size and SHA-256, or not at all. What a cut call brought
-        lies beside it and is used by the next one.
+        It appears whole and verified by size and SHA-256, or not at all. What an interrupted call
+        fetched stays beside it and is used by the next one.
         """
         if into.exists():
             raise DeliveryError(
@@ -159,7 +158,7 @@ class RemoteRun:
             for entry in state.files:
                 name = states.entry_name(state, entry)
                 _fetch_verified(store, name, entry, part / entry.name, deadline)
-            deadline.check()  # nothing appears after the caller was reported that it did not come
+            deadline.check()  # a caller that got an error finds nothing later
             part.replace(into)
             sync_directory(into.parent)
 
@@ -182,12 +181,13 @@ class RemoteRun:
 
         self._ask(fetch, limit_seconds)
 
-    def drop_states(self, num_kept: int, *, limit_seconds: float | None = None) -> None:
-        """Remove all but the `keep` newest complete states, and unfinished ones older than them.
+    def drop_states(self, keep_states: int, *, limit_seconds: float | None = None) -> None:
+        """Remove all but the `keep_states` newest complete states, and unfinished ones older than
+        them.
 
-        With `keep` = 0 every state goes.
+        With 0 every state is removed.
         """
-        self.put_set(Shipment(keep_states=num_kept), limit_seconds=limit_seconds)
+        self.put_set(Shipment(keep_states=keep_states), limit_seconds=limit_seconds)
 
     def put_file(self, name: str, path: Path, *, limit_seconds: float | None = None) -> None:
         """Send a small file of the run (the ledger, a lease) as it is now."""
@@ -240,7 +240,7 @@ class RemoteRun:
             store,
             f"{self._folder}/state",
             deadline,
-            say=self._calls.say,
+            report=self._calls.report_once,
             on_retry=self._calls.report,
         )
 
@@ -252,14 +252,16 @@ class RemoteRun:
         shipment: Shipment,
         deadline: Deadline,
     ) -> RemoteState | None:
-        """Files, a state with its mark, and what it replaces, in one act."""
-        num_kept = shipment.keep_states
+        """Files, a state with its mark, and what it replaces, in one commit."""
+        keep_states = shipment.keep_states
         coming = packed.state if packed else None
         states = (*packed.files, packed.mark) if packed else ()
-        turns = (
-            self._states(store, deadline).leaving(num_kept, coming) if num_kept is not None else []
+        batches = (
+            self._states(store, deadline).outdated_files(keep_states, coming)
+            if keep_states is not None
+            else []
         )
-        gone = [*shipment.gone, *(name for names in turns for name in names)]
+        gone = [*shipment.gone, *(name for names in batches for name in names)]
         self._put(store, [*files, *states], deadline, gone)
         return coming
 
@@ -279,13 +281,13 @@ class RemoteRun:
         deadline: Deadline,
         gone: Sequence[str] = (),
     ) -> None:
-        """Send what is missing of `files`; `gone` are removed in the same act."""
+        """Send what is missing of `files`; `gone` are removed in the same commit."""
         missing = self._again(deadline, lambda: store.missing(files, deadline)) if files else ()
         if not missing:
             if gone:
                 self._again(deadline, lambda: store.delete(gone, deadline))
             return
-        # A set that is complete until now, of another run, would be called whole by its manifest.
+        # Until now its manifest calls another run's set complete, whose files are replaced here.
         replaced = self._again(deadline, lambda: is_in_a_set(store, missing, deadline))
         if replaced and not store.whole_sets:
             self._again(deadline, lambda: withdraw(store, [MANIFEST_NAME], deadline))
@@ -316,7 +318,7 @@ def _fetch_verified(
     """Bring one file, held to its size and hash. Raises PermanentError where it is another one."""
     expected = (entry.size, entry.sha256)
     if target.is_file() and hash_file(target) == expected:
-        return  # an earlier call, cut later, brought it
+        return  # fetched by an earlier call that was interrupted later
 
     def once() -> None:
         store.fetch(name, target, deadline)
@@ -328,15 +330,15 @@ def _fetch_verified(
                 name=name,
             )
             raise PermanentError(
-                Problem(text=text, fix=msg("go on from an older state")), code="damaged"
+                Problem(text=text, fix=msg("resume from an older state")), code="damaged"
             )
 
     retrying(deadline, once)
 
 
 def _folder_name(job: str) -> str:
-    """A folder's name that no other job has: signs that some store refuses become %XX."""
-    name = "".join(sign if sign.isalnum() or sign in "-_." else quote(sign) for sign in job)
+    """A folder's name that no other job has: characters that some store refuses become %XX."""
+    name = "".join(char if char.isalnum() or char in "-_." else quote(char) for char in job)
     name = name.replace("/", "%2F")
     if not name.strip("."):
         raise ValueError(f"job = {job!r} is no name")

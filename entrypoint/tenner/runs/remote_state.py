@@ -1,7 +1,7 @@
-"""A state at a destination: the folder it lies in, the names of its files, and its mark.
+"""A state at a destination: the folder it is in, the names of its files, and its mark.
 
-The folder is named by the step and by a hash of the content, so that no state ever takes
-another's place. Where nothing can be deleted or listed, two folders of fixed names (`SLOTS`) are
+The folder is named by the step and by a hash of the content, so that no state ever overwrites
+another. Where nothing can be deleted or listed, two folders of fixed names (`SLOTS`) are
 overwritten in turn instead, so that one of them always holds a complete state. `complete.json`, the
 mark, lists each file with its size and SHA-256; it comes last and goes first, so that a state
 without it is not seen.
@@ -27,7 +27,7 @@ from tenner.storage.manifest import (
 
 MARK = "complete.json"
 FILES = "files/"
-"""Where a state's own files lie in its folder, beside the mark."""
+"""The folder of a state's own files in its folder, beside the mark."""
 SLOTS = ("slot-0", "slot-1")
 STATE_NAME = re.compile(r"step-(\d{8,})-[0-9a-f]{12}|slot-[01]")
 
@@ -71,7 +71,7 @@ class PackedState:
 def pack_state(
     folder: Path, step: int, *, job: str, remote_folder: str, scratch: Path
 ) -> PackedState:
-    """Every file in `folder` as the state of the absolute `step`, in the folder `room` there.
+    """Every file in `folder` as the state of the absolute `step`, in `remote_folder` there.
 
     The mark is written into `scratch`. Raises DeliveryError where there is nothing, or a file
     cannot be read.
@@ -87,7 +87,7 @@ def pack_state(
 
 def read_state(name: str, content: bytes | None, there: Sequence[str] | None) -> RemoteState | None:
     """The state in the folder `name`, whose files are `there` (None: it cannot be listed, and the
-    mark is believed); None where its mark is missing, none, or tells of files that are not there.
+    mark is trusted); None where its mark is missing, is none, or lists files that are not there.
     """
     manifest = read_manifest(content) if content else None
     step = _step_in(name, content) if manifest and content else None
@@ -103,16 +103,16 @@ def read_state(name: str, content: bytes | None, there: Sequence[str] | None) ->
 
 
 def outdated(
-    whole: Sequence[RemoteState], found: Mapping[str, Sequence[str]], num_kept: int
+    whole: Sequence[RemoteState], found: Mapping[str, Sequence[str]], keep_states: int
 ) -> dict[str, Sequence[str]]:
-    """Of the states `found` (their files by their names) those to be removed: all but the `keep`
-    newest of `whole` (newest first), and unfinished ones older than them."""
-    names_kept = {state.name for state in whole[:num_kept]}
-    newest = whole[0].step if whole and num_kept else None
+    """Of the states `found` (their files by their names) those to be removed: all but the
+    `keep_states` newest of `whole` (newest first), and unfinished ones older than them."""
+    newest_names = {state.name for state in whole[:keep_states]}
+    newest = whole[0].step if whole and keep_states else None
     return {
         state: names
         for state, names in found.items()
-        if state not in names_kept and (newest is None or step_of(state) <= newest)
+        if state not in newest_names and (newest is None or step_of(state) <= newest)
     }
 
 

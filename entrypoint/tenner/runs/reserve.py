@@ -1,7 +1,7 @@
-"""Room on the run's disk that is held ready for the day when it is full.
+"""Disk space of a run that is reserved for the case that the disk gets full.
 
-It is given back when the disk takes no more: the trainer can then save once more, and the ledger,
-the events, the page and what a delivery writes still fit.
+It is released when nothing more can be written: the trainer can then save once more, and the
+ledger, the events, the page and what a delivery writes still fit.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ NOTES_BYTES = 32 << 20
 
 
 def reserve(run_dir: RunDir, num_bytes: int) -> bool:
-    """Take the room on the disk for real, where it is not taken yet. Whether it is."""
+    """Allocate `num_bytes` on the disk, unless that was done before. Returns whether it is
+    allocated."""
     path = _file(run_dir)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -26,15 +27,15 @@ def reserve(run_dir: RunDir, num_bytes: int) -> bool:
             os.ftruncate(handle, num_bytes)
         os.posix_fallocate(handle, 0, num_bytes)
     except OSError:
-        give_back(run_dir)
+        release_reserve(run_dir)
         return False
     finally:
         os.close(handle)
     return True
 
 
-def give_back(run_dir: RunDir) -> None:
-    """Let the room be used."""
+def release_reserve(run_dir: RunDir) -> None:
+    """Free the reserved space."""
     with contextlib.suppress(OSError):
         _file(run_dir).unlink(missing_ok=True)
 

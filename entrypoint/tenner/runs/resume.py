@@ -1,7 +1,7 @@
-"""Where a run was left: in its directory or at a destination, and how it is brought back here.
+"""Where a run can be resumed from: its directory or a destination, and how it is fetched here.
 
-The place that is furthest ahead is taken. Only whole things are: a state without its mark is not
-seen, and every file that comes is held to its size and hash.
+Of several the one with the most steps is used. Only complete states count: one without its mark is
+ignored, and every file that is fetched has to match its size and hash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from tenner.engines.train_options import Value
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
-from tenner.runs.extending import as_longer, extension_text, keep_delivered, longer
+from tenner.runs.extending import as_longer, extension_text, longer, retain_delivered
 from tenner.runs.fingerprint import fingerprint, images_per_step, refuse_other_job
 from tenner.runs.ledger import LEDGER_FILE, Ledger, ledger_of, read_ledger
 from tenner.runs.remote_run import RemoteRun
@@ -30,7 +30,7 @@ from tenner.supervision.training import newest_step
 
 READ_SECONDS = 60.0
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +47,17 @@ class Found:
         return num_steps, delivered, finished, self.state.step if self.state else 0
 
 
-def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
-    """The run at the destinations, where it is furthest; None where none has it.
+def look(remotes: Sequence[RemoteRun], report: Report) -> Found | None:
+    """The run at the destination that has the most of it; None where none has it.
 
-    Raises SettingsError where a required destination cannot be asked: what was trained must not
-    be paid for again because of a bad moment.
+    Raises SettingsError where a required destination cannot be reached: what was trained must not
+    be paid for twice because of a short outage.
     """
     found: list[Found] = []
     for remote in remotes:
         try:
             if not remote.permissions(limit_seconds=READ_SECONDS).reads:
-                continue  # said when the destination was checked
+                continue  # reported when the destination was checked
             ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=READ_SECONDS))
             if ledger is None:
                 continue
@@ -70,9 +70,9 @@ def look(remotes: Sequence[RemoteRun], say: Say) -> Found | None:
                 problems=error.problems[0],
             )
             if remote.destination.required:
-                fix = msg("start again when it answers, or add --restart to start afresh")
+                fix = msg("start again when it answers, or add --restart to start over")
                 raise SettingsError(text, fix=fix) from error
-            say(text)
+            report(text)
     return max(found, key=lambda each: each.rank, default=None)
 
 
@@ -82,7 +82,7 @@ def with_earlier_decisions(
     """The plan for this machine's card, with what an earlier attempt decided for the whole run.
 
     The images of a step stay the same on every card, by accumulation, and so does the length.
-    A batch that the user fixed is the user's word.
+    A batch size that the user set stays.
     """
     images_per_step = ledger.decided.get("images_per_step", 0)
     if (
@@ -123,21 +123,21 @@ def decisions(plan: Plan) -> dict[str, int]:
     }
 
 
-def take_up(
+def resume_or_begin(
     prepared: Prepared,
     run_dir: RunDir,
     remotes: Sequence[RemoteRun],
     *,
-    say: Say,
+    report: Report,
     take_events: Callable[[bytes], None],
 ) -> tuple[Prepared, Ledger]:
-    """Go on with this run, wherever it was left, or begin it.
+    """Resume this run, here or from a destination, or begin it.
 
-    Gives the plan as earlier attempts decided it and the ledger so far; `take_events` is handed
-    what they told. Raises SettingsError where
-    the run that is there is another job, DeliveryError where its state cannot be brought.
+    Returns the plan as earlier attempts decided it and the ledger so far; `take_events` gets their
+    events. Raises SettingsError where the run that is there is another job, DeliveryError where its
+    state cannot be fetched.
     """
-    here, found = ledger_of(run_dir), look(remotes, say)
+    here, found = ledger_of(run_dir), look(remotes, report)
     known = here or (found.ledger if found else None)
     settings, dataset = prepared.settings, prepared.dataset
     plan = (
@@ -148,7 +148,7 @@ def take_up(
     job = fingerprint(plan, settings, dataset=dataset.content_hash)
     is_longer = known is not None and as_longer(known, job, plan) is not known
     if known and is_longer:
-        say(extension_text(known, plan))
+        report(extension_text(known, plan))
     here = as_longer(here, job, plan) if here else None
     found = replace(found, ledger=as_longer(found.ledger, job, plan)) if found else None
     if here:
@@ -156,15 +156,15 @@ def take_up(
     if found:
         refuse_other_job(found.ledger.job, job, str(found.remote.destination))
     if here and found and network_of(here) != network_of(found.ledger):
-        for remote in remotes:  # a state of the network that was given up is no way to go on
+        for remote in remotes:  # states of another network cannot be resumed from
             remote.drop_states(0, limit_seconds=READ_SECONDS)
         found = None
-    ledger = bring_back(found, run_dir, say, take_events) if found else here
+    ledger = fetch_run(found, run_dir, report, take_events) if found else here
     if ledger is None:
         begun = Ledger(output_name=plan.output_name, job=job, decided=decisions(plan))
         return replace(prepared, plan=plan), begun
     if known and is_longer:
-        ledger = replace(ledger, state_step=keep_delivered(known, run_dir))
+        ledger = replace(ledger, state_step=retain_delivered(known, run_dir))
     machine = ledger.attempts[-1].machine if ledger.attempts else ""
     savings = savings_here(ledger, same_machine=machine == machine_name(prepared))
     plan = with_options(plan, savings, dataset) if savings else plan
@@ -172,7 +172,7 @@ def take_up(
 
 
 def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, Value]:
-    """What a run that is resumed keeps of its length, or is given where it is extended."""
+    """The length options of a run that is resumed, or extended."""
     warmup = plan.options.lr_warmup_steps
     decided: dict[str, Value] = {"lr_warmup_steps": ledger.decided.get("lr_warmup_steps", warmup)}
     num_steps = longer(plan, ledger, settings)
@@ -198,27 +198,27 @@ def network_of(ledger: Ledger) -> dict[str, Value]:
     return savings_here(ledger, same_machine=False)
 
 
-def bring_back(
-    found: Found, run_dir: RunDir, say: Say, take_events: Callable[[bytes], None]
+def fetch_run(
+    found: Found, run_dir: RunDir, report: Report, take_events: Callable[[bytes], None]
 ) -> Ledger:
-    """Bring what a destination holds and this directory lacks. Returns the ledger to resume.
+    """Fetch what a destination has and this directory lacks. Returns the ledger to resume.
 
-    Raises DeliveryError where the state cannot be brought.
+    Raises DeliveryError where the state cannot be fetched.
     """
     newest = newest_step(run_dir)
     where = found.remote.destination
     if events := found.remote.get_file(EVENTS_FILE):
         take_events(events)
     if found.state and found.state.step > newest:
-        say(f"going on from step {found.state.step}, kept at {where}")
+        report(f"resuming from step {found.state.step}, stored at {where}")
         found.remote.fetch_state(found.state, run_dir.state / f"step-{found.state.step:08d}")
-    _bring_checkpoints(found, run_dir, say)
+    _fetch_checkpoints(found, run_dir, report)
     here = ledger_of(run_dir)
     return here if here and here.rank >= found.ledger.rank else found.ledger
 
 
-def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
-    """Earlier weights, for the samples and the manifest. One that does not come is reported."""
+def _fetch_checkpoints(found: Found, run_dir: RunDir, report: Report) -> None:
+    """Fetch earlier weights, for the samples and the manifest; a failure is reported."""
     finished = found.ledger.finished
     files = [(f"checkpoints/{file.name}", file) for file in found.ledger.checkpoints]
     ends = [finished.file, finished.ema] if finished else []
@@ -231,21 +231,21 @@ def _bring_checkpoints(found: Found, run_dir: RunDir, say: Say) -> None:
         try:
             found.remote.fetch_file(entry, path)
         except DeliveryError as error:
-            say(f"{name} was not brought: {error.problems[0].text}")
+            report(f"{name} was not fetched: {error.problems[0].text}")
 
 
-def set_aside(run_dir: RunDir) -> Path | None:
-    """Move an earlier run out of the way, so that this one starts afresh. Nothing is deleted.
+def move_earlier_run(run_dir: RunDir) -> Path | None:
+    """Move an earlier run out of the way, so that this one starts over. Nothing is deleted.
 
-    Gives where it is now; None where there was nothing. Raises OSError.
+    Returns where it is now; None where there was nothing. Raises OSError.
     """
     if not run_dir.ledger.is_file() and not run_dir.settings.is_file():
         return None
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = run_dir.path.with_name(f"{run_dir.path.name}.before-{now}")
-    aside.mkdir()
+    backup = run_dir.path.with_name(f"{run_dir.path.name}.before-{now}")
+    backup.mkdir()
     for each in run_dir.path.iterdir():
         if each.name != ".lock":
-            each.rename(aside / each.name)
+            each.rename(backup / each.name)
     run_dir.create()
-    return aside
+    return backup

@@ -38,7 +38,7 @@ def lock_run(run_dir: RunDir) -> Generator[None]:
 
 
 def _this_process() -> str:
-    """This process as another program on this machine, or in another container, is told of it.
+    """This process as the lock names it to programs on this machine and in other containers.
 
     A container's host name is its id, unless `--hostname` gave it another.
     """

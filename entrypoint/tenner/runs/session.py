@@ -48,7 +48,7 @@ def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
 
 
 def no_fence() -> None:
-    """Nobody else can have this run."""
+    """No other machine can hold this run."""
 
 
 def nothing_on_card() -> None:
@@ -57,12 +57,12 @@ def nothing_on_card() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How a run is prepared and its processes are started; where encoded pictures are kept.
+    """How a run is prepared and its processes are started; where encoded images are cached.
 
-    `ends_machine` is False where others follow on the same machine. `fence` raises where this
-    run is not this machine's any more; asked before the whole set is delivered. `empty_card` ends
-    what earlier runs left on the card, so that its memory can be measured; `corrections` are what
-    such measurements came to, by what was measured.
+    `ends_machine` is False where others follow on the same machine. `fence` raises where another
+    machine has taken this run over; it is called before the whole set is delivered. `empty_card`
+    frees what earlier runs left on the card, so that its memory can be measured; `corrections` are
+    the results of such measurements, by what was measured.
     """
 
     prepare: Prepare

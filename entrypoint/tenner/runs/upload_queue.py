@@ -63,8 +63,8 @@ class Cleanup(Enum):
 class UploadPolicy:
     """How one destination is sent to.
 
-    `keep_states` newest states stay there; with 0 none is sent. `sends_notes` says whether the
-    ledger and the events are sent. With `in_sets` all that waits goes in one act (a commit), a
+    `keep_states` newest states stay there; with 0 none is sent. `sends_notes` is whether the
+    ledger and the events are sent. With `in_sets` all that waits goes in one commit, a
     checkpoint with the state of its step, and notes alone wait for company. The seconds are waits:
     after a failure, between two uploads, and for the rest of a set.
     """
@@ -79,10 +79,10 @@ class UploadPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """One act at a destination: `items` are sent, or the notes alone, or all states removed.
+    """One step at a destination: `items` are sent, or the notes alone, or all states removed.
 
-    `with_notes` says that notes go in the same act; `notes_first` that they are sent before the
-    items. `keep_states` newest states stay; None leaves all.
+    With `with_notes` notes are sent in the same commit, with `notes_first` before the items.
+    `keep_states` newest states stay; None leaves all.
     """
 
     kind: Literal["items", "notes", "drop_states"]
@@ -125,7 +125,7 @@ class UploadQueue:
         self.update(now)
 
     def add_state(self, item: UploadItem, now: float) -> UploadItem | None:
-        """A state, in place of one that still waits, which is returned."""
+        """A state; it replaces one that still waits, which is returned."""
         self._begin_to_gather(now)
         replaced, self._newest_state = self._newest_state, item
         self.update(now)
@@ -188,7 +188,7 @@ class UploadQueue:
         """The upload under way failed. What it held waits again, except for `missing` items, whose
         files are gone, and those that newer ones replace.
 
-        Returns whether the failure is worth a warning: what nobody wants any more is not missed.
+        Returns whether the failure is worth a warning: a failure to send what is outdated is not.
         """
         upload = self._finished()
         if self.state is State.CLOSED:
@@ -205,7 +205,7 @@ class UploadQueue:
         self._leave_sending(now)
         return not (outdated and (hurried or missing))
 
-    # What is asked
+    # Queries
 
     @property
     def is_busy(self) -> bool:

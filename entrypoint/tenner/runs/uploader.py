@@ -1,7 +1,7 @@
-"""Sends what a run saves to its destinations while it trains, and never holds the trainer up.
+"""Sends what a run saves to its destinations while it trains, and never blocks the trainer.
 
-Each destination has a thread of its own, which stands behind the training. What it sends next is
-decided by its `UploadQueue`. A state is first linked into the run's `outbox`, since engines drop
+Each destination has a thread of its own, of a lower priority than the training. What it sends next
+is decided by its `UploadQueue`. A state is first linked into the run's `outbox`, since engines drop
 their older states when they please.
 """
 
@@ -17,20 +17,20 @@ from tenner.core.checksums import DeliveredFile
 from tenner.core.errors import DeliveryError
 from tenner.core.events import Event, Sent, Warned
 from tenner.core.messages import msg
-from tenner.core.priority import yield_thread
+from tenner.core.priority import lower_thread_priority
 from tenner.core.run_dir import RunDir
 from tenner.runs.remote_run import RemoteRun, Shipment
 from tenner.runs.upload_item import Speed, UploadItem, link_tree, notes_of
 from tenner.runs.upload_queue import State, Upload, UploadPolicy, UploadQueue
 
 HUB_PAUSE_SECONDS = 180.0
-"""Between sets to the Hugging Face Hub, where each is a commit: its repositories are kept from
-growing by a commit every few seconds, and the delivery from a rate limit."""
+"""Between sets to the Hugging Face Hub, where each is a commit: so its
+repositories do not grow by a commit every few seconds, nor the delivery meet a rate limit."""
 
 
 class DestinationUploader:
     """One destination's queue and the thread that sends what is in it. Safe to call from any
-    thread. `index` is the destination's place in the run's list, and names its folder in the
+    thread. `index` is the destination's position in the run's list, and names its folder in the
     outbox."""
 
     def __init__(
@@ -64,8 +64,8 @@ class DestinationUploader:
             self._changed.notify_all()
 
     def take_state(self, folder: Path, step: int) -> None:
-        """Send a state, in place of one that still waits. Raises OSError."""
-        if not self.keeps_states:
+        """Send a state; it replaces one that still waits. Raises OSError."""
+        if not self.sends_states:
             return
         staged = self._outbox / folder.name
         shutil.rmtree(staged, ignore_errors=True)
@@ -124,7 +124,7 @@ class DestinationUploader:
         shutil.rmtree(self._outbox, ignore_errors=True)
 
     @property
-    def keeps_states(self) -> bool:
+    def sends_states(self) -> bool:
         return self._policy.keep_states > 0
 
     @property
@@ -143,7 +143,7 @@ class DestinationUploader:
         return num_bytes
 
     def _work(self) -> None:
-        yield_thread()
+        lower_thread_priority()
         while upload := self._next():
             try:
                 self._carry_out(upload)
@@ -206,9 +206,9 @@ class DestinationUploader:
         )
 
     def _failed(self, upload: Upload, error: DeliveryError | OSError) -> None:
-        """Keep what was not sent for later, and warn once of each error."""
+        """Queue what was not sent again, and warn once of each error."""
         known = error if isinstance(error, DeliveryError) else DeliveryError(str(error))
-        missing = [item for item in upload.items if not item.path.exists()]  # put aside meanwhile
+        missing = [item for item in upload.items if not item.path.exists()]  # renamed meanwhile
         with self._changed:
             warns = self._queue.failed(missing, time.monotonic())
             before = self.last_error
@@ -221,7 +221,7 @@ class DestinationUploader:
                 text=known.problems[0].text,
             )
             self._on_event(
-                Warned(text=text, fix=msg("it is tried again while the training goes on"))
+                Warned(text=text, fix=msg("it is tried again while the training continues"))
             )
 
 

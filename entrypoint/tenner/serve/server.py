@@ -14,7 +14,7 @@ from secrets import token_urlsafe
 from tenner.core.addresses import MASK
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
-from tenner.core.parent_death import leashed
+from tenner.core.parent_death import dying_with_parent
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import without_secrets
 from tenner.serve import TOKEN_VARIABLE
@@ -153,7 +153,7 @@ class _PageProcess:
             "names": list(self.endpoint.names),
             "descriptor": self.listening.fileno(),
         }
-        words = leashed((sys.executable, "-m", "tenner.serve.process"), self.environ)
+        words = dying_with_parent((sys.executable, "-m", "tenner.serve.process"), self.environ)
         with subprocess.Popen(
             words,
             env=dict(self.environ),

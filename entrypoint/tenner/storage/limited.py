@@ -101,7 +101,7 @@ class LimitedCalls:
             named = trouble if trouble.startswith(destination) else f"{destination}: {trouble}"
             self._report(f"{named}; {since}")
 
-    def say(self, text: str) -> None:
+    def report_once(self, text: str) -> None:
         """Report a text once."""
         if text not in self._reported:
             self._reported.add(text)

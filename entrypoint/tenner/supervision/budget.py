@@ -1,7 +1,7 @@
 """What a run may cost, and when it has to end so that its result still gets out in time.
 
 Dollars and hours count over all attempts of the run, from the start of the program: what a machine
-cost before that is not known here. The time that delivery needs is kept back, by the upload speed
+cost before that is not known here. The time that delivery needs is reserved, by the upload speed
 that was measured, or by a guess while nothing was sent yet.
 """
 
@@ -44,7 +44,7 @@ class Budget:
         """What `seconds` of this machine cost."""
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
-    def says(self, seconds: float) -> str:
+    def describe(self, seconds: float) -> str:
         """`$1.24 of $10.00`, `0.5 of 2.0 hours`: after `seconds` of this attempt."""
         parts: list[str] = []
         cost = self.cost_usd(seconds)
@@ -69,15 +69,15 @@ class Budget:
 
 
 def delivery_seconds(num_bytes: int, bytes_per_second: float | None) -> float:
-    """What is kept back to save and deliver: twice what the measured speed says."""
+    """What is reserved to save and deliver: twice the time at the measured speed."""
     return SAVING_SECONDS + 2 * num_bytes / (bytes_per_second or GUESSED_BYTES_PER_SECOND)
 
 
 @dataclass(kw_only=True)
 class BudgetGuard:
-    """Warns at 80 % and asks the engine to save and end when only the delivery still fits.
+    """Warns at 80 % and has the engine save and end when only the delivery still fits.
 
-    `reserve` tells what that takes now, in seconds; `started` is when this attempt began
+    `reserve` returns what that takes now, in seconds; `started` is when this attempt began
     (monotonic).
     """
 
@@ -87,7 +87,7 @@ class BudgetGuard:
     now: Callable[[], float] = time.monotonic
     _has_warned: bool = False
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         return None
 
     def check(self) -> Verdict | None:
@@ -97,13 +97,14 @@ class BudgetGuard:
         used = self.now() - self.started
         if used >= left - self.reserve():
             text = msg(
-                "the budget ends here ({says}): saving and delivering", says=self.budget.says(used)
+                "the budget ends here ({used}): saving and delivering",
+                used=self.budget.describe(used),
             )
             return Verdict(event=Warned(text=text), end="ask", reason="budget")
         total = self.budget.spent_seconds + left
         if not self._has_warned and self.budget.spent_seconds + used >= WARN_AT * total:
             self._has_warned = True
             fix = msg("raise max_cost_usd or max_hours now and start again, or let it end in order")
-            text = msg("80 % of the budget is used ({says})", says=self.budget.says(used))
+            text = msg("80 % of the budget is used ({used})", used=self.budget.describe(used))
             return Verdict(event=Warned(text=text, fix=fix))
         return None

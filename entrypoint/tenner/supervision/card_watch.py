@@ -1,6 +1,6 @@
-"""Whether the card is still there and at work, asked of nvidia-smi now and then while it trains.
+"""Whether the card is still there and at work, by nvidia-smi now and then while it trains.
 
-nvidia-smi can hang where a driver has died, so it is asked from a thread of its own.
+nvidia-smi can hang where a driver has died, so it runs in a thread of its own.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tenner.supervision.guards import Verdict
 EVERY_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
 FAILURES = 3
-"""So many answers in a row that are none, a second apart: the host has lost the card."""
+"""So many failed readings in a row, a second apart: the host has lost the card."""
 IDLE_PERCENT = 20.0
 IDLE_READINGS = 10
 HOT_READINGS = 3
@@ -31,7 +31,7 @@ _ACTIVE = "active"
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One answer: what the busiest card does, or why there is none. None where it does not say."""
+    """One answer: what the busiest card does, or why there is none. None where it is not known."""
 
     utilization_percent: float | None = None
     is_throttled: bool = False
@@ -43,7 +43,7 @@ def parse_reading(text: str, returncode: int) -> Reading:
     """nvidia-smi's answer to `_FIELDS`, a card a line."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if "not a valid field" in first:
-        return Reading()  # an old driver: it is there, and tells nothing
+        return Reading()  # an old driver: the card is there, nothing is known of it
     if returncode != 0 or not first or "," not in first:
         return Reading(trouble=first or f"nvidia-smi ended with code {returncode}")
     rows = [
@@ -99,7 +99,7 @@ class CardWatch:
     def __exit__(self, *of_the_error: object) -> None:
         self._closing.set()
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         self._steps += isinstance(event, Step)
         return None
 
@@ -115,7 +115,7 @@ class CardWatch:
                 kind="host",
                 text=msg("the host has lost its card: {trouble}", trouble=lost[-1].trouble),
                 fix=msg(
-                    "rent another machine and start the same command there: it goes on from"
+                    "rent another machine and start the same command there: it resumes from"
                     " the last state"
                 ),
             )
@@ -128,7 +128,7 @@ class CardWatch:
         self._answers.put(reading)
 
     def _slow(self, readings: list[Reading]) -> Verdict | None:
-        """Signs of a bad host, each told once."""
+        """Signs of a bad host, each reported once."""
         used = [
             each.utilization_percent for each in readings if each.utilization_percent is not None
         ]

@@ -1,7 +1,7 @@
-"""What killed an engine that ended without a word of its own: which limit, which fault.
+"""What killed an engine that ended without an error message of its own: which limit, which fault.
 
-A kernel that runs out of a limit kills without a message in the program's output, so the counters
-that it keeps are read before and after.
+Where a memory limit is reached the kernel kills without a message in the program's output, so the
+kernel's counters are read before and after.
 """
 
 import re
@@ -19,7 +19,7 @@ _DIED_OF = re.compile(
     r"|Signal (\d+) \(\w+\) received by PID"
 )
 """torchrun, Python's subprocess (accelerate), torchrun again."""
-GO_ON = msg("start the same command again: it goes on from the last state")
+RESUME = msg("start the same command again: it resumes from the last state")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ def explain(
     returncode: int, before: Kills, root: Path = Path("/"), *, last_lines: Sequence[str] = ()
 ) -> Failed | None:
     """The failure of a program that ended with `returncode` (negative: by that signal); None
-    where nothing but its own words can tell.
+    where only its own output can tell.
 
-    Launchers of several processes end with 1, and their `last_lines` tell of which signal a
+    Launchers of several processes end with 1, and their `last_lines` show of which signal a
     process died.
     """
     if returncode == 0:
@@ -86,13 +86,13 @@ def explain(
                     free_ram_mib=host.free_ram_mib,
                     ram_mib=host.ram_mib,
                 ),
-                fix=GO_ON,
+                fix=RESUME,
             )
         case signal.SIGSEGV | signal.SIGILL | signal.SIGABRT as number:
             return Failed(
                 kind="other",
                 text=msg("the trainer crashed ({name})", name=signal.Signals(number).name),
-                fix=msg("{go_on}; if it crashes again, rent another machine", go_on=GO_ON),
+                fix=msg("{go_on}; if it crashes again, rent another machine", go_on=RESUME),
             )
         case _:
             return None
@@ -118,13 +118,13 @@ def _memory_limit(group: Path, root: Path) -> Failed:
         fix=msg(
             "give the container more memory (docker run --memory, the pod's RAM), or set"
             " max_data_loader_n_workers = 0; {go_on}",
-            go_on=GO_ON,
+            go_on=RESUME,
         ),
     )
 
 
 def _signal_in(lines: Sequence[str]) -> int | None:
-    """The signal that a launcher says a process of its own died of."""
+    """The signal of which, by a launcher's output, a process of its own died."""
     found = [each for line in lines if (each := _DIED_OF.search(line))]
     return next(int(number) for number in found[-1].groups() if number) if found else None
 

@@ -1,7 +1,6 @@
-"""Who watches a running engine, and what each may ask for: a word, an orderly end, an end at once.
+"""Guards watch a running engine and may warn, have it save and end, or end it at once.
 
-Guards hear every event as it comes, and are asked about once a second besides, whether lines come
-or not.
+A guard gets every event as it comes, and is polled about once a second as well.
 """
 
 import statistics
@@ -18,17 +17,17 @@ from tenner.core.messages import msg
 Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done", "disk"]
 
 BEFORE_FIRST_STEP_SECONDS = 3600.0
-"""Loading, caching latents and compiling may be silent for long, so the limit is wide there."""
+"""Loading, caching latents and compiling may be long without output, so the limit is wide there."""
 LEAST_SECONDS = 900.0
-"""No run is called hung sooner: a save to a slow network disk is silent for minutes."""
+"""No run counts as hung sooner: a save to a slow network disk takes minutes without output."""
 STEP_TIMES = 50.0
 """A slow engine is given this many of its own median steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a guard found. `end` says what becomes of the program: it goes on, it is asked to save
-    and end (SIGTERM), or it ends at once (SIGKILL)."""
+    """What a guard found. `end` is what is done to the program: nothing, `ask` to save and end
+    (SIGTERM), or end it `now` (SIGKILL)."""
 
     event: Event | None = None
     end: Literal["no", "ask", "now"] = "no"
@@ -38,8 +37,8 @@ class Verdict:
 class Guard(Protocol):
     """Watches one engine. Both calls come from the thread that follows it."""
 
-    def heard(self, event: Event | None) -> Verdict | None:
-        """A line came; `event` is what it meant, None where it meant nothing."""
+    def handle(self, event: Event | None) -> Verdict | None:
+        """A line came; `event` is what was read from it, None where that was no event."""
         ...
 
     def check(self) -> Verdict | None:
@@ -49,12 +48,12 @@ class Guard(Protocol):
 
 @dataclass(kw_only=True)
 class Guards:
-    """Several guards as one: the gravest verdict counts, words of the others are not lost."""
+    """Several guards as one: all their verdicts are returned."""
 
     each: Sequence[Guard]
 
-    def heard(self, event: Event | None) -> list[Verdict]:
-        return [found for guard in self.each if (found := guard.heard(event))]
+    def handle(self, event: Event | None) -> list[Verdict]:
+        return [found for guard in self.each if (found := guard.handle(event))]
 
     def check(self) -> list[Verdict]:
         return [found for guard in self.each if (found := guard.check())]
@@ -62,43 +61,43 @@ class Guards:
 
 @dataclass(kw_only=True)
 class StallGuard:
-    """Tells that an engine has said nothing for far longer than its own steps take."""
+    """Ends an engine that has written no line for far longer than its own steps take."""
 
     now: Callable[[], float] = time.monotonic
-    heard_at: float | None = None
+    last_line_at: float | None = None
     step_at: float | None = None
     steps_seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=100))
 
-    def heard(self, event: Event | None) -> Verdict | None:
-        self.heard_at = self.now()
+    def handle(self, event: Event | None) -> Verdict | None:
+        self.last_line_at = self.now()
         if isinstance(event, Step):
             if self.step_at is not None:
-                self.steps_seconds.append(self.heard_at - self.step_at)
-            self.step_at = self.heard_at
+                self.steps_seconds.append(self.last_line_at - self.step_at)
+            self.step_at = self.last_line_at
         return None
 
     @property
     def limit_seconds(self) -> float:
-        """The longest silence that is still taken for work."""
+        """The longest time without output that still counts as work."""
         if not self.steps_seconds:
             return BEFORE_FIRST_STEP_SECONDS
         return max(LEAST_SECONDS, STEP_TIMES * statistics.median(self.steps_seconds))
 
     def check(self) -> Verdict | None:
         """The clock starts at the first call."""
-        if self.heard_at is None:
-            self.heard_at = self.now()
-        silent = self.now() - self.heard_at
+        if self.last_line_at is None:
+            self.last_line_at = self.now()
+        silent = self.now() - self.last_line_at
         if silent <= self.limit_seconds:
             return None
         failed = Failed(
             kind="host",
             text=msg(
-                "the trainer has said nothing for {silent} minutes: it hangs",
+                "no output of the trainer for {silent} minutes: it hangs",
                 silent=f"{silent / 60:.0f}",
             ),
             fix=msg(
-                "start the same command again: it goes on from the last state; if it hangs"
+                "start the same command again: it resumes from the last state; if it hangs"
                 " again, rent another machine"
             ),
         )
@@ -106,9 +105,9 @@ class StallGuard:
 
 
 class NanGuard:
-    """Ends an engine that goes on although its loss or its inputs are no numbers any more."""
+    """Ends an engine whose loss or inputs are not finite any more."""
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         if isinstance(event, Failed) and event.kind == "nan":
             return Verdict(end="now", reason="nan")
         return None
@@ -119,19 +118,19 @@ class NanGuard:
 
 @dataclass(kw_only=True)
 class StopFileGuard:
-    """For an engine that knows no stop file: it is ended once its next checkpoint and the state
-    beside it are saved."""
+    """For an engine that does not support a stop file: it is ended once its next checkpoint and the
+    state beside it are saved."""
 
     stop_file: Path
     _weights_of: int = -1
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         if isinstance(event, Checkpoint):
             self._weights_of = event.step
         saved = isinstance(event, StateSaved) and event.step == self._weights_of
         if isinstance(event, StateSaved) and saved and self.stop_file.exists():
             text = msg(
-                "ending after step {step}, as {name} asks",
+                "ending after step {step}, as {name} requests",
                 step=event.step,
                 name=self.stop_file.name,
             )
@@ -144,10 +143,10 @@ class StopFileGuard:
 
 
 class DoneGuard:
-    """Ends an engine whose last word is that its final weights are whole: to take itself apart,
-    after that, takes sd-scripts two seconds and more."""
+    """Ends an engine that has reported its final weights: its own shutdown takes sd-scripts two
+    seconds and more."""
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         return Verdict(end="now", reason="done") if isinstance(event, Done) else None
 
     def check(self) -> Verdict | None:
@@ -166,7 +165,7 @@ class SlowGuard:
     _step_at: float | None = None
     _is_slow: bool = False
 
-    def heard(self, event: Event | None) -> Verdict | None:
+    def handle(self, event: Event | None) -> Verdict | None:
         if not isinstance(event, Step):
             if event is not None:
                 self._step_at = None  # saving, encoding and the like are no part of a step

@@ -13,17 +13,17 @@ from tenner.engines.train_options import TrainOptions, Value
 from tenner.settings.model import Settings
 
 CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_outputs"))
-"""Options after which earlier states fit no more: kept for good once they were changed."""
+"""Options after which earlier states fit no more: never changed back later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A step down the ladder: the options that change, and how it is reported. `keeps_states` is
-    False where earlier states do not fit what is trained from here on."""
+    """A step down the ladder: the options that change, and how it is reported. `states_fit`
+    is False where earlier states cannot be resumed with them."""
 
     changed: Mapping[str, Value] = field(default_factory=dict[str, Value])
-    says: str
-    keeps_states: bool = True
+    description: str
+    states_fit: bool = True
 
 
 def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
@@ -34,8 +34,8 @@ def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
     if not options.gradient_checkpointing and settings.gradient_checkpointing is not False:
         return Rung(
             changed={"gradient_checkpointing": True},
-            says=msg(
-                "activations are computed again instead of kept (gradient_checkpointing = true)"
+            description=msg(
+                "activations are computed again instead of stored (gradient_checkpointing = true)"
             ),
         )
     one_part = options.network_train_unet_only or options.network_train_text_encoder_only
@@ -49,14 +49,14 @@ def next_rung_on_host(
 ) -> Rung | None:
     """The next thing to try after the machine's memory did not do, None where nothing is left.
 
-    The built-in trainer has no loading processes and keeps encoded images on disk as well; on a
+    The built-in trainer has no loading processes and caches encoded images on disk as well; on a
     CPU the machine's memory is the training's own.
     """
     if engine == "sd-scripts":
         if options.max_data_loader_n_workers > 0:
             return Rung(
                 changed={"max_data_loader_n_workers": 0},
-                says=msg(
+                description=msg(
                     "images are loaded without processes of their own"
                     " (max_data_loader_n_workers = 0)"
                 ),
@@ -66,8 +66,8 @@ def next_rung_on_host(
         if cached and not options.only_sd_scripts("cache_latents_to_disk"):
             return Rung(
                 changed={"cache_latents_to_disk": True},
-                says=msg(
-                    "encoded images are kept on disk instead of in memory"
+                description=msg(
+                    "encoded images are cached on disk instead of in memory"
                     " (cache_latents_to_disk = true)"
                 ),
             )
@@ -97,7 +97,7 @@ def _smaller_batch(batch: int, accumulation: int) -> Rung:
             "train_batch_size": smaller,
             "gradient_accumulation_steps": images // smaller,
         },
-        says=msg(
+        description=msg(
             "batch {batch} → {smaller}, {images} of them a step: still {images2} images a step",
             batch=batch,
             smaller=smaller,
@@ -114,9 +114,9 @@ def _frozen_text(options: TrainOptions) -> Rung:
         changed["cache_text_encoder_outputs"] = True
     return Rung(
         changed=changed,
-        says=msg(
+        description=msg(
             "the text encoder is no longer trained (network_train_unet_only = true); the"
             " run starts anew"
         ),
-        keeps_states=False,
+        states_fit=False,
     )

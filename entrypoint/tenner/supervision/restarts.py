@@ -1,7 +1,7 @@
 """A trainer that was killed from outside is started again: how often, and when with less memory.
 
-Whoever killed it (the kernel for memory, a host, an operator) left its states. Going on from the
-newest costs what was trained since; ending the run costs a user's night. Pure.
+Its states are still there, whatever killed it (the kernel for memory, a host, an operator).
+Resuming from the newest costs what was trained since; ending the run costs a user's night. Pure.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Restarts:
     """Counts the restarts of one attempt.
 
     `IN_A_ROW` of them may pass without a newer state; `IN_ALL` is what an attempt has, so that a
-    host that kills after every state does not keep the machine rented for ever.
+    host that kills after every state does not have the machine rented for ever.
     """
 
     IN_A_ROW: ClassVar[int] = 3
@@ -40,7 +40,7 @@ class Restarts:
 
     def wants_less_memory(self, kind: FailureKind) -> bool:
         """Whether the next start should use less of the machine's memory: at once where memory is
-        known to be the cause, else after a second kill at the same place."""
+        known to be the cause, else after a second kill at the same step."""
         return kind == "host_memory" or self.in_a_row > 1
 
     @property

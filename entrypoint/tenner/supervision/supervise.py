@@ -1,4 +1,4 @@
-"""Start a program, follow what it says, and stop it when asked: once, and whole.
+"""Start a program, follow its output, and stop it on request: once, with all its children.
 
 The program gets its own session, so that a signal to the container reaches it through this
 module alone and never twice. Its output goes to a log as it is, and to `read` line by line; the
@@ -20,13 +20,13 @@ from types import FrameType
 
 from tenner.core.command import CHILD_DEFAULTS, Command, ReadLine
 from tenner.core.events import Event, Failed
-from tenner.core.parent_death import leashed
+from tenner.core.parent_death import dying_with_parent
 from tenner.supervision.guards import Guard, Guards, Verdict
 
 _MAX_LINE_BYTES = 65_536
 _CHECK_SECONDS = 0.9
 PATIENCE_SECONDS = 120.0
-"""What an engine that a guard asks to end may take to save: on a slow disk, a minute."""
+"""What an engine that a guard ends in order may take to save: on a slow disk, a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class StopRequest:
             self.ends_at_once = False
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until a signal asks for the end."""
+        """Wait so long, or until a signal requests the end."""
         until = time.monotonic() + seconds
         while self.signal is None and time.monotonic() < until:
             time.sleep(0.1)
@@ -102,7 +102,7 @@ class Control:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Generator[StopRequest]:
-    """SIGTERM and SIGINT ask for an orderly end; a second one ends the running program at once."""
+    """SIGTERM and SIGINT request an orderly end; a second one ends the running program at once."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -132,7 +132,7 @@ class _Program:
     failures: list[Failed] = field(default_factory=list[Failed])
 
     def judge(self, verdicts: Sequence[Verdict]) -> None:
-        """Do what guards ask for. What the program itself called a failure says more."""
+        """Do what guards request. A failure that the program itself reported has priority."""
         for each in verdicts:
             if isinstance(each.event, Failed):
                 self.failures.extend([] if self.failures else [each.event])
@@ -178,7 +178,7 @@ def follow(
     surroundings = {**CHILD_DEFAULTS, **control.environ, **command.env}
     with log.open("ab", buffering=0) as log_file:
         process = subprocess.Popen(
-            leashed(command.argv, surroundings),
+            dying_with_parent(command.argv, surroundings),
             env=surroundings,
             cwd=command.cwd,
             stdin=subprocess.DEVNULL,
@@ -207,8 +207,8 @@ def follow(
                         program.failures.append(event)
                     if event is not None:
                         on_event(event)
-                    program.judge(watch.heard(event))
-                    event = read("") if event else None  # a line may say several things
+                    program.judge(watch.handle(event))
+                    event = read("") if event else None  # a line may hold several events
                     if event is None:
                         break
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -18,7 +18,7 @@ from typing import Any
 from tenner.core.command import Command
 from tenner.core.events import EpochEnd, Event, Step, Validated, Warned
 from tenner.core.messages import msg
-from tenner.core.parent_death import leashed
+from tenner.core.parent_death import dying_with_parent
 from tenner.core.secrets import Secrets
 from tenner.engines.trackers import TrackedRun
 
@@ -57,7 +57,7 @@ class Tracking:
         environment = dict(self._command.env)
         try:
             self._process = subprocess.Popen(
-                leashed(self._command.argv, environment),
+                dying_with_parent(self._command.argv, environment),
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -95,7 +95,7 @@ class Tracking:
         if self._is_open:
             self._warn_all(msg("its process ended with code {code}", code=process.returncode))
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take in an event of the run."""
         match event:
             case Step():

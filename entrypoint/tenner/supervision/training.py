@@ -1,8 +1,8 @@
-"""Train: hand the plan to its engine, follow it, and believe only the files it leaves.
+"""Train: start the plan's engine, follow it, and rely only on files that were verified.
 
 A run may have several attempts, and an attempt several engines: each starts from the newest state
-that the engine accepts; a state that turns out to be broken is put aside and the one before is
-taken; where the card's memory did not do, a lighter engine goes on.
+that the engine accepts; a state that turns out to be broken is renamed and the one before is
+used; where the card's memory was too small, an engine that takes less of it continues.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
 from tenner.supervision.supervise import Control, Ending, StopRequest, follow
 
 _IN_GOOD_ORDER = ("done", "budget", "stop_file")
-"""Why an engine may be ended whose final weights are whole: its exit code says nothing then."""
+"""Why an engine may be ended whose final weights are complete: its exit code is ignored then."""
 STATE_MARK = "state.json"
 """The file that an engine writes last into a state: one without it was cut and is no state."""
 
@@ -48,15 +48,15 @@ class Trained:
     resumed_from: int = 0
     lost_in_saving: Mapping[str, float] = field(default_factory=dict[str, float])
     """Share of each network part's update that the precision of the file took away, as far as the
-    trainer said."""
+    trainer reported it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lighter:
-    """The same training with less memory. `says` is what was given up for it."""
+    """The same training with less memory. `description` is what was given up for it."""
 
     engine: "Engine"
-    says: str
+    description: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Engine:
 
 @dataclass(kw_only=True)
 class Follower:
-    """Keeps what matters of an engine's events while passing all of them on."""
+    """Remembers what matters of an engine's events while passing all of them on."""
 
     on_event: Callable[[Event], None]
     step: int = 0
@@ -126,7 +126,7 @@ def train(
         ending = _one_attempt(engine, run_dir, control, follower, guards)
         seconds += ending.seconds
         if _ended_in_good_order(ending, follower):
-            return _believe(follower, seconds)
+            return _verified(follower, seconds)
         failed = ending.failed or (None if ending.ended_by else _explained(ending, kills))
         again = None
         if failed and ending.signal is None:
@@ -135,7 +135,7 @@ def train(
             error = _error_of(engine, ending, failed, follower, run_dir)
             if error is not None:
                 raise error
-            return _believe(follower, seconds)
+            return _verified(follower, seconds)
         engine = again
 
 
@@ -168,7 +168,7 @@ def _error_of(
     if follower.done is None and not by_stop_file:
         return TrainingError(
             msg("{name} ended without an error and without its final weights", name=engine.name),
-            fix=msg("its last words are in {engine_log}", engine_log=run_dir.engine_log),
+            fix=msg("its last output is in {engine_log}", engine_log=run_dir.engine_log),
         )
     return None
 
@@ -194,7 +194,9 @@ def _another_try(
         follower.on_event(
             Warned(
                 text=msg(
-                    "out of memory after step {step}: {says}", step=follower.step, says=lighter.says
+                    "out of memory after step {step}: {change}",
+                    step=follower.step,
+                    change=lighter.description,
                 )
             )
         )
@@ -204,7 +206,7 @@ def _another_try(
     newest = newest_step(run_dir)
     if not restarts.allows(newest):
         text = msg(
-            "{text}; it was started again {in_all} times in this life",
+            "{text}; it was started again {in_all} times in this attempt",
             text=failed.text,
             in_all=restarts.in_all,
         )
@@ -213,7 +215,7 @@ def _another_try(
     lighter = engine.lighter_on_host() if restarts.wants_less_memory(failed.kind) else None
     text = msg("{text}; it is started again from step {newest}", text=failed.text, newest=newest)
     if lighter:
-        text = msg("{text}: {says}", text=text, says=lighter.says)
+        text = msg("{text}: {change}", text=text, change=lighter.description)
     follower.on_event(Warned(text=text))
     stop.wait(restarts.pause_seconds)
     return (lighter.engine if lighter else engine), failed
@@ -248,19 +250,19 @@ def _one_attempt(
         ending = _start(engine, state, run_dir, control, follower, guards)
         if state is None or not _is_broken(ending, engine):
             return ending
-        text = msg("the state {name} is broken; going on from the one before", name=state.name)
+        text = msg("the state {name} is broken; resuming from the one before", name=state.name)
         follower.on_event(Warned(text=text))
-        put_aside([state], "broken")
+        rename_out_of_use([state], "broken")
     raise AssertionError("the last candidate is the beginning itself")
 
 
 def _is_broken(ending: Ending, engine: Engine) -> bool:
-    """Whether the state was. A launcher of several processes keeps their exit codes to itself."""
+    """Whether the state was. A launcher of several processes hides their exit codes."""
     reported = ending.failed is not None and ending.failed.kind == "broken_state"
     return reported or ending.returncode == engine.broken_state_exit
 
 
-def put_aside(found: Sequence[Path], why: str) -> None:
+def rename_out_of_use(found: Sequence[Path], why: str) -> None:
     """Rename states or weights so that nothing resumes from them. Raises OSError."""
     for each in found:
         each.rename(each.with_name(f"{why}-{each.name}"))
@@ -296,8 +298,9 @@ def _start(
         ) from error
 
 
-def _believe(follower: Follower, seconds: float) -> Trained:
-    """The weights that the engine says it wrote, where they are really there and finite."""
+def _verified(follower: Follower, seconds: float) -> Trained:
+    """The weights that the engine reported, read back. Raises TrainingError where they are missing
+    or not finite."""
     done = follower.done
     path = (
         Path(done.path) if done else Path(follower.checkpoint.path if follower.checkpoint else "")
@@ -319,18 +322,18 @@ def _believe(follower: Follower, seconds: float) -> Trained:
 
 
 def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
-    """What is reported counts on the states that are there, not on what was asked of the engine."""
+    """The error of a run that a signal stopped; its fix names the newest state that is there."""
     done, saved = follower.step, states(run_dir)
     if not saved:
         text = msg("stopped by a signal after step {done}, before any state was saved", done=done)
         return Stopped(text, fix=msg("start the same command again: it begins from the first step"))
     step = int(saved[0].name.rpartition("-")[2])
-    fix = msg("start the same command again: it goes on from the state of step {step}", step=step)
+    fix = msg("start the same command again: it resumes from the state of step {step}", step=step)
     return Stopped(msg("stopped by a signal after step {done}", done=done), fix=fix)
 
 
 _LONGEST = 1000
-"""Letters of a failure that are shown: torch lists a thousand missing tensors in one line."""
+"""Characters of a failure that are shown: torch lists a thousand missing tensors in one line."""
 _ERROR_OF: dict[FailureKind, type[TennerError]] = {
     "host": MachineError,
     "host_memory": MachineError,
@@ -367,7 +370,7 @@ def _budget_reached(follower: Follower) -> BudgetReached:
     return BudgetReached(
         msg("the budget ended the training after step {step}", step=follower.step),
         fix=msg(
-            "raise max_cost_usd or max_hours and start the same command: it goes on from there"
+            "raise max_cost_usd or max_hours and start the same command: it resumes from there"
         ),
     )
 

@@ -125,7 +125,7 @@ class Notifier:
         while self._letters.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.05)
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Take in an event of the run."""
         match event:
             case Step():

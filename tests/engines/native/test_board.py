@@ -66,12 +66,12 @@ def test_a_real_run_is_logged_and_a_run_without_tensorboard_says_so(tmp_path: Pa
 def test_steps_that_are_trained_again_replace_those_of_before(tmp_path: Path) -> None:
     first = TensorBoard(tmp_path, first_step=1)
     for number in range(1, 7):
-        first.hear(step(number, 1.0))
+        first.handle(step(number, 1.0))
     first.close()
     second = TensorBoard(tmp_path, first_step=4)
-    second.hear(step(4, 2.0))
-    second.hear(step(5, float("nan")))
-    second.hear(EpochEnd(epoch=1, num_epochs=1, loss_avg=0.5))
+    second.handle(step(4, 2.0))
+    second.handle(step(5, float("nan")))
+    second.handle(EpochEnd(epoch=1, num_epochs=1, loss_avg=0.5))
     second.close()
     logged = read(tmp_path)
     assert logged["loss/current"] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]

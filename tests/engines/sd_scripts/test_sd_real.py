@@ -285,7 +285,7 @@ def test_killed_and_stopped_within_epochs_it_is_the_run_that_never_was(
     run = attempts / "output" / "my_lora"
     stopped_at = max(int(each.name.split("-")[1]) for each in (run / "state").glob("step-*"))
     assert 4 <= stopped_at <= 5, log
-    assert f"goes on from the state of step {stopped_at}" in log
+    assert f"resumes from the state of step {stopped_at}" in log
     assert start(attempts, *words).wait() == 0, (attempts / "program.log").read_text()
     whole = tmp_path / "whole" / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
     with safe_open(whole, "pt") as one, safe_open(run / "delivered" / whole.name, "pt") as other:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tenner.core.command import Command
 from tenner.core.events import Event, parse_event
-from tenner.core.parent_death import leashed_worker
+from tenner.core.parent_death import dying_with_launcher
 
 MODULE = "tenner.engines.native.train"
 
@@ -66,7 +66,9 @@ def command(
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(threads_per_process), "--no_python"),
     )
-    return Command(argv=(str(python), *launch, *leashed_worker(str(python), run)), env=environment)
+    return Command(
+        argv=(str(python), *launch, *dying_with_launcher(str(python), run)), env=environment
+    )
 
 
 def read(line: str) -> Event | None:

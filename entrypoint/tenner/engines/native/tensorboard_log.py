@@ -34,11 +34,11 @@ def logged(folder: str | None, emit: EventWriter, *, first_step: int) -> Generat
         )
         yield
         return
-    emit.listeners.append(tensorboard.hear)
+    emit.listeners.append(tensorboard.handle)
     try:
         yield
     finally:
-        emit.listeners.remove(tensorboard.hear)
+        emit.listeners.remove(tensorboard.handle)
         tensorboard.close()
 
 
@@ -55,7 +55,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder), purge_step=first_step, flush_secs=20)
         self._step = first_step - 1
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         match event:
             case Step():
                 self._step = event.step

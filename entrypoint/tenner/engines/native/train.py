@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from tenner.core.disk_errors import disk_failure, is_disk_trouble
 from tenner.core.events import Done, Failed, FailureKind, Phase
-from tenner.core.memory_errors import means_out_of_memory
+from tenner.core.memory_errors import is_out_of_memory
 from tenner.core.messages import msg
 from tenner.core.train_job import TrainJob, read_job
 from tenner.engines.native.batches import schedule_of
@@ -176,9 +176,7 @@ def _explain(emit: EventWriter, job: TrainJob, error: Exception) -> int:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return (
-        isinstance(error, MemoryError)
-        or means_out_of_memory(text)
-        or "out of memory" in text.lower()
+        isinstance(error, MemoryError) or is_out_of_memory(text) or "out of memory" in text.lower()
     )
 
 

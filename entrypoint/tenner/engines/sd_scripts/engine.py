@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tenner.core.command import Command
 from tenner.core.family import Family
-from tenner.core.parent_death import leashed_worker
+from tenner.core.parent_death import dying_with_launcher
 from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.log_lines import LearningRates
@@ -70,7 +70,7 @@ def command(job: Job, attempt: Attempt, *, state: Path | None = None) -> Command
         *("--mixed_precision", job.options.mixed_precision),
         *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads), "--no_python"),
     )
-    worker = leashed_worker(python, (*script, *words))
+    worker = dying_with_launcher(python, (*script, *words))
     return Command(argv=(python, *launch, *worker), env=_environment(job, threads))
 
 

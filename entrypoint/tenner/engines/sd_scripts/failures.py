@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from tenner.core.events import Failed, FailureKind
-from tenner.core.memory_errors import means_out_of_memory
+from tenner.core.memory_errors import is_out_of_memory
 from tenner.core.messages import msg
 
 _LESS_MEMORY = msg(
@@ -27,7 +27,7 @@ class Sign:
 
 def known_failure(line: str) -> Failed | None:
     """The failure that `line` tells, where its words are known."""
-    if means_out_of_memory(line):
+    if is_out_of_memory(line):
         return Failed(kind="oom", text=line.strip(), fix=_LESS_MEMORY)
     for sign in SIGNS:
         if sign.pattern.search(line):

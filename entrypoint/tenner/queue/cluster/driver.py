@@ -19,7 +19,7 @@ from typing import Any
 
 from tenner.core.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
 from tenner.core.messages import msg
-from tenner.core.places import make_writable
+from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.queue.cluster.order import LOST, Order, Result, travelling
 from tenner.queue.cluster.task import do_job

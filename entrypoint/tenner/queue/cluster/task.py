@@ -27,7 +27,7 @@ def do_job(order: Order) -> Result:
         try:
             process.stdin.write(pickle.dumps(order))
             process.stdin.flush()
-            while process.poll() is None:  # in short waits: a call back is heard between two
+            while process.poll() is None:  # in short waits: cancellation is noticed between two
                 time.sleep(0.2)
         finally:
             process.stdin.close()  # by which it saves and ends, where it has not

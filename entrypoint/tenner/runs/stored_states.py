@@ -34,7 +34,7 @@ class StoredStates:
 
     Every call raises TransientError or PermanentError.
 
-    `say` is given what a person should know once, `on_retry` each trouble that is tried again.
+    `report` gets what the user should know once, `on_retry` each error that is tried again.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class StoredStates:
         folder: str,
         deadline: Deadline,
         *,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         on_retry: Callable[[str], None],
     ) -> None:
         self._store = store
         self._folder = folder
         self._deadline = deadline
-        self._say = say
+        self._report = report
         self._on_retry = on_retry
 
     def permissions(self) -> Permissions:
@@ -71,7 +71,7 @@ class StoredStates:
         return newest_first([state for state in slots if state])
 
     def put_in_slot(self, packed: PackedState) -> RemoteState:
-        """Send a state in the place of the older one, which is no longer seen from then on."""
+        """Overwrite the older of the two slots with a state."""
         slots = {slot: self._in_folder(slot, None) for slot in SLOTS}
         for slot, there in slots.items():
             if there and there == packed.in_folder(slot).state:
@@ -84,38 +84,38 @@ class StoredStates:
             self._put(files)
         return placed.state
 
-    def leaving(self, num_kept: int, coming: RemoteState | None) -> list[list[str]]:
-        """The files of states that go, in turns: each one's mark before the rest."""
+    def outdated_files(self, keep_states: int, coming: RemoteState | None) -> list[list[str]]:
+        """The files of states to remove, in batches: each one's mark before the rest."""
         found = self._files()
         whole = [each for each in self._marked(found) if each != coming]
-        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, num_kept)
-        turns: list[list[str]] = []
+        gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, keep_states)
+        batches: list[list[str]] = []
         for state, names in gone.items():
             mark = self.name(state, MARK)
-            turns += [[n for n in names if n == mark], [n for n in names if n != mark]]
-        return [batch for batch in turns if batch]
+            batches += [[n for n in names if n == mark], [n for n in names if n != mark]]
+        return [batch for batch in batches if batch]
 
-    def remove_older(self, num_kept: int, coming: RemoteState | None) -> None:
-        """Remove all but the `keep` newest states, so far as the keys allow: where they do not, and
-        none is to be kept, none is seen any more."""
+    def remove_older(self, keep_states: int, coming: RemoteState | None) -> None:
+        """Remove all but the `keep_states` newest states, so far as the keys allow: where they do
+        not, and it is 0, their marks are overwritten, so that none counts as complete."""
         if self.uses_slots():
-            if num_kept == 0:
+            if keep_states == 0:
                 self._withdraw([self.name(each.name, MARK) for each in self.whole()])
             return
-        turns = self.leaving(num_kept, coming)
+        batches = self.outdated_files(keep_states, coming)
         try:
-            for names in turns:
+            for names in batches:
                 self._again(lambda names=names: self._store.delete(names, self._deadline))
         except PermanentError as refused:
-            self._say(
+            self._report(
                 msg(
                     "older states stay at {destination}: {text}",
                     destination=self._store.destination,
                     text=refused.problem.text,
                 )
             )
-            if num_kept == 0:
-                self._withdraw([n for names in turns for n in names if n.endswith(f"/{MARK}")])
+            if keep_states == 0:
+                self._withdraw([n for names in batches for n in names if n.endswith(f"/{MARK}")])
 
     def entry_name(self, state: RemoteState, entry: RemoteEntry) -> str:
         """The whole name of a state's file."""

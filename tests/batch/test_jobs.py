@@ -100,7 +100,7 @@ def test_a_destination_for_all_has_a_folder_for_each(tmp_path: Path) -> None:
         ("network_dim = 4\n", "holds no jobs"),
         ('[[jobs]]\noutput_name = "a"\n[[jobs]]\noutput_name = "a"\n', "two jobs are called a"),
         ("[sweep]\nnetwork_dim = 4\n", "network_dim in [sweep] is no list"),
-        ("[sweep]\nseed = [1, 2]\n", "seed is swept over in x.toml and said once for all (--seed)"),
+        ("[sweep]\nseed = [1, 2]\n", "seed is swept over in x.toml and set once for all (--seed)"),
         ("[jobs]\nnetwork_dim = 4\n", "write [[jobs]]"),
         ("[batch]\nstop_afer = 1\n[[jobs]]\n", "stop_afer"),
         ("[[jobs]]\nnetwork_dmi = 4\n[[jobs]]\nseed = -1\n", "did you mean 'network_dim'"),

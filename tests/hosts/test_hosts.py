@@ -14,8 +14,8 @@ from fake_host import FakeHost, SeenRequest, fake_host
 from program import Machine, StandIn
 
 from tenner.core.secrets import Secrets
-from tenner.hosts import HostError, fetch_price, check_ending, end_host, find_host
-from tenner.hosts.api import Ask, call
+from tenner.hosts import HostError, check_ending, end_host, fetch_price, find_host
+from tenner.hosts.api import ApiRequest, call
 from tenner.hosts.host import Host
 from tenner.settings.model import Settings
 
@@ -93,14 +93,14 @@ def test_a_host_that_stumbles_is_asked_again_until_it_does_it(api: FakeHost) -> 
 
 def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost) -> None:
     api.answer = lambda sent: (0, {})
-    ask = Ask(method="POST", path="/pods/abc123/stop")
+    request = ApiRequest(method="POST", path="/pods/abc123/stop")
     with pytest.raises(HostError, match="no answer within 1 s") as silent:
-        call(ask, url=api.url, key=KEY, limit_seconds=1, waits=0.05)
+        call(request, url=api.url, key=KEY, limit_seconds=1, waits=0.05)
     assert silent.value.is_transient
     api.asked.clear()
     api.answer = lambda sent: (401, {"error": "Unauthorized"})
     with pytest.raises(HostError, match="HTTP 401"):
-        call(ask, url=api.url, key=KEY, limit_seconds=30, waits=0.05)
+        call(request, url=api.url, key=KEY, limit_seconds=30, waits=0.05)
     assert len(api.asked) == 3
 
 
@@ -182,4 +182,4 @@ def test_a_key_that_is_refused_is_found_at_the_start(api: FakeHost, tmp_path: Pa
     assert pod.finish(*pod.train("cat", "--max_train_steps", "12", "--end_action", "stop")) == 2
     assert "RUNPOD_API_KEY is refused" in pod.output
     assert pod.finish(*pod.train("cat", "--max_train_steps", "12")) == 0
-    assert "does not tell its price: HTTP 401" in pod.output
+    assert "gives no price: HTTP 401" in pod.output

@@ -49,6 +49,8 @@ def test_sending_stands_behind_and_the_run_itself_does_not(tmp_path: Path) -> No
 
 def test_a_process_beside_the_training_starts_behind_it() -> None:
     own = os.nice(0)
-    command = with_low_priority(Command(argv=(sys.executable, "-c", "import os; print(os.nice(0))")))
+    command = with_low_priority(
+        Command(argv=(sys.executable, "-c", "import os; print(os.nice(0))"))
+    )
     done = subprocess.run(command.argv, capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(19, own + NICE)

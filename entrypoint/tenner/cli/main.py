@@ -23,9 +23,9 @@ from tenner.core.early_stop import report_sigterm
 from tenner.core.errors import ExitCode, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
 from tenner.core.messages import msg
-from tenner.core.writable import require_temporary_folder
 from tenner.core.secrets import redact_shapes
 from tenner.core.sizes import size_words
+from tenner.core.writable import require_temporary_folder
 from tenner.dataset.workers import early_workers
 from tenner.kohya import options as facts
 from tenner.settings import Request, load_request

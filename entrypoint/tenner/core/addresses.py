@@ -1,7 +1,7 @@
 """Addresses that may hold credentials: as they are shown, and as their server gets them.
 
 `Address` is a text without them, so that whatever prints, logs, hashes or delivers it is safe by
-itself; only what sends a request asks for `full_address`. Hidden are the user part, the value of
+itself; only what sends a request calls `full_address`. Hidden are the user part, the value of
 every query parameter that is not on a short list, matrix parameters and the fragment.
 """
 
@@ -14,7 +14,7 @@ _SHOWN_PARAMETERS = frozenset(
     {"endpoint_url", "region", "profile", "addressing", "links", "optional", "public", "revision"}
     | {"download", "raw", "type", "format", "size", "fp"}
 )
-"""Query parameters whose values tell of no secret: options of destinations, and those of links to
+"""Query parameters whose values are no secret: options of destinations, and those of links to
 files on the Hub and Civitai."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 _BARE_USER = re.compile(r"(?![/.~])[^/\s@:]+:[^/\s@]+@")

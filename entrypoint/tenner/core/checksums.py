@@ -31,7 +31,7 @@ class DeliveredFile:
 class HashedFile:
     """A file whose size in bytes and SHA-256 (hex) are read once and held to from then on.
 
-    `stamp` (inode, time in ns, size) tells cheaply that nobody wrote to it since.
+    `stamp` (inode, time in ns, size) shows cheaply that it was not written to since.
     """
 
     path: Path
@@ -93,7 +93,7 @@ def hashed_text(path: Path, content: str, name: str) -> HashedFile:
 
 
 def stop_hashing(files: Sequence[HashedFile]) -> None:
-    """Hash none any more that was not begun: nobody waits for it."""
+    """Cancel the hashing of files that was not begun."""
     for file in files:
         file.hashed.cancel()
 
@@ -107,7 +107,7 @@ def wait_until_hashed(files: Sequence[HashedFile]) -> None:
 
 
 def changed_since(file: HashedFile) -> Problem | None:
-    """What to say where a file is not what it was when it was hashed. Raises OSError."""
+    """The problem where a file is not what it was when it was hashed. Raises OSError."""
     if hash_file(file.path) == (file.size, file.sha256):
         return None
     return _changed(file.path)

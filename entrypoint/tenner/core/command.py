@@ -1,4 +1,4 @@
-"""A program to start, and what a line of its output says."""
+"""A program to start, and how a line of its output is read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ class Command:
 
 
 ReadLine = Callable[[str], Event | None]
-"""What one line of an engine's output says; None where it is only a line of the log."""
+"""The event in one line of an engine's output; None where it is only a line of the log."""
 
 
 THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "2000"}
-"""How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user says
+"""How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user sets
 otherwise. As quick as the default on an idle machine, several times on one that does other work
 (`bench/thread_waiting.py`)."""
 NO_COMPILE_WORKERS: Mapping[str, str] = {"TORCH_WARM_POOL": "0"}
@@ -29,4 +29,4 @@ NO_COMPILE_WORKERS: Mapping[str, str] = {"TORCH_WARM_POOL": "0"}
 compiled. Whoever imports its compiler, as xformers and diffusers do, starts them else; with
 torch_compile they start at the first step."""
 CHILD_DEFAULTS: Mapping[str, str] = {**THREAD_WAITING, **NO_COMPILE_WORKERS}
-"""What processes with torch are started with, unless the user says otherwise."""
+"""Environment of processes with torch, unless the user sets it."""

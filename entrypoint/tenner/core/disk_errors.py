@@ -1,4 +1,4 @@
-"""What it means that a disk takes no more: which errors say so, and how it is reported.
+"""Full and failed disks: which errors mean that, and how it is reported.
 
 Only the standard library is used here: the trainer's process imports this module.
 """
@@ -17,7 +17,7 @@ _WORDS = re.compile(
     r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"
     r"|StorageFull|PytorchStreamWriter failed writing|inline_container.*unexpected pos"
 )
-"""torch and safetensors write past Python, and say it in words of their own."""
+"""torch and safetensors write past Python, with error texts of their own."""
 
 
 TAKES_NO_MORE = "the disk takes no more"
@@ -41,7 +41,7 @@ def cause_in_disk(error: BaseException) -> OSError | None:
 
 
 def disk_failure(error: BaseException, path: Path) -> Problem:
-    """How it is reported: the file or folder, what the system says, and what is free there.
+    """How it is reported: the file or folder, the system's error, and what is free there.
 
     `path` is used where the error names no file.
     """
@@ -59,15 +59,15 @@ def disk_failure(error: BaseException, path: Path) -> Problem:
         return Problem(
             text=text,
             fix=msg(
-                "free space there, or set output_dir to a larger disk; then the same command goes"
-                " on"
+                "free space there, or set output_dir to a larger disk; then the same command"
+                " resumes"
             ),
         )
     return Problem(
         text=text,
         fix=msg(
             "the disk is broken or read-only: mount it anew, or use another one; then the"
-            " same command goes on"
+            " same command resumes"
         ),
     )
 

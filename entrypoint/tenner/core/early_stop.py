@@ -10,7 +10,7 @@ from types import FrameType
 
 
 def report_sigterm() -> None:
-    """Have SIGTERM say a line before it ends this process as it would have. Handlers that are set
+    """Have SIGTERM print a line before it ends this process as it would have. Handlers that are set
     already stay; a run sets its own for the time that it takes."""
     own = os.getpid()
 

@@ -1,7 +1,7 @@
 """How a run can end badly: the problem, its fix, and who must act (the exit code).
 
 Exceptions are drawn as a tree under `TennerError`. Each carries every problem found, not the
-first one, so that a user mends them all before the next start.
+first one, so that a user can fix them all before the next start.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class ExitCode(IntEnum):
 class Problem:
     """One thing that is wrong, in the user's words, and what to do about it.
 
-    `level` is `error` where the run cannot go on, `warning` where it can but money or quality is
-    at stake, `note` where something was mended or is merely worth knowing.
+    `level` is `error` where the run has to end, `warning` where it can but money or quality is
+    at stake, `note` where something was corrected or is merely worth knowing.
     """
 
     text: str
@@ -47,9 +47,9 @@ class Problem:
 
 
 class TennerError(Exception):
-    """A run that cannot go on. `problems` holds all of them; `exit_code` says who must act.
+    """A run that has to end. `problems` holds all of them; `exit_code` says who must act.
 
-    `is_delivered` tells that all that was trained until then is delivered and verified.
+    `is_delivered` is True once all that was trained until then is delivered and verified.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.TRAINING
@@ -86,7 +86,7 @@ class TrainingError(TennerError):
 
 
 class DeliveryError(TennerError):
-    """Trained, but not delivered: the files are kept."""
+    """Trained, but not delivered: the files stay in the run's directory."""
 
     exit_code = ExitCode.NOT_DELIVERED
 
@@ -110,5 +110,5 @@ class Stopped(TennerError):
 
 
 def errors_in(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """The problems that forbid going on."""
+    """The problems that end the run."""
     return tuple(problem for problem in problems if problem.level == "error")

@@ -18,14 +18,14 @@ from tenner.core.run_dir import RunDir
 from tenner.core.secrets import redact_shapes
 
 _MOST_WAITING = 10_000
-"""Lines that are kept in memory while the disk takes none; the oldest are given up first."""
+"""Lines that wait in memory while the disk takes none; the oldest are dropped first."""
 
 
 class EventLog:
     """Appends events, each line whole or not at all.
 
-    A disk that takes no more is no error here: `trouble` says so, the lines wait, and are written
-    once there is room. A line that a kill cut is removed at the next start. Safe to use from
+    A full disk is no error here: it is in `trouble`, the lines wait, and are written once there is
+    space. A line that a kill cut is removed at the next start. Safe to use from
     several threads.
     """
 
@@ -63,8 +63,8 @@ class EventLog:
             self._waiting.popleft()
 
     def put_before(self, earlier: bytes) -> None:
-        """Take in what earlier attempts told on another machine, unless steps are here. Raises
-        OSError."""
+        """Put the events of earlier attempts on another machine first, unless steps are here.
+        Raises OSError."""
         here = self._path.read_bytes()
         if b'"event": "step"' in here:
             return
@@ -130,7 +130,7 @@ def _remove_torn_lines(path: Path) -> None:
     whole = [line for line in lines if _is_whole(line)]
     if len(whole) == len(lines):
         return
-    with contextlib.suppress(OSError):  # without room for that it is done at a later start
+    with contextlib.suppress(OSError):  # on a full disk it is done at a later start
         if whole == lines[: len(whole)]:
             os.truncate(path, sum(map(len, whole)))
         else:

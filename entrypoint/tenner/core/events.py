@@ -31,15 +31,17 @@ cause is not known; `disk` a disk that takes no more."""
 class Event:
     """Something that happened in a run. `event` names the kind in its JSON form.
 
-    Beside the English of texts stand, under `messages`, their ids and values.
+    Beside the English of texts their ids and values are written, under `messages`.
     """
 
     event: ClassVar[str] = "event"
 
     def to_dict(self) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        told = {name: each.to_json() for name, each in values.items() if isinstance(each, Message)}
-        return {"event": self.event, **values} | ({"messages": told} if told else {})
+        messages = {
+            name: each.to_json() for name, each in values.items() if isinstance(each, Message)
+        }
+        return {"event": self.event, **values} | ({"messages": messages} if messages else {})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -116,7 +118,7 @@ class StateSaved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Drew(Event):
-    """Samples of a checkpoint were drawn while the run goes on; `path` is the sheet of them."""
+    """Samples of a checkpoint were drawn while the run trains; `path` is the sheet of them."""
 
     event: ClassVar[str] = "samples"
     path: str
@@ -126,7 +128,7 @@ class Drew(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent(Event):
-    """A checkpoint or a state of `step` lies at `destination`, whole and verified."""
+    """A checkpoint or a state of `step` is at `destination`, complete and verified."""
 
     event: ClassVar[str] = "sent"
     what: str
@@ -138,7 +140,7 @@ class Sent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
-    """Something worth knowing while the run goes on; a `note` costs neither money nor quality."""
+    """Something worth knowing while the run continues; a `note` costs neither money nor quality."""
 
     event: ClassVar[str] = "warning"
     text: str

@@ -1,4 +1,4 @@
-"""What nobody foresaw, as a sentence: no traceback leaves the program.
+"""Unexpected errors as a sentence: no traceback is shown to the user.
 
 The full report goes into a file, without secrets, and the exit code is one of those in README.
 """
@@ -15,16 +15,16 @@ from tenner import __version__
 from tenner.core.disk_errors import cause_in_disk, disk_failure
 from tenner.core.errors import InternalError, MachineError, Problem, TennerError
 from tenner.core.messages import msg
-from tenner.core.writable import unwritable
 from tenner.core.secrets import redact_shapes, secrets_from
+from tenner.core.writable import unwritable
 
 
 def as_tenner_error(
     error: BaseException, environ: Mapping[str, str], *, folders: Sequence[Path] = ()
 ) -> TennerError:
-    """`error` in the user's words, with the place of its full report.
+    """`error` in the user's words, with the path of its full report.
 
-    The report is kept in the first of `folders`, the temporary folder, the home and the working
+    The report is written to the first of `folders`, the temporary folder, the home and the working
     folder that can be written to.
     """
     if isinstance(error, TennerError):
@@ -66,7 +66,7 @@ def _in_words(error: BaseException, where: str) -> TennerError:
             return InternalError(
                 msg("tenner met a fault of its own: {cause}{where}", cause=cause, where=where),
                 fix=msg(
-                    "start it again: a run goes on from its last state; if it happens"
+                    "start it again: a run resumes from its last state; if it happens"
                     " again, open an issue with that report"
                 ),
             )
@@ -91,7 +91,7 @@ def write_report(
 
 
 def handle_threads(environ: Mapping[str, str]) -> None:
-    """Have faults in threads told in a sentence too."""
+    """Report errors in threads as a sentence too."""
 
     def handle(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):

@@ -1,9 +1,10 @@
 """Which errors mean that a card, or the machine, has no memory left.
 
-The allocator says so. The libraries below it often do not: cuDNN finds no algorithm whose workspace
-fits, cuBLAS and cuDNN cannot make their handles, NCCL cannot allocate its buffers. The words are
-those of torch 2.4 to 2.13 (`aten/src/ATen/cudnn`, `c10/cuda`, `torch/csrc/distributed`). A handle
-can also fail for a broken driver; then the smallest step fails in the same way, and the run ends.
+The allocator names it. The libraries below it often do not: cuDNN finds no algorithm whose
+workspace fits, cuBLAS and cuDNN cannot make their handles, NCCL cannot allocate its buffers. The
+words are those of torch 2.4 to 2.13 (`aten/src/ATen/cudnn`, `c10/cuda`, `torch/csrc/distributed`).
+A handle can also fail for a broken driver; then the smallest step fails in the same way, and the
+run ends.
 """
 
 import re
@@ -20,5 +21,5 @@ _WORDS = re.compile(
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether an error's text, or any line of a log, says that memory ran out."""
+    """Whether an error's text, or any line of a log, is of memory that ran out."""
     return _WORDS.search(text) is not None

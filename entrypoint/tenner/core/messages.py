@@ -1,6 +1,6 @@
 """Texts for people: made of an id and values, so that they can be shown in another language too.
 
-A `Message` is its English text, so it is printed and logged like any other. Beside it stands what a
+A `Message` is its English text, so it is printed and logged like any other. It carries what a
 translator needs: the id, which is the English with a {name} for each value, and the values. A value
 can be a message itself. `locale/` holds the translations; `tenner.ui.translation` reads them.
 
@@ -68,16 +68,16 @@ def plural(one: str, many: str, number: int, /, **values: object) -> Message:
 
 def joined(*texts: str, separator: str = "; ") -> str:
     """Texts after each other, each a message still; empty ones are left out."""
-    kept = [text for text in texts if text]
-    names = [f"part{number}" for number in range(1, len(kept) + 1)]
-    if len(kept) < 2:
-        return kept[0] if kept else ""
+    filled = [text for text in texts if text]
+    names = [f"part{number}" for number in range(1, len(filled) + 1)]
+    if len(filled) < 2:
+        return filled[0] if filled else ""
     template = separator.join(f"{{{name}}}" for name in names)
-    return Message(template, dict(zip(names, kept, strict=True)))
+    return Message(template, dict(zip(names, filled, strict=True)))
 
 
 def message_of(found: object, text: str) -> str:
-    """The message that `to_json` made, if it is one and says `text`; else `text` as it is.
+    """The message that `to_json` made, if it is one and its English is `text`; else `text`.
 
     So a log that was written by another version, or changed by hand, is shown as it stands there.
     """

@@ -56,7 +56,7 @@ def _fulfil(future: Future[Any], action: Callable[[], Any]) -> None:
         return
     try:
         future.set_result(action())
-    except BaseException as error:  # noqa: BLE001  (handed to whoever waits)
+    except BaseException as error:  # noqa: BLE001  (passed to the waiting caller)
         future.set_exception(error)
 
 

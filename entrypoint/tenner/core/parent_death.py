@@ -1,7 +1,7 @@
-"""A child that does not outlive this program, even where it is killed without a word.
+"""A child process that does not outlive this program, even where that is killed.
 
 An engine whose program is gone would go on writing into the run's directory, beside the engine of
-the next start. On Linux the kernel ends it: the child asks for that itself, and then becomes the
+the next start. On Linux the kernel ends it: the child requests that itself, and then becomes the
 program that was to be started.
 """
 
@@ -10,15 +10,15 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-_ASK = (
+_WITH_PARENT = (
     "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, kept across execve
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, which lasts across execve
     "parent, program = int(sys.argv[1]), sys.argv[2]\n"
-    "os.getppid() == parent or sys.exit(1)\n"  # it died before the kernel was asked
+    "os.getppid() == parent or sys.exit(1)\n"  # it died before prctl
     "os.execv(program, sys.argv[2:])\n"
 )
 
-_ASK_WORKER = (
+_WITH_LAUNCHER = (
     "import ctypes, os, signal, sys\n"
     "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
     "os.getppid() == 1 and sys.exit(1)\n"
@@ -33,7 +33,7 @@ def dying_with_launcher(python: str, words: Sequence[str]) -> tuple[str, ...]:
     """
     if not sys.platform.startswith("linux"):
         return (python, *words)
-    return (python, "-I", "-S", "-c", _ASK_WORKER, python, *words)
+    return (python, "-I", "-S", "-c", _WITH_LAUNCHER, python, *words)
 
 
 def dying_with_parent(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -43,6 +43,6 @@ def dying_with_parent(argv: Sequence[str], environ: Mapping[str, str]) -> list[s
         raise FileNotFoundError(2, "no such program", argv[0])
     if not sys.platform.startswith("linux"):
         return list(argv)
-    # Isolated and without site-packages: nothing of the child's environment has a say in it.
-    here = os.path.abspath(program)  # noqa: PTH100  links stay as they are: venvs live by them
-    return [sys.executable, "-I", "-S", "-c", _ASK, str(os.getpid()), here, *argv[1:]]
+    # Isolated and without site-packages: the child's environment does not affect it.
+    here = os.path.abspath(program)  # noqa: PTH100  links are not resolved: a venv needs its own path
+    return [sys.executable, "-I", "-S", "-c", _WITH_PARENT, str(os.getpid()), here, *argv[1:]]

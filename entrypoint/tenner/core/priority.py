@@ -1,6 +1,6 @@
-"""Work beside a training that must not slow it: it gets the time that nothing else wants.
+"""Low priority for work beside a training, which must not slow it down.
 
-Where the system knows no such thing, it is done as everything else.
+Where the system has no priorities, it is done like everything else.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ from dataclasses import replace
 from tenner.core.command import Command
 
 NICE = 10
-"""How far such work stands behind: at 10 a tenth of what an equal would get, where all cores are
-wanted (Linux weighs 1024 against 110)."""
+"""The niceness of such work: at 10 it gets a tenth of what it would get at 0 where all cores are
+busy (Linux weighs 1024 against 110)."""
 
 
 def lower_thread_priority() -> None:
-    """Let this thread, and those that it starts, stand behind. Threads have priorities of their
-    own on Linux alone."""
+    """Lower the priority of this thread and those that it starts. Only on Linux do threads have
+    priorities of their own."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def with_low_priority(command: Command) -> Command:
-    """The command as one that stands behind from its start."""
+    """The command, started with a low priority."""
     if shutil.which("nice") is None:
         return command
     return replace(command, argv=("nice", "-n", str(NICE), *command.argv))

@@ -18,7 +18,7 @@ _NAME = r"[^/\\\s'\"`,;:()<>|]+"
 _ABSOLUTE = re.compile(rf"(?<![\w.~:/…\\])(?:[A-Za-z]:)?[/\\](?:{_NAME}[/\\])+({_NAME})?")
 _MORE_THAN_A_PATH = re.compile(r"\n|[:,;] |://")
 _IDS = ("msgid", "many")
-"""Keys of a message's JSON form whose texts are ours: paths in them are meant."""
+"""Keys of a message's JSON form whose texts are tenner's own: paths in them stay."""
 _FILE_URL = re.compile(r"\bfile://(?=[/~])")
 
 

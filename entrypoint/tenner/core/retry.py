@@ -22,7 +22,7 @@ _LONGEST_WAIT_SECONDS = 30
 
 
 class TransientError(Exception):
-    """A trouble that may be gone at the next try."""
+    """An error that may be gone at the next try."""
 
 
 class OutOfTime(TransientError):
@@ -30,7 +30,7 @@ class OutOfTime(TransientError):
 
 
 class PermanentError(Exception):
-    """The other side said no; `problem` carries the fix, `code` the other side's own word."""
+    """The other side refused; `problem` carries the fix, `code` the other side's error code."""
 
     def __init__(self, problem: Problem, *, code: str = "") -> None:
         super().__init__(problem.text)
@@ -58,7 +58,7 @@ class Deadline:
         self._cancelled.set()
 
     def extend(self, seconds: float) -> None:
-        """Allow `seconds` more, for work of our own that the limit is not meant for."""
+        """Allow `seconds` more, for local work that the limit does not cover."""
         self._end += seconds
 
     def check(self) -> None:
@@ -69,7 +69,7 @@ class Deadline:
             )
 
     def reporting_to(self, report: Callable[[str], None]) -> "Deadline":
-        """The same limit for one destination, whose troubles are given to `report`."""
+        """The same limit for one destination, whose errors are given to `report`."""
         return _ReportingDeadline(self, report)
 
     def report(self, trouble: str) -> None:
@@ -114,7 +114,7 @@ def retry_policy(
     """How everything is tried again: errors that are passing, until `stop`, whose error is raised.
 
     A wait is chosen at random below `first_seconds`, doubled each time up to `longest_seconds`, so
-    that many programs that met one trouble do not come back together.
+    that many programs that met one error do not retry together.
     """
     return Retrying(
         retry=retry_if_exception(is_passing),
@@ -135,8 +135,8 @@ def retrying(
 ) -> T:
     """Do `action` until it works, the deadline passes, or it is refused `max_refusals` times.
 
-    Waits 0.25 s at first, doubling to 30 s, jittered. Each trouble that is tried again is given to
-    `on_retry`, by default to whoever the deadline tells.
+    Waits 0.25 s at first, doubling to 30 s, jittered. Each error that is tried again is given to
+    `on_retry`, by default to the deadline's `report`.
 
     Raises the last TransientError or PermanentError.
     """
@@ -166,4 +166,4 @@ def retrying(
     except OutOfTime as late:
         if last is None or last is late:
             raise
-        raise last from late  # what kept it from ending says more than that the time is up
+        raise last from late  # the cause explains more than that the time is up

@@ -66,7 +66,7 @@ class RunDir:
 
     @property
     def live(self) -> Path:
-        """The parts of the page that change while the run goes on, for those who watch it."""
+        """The parts of the page that change while the run goes on, for its viewers."""
         return self.path / "live.json"
 
     @property
@@ -82,7 +82,7 @@ class RunDir:
         return self.path / "STOP"
 
     def create(self) -> "RunDir":
-        """Make the directory and its rooms; existing ones are kept as they are."""
+        """Make the directory and its subfolders; existing ones stay as they are."""
         for folder in (self.path, self.checkpoints, self.state, self.samples):
             folder.mkdir(parents=True, exist_ok=True)
         return self

@@ -27,7 +27,7 @@ METADATA = "__metadata__"
 
 
 class TensorEntry(TypedDict):
-    """One tensor of a head: its place is counted in bytes from the head's end."""
+    """One tensor of a head: its offsets are in bytes from the head's end."""
 
     dtype: str
     shape: list[int]
@@ -82,7 +82,7 @@ def data_start(path: Path) -> int:
 
 
 def _read_beginning(path: Path) -> tuple[int, bytes, bytes]:
-    """The file's size in bytes, its head as it stands, and its first 512 bytes."""
+    """The file's size in bytes, its head unparsed, and its first 512 bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = _head_length(file.read(8))

@@ -1,6 +1,6 @@
 """What must never be seen: tokens and keys, how they come in, and how text is cleaned of them.
 
-Secrets keep the names their owners gave them (`HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`, ...) and may
+Secrets have the names their owners gave them (`HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`, ...) and may
 come as `NAME_FILE`, a path to a file that holds the value, as Docker and Kubernetes mount them.
 They live in one `Secrets` value, whose `repr` is masked. Everything that writes text for people
 or files passes it through `redact`; every child process gets an environment from
@@ -123,7 +123,7 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
 
     `NAME_FILE` is read for every known name; a `NAME` beside it wins. Blanks and line ends around
     a value are cut: a token pasted with its newline is refused by every server. Any other variable
-    whose name says that it holds a secret is kept too, so that it is masked wherever it turns up.
+    whose name marks it as a secret is collected too, so that it is masked wherever it turns up.
     """
     values: dict[str, str] = {}
     problems: list[Problem] = []

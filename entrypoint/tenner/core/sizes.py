@@ -1,8 +1,8 @@
-"""Numbers of bytes as people say them."""
+"""Numbers of bytes as people write them."""
 
 
 def size_words(num_bytes: float) -> str:
-    """`812 B`, `9.5 MB`, `3.2 TB`: decimal units, as shops and file managers say them."""
+    """`812 B`, `9.5 MB`, `3.2 TB`: decimal units, as shops and file managers use."""
     size = float(num_bytes)
     unit = "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):

@@ -1,10 +1,10 @@
-"""Files and folders under a temporary name that says whose they are, and the removal of those
+"""Files and folders under a temporary name that names their owner, and the removal of those
 whose owner is gone.
 
 What a process was writing when it was killed stays under its temporary name: in a run's directory,
 at a destination, in the system's folder for temporary files. The name holds the machine, the
-process and its start, so that a later start removes what nobody writes any more, and nothing else.
-Only the standard library is used here: the trainer's process imports this module.
+process and its start, so that a later start removes what no process writes any more, and nothing
+else. Only the standard library is used here: the trainer's process imports this module.
 """
 
 import contextlib
@@ -21,14 +21,15 @@ from pathlib import Path
 from secrets import token_hex
 
 OTHERS_SECONDS = 3600.0
-"""After so long without a change, what a process on another machine was writing is nobody's."""
+"""After so long without a change, what a process on another machine was writing counts as
+abandoned."""
 _LONGEST_BYTES = 160
 """Of the final name: with the owner behind it the whole stays below the usual limit of 255."""
 _OWNER = r"(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)"
 _PART = re.compile(rf"\..*\.{_OWNER}-[0-9a-f]{{8}}\.part")
 _FOLDER = re.compile(rf"tenner-[a-z]+-{_OWNER}-\w+")
 _UNOWNED = re.compile(r"\..*\.part")
-"""Downloads that a later call takes up (they keep no owner), and parts of earlier versions."""
+"""Downloads that a later call resumes (they have no owner), and parts of earlier versions."""
 
 
 def part_of(target: Path) -> Path:
@@ -58,7 +59,7 @@ def remove_abandoned_folders() -> list[Path]:
 
 
 def remove_abandoned_parts(*folders: Path, inside: Iterable[Path] = ()) -> list[Path]:
-    """Remove the parts that lie in `folders`, and at any depth `inside` others, where their
+    """Remove the parts that are in `folders`, and at any depth `inside` others, where their
     process is gone. Returns those that it removed."""
     found = [path for folder in folders for path in _listed(folder)]
     return _remove(_PART, [*found, *_at_any_depth(inside)])
@@ -109,7 +110,7 @@ def _remove(pattern: re.Pattern[str], paths: Iterable[Path]) -> list[Path]:
 
 def _is_in_use(path: Path, named: re.Match[str]) -> bool:
     """Whether the process that made it may still be writing: on this machine it is looked for, on
-    another one time tells."""
+    another one the time decides."""
     if named["machine"] == _machine():
         return _start_of(int(named["process"])) == int(named["start"])
     try:

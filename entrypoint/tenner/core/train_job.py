@@ -1,6 +1,6 @@
-"""What one training process is asked to do: everything, in one JSON file.
+"""What one training process has to do: everything, in one JSON file.
 
-Names are those of sd-scripts where it has the option. The dataset room has already decided which
+Names are those of sd-scripts where it has the option. The dataset package has already decided which
 images, which captions, which buckets; the engine has no folder logic. Standard library only: the
 process that runs the job may hold nothing else of tenner's dependencies.
 """
@@ -26,7 +26,7 @@ class TrainItem:
     """One image of the data set. Sizes are (width, height) in pixels.
 
     The picture is resized to `resized`, then cut to `bucket`: at (`crop_left`, `crop_top`), in
-    the middle where these are None, or at places drawn at random where `random_crop` is set.
+    the middle where these are None, or at random positions where `random_crop` is set.
     `original` is the size before resizing (SDXL is conditioned on it); None reads it from the
     file. `is_reg` marks a regularisation image, whose loss is weighted by `prior_loss_weight`.
     """
@@ -63,7 +63,7 @@ class TrainJob:
     """Folder of the (first) CLIP tokenizer; None takes the base's own, or the packaged one."""
     tokenizer_2: str | None = None
     v_parameterization: bool | None = None
-    """None asks the base's scheduler configuration (a single file then means epsilon)."""
+    """None takes the base's scheduler configuration (a single file then means epsilon)."""
     zero_terminal_snr: bool | None = None
 
     # The data
@@ -93,7 +93,7 @@ class TrainJob:
     output_name: str
     state_dir: str
     log_dir: str | None = None
-    """A folder for TensorBoard's log; None keeps none."""
+    """A folder for TensorBoard's log; None writes none."""
     save_precision: SavePrecision = "fp16"
     save_every_n_epochs: int | None = None
     save_every_n_steps: int | None = None
@@ -171,7 +171,7 @@ class TrainJob:
     max_nonfinite_steps: int = 10
     """So many losses in a row that are not finite end the run."""
 
-    # What the file says of itself
+    # The file's metadata
     training_comment: str | None = None
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     """Further entries of the file's metadata; they win over the engine's own."""

@@ -35,7 +35,7 @@ ARCHITECTURES: Mapping[CudaVersion, tuple[str, ...]] = {
     (12, 6): ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"),
     (12, 8): ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"),
 }
-"""Code in PyTorch's official Linux wheels. The 12.1 row is what the torch 2.4.1 wheel says of
+"""Code in PyTorch's official Linux wheels. The 12.1 row is what the torch 2.4.1 wheel reports of
 itself; the others are from PyTorch's build scripts (.ci/manywheel/build_cuda.sh)."""
 
 CUDA_12_1 = CudaBuild(version=(12, 1), architectures=ARCHITECTURES[12, 1], torch="2.4.1")

@@ -8,10 +8,10 @@ Capability = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One card, or one slice of a card (MIG). `None` means that the driver does not say."""
+    """One card, or one slice of a card (MIG). `None` where the driver does not report it."""
 
     index: int
-    """Its place in nvidia-smi's list, which is PCI bus order. Slices share their card's."""
+    """Its index in nvidia-smi's list, which is PCI bus order. Slices share their card's."""
     name: str
     driver: str
     uuid: str = ""
@@ -22,7 +22,7 @@ class Gpu:
     slice_index: int | None = None
     """Which MIG slice of the card it is; `None` for a whole card."""
     is_divided: bool = False
-    """The driver says MIG is on for this card, so its own memory is not ours to use."""
+    """MIG is on for this card, so its memory as a whole cannot be used."""
 
     @property
     def is_slice(self) -> bool:

@@ -17,13 +17,14 @@ _UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What this process may use. `limited` tells that a cgroup holds less than the machine."""
+    """What this process may use. `limited` is True where a cgroup allows less than the machine
+    has."""
 
     cpus: float
     ram_mib: int
     free_ram_mib: int
     shm_mib: int
-    """Free room of /dev/shm, by which data-loading processes hand over images."""
+    """Free space of /dev/shm, through which data-loading processes pass images."""
     cpus_limited: bool = False
     ram_limited: bool = False
 
@@ -39,7 +40,8 @@ class DiskSpace:
 
 
 def inspect_host(root: Path = Path("/")) -> Host:
-    """Limits of cgroup v2 and v1 both, the smallest of all that apply; 1 CPU where nothing says."""
+    """Limits of cgroup v2 and v1 both, the smallest of all that apply; 1 CPU where nothing is
+    known."""
     cpus_here = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
     machine_cpus = cpus_here or float(os.cpu_count() or 1)
     cpu_limit = _cpu_limit(root)
@@ -57,7 +59,7 @@ def inspect_host(root: Path = Path("/")) -> Host:
 
 
 def disk_space(path: Path) -> DiskSpace:
-    """Room for `path`, which need not exist: its nearest existing parent is asked."""
+    """Space for `path`, which need not exist: that of its nearest existing parent."""
     folder = path.absolute()
     while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 it never raises
         folder = folder.parent

@@ -25,7 +25,7 @@ _SHARES_MEMORY = re.compile(r"\b(GB10|Thor|Orin|Tegra|Jetson|Grace)\b", re.I)
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Cards, driver, host. Without a card `chosen` is empty and `problems` says why."""
+    """Cards, driver, host. Without a card `chosen` is empty and `problems` explains why."""
 
     gpus: tuple[Gpu, ...]
     """All that nvidia-smi shows."""
@@ -126,7 +126,7 @@ def machine_of(
 
 
 def _with_capability(gpu: Gpu) -> Gpu:
-    """Old drivers do not tell the capability; the card's name does."""
+    """The capability by the card's name: old drivers do not report it."""
     if gpu.capability:
         return gpu
     card = card_named(gpu.name)
@@ -134,7 +134,7 @@ def _with_capability(gpu: Gpu) -> Gpu:
 
 
 def _with_memory(gpu: Gpu, host: Host) -> Gpu:
-    """A chip that shares the machine's memory has none of its own to tell: what the kernel says is
+    """A chip that shares the machine's memory reports none of its own: what the kernel reports is
     available (MemAvailable) is what it may take."""
     if gpu.total_mib or gpu.is_divided or not _SHARES_MEMORY.search(gpu.name):
         return gpu

@@ -1,7 +1,7 @@
 """Whether this is a container, and whether a folder outlives it.
 
 What a container writes outside of its mounts lies in a layer of its own, which is removed with it.
-The kernel tells of mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)).
+The kernel lists mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)).
 """
 
 import os
@@ -16,7 +16,7 @@ Lost = Literal["layer", "memory"]
 _LAYERS = ("overlay", "aufs", "fuse.fuse-overlayfs", "fuse-overlayfs")
 _MEMORY = ("tmpfs", "ramfs")
 _SNAPSHOT = re.compile(r"docker|containers?/|containerd|cri-o")
-"""In the root or the source of `/` where an engine keeps layers as subvolumes (btrfs, zfs)."""
+"""In the root or the source of `/` where an engine stores layers as subvolumes (btrfs, zfs)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def in_container(environ: Mapping[str, str], root: Path = Path("/")) -> bool:
 
 
 def read_mounts(root: Path = Path("/")) -> tuple[Mount, ...]:
-    """All mounts of this process, those that cover others last; none where nothing tells."""
+    """All mounts of this process, those that cover others last; none where they are not known."""
     try:
         text = (root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:

@@ -15,13 +15,14 @@ from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 
 PriceSource = Literal["asked", "host", "book"]
+"""Set by the user, from the host's API, or from the price table: the values of `plan.json`."""
 GUIDE = "guide"
 """The provider under which the book holds the guide's own prices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """Dollars for one hour of a machine, and who says so."""
+    """Dollars for one hour of a machine, and the source of that price."""
 
     usd_per_hour: float
     kind: PriceSource
@@ -31,7 +32,7 @@ class Price:
 
     @property
     def is_sure(self) -> bool:
-        """Said by the user or the host, not looked up in a book."""
+        """Given by the user or the host, not looked up in the price table."""
         return self.kind != "book"
 
 
@@ -45,8 +46,8 @@ def price_of(
 ) -> Price | None:
     """The price to reckon with: the user's, the host's, else the book's for the card.
 
-    `asked` and `host` are for the whole machine, the book's prices for one card. None where nobody
-    knows. 0 is a price: a machine of one's own.
+    `asked` and `host` are for the whole machine, prices of the table for one card. None where
+    nothing knows. 0 is a price: a machine of one's own.
     """
     if set_by_user is not None:
         return Price(usd_per_hour=set_by_user, kind="asked", source=msg("price_per_hour"))

@@ -29,7 +29,7 @@ FIELDS = (
     "uuid",
     "mig.mode.current",
 )
-"""What is asked of each card. Drivers before 510 do not know `compute_cap`."""
+"""What is queried of each card. Drivers before 510 do not know `compute_cap`."""
 
 TIME_LIMIT_SECONDS = 45.0
 
@@ -54,7 +54,7 @@ class SmiAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuQuery:
-    """The cards found, or the problem that kept them hidden."""
+    """The cards found, or the problem why there are none."""
 
     gpus: tuple[Gpu, ...] = ()
     problem: Problem | None = None
@@ -173,10 +173,10 @@ def parse_slice_uuids(smi_list: str) -> dict[tuple[int, int], str]:
 def with_slices(
     gpus: Sequence[Gpu], detailed: Sequence[Gpu], slice_uuids: Mapping[tuple[int, int], str]
 ) -> tuple[Gpu, ...]:
-    """`gpus` with what the XML knows better: slices, and memory that the query would not say.
+    """`gpus` with what the XML knows better: slices, and memory that the query did not give.
 
-    Cards are matched by UUID where both know it, else by their place in the list. A card that is
-    divided and shows no slice keeps no memory figure: the whole card's is not ours.
+    Cards are matched by UUID where both know it, else by their position in the list. A card that is
+    divided and shows no slice has no memory figure: the whole card's memory is not available.
     """
     result: list[Gpu] = []
     for gpu in gpus:
@@ -209,25 +209,25 @@ def _slice_uuid(gpu: Gpu, slice_uuids: Mapping[tuple[int, int], str]) -> str:
 
 
 def failure_of(answer: SmiAnswer) -> Problem | None:
-    """What is wrong, where nvidia-smi ran but told of no card."""
+    """What is wrong, where nvidia-smi ran but listed no card."""
     text = answer.text
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if "Driver/library version mismatch" in text:
         return Problem(
             text=msg(
-                "the host's driver was changed under a running system: nvidia-smi says {line}",
+                "the host's driver was changed under a running system: nvidia-smi prints {line}",
                 line=line,
             ),
             fix=msg("this is the host's fault: reboot it, or rent another machine"),
         )
     if "Failed to initialize NVML" in text or "has failed because it couldn't communicate" in text:
         return Problem(
-            text=msg("the host has lost its GPU: nvidia-smi says {line}", line=line),
+            text=msg("the host has lost its GPU: nvidia-smi prints {line}", line=line),
             fix=msg("restart the container; if it happens again, rent another machine"),
         )
     if "Unable to determine the device handle" in text or "GPU is lost" in text:
         return Problem(
-            text=msg("a GPU of this host has failed: nvidia-smi says {line}", line=line),
+            text=msg("a GPU of this host has failed: nvidia-smi prints {line}", line=line),
             fix=msg("rent another machine; the host's card has to be reset"),
         )
     if "No devices were found" in text or (answer.returncode == 0 and not text):
@@ -239,7 +239,7 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
         text=msg(
             "nvidia-smi ended with code {returncode} and named no GPU: {line}",
             returncode=answer.returncode,
-            line=line[:200] or msg("it said nothing"),
+            line=line[:200] or msg("it printed nothing"),
         ),
         fix=msg("run nvidia-smi by hand on this machine; if it fails too, rent another one"),
     )

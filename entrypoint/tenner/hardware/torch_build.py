@@ -29,7 +29,8 @@ def trainer_build(python: Path) -> CudaBuild:
 
 
 def _version_files(python: Path) -> list[Path]:
-    """Where an environment keeps `torch/version.py`: beside its `bin`, or where this one's is."""
+    """The folder of an environment that has `torch/version.py`: beside its `bin`, or where this
+    one's is."""
     root = python.parent.parent
     found = sorted(root.glob("lib*/python3*/site-packages/torch/version.py"))
     own = Path(sysconfig.get_path("purelib"))

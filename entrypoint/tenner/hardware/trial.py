@@ -37,7 +37,8 @@ class Tried:
 
     @property
     def problem(self) -> Problem | None:
-        """What forbids to train on this card; a broken library does not, as another stands in."""
+        """The error that prevents training on this card; a broken library does not: another
+        replaces it."""
         torch_error = self.broken.get(TORCH)
         if torch_error is None:
             return None
@@ -107,7 +108,7 @@ class Trial:
     def _wait(
         process: "subprocess.Popen[str]", time_limit_seconds: float
     ) -> tuple[list[dict[str, Any]], str]:
-        """What it said, and how it ended in words."""
+        """Its output, and how it ended, in words."""
         try:
             out, err = process.communicate(timeout=time_limit_seconds)
             last = next((line for line in reversed(err.splitlines()) if line.strip()), "no word")

@@ -9,7 +9,7 @@ import json
 import sys
 
 
-def say(**found):
+def report(**found):
     print(json.dumps(found), flush=True)
 
 
@@ -18,7 +18,7 @@ def try_torch():
     import torch
 
     built = torch.version.cuda
-    say(torch=torch.__version__, cuda=built, architectures=torch.cuda.get_arch_list())
+    report(torch=torch.__version__, cuda=built, architectures=torch.cuda.get_arch_list())
     if not built:
         raise RuntimeError(f"torch {torch.__version__} was built without CUDA")
     torch.cuda.init()
@@ -27,7 +27,7 @@ def try_torch():
     torch.cuda.synchronize()
     if total != 16.0**3:
         raise RuntimeError(f"a product of two matrices gave {total}, not {16.0**3}")
-    say(gpu=torch.cuda.get_device_name(0), num_gpus=torch.cuda.device_count())
+    report(gpu=torch.cuda.get_device_name(0), num_gpus=torch.cuda.device_count())
 
 
 def try_xformers():
@@ -62,14 +62,14 @@ TRIALS = {"torch": try_torch, "xformers": try_xformers, "bitsandbytes": try_bits
 
 def main(names):
     for name in names:
-        say(trying=name)
+        report(trying=name)
         try:
             TRIALS[name]()
         except BaseException as error:  # noqa: BLE001 whatever a library raises is the answer
             words = str(error).strip().splitlines() or [""]
-            say(failed=name, error=f"{type(error).__name__}: {words[0]}"[:300])
+            report(failed=name, error=f"{type(error).__name__}: {words[0]}"[:300])
         else:
-            say(works=name)
+            report(works=name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which of the cards a run may use: CUDA_VISIBLE_DEVICES, then the best of what is left.
 
-CUDA counts cards from the fastest unless told otherwise, nvidia-smi by PCI bus. Everything here
+CUDA counts cards from the fastest unless set otherwise, nvidia-smi by PCI bus. Everything here
 counts as nvidia-smi does, and children get `CUDA_DEVICE_ORDER=PCI_BUS_ID` so that they do too.
 """
 
@@ -80,7 +80,7 @@ def _hidden(wish: str, gpus: Sequence[Gpu]) -> Problem:
             wish=wish,
             listed=_listed(gpus),
         ),
-        fix=msg("unset CUDA_VISIBLE_DEVICES, or add --device cpu if the CPU is meant"),
+        fix=msg("unset CUDA_VISIBLE_DEVICES, or add --device cpu to use the CPU"),
     )
 
 

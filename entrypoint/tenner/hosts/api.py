@@ -1,4 +1,4 @@
-"""One call of a host's API: what is asked, what may pass by itself, and what will not."""
+"""One call of a host's API: the request, which errors are transient, and which are not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _REFUSALS_TRIED = 3
 
 
 class HostError(Exception):
-    """The host's API did not do what was asked. `is_passing` where another try may help."""
+    """The host's API refused or failed. `is_transient` where another try may help."""
 
     def __init__(self, text: str, *, status: int = 0, is_transient: bool = False) -> None:
         super().__init__(text)
@@ -25,7 +25,7 @@ class HostError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ApiRequest:
     """A request: its path below the API's address, and the JSON it carries."""
 
     method: str
@@ -33,7 +33,9 @@ class Ask:
     body: Mapping[str, Any] | None = None
 
 
-def call(ask: Ask, *, url: str, key: str, limit_seconds: float, waits: float = 1.0) -> Any:
+def call(
+    request: ApiRequest, *, url: str, key: str, limit_seconds: float, waits: float = 1.0
+) -> Any:
     """The answer's JSON (None where it holds none), tried again until `limit_seconds` are over;
     what is refused is tried three times. `waits` scales the pauses. Raises HostError."""
     again = retry_policy(
@@ -42,11 +44,13 @@ def call(ask: Ask, *, url: str, key: str, limit_seconds: float, waits: float = 1
         first_seconds=0.5 * waits,
         longest_seconds=20 * waits,
     )
-    return again(lambda: _once(ask, url=url, key=key, seconds=min(_CALL_SECONDS, limit_seconds)))
+    return again(
+        lambda: _once(request, url=url, key=key, seconds=min(_CALL_SECONDS, limit_seconds))
+    )
 
 
 class _Refused(stop_after_attempt):
-    """Ends trying what is refused; what may pass goes on until the time is over."""
+    """Stops retrying what is refused; transient errors are retried until the time is over."""
 
     def __call__(self, retry_state: Any) -> bool:
         error = retry_state.outcome.exception()
@@ -54,16 +58,16 @@ class _Refused(stop_after_attempt):
         return not passing and super().__call__(retry_state)
 
 
-def _once(ask: Ask, *, url: str, key: str, seconds: float) -> Any:
+def _once(request: ApiRequest, *, url: str, key: str, seconds: float) -> Any:
     import httpx  # a plan looks for the host too, and sends nothing
 
     headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
     try:
         answer = httpx.request(
-            ask.method,
-            url.rstrip("/") + ask.path,
+            request.method,
+            url.rstrip("/") + request.path,
             headers=headers,
-            json=dict(ask.body) if ask.body is not None else None,
+            json=dict(request.body) if request.body is not None else None,
             timeout=seconds,
         )
     except httpx.TimeoutException as error:

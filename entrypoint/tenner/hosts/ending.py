@@ -1,7 +1,7 @@
 """The end of a rented machine: stopped or removed once everything is delivered and verified.
 
-A machine that goes on costs money for nothing, so it is tried again for minutes, and said loudly
-where it fails. A command of the user's takes the place of the host's API where there is one.
+A machine that keeps running costs money for nothing, so the call is retried for minutes, and a
+failure is reported prominently. A command of the user's is run instead of the host's API if set.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ COMMAND_TRIES = 3
 
 
 def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
-    """What keeps the end action that was requested from working; found before money is spent."""
+    """Why the requested end action could not work; checked before money is spent."""
     if settings.end_action == "none" or settings.end_command:
         return ()
     if host is None:
@@ -45,7 +45,7 @@ def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
 
 
 def fetch_price(settings: Settings, host: Host | None) -> tuple[Price | None, tuple[Problem, ...]]:
-    """The host's own price where it tells it, and what is wrong with its API.
+    """The host's own price where its API gives it, and what is wrong with that API.
 
     A key that is refused is an error where it will be needed at the end.
     """
@@ -56,13 +56,13 @@ def fetch_price(settings: Settings, host: Host | None) -> tuple[Price | None, tu
     except HostError as error:
         refused = error.status in (401, 403) and settings.end_action != "none"
         needed = refused and not settings.end_command
-        text = msg("{host} does not tell its price: {error}", host=host, error=error)
+        text = msg("{host} gives no price: {error}", host=host, error=error)
         if needed:
             fix = msg(
                 "{key_name} is refused: set one that may stop this machine", key_name=host.key_name
             )
         else:
-            fix = msg("set price_per_hour, so that max_cost_usd can be kept to")
+            fix = msg("set price_per_hour, so that max_cost_usd can be held")
         return None, (Problem(text=text, fix=fix, level="error" if needed else "note"),)
 
 
@@ -146,7 +146,7 @@ def _still_running(
     price = (
         msg(" and costs ${usd_per_hour} an hour", usd_per_hour=f"{usd_per_hour:.2f}")
         if usd_per_hour
-        else msg(" and goes on costing")
+        else msg(" and still costs money")
     )
     return Problem(
         text=msg(

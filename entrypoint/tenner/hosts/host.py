@@ -1,4 +1,4 @@
-"""Which host this is, told by the environment it gives its containers, and what an hour costs.
+"""Which host this is, by the environment it gives its containers, and what an hour costs.
 
 RunPod: `RUNPOD_POD_ID` and a key for this pod in `RUNPOD_API_KEY`
 (docs.runpod.io, "Pod environment variables"; REST API at rest.runpod.io/v1).
@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from tenner.core.messages import msg
 from tenner.core.secrets import Secrets
 from tenner.hardware.prices import Price
-from tenner.hosts.api import Ask, HostError, call
+from tenner.hosts.api import ApiRequest, HostError, call
 
 Action = Literal["none", "stop", "remove"]
 URL_VARIABLE = "TENNER_HOST_API"
@@ -35,8 +35,8 @@ class Host:
     page: str
     key: str
     key_name: str
-    fetch_status: Ask
-    end: Mapping[Action, Ask]
+    fetch_status: ApiRequest
+    end: Mapping[Action, ApiRequest]
     read_price: Callable[[Any], float | None]
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class Host:
 
 
 def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
-    """The host that this container runs on, None where nothing tells of one."""
+    """The host that this container runs on, None where there is none."""
     other = environ.get(URL_VARIABLE, "").strip()
     if pod := environ.get("RUNPOD_POD_ID", "").strip():
         path = f"/pods/{pod}"
@@ -59,10 +59,10 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
             page="https://console.runpod.io/pods",
             key=secrets.get("RUNPOD_API_KEY") or "",
             key_name="RUNPOD_API_KEY",
-            fetch_status=Ask(method="GET", path=path),
+            fetch_status=ApiRequest(method="GET", path=path),
             end={
-                "stop": Ask(method="POST", path=f"{path}/stop"),
-                "remove": Ask(method="DELETE", path=path),
+                "stop": ApiRequest(method="POST", path=f"{path}/stop"),
+                "remove": ApiRequest(method="DELETE", path=path),
             },
             read_price=_runpod_price,
         )
@@ -80,10 +80,10 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
             page="https://cloud.vast.ai/instances/",
             key=own or secrets.get("VAST_API_KEY") or "",
             key_name="CONTAINER_API_KEY" if own else "VAST_API_KEY",
-            fetch_status=Ask(method="GET", path=path),
+            fetch_status=ApiRequest(method="GET", path=path),
             end={
-                "stop": Ask(method="PUT", path=path, body={"state": "stopped"}),
-                "remove": Ask(method="DELETE", path=path),
+                "stop": ApiRequest(method="PUT", path=path, body={"state": "stopped"}),
+                "remove": ApiRequest(method="DELETE", path=path),
             },
             read_price=_vast_price,
         )
@@ -91,7 +91,7 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
 
 
 def price_of_host(host: Host, *, limit_seconds: float = _PRICE_SECONDS) -> Price | None:
-    """What this machine costs, in the host's own word; None where it does not say. Raises
+    """What this machine costs by the host's API; None where that gives no price. Raises
     HostError."""
     if not host.key:
         raise HostError(msg("{key_name} is not set", key_name=host.key_name))

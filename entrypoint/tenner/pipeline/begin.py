@@ -16,8 +16,8 @@ from tenner.core.errors import (
 from tenner.core.events import Phase, Warned
 from tenner.core.files import write_atomically, write_json
 from tenner.core.messages import msg
-from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
+from tenner.core.writable import make_writable
 from tenner.hardware.prices import Price
 from tenner.pipeline.everything_wrong import everything_wrong, most_urgent
 from tenner.pipeline.predicting import with_measured_prediction

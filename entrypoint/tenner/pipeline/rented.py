@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tenner.core.errors import SettingsError, errors_in
 from tenner.core.events import Failed
 from tenner.hardware.prices import Price, price_of
-from tenner.hosts.ending import fetch_price, end_host
+from tenner.hosts.ending import end_host, fetch_price
 from tenner.hosts.host import Host
 from tenner.runs.context import RunContext
 from tenner.settings.model import Settings

@@ -60,14 +60,14 @@ class Batch:
 
     @property
     def folder(self) -> Path:
-        """Where the batch keeps its summary and what its jobs share."""
+        """The folder of the batch's summary and of what its jobs share."""
         output_dir = Path(self.jobs[0].settings.output_dir).expanduser()
         return output_dir / f"{self.name}.batch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RawJob:
-    """A job before its settings are judged. `name` is the run's, unless the job says another."""
+    """A job before its settings are judged. `name` is the run's, unless the job sets another."""
 
     name: str
     own: Layer
@@ -199,12 +199,12 @@ def _sweep(
             problems.append(Problem(text=text, fix=msg("write {key} = [first, second]", key=key)))
         if canonical(key) in origins:
             text = msg(
-                "{key} is swept over in {name} and said once for all ({origins})",
+                "{key} is swept over in {name} and set once for all ({origins})",
                 key=key,
                 name=name,
                 origins=origins[canonical(key)],
             )
-            problems.append(Problem(text=text, fix=msg("keep one of them")))
+            problems.append(Problem(text=text, fix=msg("remove one of them")))
     if problems:
         raise SettingsError(problems=problems)
     return tuple((key, tuple(values)) for key, values in table.items())
@@ -270,10 +270,10 @@ def _clashes(jobs: Sequence[Request]) -> list[Problem]:
         for address in settings.destinations:
             if address in owners:
                 text = msg(
-                    "{places} and {output_name} both deliver to {place}",
-                    places=owners[address],
-                    output_name=settings.output_name,
-                    place=address,
+                    "{first} and {second} both deliver to {destination}",
+                    first=owners[address],
+                    second=settings.output_name,
+                    destination=address,
                 )
                 fix = msg(
                     "name a destination of its own in each job, or one bucket or folder for all"

@@ -12,9 +12,9 @@ from pathlib import Path
 from tenner.core.errors import BudgetReached, ExitCode, Stopped, TennerError
 from tenner.core.events import Phase
 from tenner.core.messages import msg
-from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
+from tenner.core.writable import make_writable
 from tenner.hardware.prices import price_of
 from tenner.hosts import end_host, find_host
 from tenner.pipeline.run import AlreadyDelivered, Outcome, run

@@ -20,7 +20,7 @@ FORMAT = 1
 class JobRecord:
     """One job. Seconds and dollars are those of all its starts; paths are the run's own.
 
-    `digest` tells the settings apart that the record is about.
+    `digest` identifies the settings that the record is about.
     """
 
     name: str
@@ -95,16 +95,18 @@ def write_records(path: Path, records: Sequence[JobRecord]) -> None:
 
 
 def _json(record: JobRecord) -> dict[str, Any]:
-    """A record as JSON; beside the English of its problems stand their ids and values."""
-    told = [each.to_json() if isinstance(each, Message) else None for each in record.problems]
-    return asdict(record) | ({"messages": told} if any(told) else {})
+    """A record as JSON; beside the English of its problems are their ids and values."""
+    messages = [each.to_json() if isinstance(each, Message) else None for each in record.problems]
+    return asdict(record) | ({"messages": messages} if any(messages) else {})
 
 
-def _with_messages(record: JobRecord, told: list[Any]) -> JobRecord:
+def _with_messages(record: JobRecord, messages: list[Any]) -> JobRecord:
     """The record with its problems as messages, where they were written as such."""
-    if len(told) != len(record.problems):
+    if len(messages) != len(record.problems):
         return record
-    problems = (message_of(each, text) for each, text in zip(told, record.problems, strict=True))
+    problems = (
+        message_of(each, text) for each, text in zip(messages, record.problems, strict=True)
+    )
     return replace(record, problems=tuple(problems))
 
 

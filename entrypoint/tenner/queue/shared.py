@@ -1,7 +1,7 @@
 """What the jobs of a batch share: each dataset is prepared once, and so is each job's plan.
 
-A plan is made before anything is on the card, so that what a batch keeps loaded there is not
-mistaken for somebody else's.
+A plan is made before anything is on the card, so that what a batch keeps loaded there does not
+count as another program's memory.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ from tenner.storage.http import OnBytes
 
 @dataclass(kw_only=True)
 class SharedDatasets:
-    """Inspects each dataset once; its working copy lies in `folder` for all jobs that ask alike."""
+    """Inspects each dataset once; its working copy is in `folder`, for all jobs with the same
+    request."""
 
     folder: Path
     _found: dict[DatasetRequest, Dataset | DatasetError] = field(
@@ -39,7 +40,7 @@ class SharedDatasets:
     ) -> Dataset:
         """As `inspect_dataset`, but for `workdir`. Raises DatasetError."""
         del workdir
-        if not request.validation_split:  # then the seed chooses nothing: a sweep over it shares
+        if not request.validation_split:  # then the seed changes nothing: a sweep over it shares
             request = replace(request, validation_seed=0)
         if request not in self._found:
             name = hashlib.sha256(repr(request).encode()).hexdigest()[:12]
@@ -56,7 +57,7 @@ class SharedDatasets:
 
 @dataclass(kw_only=True)
 class SharedPreparation:
-    """Prepares each job once. `prepare` gives what `look` has found before, or looks now."""
+    """Prepares each job once. `prepare` returns what `prepare_early` found, or prepares now."""
 
     environ: Mapping[str, str]
     inspect: Inspect
@@ -97,7 +98,7 @@ class SharedPreparation:
 
 
 def last_loss(events: Path) -> tuple[float | None, int]:
-    """The last mean loss that a run told in its log of events, and its last step."""
+    """The last mean loss in a run's log of events, and its last step."""
     loss, last = None, 0
     for line in read_event_lines(events):
         if line.get("event") == "step":

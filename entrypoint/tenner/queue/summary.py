@@ -50,7 +50,7 @@ def write_summary(path: Path, name: str, records: Sequence[JobRecord]) -> None:
 
 
 def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str:
-    """The page as HTML; links are relative to `folder`, where it will lie."""
+    """The page as HTML; links are relative to `folder`, where it will be."""
     style = page_style() + _own("page.css")
     seeds = comparisons(records)
     shown = [path for each in seeds for _, paths in each.rows for path in paths if path]
@@ -107,7 +107,7 @@ def comparisons(records: Sequence[JobRecord]) -> tuple[Comparison, ...]:
 
 
 def _prompt(found: Mapping[Cell, Path]) -> str:
-    """The prompt of a job's pictures at full strength: the base is asked without the trigger."""
+    """The prompt of a job's pictures at full strength; that of the base has no trigger."""
     return max(found, key=lambda cell: cell.strength).prompt if found else ""
 
 

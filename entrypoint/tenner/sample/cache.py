@@ -37,7 +37,8 @@ class CachedPipeline:
         return self._pipe
 
     def rest(self) -> None:
-        """Take the LoRA off, and the pipeline off the card. One that keeps a part is let go."""
+        """Take the LoRA off, and move the pipeline off the card. One that cannot be moved is
+        dropped."""
         if self._pipe is None:
             return
         self._pipe.unload_lora_weights()

@@ -2,8 +2,8 @@
 
 The guide asks for strengths from 0.5 to 1.0 over at least five seeds, the trigger at other places
 of the prompt, and the concept in and out of the negative prompt. Strength 0 (the base alone) and
-the prompt without its trigger stand beside them, since a LoRA is judged by what it changes and by
-what it leaves alone.
+the prompt without its trigger are drawn beside them, since a LoRA is judged by what it changes and
+by what it leaves alone.
 """
 
 import re
@@ -19,22 +19,22 @@ GUIDE_SEEDS = (1, 2, 3, 4, 5)
 FULL = 1.0
 USUAL = 0.8
 _DISTINCT_PROMPTS = 2
-"""Prompts taken from the captions when the user names none: more cost time and tell no more."""
+"""Prompts taken from the captions when the user names none: more cost time and show no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A prompt as the trigger is meant to be used in it, and the same without the trigger.
+    """A prompt with the trigger, and the same without it.
 
-    `plain` is what the prompt says when the concept is not requested; it is made by taking the
-    trigger out where the user did not say it.
+    `plain` is the prompt when the concept is not requested; it is made by taking the trigger out
+    where the user did not give it.
     """
 
     text: str
     plain: str
     negative: str = ""
     own: PromptLine | None = None
-    """What its line says of size, seed, guidance and steps."""
+    """Size, seed, guidance and steps that its line sets."""
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class Prompt:
 
     @property
     def group(self) -> str:
-        """The words over its pictures: the prompt, and what its line says of them."""
+        """The words over its pictures: the prompt, and what its line sets."""
         own = self.own
         if own is None:
             return self.text
@@ -107,7 +107,7 @@ def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) ->
 
 
 def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
-    """What the guide asks to be looked at, for this dataset."""
+    """What the guide says to look at, for this dataset."""
     return guide_cells(
         sample_prompts(settings, captions, trigger),
         trigger,
@@ -126,13 +126,13 @@ def guide_cells(
     negative: str = "",
     ema: bool = False,
 ) -> tuple[Cell, ...]:
-    """The pictures the guide asks for, group after group, in the order they are shown.
+    """The pictures the guide recommends, group after group, in the order they are shown.
 
     With `ema` the moving average of the weights stands beside the raw ones at every strength.
 
     Every prompt gets strength 0 and all `strengths` over all `seeds`; the first prompt gets the
     three further groups too (without the trigger, trigger elsewhere, concept in the negative
-    prompt). Without a trigger there is only the first kind. No cell stands twice.
+    prompt). Without a trigger there is only the first kind. No cell is repeated.
     """
     full = [
         each if isinstance(each, Prompt) else Prompt.of(each, trigger, negative=negative)
@@ -203,7 +203,7 @@ def position_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterab
 
 
 def negative_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterable[Cell]:
-    """The concept requested, and asked away, at the usual strength."""
+    """The concept in the prompt, and in the negative prompt, at the usual strength."""
     away = join_words((trigger, prompt.negative))
     columns = (
         ("in the prompt", prompt.text, prompt.negative),
@@ -236,7 +236,7 @@ def trigger_positions(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
     """The prompt with the trigger at its start, between two of its parts, and at its end.
 
     Parts are what commas divide; a prompt without commas is divided at the word nearest to its
-    middle. An empty prompt has one place only.
+    middle. An empty prompt has one position only.
     """
     parts = [part.strip() for part in plain.split(",") if part.strip()]
     joiner = ", "
@@ -256,12 +256,12 @@ def trigger_positions(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
 
 
 def contains(text: str, trigger: str) -> bool:
-    """Whether the trigger stands in `text` as whole words, in any case."""
+    """Whether the trigger is in `text` as whole words, in any case."""
     return not trigger or re.search(_whole(trigger), text, re.IGNORECASE) is not None
 
 
 def without_trigger(text: str, trigger: str) -> str:
-    """`text` with the trigger and its article taken out, and the commas around it mended."""
+    """`text` with the trigger and its article taken out, and the commas around it cleaned up."""
     if not trigger:
         return text
     with_article = rf"(?:(?<!\w)(?:a|an|the)\s+)?{_whole(trigger)}"

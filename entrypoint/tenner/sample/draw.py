@@ -3,9 +3,9 @@
 """`python -m tenner.sample.draw JOB.json`: draws the pictures of a job, one event a line.
 
 The LoRA is loaded once and its strength turned; each picture has a generator of its own on the
-CPU, so that a seed means the same noise at every strength, in every batch and on every card.
-A picture that is there already with the same `parameters` text is kept, so a job that was cut
-short goes on. Ends with exit 0 and a `done` event naming `samples.json`, or with exit 1 and
+CPU, so that a seed gives the same noise at every strength, in every batch and on every card.
+A picture that is there already with the same `parameters` text stays, so a job that was interrupted
+resumes. Ends with exit 0 and a `done` event naming `samples.json`, or with exit 1 and
 `failed`.
 """
 
@@ -41,22 +41,22 @@ def emit(event: Event) -> None:
 
 
 class Progress:
-    """Says how many pictures are done, at most once a second between pictures."""
+    """Reports how many pictures are done, at most once a second between pictures."""
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done, self._last = name, total, 0, 0.0
 
-    def say(self, detail: str = "") -> None:
+    def report(self, detail: str = "") -> None:
         self._last = time.monotonic()
         emit(Phase(name=self.name, detail=detail, done=self.done, total=self.total))
 
     def step(self, detail: str) -> None:
         if time.monotonic() - self._last >= SECONDS_BETWEEN_EVENTS:
-            self.say(detail)
+            self.report(detail)
 
     def finished(self, count: int, detail: str) -> None:
         self.done += count
-        self.say(detail)
+        self.report(detail)
 
 
 Load = Callable[[SampleJob], Any]
@@ -73,7 +73,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     files = {False: job.lora, True: job.lora_ema}  # by `Cell.ema`
     tags = {ema: lora_tag(Path(file)) for ema, file in files.items() if file}
     progress = Progress(job.phase, len(unique_pictures(job.cells)))
-    progress.say("loading the model")
+    progress.report("loading the model")
     pipe = load(job)
     for ema in tags:
         if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
@@ -123,7 +123,7 @@ def drawing_of(cell: Cell) -> Drawing:
 
 
 def file_name(cell: Cell, job: SampleJob) -> str:
-    """A name that tells the cell: its place in the job's unique pictures, strength and seed."""
+    """A name for the cell: its index in the job's unique pictures, strength and seed."""
     order = {key: number for number, key in enumerate(unique_pictures(job.cells), start=1)}
     number = order[_picture(cell)]
     average = "-ema" if cell.ema else ""

@@ -186,13 +186,13 @@ def _write(
     *,
     anchor: str = "la",
 ) -> None:
-    """Write `text` at `at` in one line, cut with an ellipsis where it is wider than `room`."""
+    """Write `text` at `at` in one line, cut with an ellipsis where it is wider than `width`."""
     line = shorten(" ".join(text.split()), width, lambda part: text_width(part, size))
     pen.text(at, line, fill=ink, font=font_for(line, size), anchor=anchor)
 
 
 def shorten(text: str, max_width: float, width: Callable[[str], float]) -> str:
-    """The longest start of `text` that fits in `room`, with an ellipsis where it was cut."""
+    """The longest start of `text` that fits in `width`, with an ellipsis where it was cut."""
     if width(text) <= max_width:
         return text
     low, high = 0, len(text)

@@ -45,7 +45,7 @@ class SampleJob:
     `sampler` is one of sd-scripts' `sample_sampler` names; None takes the scheduler of the base.
     `batch_size` is a wish: it is halved where memory does not suffice.
     `guidance_rescale` is phi of arXiv 2305.08891, section 3.4; v-prediction bases with zero
-    terminal SNR want about 0.7 at high guidance.
+    terminal SNR need about 0.7 at high guidance.
     """
 
     base: str

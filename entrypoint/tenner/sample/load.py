@@ -50,7 +50,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class LoadError(Exception):
-    """The base or the LoRA cannot be loaded; the text says which and why."""
+    """The base or the LoRA cannot be loaded; the text names which and why."""
 
 
 def load_pipeline(job: SampleJob) -> Any:
@@ -90,7 +90,7 @@ def _from_pretrained(kind: Any, job: SampleJob, dtype: torch.dtype) -> Any:
 
 
 def scheduler_for(found: Any, job: SampleJob) -> Any:
-    """The scheduler the job asks for, with the noise schedule and prediction type of the base.
+    """The scheduler that the job names, with the noise schedule and prediction type of the base.
 
     Zero terminal SNR needs the last timestep, so spacing becomes `trailing` (arXiv 2305.08891).
     """
@@ -171,7 +171,7 @@ def count_loaded(pipe: Any, *adapters: str) -> int:
 
 
 def set_strength(pipe: Any, strength: float, adapter: str = ADAPTERS[False]) -> None:
-    """Make the LoRA count `strength` times; 0 switches it off, so that the base itself draws."""
+    """Set the LoRA's strength; 0 switches it off, so that the base alone draws."""
     if strength == 0:
         pipe.disable_lora()
     else:

@@ -79,14 +79,14 @@ class WarmTrainer:
         if words[:1] != ["-m"] or words[1] not in WARM_MODULES:
             return command
         if self._worker is not None and self._worker.is_busy():
-            return command  # pictures while the training goes on: a process of their own
+            return command  # pictures during the training: a process of their own
         worker = self._worker_for(python, {**environ, **command.env})
         if worker is None:
             return command
         return replace(command, argv=(python, "-m", CLIENT, str(worker.address), *words[1:]))
 
     def rest(self) -> None:
-        """End an idle worker, so that what it keeps on the card is free; the next job starts
+        """End an idle worker, so that its memory on the card is free; the next job starts
         another."""
         if self._worker is not None and not self._worker.is_busy():
             self._worker.end()

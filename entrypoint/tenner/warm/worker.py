@@ -3,7 +3,7 @@
 `python -m tenner.warm.worker SOCKET`. Jobs are done by the same functions as in processes of their
 own, on the main thread; each connection has a thread that reads what its client sends. After a
 failure the worker ends, so that no job meets what another has left; it also ends when its input
-closes, that is, with whoever started it.
+closes, that is, with the process that started it.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -81,7 +81,7 @@ class Job:
 
 
 class Server:
-    """Takes one job at a time; whoever comes meanwhile is reported that it is busy."""
+    """Takes one job at a time; other clients are answered that it is busy."""
 
     def __init__(self, address: Path) -> None:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -124,7 +124,7 @@ def main(words: Sequence[str]) -> NoReturn:
             code = worker.run(job.module, job.arguments)
         job.is_over = True
         if code:
-            server.socket.close()  # before the answer: nobody is to come to one that ends
+            server.socket.close()  # before the answer: no client may connect to a worker that ends
         else:
             server.busy.release()
         job.send({"exit": code})

@@ -31,8 +31,8 @@ def cards() -> tuple[Card, ...]:
 
 
 def card_named(name: str) -> Card | None:
-    """The card that nvidia-smi's (or a person's) `name` means; the longest known name in it wins,
-    so that a laptop's card is not the desktop's. None for an unknown card."""
+    """The card that nvidia-smi's (or a person's) `name` stands for; the longest known name in it
+    wins, so that a laptop's card is not the desktop's. None for an unknown card."""
     words = f" {_plain(name)} "
     found = [
         (len(_plain(known)), card)

@@ -11,7 +11,7 @@ from tenner.core.family import Family
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredMemory:
-    """GB that a training took. `scope` says whether CUDA's context is in it."""
+    """GB that a training took. `scope` is whether CUDA's context is included."""
 
     card: str
     family: Family

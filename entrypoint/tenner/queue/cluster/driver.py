@@ -1,10 +1,9 @@
-"""Hands the jobs of a batch to a Ray cluster, or to all cards of this machine.
+"""Runs the jobs of a batch on a Ray cluster, or on all cards of this machine.
 
-One job holds one card (`num_processes` of them where it asks for more). Jobs are handed out as
-cards become free, so that a budget or a number of failures ends a batch in time. A job whose node
-is lost is handed out again, without waiting for Ray's own try: a node that is cut off closes no
-connection, and Ray's callers may wait minutes for it. The lease at its destination keeps the two
-apart.
+One job takes one card (`num_processes` of them where it is set). Jobs are submitted as cards become
+free, so that a budget or a number of failures ends a batch in time. A job whose node is lost is
+submitted again, without waiting for Ray's own retry: a node that is cut off closes no connection,
+and Ray's callers may wait minutes for it. The lease at its destination stops the first of the two.
 """
 
 import contextlib
@@ -19,8 +18,8 @@ from typing import Any
 
 from tenner.core.errors import ExitCode, MachineError, Problem, SettingsError, Stopped
 from tenner.core.messages import msg
-from tenner.core.writable import make_writable
 from tenner.core.run_dir import RunDir
+from tenner.core.writable import make_writable
 from tenner.queue.cluster.order import LOST, Order, Result, travelling
 from tenner.queue.cluster.task import do_job
 from tenner.queue.jobs import Batch
@@ -35,9 +34,9 @@ from tenner.supervision.supervise import StopRequest, stop_on_signals
 from tenner.ui.screen import Screen
 
 LOCAL = "local"
-"""In place of an address: a Ray of this machine's own, for as long as the batch takes."""
+"""Instead of an address: Ray started on this machine alone, for as long as the batch takes."""
 MOST_STARTS = 20
-"""Times that a job is handed out: what takes down every node that it comes to is to end."""
+"""Starts of a job: one that takes down every node it runs on has to end."""
 _GRACE_SECONDS = 15.0
 
 
@@ -62,7 +61,8 @@ class Cluster:
         return {"num_cpus": 1, "num_gpus": settings.num_processes}
 
     def free_node(self, needs: Mapping[str, float], taken: Counter[str]) -> str | None:
-        """The node with most room for such a job besides the `taken` ones, None where none has."""
+        """The node with the most free slots for such a job, less those `taken`; None where none has
+        any."""
         kind = "GPU" if needs["num_gpus"] else "CPU"
         each = needs["num_gpus"] or needs["num_cpus"]
         resources = {
@@ -77,14 +77,14 @@ class Cluster:
     def is_alive(self, node: str) -> bool:
         return any(each["Alive"] for each in self.ray.nodes() if each["NodeID"] == node)
 
-    def want(self, needs: Sequence[Mapping[str, float]]) -> None:
-        """Tell a cluster that grows by itself what would be used at once."""
+    def request(self, needs: Sequence[Mapping[str, float]]) -> None:
+        """Tell an autoscaling cluster which resources would be used at once."""
         bundles = [{"CPU": each["num_cpus"], "GPU": each["num_gpus"]} for each in needs]
         bundles = [{kind: count for kind, count in each.items() if count} for each in bundles]
         importlib.import_module("ray.autoscaler.sdk").request_resources(bundles=bundles)
 
     def submit(self, order: Order, node: str, needs: Mapping[str, float]) -> Any:
-        """Have the node do the order. What is lost with it is handed out again by us alone."""
+        """Submit the order to the node. Only this program retries what is lost with it, not Ray."""
         strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
         there = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         name = f"tenner {order.request.settings.output_name}"
@@ -92,8 +92,8 @@ class Cluster:
         known: dict[str, Any] = {"max_retries": 0, "name": name, "scheduling_strategy": there}
         return task.options(**needs, **known).remote(order)
 
-    def let_go(self, ref: Any) -> None:
-        """Have Ray not wait for a task any more."""
+    def cancel(self, ref: Any) -> None:
+        """Cancel a task without waiting for it."""
         self.ray.cancel(ref, force=True)
 
 
@@ -104,7 +104,7 @@ def connected(address: str) -> Generator[Cluster]:
     try:
         yield cluster
     finally:
-        cluster.want([])
+        cluster.request([])
         cluster.ray.shutdown()
 
 
@@ -132,16 +132,16 @@ def connect(address: str) -> Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handed:
-    """A job that is out, and the node that has it."""
+class Running:
+    """A submitted job, and its node."""
 
     job: Request
     node: str
 
 
 @dataclass(kw_only=True)
-class Handout:
-    """The jobs, what is known of each, and those that are out."""
+class Scheduler:
+    """The jobs, the record of each, and those that are submitted (`out`, by Ray's references)."""
 
     batch: Batch
     cluster: Cluster
@@ -149,12 +149,12 @@ class Handout:
     screen: Screen
     lease_seconds: float = LEASE_SECONDS
     records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
-    out: dict[Any, Handed] = field(default_factory=dict[Any, "Handed"])
+    out: dict[Any, Running] = field(default_factory=dict[Any, "Running"])
     starts: dict[str, int] = field(default_factory=dict[str, int])
     failures: int = 0
 
-    def take_stock(self) -> list[Request]:
-        """The jobs that are left, by what earlier starts wrote down."""
+    def load_records(self) -> list[Request]:
+        """The jobs that are left, by the records of earlier starts."""
         before = read_records(self.batch.folder / RECORDS)
         left: list[Request] = []
         for job in self.batch.jobs:
@@ -171,31 +171,31 @@ class Handout:
         return left
 
     def run(self, left: list[Request], stop: StopRequest) -> None:
-        """Hand out and take back until nothing is left. Raises Stopped."""
+        """Submit and collect until nothing is left. Raises Stopped."""
         most = self.batch.options.stop_after
         while left or self.out:
             if stop.signal is not None:
-                self._call_back()
+                self._stop_jobs()
                 raise Stopped(
-                    msg("stopped by a signal"), fix=msg("start the same batch again: it goes on")
+                    msg("stopped by a signal"), fix=msg("start the same batch again: it resumes")
                 )
             while left and (node := self._free_node(left[0])) is not None:
                 if most is not None and self.failures >= most:
                     self.screen.say(f"{self.failures} jobs failed: no further one is started")
                     left.clear()
                     break
-                self._hand_out(left.pop(0), node)
+                self._submit(left.pop(0), node)
             if not self.out:
                 time.sleep(1.0)  # no node is there now
                 continue
-            left[:0] = self._take_back_lost()
-            left[:0] = self._take_back_ended()
+            left[:0] = self._collect_lost()
+            left[:0] = self._collect_ended()
 
     def _free_node(self, job: Request) -> str | None:
         taken = Counter(each.node for each in self.out.values())
         return self.cluster.free_node(self.cluster.needs(job), taken)
 
-    def _hand_out(self, job: Request, node: str) -> None:
+    def _submit(self, job: Request, node: str) -> None:
         name = job.settings.output_name
         allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:
@@ -207,20 +207,23 @@ class Handout:
         )
         self.starts[name] = self.starts.get(name, 0) + 1
         ref = self.cluster.submit(order, node, self.cluster.needs(job))
-        self.out[ref] = Handed(job=job, node=node)
+        self.out[ref] = Running(job=job, node=node)
         self._note(name, state="training")
-        self.screen.say(f"{name}: handed out")
+        self.screen.say(f"{name}: submitted")
 
-    def _take_back(self, ref: Any) -> Request | None:
-        """Note what became of a job. Returns it again where its lease was lost."""
+    def _collect(self, ref: Any) -> Request | None:
+        """Record how a job ended. Returns the job where its lease was lost and it is to be
+        retried."""
         job = self.out.pop(ref).job
         name = job.settings.output_name
         try:
             result: Result = self.cluster.ray.get(ref)
-        except Exception as error:  # noqa: BLE001 - whatever Ray says of a task that cannot be done
+        except Exception as error:  # noqa: BLE001 - whatever Ray raises for a task that failed
             first = str(error).splitlines()[0]
             result = Result(state="failed", exit_code=LOST, problems=(first,))
-        if result.exit_code == LOST and self._again(name, msg("its machine or its lease was lost")):
+        if result.exit_code == LOST and self._retries(
+            name, msg("its machine or its lease was lost")
+        ):
             return job
         self.failures += result.state == "failed"
         self._note(
@@ -238,31 +241,31 @@ class Handout:
         self.screen.say(f"{name}: {result.state} on {result.node or 'a node'}")
         return None
 
-    def _take_back_ended(self) -> list[Request]:
-        """Wait a moment for jobs that end. Returns those to be handed out again."""
+    def _collect_ended(self) -> list[Request]:
+        """Wait a second for jobs that end. Returns those to be retried."""
         if not self.out:
             return []
         ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=1.0)
-        return [again for each in ready if (again := self._take_back(each)) is not None]
+        return [again for each in ready if (again := self._collect(each)) is not None]
 
-    def _take_back_lost(self) -> list[Request]:
-        """The jobs whose node is gone, to be handed out again."""
+    def _collect_lost(self) -> list[Request]:
+        """The jobs whose node is gone, to be retried."""
         again: list[Request] = []
-        for ref, handed in list(self.out.items()):
-            name = handed.job.settings.output_name
-            if not self.cluster.is_alive(handed.node) and self._again(
+        for ref, running in list(self.out.items()):
+            name = running.job.settings.output_name
+            if not self.cluster.is_alive(running.node) and self._retries(
                 name, msg("its node is gone")
             ):
                 del self.out[ref]
-                self.cluster.let_go(ref)
-                again.append(handed.job)
+                self.cluster.cancel(ref)
+                again.append(running.job)
         return again
 
-    def _again(self, name: str, why: str) -> bool:
-        """Whether the job is to be handed out again, and say so."""
+    def _retries(self, name: str, why: str) -> bool:
+        """Whether the job is to be retried; if so it is reported."""
         if self.starts[name] >= MOST_STARTS:
             return False
-        self.screen.say(f"{name}: {why}; it is handed out again")
+        self.screen.say(f"{name}: {why}; it is retried")
         self._note(name, state="waiting")
         return True
 
@@ -270,16 +273,18 @@ class Handout:
         self.records[name] = replace(self.records[name], **changed)
         self.write()
 
-    def _call_back(self) -> None:
-        """Have every job that is out save and end; what they saved is at their destinations."""
+    def _stop_jobs(self) -> None:
+        """Have every running job save and end; what they saved is at their destinations."""
         for ref in self.out:
             self.cluster.ray.cancel(ref, force=False)
         until = time.monotonic() + _GRACE_SECONDS
         self.cluster.ray.wait(
             list(self.out), num_returns=len(self.out), timeout=until - time.monotonic()
         )
-        for handed in self.out.values():
-            self._note(handed.job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED)
+        for running in self.out.values():
+            self._note(
+                running.job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED
+            )
 
     def write(self) -> None:
         """Bring `batch.json` and `batch.html` up to date. Raises OSError."""
@@ -302,11 +307,9 @@ def run_on_ray(
 
     Raises SettingsError where the jobs cannot be done elsewhere, Stopped where a signal ended it.
     """
-    problems = _homeless(batch) if address != LOCAL else []
+    problems = _without_shared_destination(batch) if address != LOCAL else []
     if batch.options.shortest_first:
-        text = msg(
-            "shortest_first looks at every dataset first, which may lie with the nodes alone"
-        )
+        text = msg("shortest_first looks at every dataset first, which may be on the nodes alone")
         problems.append(Problem(text=text, fix=msg("leave it out with --ray")))
     if problems:
         raise SettingsError(problems=problems)
@@ -314,24 +317,24 @@ def run_on_ray(
     make_writable(batch.folder, name=msg("the batch's folder"))
     screen = make_screen(batch.jobs[0])
     with lock_run(RunDir(batch.folder)), connected(address) as cluster:
-        handout = Handout(
+        scheduler = Scheduler(
             batch=batch,
             cluster=cluster,
             environ=environ,
             screen=screen,
             lease_seconds=lease_seconds,
         )
-        cluster.want([cluster.needs(job) for job in batch.jobs])
+        cluster.request([cluster.needs(job) for job in batch.jobs])
         with stop_on_signals() as stop:  # after Ray has set its own handlers
-            handout.run(handout.take_stock(), stop)
-    listed = [handout.records[job.settings.output_name] for job in batch.jobs]
+            scheduler.run(scheduler.load_records(), stop)
+    listed = [scheduler.records[job.settings.output_name] for job in batch.jobs]
     show_records(screen, listed, batch.folder)
     codes = [each.exit_code for each in listed if each.exit_code]
     waits = any(each.state == "waiting" for each in listed)
     return codes[0] if codes else (ExitCode.STOPPED if waits else ExitCode.DELIVERED)
 
 
-def _homeless(batch: Batch) -> list[Problem]:
+def _without_shared_destination(batch: Batch) -> list[Problem]:
     """Jobs whose result would stay on a node that goes away."""
     return [
         Problem(
@@ -347,6 +350,6 @@ def _homeless(batch: Batch) -> list[Problem]:
 
 
 def _absolute(job: Request) -> Request:
-    """A node's working directory is another one."""
+    """The job with absolute paths: a node's working directory is another one."""
     output_dir = str(Path(job.settings.output_dir).expanduser().absolute())
     return replace(job, settings=job.settings.model_copy(update={"output_dir": output_dir}))

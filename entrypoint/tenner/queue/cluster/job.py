@@ -36,7 +36,7 @@ from tenner.storage.destination_address import parse_destinations
 from tenner.ui.screen import make_screen
 
 _NODE_OUTPUT = "TENNER_OUTPUT_DIR"
-"""Where this node keeps runs, whatever the job says."""
+"""The folder of runs on this node, whatever the job's own setting."""
 
 
 def main(words: list[str]) -> int:
@@ -90,7 +90,7 @@ def do(order: Order) -> Result:
 
 
 def _here(request: Request) -> Request:
-    """The request with the runs kept where this node keeps them."""
+    """The request with this node's own folder of runs."""
     folder = os.environ.get(_NODE_OUTPUT)
     if not folder:
         return request
@@ -98,14 +98,14 @@ def _here(request: Request) -> Request:
 
 
 def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
-    """Where leases are taken: a Hub repo cannot tell who was first."""
+    """The destination that holds the lease: a Hub repo cannot tell which machine was first."""
     return next((each for each in destinations if each.kind != "hub"), None) or next(
         iter(destinations), None
     )
 
 
 def _with_figures(result: Result, run_dir: RunDir) -> Result:
-    """The result with what the run's ledger and events tell of all its attempts."""
+    """The result with the figures of all attempts in the run's ledger and events."""
     loss, step = last_loss(run_dir.events)
     ledger = ledger_of(run_dir)
     if ledger is None:

@@ -1,6 +1,6 @@
 """Whether tenner may write where it must, and in one sentence why not.
 
-A folder is judged by writing to it, as modes say nothing of a read-only mount, a quota or a full
+A folder is judged by writing to it, as modes do not show a read-only mount, a quota or a full
 disk.
 """
 
@@ -65,12 +65,14 @@ def require_temporary_folder() -> None:
                 tried=tried,
                 geteuid=os.geteuid(),
             ),
-            fix=msg("mount one (docker run --tmpfs /tmp), or set TMPDIR to a folder with room"),
+            fix=msg(
+                "mount one (docker run --tmpfs /tmp), or set TMPDIR to a folder with free space"
+            ),
         ) from None
 
 
 def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
-    """What `error` says of `path`, in a sentence, with its fix."""
+    """`error` at `path` as a problem with its fix."""
     shown = f"{name} {path.absolute()}" if name else str(path.absolute())
     there, owner = _nearest(path.absolute())
     match error.errno:
@@ -78,7 +80,9 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
             text = msg(
                 "{shown} cannot be written: {strerror}", shown=shown, strerror=error.strerror
             )
-            return Problem(text=text, fix=msg("free space there, or name a place on a larger disk"))
+            return Problem(
+                text=text, fix=msg("free space there, or name a folder on a larger disk")
+            )
         case errno.EROFS:
             return Problem(
                 text=msg(
@@ -109,7 +113,7 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
             text = msg(
                 "{shown} cannot be used: {strerror}", shown=shown, strerror=error.strerror or error
             )
-            return Problem(text=text, fix=msg("name another folder, or mend that one"))
+            return Problem(text=text, fix=msg("name another folder, or repair that one"))
 
 
 def _own_it(path: Path) -> str:

@@ -28,8 +28,8 @@ from tenner.planning.prepared import Prepared
 from tenner.report.live_page import LivePage
 from tenner.runs.card import write_card
 from tenner.settings import load_request
+from tenner.settings.dataset_config import import_dataset_config
 from tenner.settings.saved import settings_toml
-from tenner.settings.sd_scripts_files import import_dataset_config
 from tenner.storage.destination_address import parse_destination, parse_destinations
 from tenner.supervision.budget import Budget
 from tenner.ui.notify import Notifier

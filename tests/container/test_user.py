@@ -131,13 +131,13 @@ def test_puid_names_the_user_and_a_missing_folder_is_made_for_it(folder: Path, q
 def test_a_puid_that_is_nobodys_ends_it_before_anything_is_made(folder: Path) -> None:
     done = start("train", "--dataset", "none", cwd=folder, PUID="99999999999")
     assert done.returncode == 2
-    assert "PUID=99999999999: want a number from 0 to 4294967294" in done.stderr
+    assert "PUID=99999999999: expected a number from 0 to 4294967294" in done.stderr
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("puid", ["99999999999", "4294967295", "-1", "me", "1.5", "0x10"])
 def test_what_is_no_users_number_is_refused(tmp_path: Path, puid: str) -> None:
-    with pytest.raises(SettingsError, match=f"PUID={puid}: want a number"):
+    with pytest.raises(SettingsError, match=f"PUID={puid}: expected a number"):
         find_user(tmp_path, {"PUID": puid})
 
 

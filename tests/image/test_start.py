@@ -156,7 +156,7 @@ def test_the_user_is_the_owner_of_the_folder_that_is_written_to(
 def test_a_puid_that_is_nobodys_is_an_error(engine: Engine, puid: str) -> None:
     done = engine.run("version", environment={"PUID": puid})
     assert done.code == 2
-    assert f"PUID={puid}: want a number" in done.output
+    assert f"PUID={puid}: expected a number" in done.output
 
 
 def test_a_secret_of_root_is_read_before_the_user_changes(engine: Engine, folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_lora_that_moved_nowhere_is_an_error_with_its_likely_cause(
 
 
 def test_a_continued_lora_that_is_still_its_start_is_an_error() -> None:
-    start = replace(USUAL, goes_on_from="start.safetensors")
+    start = replace(USUAL, started_from="start.safetensors")
     same = replace(UNET, num_unchanged=84, moved=0.0, start_norm=3.0)
     (problem,) = output(same, training=start)
     assert (problem.level, "none of its 84 modules changed" in problem.text) == ("error", True)

@@ -96,9 +96,9 @@ def test_all_problems_of_all_sources_are_reported_at_once(tmp_path: Path) -> Non
     text = refused(tmp_path, toml, {"TENNER_LEARNING_RATE": "0,0001", "TENNER_LEARNIG_RATE": "1"})
     for part in (
         "unknown key 'epochs'",
-        'shuffle_caption = "maybe" (job.toml line 2): want true or false',
+        'shuffle_caption = "maybe" (job.toml line 2): expected true or false',
         'did you mean "fp16"?',
-        "seed = -1 (job.toml line 4): want at least 0",
+        "seed = -1 (job.toml line 4): expected at least 0",
         'learning_rate = "0,0001" (TENNER_LEARNING_RATE): decimals are written with a point',
         "TENNER_LEARNIG_RATE",
     ):
@@ -142,7 +142,7 @@ def test_usual_spellings_are_understood(tmp_path: Path, toml: str, key: str, val
         ('dataset = "C:\\Users\\me"', "write paths with /"),
         ("flip_aug = True", "write true"),
         ("mixed_precision = fp16", 'text goes between quotes: "fp16"'),
-        ("seed = 1\nseed = 2", "keep one of them"),
+        ("seed = 1\nseed = 2", "remove one of them"),
         ('trigger = "sks\nseed = 2', "closing quote is missing"),
         ("learning_rate = 0,0001", "write decimals with a point: 0.0001"),
     ],
@@ -224,7 +224,7 @@ class_tokens = "sks cat"
     assert (subset.image_dir, subset.num_repeats, subset.class_tokens) == ("cats", 3, "sks cat")
     for wrong in ("0", "10001", "true", "2.5"):
         text = refused(tmp_path, toml.replace("num_repeats = 3", f"num_repeats = {wrong}"))
-        assert "of cats: want a whole number from 1 to 10000" in text
+        assert "of cats: expected a whole number from 1 to 10000" in text
 
 
 def test_steps_said_at_a_stronger_source_take_the_place_of_epochs(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_built_in_trainer_keeps_its_earlier_name(tmp_path: Path) -> None:
     assert load(tmp_path, 'engine = "diffusers"').settings.engine == "native"
     assert load(tmp_path, flags={"engine": "diffusers"}).settings.engine == "native"
     text = refused(tmp_path, 'engine = "kohya"')
-    assert "want one of auto, sd-scripts, native" in text
+    assert "expected one of auto, sd-scripts, native" in text
     assert "diffusers" not in text
 
 
@@ -247,14 +247,14 @@ def test_a_choice_of_numbers_is_taken_from_text_too(tmp_path: Path) -> None:
     assert load(tmp_path, "max_token_length = 150").settings.max_token_length == 150
     assert load(tmp_path, env={"TENNER_MAX_TOKEN_LENGTH": "225"}).settings.max_token_length == 225
     assert load(tmp_path, flags={"max_token_length": "225"}).settings.max_token_length == 225
-    assert "want one of 75, 150, 225" in refused(tmp_path, "max_token_length = 77")
+    assert "expected one of 75, 150, 225" in refused(tmp_path, "max_token_length = 77")
 
 
 def test_a_value_that_a_stronger_source_replaces_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, "max_train_steps = 0", flags={"max_train_epochs": "many"})
     (problem,) = caught.value.problems
-    assert problem.text == 'max_train_epochs = "many" (--max_train_epochs): want a whole number'
+    assert problem.text == 'max_train_epochs = "many" (--max_train_epochs): expected a whole number'
 
 
 def test_only_the_given_environment_is_read(

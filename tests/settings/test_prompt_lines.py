@@ -73,12 +73,12 @@ def test_a_file_becomes_pictures_with_what_each_line_asks(tmp_path: Path) -> Non
     ("name", "content", "message"),
     [
         ("gone.txt", None, "there is no such file"),
-        ("p.txt", "a cat\n\na dog --w wide\n", "p.txt, line 3: --w wants a whole number"),
+        ("p.txt", "a cat\n\na dog --w wide\n", "p.txt, line 3: --w expects a whole number"),
         ("p.txt", "a cat --q 3\n", "p.txt, line 1: --q is no option of a prompt"),
         ("p.txt", "# nothing\n", "it holds no prompt"),
         ("p.json", '[{"promt": "a cat"}]', "prompt 1 has an unknown key 'promt'"),
         ("p.json", "[", "Expecting value"),
-        ("p.toml", 'a = "cat"', "want a table [prompt]"),
+        ("p.toml", 'a = "cat"', "expected a table [prompt]"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_of_the_settings(

@@ -88,7 +88,7 @@ def find_user(folder: Path, environ: Mapping[str, str]) -> User:
     if wrong:
         raise SettingsError(
             msg(
-                "{wrong}: want a number from 0 to {largest_id}",
+                "{wrong}: expected a number from 0 to {largest_id}",
                 wrong=" and ".join(wrong),
                 largest_id=LARGEST_ID,
             ),

@@ -132,17 +132,19 @@ def _several(value: object) -> list[object] | None:
 
 def _read_scalar(option: Option, value: object) -> Scalar:
     if isinstance(value, list | tuple | dict):
-        raise ValueError(msg("want {expected}", expected=option.expected))  # noqa: TRY004 the caller reports ValueError
+        raise ValueError(msg("expected {expected}", expected=option.expected))  # noqa: TRY004 the caller reports ValueError
     text = str(value).strip()
     read = _READERS[option.kind]
     try:
         found = read(text) if option.kind in ("switch", "str", "path") else read(_plain(value))
     except ValueError as error:
-        raise ValueError(str(error) or msg("want {expected}", expected=option.expected)) from None
+        raise ValueError(
+            str(error) or msg("expected {expected}", expected=option.expected)
+        ) from None
     if option.choices and found not in option.choices:
         raise ValueError(
             msg(
-                "want {expected}{did_you_mean}",
+                "expected {expected}{did_you_mean}",
                 expected=option.expected,
                 did_you_mean=_did_you_mean(str(found), option),
             )
@@ -153,7 +155,7 @@ def _read_scalar(option: Option, value: object) -> Scalar:
 def _plain(value: object) -> str:
     """A number as text, refusing what only looks like one."""
     if isinstance(value, bool):
-        raise ValueError(msg("want a number, not true or false"))  # noqa: TRY004
+        raise ValueError(msg("expected a number, not true or false"))  # noqa: TRY004
     text = str(value).strip()
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         raise ValueError(
@@ -167,13 +169,13 @@ def _switch(text: str) -> bool:
         return True
     if text.lower() in ("false", "0", "no", "off"):
         return False
-    raise ValueError(msg("want true or false"))
+    raise ValueError(msg("expected true or false"))
 
 
 def _int(text: str) -> int:
     number = _float(text)
     if number != int(number):
-        raise ValueError(msg("want a whole number"))
+        raise ValueError(msg("expected a whole number"))
     return int(number)
 
 
@@ -181,9 +183,9 @@ def _float(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(msg("want a number")) from None
+        raise ValueError(msg("expected a number")) from None
     if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(msg("want a finite number"))
+        raise ValueError(msg("expected a finite number"))
     return number
 
 
@@ -191,7 +193,7 @@ def _int_or_float(text: str) -> int | float:
     """As sd-scripts reads it: 1 and more are steps, below 1 a share of all steps, `10%` too."""
     number = _float(text[:-1]) / 100 if text.endswith("%") else _float(text)
     if number >= 1 and (number != int(number) or text.endswith("%")):
-        raise ValueError(msg("want {expected}", expected=EXPECTED["int_or_float"]))
+        raise ValueError(msg("expected {expected}", expected=EXPECTED["int_or_float"]))
     return int(number) if number >= 1 or number == 0 else number
 
 

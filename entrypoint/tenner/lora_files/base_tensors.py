@@ -1,4 +1,5 @@
-"""Where a base model keeps the weights that a LoRA adapts, by the names of the LoRA's modules.
+"""Where in a base model's file the weights are that a LoRA adapts, by the names of the LoRA's
+modules.
 
 Only heads are read. Checkpoints in the original layout, folders in diffusers' layout, and text
 encoders of OpenCLIP, whose query, key and value are one tensor, all come under the paths that

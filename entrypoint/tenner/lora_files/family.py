@@ -27,8 +27,8 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 def family_of(
     modules: Sequence[LoraModule], metadata: Mapping[str, str]
 ) -> tuple[Family | None, str, str]:
-    """(family, what told it, architecture). Shapes tell more surely than names, these more surely
-    than the metadata; a small model of nobody's widths is recognised by its metadata alone."""
+    """(family, its evidence, architecture). Shapes are stronger evidence than names, these than the
+    metadata; a small model of unusual widths is recognised by its metadata alone."""
     if any(each.part == "transformer" for each in modules):
         paths = [each.path for each in modules if each.part == "transformer"]
         for pattern, name in _FOREIGN:

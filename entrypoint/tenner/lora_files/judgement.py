@@ -2,7 +2,7 @@
 
 The bounds, for the update's Frobenius norm over that of the weights it adapts, in a network part:
 
-- Below 2e-4 the update is smaller than the error that the base itself has by being kept in fp16
+- Below 2e-4 the update is smaller than the error that the base itself has by being stored in fp16
   (2.1e-4 of normally distributed weights, by rounding them). No published LoRA is known to be as
   small, so it was measured (`python -m bench.weight_ratio`, the demo's concept on the tiny base at
   thousandths of its rates): at 1.3e-4 in the U-Net and 2.7e-5 in the text encoder pictures come
@@ -31,19 +31,20 @@ MOST_TINY = 0.5
 """Share of numbers that may be below the smallest normal one of their precision."""
 
 _STEP_FINDERS = ("prodigy", "dadapt")
-"""Optimizers whose learning rate is a factor on the step that they find: their authors say 1."""
+"""Optimizers whose learning rate is a factor on the step that they find: their authors recommend
+1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What of a training tells why nothing was learnt. `rates` are learning rates by part; `lost`
-    the share of the update that saving took away, where the trainer said so."""
+    """What of a training can explain that nothing was learnt. `rates` are learning rates by part;
+    `lost` the share of the update that saving took away, where the trainer reported it."""
 
     optimizer: str = ""
     rates: Mapping[Part, float] = field(default_factory=dict[Part, float])
     warmup_steps: int = 0
     num_steps: int = 0
-    goes_on_from: str = ""
+    started_from: str = ""
     lost: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -66,7 +67,7 @@ def judge(measured: Measured, training: Training) -> tuple[Problem, ...]:
 def _nothing_learnt(parts: tuple[PartMeasure, ...], training: Training) -> Problem:
     number = sum(part.num_modules for part in parts)
     cause, fix = likely_cause(parts[0], training)
-    if training.goes_on_from:
+    if training.started_from:
         what = msg(
             "the LoRA is what it started from: none of its {number} modules changed", number=number
         )
@@ -83,7 +84,7 @@ def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
     name = PART_NAMES[part.part]
     cause, fix = likely_cause(part, training)
     level: Level = "error" if part.part == "unet" else "warning"
-    if training.goes_on_from:
+    if training.started_from:
         what = msg(
             "the {name} is what it started from: none of its {num_modules} modules changed",
             name=name,

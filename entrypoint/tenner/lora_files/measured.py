@@ -11,7 +11,7 @@ from tenner.core.network_parts import Part
 class MeasureJob:
     """What to measure. `base` is the base model, `start` the LoRA that the training went on from,
     `reference` the same weights before they were saved in a smaller precision; empty where there
-    is none. `family` tells how a checkpoint names its tensors."""
+    is none. `family` decides how a checkpoint names its tensors."""
 
     path: str
     base: str = ""
@@ -68,7 +68,7 @@ class PartMeasure:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """All parts; `base_problem` says why there are no ratios, where a base was named."""
+    """All parts; `base_problem` is why there are no ratios, where a base was named."""
 
     parts: tuple[PartMeasure, ...]
     base_problem: str = ""

@@ -1,4 +1,4 @@
-"""An adapted module of a LoRA file: its kind, rank and sizes, told by its tensors' shapes."""
+"""An adapted module of a LoRA file: its kind, rank and sizes, by its tensors' shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class LoraModule:
     """One adapted module, as the file has it.
 
     `name` and `path` are those in `file`. `rank` is None where the kind has none; `in_features`,
-    `out_features` and `kernel` are None where the tensors do not tell. `is_whole` is False where
-    a tensor is missing, or down and up do not fit each other.
+    `out_features` and `kernel` are None where the tensors do not show them. `is_whole` is False
+    where a tensor is missing, or down and up do not fit each other.
     """
 
     file: Path
@@ -130,14 +130,14 @@ def rank_of(tensors: Tensors) -> int | None:
 
 
 Sizes = tuple[int | None, int | None, tuple[int, ...] | None]
-_UNTOLD: Sizes = (None, None, None)
+_UNKNOWN: Sizes = (None, None, None)
 
 
 def sizes_of(kind: Kind, tensors: Tensors) -> Sizes:
-    """(inputs, outputs, kernel) of the adapted module, each None where the tensors do not tell.
+    """(inputs, outputs, kernel) of the adapted module, each None where the tensors do not show it.
 
     LoHa and LoKr flatten a convolution's kernel into their inputs unless they are in Tucker form:
-    of theirs, `inputs` is inputs times kernel, and `kernel` is not told.
+    of theirs, `inputs` is inputs times kernel, and `kernel` is not known.
     """
     shapes = {role: entry.shape for role, entry in tensors.items()}
     if kind in ("lora", "dora"):
@@ -146,10 +146,10 @@ def sizes_of(kind: Kind, tensors: Tensors) -> Sizes:
         return shapes["diff"][1], shapes["diff"][0], shapes["diff"][2:]
     if kind == "loha" and "hada_t1" not in shapes:
         left, right = shapes.get("hada_w1_a", ()), shapes.get("hada_w1_b", ())
-        return (right[1], left[0], None) if len(left) == len(right) == 2 else _UNTOLD
+        return (right[1], left[0], None) if len(left) == len(right) == 2 else _UNKNOWN
     if kind == "lokr" and "lokr_t2" not in shapes:
         return _kronecker_sizes(shapes)
-    return _UNTOLD
+    return _UNKNOWN
 
 
 def _lora_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
@@ -171,7 +171,7 @@ def _kronecker_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
         else:
             left, right = shapes.get(f"{factor}_a", ()), shapes.get(f"{factor}_b", ())
             if len(left) != 2 or len(right) != 2:
-                return _UNTOLD
+                return _UNKNOWN
             rows, columns = left[0], right[1]
         inputs, outputs = inputs * columns, outputs * rows
     return inputs, outputs, kernel

@@ -1,7 +1,7 @@
 """What the tensors of LoRA files are called, by the trainers that write them.
 
 A tensor's name has three pieces: a prefix that names the network part, the path of the adapted
-module, and a suffix that says what the tensor is to that module. The tables are those of
+module, and a suffix for the tensor's part in that module. The tables are those of
 sd-scripts' `networks/lora.py`, PEFT, diffusers' `loaders/lora_conversion_utils.py`, ComfyUI's
 `comfy/lora.py` and LyCORIS's module files.
 """
@@ -25,7 +25,7 @@ Kind = Literal["lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "n
 @dataclass(frozen=True, kw_only=True)
 class TensorName:
     """A tensor's name taken apart. `module` is the whole name without the suffix, as in the file;
-    `path` the module's place inside its part, as in the file (dots or underscores)."""
+    `path` the module's path inside its part, as in the file (dots or underscores)."""
 
     module: str
     part: Part

@@ -69,6 +69,6 @@ def num_zeros(values: Array) -> int:
 
 def num_tiny(values: Array, dtype: str) -> int:
     """How many are not zero and below the smallest normal number of `dtype`: of these the
-    precision keeps fewer digits the smaller they are."""
+    precision has fewer digits the smaller they are."""
     limit = _SMALLEST_NORMAL.get(dtype, math.inf)
     return int(np.count_nonzero((values != 0) & (np.abs(values) < limit)))

@@ -42,7 +42,7 @@ PROGRAMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ReadBy:
-    """Whether a program reads a file; `why_not` says what stands against it."""
+    """Whether a program reads a file; `why_not` is the reason if not."""
 
     program: str
     why_not: str = ""
@@ -72,7 +72,7 @@ NAMING_NAMES: dict[Naming, str] = {
     "diffusers_old": "diffusers before 0.22",
     "comfyui": "ComfyUI",
     "lycoris": "LyCORIS's wrapper",
-    "unknown": "nobody known",
+    "unknown": "an unknown program",
 }
 KIND_NAMES: dict[Kind, str] = {
     "lora": "LoRA",

@@ -1,7 +1,7 @@
-"""What a LoRA file says of its training, in a reader's words.
+"""The metadata of a LoRA file about its training, in a reader's words.
 
 The entries are sd-scripts' `ss_*` and Stability AI's `modelspec.*`. Anyone can write anything into
-them: they are reported as what the file says.
+them: they are reported as the file's own words.
 """
 
 import json

@@ -29,7 +29,7 @@ FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraFile:
-    """What a LoRA file says. `family` is None where it is none that tenner trains, or not told;
+    """What a LoRA file contains. `family` is None where it is none that tenner trains, or unknown;
     `architecture` is then still named where it is known. `other_tensors` belong to no module."""
 
     path: Path
@@ -41,7 +41,7 @@ class LoraFile:
     other_tensors: tuple[str, ...]
     family: Family | None
     family_from: str
-    """What told the family: shapes, names of blocks, or which entry of the metadata."""
+    """The evidence of the family: shapes, names of blocks, or which entry of the metadata."""
     architecture: str
 
     @property
@@ -257,7 +257,7 @@ def _scalar(file: BinaryIO, entry: TensorEntry) -> float | None:
 
 
 def _configured_alpha(config: Mapping[str, Any], name: TensorName, rank: int) -> float | None:
-    """What PEFT's settings say of a module's alpha. rsLoRA divides by the root of the rank."""
+    """A module's alpha by PEFT's settings. rsLoRA divides by the root of the rank."""
     prefix = f"{name.part}."
     own = {
         key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)

@@ -48,7 +48,7 @@ class Update:
         return np.sum([*terms, *self.dense], axis=0)
 
     def distance(self, other: "Update | None") -> float:
-        """|self - other|; an absent one is zero, and one of another shape says nothing: NaN."""
+        """|self - other|; an absent one is zero, and for one of another shape: NaN."""
         if other is None:
             return self.norm()
         both = Update(

@@ -13,7 +13,7 @@ _SHOWN = ("learning_rate", *_SCHEDULE)
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended:
-    """Settings that were open, by name, with their values; `why` says it to the user."""
+    """Settings that were open, by name, with their values; `why` explains them to the user."""
 
     values: Mapping[str, object]
     why: str
@@ -24,7 +24,7 @@ def with_recommended(
 ) -> Recommended | None:
     """What to take for this optimizer; None where nothing is recommended or all is set.
 
-    `sources` tells who set which setting. A preset's rates are meant for its own optimizer, and
+    `sources` names where each setting was set. A preset's rates are for its own optimizer, and
     count as open where the optimizer was set elsewhere.
     """
     optimizer = find_optimizer(optimizer_type)

@@ -17,7 +17,7 @@ Kind = Literal["number", "switch", "numbers", "any"]
 class Optimizer:
     """One optimizer.
 
-    `state_bytes` is kept on the card for each trained number. `rates` are the learning rates
+    `state_bytes` are stored on the card for each trained number. `rates` are the learning rates
     that train a LoRA; outside of them a run is warned of, and outside of `possible_rates`, where
     nothing is learnt or everything diverges, it is refused.
     """
@@ -324,6 +324,6 @@ def find_optimizer(name: str, *, sd_scripts: bool = False) -> Optimizer | None:
 
 
 def state_bytes(name: str) -> float:
-    """Bytes that an optimizer keeps for each number it trains; AdamW's for an unknown one."""
+    """Bytes of an optimizer's state for each number it trains; AdamW's for an unknown one."""
     found = find_optimizer(name)
     return found.state_bytes if found else 8

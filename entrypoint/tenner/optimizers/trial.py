@@ -36,7 +36,7 @@ _CLASSES = {
 def try_optimizer(
     python: Path, name: str, arguments: Mapping[str, Any], rates: Sequence[float]
 ) -> tuple[Problem, ...]:
-    """What the optimizer itself says against `arguments` and the groups' `rates`.
+    """The optimizer's own error for `arguments` and the groups' `rates`.
 
     Nothing where it cannot be tried: no torch or no such package here, or no answer in time.
     """

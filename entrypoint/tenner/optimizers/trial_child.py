@@ -1,7 +1,7 @@
 """Runs in the trainer's own Python: makes an optimizer over a toy tensor, and steps it on a CPU.
 
 Nothing of tenner is imported. The argument is JSON: the class's module and name, its arguments and
-the rates of its parameter groups. One line of JSON is printed: what the optimizer said, or nothing.
+the rates of its parameter groups. One line of JSON is printed: the optimizer's error, or nothing.
 """
 # pyright: basic, reportMissingImports=false
 

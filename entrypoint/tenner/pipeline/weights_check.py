@@ -138,7 +138,7 @@ def _training(plan: Plan, trained: Trained) -> Training:
         rates=_rates(options),
         warmup_steps=options.lr_warmup_steps,
         num_steps=trained.step,
-        goes_on_from=options.network_weights or "",
+        started_from=options.network_weights or "",
         lost=trained.lost_in_saving,
     )
 

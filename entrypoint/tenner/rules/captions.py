@@ -46,7 +46,7 @@ RULES = (
     _cached_captions_change("caption_dropout_every_n_epochs"),  # only without effect in sd-scripts
     _cached_captions_change("enable_wildcard"),  # likewise: one draw for the whole run
     _cached_text_encoders_change("settings"),
-    _cached_text_encoders_change("trainer"),  # of a base whose name does not tell its family
+    _cached_text_encoders_change("trainer"),  # of a base whose family is not in its name
     Rule(
         when=lambda view: view.family in ("sd1", "sd2") and view.any_on(*CACHES),
         text=msg("cache_text_encoder_outputs is for SDXL only"),

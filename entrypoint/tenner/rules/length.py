@@ -19,16 +19,16 @@ RULES = (
             view.values.get(name) is not None for name in ("max_train_epochs", "max_train_steps")
         ),
         text=msg("max_train_epochs and max_train_steps are both set"),
-        fix=msg("keep one: epochs to see all images N times, steps for an exact length"),
+        fix=msg("set one: epochs to see all images N times, steps for an exact length"),
         needs="settings",
     ),
-    _both("save_every_n_epochs", "save_every_n_steps", msg("keep one of them")),
+    _both("save_every_n_epochs", "save_every_n_steps", msg("remove one of them")),
     Rule(
         when=lambda view: (
             view.on("effective_batch_size") and view.number("gradient_accumulation_steps") > 1
         ),
         text=msg("effective_batch_size and gradient_accumulation_steps are both set"),
-        fix=msg("keep one: the first is filled up with accumulation by itself"),
+        fix=msg("set one: the first is filled up with accumulation by itself"),
         needs="settings",
     ),
 )

@@ -18,5 +18,5 @@ RULES: tuple[Rule | Check, ...] = (
 
 
 def judge(view: View) -> tuple[Problem, ...]:
-    """All that the rules say of what is known, each problem once. Pure."""
+    """All problems that the rules find in what is known, each once. Pure."""
     return tuple(dict.fromkeys(each for rule in RULES for each in rule.problems(view)))

@@ -100,7 +100,7 @@ def _arguments(view: View) -> Iterator[Problem]:
                     shown=_shown(value),
                     forms=_FORMS[kind],
                 ),
-                fix=_mended(key, value)
+                fix=_corrected(key, value)
                 or msg("write {key} as {forms}, without spaces", key=key, forms=_FORMS[kind]),
             )
 
@@ -128,7 +128,7 @@ def _shown(value: object) -> str:
     return str(value).replace(" ", "")
 
 
-def _mended(key: str, value: object) -> str:
+def _corrected(key: str, value: object) -> str:
     """A number with a comma behind it was read as a list of one."""
     if isinstance(value, tuple) and len(value) == 1:  # pyright: ignore[reportUnknownArgumentType]
         return msg(
@@ -140,7 +140,7 @@ def _mended(key: str, value: object) -> str:
 
 
 def _rates(view: View) -> dict[str, float]:
-    """The learning rate of each part that is trained, by the setting that says it."""
+    """The learning rate of each part that is trained, by the setting that sets it."""
     rate = view.number("learning_rate")
     found: dict[str, float] = {}
     if not view.on("network_train_text_encoder_only"):
@@ -252,7 +252,7 @@ RULES = (
     Check(find=lambda view: written_problems(view, "optimizer_args"), needs="settings"),
     Check(find=lambda view: written_problems(view, "lr_scheduler_args"), needs="settings"),
     Check(find=_arguments, needs="settings"),
-    Check(find=_arguments),  # of the one that stands in where an 8-bit one cannot be had
+    Check(find=_arguments),  # of the one that replaces an 8-bit one that is not available
     Check(find=_set_by_the_trainer, trainers=OWN, needs="trainer"),
     Check(find=_unknown_to_sd_scripts, trainers=SD_SCRIPTS, needs="trainer"),
     Check(find=_unknown_to_own, trainers=OWN, needs="trainer"),

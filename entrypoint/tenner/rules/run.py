@@ -131,13 +131,13 @@ RULES = (
     Rule(
         when=lambda view: view.on("deepspeed"),
         text=msg("deepspeed is not installed with the trainer, and a LoRA needs none of it"),
-        fix=msg("remove deepspeed; say num_processes for several cards"),
+        fix=msg("remove deepspeed; set num_processes for several cards"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("mem_eff_attn"),
-        text=msg("mem_eff_attn takes the place of xformers and sdpa, and is slower than both"),
+        text=msg("mem_eff_attn replaces xformers and sdpa, and is slower than both"),
         fix=msg("remove mem_eff_attn"),
         level="warning",
         trainers=SD_SCRIPTS,

@@ -6,7 +6,7 @@ from tenner.rules.view import View
 
 
 def _missed(view: View) -> list[int]:
-    """Epochs of `sample_at_epochs` after which no checkpoint is kept."""
+    """Epochs of `sample_at_epochs` after which no checkpoint is saved."""
     every = int(view.number("save_every_n_epochs"))
     return [int(epoch) for epoch in view.numbers("sample_at_epochs") if every and epoch % every]
 
@@ -18,14 +18,14 @@ RULES = (
             and not view.on("sample_prompts")
         ),
         text=msg("samples during training need sample_prompts; sd-scripts dies without them"),
-        fix=msg("set sample_prompts, or say sample_at_epochs and leave them to tenner"),
+        fix=msg("set sample_prompts, or set sample_at_epochs and leave the prompts to tenner"),
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
     Rule(
         when=lambda view: view.on("sample_at_epochs", "no_samples"),
-        text=msg("sample_at_epochs asks for samples and no_samples for none"),
-        fix=msg("keep one of them"),
+        text=msg("sample_at_epochs requests samples and no_samples none"),
+        fix=msg("remove one of them"),
         needs="settings",
     ),
     Rule(
@@ -40,7 +40,7 @@ RULES = (
     Rule(
         when=lambda view: view.on("sample_at_epochs", "save_every_n_steps"),
         text=msg(
-            "sample_at_epochs draws from checkpoints of epochs, save_every_n_steps keeps none"
+            "sample_at_epochs draws from checkpoints of epochs, save_every_n_steps saves none"
         ),
         fix=msg("set save_every_n_epochs instead"),
         needs="settings",
@@ -48,7 +48,7 @@ RULES = (
     Rule(
         when=lambda view: bool(_missed(view)),
         text=lambda view: msg(
-            "sample_at_epochs = {map}: no checkpoint is kept there (save_every_n_epochs"
+            "sample_at_epochs = {map}: no checkpoint is saved there (save_every_n_epochs"
             " = {save_every_n_epochs})",
             map=", ".join(map(str, _missed(view))),
             save_every_n_epochs=view.text("save_every_n_epochs"),

@@ -17,8 +17,9 @@ class View:
     """Options by name, as settings and sd-scripts call them. None is an option left open.
 
     `values` are the user's where `knows` is `settings` or `trainer`, and decided ones where it is
-    `plan`. `sources` tells who set what; an option without one has its default. The family may be
-    known by the base's name before the base is read; `base_predicts_v` is None where it is not.
+    `plan`. `sources` names where each was set; an option without one has its default. The family
+    may be known by the base's name before the base is read; `base_predicts_v` is None where it is
+    not.
     """
 
     values: Mapping[str, object]

@@ -13,7 +13,7 @@ def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
     """`("betas=(0.9, 0.99)", "decouple=True")` as keyword arguments, literals as in Python.
 
     A value that is no literal is its text; words that are no `key=value` are left out, which
-    `written_problems` tells.
+    `written_problems` reports.
     """
     found: dict[str, Any] = {}
     for word in words:

@@ -2,8 +2,8 @@
 
 A page on a loopback port can be reached by any web site that the same browser visits: a name of
 the site's own that resolves to 127.0.0.1 (DNS rebinding) makes it the same origin. So a request
-has to name the server by an address, by `localhost`, or by a name that was allowed; one that says
-it comes from another origin is refused; and nothing is reported without the token.
+has to name the server by an address, by `localhost`, or by a name that was allowed; one whose
+headers name another origin is refused; and nothing is shown without the token.
 """
 
 import hmac
@@ -19,7 +19,7 @@ _BEARER = re.compile(r"bearer\s+(\S+)\s*", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """What a request says of itself. Header names are in lower case."""
+    """A request's headers and token. Header names are in lower case."""
 
     headers: Mapping[str, str]
     query_token: str = ""
@@ -48,7 +48,7 @@ class Access:
                 text="this server does not go by that name; set serve_names to allow it",
             )
         if not _same_origin(request.headers, host):
-            return Refusal(status=HTTPStatus.FORBIDDEN, text="asked from another origin")
+            return Refusal(status=HTTPStatus.FORBIDDEN, text="requested from another origin")
         token = _bearer(request.headers)
         if not request.changes_something:
             token = token or request.query_token

@@ -14,7 +14,7 @@ _JOB_LINK = re.compile(rb'href="[^"]*?([^"/]+)/report\.html"')
 
 
 def is_batch(folder: Path) -> bool:
-    """Whether `folder` is one that `tenner batch` keeps its summary in."""
+    """Whether `folder` is one with the summary of `tenner batch`."""
     return (folder / RECORDS).is_file()
 
 

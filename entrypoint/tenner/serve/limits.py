@@ -1,7 +1,8 @@
-"""What strangers may take of the page's server: connections, and time to send a request.
+"""Limits of the page's server for strangers: connections, and time to send a request.
 
 A connection that has sent no whole request is the first to go when there are too many, the oldest
-of them first: whoever asks at once is always answered, however many others only hold the line.
+of them first: a client that sends its request at once is always answered, however many others only
+hold connections open.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class Connections(Generic[C]):
 
     def admit(self, connection: C, address: str) -> C | None:
         """Take in a connection. Returns the one to close for it: another one, or itself where all
-        others are being answered; None where there is room."""
+        others are being answered; None below the limits."""
         group = address_group(address)
         by_group = Counter([*self._waiting.values(), *self._answered.values()])
         self._waiting[connection] = group

@@ -1,7 +1,7 @@
-"""The process that answers for a run's page: `python -m tenner.serve.process`, told on stdin.
+"""The process that serves a run's page: `python -m tenner.serve.process`, its order on stdin.
 
-It is apart from the run, so that whatever strangers do to it is not done to the run: it has few
-descriptors and little memory, stands behind in time, is the first that the kernel ends for memory,
+It is apart from the run, so that attacks on it do not reach the run: it has few descriptors,
+little memory and a low priority, is the first that the kernel ends for memory,
 and can read two files and write one. It ends when its stdin is closed.
 """
 
@@ -34,7 +34,7 @@ _LIMITS = {
 
 
 def main() -> int:
-    """Serve as the first line of stdin says, until stdin is closed."""
+    """Serve by the order in the first line of stdin, until stdin is closed."""
     order = json.loads(sys.stdin.readline())
     limit_this_process()
     os.nice(NICE)

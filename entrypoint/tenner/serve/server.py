@@ -47,7 +47,7 @@ class PageEndpoint:
 def page_endpoint(
     host: str, port: int, names: Sequence[str], token: str | None, environ: Mapping[str, str]
 ) -> PageEndpoint:
-    """The door for these settings. A RunPod pod knows the name of its own proxy.
+    """The endpoint for these settings. A RunPod pod knows the name of its own proxy.
 
     Raises SettingsError for a token that is too short to be one.
     """
@@ -82,11 +82,11 @@ def open_page(
     environ: Mapping[str, str] | None = None,
     on_trouble: Callable[[str], None] = lambda text: None,
 ) -> Generator[PageEndpoint]:
-    """Serve the page of the run in `place` from a process of its own while the context lasts.
+    """Serve the page of the run in `run_dir` from a process of its own while the context lasts.
 
-    Yields the door as it was opened (port 0 takes a free one). `on_trouble` is reported, once,
-    where that process has ended and is started again. Raises SettingsError where the port cannot be
-    had.
+    Yields the endpoint as it was opened (port 0 takes a free one). `on_trouble` is called once
+    where that process has ended and is started again. Raises SettingsError where the port is not
+    available.
     """
     listening, opened = _listen(endpoint)
     with listening:
@@ -106,8 +106,8 @@ def open_page(
 
 @dataclass(kw_only=True)
 class _PageProcess:
-    """Keeps a process running that answers on a socket which this one holds open: while there is
-    none, viewers wait. Nothing that becomes of it is more than a word to the run."""
+    """Runs a process that answers on a socket which this one holds open: while there is none,
+    viewers wait. When it ends the run is warned, and nothing else."""
 
     run_dir: RunDir
     endpoint: PageEndpoint
@@ -118,7 +118,7 @@ class _PageProcess:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._keep_running, name="serve", daemon=True)
+        self._thread = threading.Thread(target=self._run_processes, name="serve", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -126,8 +126,9 @@ class _PageProcess:
         if self._thread:
             self._thread.join(timeout=2 * _SECONDS_TO_END)
 
-    def _keep_running(self) -> None:
-        """A child ends with the thread that started it (see `leash`), so all are started here."""
+    def _run_processes(self) -> None:
+        """A child ends with the thread that started it (see `dying_with_parent`), so all are
+        started here."""
         pause, is_reported = FIRST_PAUSE_SECONDS, False
         while not self._ended.is_set():
             started = time.monotonic()
@@ -187,9 +188,9 @@ class _PageProcess:
 
 
 def serve_forever(run_dir: RunDir, endpoint: PageEndpoint) -> None:
-    """Say where the page is, and serve it until a signal ends the process.
+    """Print the page's address, and serve it until a signal ends the process.
 
-    Raises SettingsError where the port cannot be had.
+    Raises SettingsError where the port is not available.
     """
     from tenner.serve.process import answer, limit_this_process
 
@@ -200,7 +201,7 @@ def serve_forever(run_dir: RunDir, endpoint: PageEndpoint) -> None:
 
 
 def _listen(at: PageEndpoint) -> tuple[socket.socket, PageEndpoint]:
-    """The listening socket, and the door with the port that it got."""
+    """The listening socket, and the endpoint with the port that it got."""
     try:
         family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((at.host, at.port), family=family, backlog=128)

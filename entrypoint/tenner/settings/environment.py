@@ -1,6 +1,6 @@
-"""Variables as their users meant them, whatever brought them here.
+"""Environment variables without what their way here added to them.
 
-`docker run --env-file` and some hosts' forms keep quotes around a value that a shell takes off.
+`docker run --env-file` and some hosts' forms leave quotes around a value that a shell takes off.
 """
 
 from collections.abc import MutableMapping
@@ -9,7 +9,7 @@ from tenner.core.secrets import KNOWN_NAMES
 from tenner.settings.names import PROGRAM_VARIABLES
 
 USER_VARIABLES = ("PUID", "PGID")
-"""Whom the image's start becomes."""
+"""The user and group that the image's start switches to."""
 _OTHERS = ("SD_SCRIPTS_DIR", "RUNPOD_POD_ID", "CONTAINER_ID", "VAST_CONTAINERLABEL")
 _NAMES = frozenset(
     (

@@ -76,14 +76,14 @@ _OTHER_FAMILIES = {
 
 
 def other_family(name: str) -> str | None:
-    """The family, not trained here, that a short name or the last part of a path tells of."""
+    """The family, not trained here, that a short name or the last part of a path names."""
     plain = "".join(char for char in name.rstrip("/").rpartition("/")[2].lower() if char.isalnum())
     found = [known for known in _OTHER_FAMILIES if plain.startswith(known)]
     return _OTHER_FAMILIES[max(found, key=len)] if found else None
 
 
 def known_base(name: str) -> KnownBase | None:
-    """The known base that `name` means: its short name, an older name, a hub id, a file's name."""
+    """The known base called `name`: its short name, an older name, a hub id, a file's name."""
     plain = name.strip().removeprefix("hf://").rstrip("/").lower()
     for base in KNOWN_BASES:
         if plain in (base.name, base.hub_id.lower(), *base.other_names):

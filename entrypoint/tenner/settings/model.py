@@ -1,7 +1,7 @@
 """What a user can ask for. The text under a key is its documentation everywhere (`texts`).
 
 Keys are sd-scripts' option names wherever it has one, and mean what they mean there; the defaults
-are those of the guide that most people start from. `None` means that the plan decides, and says
+are those of the guide that most people start from. `None` means that the plan decides, and reports
 what it decided and why.
 """
 
@@ -73,10 +73,10 @@ class BaseModelSettings(BaseModel):
     vae: AddressValue | None = None
     """Another VAE, as a folder or a `.safetensors` file."""
     v2: Switch | None = None
-    """The base is Stable Diffusion 2.x. Read from the weights; say it only to have it checked."""
+    """The base is Stable Diffusion 2.x. Read from the weights; set it only to have it checked."""
     v_parameterization: Switch | None = None
     """The base predicts v. Read from its scheduler, marks, metadata or name; measured on a card
-    where nothing of an SDXL base says it. Sources that differ end the run until this is set."""
+    where nothing in an SDXL base names it. Sources that differ end the run until this is set."""
     zero_terminal_snr: Switch | None = None
     """The noise schedule ends in pure noise. Read from the base's scheduler, marks or name."""
     clip_skip: Count | None = Field(None, le=24)
@@ -104,7 +104,7 @@ class DatasetSettings(BaseModel):
     add_trigger: Switch = False
     """Put the trigger in front of captions that lack it. It stays first where tags are shuffled."""
     num_repeats: Count | None = Field(None, le=MOST_REPEATS)
-    """Times each image is seen in an epoch, for folders that do not say it in their name; 10."""
+    """Times each image is seen in an epoch, for folders whose names do not give it; 10."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
     caption_prefix: str = ""
@@ -125,7 +125,7 @@ class DatasetSettings(BaseModel):
     bucket_no_upscale: Switch = False
     """Never enlarge a small image to fill a bucket."""
     random_crop: Switch = False
-    """Crop at a random place instead of the centre."""
+    """Crop at a random position instead of the centre."""
     flip_aug: Switch = False
     """Mirror images at random. Not for faces or text."""
     shuffle_caption: Switch = False
@@ -187,12 +187,12 @@ class TrainingSettings(BaseModel):
     max_train_steps: Count | None = Field(None, le=10_000_000)
     """Optimizer steps, instead of epochs."""
     validation_split: Share = Field(0.0, lt=1)
-    """Hold this share of the images out of the training, and tell the loss on them after each
+    """Hold this share of the images out of the training, and report the loss on them after each
     epoch, at noise and timesteps that stay the same. A few images mislead: leave small sets
     whole. The built-in trainer's."""
     stop_when: Literal["never", "settled", "rising"] = "never"
     """End early, after the next epoch, when the loss has settled or rises again at the end of two
-    epochs in a row. A loss says little of a LoRA: look at the samples before you use this."""
+    epochs in a row. A loss shows little of a LoRA: look at the samples before you use this."""
     batch_size: BatchSize = "auto"
     """Images per step: `auto` sizes it for the card, measured where the estimate is unsure; `max`
     fills the card by measurement; a number is your word. `train_batch_size` is the same key."""
@@ -202,7 +202,7 @@ class TrainingSettings(BaseModel):
     """Images that move the weights once, whatever the card: batch_size takes what fits, and
     accumulation makes up the rest."""
     gradient_checkpointing: Switch | None = None
-    """Recompute activations instead of keeping them: less memory, about a third more time."""
+    """Recompute activations instead of storing them: less memory, about a third more time."""
     learning_rate: Rate = Field(1e-4, le=1000)
     """Learning rate. If results are weak, try 2e-4 or 3e-4."""
     unet_lr: Rate | None = Field(None, le=1000)
@@ -210,7 +210,7 @@ class TrainingSettings(BaseModel):
     text_encoder_lr: Rates | None = None
     """Learning rate of the text encoders; two for SDXL's two, in the built-in trainer. 0 leaves the
     text encoder out. Default: half of learning_rate; a tenth for SDXL, where they are only trained
-    when this or network_train_unet_only says so."""
+    where this or network_train_unet_only is set."""
     lr_scheduler: Literal[
         "constant",
         "constant_with_warmup",
@@ -271,7 +271,7 @@ class OutputSettings(BaseModel):
     model_config = _PART
 
     output_dir: str = "./output"
-    """Where runs are kept: each in `<output_dir>/<output_name>/`."""
+    """The folder of all runs: each in `<output_dir>/<output_name>/`."""
     output_name: str = "my_lora"
     """Name of the run and of its files."""
     save_every_n_epochs: Count | None = Field(None, le=100_000)
@@ -283,9 +283,9 @@ class OutputSettings(BaseModel):
     save_precision: Literal["fp16", "bf16", "float"] = "fp16"
     """Number format of the LoRA file."""
     save_model_as: Literal["safetensors"] = "safetensors"
-    """File format. Pickles are not written: they can run code on whoever loads them."""
+    """File format. Pickles are not written: loading them can run code."""
     training_comment: str | None = None
-    """A line kept in the file's metadata."""
+    """A line in the file's metadata."""
     destinations: Addresses = ()
     """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
@@ -296,7 +296,7 @@ class OutputSettings(BaseModel):
     log_tracker_name: str = "tenner"
     """Name of the project in such a tracker; the run there has the name of this one."""
     keep_remote_states: Whole = Field(1, ge=0, le=1000)
-    """While training, the newest states are kept at each destination too, so that another machine
+    """While training, the newest states are stored at each destination too, so that another machine
     can go on; this many. 0 sends none."""
 
 
@@ -322,7 +322,7 @@ class SampleSettings(BaseModel):
     sample_sampler: Sampler | None = None
     """Sampler, by sd-scripts' names. Default: the scheduler that the base brings."""
     sample_at_epochs: WholeNumbers = ()
-    """Draw a grid after these epochs too, while the training goes on: on the card where its memory
+    """Draw a grid after these epochs too, during the training: on the card where its memory
     suffices, else on the CPU where that is quick enough, else when the training has ended."""
     no_samples: Switch = False
     """Draw nothing."""
@@ -336,7 +336,7 @@ class PageSettings(BaseModel):
     language: Literal["auto", "en", "ar"] = "auto"
     """Language of the page `report.html`: English, Arabic, or the browser's own of the two."""
     serve: Switch = False
-    """Show the page on a port while the run goes on, to those who have the token in its address."""
+    """Show the page on a port during the run, to those who have the token in its address."""
     serve_host: str = "127.0.0.1"
     """Address to listen at; `0.0.0.0` lets other machines in."""
     serve_port: Whole = Field(8321, ge=0, le=65535)
@@ -355,7 +355,7 @@ class LimitSettings(BaseModel):
     price_per_hour: Rate | None = Field(None, le=10_000)
     """What the machine costs, in dollars."""
     max_hours: Rate | None = Field(None, le=100_000)
-    """Longest that the run may take, over all its lives."""
+    """Longest time of the run, over all its attempts."""
     grace_seconds: Rate = Field(8.0, le=86_400)
     """Time to save and deliver after SIGTERM. The default fits Docker's ten seconds; give more
     together with `docker stop --time`."""
@@ -363,19 +363,19 @@ class LimitSettings(BaseModel):
     """After a delivery that failed, wait and deliver again for so long before the run ends with
     exit code 6: for a machine whose disk goes with it."""
     end_action: Literal["none", "stop", "remove"] = "none"
-    """What becomes of this RunPod pod or Vast.ai instance once everything is delivered and
-    verified: it is stopped (its disk is kept, and costs a little) or removed."""
+    """What is done with this RunPod pod or Vast.ai instance once everything is delivered and
+    verified: it is stopped (its disk stays, and costs a little) or removed."""
     end_command: str | None = None
     """A shell command that ends this machine, on other hosts or instead of the host's own way."""
     webhook_format: Literal["auto", "json", "discord", "slack"] = "auto"
-    """How a run tells of itself to the address in TENNER_WEBHOOK: told by the address."""
+    """The format of messages to the address in TENNER_WEBHOOK; by default the address decides."""
     may_change_batch: Switch = False
     """When the card runs out of memory, a batch that you fixed may be halved too. The images of a
     step stay the same."""
     may_freeze_text_encoder: Switch = False
     """When nothing else makes a run fit the card, go on with the U-Net alone."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Where to train. A CPU is only used when asked for, or for the built-in tiny base."""
+    """Where to train. A CPU is only used when set, or for the built-in tiny base."""
 
 
 class Settings(

@@ -1,4 +1,4 @@
-"""Which key a name means: a setting, another name of it, or an option of sd-scripts."""
+"""Which key a name stands for: a setting, another name of it, or an option of sd-scripts."""
 
 from functools import cache
 
@@ -12,15 +12,15 @@ PROGRAM_VARIABLES = {
     "TENNER_CONFIG": "the settings file",
     "TENNER_PRESET": "the preset",
     "TENNER_TRAINER_PYTHON": "the Python that holds the trainer",
-    "TENNER_CACHE_DIR": "where downloads are kept",
+    "TENNER_CACHE_DIR": "the folder of downloads",
     "TENNER_MODELS_DIR": "where baked base models are",
     "TENNER_SERVE_TOKEN": "the token of the served page",
     "TENNER_SERVE_TOKEN_FILE": "a file that holds it",
     "TENNER_HOST_API": "another address of the host's API",
-    "TENNER_WEBHOOK": "where a run tells of itself",
+    "TENNER_WEBHOOK": "the address that a run reports to",
     "TENNER_WEBHOOK_FILE": "a file with that address",
     "TENNER_CHILD_ENV": "further variables that the trainer may see",
-    "TENNER_LOG": "how much is said: quiet, normal, debug",
+    "TENNER_LOG": "how much is printed: quiet, normal, debug",
 }
 """Variables that steer the program rather than a run; they are no settings."""
 

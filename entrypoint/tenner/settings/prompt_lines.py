@@ -37,12 +37,12 @@ _NAMES: Mapping[str, str] = {
     "renorm_cfg": "rcfg",
     "flow_shift": "fs",
 }
-"""Keys of a prompt in TOML and JSON, and the option of a line that says the same."""
+"""Keys of a prompt in TOML and JSON, and the equivalent option of a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptLine:
-    """A prompt with what its line says of its picture; None where it says nothing."""
+    """A prompt with the options of its line; None for an empty line."""
 
     text: str
     negative: str | None = None
@@ -70,7 +70,7 @@ def _read_option(name: str, value: str, found: dict[str, Any]) -> None:
     elif name in wholes:
         if not re.fullmatch(r"\d+", value):
             raise ValueError(
-                msg("--{name} wants a whole number, not '{value}'", name=name, value=value)
+                msg("--{name} expects a whole number, not '{value}'", name=name, value=value)
             )
         number = int(value)
         if name in ("w", "h"):
@@ -78,7 +78,7 @@ def _read_option(name: str, value: str, found: dict[str, Any]) -> None:
         found[wholes[name]] = max(1, min(_MOST_STEPS, number)) if name == "s" else number
     elif name == "l":
         if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", value):
-            raise ValueError(msg("--l wants a number, not '{value}'", value=value))
+            raise ValueError(msg("--l expects a number, not '{value}'", value=value))
         found["guidance"] = float(value)
     elif name != "ss" and name not in _OTHER_MODELS:
         raise ValueError(
@@ -87,7 +87,8 @@ def _read_option(name: str, value: str, found: dict[str, Any]) -> None:
 
 
 def read_prompts(entries: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
-    """The lines of all prompts, those of files in the place of their names, and what is wrong."""
+    """The lines of all prompts, with those of files instead of the files' names, and what is
+    wrong."""
     lines: list[str] = []
     problems: list[Problem] = []
     for entry in entries:
@@ -179,7 +180,7 @@ def _lines_of_toml(text: str) -> Iterator[tuple[str, str]]:
     shared: Any = tomllib.loads(text).get("prompt")
     subsets: Any = cast("dict[str, Any]", shared).get("subset") if isinstance(shared, dict) else 0
     if not isinstance(subsets, list):
-        raise ValueError(msg("want a table [prompt] with [[prompt.subset]] for each prompt"))  # noqa: TRY004
+        raise ValueError(msg("expected a table [prompt] with [[prompt.subset]] for each prompt"))  # noqa: TRY004
     for number, each in enumerate(cast("list[Any]", subsets), 1):
         own = dict(cast("dict[str, Any]", shared))
         del own["subset"]
@@ -189,7 +190,7 @@ def _lines_of_toml(text: str) -> Iterator[tuple[str, str]]:
 def _lines_of_json(text: str) -> Iterator[tuple[str, str]]:
     found: Any = json.loads(text)
     if not isinstance(found, list):
-        raise ValueError(msg("want a list of prompts"))  # noqa: TRY004
+        raise ValueError(msg("expected a list of prompts"))  # noqa: TRY004
     for number, each in enumerate(cast("list[Any]", found), 1):
         yield f"prompt {number}", each if isinstance(each, str) else _line_of(each, number)
 

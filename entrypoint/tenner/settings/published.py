@@ -1,6 +1,6 @@
-"""Settings as they leave this machine: without the places where files lie on it.
+"""Settings as they leave this machine: without its file paths.
 
-A path says nothing elsewhere and names the user and the folders of who trained. What is left of
+A path has no meaning elsewhere and names the user and the folders of who trained. What is left of
 one is its last name; addresses (`hf://…`, `s3://…`) stay.
 """
 
@@ -16,7 +16,7 @@ PATH_SETTINGS = (
     *("base_model", "vae", "dataset", "reg_data_dir", "network_weights"),
     *("output_dir", "destinations"),
 )
-"""Settings that are paths or addresses. Others are texts in which a path may stand."""
+"""Settings that are paths or addresses. Others are texts that may contain a path."""
 
 
 def published(settings: Settings) -> Settings:

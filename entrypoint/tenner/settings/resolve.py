@@ -34,7 +34,7 @@ DEFAULT_CONFIG = Path("training_config.toml")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user requested, and who said it."""
+    """What the user requested, and in which source."""
 
     settings: Settings
     set_at: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -83,7 +83,7 @@ def resolve(sources: Sequence["Source"]) -> Request:
     settings, about_optimizer = _with_recommended(settings, set_at)
     problems += about_optimizer
     settings, parts = trained_parts(settings)
-    if settings.network_train_unet_only:  # also where a rate of 0 means it
+    if settings.network_train_unet_only:  # also where a rate of 0 implies it
         set_at.setdefault("network_train_unet_only", set_at.get("text_encoder_lr", "default"))
     problems += parts
     prompts, wrong = read_prompts(settings.sample_prompts)
@@ -121,7 +121,7 @@ def _existing(path: Path) -> Path | None:
 def _only_sd_scripts(
     sources: Sequence["Source"], origins: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Options that only sd-scripts names, and names that nobody knows."""
+    """Options that only sd-scripts has, and unknown names."""
     given: dict[str, Any] = {}
     for source in reversed(sources):
         given.update({k: v for k, v in source.values.items() if k not in setting_names()})
@@ -145,7 +145,7 @@ def _only_sd_scripts(
 
 
 def _unknown(key: str, where: str) -> Problem:
-    """A name that nobody knows, with the known one that it most likely means."""
+    """An unknown name, with the known one that it most likely stands for."""
     variable = where.startswith(PREFIX)
     program = [name.removeprefix(PREFIX).lower() for name in PROGRAM_VARIABLES] if variable else []
     suggestion = nearest(key, (*setting_names(), *program, *facts.options()))
@@ -204,7 +204,7 @@ def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
 
 
 def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
-    """What was wanted, and what to write instead."""
+    """What was expected, and what to write instead."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         reason = str(context.get("error", detail["msg"]))
@@ -213,7 +213,7 @@ def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
         choices = tuple(re.findall(r"'([^']*)'", str(context["expected"])))
         choices = choices or tuple(re.findall(r"\w+", str(context["expected"]).replace("or", " ")))
         suggestion = nearest(re.sub(r"[^a-z0-9]", "", str(value).lower()), choices)
-        return msg("want one of {choices}", choices=", ".join(choices)), (
+        return msg("expected one of {choices}", choices=", ".join(choices)), (
             msg('did you mean "{suggestion}"?', suggestion=suggestion)
             if suggestion
             else msg('for example "{choices}"', choices=choices[0])
@@ -225,12 +225,12 @@ def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
     }
     if kind in bounds:
         limit = next(context[name] for name in ("ge", "le", "lt") if name in context)
-        return msg("want {bounds} {limit}", bounds=bounds[kind], limit=limit), msg(
+        return msg("expected {bounds} {limit}", bounds=bounds[kind], limit=limit), msg(
             "set {key} to {bounds} {limit}", key=key, bounds=bounds[kind], limit=limit
         )
     kinds = {"int": "a whole number", "float": "a number", "string": "text", "tuple": "a list"}
     expected = next((text for name, text in kinds.items() if kind.startswith(name)), "another type")
-    return msg("want {expected}", expected=expected), msg(
+    return msg("expected {expected}", expected=expected), msg(
         "write {key} as {expected}", key=key, expected=expected
     )
 

@@ -1,9 +1,9 @@
 """The sources of settings: flags, environment, a TOML file, a preset, read by pydantic-settings.
 
-Each source keeps where each of its values was written, and collects what is wrong with it instead
+Each source notes where each of its values was written, and collects what is wrong with it instead
 of raising, so that all problems are reported at once. pydantic-settings merges the sources by their
 strength and validates the result. A source passes on names that it does not know: `resolve` reports
-them, with the names that were meant.
+them, with the names that were probably meant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,10 @@ from pydantic_settings import (
 from tenner.core.errors import Problem
 from tenner.core.messages import msg
 from tenner.settings.environment import unquoted
+from tenner.settings.imported import Imported
 from tenner.settings.model import Settings
 from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, canonical, setting_names
-from tenner.settings.sd_scripts_files import Imported, import_json, import_tables
+from tenner.settings.sd_scripts_files import import_json, import_tables
 from tenner.settings.subsets import SubsetRequest
 from tenner.settings.toml_text import line_of, parse_toml, read_toml
 
@@ -44,7 +45,7 @@ _ATTENTION = {"xformers": "xformers", "sdpa": "sdpa"}
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What one source holds, as written. `origins` tells where each value stands, for messages."""
+    """What one source holds, as written. `origins` is where each value was set, for messages."""
 
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -124,7 +125,7 @@ class Source(PydanticBaseSettingsSource):
                     origins=self.origins[key],
                     origin=origin,
                 )
-                self.problems.append(Problem(text=text, fix=msg("keep one of them")))
+                self.problems.append(Problem(text=text, fix=msg("remove one of them")))
             self.values[key], self.origins[key] = value, origin
 
     def __call__(self) -> dict[str, Any]:
@@ -155,8 +156,8 @@ class FlagsSource(LayerSource):
 class VariablesSource(Source, DotEnvSettingsSource):
     """All `TENNER_*` variables that are settings. Empty ones count as not set.
 
-    Quotes around a whole value are taken off: `docker run --env-file` keeps them, a shell does not.
-    Of pydantic-settings' two readers of variables it is the one for `.env` files, which passes
+    Quotes around a whole value are taken off: `docker run --env-file` leaves them on, a shell does
+    not. Of pydantic-settings' two readers of variables it is the one for `.env` files, which passes
     on variables that no setting is named after: they are spelling mistakes, to be reported.
     """
 
@@ -200,7 +201,7 @@ class PresetSource(Source):
         self.add(_preset_layer(name))
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value of one setting, as pydantic-settings asks for it."""
+        """The value of one setting, as pydantic-settings requests it."""
         return self.values.get(field_name), field_name, False
 
 
@@ -221,7 +222,7 @@ def read_layer(path: Path) -> Layer:
 def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = None) -> Layer:
     """Settings in TOML tables. Sections are for the reader only: keys are flat and unique.
 
-    `name` is what the tables are called in messages, `path` the file whose lines they tell of.
+    `name` is what the tables are called in messages, `path` the file whose lines they name.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -250,7 +251,7 @@ def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = No
                         sections=sections[key],
                         section=_section(section),
                     ),
-                    fix=msg("keep one of them"),
+                    fix=msg("remove one of them"),
                 )
             )
         else:

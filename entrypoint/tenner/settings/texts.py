@@ -1,6 +1,6 @@
-"""What is reported of each setting: the text that stands under its key in the model.
+"""The description of each setting: the docstring under its key in the model.
 
-Read when somebody asks, for most starts of the program show none of it.
+Read only when it is shown, since most starts of the program show none of it.
 """
 
 import ast

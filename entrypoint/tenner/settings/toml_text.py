@@ -1,4 +1,4 @@
-"""A TOML file as text: its values, or what is wrong with it, in the words of whoever wrote it."""
+"""A TOML file as text: its values, or what is wrong with it, in the user's words."""
 
 import re
 import tomllib
@@ -96,7 +96,7 @@ def _hint(line: str, reason: str) -> str:
         toml = {"True": "true", "Yes": "true", "False": "false", "No": "false"}.get(value)
         return msg("write {toml}", toml=toml) if toml else msg("leave the line out")
     if "overwrite" in reason.lower() or "twice" in reason.lower():
-        return msg("the key or section is there twice: keep one of them")
+        return msg("the key or section is there twice: remove one of them")
     if re.fullmatch(r"\d+,\d+", value):
         return msg("write decimals with a point: {value}", value=value.replace(",", "."))
     if value and not re.match(r"""["'\[{\d+-]|true|false""", value):

@@ -1,7 +1,7 @@
 """How a value may be written: what a TOML file, an environment variable or a flag can hold.
 
 Environment variables and flags are always text, and people paste what other tools accept, so
-each type here takes the field's usual spellings and refuses the rest with the wanted form.
+each type here takes the field's usual spellings and refuses the rest with the expected form.
 """
 
 import re
@@ -29,12 +29,12 @@ def _switch(value: Any) -> bool:
         return value
     if isinstance(value, int | str) and str(value).strip().lower() in words:
         return words[str(value).strip().lower()]
-    raise ValueError(msg("want true or false"))
+    raise ValueError(msg("expected true or false"))
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(msg("want a number, not true or false"))  # noqa: TRY004 pydantic wants ValueError
+        raise ValueError(msg("expected a number, not true or false"))  # noqa: TRY004 pydantic wants ValueError
     if isinstance(value, str):
         text = value.strip().replace("_", "")
         if re.fullmatch(r"[+-]?\d+,\d+", text):
@@ -72,25 +72,25 @@ def _json_list(text: str) -> Any:
     try:
         return parse_json(text)
     except ValueError:
-        raise ValueError(msg('want a list such as ["one", "two"]')) from None
+        raise ValueError(msg('expected a list such as ["one", "two"]')) from None
 
 
 def _pair(value: Any) -> Any:
     """`512`, `"512"`, `"512,768"`, `"512x768"` and `[512, 768]` as (width, height)."""
     if isinstance(value, bool):
-        raise ValueError(msg("want a size such as 512 or 512,768"))  # noqa: TRY004
+        raise ValueError(msg("expected a size such as 512 or 512,768"))  # noqa: TRY004
     if isinstance(value, str):
         value = [part for part in re.split(r"[,x×* ]+", value.strip()) if part]
     parts = (
         [str(part) for part in cast("Sequence[Any]", value)] if _is_list(value) else [str(value)]
     )
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise ValueError(msg("want a size such as 512 or 512,768 (width,height)"))
+        raise ValueError(msg("expected a size such as 512 or 512,768 (width,height)"))
     size = (int(parts[0]), int(parts[-1]))
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise ValueError(
             msg(
-                "want sides of {smallest_side} to {largest_side} pixels",
+                "expected sides of {smallest_side} to {largest_side} pixels",
                 smallest_side=SMALLEST_SIDE,
                 largest_side=LARGEST_SIDE,
             )
@@ -105,7 +105,7 @@ def _colour(value: Any) -> str:
     try:
         ImageColor.getrgb(str(value))
     except ValueError:
-        raise ValueError(msg('want a colour such as "white", "gray" or "#ff8800"')) from None
+        raise ValueError(msg('expected a colour such as "white", "gray" or "#ff8800"')) from None
     return str(value)
 
 
@@ -115,14 +115,15 @@ def _steps_or_ratio(value: Any) -> Any:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(msg("want steps (100) or a share of all steps (0.1)")) from None
+        raise ValueError(msg("expected steps (100) or a share of all steps (0.1)")) from None
     if number >= 1 and number != int(number):
-        raise ValueError(msg("want whole steps (100) or a share of all steps below 1 (0.1)"))
+        raise ValueError(msg("expected whole steps (100) or a share of all steps below 1 (0.1)"))
     return int(number) if number >= 1 or number == 0 else number
 
 
 def _engine(value: Any) -> Any:
-    """`diffusers` is the earlier name of the built-in trainer, kept for settings that say it."""
+    """`diffusers` is the earlier name of the built-in trainer, accepted for settings that have
+    it."""
     return "native" if value == "diffusers" else value
 
 
@@ -155,7 +156,7 @@ BatchSize = Annotated[int | Literal["auto", "max"], BeforeValidator(_batch)]
 Arguments = Annotated[tuple[str, ...], _words(r"\s+")]
 Lines = Annotated[tuple[str, ...], _words(r"\n")]
 AddressValue = Annotated[str, AfterValidator(Address)]
-"""A local path, a known name or an address, whose credentials are kept apart from its text."""
+"""A local path, a known name or an address, whose credentials are stored apart from its text."""
 Addresses = Annotated[tuple[AddressValue, ...], _words(r"[\s,]+")]
 TrackerName = Literal[
     "tensorboard",

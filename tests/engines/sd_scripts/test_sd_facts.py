@@ -57,15 +57,15 @@ def test_values_are_taken_in_the_spellings_people_use(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("keep_tokens", "four", "want a number"),
-        ("keep_tokens", 1.5, "want a whole number"),
+        ("keep_tokens", "four", "expected a number"),
+        ("keep_tokens", 1.5, "expected a whole number"),
         ("keep_tokens", True, "not true or false"),
         ("min_snr_gamma", "0,5", "0.5"),
         ("min_snr_gamma", float("nan"), "finite"),
         ("flip_aug", "maybe", "true or false"),
         ("loss_type", "hubber", "did you mean huber?"),
-        ("save_precision", "none", "want one of float, fp16, bf16"),
-        ("keep_tokens", [1, 2], "want a whole number"),
+        ("save_precision", "none", "expected one of float, fp16, bf16"),
+        ("keep_tokens", [1, 2], "expected a whole number"),
         ("lr_decay_steps", "1.5", "whole steps"),
     ],
 )

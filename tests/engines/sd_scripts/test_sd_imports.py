@@ -4,7 +4,8 @@ import json
 import tomllib
 from typing import Any
 
-from tenner.settings.sd_scripts_files import Imported, import_json, import_tables
+from tenner.settings.imported import Imported
+from tenner.settings.sd_scripts_files import import_json, import_tables
 
 FORM: dict[str, Any] = {
     "LoRA_type": "Kohya LoCon",

@@ -131,7 +131,7 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"output_name": "a/b"}, "is not a file name"),
     ("sd1", {"sample_at_epochs": (2,), "no_samples": True}, "no_samples for none"),
     ("sd1", {"sample_at_epochs": (0,)}, "epochs count from 1"),
-    ("sd1", {"sample_at_epochs": (2,), "save_every_n_steps": 5}, "keeps none"),
+    ("sd1", {"sample_at_epochs": (2,), "save_every_n_steps": 5}, "saves none"),
     ("sd1", {"sample_at_epochs": (3,), "save_every_n_epochs": 2}, "no checkpoint is kept"),
     ("sd1", {"lr_scheduler_args": ("a",)}, "not key=value"),
     ("sdxl", {"text_encoder_lr": (1e-5, 2e-5)}, "2e-05 would be left out"),

@@ -120,8 +120,8 @@ def _judge_disks(
 
     settings, run_dir = prepared.settings, prepared.settings.run_dir
     to, states = destinations or (default_destination(run_dir),), settings.keep_remote_states
-    there = full_destinations(prepared.plan, run_dir, to, kept_states=states)
-    here = disk_problem(prepared.plan, run_dir, to, kept_states=states)
+    there = full_destinations(prepared.plan, run_dir, to, num_remote_states=states)
+    here = disk_problem(prepared.plan, run_dir, to, num_remote_states=states)
     errors: list[TennerError] = []
     if wrong := errors_in(there):
         errors.append(SettingsError(problems=wrong))

@@ -108,6 +108,19 @@ def test_nothing_is_cut_it_speaks_the_browsers_language_and_passes_axe(
         assert faults(page) == []
 
 
+def test_a_picture_is_shown_large_at_a_click(browser: Any, crowded_page: Path) -> None:
+    with opened(browser, crowded_page, width=390) as page:
+        small = page.locator(".grid img").first
+        before = small.bounding_box()["width"]
+        small.click()
+        page.wait_for_selector("dialog[open]")
+        assert page.locator("dialog img").bounding_box()["width"] > 3 * before
+        assert "seed 1" in page.locator("dialog p").inner_text()
+        assert faults(page) == []
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+
+
 def test_own_script_runs_under_the_policy_and_no_other(browser: Any, page_file: str) -> None:
     page = browser.new_context(locale="ar").new_page()
     page.goto(page_file)

@@ -26,6 +26,22 @@
   });
   if (root.dataset.refresh) setTimeout(() => location.reload(), 1000 * root.dataset.refresh);
 
+  // A picture is shown large at a click; a click or Esc closes it.
+  const zoom = document.createElement("dialog");
+  zoom.append(document.createElement("img"), document.createElement("p"));
+  zoom.addEventListener("click", () => zoom.close());
+  document.body.append(zoom);
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest(".grid img, .sheet img, .frame");
+    if (!picture) return;
+    const shown = picture.querySelector("img") || picture;
+    const [large, words] = zoom.children;
+    large.src = shown.src;
+    large.alt = words.textContent = shown.alt;
+    large.className = shown.className;
+    zoom.showModal();
+  });
+
   const followPointer = () => {
     const plot = document.getElementById("plot");
     if (!plot) return;

@@ -84,11 +84,12 @@ def test_the_family_is_read_from_the_tensors(
     ("shapes", "says"),
     [
         ({"lora_unet_x.lora_up.weight": [4, 4]}, "a LoRA, not a base"),
-        ({"double_blocks.0.img_attn.qkv.weight": [4, 4]}, "Flux"),
+        ({"transformer_blocks.0.attn.to_q.weight": [4, 4]}, "family that tenner does not train"),
+        ({"encoder.block.0.layer.0.SelfAttention.k.weight": [4, 4]}, "a text encoder alone"),
         (SD1 | {"model.diffusion_model.input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting"),
         (UNET | {"conditioner.embedders.0.model.ln_final.weight": [4]}, "refiner"),
         ({"encoder.conv_in.weight": [4, 4]}, "a VAE alone"),
-        ({"something.else": [4]}, "not a Stable Diffusion checkpoint"),
+        ({"something.else": [4]}, "not a checkpoint of a family"),
     ],
 )
 def test_other_kinds_of_files_are_reported_by_what_they_are(

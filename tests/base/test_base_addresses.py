@@ -68,8 +68,9 @@ def test_another_file_of_a_known_repo_is_not_held_to_the_known_hash() -> None:
 def test_what_is_known_is_what_the_image_bakes() -> None:
     models = Path(__file__).parents[2] / "docker" / "models.toml"
     baked = tomllib.loads(models.read_text(encoding="utf-8"))
-    for known in KNOWN_BASES:
-        each = baked[known.name]
+    known_by_name = {each.name: each for each in KNOWN_BASES}
+    for name, each in baked.items():
+        known = known_by_name[name]
         assert (each["id"], each["revision"]) == (known.hub_id, known.revision)
         assert (each["file"], each["sha256"]) == (known.file, known.sha256)
         assert each["licence"] == known.licence

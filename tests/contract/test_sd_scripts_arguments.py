@@ -19,6 +19,7 @@ from tenner.core.family import Family
 from tenner.engines.sd_scripts.arguments import Paths, arguments, translate
 from tenner.engines.sd_scripts.engine import Job, command
 from tenner.engines.sd_scripts.find import Trainer
+from tenner.families import FAMILIES
 from tenner.kohya.options import OWNED, Option, Value, options
 from tests.train_options import train_options
 
@@ -36,23 +37,26 @@ def int_or_float(text: str) -> int | float:
     return int(text) if float(text) >= 1 else float(text)
 
 
-def parser_from_facts(*, sdxl: bool) -> Strict:
+def parser_from_facts(family: Family) -> Strict:
     parser = Strict(allow_abbrev=False)
-    for option in options().values():
-        if option.sdxl_only and not sdxl:
-            continue
-        if option.kind == "switch":
-            parser.add_argument(f"--{option.name}", action="store_true")
-            continue
-        kind: Any = TYPES.get(option.kind, int_or_float)
-        parser.add_argument(
-            f"--{option.name}",
-            type=kind,
-            default=option.default,
-            choices=option.choices or None,
-            nargs="*" if option.many else None,
-        )
+    script = FAMILIES[family].script
+    for option in (each.of(script) for each in options().values() if each.is_of(script)):
+        add_to(parser, option)
     return parser
+
+
+def add_to(parser: Strict, option: Option) -> None:
+    if option.kind == "switch":
+        parser.add_argument(f"--{option.name}", action="store_true")
+        return
+    kind: Any = TYPES.get(option.kind, int_or_float)
+    parser.add_argument(
+        f"--{option.name}",
+        type=kind,
+        default=option.default,
+        choices=option.choices or None,
+        nargs="*" if option.many else None,
+    )
 
 
 def value_of(option: Option) -> st.SearchStrategy[Value]:
@@ -81,7 +85,10 @@ SOME_OPTIONS = st.lists(
 
 @given(SOME_OPTIONS)
 def test_any_value_of_any_option_arrives_as_it_was_meant(values: dict[str, Value]) -> None:
-    parsed = vars(parser_from_facts(sdxl=True).parse_args(arguments(values)))
+    every = Strict(allow_abbrev=False)
+    for option in options().values():
+        add_to(every, option)
+    parsed = vars(every.parse_args(arguments(values)))
     for name, value in values.items():
         expected = list(value) if isinstance(value, tuple) else value
         if isinstance(expected, str):
@@ -128,7 +135,7 @@ WANTED: dict[str, object] = {
 
 CASES: list[tuple[Family, int, bool]] = [
     (family, first_step, state)
-    for family in ("sd1", "sd2", "sdxl")
+    for family in FAMILIES
     for first_step, state in ((0, False), (20, True), (25, True))
 ]
 
@@ -143,26 +150,36 @@ def words(family: Family, first_step: int, state: bool) -> Sequence[str]:
 def test_every_attempt_of_every_family_is_accepted(
     family: Family, first_step: int, state: bool
 ) -> None:
-    parsed = parser_from_facts(sdxl=family == "sdxl").parse_args(words(family, first_step, state))
+    parsed = parser_from_facts(family).parse_args(words(family, first_step, state))
+    for name, value in FAMILIES[family].required.items():
+        assert getattr(parsed, name) == value
+    assert parsed.network_module == FAMILIES[family].lora_module
     assert parsed.resolution == "512,768"
-    assert parsed.network_args == ["conv_dim=8"]
+    convolutions = None if FAMILIES[family].transformer else ["conv_dim=8"]
+    assert parsed.network_args == convolutions
     assert parsed.resume == ("/run/state/step-00000020" if state else None)
 
 
-@given(SOME_OPTIONS, st.sampled_from(["sd1", "sd2", "sdxl"]))
+@given(SOME_OPTIONS, st.sampled_from(sorted(FAMILIES)))
 @settings(max_examples=50)
 def test_any_further_options_are_accepted_by_the_familys_trainer(
     values: dict[str, Value], family: Family
 ) -> None:
     further = {name: value for name, value in values.items() if name not in OWNED}
+    script = FAMILIES[family].script  # the rules refuse what its parser would
+    further = {
+        name: value
+        for name, value in further.items()
+        if not options()[name].of(script).choices or value in options()[name].of(script).choices
+    }
     reported = arguments(translate({**WANTED, **further}, family=family))
-    parser_from_facts(sdxl=family == "sdxl").parse_args(reported)
+    parser_from_facts(family).parse_args(reported)
 
 
 PROBE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import argparse, train_network, sdxl_train_network
+import argparse, importlib
 def facts(parser):
     return [
         dict(name=a.dest, flags=a.option_strings, switch=a.nargs == 0, many=a.nargs == "*",
@@ -170,9 +187,11 @@ def facts(parser):
              default=None if a.nargs == 0 else a.default)
         for a in parser._actions if a.dest != "help"
     ]
-parsers = {"sd": train_network.setup_parser(), "sdxl": sdxl_train_network.setup_parser()}
-for case in json.loads(sys.argv[2]):
-    parsers[case["parser"]].parse_args(case["words"])
+cases = json.loads(sys.argv[2])
+names = sorted({case["script"] for case in cases})
+parsers = {name: importlib.import_module(name[:-3]).setup_parser() for name in names}
+for case in cases:
+    parsers[case["script"]].parse_args(case["words"])
 print("FACTS" + json.dumps({name: facts(each) for name, each in parsers.items()}))
 """
 
@@ -181,7 +200,7 @@ print("FACTS" + json.dumps({name: facts(each) for name, each in parsers.items()}
 @pytest.mark.skipif("SD_SCRIPTS_DIR" not in os.environ, reason="SD_SCRIPTS_DIR is not set")
 def test_the_real_parsers_accept_our_words_and_equal_the_facts() -> None:
     cases = [
-        {"parser": "sdxl" if family == "sdxl" else "sd", "words": list(words(family, first, state))}
+        {"script": FAMILIES[family].script, "words": list(words(family, first, state))}
         for family, first, state in CASES
     ]
     done = subprocess.run(
@@ -201,14 +220,16 @@ def test_the_real_parsers_accept_our_words_and_equal_the_facts() -> None:
     found = json.loads(
         next(line for line in done.stdout.splitlines() if line.startswith("FACTS"))[5:]
     )
-    for name, sdxl in (("sd", False), ("sdxl", True)):
-        known = {each.name: each for each in options().values() if sdxl or not each.sdxl_only}
+    assert len(found) == 7
+    for name in found:
+        known = {each.name: each.of(name) for each in options().values() if each.is_of(name)}
         assert {each["name"] for each in found[name]} == set(known)
         for each in found[name]:
             option = known[each["name"]]
             assert each["flags"] == [f"--{option.name}"]
             assert each["switch"] == (option.kind == "switch")
             assert each["many"] == option.many
-            assert (each["type"] or "switch").lower() == option.kind
+            untyped = "switch" if each["switch"] else "str"
+            assert (each["type"] or untyped).lower() == option.kind
             assert tuple(each["choices"] or ()) == option.choices
             assert each["default"] == option.default

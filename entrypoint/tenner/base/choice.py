@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenner.base.further import Search, find_further, named_problems
 from tenner.base.model import (
     SIDES,
     Base,
@@ -17,9 +18,10 @@ from tenner.base.model import (
 from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
-from tenner.core.family import FAMILY_NAMES, Family
+from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.core.secrets import secrets_from
+from tenner.families import FAMILIES, FAMILY_NAMES, KnownBase
 from tenner.settings import Settings
 from tenner.settings.known_bases import known_base
 from tenner.storage.cache_dir import downloads_dir
@@ -51,15 +53,7 @@ def assume_base(settings: Settings, base: Base | None) -> Assumed:
         return Assumed(family=base.family, resolution=resolution, is_tiny=base.is_tiny)
     known, size = known_base(settings.base_model), settings.resolution
     name = settings.base_model.rstrip("/").rpartition("/")[2]
-    family: Family = "sd1"
-    if known:
-        family = known.family
-    elif re.search(r"xl|pony|illustrious|noob", name, re.IGNORECASE) or (
-        size and size[0] * size[1] >= SIDES["sdxl"] ** 2
-    ):
-        family = "sdxl"
-    elif settings.v2:
-        family = "sd2"
+    family = known.family if known else _guessed_family(settings, name)
     side = SIDES[family]
     resolution = size or (side, side)
     if known:
@@ -76,6 +70,18 @@ def assume_base(settings: Settings, base: Base | None) -> Assumed:
         level="note",
     )
     return Assumed(family=family, resolution=resolution, notice=notice)
+
+
+def _guessed_family(settings: Settings, name: str) -> Family:
+    """By the file's or repo's name, else by the resolution."""
+    patterns = ((family, each.name_patterns) for family, each in FAMILIES.items())
+    named = (each for each, found in patterns if found and re.search(found, name, re.IGNORECASE))
+    if family := next(named, None):
+        return family
+    size = settings.resolution
+    if size and size[0] * size[1] >= SIDES["sdxl"] ** 2:
+        return "sdxl"
+    return "sd2" if settings.v2 else "sd1"
 
 
 def must_be_fetched(base_model: str, environ: Mapping[str, str]) -> bool:
@@ -108,6 +114,9 @@ def find_base(
         address = parse_base_address(base_model)
         if address is None or not fetches:
             raise not_found(base_model, models_dir, may_be_fetched=address is not None)
+        known = known_base(base_model)
+        if known and (wrong := named_problems(known.family, settings)):
+            raise SettingsError(problems=wrong)
         on_stage("base model", str(address))
         fetched = fetch_base(
             address,
@@ -123,13 +132,48 @@ def find_base(
         hold_to_sha256(base, settings.base_model_sha256)
     if problems := _contradictions(settings, base):
         raise SettingsError(problems=problems)
-    return settle_prediction(settings, base)
+    base = settle_prediction(settings, base)
+    search = Search(
+        settings=settings,
+        environ=environ,
+        models_dir=models_dir,
+        fetches=fetches,
+        on_stage=on_stage,
+        on_bytes=on_bytes,
+    )
+    further = find_further(base, search)
+    known = known_base(base_model)
+    about = known_notices(known) if known else family_notices(base.family)
+    notices = (*base.notices, *about, *further.notices)
+    return replace(base, further=further.files, notices=tuple(dict.fromkeys(notices)))
+
+
+def known_notices(known: KnownBase) -> tuple[Problem, ...]:
+    """What is said of a well-known base before it is here: its authors' advice, its licence."""
+    advice = (Problem(text=known.advice, level="note"),) if known.advice else ()
+    return (*advice, *family_notices(known.family))
+
+
+def family_notices(family: Family) -> tuple[Problem, ...]:
+    """What is said of a family's licence before anything is trained."""
+    licence = FAMILIES[family].licence
+    if licence is None or not licence.note:
+        return ()
+    return (
+        Problem(
+            text=licence.note,
+            fix=msg("read {name}: {url}", name=licence.name, url=licence.url),
+            level="note" if licence.is_commercial else "warning",
+        ),
+    )
 
 
 def settle_prediction(settings: Settings, base: Base) -> Base:
     """The base with what the settings say of its prediction and its noise, and a line for what was
     assumed. Whether the two can stand together is among the rules (`rules.noise`)."""
     is_v, snr = settings.v_parameterization, settings.zero_terminal_snr
+    if base.prediction == "flow":
+        return base  # what says otherwise is among the rules
     notices = list(base.notices)
     if is_v is not None:
         prediction: Prediction = "v_prediction" if is_v else "epsilon"
@@ -168,6 +212,8 @@ def _overruled(base: Base, prediction: Prediction) -> Problem:
 
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:
     problems: list[Problem] = []
+    if base.prediction == "flow":
+        return problems  # options that have no meaning there are among the rules
     if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
         verb = "is" if settings.v2 else msg("is not")
         problems.append(

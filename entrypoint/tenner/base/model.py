@@ -8,7 +8,7 @@ themselves, never from a file's name.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,11 +30,12 @@ from tenner.core.json_text import read_object
 from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
 from tenner.core.suggest import nearest_name
-from tenner.settings.known_bases import KNOWN_BASES, KnownBase, known_base, other_family
+from tenner.families import FAMILIES, FamilyFacts, KnownBase, family_of_shapes
+from tenner.settings.known_bases import KNOWN_BASES, known_base, other_family
 
 Layout = Literal["diffusers", "checkpoint"]
 
-SIDES: dict[Family, int] = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+SIDES: dict[Family, int] = {name: each.side for name, each in FAMILIES.items()}
 """Side in pixels that a family was made for; of SD 2.x the models that predict v."""
 
 
@@ -64,6 +65,21 @@ class Base:
     is_firm: bool = False
     """`prediction` is the model's own word, from a marked tensor or its scheduler."""
     betas: NoiseBetas = USUAL_BETAS
+    further: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Text encoders and autoencoder in files of their own, by the option that names them."""
+
+    @property
+    def facts(self) -> FamilyFacts:
+        """What is known of its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def text_gb(self) -> float | None:
+        """The files of the text encoders, in 1e9 bytes; None where they are not all here."""
+        wanted = [each.option for each in self.facts.files if each.option not in ("ae", "vae")]
+        if not wanted or any(each not in self.further for each in wanted):
+            return None
+        return sum(self.further[each].stat().st_size for each in wanted) / 1e9
 
     @property
     def public_name(self) -> str:
@@ -124,7 +140,7 @@ def not_found(requested: str, models_dir: Path, *, may_be_fetched: bool = False)
             asked=requested,
             other=other,
         )
-        fix = msg("use a Stable Diffusion 1.x, 2.x or XL base; {here}", here=here)
+        fix = msg("see docs/families.md for those that it trains; {here}", here=here)
         return SettingsError(text, fix=fix)
     if "/" not in requested and (meant := nearest_name(requested, _short_names())):
         return SettingsError(
@@ -176,6 +192,8 @@ def _inspect_checkpoint(path: Path, name: str) -> Base:
         resolution=SIDES[family],
         num_bytes=path.stat().st_size,
     )
+    if base.facts.transformer:
+        return replace(base, prediction="flow", prediction_from=msg("its family"), is_firm=True)
     base = with_evidence(base, evidence_in_checkpoint(path, name, header))
     if base.prediction is None and not base.contradiction and family != "sd2":
         return replace(base, prediction="epsilon")  # assumed: SD 2.x has both, the others rarely
@@ -210,21 +228,25 @@ def family_of_tensors(shapes: Mapping[str, list[int]], path: Path) -> Family:
             msg("{path} is {refused}", path=path, refused=refused[0]), fix=refused[1]
         )
 
-    def has(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in shapes)
-
-    if has("conditioner.embedders.1.model.") and has("model.diffusion_model."):
-        return "sdxl"
-    if has("cond_stage_model.model.") and has("model.diffusion_model."):
-        return "sd2"
-    if has("cond_stage_model.transformer.") and has("model.diffusion_model."):
-        return "sd1"
+    if found := family_of_shapes(shapes):
+        return found
+    if any(_TRANSFORMER.match(key) for key in shapes):
+        raise SettingsError(
+            msg("{path} is a transformer model of a family that tenner does not train", path=path),
+            fix=msg("see docs/families.md for those that it trains"),
+        )
     raise SettingsError(
-        msg("{path} is not a Stable Diffusion checkpoint that tenner knows", path=path),
+        msg("{path} is not a checkpoint of a family that tenner knows", path=path),
         fix=msg(
-            "take a full checkpoint (U-Net, text encoder and VAE in one file) of SD 1.x, 2.x, SDXL"
+            "take a full checkpoint of SD 1.x, 2.x or SDXL (U-Net, text encoder and VAE in one"
+            " file), or the transformer of another family (docs/families.md)"
         ),
     )
+
+
+_TRANSFORMER = re.compile(
+    r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks|blocks|layers)\.\d"
+)
 
 
 def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
@@ -235,22 +257,49 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
     channels = first[1] if len(first) > 1 else 4
     if has(r"lora_unet_|lora_te|unet\..*lora"):
         return msg("a LoRA, not a base"), msg("name it as network_weights to go on from it")
-    if has(r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks)\."):
-        return msg("a Flux, SD 3 or other transformer model"), msg(
-            "tenner trains SD 1.x, SD 2.x and SDXL"
-        )
     if channels in (8, 9):
         return msg("an inpainting or editing model"), msg(
             "train on the plain model it was made from"
         )
     if has(r"conditioner\.embedders\.0\.model\.") and not has(r"conditioner\.embedders\.1\."):
         return msg("the SDXL refiner"), msg("train on the SDXL base")
+    if has(r"encoder\.block\.\d|text_model\.|model\.layers\.\d"):
+        return msg("a text encoder alone"), msg("name the model itself as base_model")
     if has(r"(first_stage_model|encoder|decoder)\.") and not has(r"model\.diffusion_model\."):
         return msg("a VAE alone"), msg("name it as vae, and a full model as base_model")
     return None
 
 
+def _refuse_transformer_folder(path: Path) -> None:
+    """Raise SettingsError for a folder of a family that sd-scripts reads from single files."""
+    file = path / "transformer" / "config.json"
+    if not file.is_file():
+        return
+    kind = str(_json(file).get("_class_name") or "")
+    found = [each for each in FAMILIES.values() if each.diffusers_class == kind]
+    if not found:
+        raise SettingsError(
+            msg("{path} is a transformer model of a family that tenner does not train", path=path),
+            fix=msg("see docs/families.md for those that it trains"),
+        )
+    known = next(base for family in found for base in family.bases)
+    raise SettingsError(
+        msg(
+            "{path} is {family} in diffusers layout, which sd-scripts does not train",
+            path=path,
+            family=found[0].title,
+        ),
+        fix=msg(
+            "take the single file: base_model = '{name}' fetches {file} of {hub_id}",
+            name=known.name,
+            file=known.file,
+            hub_id=known.hub_id,
+        ),
+    )
+
+
 def _inspect_folder(path: Path, name: str) -> Base:
+    _refuse_transformer_folder(path)
     parts = ("unet", "vae", "text_encoder")
     problems = [
         Problem(

@@ -17,11 +17,16 @@ from typing import Any, Literal, cast
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+"""`flow` is what the families with a transformer predict, all of them."""
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
-PREDICTION_NAMES: dict[Prediction, str] = {"epsilon": "noise", "v_prediction": "v"}
+PREDICTION_NAMES: dict[Prediction, str] = {
+    "epsilon": "noise",
+    "v_prediction": "v",
+    "flow": msg("the flow from noise to picture"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

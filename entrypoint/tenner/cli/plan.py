@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tenner.core.errors import MachineError, Problem
-from tenner.core.family import FAMILY_NAMES
 from tenner.core.messages import msg
 from tenner.core.sizes import size_words
+from tenner.families import FAMILY_NAMES
 from tenner.library.planning import PlanResult, compare, plan, problems_json
 from tenner.planning.sizing import Choice
 from tenner.settings import Request

@@ -1,13 +1,3 @@
-"""The families of base models that tenner trains."""
+"""The name of a family of base models, such as `sdxl`. `tenner.families` says what each is."""
 
-from typing import Literal
-
-from tenner.core.messages import msg
-
-Family = Literal["sd1", "sd2", "sdxl"]
-
-FAMILY_NAMES: dict[Family, str] = {
-    "sd1": msg("Stable Diffusion 1.x"),
-    "sd2": msg("Stable Diffusion 2.x"),
-    "sdxl": msg("Stable Diffusion XL"),
-}
+Family = str

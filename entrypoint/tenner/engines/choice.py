@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from tenner.core.errors import MachineError, Problem, SettingsError
+from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
+from tenner.families import FAMILIES
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]
@@ -32,7 +34,12 @@ class ChosenEngine:
 
 
 def choose_engine(
-    settings: Settings, environ: Mapping[str, str], *, tiny: bool = False, other_noise: str = ""
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    tiny: bool = False,
+    other_noise: str = "",
+    family: Family | None = None,
 ) -> ChosenEngine:
     """The engine that was requested, or the best that is here.
 
@@ -42,13 +49,12 @@ def choose_engine(
     engine that was requested cannot train this base.
     """
     python = Path(environ.get(PYTHON_VARIABLE) or sys.executable)
-    requested = settings.engine
-    name, reason = possible_engine(settings, tiny=tiny, other_noise=other_noise)
+    name, reason = possible_engine(settings, tiny=tiny, other_noise=other_noise, family=family)
     if name == "native":
         return _own(python, reason=reason)
     found = find(environ)
     if isinstance(found, Trainer):
-        why = msg("as asked") if requested == "sd-scripts" else msg("installed here")
+        why = reason or msg("installed here")
         return ChosenEngine(
             name="sd-scripts",
             python=found.python,
@@ -56,7 +62,7 @@ def choose_engine(
             trainer=found,
             notices=found.notices,
         )
-    if requested == "sd-scripts":
+    if name == "sd-scripts":
         raise MachineError(
             msg("sd-scripts cannot be used here: {text}", text=found.text), fix=found.fix
         )
@@ -64,11 +70,16 @@ def choose_engine(
 
 
 def possible_engine(
-    settings: Settings, *, tiny: bool, other_noise: str
+    settings: Settings, *, tiny: bool, other_noise: str, family: Family | None = None
 ) -> tuple[EngineName | None, str]:
     """The engine that settings and base leave, with the reason; None where it depends on what is
     installed. Raises SettingsError where the engine that was requested cannot train this base."""
     requested = settings.engine
+    only = _only_sd_scripts(settings, family)
+    if only and requested == "native":
+        raise SettingsError(
+            only, fix=msg("train with sd-scripts (engine = 'sd-scripts'), or leave engine out")
+        )
     if tiny and requested == "sd-scripts":
         text = msg(
             "sd-scripts cannot train the tiny base: it has Stable Diffusion's sizes written into it"
@@ -100,7 +111,20 @@ def possible_engine(
         return "native", msg(
             "sd-scripts cannot train the base's noise: {other_noise}", other_noise=other_noise
         )
-    return ("sd-scripts", "as asked") if requested == "sd-scripts" else (None, "")
+    if requested == "sd-scripts":
+        return "sd-scripts", msg("as asked")
+    return ("sd-scripts", only) if only else (None, "")
+
+
+def _only_sd_scripts(settings: Settings, family: Family | None) -> str:
+    """Why the built-in trainer cannot do it; empty where it can."""
+    if family is not None and "native" not in FAMILIES[family].trainers:
+        return msg("the built-in trainer does not train {family}", family=FAMILIES[family].title)
+    if settings.network_module != "networks.lora":
+        return msg(
+            "the built-in trainer has no {network_module}", network_module=settings.network_module
+        )
+    return ""
 
 
 def _own(python: Path, *, reason: str) -> ChosenEngine:

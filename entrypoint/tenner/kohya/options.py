@@ -1,14 +1,14 @@
-"""What sd-scripts can be given: every option of its two trainers, and which of them are tenner's.
+"""What sd-scripts can be given: every option of its trainers, and which of them are tenner's.
 
-`options.json` holds the options of `train_network.py` and `sdxl_train_network.py` (a superset) at
-one commit. Its own `--config_file` passes typing errors, wrong types and bad choices in silence,
-so values are checked here and then handed over as arguments.
+`options.json` holds the options of all `*train_network.py` at one commit: those that each has, and
+for the others which scripts have them. Its own `--config_file` passes typing errors, wrong types
+and bad choices in silence, so values are checked here and then handed over as arguments.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -33,14 +33,27 @@ EXPECTED: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option. `choices` may hold None, which is its default and cannot be written."""
+    """One option. `choices` may hold None, which is its default and cannot be written.
+
+    `scripts` are those that have it; empty for all. `differs` holds choices and default of scripts
+    where these are others.
+    """
 
     name: str
     kind: Kind
     many: bool = False
     choices: tuple[str | int | None, ...] = ()
     default: Scalar | None = None
-    sdxl_only: bool = False
+    scripts: tuple[str, ...] = ()
+    differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+
+    def is_of(self, script: str) -> bool:
+        """Whether this script has it."""
+        return not self.scripts or script in self.scripts
+
+    def of(self, script: str) -> "Option":
+        """As this script has it."""
+        return replace(self, **self.differs[script]) if script in self.differs else self
 
     @property
     def expected(self) -> str:
@@ -69,7 +82,10 @@ def options() -> Mapping[str, Option]:
 
 
 def _option(found: dict[str, Any]) -> Option:
-    found["choices"] = tuple(found.get("choices", ()))
+    for each in (found, *found.get("differs", {}).values()):
+        if "choices" in each:
+            each["choices"] = tuple(each["choices"])
+    found["scripts"] = tuple(found.get("scripts", ()))
     return Option(**found)
 
 

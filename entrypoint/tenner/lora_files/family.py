@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tenner.core.family import FAMILY_NAMES, Family
+from tenner.core.family import Family
+from tenner.families import FAMILY_NAMES
 from tenner.lora_files.modules import LoraModule
 
 _CONTEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}

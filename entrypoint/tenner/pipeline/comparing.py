@@ -9,6 +9,7 @@ from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
+from tenner.families import FAMILIES
 from tenner.hardware.cards import Card, card_named, cards
 from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
 from tenner.kohya.buckets import batches_per_epoch
@@ -227,7 +228,12 @@ def _offers(job: Job, tried: _Tried) -> list[Offer]:
             usd_per_hour=settings.price_per_hour, kind="asked", source=msg("price_per_hour")
         )
         return [_offer(job, card, shaped, own, "your price")]
-    prices = [(price, price.provider) for price in book_prices(card.name)]
+    is_of_the_guide = FAMILIES[job.family].transformer is None
+    prices = [
+        (price, price.provider)
+        for price in book_prices(card.name)
+        if is_of_the_guide or price.provider != GUIDE
+    ]
     offers = [_offer(job, card, shaped, price, provider) for price, provider in prices]
     return offers or [_offer(job, card, shaped, None, "")]
 

@@ -9,6 +9,7 @@ from tenner.core.command import Command
 from tenner.core.files import write_json
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import remove_abandoned_parts
+from tenner.families.transformers import T5_XXL
 from tenner.pipeline.start import own_engine, sd_scripts_engine, train_items
 from tenner.planning.decision import num_cpus
 from tenner.planning.plan import Plan, plan_json
@@ -100,6 +101,17 @@ def tokenizers_for(prepared: Prepared, run_dir: RunDir) -> Path | None:
     return write_clip_tokenizers(run_dir.tokenizers).absolute()
 
 
+def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
+    """CLIP's tokenizers, and T5's, which lies among sd-scripts' own files. Raises OSError."""
+    folder = write_clip_tokenizers(run_dir.tokenizers).absolute()
+    trainer = prepared.engine.trainer
+    if T5_XXL in prepared.base.facts.tokenizers and trainer:
+        link = folder / T5_XXL
+        link.unlink(missing_ok=True)
+        link.symlink_to(trainer.directory / "configs" / "t5_old", target_is_directory=True)
+    return folder
+
+
 def bare_engine(
     prepared: Prepared, run_dir: RunDir, plan: Plan, latents: Path | None = None
 ) -> Engine:
@@ -122,6 +134,6 @@ def bare_engine(
         prepared.engine,
         train_data_dir=prepared.dataset.train_dir,
         reg_data_dir=prepared.dataset.reg_dir,
-        tokenizers=write_clip_tokenizers(run_dir.tokenizers).absolute(),
+        tokenizers=_trainers_tokenizers(prepared, run_dir),
         cpus=cpus,
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.base.choice import find_base, must_be_fetched
-from tenner.base.families import FAMILY_DEFAULTS
 from tenner.core.errors import MachineError, Problem
 from tenner.core.events import Phase
 from tenner.core.family import Family
@@ -15,6 +14,7 @@ from tenner.core.secrets import child_environ
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.engines.choice import ChosenEngine, choose_engine
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
+from tenner.families import FAMILIES
 from tenner.hardware import Machine, inspect_machine
 from tenner.hardware.host import inspect_host
 from tenner.hardware.prices import Price
@@ -100,7 +100,9 @@ def prepare(
     settings = request.settings
     device = choose_device(settings, machine, base)
     other_noise = "" if base.betas.is_usual else str(base.betas)
-    engine = choose_engine(settings, environ, tiny=base.is_tiny, other_noise=other_noise)
+    engine = choose_engine(
+        settings, environ, tiny=base.is_tiny, other_noise=other_noise, family=base.family
+    )
     found = judge_request(written, trainer=engine.name, family=base.family, python=engine.python)
     raise_errors(found)
     request = with_start_files(request, base, engine.name)
@@ -206,7 +208,7 @@ def dataset_request(
         min_bucket_reso=settings.min_bucket_reso,
         max_bucket_reso=settings.max_bucket_reso,
         bucket_reso_steps=settings.bucket_reso_steps,
-        finest_step=FAMILY_DEFAULTS[family].finest_step,
+        finest_step=FAMILIES[family].defaults.finest_step,
         bucket_no_upscale=settings.bucket_no_upscale,
         max_token_length=settings.max_token_length,
         batch_size=batch if isinstance(batch, int) else None,

@@ -150,6 +150,7 @@ def sd_scripts_engine(
                 tokenizers=tokenizers,
                 vae=Path(vae) if vae else None,
                 sample_prompts=_prompts_file(plan, run_dir),
+                further={key: path.absolute() for key, path in plan.base.further.items()},
             ),
             options=plan.options,
             num_steps=plan.length.num_steps,

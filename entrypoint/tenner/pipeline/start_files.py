@@ -14,10 +14,10 @@ from typing import Any
 
 from tenner.base.model import Base
 from tenner.core.errors import Problem, SettingsError, errors_in
-from tenner.core.family import FAMILY_NAMES
 from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 from tenner.core.safetensors_head import read_safetensors_header
+from tenner.families import FAMILY_NAMES
 from tenner.lora_files import LoraFile, read_lora_file
 from tenner.lora_files.base_modules import adaptable_modules
 from tenner.planning.plan import EngineName

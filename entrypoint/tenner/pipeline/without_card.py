@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base
+from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base, known_notices
+from tenner.base.further import named_problems
 from tenner.base.model import Base, find_local_base
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
+from tenner.core.family import Family
 from tenner.engines.choice import choose_engine, possible_engine
 from tenner.hardware import Machine
 from tenner.hardware.cards import Card, cards
@@ -67,9 +69,13 @@ def judge_without_card(
     problems: list[Problem] = [*request.notices, *wrong_destinations]
     base = _base(request.settings, environ, problems)
     problems += base.notices if base else ()
+    known = known_base(request.settings.base_model)
+    if known and base is None:
+        problems += known_notices(known)
+        problems += named_problems(known.family, request.settings)
     assumed = assume_base(request.settings, base)
-    trainer, python = _trainer(request.settings, environ, base, problems, machine)
     family = None if assumed.notice else assumed.family
+    trainer, python = _trainer(request.settings, environ, base, problems, machine, family)
     problems += judge_request(request, trainer=trainer, family=family, python=python)
     prediction = base.prediction if base else "epsilon"
     request = with_family_defaults(
@@ -115,15 +121,16 @@ def _trainer(
     base: Base | None,
     problems: list[Problem],
     machine: Machine | None,
+    family: Family | None,
 ) -> tuple[EngineName, Path | None]:
     """The trainer, with its Python where it is this machine's; sd-scripts, as the image has it,
     where nothing says otherwise."""
     noise = "" if base is None or base.betas.is_usual else str(base.betas)
     tiny, name = bool(base and base.is_tiny), None
     try:
-        name, _ = possible_engine(settings, tiny=tiny, other_noise=noise)
+        name, _ = possible_engine(settings, tiny=tiny, other_noise=noise, family=family)
         if machine and (settings.device == "cpu" or tiny or machine.has_gpu):
-            found = choose_engine(settings, environ, tiny=tiny, other_noise=noise)
+            found = choose_engine(settings, environ, tiny=tiny, other_noise=noise, family=family)
             return found.name, found.python
     except SettingsError as error:
         problems += error.problems
@@ -179,6 +186,7 @@ def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground
         is_tiny=judged.assumed.is_tiny,
         resolution=judged.assumed.resolution,
         buckets=buckets,
+        text_gb=judged.base.text_gb if judged.base else None,
     )
 
 

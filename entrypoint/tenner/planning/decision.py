@@ -86,6 +86,7 @@ def make_plan(findings: Findings) -> Plan:
         cpus=machine.host.cpus,
         shm_mib=machine.host.shm_mib,
         broken=findings.broken,
+        text_gb=base.text_gb,
     )
     shaped = shape_run(settings, ground)
     price = price_of(

@@ -13,7 +13,7 @@ from tenner.hardware.cards import Card
 from tenner.hardware.prices import Price, cost_usd
 from tenner.planning.length import Length
 from tenner.planning.sizing import BatchChoice, Choice
-from tenner.planning.speed import ERROR, StepTime, picture_seconds, step_time
+from tenner.planning.speed import StepTime, picture_seconds, step_time
 from tenner.planning.vram import Load
 from tenner.settings.model import Settings
 from tenner.ui.lines import duration
@@ -55,7 +55,7 @@ class Expected:
             "training_seconds": round(self.training_seconds),
             "samples_seconds": round(self.pictures_seconds),
             "seconds": round(self.seconds),
-            "error_share": ERROR,
+            "error_share": self.step.error,
             "usd_per_hour": price.usd_per_hour if price else None,
             "price_from": price.source if price else None,
             "price_kind": price.kind if price else None,
@@ -113,7 +113,7 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
         "{seconds} s a step, {known}, give or take {error}",
         seconds=f"{expected.step.seconds:.2f}",
         known=known,
-        error=f"{ERROR:.0%}",
+        error=f"{expected.step.error:.0%}",
     )
     if expected.pictures_seconds:
         each = msg(
@@ -181,7 +181,7 @@ def _judged(
 ) -> list[Problem]:
     if expected.seconds <= limit_seconds:
         return []
-    surely = is_sure and expected.seconds * (1 - ERROR) > limit_seconds
+    surely = is_sure and expected.seconds * (1 - expected.step.error) > limit_seconds
     steps = int((limit_seconds - expected.pictures_seconds) / expected.step.seconds)
     epochs = steps // length.steps_per_epoch
     ways: list[str] = []

@@ -1,16 +1,16 @@
 """Settings that were left open, decided by the family of the base, each with its reason.
 
-Pure. The values and their sources stand in `base.families`.
+Pure. The values and their sources stand in `families`.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from tenner.base.families import FAMILY_DEFAULTS, TINY_STEPS, Default
 from tenner.base.model import Base
 from tenner.base.prediction import PREDICTION_NAMES, Prediction
 from tenner.core.family import Family
 from tenner.core.messages import msg
+from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
 from tenner.optimizers import find_optimizer
 from tenner.planning.sizing import Choice
@@ -32,7 +32,7 @@ def with_family_defaults(
 
     Idempotent. `prediction` is the base's.
     """
-    settings, own = request.settings, FAMILY_DEFAULTS[family]
+    settings, own = request.settings, FAMILIES[family].defaults
     steps = TINY_STEPS if is_tiny else own.bucket_reso_steps.value
     largest = settings.max_bucket_reso or max(_LEAST_WIDEST, widest_bucket(resolution))
     decided: dict[str, Any] = {
@@ -42,13 +42,37 @@ def with_family_defaults(
         "network_train_unet_only": _unet_only(settings, family),
         "text_encoder_lr": settings.text_encoder_lr or (_text_encoder_lr(settings, family),),
         "noise_offset": _noise_offset(settings, family, prediction),
+        "engine_options": {
+            **{name: each.value for name, each in FAMILIES[family].options.items()},
+            **settings.engine_options,
+        },
+        **_drawing(request, family),
+        **_rank_of(request, family),
     }
     return replace(request, settings=settings.model_copy(update=decided))
 
 
+def _drawing(request: Request, family: Family) -> dict[str, Any]:
+    """Steps and guidance of the grid where they are open and the family has its own."""
+    drawing = FAMILIES[family].drawing
+    if FAMILIES[family].transformer is None:
+        return {}
+    own = {"sample_steps": drawing.steps, "sample_guidance": drawing.guidance}
+    return {key: value for key, value in own.items() if request.source(key) == "default"}
+
+
+def _rank_of(request: Request, family: Family) -> dict[str, Any]:
+    """A transformer's rank where it is open, and half of it as alpha, as the guide has it."""
+    keys = ("network_dim", "network_alpha", "network_weights")
+    if FAMILIES[family].transformer is None or any(request.source(k) != "default" for k in keys):
+        return {}
+    rank = FAMILIES[family].defaults.rank.value
+    return {"network_dim": rank, "network_alpha": rank / 2}
+
+
 def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     """What the family decided, or the user, as a plan shows it. `request` has it decided."""
-    settings, own = request.settings, FAMILY_DEFAULTS[base.family]
+    settings, own = request.settings, FAMILIES[base.family].defaults
 
     def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
         set_by_user = request.source(key) != "default"
@@ -72,19 +96,33 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
     rank = choice("rank", _rank(settings), "network_dim", own.rank)
     if settings.network_weights:
         rank = replace(rank, reason=msg("the network_weights' own"))
-    offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
-    skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
-    vae = "in float32" if own.no_half_vae.value else msg("in the run's precision")
-    return (
+    first = (
         _prediction(base),
         _sides(request, sides),
         choice("bucket steps", steps, "bucket_reso_steps", _steps(base, own.bucket_reso_steps)),
         rank,
         text,
+    )
+    if base.facts.transformer:
+        proposed = base.facts.options.items()
+        return (
+            *first,
+            *(choice(key, _shown(settings, key), key, default) for key, default in proposed),
+        )
+    offset = "none" if not settings.noise_offset else f"{settings.noise_offset:g}"
+    skip = "none" if settings.clip_skip is None else str(settings.clip_skip)
+    vae = "in float32" if own.no_half_vae.value else msg("in the run's precision")
+    return (
+        *first,
         choice("noise offset", offset, "noise_offset", _offset_reason(base, own.noise_offset)),
         choice("clip skip", skip, "clip_skip", own.clip_skip),
         choice("VAE", vae, "no_half_vae", own.no_half_vae),
     )
+
+
+def _shown(settings: Settings, key: str) -> str:
+    value = settings.engine_options[key]
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _rank(settings: Settings) -> str:
@@ -117,7 +155,7 @@ def _text_encoder_lr(settings: Settings, family: Family) -> float:
     optimizer = find_optimizer(settings.optimizer_type)
     if optimizer and not optimizer.groups_may_differ:
         return settings.learning_rate if settings.unet_lr is None else settings.unet_lr
-    return settings.learning_rate * FAMILY_DEFAULTS[family].text_encoder_lr_share.value
+    return settings.learning_rate * FAMILIES[family].defaults.text_encoder_lr_share.value
 
 
 def _unet_only(settings: Settings, family: Family) -> bool:
@@ -127,7 +165,7 @@ def _unet_only(settings: Settings, family: Family) -> bool:
         return False
     if settings.text_encoder_lr and any(settings.text_encoder_lr):
         return False
-    return FAMILY_DEFAULTS[family].network_train_unet_only.value
+    return FAMILIES[family].defaults.network_train_unet_only.value
 
 
 def _noise_offset(
@@ -138,7 +176,7 @@ def _noise_offset(
         return settings.noise_offset
     if settings.engine_options.get("multires_noise_iterations"):
         return None  # sd-scripts takes one of the two
-    return FAMILY_DEFAULTS[family].noise_offset.value
+    return FAMILIES[family].defaults.noise_offset.value
 
 
 def _offset_reason(base: Base, default: Default[float | None]) -> Default[float | None]:

@@ -102,9 +102,11 @@ def judge_early(
     noise = "" if base is None or base.betas.is_usual else str(base.betas)
     tiny = bool(base and base.is_tiny)
     try:
-        engine = choose_engine(settings, environ, tiny=tiny, other_noise=noise)
+        engine = choose_engine(settings, environ, tiny=tiny, other_noise=noise, family=family)
         return judge_request(request, trainer=engine.name, family=family, python=engine.python)
-    except (MachineError, SettingsError):
+    except SettingsError as error:
+        return error.problems
+    except MachineError:
         return ()
 
 

@@ -5,6 +5,7 @@ translate: `options` holds sd-scripts' option names with decided values.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,8 @@ class Shape:
     mixed_precision: Literal["no", "fp16", "bf16"]
     attention: Literal["xformers", "sdpa"]
     num_workers: int
+    added: Mapping[str, bool | int] = field(default_factory=dict[str, bool | int])
+    """Further options that make a transformer fit the card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +214,7 @@ def decided_options(
         save_model_as=settings.save_model_as,
         training_comment=settings.training_comment,
         engine_options=settings.engine_options,
+        added=dict(shape.added),
         v_parameterization=predicts_v,
         zero_terminal_snr=zero_snr,
         resolution=resolution,

@@ -11,6 +11,8 @@ from typing import Literal
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.messages import msg
+from tenner.families import FAMILIES
+from tenner.planning.levers import fit_transformer
 from tenner.planning.plan import Device, EngineName, Shape
 from tenner.planning.sizing import BatchChoice, CardMemory, Choice, Wish, choose_batch, fill_up
 from tenner.planning.vram import Load
@@ -41,6 +43,8 @@ class Ground:
     cpus: float = 1.0
     shm_mib: int = 64
     broken: Mapping[str, str] | None = None
+    text_gb: float | None = None
+    """Of the text encoders' own files, where they are known."""
 
     @property
     def most_images(self) -> int:
@@ -78,10 +82,15 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
     precision, why_precision = _precision(settings, ground)
     optimizer, why_optimizer, optimizer_trouble = choose_optimizer(settings, ground)
     attention, why_attention, attention_trouble = choose_attention(settings, ground)
-    load = None
+    load, fitted = None, None
     if ground.device == "cuda" and not ground.is_tiny:
         load = load_of(settings, ground, optimizer=optimizer, precision=precision)
-        batch = choose_batch(load, ground.card, wish_of(settings, ground))
+        wish = wish_of(settings, ground)
+        if load.transformer:
+            fitted = fit_transformer(settings, load, ground.card, wish)
+            load, batch = fitted.load, fitted.batch
+        else:
+            batch = choose_batch(load, ground.card, wish)
     else:
         batch = _unmeasured_batch(settings, ground)
     workers, why_workers = choose_workers(settings, ground, batch.batch_size)
@@ -92,6 +101,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
             value="on" if batch.gradient_checkpointing else "off",
             reason=batch.why_checkpointing,
         ),
+        *(fitted.choices if fitted else ()),
         Choice(name="accumulation", value=str(batch.accumulation), reason=batch.why_accumulation),
         Choice(name="precision", value=precision, reason=why_precision),
         Choice(name="attention", value=attention, reason=why_attention),
@@ -106,6 +116,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
             mixed_precision=precision,
             attention=attention,
             num_workers=workers,
+            added=fitted.options if fitted else {},
         ),
         batch=batch,
         optimizer=optimizer,
@@ -141,7 +152,9 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         text_encoder_held=not text_trained and not _captions_cached(settings, ground),
         optimizer=optimizer,
         half_lora=bool(options.get("full_bf16") or options.get("full_fp16")),
-        half_base=bool(options.get("fp8_base")),
+        half_base=any(options.get(each) for each in ("fp8_base", "fp8_base_unet", "fp8_scaled")),
+        blocks_to_swap=int(str(options.get("blocks_to_swap") or 0)),
+        text_gb=0.0 if options.get("text_encoder_cpu") else ground.text_gb,
         full_precision=precision == "no",
         num_processes=settings.num_processes,
     )
@@ -294,7 +307,8 @@ def _latents_cached(settings: Settings) -> bool:
 def _captions_cached(settings: Settings, ground: Ground) -> bool:
     """Text encoders leave the card: sd-scripts caches SDXL's outputs, our own engine all that it
     can list before the training."""
-    if ground.engine == "sd-scripts" and ground.family != "sdxl":
+    can = ground.family == "sdxl" or FAMILIES[ground.family].transformer is not None
+    if ground.engine == "sd-scripts" and not can:
         return False
     set_by_user = settings.engine_options.get("cache_text_encoder_outputs")
     if set_by_user is not None:

@@ -10,7 +10,7 @@ from typing import Literal
 from tenner.core.errors import MachineError, SettingsError
 from tenner.core.messages import msg
 from tenner.hardware.cards import Card, card_named
-from tenner.planning.speed import modelled_seconds
+from tenner.planning.speed import modelled_seconds, swapping_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 
 HEADROOM = 0.92
@@ -283,7 +283,7 @@ def seconds_per_image(
         gradient_checkpointing=gradient_checkpointing,
         text_encoder_trained=load.text_encoder_trained,
     )
-    return seconds / batch_size
+    return (seconds + swapping_seconds(load)) / batch_size
 
 
 def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:

@@ -17,6 +17,7 @@ from functools import cache
 
 from tenner.core.family import Family
 from tenner.core.messages import msg
+from tenner.families import FAMILIES
 from tenner.hardware.cards import card_named
 from tenner.hardware.cards.measured import MeasuredSpeed, measured_speed
 from tenner.planning.vram import NATIVE_SIDE, Load
@@ -43,6 +44,10 @@ FORWARD_LAUNCHES = 0.18
 """Kernel launches of a bare U-Net's forward pass to those of a training step: 3,062 to 17,000 in
 SDXL, by tracing."""
 BLEND = 1.5
+BUS_BYTES_PER_SECOND = 20e9
+"""PCI Express 4.0 with 16 lanes, from pinned memory: two thirds of its 32 GB/s."""
+TRANSFORMER_PIXEL_POWER = 1.13
+"""SDXL's, whose attention has a like share of the work."""
 ERROR = 0.25
 """How far the model may be off, as a share: 10 % at worst on the few cards it has seen."""
 
@@ -55,6 +60,8 @@ class StepTime:
     is_measured: bool
     """Scaled by measurements of this very card and family."""
     source: str
+    error: float = ERROR
+    """How far it may be off, as a share."""
 
 
 def step_time(
@@ -79,9 +86,20 @@ def step_time(
         text_encoder_trained=load.text_encoder_trained,
         accumulation=accumulation,
     )
+    seconds += swapping_seconds(load) * accumulation
     factor, sources = _by_measurement(card.name, load.family)
     source = "; ".join(sources) or msg("the time model, from the card's peak")
-    return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source)
+    error = load.transformer.error if load.transformer else ERROR
+    return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source, error=error)
+
+
+def swapping_seconds(load: Load) -> float:
+    """What moving a transformer's blocks adds to a pass: each goes out and comes in, in the forward
+    and in the backward pass, and half of it hides behind the computing. Not measured."""
+    if load.transformer is None or not load.blocks_to_swap:
+        return 0.0
+    moved = load.transformer.blocks.swapped_parameters(load.blocks_to_swap)
+    return 4 * moved * (1 if load.half_base else 2) / BUS_BYTES_PER_SECOND / 2
 
 
 def modelled_seconds(
@@ -95,11 +113,11 @@ def modelled_seconds(
     accumulation: int = 1,
 ) -> float:
     """Seconds of an optimizer step by the model alone."""
-    launches = LAUNCH_SECONDS[family] * (CHECKPOINTING_LAUNCHES if gradient_checkpointing else 1)
-    launches += TEXT_LAUNCH_SECONDS[family] * text_encoder_trained
-    share = (pixels / NATIVE_SIDE[family] ** 2) ** PIXEL_POWER[family]
-    work = batch_size * STEP_TFLOP[family][gradient_checkpointing] * share
-    arithmetic = work / (peak_tflops * USE[family])
+    work = _work_of(family)
+    launches = work.launches * (CHECKPOINTING_LAUNCHES if gradient_checkpointing else 1)
+    launches += work.text_launches * text_encoder_trained
+    tflop = batch_size * work.step_tflop[gradient_checkpointing] * work.share(pixels)
+    arithmetic = tflop / (peak_tflops * work.use)
     return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * accumulation
 
 
@@ -109,10 +127,50 @@ def picture_seconds(family: Family, *, pixels: int, gpu_name: str, num_steps: in
     card = card_named(gpu_name)
     if card is None or card.peak_tflops is None:
         return None
-    share = (pixels / NATIVE_SIDE[family] ** 2) ** PIXEL_POWER[family]
-    arithmetic = 2 * FORWARD_TFLOP[family] * share / (card.peak_tflops * USE[family])
-    launches = LAUNCH_SECONDS[family] * FORWARD_LAUNCHES
+    work = _work_of(family)
+    arithmetic = 2 * work.forward_tflop * work.share(pixels) / (card.peak_tflops * work.use)
+    launches = work.launches * FORWARD_LAUNCHES
     return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * num_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What the time model knows of a family: launches in seconds, work at `side`² pixels."""
+
+    launches: float
+    text_launches: float
+    use: float
+    step_tflop: tuple[float, float]
+    forward_tflop: float
+    side: int
+    power: float
+
+    def share(self, pixels: int) -> float:
+        """Work of `pixels` over that of the family's own size."""
+        return (pixels / self.side**2) ** self.power
+
+
+def _work_of(family: Family) -> _Work:
+    facts = FAMILIES[family]
+    if facts.transformer:
+        return _Work(
+            launches=LAUNCH_SECONDS["sdxl"],
+            text_launches=TEXT_LAUNCH_SECONDS["sdxl"],
+            use=facts.transformer.use,
+            step_tflop=facts.transformer.step_tflop,
+            forward_tflop=facts.transformer.forward_tflop,
+            side=facts.side,
+            power=TRANSFORMER_PIXEL_POWER,
+        )
+    return _Work(
+        launches=LAUNCH_SECONDS[family],
+        text_launches=TEXT_LAUNCH_SECONDS[family],
+        use=USE[family],
+        step_tflop=STEP_TFLOP[family],
+        forward_tflop=FORWARD_TFLOP[family],
+        side=NATIVE_SIDE[family],
+        power=PIXEL_POWER[family],
+    )
 
 
 def modelled_row(row: MeasuredSpeed) -> float:

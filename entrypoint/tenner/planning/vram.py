@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenner.core.family import Family
+from tenner.families import FAMILIES, Transformer
 from tenner.optimizers import state_bytes
 
 CONTEXT_GB = 0.6
@@ -68,10 +69,22 @@ class Load:
     """The base's own weights are held in 8 bits (fp8_base)."""
     full_precision: bool = False
     num_processes: int = 1
+    blocks_to_swap: int = 0
+    """Of a transformer: how many blocks wait in memory, in sd-scripts' counting."""
+    text_gb: float | None = None
+    """What the text encoders take on the card while captions are encoded, in 1e9 bytes; None is the
+    family's in 16 bits."""
+
+    @property
+    def transformer(self) -> Transformer | None:
+        return FAMILIES[self.family].transformer
 
     @property
     def lora_parameters(self) -> int:
         """Numbers that are trained."""
+        if size := self.transformer:
+            text = size.text_lora_per_dim * self.text_encoder_trained
+            return self.network_dim * (size.lora_per_dim * self.unet_trained + text)
         unet = UNET_LORA_PER_DIM[self.family] * self.network_dim
         if self.conv_dim:
             unet += CONV_LORA_PER_DIM[self.family] * self.conv_dim
@@ -94,6 +107,8 @@ def memory_parts(
 ) -> Mapping[str, float]:
     """GB by what they are for. `context` and `reserve` are outside the allocator's own peak."""
     width = 2 if load.full_precision else 1
+    if load.transformer:
+        return _transformer_parts(load, load.transformer, batch_size, gradient_checkpointing)
     text = load.text_encoder_trained or load.text_encoder_held
     training_text = TEXT_TRAINING_GB[load.family][gradient_checkpointing] * width
     return {
@@ -111,18 +126,57 @@ def memory_parts(
 def needed_gb(load: Load, *, batch_size: int, gradient_checkpointing: bool) -> float:
     """Peak memory of the training process in GB."""
     parts = memory_parts(load, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
-    return sum(parts.values())
+    return max(sum(parts.values()), encoding_gb(load))
+
+
+def encoding_gb(load: Load) -> float:
+    """What encoding the captions takes before the training, while a transformer waits in memory; 0
+    where the text encoders are on the card all the time, or small."""
+    if load.transformer is None or load.text_encoder_held or load.text_encoder_trained:
+        return 0.0
+    return CONTEXT_GB + _text_gb(load, load.transformer) + RESERVE_GB
+
+
+def _text_gb(load: Load, size: Transformer) -> float:
+    return size.text_gb if load.text_gb is None else load.text_gb
+
+
+def _transformer_parts(
+    load: Load, size: Transformer, batch_size: int, gradient_checkpointing: bool
+) -> dict[str, float]:
+    """As `memory_parts`: text encoders that are trained or whose outputs are not cached stay on the
+    card, all of them; what training CLIP takes is SDXL's."""
+    width = 4 if load.full_precision else 1 if load.half_base else 2
+    moved = size.blocks.swapped_parameters(load.blocks_to_swap)
+    text = load.text_encoder_trained or load.text_encoder_held
+    per_image = per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
+    return {
+        "context": CONTEXT_GB,
+        "weights": (size.parameters - moved) * width / 1e9,
+        "text encoders": _text_gb(load, size) * text
+        + TEXT_TRAINING_GB["sdxl"][gradient_checkpointing] * load.text_encoder_trained,
+        "LoRA and optimizer": load.lora_parameters * load.bytes_per_parameter / 1e9,
+        "activations": per_image * batch_size,
+        "reserve": RESERVE_GB,
+    }
 
 
 def largest_batch(load: Load, *, free_gb: float, gradient_checkpointing: bool) -> int:
     """The largest batch that fits in `free_gb`; 0 where not even one image does."""
-    none = needed_gb(load, batch_size=0, gradient_checkpointing=gradient_checkpointing)
+    parts = memory_parts(load, batch_size=0, gradient_checkpointing=gradient_checkpointing)
+    if encoding_gb(load) > free_gb:
+        return 0
+    none = sum(parts.values())
     per_image = per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
     return max(0, int((free_gb - none) / per_image))
 
 
 def per_image_gb(load: Load, *, gradient_checkpointing: bool) -> float:
     """What one more image in a step takes: about linear in pixels (counts of traced U-Nets)."""
+    if size := load.transformer:
+        share = load.pixels / FAMILIES[load.family].side ** 2
+        each = size.checkpointed_gb if gradient_checkpointing else size.activations_gb
+        return each * share * (2 if load.full_precision else 1)
     table = CHECKPOINTED_GB if gradient_checkpointing else ACTIVATIONS_GB
     share = load.pixels / NATIVE_SIDE[load.family] ** 2
     return table[load.family] * share * (2 if load.full_precision else 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from tenner.core.family import Family
 from tenner.core.network_parts import Part
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
 from tenner.sample.job import Samples
@@ -216,7 +217,7 @@ class ReportFacts:
     written_at: str = ""
     version: str = ""
     trigger: str = ""
-    family: Literal["sd1", "sd2", "sdxl"] = "sd1"
+    family: Family = "sd1"
     base_name: str = ""
     base_is_file: bool = False
     """Whether it is a checkpoint of a single file, which is loaded otherwise than a folder."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from tenner import __version__
-from tenner.core.family import FAMILY_NAMES
+from tenner.families import FAMILY_NAMES
 from tenner.planning.decision import num_cpus
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import (

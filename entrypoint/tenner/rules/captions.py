@@ -1,6 +1,7 @@
 """Rules of captions and the text encoders."""
 
 from tenner.core.messages import msg
+from tenner.families import FAMILIES
 from tenner.rules.rule import SD_SCRIPTS, Rule
 from tenner.rules.view import Needs, View
 
@@ -26,7 +27,8 @@ def _leaves_text_encoders_alone(view: View) -> bool:
     value = view.values.get("network_train_unet_only")
     if value is not None:
         return bool(value)
-    return view.family in (None, "sdxl") and not any(view.numbers("text_encoder_lr"))
+    default = view.family is None or FAMILIES[view.family].defaults.network_train_unet_only.value
+    return default and not any(view.numbers("text_encoder_lr"))
 
 
 def _cached_text_encoders_change(needs: Needs) -> Rule:
@@ -80,7 +82,7 @@ RULES = (
     ),
     Rule(
         when=lambda view: (
-            view.family is not None and view.number("clip_skip") > _MOST_LAYERS[view.family]
+            view.family in _MOST_LAYERS and view.number("clip_skip") > _MOST_LAYERS[view.family]
         ),
         text=lambda view: msg(
             "clip_skip = {clip_skip}: the text encoder has {most_layers} layers",

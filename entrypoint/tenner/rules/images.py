@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from tenner.core.errors import Problem
 from tenner.core.messages import msg
+from tenner.families import FAMILIES
 from tenner.kohya.buckets import widest_bucket
 from tenner.rules.rule import SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
@@ -40,7 +41,8 @@ def _sizes(view: View) -> Iterator[Problem]:
             shown=shown,
         )
         yield Problem(text=text, fix=msg("set max_bucket_reso to {size} or more", size=max(size)))
-    steps, expected = int(view.number("bucket_reso_steps")), 32 if view.family == "sdxl" else 64
+    steps = int(view.number("bucket_reso_steps"))
+    expected = FAMILIES[view.family].defaults.finest_step if view.family else 64
     if steps < 1 or steps % expected:
         text = msg(
             "bucket_reso_steps = {steps} is not a multiple of {expected}",

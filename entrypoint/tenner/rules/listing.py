@@ -1,12 +1,23 @@
 """All rules, in the order in which they are reported."""
 
 from tenner.core.errors import Problem
-from tenner.rules import captions, images, length, network, noise, optimizer, run, sampling
+from tenner.rules import (
+    captions,
+    families,
+    images,
+    length,
+    network,
+    noise,
+    optimizer,
+    run,
+    sampling,
+)
 from tenner.rules.rule import Check, Rule
 from tenner.rules.view import View
 
 RULES: tuple[Rule | Check, ...] = (
     *run.RULES,
+    *families.RULES,
     *length.RULES,
     *network.RULES,
     *optimizer.RULES,

@@ -122,7 +122,9 @@ RULES = (
         trainers=SD_SCRIPTS,
     ),
     Rule(
-        when=lambda view: view.on("cpu_offload_checkpointing"),
+        when=lambda view: (
+            view.on("cpu_offload_checkpointing") and view.family in (None, "sd1", "sd2", "sdxl")
+        ),
         text=msg("cpu_offload_checkpointing stops with an error on SD and SDXL"),
         fix=msg("remove it; gradient_checkpointing = true saves the most"),
         trainers=SD_SCRIPTS,

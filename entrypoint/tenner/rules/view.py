@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tenner.core.family import Family
 from tenner.kohya.options import options
 
 Trainer = Literal["sd-scripts", "native"]
-Family = Literal["sd1", "sd2", "sdxl"]
 Needs = Literal["settings", "trainer", "plan"]
 """How much must be known: what the user wrote; also the trainer and the family; also the plan."""
 

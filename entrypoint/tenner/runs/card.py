@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tenner import __version__
-from tenner.core.family import FAMILY_NAMES
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
+from tenner.families import FAMILY_NAMES
 from tenner.planning.prepared import Prepared
 from tenner.report.model_card import CARD_NAME, Card, WidgetPicture, render_card
 from tenner.runs.ledger import SavedFile

@@ -14,9 +14,19 @@ def problem(name: str, value: object) -> str:
     return "\n".join(str(each) for each in checked.problems)
 
 
-def test_every_option_of_both_trainers_is_known() -> None:
-    assert len(facts.options()) == 196
-    assert sum(option.sdxl_only for option in facts.options().values()) == 3
+def test_every_option_of_all_trainers_is_known() -> None:
+    assert len(facts.options()) == 253
+    of_sdxl = [each for each in facts.options().values() if each.is_of("sdxl_train_network.py")]
+    of_sd = [each for each in facts.options().values() if each.is_of("train_network.py")]
+    assert (len(of_sdxl), len(of_sd)) == (196, 193)
+
+
+def test_scripts_have_choices_and_defaults_of_their_own() -> None:
+    option = facts.options()["timestep_sampling"]
+    assert "nextdit_shift" in (option.choices or ())
+    flux, lumina = option.of("flux_train_network.py"), option.of("lumina_train_network.py")
+    assert "nextdit_shift" not in flux.choices
+    assert (flux.default, lumina.default) == ("sigma", "shift")
 
 
 @pytest.mark.parametrize(

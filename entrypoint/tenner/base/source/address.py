@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tenner.core.addresses import Address, full_address
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
-from tenner.settings.known_bases import KnownBase, known_base
+from tenner.families import KnownBase
+from tenner.settings.known_bases import known_base
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}

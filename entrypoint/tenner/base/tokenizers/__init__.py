@@ -9,8 +9,9 @@ two marks, 49,408 tokens in all.
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from tenner.core.family import Family
 from tenner.core.files import write_atomically
 from tenner.core.temporary_files import temporary_folder
 
@@ -28,7 +29,7 @@ each pads a caption with. OpenCLIP, whose text encoders SD 2.x and SDXL's second
 zeros, and "!" is token 0; OpenAI's pads with the end mark."""
 
 
-def tokenizer_names(family: Literal["sd1", "sd2", "sdxl"]) -> tuple[str, ...]:
+def tokenizer_names(family: Family) -> tuple[str, ...]:
     """The folders of a family's tokenizers, in the order of its text encoders."""
     openai, open_clip, sd2 = PADDING
     return {"sd1": (openai,), "sd2": (sd2,), "sdxl": (openai, open_clip)}[family]

@@ -6,10 +6,11 @@ that a plan decides, and any other that passed `facts.check`.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenner.core.family import Family
+from tenner.families import FAMILIES, FamilyFacts
 from tenner.kohya.options import Value, options, read_value
 from tenner.kohya.warmup import takes_no_warmup
 
@@ -30,6 +31,8 @@ class Paths:
     tokenizers: Path | None = None
     vae: Path | None = None
     sample_prompts: Path | None = None
+    further: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Text encoders and autoencoder of the families that have them in files of their own."""
 
     def options(self) -> dict[str, Value]:
         """The options that say these paths."""
@@ -43,6 +46,7 @@ class Paths:
             "tokenizer_cache_dir": self.tokenizers,
             "vae": self.vae,
             "sample_prompts": self.sample_prompts,
+            **self.further,
         }
         return {name: str(value) for name, value in found.items() if value is not None}
 
@@ -54,6 +58,8 @@ def translate(planned: Mapping[str, object], *, family: Family) -> dict[str, Val
     paths) are passed over; options that it does know are kept. Raises ValueError where a value is
     not of the option's type, which is a bug of the caller: users' values are checked before.
     """
+    facts = FAMILIES[family]
+    planned = {key: value for key, value in planned.items() if key not in facts.without}
     found = {
         key: value for key, value in planned.items() if value is not None and _is_passed_on(key)
     }
@@ -64,17 +70,26 @@ def translate(planned: Mapping[str, object], *, family: Family) -> dict[str, Val
     if takes_no_warmup(found):
         found["lr_warmup_steps"] = 0
     found |= _warmup_for_processes(found, int(str(planned.get("num_processes") or 1)))
-    if family == "sd2":
-        found["v2"] = True
-    else:
-        found.pop("v2", None)
-    if family == "sdxl":
-        found = {"no_half_vae": True} | found  # SDXL's own VAE overflows in fp16
-        found.pop("clip_skip", None)  # has no effect there
-    else:
-        found = {key: value for key, value in found.items() if not options()[key].sdxl_only}
-    decided = {**_DEFAULTS, **found}
-    return {key: read_value(options()[key], value) for key, value in decided.items()}
+    found |= _of_family(found, facts)
+    decided = {**_DEFAULTS, "network_module": facts.lora_module, **found}
+    if decided["network_module"] == "networks.lora":
+        decided["network_module"] = facts.lora_module
+    known = {name: options()[name].of(facts.script) for name in decided}
+    return {
+        name: read_value(known[name], value)
+        for name, value in decided.items()
+        if known[name].is_of(facts.script) and value is not None
+    }
+
+
+def _of_family(found: Mapping[str, object], facts: FamilyFacts) -> dict[str, object]:
+    """Options that the family decides; None for those that its script is not given."""
+    if facts.name == "sdxl":  # SDXL's own VAE overflows in fp16; clip_skip has no effect there
+        return {"no_half_vae": found.get("no_half_vae", True), "clip_skip": None, "v2": None}
+    decided: dict[str, object] = {"v2": True if facts.name == "sd2" else None}
+    if facts.transformer:
+        decided |= {"max_token_length": None, **facts.required}
+    return decided
 
 
 def arguments(values: Mapping[str, Value]) -> tuple[str, ...]:
@@ -137,7 +152,8 @@ def _caches(options: Mapping[str, object], *, family: Family) -> dict[str, Value
     changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate")
     changing += ("token_warmup_step", "caption_dropout_every_n_epochs", "enable_wildcard")
     set_by_user = options.get("cache_text_encoder_outputs")
-    if family == "sdxl" and options.get("network_train_unet_only") and set_by_user is None:
+    has_it = family == "sdxl" or FAMILIES[family].transformer is not None
+    if has_it and options.get("network_train_unet_only") and set_by_user is None:
         found["cache_text_encoder_outputs"] = not any(options.get(key) for key in changing)
     return found
 
@@ -190,7 +206,6 @@ _DECIDED_ELSEWHERE = frozenset(
 steps."""
 
 _DEFAULTS: Mapping[str, object] = {
-    "network_module": "networks.lora",
     "caption_extension": ".txt",  # sd-scripts' own default is .caption
     "save_model_as": "safetensors",
 }

@@ -18,6 +18,7 @@ from tenner.engines.sd_scripts.log_lines import LearningRates
 from tenner.engines.sd_scripts.resume import Attempt, keep_states
 from tenner.engines.sd_scripts.schedules import Schedule, schedule_of
 from tenner.engines.train_options import TrainOptions
+from tenner.families import FAMILIES
 from tenner.kohya.options import Value
 
 THREADS_PER_PROCESS = 4  # the guide's --num_cpu_threads_per_process
@@ -58,7 +59,7 @@ class Job:
 def command(job: Job, attempt: Attempt, *, state: Path | None = None) -> Command:
     """The program of one attempt, which resumes from `state`."""
     words = arguments(sd_options(job, attempt, state=state))
-    name = "sdxl_train_network.py" if job.family == "sdxl" else "train_network.py"
+    name = FAMILIES[job.family].script
     script = (str(WRAPPER), str(job.state_minutes * 60), str(job.trainer.directory / name))
     python = str(job.trainer.python)
     threads = threads_per_process(job)

@@ -6,6 +6,7 @@ line shows that the trainer went on. What further events a line gave, empty line
 """
 
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Output:
     learning_rates: LearningRates | None = None
 
 
+_PYTHON_WARNING = re.compile(r"\S+\.py:\d+: \w*Warning: ")
+
+
 class LogReader:
     """Reads the lines of one attempt in order. A carriage return must end a line too."""
 
@@ -64,6 +68,7 @@ class LogReader:
         self._in_traceback = False
         self._failed = False
         self._warned: set[str] = set()
+        self._is_source_next = False
 
     def read(self, line: str) -> Event | None:
         """What `line` says, or None. An empty line gives what earlier ones left to be reported."""
@@ -150,6 +155,8 @@ class LogReader:
     # Printed lines
 
     def _plain(self, text: str) -> None:
+        if self._is_of_python_warning(text):
+            return
         if text.startswith("Traceback (most recent call last)"):
             self._in_traceback = True
             self._saving = self._saving_state = None
@@ -168,6 +175,14 @@ class LogReader:
             return
         self._went_on()
         self._message(text)
+
+    def _is_of_python_warning(self, text: str) -> bool:
+        """Whether it is a warning of Python's own, or the source line that follows it: such are
+        written while a file is being saved."""
+        is_warning = _PYTHON_WARNING.match(text) is not None
+        is_source = self._is_source_next and not text.startswith("saving checkpoint: ")
+        self._is_source_next = is_warning
+        return is_warning or is_source
 
     def _message(self, text: str) -> None:
         if text.startswith("saving checkpoint: "):

@@ -469,6 +469,14 @@ def saving(trainer: Any, attempt: Attempt, batches: Batches) -> Any:
     return Saving()
 
 
+def trainer_of(module: Any) -> Any:
+    """The class that a script trains with: the one that it defines for its family."""
+    own = [
+        each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__
+    ]
+    return next(each for each in own if each.__name__.endswith("NetworkTrainer"))
+
+
 def main(words: list[str]) -> None:
     """Do what the script would do as a program."""
     attempt = Attempt(float(words[0]))
@@ -484,8 +492,7 @@ def main(words: list[str]) -> None:
     attempt.begin(args, train_util)
     batches = Batches(attempt, args)
     wrap_functions(train_util, attempt, batches)
-    kind = getattr(module, "SdxlNetworkTrainer", None) or module.NetworkTrainer
-    saving(kind, attempt, batches).train(args)
+    saving(trainer_of(module), attempt, batches).train(args)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written: to take itself apart takes torch seconds

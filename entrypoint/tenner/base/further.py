@@ -1,0 +1,204 @@
+"""Text encoders and autoencoder of families that have them in files of their own.
+
+A file is the one that its option names, else one beside the base or among the baked models that
+has the tensors of such a file, else it is fetched. A base that holds the part itself needs none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner.base.model import Base
+from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
+from tenner.core.family import Family
+from tenner.core.messages import msg
+from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
+from tenner.core.secrets import secrets_from
+from tenner.families import FAMILIES, FurtherFile
+from tenner.settings import Settings
+from tenner.storage.cache_dir import downloads_dir
+from tenner.storage.http import OnBytes
+
+_FOLDERS = ("", "text_encoders", "text_encoder", "clip", "vae", "ae")
+_MOST_FILES = 200
+"""Of a folder that are looked into: headers alone are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Where files may come from. `fetches` off leaves those that are not here for later."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    models_dir: Path
+    fetches: bool
+    on_stage: Callable[[str, str], None]
+    on_bytes: OnBytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Further:
+    """The files by the option that names them, and a note for each that is fetched later."""
+
+    files: Mapping[str, Path]
+    notices: tuple[Problem, ...] = ()
+
+
+def find_further(base: Base, search: Search) -> Further:
+    """All files that the base's family needs besides it. Raises SettingsError with all that is
+    wrong with them."""
+    files, problems = dict[str, Path](), list[Problem]()
+    names = _tensor_names(base.path) if base.facts.files else ()
+    for wanted in base.facts.files:
+        if wanted.inside and any(wanted.inside in name for name in names):
+            continue
+        try:
+            found = (
+                _named(wanted, search.settings)
+                or _beside(wanted, base, search)
+                or _fetched(wanted, search)
+            )
+        except TennerError as error:
+            problems += error.problems
+            continue
+        if found:
+            files[wanted.option] = found
+        else:
+            problems.append(_to_fetch(wanted))
+    if errors_in(problems):
+        raise SettingsError(problems=errors_in(problems))
+    return Further(files=files, notices=tuple(problems))
+
+
+def named_problems(family: Family, settings: Settings) -> tuple[Problem, ...]:
+    """What is wrong with files on this machine that settings name, before the base is here."""
+    found: list[Problem] = []
+    for wanted in FAMILIES[family].files:
+        try:
+            _named(wanted, settings)
+        except SettingsError as error:
+            found += error.problems
+    return tuple(found)
+
+
+def _tensor_names(path: Path) -> tuple[str, ...]:
+    return tuple(tensor_entries(read_safetensors_header(path))) if path.is_file() else ()
+
+
+def _value(wanted: FurtherFile, settings: Settings) -> str:
+    """What the settings say of it, empty where nothing."""
+    value = settings.vae if wanted.option == "vae" else settings.engine_options.get(wanted.option)
+    return str(value or "")
+
+
+def _named(wanted: FurtherFile, settings: Settings) -> Path | None:
+    """The file that its option names. Raises SettingsError where it is no such file."""
+    value = _value(wanted, settings)
+    if not value or "://" in value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise SettingsError(
+            msg(
+                "{option} = {path}: there is no such file ({title})",
+                option=wanted.option,
+                path=path,
+                title=wanted.title,
+            ),
+            fix=msg(
+                "name the file, or leave {option} out: {file} of {hub_id} is then fetched",
+                option=wanted.option,
+                file=wanted.file,
+                hub_id=wanted.hub_id,
+            ),
+        )
+    if not is_kind(path, wanted):
+        raise SettingsError(
+            msg(
+                "{option} = {path} is not {title}: it has no tensor {mark}",
+                option=wanted.option,
+                path=path,
+                title=wanted.title,
+                mark=wanted.mark,
+            ),
+            fix=msg("name such a file as {file}", file=Path(wanted.file).name),
+        )
+    return path
+
+
+def is_kind(path: Path, wanted: FurtherFile) -> bool:
+    """Whether the file has the tensors of such a file. Raises SettingsError for no safetensors."""
+    entry = tensor_entries(read_safetensors_header(path)).get(wanted.mark)
+    return entry is not None and wanted.shape in ((), tuple(entry["shape"]))
+
+
+def _beside(wanted: FurtherFile, base: Base, search: Search) -> Path | None:
+    """A file of this kind beside the base, as people and ComfyUI lay them, or among the baked."""
+    if _value(wanted, search.settings):
+        return None  # an address, which is meant
+    beside = [base.path.parent / each for each in _FOLDERS]
+    around = [base.path.parent.parent / each for each in _FOLDERS if each]
+    for folder in (*beside, *around, search.models_dir):
+        for file in _safetensors_in(folder, wanted):
+            if file != base.path and _is_kind_quietly(file, wanted):
+                return file
+    return None
+
+
+def _safetensors_in(folder: Path, wanted: FurtherFile) -> Iterator[Path]:
+    """Files of a folder, those of the known names first."""
+    try:
+        found = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".sft"))
+    except OSError:
+        return
+    known = (Path(wanted.file).name, *wanted.other_names)
+    yield from sorted(found[:_MOST_FILES], key=lambda each: each.name not in known)
+
+
+def _is_kind_quietly(path: Path, wanted: FurtherFile) -> bool:
+    try:
+        return is_kind(path, wanted)
+    except SettingsError:
+        return False  # what lies around need not be whole
+
+
+def _fetched(wanted: FurtherFile, search: Search) -> Path | None:
+    if not search.fetches:
+        return None
+    if value := _value(wanted, search.settings):
+        return _fetch(value, "", search)
+    at = "" if wanted.revision == "main" else f"@{wanted.revision}"
+    return _fetch(f"hf://{wanted.hub_id}{at}/{wanted.file}", wanted.sha256, search)
+
+
+def _fetch(address: str, sha256: str, search: Search) -> Path | None:
+    from tenner.base.source import fetch_base, parse_base_address
+
+    parsed = parse_base_address(address)
+    if parsed is None:
+        raise SettingsError(
+            msg("{address} is no address", address=address), fix=msg("name a file, or hf://…")
+        )
+    search.on_stage("base model", str(parsed))
+    return fetch_base(
+        parsed,
+        cache=downloads_dir(search.environ) / "bases",
+        secrets=secrets_from(search.environ)[0],
+        environ=search.environ,
+        on_bytes=search.on_bytes,
+        sha256=sha256,
+    ).path
+
+
+def _to_fetch(wanted: FurtherFile) -> Problem:
+    return Problem(
+        text=msg(
+            "{title} is not here: {file} of {hub_id} is fetched, {gb} GB",
+            title=wanted.title,
+            file=wanted.file,
+            hub_id=wanted.hub_id,
+            gb=f"{wanted.gb:.1f}",
+        ),
+        fix=msg("set {option} to a file that is here to save the download", option=wanted.option),
+        level="note",
+    )

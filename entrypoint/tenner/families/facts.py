@@ -1,0 +1,211 @@
+"""The form of a family: what is known of its bases, its training, its memory and its pictures.
+
+Each value that a user may leave open carries its reason, which a plan shows, and its source.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from tenner.core.family import Family
+
+T = TypeVar("T")
+Shapes = Mapping[str, list[int]]
+"""Tensor shapes of a checkpoint by name."""
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Default(Generic[T]):
+    """A value, why it is taken, and who says so."""
+
+    value: T
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyDefaults:
+    """The defaults of one family.
+
+    `bucket_reso_steps` and `finest_step` are pixels; `text_encoder_lr_share` is a share of
+    `learning_rate`, for runs that train the text encoders; `noise_offset` holds for bases that
+    predict noise; `clip_skip` None is the family's own layer; `rank` is `network_dim`.
+    """
+
+    bucket_reso_steps: Default[int]
+    finest_step: int
+    network_train_unet_only: Default[bool]
+    text_encoder_lr_share: Default[float]
+    noise_offset: Default[float | None]
+    clip_skip: Default[None]
+    no_half_vae: Default[bool]
+    rank: Default[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownBase:
+    """A base that has a short name. Licences are those of the model's own page.
+
+    `file` at `revision` is what is fetched where the model is not here; `sha256` is that file's.
+    """
+
+    name: str
+    hub_id: str
+    family: Family
+    licence: str
+    revision: str
+    file: str
+    sha256: str
+    other_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    is_gated: bool = False
+    """The Hub gives it to those who have accepted its licence on its page."""
+    advice: str = ""
+    """What its authors recommend for training on it, with the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherFile:
+    """A file that a family's trainer wants beside the base, by the option that names it.
+
+    It is told by `mark`, a tensor that such a file has (of its `shape`, where another file's
+    differs only in that). `inside` are the beginnings that a base has where it holds the part
+    itself: then no file is needed. `hub_id`, `revision` and `file` say what is fetched.
+    """
+
+    option: str
+    title: str
+    mark: str
+    shape: tuple[int, ...] = ()
+    inside: str = ""
+    hub_id: str
+    revision: str
+    file: str
+    sha256: str
+    gb: float
+    """Of the fetched file, in 1e9 bytes: what is downloaded, and what it takes on the card."""
+    other_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Blocks that sd-scripts swaps between card and memory.
+
+    `parameters` of one block of each kind, in millions; `kept` blocks of each kind stay on the card
+    at least. `swapped(n)` is how many of each kind `blocks_to_swap = n` moves.
+    """
+
+    parameters: tuple[float, ...]
+    numbers: tuple[int, ...]
+    kept: int = 2
+
+    def swapped(self, blocks_to_swap: int) -> tuple[int, ...]:
+        """sd-scripts' `enable_block_swap`: with two kinds of blocks, half of the number are double
+        blocks, and two single ones go for each of the other half."""
+        if len(self.numbers) == 1:
+            return (blocks_to_swap,)
+        double = blocks_to_swap // 2
+        return double, (blocks_to_swap - double) * 2
+
+    @property
+    def most_swapped(self) -> int:
+        """The largest `blocks_to_swap` that sd-scripts takes."""
+
+        def fits(n: int) -> bool:
+            pairs = zip(self.swapped(n), self.numbers, strict=True)
+            return all(moved <= there - self.kept for moved, there in pairs)
+
+        return max(n for n in range(sum(self.numbers)) if fits(n))
+
+    def swapped_parameters(self, blocks_to_swap: int) -> float:
+        """Numbers in the blocks that are not on the card."""
+        moved = zip(self.swapped(blocks_to_swap), self.parameters, strict=True)
+        return sum(number * each for number, each in moved) * 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """Size of a family that denoises with a transformer, for the memory and time models.
+
+    `parameters` counts all of the transformer; `lora_per_dim` numbers of a LoRA for each rank over
+    its linear layers; `text_gb` the text encoders in 16 bits. Activations are of one image at
+    `side`² pixels, all kept or with gradient checkpointing, in GB; `step_tflop` the work of such an
+    image, without and with checkpointing, and `forward_tflop` that of one denoising step.
+    """
+
+    parameters: float
+    blocks: Blocks
+    lora_per_dim: int
+    text_gb: float
+    text_lora_per_dim: int = 0
+    activations_gb: float
+    checkpointed_gb: float
+    step_tflop: tuple[float, float]
+    forward_tflop: float
+    has_fp8: bool = True
+    fp8_option: str = "fp8_base"
+    use: float = 0.37
+    """Share of the card's peak that steps reach."""
+    error: float = 0.5
+    """How far the time may be off, as a share."""
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """`note` is what is said before the training and in the model card."""
+
+    name: str
+    url: str
+    note: str = ""
+    is_commercial: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open."""
+
+    pipeline: str
+    steps: int = 25
+    guidance: float = 7.0
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """All that is known of a family.
+
+    `recognises` tells its single-file checkpoints by their tensors. `options` are proposed where
+    the user leaves them open, `required` cannot be changed, `without` are options that have no
+    meaning there, each with the reason.
+    """
+
+    name: Family
+    title: str
+    script: str
+    lora_module: str
+    side: int
+    defaults: FamilyDefaults
+    recognises: Callable[[Shapes], bool]
+    diffusers_class: str
+    """Class of the denoiser in a folder of diffusers layout."""
+    drawing: Drawing
+    trainers: tuple[str, ...] = ("sd-scripts",)
+    untrained: str = ""
+    """Why it is recognised and refused; empty where it is trained."""
+    bases: tuple[KnownBase, ...] = ()
+    files: tuple[FurtherFile, ...] = ()
+    options: Mapping[str, Default[Scalar]] = field(default_factory=dict[str, Default[Scalar]])
+    required: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    without: Mapping[str, str] = field(default_factory=dict[str, str])
+    transformer: Transformer | None = None
+    licence: Licence | None = None
+    tokenizers: tuple[str, ...] = ()
+    """Folders of tokenizers that sd-scripts looks for, by its names."""
+    lora_family: Family = ""
+    """The family whose LoRAs fit too; empty where it is itself."""
+    name_patterns: str = ""
+    """Of files and repos whose tensors are not here: a regular expression."""
+    lora_widths: tuple[int, ...] = ()
+    """Inputs of its attention layers, by which a LoRA of it is told from others of its names."""

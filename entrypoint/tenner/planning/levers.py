@@ -1,0 +1,191 @@
+"""How a transformer is made to fit a card: 8-bit weights, swapped blocks, checkpointing, batch.
+
+Of all that fit, the one that trains an image soonest, by the time model; at equal times the one
+that changes least. Pure.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tenner.core.errors import MachineError, Problem
+from tenner.core.messages import msg
+from tenner.families import Transformer
+from tenner.hardware.cards import Card, cards
+from tenner.hardware.prices import book_prices
+from tenner.planning.sizing import (
+    HEADROOM,
+    BatchChoice,
+    CardMemory,
+    Choice,
+    Wish,
+    choose_batch,
+    seconds_per_image,
+)
+from tenner.planning.vram import Load, encoding_gb, needed_gb
+from tenner.settings.model import Settings
+
+FP8_SLOWDOWN = 1.02
+"""8-bit weights are widened before each product: 7.99 s against 7.83 s a step of FLUX.1 on an RTX
+A6000 (sd-scripts pull request 1374)."""
+SHOWN_SHARE = 0.94
+"""Of its nameplate that a card with error correction shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The load with its levers set, the batch, the options that set them, and why."""
+
+    load: Load
+    batch: BatchChoice
+    options: Mapping[str, bool | int]
+    choices: tuple[Choice, ...]
+
+
+def fit_transformer(settings: Settings, load: Load, card: CardMemory, wish: Wish) -> Fitted:
+    """Set the levers that the user left open.
+
+    Raises MachineError where the base does not fit the card, with the cheapest that does, and
+    SettingsError where the user's own batch cannot be had.
+    """
+    size = load.transformer
+    assert size is not None
+    if card.free_mib is not None and encoding_gb(load) > card.free_gb / card.correction:
+        raise MachineError(problems=[_encoding_problem(load, card)])
+    found = [
+        (variant, batch)
+        for variant in _variants(settings, load, size)
+        if (batch := _batch(variant, card, wish)) and not batch.is_unsure
+    ]
+    if found:
+        variant, batch = min(found, key=lambda each: _cost(*each, card))
+    else:
+        variant = _leanest(settings, load, size)
+        batch = _batch_or_refusal(variant, card, wish)
+    options: dict[str, bool | int] = {}
+    if variant.half_base and not load.half_base:
+        options[size.fp8_option] = True
+    if variant.blocks_to_swap and not load.blocks_to_swap:
+        options["blocks_to_swap"] = variant.blocks_to_swap
+    return Fitted(
+        load=variant, batch=batch, options=options, choices=_choices(settings, variant, size)
+    )
+
+
+def _variants(settings: Settings, load: Load, size: Transformer) -> Iterator[Load]:
+    """The load with each setting of the levers that are open, from the least change on."""
+    swapped = settings.engine_options.get("blocks_to_swap")
+    offloads = settings.engine_options.get("cpu_offload_checkpointing")
+    most = 0 if swapped is not None or offloads else size.blocks.most_swapped
+    for half in _halves(settings, load, size):
+        for blocks in range(most + 1):
+            yield replace(load, half_base=half, blocks_to_swap=blocks or load.blocks_to_swap)
+
+
+def _halves(settings: Settings, load: Load, size: Transformer) -> tuple[bool, ...]:
+    is_open = settings.engine_options.get(size.fp8_option) is None and not load.half_base
+    can = size.has_fp8 and not load.full_precision
+    return (False, True) if is_open and can else (load.half_base,)
+
+
+def _leanest(settings: Settings, load: Load, size: Transformer) -> Load:
+    *_, last = _variants(settings, load, size)
+    return last
+
+
+def _batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice | None:
+    """None where not one image fits. Raises SettingsError for a batch that cannot be had."""
+    checkpointed = wish.gradient_checkpointing is not False
+    least = needed_gb(load, batch_size=1, gradient_checkpointing=checkpointed)
+    if card.free_mib is not None and least > card.usable_gb:
+        return None
+    size = wish.batch_size if isinstance(wish.batch_size, int) else 1
+    asked = needed_gb(load, batch_size=size, gradient_checkpointing=checkpointed)
+    if card.free_mib is not None and asked > card.usable_gb:
+        return None
+    return choose_batch(load, card, wish)
+
+
+def _cost(load: Load, batch: BatchChoice, card: CardMemory) -> tuple[float, bool, int]:
+    seconds = seconds_per_image(load, card, batch.batch_size, batch.gradient_checkpointing)
+    slower = seconds * (FP8_SLOWDOWN if load.half_base else 1.0)
+    return slower, load.half_base, load.blocks_to_swap
+
+
+def _batch_or_refusal(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
+    try:
+        return choose_batch(load, card, wish)
+    except MachineError as error:
+        checkpointed = wish.gradient_checkpointing is not False
+        needed = needed_gb(load, batch_size=1, gradient_checkpointing=checkpointed)
+        problems = [
+            replace(each, fix=msg("{fix}; {cards}", fix=each.fix, cards=cheapest_that_fits(needed)))
+            for each in error.problems
+        ]
+        raise MachineError(problems=problems) from None
+
+
+def _encoding_problem(load: Load, card: CardMemory) -> Problem:
+    needed = encoding_gb(load)
+    return Problem(
+        text=msg(
+            "encoding the captions needs {needed} GB, for the text encoders alone; {name} has"
+            " {free_gb} GB free",
+            needed=f"{needed:.1f}",
+            name=card.name,
+            free_gb=f"{card.free_gb:.1f}",
+        ),
+        fix=msg(
+            "name a text encoder in 8 bits (for T5-XXL: t5xxl = t5xxl_fp8_e4m3fn.safetensors), or"
+            " take a larger card: {cards}",
+            cards=cheapest_that_fits(needed),
+        ),
+    )
+
+
+def cheapest_that_fits(needed: float) -> str:
+    """The smallest card that has so many GB, and what it costs."""
+    fitting = [each for each in cards() if _usable_gb(each) >= needed and book_prices(each.name)]
+    if not fitting:
+        return msg("no card with a known price has {needed} GB", needed=f"{needed:.0f}")
+
+    def price(card: Card) -> float:
+        return min(each.usd_per_hour for each in book_prices(card.name))
+
+    smallest = min(fitting, key=lambda each: (each.nameplate_gb, price(each)))
+    return msg(
+        "the smallest is {name} with {memory} GB, from ${usd} an hour",
+        name=smallest.name,
+        memory=smallest.nameplate_gb,
+        usd=f"{price(smallest):.2f}",
+    )
+
+
+def _usable_gb(card: Card) -> float:
+    return card.nameplate_gb * SHOWN_SHARE * 2**30 / 1e9 * HEADROOM
+
+
+def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice, ...]:
+    asked = settings.engine_options
+    weights = msg("8 bits") if load.half_base else msg("16 bits")
+    why = msg("as asked") if asked.get(size.fp8_option) is not None else _why_weights(load, size)
+    moved = msg("as asked") if asked.get("blocks_to_swap") is not None else _why_swapped(load)
+    return (
+        Choice(name="base weights", value=weights, reason=why),
+        Choice(name="blocks_to_swap", value=str(load.blocks_to_swap), reason=moved),
+    )
+
+
+def _why_weights(load: Load, size: Transformer) -> str:
+    if load.half_base:
+        return msg(
+            "{gb} GB instead of {twice} on the card",
+            gb=f"{size.parameters / 1e9:.1f}",
+            twice=f"{size.parameters * 2 / 1e9:.1f}",
+        )
+    return msg("they fit as they are") if size.has_fp8 else msg("sd-scripts has no other for it")
+
+
+def _why_swapped(load: Load) -> str:
+    if load.blocks_to_swap:
+        return msg("so many wait in memory, and the rest fits the card")
+    return msg("all blocks fit the card")

@@ -1,0 +1,147 @@
+"""The real sd-scripts with smaller models: its own code, and sizes that a test's time allows.
+
+`sd_scripts(folder, real)` makes a folder that stands for SD_SCRIPTS_DIR: links to all of the real
+one's files, but for the scripts of the transformer families, which set smaller sizes in the
+trainer's libraries and then run the real script's own code. `write_models` writes base and text
+encoders of these sizes with random weights; it runs in the trainer's Python.
+"""
+
+import sys
+from pathlib import Path
+
+SIZES = """
+import sys
+sys.path.insert(0, REAL)
+from library import chroma_models, flux_models, flux_utils, sd3_utils
+from dataclasses import replace
+
+def smaller(kind, **sizes):
+    return lambda *given, **named: kind(*given, **{**named, **sizes})
+
+CLIP = {"num_hidden_layers": 2, "intermediate_size": 64}
+T5 = {"d_ff": 16, "num_heads": 2, "d_kv": 8}
+flux_utils.T5Config = smaller(flux_utils.T5Config, **T5)
+flux_utils.CLIPConfig = smaller(flux_utils.CLIPConfig, **CLIP)
+sd3_utils.CLIPTextConfig = smaller(sd3_utils.CLIPTextConfig, **CLIP)
+chroma_models.chroma_params = replace(
+    chroma_models.chroma_params, depth=1, depth_single_blocks=2, hidden_dim=64, n_layers=1,
+    approximator_depth=1, approximator_hidden_size=64,
+) if False else chroma_models.chroma_params
+"""
+SCRIPT = """REAL = {real!r}
+{sizes}
+from pathlib import Path
+_file = Path(REAL) / {name!r}
+exec(compile(_file.read_text(encoding="utf-8"), str(_file), "exec"), globals())
+"""
+SHRUNKEN = ("flux_train_network.py", "sd3_train_network.py")
+
+
+def sd_scripts(folder: Path, real: Path) -> Path:
+    """A folder for SD_SCRIPTS_DIR whose transformer scripts train smaller models."""
+    folder.mkdir()
+    for each in real.iterdir():
+        if each.name not in SHRUNKEN:
+            (folder / each.name).symlink_to(each)
+    for name in SHRUNKEN:
+        text = SCRIPT.format(real=str(real), sizes=SIZES, name=name)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_models(real: str, folder: Path, families: list[str]) -> None:
+    """Bases and the files beside them, random weights in bf16."""
+    exec(SIZES, {"REAL": real})
+    import torch
+    from library import flux_models, flux_utils, sd3_models, sd3_utils
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+
+    def random(module: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+        return {
+            prefix + name: (torch.randn(each.shape) * 0.02).to(torch.bfloat16)
+            for name, each in module.state_dict().items()
+            if each.dtype.is_floating_point
+        }
+
+    def save(tensors: dict[str, torch.Tensor], name: str) -> None:
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+    save(random(t5(flux_utils)), "t5xxl_fp16.safetensors")
+    save(random(clip(sd3_utils, 768, 12)), "clip_l.safetensors")
+    if "flux" in families:
+        parameters = replaced(flux_models.configs["dev"].params, depth=1, depth_single_blocks=1)
+        with torch.device("meta"):
+            model = flux_models.Flux(parameters)
+            ae = flux_models.AutoEncoder(flux_models.configs["dev"].ae_params)
+        save(random(model), "flux1-dev.safetensors")
+        save(random(ae), "ae.safetensors")
+    if "sd35-medium" in families:
+        save(random(clip(sd3_utils, 1280, 20)), "clip_g.safetensors")
+        parameters = sd3_models.SD3Params(
+            patch_size=2,
+            depth=2,
+            num_patches=384 * 384,
+            pos_embed_max_size=384,
+            adm_in_channels=2048,
+            qk_norm="rms",
+            x_block_self_attn_layers=[0],
+            context_embedder_in_features=4096,
+            context_embedder_out_features=128,
+            model_type="5-medium",
+        )
+        mmdit = sd3_models.create_sd3_mmdit(parameters)
+        vae = sd3_models.SDVAE()
+        tensors = random(mmdit, "model.diffusion_model.") | random(vae, "first_stage_model.")
+        tensors["model.diffusion_model.pos_embed"] = torch.zeros(
+            1, 384 * 384, 128, dtype=torch.bfloat16
+        )
+        save(tensors, "sd3.5_medium.safetensors")
+
+
+def replaced(found, **changes):
+    from dataclasses import replace
+
+    return replace(found, **changes)
+
+
+def t5(flux_utils):
+    import json
+
+    import torch
+    from transformers import T5EncoderModel
+
+    known = {
+        "d_model": 4096,
+        "num_layers": 24,
+        "vocab_size": 32128,
+        "d_ff": 10240,
+        "d_kv": 64,
+        "num_heads": 64,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 32,
+        "tie_word_embeddings": False,
+    }
+    del json
+    with torch.device("meta"):
+        return T5EncoderModel(flux_utils.T5Config(**known))
+
+
+def clip(sd3_utils, width: int, heads: int):
+    import torch
+    from transformers import CLIPTextModelWithProjection
+
+    config = sd3_utils.CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        num_attention_heads=heads,
+        max_position_embeddings=77,
+        projection_dim=width,
+    )
+    with torch.device("meta"):
+        return CLIPTextModelWithProjection(config)
+
+
+if __name__ == "__main__":
+    write_models(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

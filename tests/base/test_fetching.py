@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +46,12 @@ def checkpoint(num_bytes: int = 300_000) -> bytes:
     return struct.pack("<Q", len(raw)) + raw + os.urandom(at)
 
 
+def range_of(header: str, size: int) -> tuple[int, int]:
+    """First and last byte of `bytes=FIRST-LAST`, or of `bytes=FIRST-`."""
+    first, _, last = header.removeprefix("bytes=").partition("-")
+    return int(first), min(int(last or size - 1), size - 1)
+
+
 class Site:
     """Files by their path, or a status; every request is kept."""
 
@@ -54,6 +60,7 @@ class Site:
         self.types: dict[str, str] = {}
         self.seen: list[dict[str, str]] = []
         self.cut_at: list[int] = []
+        self.takes_ranges = True
         self.url = ""
 
 
@@ -78,18 +85,21 @@ def web_site() -> Iterator[Site]:
                 self.send_response(304)
                 self.end_headers()
                 return
-            start = 0
-            expected = self.headers.get("Range", "")
+            start, last = 0, len(found) - 1
+            expected = self.headers.get("Range", "") if site.takes_ranges else ""
             if expected and self.headers.get("If-Range", etag) == etag:
-                start = int(expected.removeprefix("bytes=").rstrip("-"))
-            self.send_response(206 if start else 200)
+                start, last = range_of(expected, len(found))
+            self.send_response(206 if expected else 200)
+            if expected:
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(found)}")
             kind = site.types.get(self.path, "application/octet-stream")
             self.send_header("Content-Type", kind)
             self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(found) - start))
+            self.send_header("Content-Length", str(last + 1 - start))
             self.end_headers()
-            end = site.cut_at.pop(0) if site.cut_at else len(found)
-            self.wfile.write(found[start:end])
+            end = site.cut_at.pop(0) if site.cut_at else last + 1
+            with suppress(ConnectionError):  # the rest may not be wanted
+                self.wfile.write(found[start:end])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

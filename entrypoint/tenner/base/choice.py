@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tenner.base.further import Search, find_further, named_problems
 from tenner.base.model import (
@@ -12,6 +13,7 @@ from tenner.base.model import (
     find_local_base,
     hold_to_sha256,
     inspect_base,
+    known_shape,
     not_found,
     with_evidence,
 )
@@ -19,13 +21,16 @@ from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
-from tenner.core.messages import msg
+from tenner.core.messages import msg, redacted
 from tenner.core.secrets import secrets_from
 from tenner.families import FAMILIES, FAMILY_NAMES, KnownBase
 from tenner.settings import Settings
 from tenner.settings.known_bases import known_base
 from tenner.storage.cache_dir import downloads_dir
 from tenner.storage.http import OnBytes
+
+if TYPE_CHECKING:
+    from tenner.base.source import BaseAddress
 
 MODELS_DIR = "/opt/models"
 """Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
@@ -97,37 +102,33 @@ def find_base(
     settings: Settings,
     environ: Mapping[str, str],
     *,
-    fetches: bool,
     on_stage: Callable[[str, str], None],
     on_bytes: OnBytes | None,
+    heads_into: Path | None = None,
 ) -> Base:
     """The base model, on this machine or brought to it, of the family that was given.
 
-    Raises SettingsError.
+    With `heads_into` it is not brought: what is elsewhere is known by its short name, or described
+    by the heads of its files, which are written to that folder; a note says so. Raises
+    SettingsError.
     """
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
     base_model = settings.base_model
     base = find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir())
     if base is None:
-        from tenner.base.source import fetch_base, parse_base_address
+        from tenner.base.source import parse_base_address
 
         address = parse_base_address(base_model)
-        if address is None or not fetches:
-            raise not_found(base_model, models_dir, may_be_fetched=address is not None)
+        if address is None:
+            raise not_found(base_model, models_dir)
         known = known_base(base_model)
         if known and (wrong := named_problems(known.family, settings)):
             raise SettingsError(problems=wrong)
         on_stage("base model", str(address))
-        fetched = fetch_base(
-            address,
-            cache=downloads_dir(environ) / "bases",
-            secrets=secrets_from(environ)[0],
-            environ=environ,
-            on_bytes=on_bytes,
-            sha256=settings.base_model_sha256 or address.sha256,
-        )
-        base = inspect_base(fetched.path, name=str(address))
-        base = replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
+        if heads_into is None:
+            base = _fetched(address, settings, environ, on_bytes)
+        else:
+            base = _described(address, settings, environ, heads_into)
     elif settings.base_model_sha256:
         hold_to_sha256(base, settings.base_model_sha256)
     if problems := _contradictions(settings, base):
@@ -137,7 +138,7 @@ def find_base(
         settings=settings,
         environ=environ,
         models_dir=models_dir,
-        fetches=fetches,
+        fetches=heads_into is None,
         on_stage=on_stage,
         on_bytes=on_bytes,
     )
@@ -166,6 +167,93 @@ def family_notices(family: Family) -> tuple[Problem, ...]:
             level="note" if licence.is_commercial else "warning",
         ),
     )
+
+
+def _fetched(
+    address: "BaseAddress",
+    settings: Settings,
+    environ: Mapping[str, str],
+    on_bytes: OnBytes | None,
+) -> Base:
+    from tenner.base.source import fetch_base
+
+    fetched = fetch_base(
+        address,
+        cache=downloads_dir(environ) / "bases",
+        secrets=secrets_from(environ)[0],
+        environ=environ,
+        on_bytes=on_bytes,
+        sha256=settings.base_model_sha256 or address.sha256,
+    )
+    base = inspect_base(fetched.path, name=str(address))
+    return replace(base, hub_id=fetched.hub_id, licence=fetched.licence)
+
+
+def _described(
+    address: "BaseAddress", settings: Settings, environ: Mapping[str, str], folder: Path
+) -> Base:
+    """The base as far as it can be known without its weights."""
+    from tenner.base.source import fetch_heads
+
+    found = fetch_heads(
+        address,
+        folder=folder,
+        cache=downloads_dir(environ) / "bases",
+        secrets=secrets_from(environ)[0],
+        environ=environ,
+    )
+    if found is None:
+        assert address.known is not None
+        _hold_to_known_sha256(address, settings, address.sha256)
+        how = msg("planned by what is known of {hub_id}", hub_id=address.known.hub_id)
+        return _with_note(known_shape(address.known), address, how)
+    try:
+        digest = None if found.is_whole else found.sha256
+        base = inspect_base(found.path, name=str(address), sha256=digest)
+    except SettingsError as error:
+        raise _with_address(error, found.path, address) from error
+    base = replace(base, hub_id=found.hub_id, licence=found.licence)
+    if not found.is_whole:
+        _hold_to_known_sha256(address, settings, found.sha256)
+        return _with_note(base, address, msg("planned by the heads of its files"))
+    if settings.base_model_sha256:
+        hold_to_sha256(base, settings.base_model_sha256)
+    return base
+
+
+def _hold_to_known_sha256(address: "BaseAddress", settings: Settings, known: str) -> None:
+    """Raise SettingsError where the file's hash is known, and is another one than was meant."""
+    meant = (settings.base_model_sha256 or "").lower().removeprefix("sha256:")
+    if meant and known and meant != known:
+        raise SettingsError(
+            msg(
+                "{address} is not the file that was meant: its SHA-256 is {found}",
+                address=address,
+                found=known,
+            ),
+            fix=msg("take the right file, or correct base_model_sha256"),
+        )
+
+
+def _with_note(base: Base, address: "BaseAddress", how: str) -> Base:
+    notice = Problem(
+        text=msg(
+            "the base model {address} is not on this machine: {how}", address=address, how=how
+        ),
+        fix=msg("`tenner train` fetches it and checks its weights"),
+        level="note",
+    )
+    return replace(base, notices=(*base.notices, notice))
+
+
+def _with_address(error: SettingsError, path: Path, address: "BaseAddress") -> SettingsError:
+    """The problems with the address in place of the folder that holds the heads."""
+
+    def shown(text: str) -> str:
+        return redacted(text, lambda each: each.replace(str(path), str(address)))
+
+    problems = [replace(each, text=shown(each.text)) for each in error.problems]
+    return SettingsError(problems=problems)
 
 
 def settle_prediction(settings: Settings, base: Base) -> Base:

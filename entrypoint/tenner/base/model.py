@@ -96,6 +96,33 @@ class Base:
         return self.num_bytes < 100_000_000
 
 
+_KNOWN_BYTES = 2_000_000_000
+"""No known base has less: SD 1.5's weights in 16 bits."""
+
+
+def known_shape(known: KnownBase) -> Base:
+    """A base of which nothing is here, as its short name stands for one file that is known.
+
+    Its `path` leads to nothing.
+    """
+    path = Path(known.hub_id, known.file)
+    base = Base(
+        name=known.name,
+        path=path,
+        family=known.family,
+        layout="checkpoint",
+        prediction="epsilon",
+        zero_terminal_snr=False,
+        resolution=SIDES[known.family],
+        num_bytes=_KNOWN_BYTES,
+        licence=known.licence,
+        hub_id=known.hub_id,
+    )
+    if base.facts.transformer:
+        return replace(base, prediction="flow", prediction_from=msg("its family"), is_firm=True)
+    return with_evidence(base, evidence_in_checkpoint(path, known.name, {}, sha256=known.sha256))
+
+
 def find_local_base(requested: str, *, models_dir: Path, tiny_dir: Path) -> Base | None:
     """The base that `asked` names, where it is on this machine; None where it must be fetched.
 
@@ -121,19 +148,10 @@ def _short_names() -> list[str]:
     return ["tiny", *(name for each in KNOWN_BASES for name in (each.name, *each.other_names))]
 
 
-def not_found(requested: str, models_dir: Path, *, may_be_fetched: bool = False) -> SettingsError:
+def not_found(requested: str, models_dir: Path) -> SettingsError:
     """Why the base cannot be had from this machine."""
     baked = [each.name for each in KNOWN_BASES if (models_dir / each.name).exists()]
     here = msg("here are: {names}", names=", ".join([*baked, "tiny"]))
-    if may_be_fetched:
-        shown = requested.partition("?")[0]
-        fix = msg(
-            "`tenner train` fetches it; `tenner plan … --gpu NAME` plans without it ({here})",
-            here=here,
-        )
-        return SettingsError(
-            msg("the base model {shown} is not on this machine", shown=shown), fix=fix
-        )
     if other := other_family(requested):
         text = msg(
             "base_model = '{asked}': {other} is not among the families that tenner trains",
@@ -173,12 +191,15 @@ def hold_to_sha256(base: Base, sha256: str) -> None:
         raise SettingsError(text, fix=msg("take the right file, or correct base_model_sha256"))
 
 
-def inspect_base(path: Path, *, name: str) -> Base:
-    """What the base at `path` is. Raises SettingsError with what is wrong with it."""
-    return _inspect_folder(path, name) if path.is_dir() else _inspect_checkpoint(path, name)
+def inspect_base(path: Path, *, name: str, sha256: str | None = None) -> Base:
+    """What the base at `path` is. Raises SettingsError with what is wrong with it.
+
+    Of a file that has no more than its head here, `sha256` is what is known of the whole one.
+    """
+    return _inspect_folder(path, name) if path.is_dir() else _inspect_checkpoint(path, name, sha256)
 
 
-def _inspect_checkpoint(path: Path, name: str) -> Base:
+def _inspect_checkpoint(path: Path, name: str, sha256: str | None) -> Base:
     header = read_safetensors_header(path)
     shapes = {key: each["shape"] for key, each in tensor_entries(header).items()}
     family = family_of_tensors(shapes, path)
@@ -194,7 +215,7 @@ def _inspect_checkpoint(path: Path, name: str) -> Base:
     )
     if base.facts.transformer:
         return replace(base, prediction="flow", prediction_from=msg("its family"), is_firm=True)
-    base = with_evidence(base, evidence_in_checkpoint(path, name, header))
+    base = with_evidence(base, evidence_in_checkpoint(path, name, header, sha256=sha256))
     if base.prediction is None and not base.contradiction and family != "sd2":
         return replace(base, prediction="epsilon")  # assumed: SD 2.x has both, the others rarely
     return base

@@ -119,12 +119,15 @@ def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
     return None, ", ".join(texts)
 
 
-def evidence_in_checkpoint(path: Path, name: str, header: Mapping[str, Any]) -> list[Evidence]:
-    """All that speaks in and about a single file. Raises SettingsError for what no trainer does."""
+def evidence_in_checkpoint(
+    path: Path, name: str, header: Mapping[str, Any], *, sha256: str | None = None
+) -> list[Evidence]:
+    """All that speaks in and about a single file; `sha256` is its hash where that is known without
+    reading it, empty where it cannot be. Raises SettingsError for what no trainer does."""
     found = [*_marks(path, header), *_metadata(header.get("__metadata__") or {})]
     found += _configuration_beside(path)
     by_name = list(_names(path.stem, name))
-    return [*found, *(by_name or ([] if found else _hash(path)))]
+    return [*found, *(by_name or ([] if found else _hash(path, sha256)))]
 
 
 def evidence_in_folder(path: Path, name: str, scheduler: Mapping[str, Any]) -> list[Evidence]:
@@ -237,14 +240,15 @@ def _names(*names: str) -> Iterator[Evidence]:
                 return
 
 
-def _hash(path: Path) -> list[Evidence]:
+def _hash(path: Path, sha256: str | None) -> list[Evidence]:
     """A known file under another name; hashed only where its size is that file's to the byte."""
     size = path.stat().st_size
     for known in KNOWN_PREDICTIONS:
         if known.sha256 and size == known.num_bytes:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest == known.sha256:
+            if sha256 is None:
+                with path.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 == known.sha256:
                 snr = known.zero_terminal_snr
                 return [Evidence(says=known.says, where="its hash", zero_terminal_snr=snr)]
     return []

@@ -133,7 +133,7 @@ def read_job(
 ) -> Job:
     """Settings, dataset and family, judged as on any machine. Raises TennerError with all that is
     wrong with them, or where the family cannot be known."""
-    judged = judge_without_card(request, environ, machine=None)
+    judged = judge_without_card(request, environ, machine=None, heads_into=workdir / "base")
     wrong: list[TennerError] = []
     if errors := errors_in(judged.problems):
         wrong.append(SettingsError(problems=errors))

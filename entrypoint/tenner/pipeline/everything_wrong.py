@@ -7,6 +7,7 @@ gigabytes and within seconds, is looked at as well.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tenner.base.choice import assume_base, find_base, must_be_fetched
 from tenner.base.model import Base
@@ -89,7 +90,9 @@ def _base(request: Request, environ: Mapping[str, str]) -> tuple[Base, ...]:
     def in_silence(name: str, detail: str) -> None:
         del name, detail
 
-    return (find_base(settings, environ, fetches=False, on_stage=in_silence, on_bytes=None),)
+    nothing = Path()  # of a base that is here no heads are fetched
+    found = find_base(settings, environ, on_stage=in_silence, on_bytes=None, heads_into=nothing)
+    return (found,)
 
 
 def _start_files(request: Request, base: Base | None) -> None:

@@ -51,8 +51,8 @@ class Preflight:
 
     `try_card` has the trainer's Python compute something on the card while the dataset is read; it
     takes seconds, and what is among `trials` is not tried again. A base model that is elsewhere is
-    fetched, or with `fetches_base` off reported as missing. With `decodes` off only the heads of
-    images are read.
+    fetched, or with `fetches_base` off known by its name or by the heads of its files. With
+    `decodes` off only the heads of images are read.
     """
 
     inspect: Inspect = inspect_dataset
@@ -88,9 +88,9 @@ def prepare(
     base = find_base(
         settings,
         environ,
-        fetches=checks.fetches_base,
         on_stage=on_stage,
         on_bytes=progress.on_bytes,
+        heads_into=None if checks.fetches_base else workdir / "base",
     )
     resolution = settings.resolution or (base.resolution, base.resolution)
     written = request

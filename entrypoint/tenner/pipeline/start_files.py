@@ -98,7 +98,7 @@ def _start_from(
         if values:
             problems += _held_to(request, key, values[0])
             decided[key] = values[0]
-    if base:
+    if base and base.path.exists():  # of one that is known by its name alone nothing is here
         problems += _modules(lora, base, settings)
     return _Start(decided=decided, problems=problems)
 

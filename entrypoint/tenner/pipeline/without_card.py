@@ -57,17 +57,22 @@ class Judged:
 
 
 def judge_without_card(
-    request: Request, environ: Mapping[str, str], *, machine: Machine | None
+    request: Request,
+    environ: Mapping[str, str],
+    *,
+    machine: Machine | None,
+    heads_into: Path | None = None,
 ) -> Judged:
     """All that can be reported before the dataset is read. Raises nothing that is wrong with the
     job.
 
     `machine` is this one, where its trainer and packages are the run's; None where another machine
-    will train.
+    will train. With `heads_into` a base that is elsewhere, and has no short name, is described by
+    the heads of its files, which are written to that folder.
     """
     wrong_destinations = parse_destinations(request.settings.destinations)[1]
     problems: list[Problem] = [*request.notices, *wrong_destinations]
-    base = _base(request.settings, environ, problems)
+    base = _base(request.settings, environ, problems, heads_into)
     problems += base.notices if base else ()
     known = known_base(request.settings.base_model)
     if known and base is None:
@@ -100,15 +105,25 @@ def judge_without_card(
     )
 
 
-def _base(settings: Settings, environ: Mapping[str, str], problems: list[Problem]) -> Base | None:
-    """The base where it is here, with what the settings say of it."""
+def _base(
+    settings: Settings,
+    environ: Mapping[str, str],
+    problems: list[Problem],
+    heads_into: Path | None,
+) -> Base | None:
+    """The base where it is here, or its files' heads can be read, with what the settings say."""
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
-    base = None
+    base, name = None, settings.base_model
+    describes = heads_into is not None and "://" in name and known_base(name) is None
     try:
-        base = find_local_base(settings.base_model, models_dir=models_dir, tiny_dir=base_dir())
-        if base:
+        base = find_local_base(name, models_dir=models_dir, tiny_dir=base_dir())
+        if base or describes:
             return find_base(
-                settings, environ, fetches=False, on_stage=lambda name, detail: None, on_bytes=None
+                settings,
+                environ,
+                on_stage=lambda name, detail: None,
+                on_bytes=None,
+                heads_into=heads_into or Path(),
             )
     except SettingsError as error:
         problems += error.problems

@@ -207,6 +207,64 @@ class _Task:
         _version_file(self.part).unlink(missing_ok=True)
 
 
+def read_beginning(
+    url: str, num_bytes: int, *, kind: DownloadKind = DATASET
+) -> tuple[bytes, int | None]:
+    """The first `num_bytes` bytes of a file, asked for with a range, and the size of all of it,
+    None where the server does not say.
+
+    A server that takes no ranges is cut off after them. Raises `kind.error`.
+    """
+    import httpx
+
+    headers = {**kind.headers, "Accept-Encoding": "identity"}
+    headers["Range"] = f"bytes=0-{num_bytes - 1}"
+
+    def once() -> tuple[bytes, int | None]:
+        guard: Any = RedirectGuard(error=kind.error)
+        with (
+            httpx.Client(
+                event_hooks=guard.hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS
+            ) as client,
+            client.stream("GET", full_address(url), headers=headers) as answer,
+        ):
+            _refuse(answer, kind)
+            found = bytearray()
+            for chunk in answer.iter_raw():
+                found += chunk
+                if len(found) >= num_bytes:
+                    break
+            return bytes(found[:num_bytes]), _whole_size(answer)
+
+    again = retry_policy(
+        lambda error: isinstance(error, httpx.HTTPError),
+        lambda state: state.attempt_number >= ATTEMPTS,
+        first_seconds=FIRST_WAIT_SECONDS,
+        longest_seconds=FIRST_WAIT_SECONDS * 2 ** (ATTEMPTS - 1),
+    )
+    try:
+        return again(once)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise kind.error(
+            msg(
+                "{name} cannot be fetched from {host}: {without_credentials_in}",
+                name=Path(urlsplit(url).path).name or msg("the file"),
+                host=urlsplit(url).hostname or url,
+                without_credentials_in=without_credentials_in(str(error)),
+            ),
+            fix=msg("check the address and the network of this machine"),
+        ) from None
+
+
+def _whole_size(answer: "httpx.Response") -> int | None:
+    """Bytes of the whole file, by the answer to a request for its beginning."""
+    if answer.status_code == 206:
+        length = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    else:
+        length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
 def refuse_size(num_bytes: int, max_bytes: int, kind: DownloadKind = DATASET) -> None:
     """Raise `kind.error` where a file is larger than it may be."""
     if num_bytes > max_bytes:

@@ -251,6 +251,12 @@ class S3Store:
             raise
         return call(self.destination, deadline, answer["Body"].read)
 
+    def beginning(self, name: str, num_bytes: int, deadline: Deadline) -> bytes:
+        """The first bytes of an object. Raises PermanentError where there is none."""
+        wanted = {**self._key(name), "Range": f"bytes=0-{num_bytes - 1}"}
+        answer = call(self.destination, deadline, self._client.get_object, **wanted)
+        return call(self.destination, deadline, answer["Body"].read)
+
     def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
         """Size in bytes and ETag of an object. Raises PermanentError where there is none."""
         head = self._head(name, deadline, {})

@@ -30,11 +30,17 @@ _COMPLETE = "complete.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedBase:
-    """A base model that is here now, a file or a folder. `hub_id` and `licence` where known."""
+    """A base model that is here now, a file or a folder. `hub_id` and `licence` where known.
+
+    With `is_whole` off the files have their heads and sizes alone, and holes for weights; `sha256`
+    is then what the source says of a single file, empty where it says nothing.
+    """
 
     path: Path
     hub_id: str = ""
     licence: str = ""
+    is_whole: bool = True
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,7 @@ def bring(address: BaseAddress, target: Path, url: str, task: Fetching, kind: Do
     except SettingsError as error:
         if target.is_file():
             target.unlink()
-        raise _named(error, address, target) from error
+        raise named(error, address, target) from error
 
 
 def refuse_full_disk(cache: Path, num_bytes: int) -> None:
@@ -139,7 +145,7 @@ def complete_facts(folder: Path) -> dict[str, Any] | None:
     return noted if whole and files else None
 
 
-def _named(error: SettingsError, address: BaseAddress, target: Path) -> SettingsError:
+def named(error: SettingsError, address: BaseAddress, target: Path) -> SettingsError:
     """The problems with the address in place of the path in the cache."""
     problems: list[Problem] = []
     for problem in error.problems:

@@ -5,7 +5,8 @@ folder of links to those that it is made of, since a repo's files in the cache m
 """
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,49 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAY_NOT_READ = frozenset({"401", "402", "403", "GatedRepo", "RepoNotFound"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A base on the Hub that is not here: its commit, its files by their names in its folder."""
+
+    client: HubClient
+    commit: str
+    licence: str
+    files: Mapping[str, HubFile]
+
+
 def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file or folder at the newest commit of its revision. Raises SettingsError."""
+    listed = look_up(address, task)
+    if isinstance(listed, FetchedBase):
+        return listed
+    room, branch = _room(address, task)
+    cache = hub_cache(task.environ, task.cache / "hub")
+    folder = _folder(room, listed.commit, address)
+    _fetch_all(address, listed.client, listed.files, folder, cache, task)
+    facts = {"hub_id": address.location, "licence": listed.licence}
+    found = _note(room, listed.commit, address, list(listed.files), facts)
+    write_atomically(branch, listed.commit)
+    return found
+
+
+def _room(address: BaseAddress, task: Fetching) -> tuple[Path, Path]:
+    """The repo's folder in the cache, and the note of its revision's newest commit."""
     room = task.cache / "hub" / address.location.replace("/", "--")
-    branch = room / "refs" / address.revision.replace("/", "--")
+    return room, room / "refs" / address.revision.replace("/", "--")
+
+
+def cached_known_file(address: BaseAddress, task: Fetching) -> FetchedBase | None:
+    """A base whose one file is known, where a cache holds it: nobody is asked."""
+    if not address.sha256:
+        return None
+    room, _ = _room(address, task)
+    cache = hub_cache(task.environ, task.cache / "hub")
+    return _noted(room, address.revision, address) or _known_and_cached(address, room, cache)
+
+
+def look_up(address: BaseAddress, task: Fetching) -> FetchedBase | Listed:
+    """The base where it is here already, else what the Hub has of it. Raises SettingsError."""
+    room, branch = _room(address, task)
     cache = hub_cache(task.environ, task.cache / "hub")
     if _COMMIT.fullmatch(address.revision) and (noted := _noted(room, address.revision, address)):
         return noted
@@ -59,17 +99,14 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     except (PermanentError, TransientError) as error:
         if here := _without_the_hub(error, address, room, branch, cache):
             return here
-        raise _refusal(error, address) from error
+        raise refusal(error, address) from error
     if noted := _noted(room, commit, address):
         return noted
-    _fetch_all(address, client, files, _folder(room, commit, address), cache, task)
-    facts = {"hub_id": address.location, "licence": licence}
-    found = _note(room, commit, address, list(files), facts)
-    write_atomically(branch, commit)
-    return found
+    return Listed(client=client, commit=commit, licence=licence, files=files)
 
 
-def _refusal(error: PermanentError | TransientError, address: BaseAddress) -> SettingsError:
+def refusal(error: PermanentError | TransientError, address: BaseAddress) -> SettingsError:
+    """What the Hub refused, or why it could not be asked."""
     if isinstance(error, PermanentError):
         return SettingsError(problems=[error.problem])
     return SettingsError(
@@ -219,7 +256,7 @@ def _link(found: Path, target: Path) -> None:
 def _fetch_all(
     address: BaseAddress,
     client: HubClient,
-    files: dict[str, HubFile],
+    files: Mapping[str, HubFile],
     folder: Path,
     cache: HubCache,
     task: Fetching,
@@ -259,7 +296,7 @@ def _fetch_one(
     except PermanentError as error:
         raise SettingsError(problems=[_denied(error, address, client)]) from error
     except TransientError as error:
-        raise _refusal(error, address) from error
+        raise refusal(error, address) from error
     except OSError as error:
         raise SettingsError(
             msg(

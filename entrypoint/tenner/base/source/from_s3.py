@@ -1,5 +1,7 @@
 """A base model in a bucket: one checkpoint, or a folder in diffusers layout."""
 
+from collections.abc import Callable
+
 from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
@@ -16,11 +18,19 @@ _LONGEST_SECONDS = 6 * 3600.0
 
 def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
     """Raises SettingsError where it is not there or cannot be brought."""
-    location = _place(address)
-    deadline = Deadline(_LONGEST_SECONDS)
+    return with_store(address, task, Deadline(_LONGEST_SECONDS), _fetch)
+
+
+def with_store(
+    address: BaseAddress,
+    task: Fetching,
+    deadline: Deadline,
+    action: Callable[[S3Store, BaseAddress, Fetching, Deadline], FetchedBase],
+) -> FetchedBase:
+    """What `action` makes of the bucket's folder. Raises SettingsError."""
     try:
-        store = open_s3(location, secrets=task.secrets, env=task.environ)
-        return _fetch(store, address, task, deadline)
+        store = open_s3(_folder(address), secrets=task.secrets, env=task.environ)
+        return action(store, address, task, deadline)
     except PermanentError as refused:
         raise SettingsError(problems=[refused.problem]) from refused
     except TransientError as passing:
@@ -30,7 +40,7 @@ def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
         ) from passing
 
 
-def _place(address: BaseAddress) -> Destination:
+def _folder(address: BaseAddress) -> Destination:
     """The folder that holds the file, or the folder itself."""
     folder = address.path
     if folder.endswith(".safetensors"):
@@ -39,16 +49,24 @@ def _place(address: BaseAddress) -> Destination:
     return parse_destination(f"s3://{address.location}/{folder}{options}")
 
 
-def _fetch(store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
-    room = task.cache / "s3" / key_of(f"{address} {address.options}")
+def s3_versions(
+    store: S3Store, address: BaseAddress, deadline: Deadline
+) -> dict[str, tuple[int, str]]:
+    """Size and ETag of each file that the base is made of."""
     if address.path.endswith(".safetensors"):
         names = (address.path.rpartition("/")[2],)
     else:
         listed = retrying(deadline, lambda: store.names("", deadline))
         names = choose_files(listed, where=str(address))
-    versions = {
+    return {
         name: retrying(deadline, lambda name=name: store.version(name, deadline)) for name in names
     }
+
+
+def _fetch(store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
+    room = task.cache / "s3" / key_of(f"{address} {address.options}")
+    versions = s3_versions(store, address, deadline)
+    names = tuple(versions)
     folder = room / key_of(str(sorted(versions.items())))
     total = sum(size for size, _ in versions.values())
     before = 0

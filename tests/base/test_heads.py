@@ -14,7 +14,9 @@ from tenner.base.source import fetch_base, fetch_heads, parse_base_address
 from tenner.base.tiny import base_dir
 from tenner.core.errors import SettingsError
 from tenner.core.secrets import NO_SECRETS, Secrets
+from tenner.families import KnownBase
 from tenner.settings import Settings
+from tenner.settings.known_bases import KNOWN_BASES
 from tests.base.test_fetching import (
     KEY_ID,
     SECRET_KEY,
@@ -160,11 +162,20 @@ def test_a_named_base_is_known_without_a_network(tmp_path: Path, name: str) -> N
         described(wrong, tmp_path, **away)
 
 
+@pytest.mark.parametrize("known", KNOWN_BASES, ids=lambda known: known.name)
+def test_every_named_base_is_planned_by_its_name(tmp_path: Path, known: KnownBase) -> None:
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    base = described(Settings(dataset="x", base_model=known.name), tmp_path, **away)
+    prediction = "v_prediction" if known.name.endswith("-vpred") else "epsilon"
+    assert base.prediction == ("flow" if base.facts.transformer else prediction)
+    assert (base.family, base.hub_id, base.is_tiny) == (known.family, known.hub_id, False)
+
+
 def test_what_is_no_base_is_reported_by_its_address(site: Site, tmp_path: Path) -> None:
     site.files["/page.safetensors"] = b"<!DOCTYPE html><html>Please sign in</html>"
     raw = checkpoint().replace(b"cond_stage_model.transformer.x", b"cond_stage_mode1.transformer.x")
     site.files["/odd.safetensors"] = raw
-    for name, says in (("page", "a web page"), ("odd", "is not a checkpoint of a family")):
+    for name, says in (("page", "a web page"), ("odd", "not a checkpoint of a family that tenner")):
         address = f"{site.url}/{name}.safetensors"
         with pytest.raises(SettingsError, match=says) as raised:
             described(Settings(dataset="x", base_model=address), tmp_path)

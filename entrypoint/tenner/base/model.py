@@ -93,17 +93,13 @@ class Base:
     @property
     def is_tiny(self) -> bool:
         """Small enough that a CPU trains it in minutes: under 100 MB (SD 1.5 in fp16 has 2 GB)."""
-        return self.num_bytes < 100_000_000
-
-
-_KNOWN_BYTES = 2_000_000_000
-"""No known base has less: SD 1.5's weights in 16 bits."""
+        return 0 < self.num_bytes < 100_000_000
 
 
 def known_shape(known: KnownBase) -> Base:
     """A base of which nothing is here, as its short name stands for one file that is known.
 
-    Its `path` leads to nothing.
+    Its `path` leads to nothing, and its size is not known.
     """
     path = Path(known.hub_id, known.file)
     base = Base(
@@ -114,13 +110,11 @@ def known_shape(known: KnownBase) -> Base:
         prediction="epsilon",
         zero_terminal_snr=False,
         resolution=SIDES[known.family],
-        num_bytes=_KNOWN_BYTES,
+        num_bytes=0,
         licence=known.licence,
         hub_id=known.hub_id,
     )
-    if base.facts.transformer:
-        return replace(base, prediction="flow", prediction_from=msg("its family"), is_firm=True)
-    return with_evidence(base, evidence_in_checkpoint(path, known.name, {}, sha256=known.sha256))
+    return _with_prediction(base, {}, sha256=known.sha256)
 
 
 def find_local_base(requested: str, *, models_dir: Path, tiny_dir: Path) -> Base | None:
@@ -213,11 +207,18 @@ def _inspect_checkpoint(path: Path, name: str, sha256: str | None) -> Base:
         resolution=SIDES[family],
         num_bytes=path.stat().st_size,
     )
+    return _with_prediction(base, header, sha256=sha256)
+
+
+def _with_prediction(base: Base, header: Mapping[str, Any], *, sha256: str | None) -> Base:
+    """The single file with what it predicts. Noise is assumed where nothing speaks: SD 2.x has
+    both, the others rarely."""
     if base.facts.transformer:
         return replace(base, prediction="flow", prediction_from=msg("its family"), is_firm=True)
-    base = with_evidence(base, evidence_in_checkpoint(path, name, header, sha256=sha256))
-    if base.prediction is None and not base.contradiction and family != "sd2":
-        return replace(base, prediction="epsilon")  # assumed: SD 2.x has both, the others rarely
+    found = evidence_in_checkpoint(base.path, base.name, header, sha256=sha256)
+    base = with_evidence(base, found)
+    if base.prediction is None and not base.contradiction and base.family != "sd2":
+        return replace(base, prediction="epsilon")
     return base
 
 

@@ -242,13 +242,13 @@ def _names(*names: str) -> Iterator[Evidence]:
 
 def _hash(path: Path, sha256: str | None) -> list[Evidence]:
     """A known file under another name; hashed only where its size is that file's to the byte."""
-    size = path.stat().st_size
     for known in KNOWN_PREDICTIONS:
-        if known.sha256 and size == known.num_bytes:
-            if sha256 is None:
-                with path.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 == known.sha256:
-                snr = known.zero_terminal_snr
-                return [Evidence(says=known.says, where="its hash", zero_terminal_snr=snr)]
+        if not known.sha256:
+            continue
+        if sha256 is None and path.stat().st_size == known.num_bytes:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 == known.sha256:
+            snr = known.zero_terminal_snr
+            return [Evidence(says=known.says, where="its hash", zero_terminal_snr=snr)]
     return []

@@ -199,3 +199,31 @@ def test_no_line_ever_stops_the_reader(noise: list[str]) -> None:
     follow = reader(TWO_EPOCHS)
     for line in noise:
         follow.read(line)
+
+
+NCCL = (
+    "Traceback (most recent call last):",
+    '  File "/opt/sd-scripts/train_network.py", line 1115, in train',
+    "    accelerator.backward(loss)",
+    "torch.distributed.DistBackendError: NCCL error in: ../NCCLUtils.hpp:275, unhandled cuda error",
+    "ncclUnhandledCudaError: Call to CUDA function failed.",
+    "Last error:",
+)
+
+
+@pytest.mark.parametrize("prefix", ["", "[rank1]: "])
+@pytest.mark.parametrize(
+    ("why", "kind"),
+    [
+        ("Failed to CUDA calloc async 608 bytes", "oom"),
+        ("Cuda failure 2 'out of memory'", "oom"),
+        ("Cuda failure 999 'unknown error'", "host"),
+    ],
+)
+def test_memory_that_nccl_lacked_is_told_after_what_failed_for_it(
+    prefix: str, why: str, kind: str
+) -> None:
+    follow = reader(TWO_EPOCHS)
+    read = (follow.read(prefix + line) for line in (*NCCL, why))
+    failures = of_kind([event for event in read if event], Failed)
+    assert failures[-1].kind == kind

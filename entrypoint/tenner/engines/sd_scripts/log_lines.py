@@ -47,6 +47,8 @@ class Output:
     learning_rates: LearningRates | None = None
 
 
+_RANK = re.compile(r"^\[rank\d+\]: ?")
+"""What torch puts before each line of a traceback where several processes train."""
 _PYTHON_WARNING = re.compile(r"\S+\.py:\d+: \w*Warning: ")
 
 
@@ -67,6 +69,7 @@ class LogReader:
         self._nan_latents = 0
         self._in_traceback = False
         self._failed = False
+        self._why_follows = False
         self._warned: set[str] = set()
         self._is_source_next = False
 
@@ -155,6 +158,7 @@ class LogReader:
     # Printed lines
 
     def _plain(self, text: str) -> None:
+        text = _RANK.sub("", text)
         if self._is_of_python_warning(text):
             return
         if text.startswith("Traceback (most recent call last)"):
@@ -267,9 +271,11 @@ class LogReader:
             self._events.append(event)
 
     def _fail(self, failed: Failed) -> None:
-        """The first known cause stands; what breaks after it is its consequence."""
-        if not self._failed:
+        """The first known cause stands; what breaks after it is its consequence. Only NCCL says
+        first what failed, and lines later why: memory that ran out there takes its place."""
+        if not self._failed or (self._why_follows and failed.kind == "oom"):
             self._failed = failed.kind != "other"
+            self._why_follows = failed.kind == "host" and "nccl" in failed.text.lower()
             self._events.append(failed)
 
 

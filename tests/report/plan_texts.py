@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tenner.core.messages import Message
+from tenner.core.messages import has_id
 from tenner.pipeline.preflight import Preflight, prepare
 from tenner.settings.resolve import load_request
 from tenner.ui.translation import translated
@@ -17,11 +17,11 @@ from tenner.ui.translation import translated
 
 def untranslated(text: str) -> Iterator[str]:
     """Texts of several words in `text`, itself included, that are no translated messages."""
-    if isinstance(text, Message):
+    if has_id(text):
         if translated(text, "ar") is None:
             yield text.msgid
         for value in text.values.values():
-            if isinstance(value, Message):
+            if has_id(value):
                 yield from untranslated(value)
     elif " " in text.strip() and translated(text, "ar") is None:
         yield text

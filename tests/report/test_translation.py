@@ -10,14 +10,16 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po
 
 from scripts import catalogues
+from tenner.core.errors import Problem
 from tenner.core.events import Warned, parse_event
-from tenner.core.messages import Message, joined, message_of, msg, plural
+from tenner.core.messages import Message, as_message, has_id, joined, message_of, msg, plural
 from tenner.core.secrets import Secrets
 from tenner.engines.sd_scripts.log_lines import PHASES
 from tenner.report import labels
@@ -213,7 +215,25 @@ def test_an_event_carries_its_message_through_the_log() -> None:
 def test_a_log_with_other_messages_is_shown_as_it_stands(found: object) -> None:
     saved = message_of(found, "the text")
     assert saved == "the text"
-    assert not isinstance(saved, Message)
+    assert not has_id(saved)
+
+
+def test_another_programs_words_are_shown_as_they_are_and_written_without_an_id() -> None:
+    foreign = as_message("No such container: sesame-open")
+    assert foreign == "No such container: sesame-open"
+    assert translated(foreign, "ar") is None
+    assert "messages" not in Warned(text=foreign).to_json()
+    assert pickle.loads(pickle.dumps(foreign)) == foreign
+    secrets = Secrets(values={"HF_TOKEN": "sesame-open"})
+    assert "sesame" not in secrets.redact(foreign)
+    own = msg("in use by {holder}", holder="a {brace}")
+    assert as_message(own) is own
+
+
+def test_a_problem_takes_messages_alone() -> None:
+    """So that pyright refuses a text without an id, which no catalogue could translate."""
+    hints = get_type_hints(Problem)
+    assert hints["text"] is hints["fix"] is Message
 
 
 def test_redacting_keeps_the_message() -> None:

@@ -27,7 +27,7 @@ from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.json_text import read_object
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
 from tenner.core.suggest import nearest_name
 from tenner.families import FAMILIES, FamilyFacts, KnownBase, family_of_shapes
@@ -271,7 +271,7 @@ _TRANSFORMER = re.compile(
 )
 
 
-def _refused(shapes: Mapping[str, list[int]]) -> tuple[str, str] | None:
+def _refused(shapes: Mapping[str, list[int]]) -> tuple[Message, Message] | None:
     def has(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in shapes)
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tenner.core.errors import SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.suggest import nearest_name
 from tenner.dataset.archive import ARCHIVE_SUFFIXES, is_archive
 from tenner.rules.run import windows_path
@@ -30,7 +30,7 @@ def is_dataset(word: str) -> bool:
     raise SettingsError(msg("there is {what} {word} here", what=what, word=word), fix=_fix(path))
 
 
-def _fix(path: Path) -> str:
+def _fix(path: Path) -> Message:
     try:
         here = sorted(each.name for each in path.parent.iterdir() if each.name[:1] != ".")
     except OSError:

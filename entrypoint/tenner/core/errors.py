@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Literal
 
-from tenner.core.messages import joined, msg
+from tenner.core.messages import NO_TEXT, Message, joined, msg
 
 Level = Literal["error", "warning", "note"]
 
@@ -36,8 +36,8 @@ class Problem:
     at stake, `note` where something was corrected or is merely worth knowing.
     """
 
-    text: str
-    fix: str = ""
+    text: Message
+    fix: Message = NO_TEXT
     level: Level = "error"
 
     def __str__(self) -> str:
@@ -55,7 +55,13 @@ class TennerError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.TRAINING
     is_delivered = False
 
-    def __init__(self, text: str = "", *, fix: str = "", problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self,
+        text: Message = NO_TEXT,
+        *,
+        fix: Message = NO_TEXT,
+        problems: Sequence[Problem] = (),
+    ) -> None:
         own = (Problem(text=text, fix=fix),) if text else ()
         self.problems: tuple[Problem, ...] = own + tuple(problems)
         super().__init__(joined(*(str(problem) for problem in self.problems), separator="\n"))

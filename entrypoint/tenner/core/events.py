@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from tenner.core.messages import Message, message_of
+from tenner.core.messages import has_id, message_of
 
 FailureKind = Literal[
     "oom",
@@ -38,9 +38,7 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        messages = {
-            name: each.to_json() for name, each in values.items() if isinstance(each, Message)
-        }
+        messages = {name: each.to_json() for name, each in values.items() if has_id(each)}
         return {"event": self.event, **values} | ({"messages": messages} if messages else {})
 
     def to_json(self) -> str:

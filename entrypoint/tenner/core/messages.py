@@ -8,13 +8,14 @@ Only the standard library is used here: the trainer's process imports this modul
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self, TypeGuard, cast, overload
 
 
 class Message(str):
     """A text with its id and values.
 
-    `many` is the id for other numbers than one, and `number` the one that chooses.
+    `many` is the id for other numbers than one, and `number` the one that chooses. A text without
+    an id (`without_id`) is another program's.
     """
 
     msgid: str
@@ -31,15 +32,27 @@ class Message(str):
         self.msgid, self.values, self.many, self.number = msgid, texts, many, number
         return self
 
+    @classmethod
+    def without_id(cls, text: str) -> Self:
+        """Another program's words, for which no catalogue has a translation."""
+        self = super().__new__(cls, text)
+        self.msgid, self.values, self.many, self.number = "", {}, "", None
+        return self
+
     def __str__(self) -> str:
         """Itself: so `str` of an error that was raised with a message gives the message."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not self.msgid:
+            return type(self).without_id, (str.__str__(self),)
         return type(self), (self.msgid, dict(self.values), self.many, self.number)
 
     def with_values(self, change: Callable[[str], str]) -> "Message":
-        """The same message with `change` made to each of its values, messages in them included."""
+        """The same message with `change` made to each of its values, messages in them included; to
+        the text itself where it has no id."""
+        if not self.msgid:
+            return Message.without_id(change(str.__str__(self)))
         values = {
             name: value.with_values(change) if isinstance(value, Message) else change(value)
             for name, value in self.values.items()
@@ -56,6 +69,9 @@ class Message(str):
         return found | ({"many": self.many, "number": self.number} if self.many else {})
 
 
+NO_TEXT = Message.without_id("")
+
+
 def msg(msgid: str, /, **values: object) -> Message:
     """The text `msgid` with its {names} filled; `pybabel extract` finds the calls by this name."""
     return Message(msgid, values)
@@ -66,23 +82,34 @@ def plural(one: str, many: str, number: int, /, **values: object) -> Message:
     return Message(one, {"n": f"{number:,}", **values}, many, number)
 
 
-def joined(*texts: str, separator: str = "; ") -> str:
+def joined(*texts: str, separator: str = "; ") -> Message:
     """Texts after each other, each a message still; empty ones are left out."""
     filled = [text for text in texts if text]
     names = [f"part{number}" for number in range(1, len(filled) + 1)]
     if len(filled) < 2:
-        return filled[0] if filled else ""
+        return as_message(filled[0]) if filled else NO_TEXT
     template = separator.join(f"{{{name}}}" for name in names)
     return Message(template, dict(zip(names, filled, strict=True)))
 
 
-def message_of(found: object, text: str) -> str:
+def as_message(text: str) -> Message:
+    """`text` itself where it is a message. Another program's words become one without an id, which
+    is shown as it is in every language, and written without id and values."""
+    return text if isinstance(text, Message) else Message.without_id(text)
+
+
+def has_id(text: object) -> TypeGuard[Message]:
+    """Whether `text` is a message with an id: one of tenner's own texts."""
+    return isinstance(text, Message) and text.msgid != ""
+
+
+def message_of(found: object, text: str) -> Message:
     """The message that `to_json` made, if it is one and its English is `text`; else `text`.
 
     So a log that was written by another version, or changed by hand, is shown as it stands there.
     """
     message = _read(found)
-    return message if message is not None and message == text else text
+    return message if message is not None and message == text else as_message(text)
 
 
 def _read(found: object) -> Message | None:
@@ -99,10 +126,14 @@ def _read(found: object) -> Message | None:
         return None
 
 
+@overload
+def redacted(text: Message, redact: Callable[[str], str]) -> Message: ...
+@overload
+def redacted(text: str, redact: Callable[[str], str]) -> str: ...
 def redacted(text: str, redact: Callable[[str], str]) -> str:
-    """`text` after `redact`, still a message where its values alone were concerned."""
+    """`text` after `redact`, still a message with its id where its values alone were concerned."""
     clean = redact(text)
     if isinstance(text, Message):
         message = text.with_values(redact)
-        return message if message == clean else clean
+        return message if message == clean else as_message(clean)
     return clean

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeGuard, cast
 
 from tenner.core.errors import SettingsError
 from tenner.core.json_text import parse_object, read_object
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 
 _LONGEST_HEADER_BYTES = 100_000_000
 """What safetensors itself reads."""
@@ -161,7 +161,7 @@ def _not_safetensors(path: Path, beginning: bytes) -> SettingsError:
     return SettingsError(msg("{path} is {what}", path=path, what=what), fix=fix)
 
 
-def _what_it_is(beginning: bytes) -> tuple[str, str]:
+def _what_it_is(beginning: bytes) -> tuple[Message, Message]:
     """What a file that should be safetensors is instead, and what to do."""
     head = beginning.lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -177,7 +177,7 @@ def _what_it_is(beginning: bytes) -> tuple[str, str]:
         fix = msg("take the .safetensors file of this model, or convert it")
         return msg("a pickle (.ckpt, .bin), which can run code"), fix
     if not beginning:
-        return "empty", msg("download it again")
+        return msg("empty"), msg("download it again")
     return msg("no safetensors file"), msg("take the .safetensors file of the model")
 
 

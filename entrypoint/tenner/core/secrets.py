@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import overload
 
 from tenner.core.addresses import MASK, without_credentials_in
 from tenner.core.errors import Problem
-from tenner.core.messages import msg, redacted
+from tenner.core.messages import Message, msg, redacted
 
 KNOWN_NAMES = (
     "HF_TOKEN",
@@ -104,6 +105,10 @@ class Secrets:
     def hf_token(self) -> str | None:
         return self.get("HF_TOKEN") or self.get("HUGGING_FACE_HUB_TOKEN")
 
+    @overload
+    def redact(self, text: Message) -> Message: ...
+    @overload
+    def redact(self, text: str) -> str: ...
     def redact(self, text: str) -> str:
         """`text` without any secret: the ones held here, and whatever has the shape of one."""
         return redacted(text, self._redacted)
@@ -162,6 +167,10 @@ def secrets_from(env: Mapping[str, str]) -> tuple[Secrets, tuple[Problem, ...]]:
     return Secrets(values=values), tuple(problems)
 
 
+@overload
+def redact_shapes(text: Message) -> Message: ...
+@overload
+def redact_shapes(text: str) -> str: ...
 def redact_shapes(text: str) -> str:
     """`text` without what looks like a token, a signature or a password, whoever's it is, and with
     each address in it as it may be shown."""

@@ -45,7 +45,6 @@ class Weights:
     """A LoRA file that was read and found good."""
 
     path: Path
-    num_tensors: int
     num_bytes: int
     metadata: Mapping[str, str]
 
@@ -82,9 +81,7 @@ def inspect_weights(path: Path) -> Weights | Problem:
             ),
             fix=msg("lower learning_rate, or set mixed_precision = 'bf16' (or 'no')"),
         )
-    return Weights(
-        path=path, num_tensors=len(tensors), num_bytes=path.stat().st_size, metadata=metadata
-    )
+    return Weights(path=path, num_bytes=path.stat().st_size, metadata=metadata)
 
 
 def any_not_finite(data: bytes, layout: FloatFormat) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tenner.core.errors import MachineError, Problem, SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.temporary_files import part_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -116,7 +116,7 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
             return Problem(text=text, fix=msg("name another folder, or repair that one"))
 
 
-def _own_it(path: Path) -> str:
+def _own_it(path: Path) -> Message:
     return msg(
         "let this user use it (chown -R {geteuid} {path}), start with its owner's uid"
         " (docker run --user), or name another folder",

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tenner.core.messages import joined, msg, plural
+from tenner.core.messages import NO_TEXT, Message, joined, msg, plural
 from tenner.dataset.findings import Finding, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.text import CaptionText, CaptionUnreadable, clean_line, read_caption
@@ -114,7 +114,7 @@ def _about_extensions(
             images=plural("{n} image", "{n} images", len(other)),
             suffixes=suffixes[0],
         )
-        findings.append(_finding("other_extension", "note", text, "", other))
+        findings.append(_finding("other_extension", "note", text, NO_TEXT, other))
     return findings
 
 
@@ -135,7 +135,7 @@ def _about_sharing(found: Mapping[str, FileEntry]) -> list[Finding]:
     return [_finding("shared_caption", "warning", text, fix, shared)]
 
 
-def _finding(kind: str, level: str, text: str, fix: str, files: Sequence[str]) -> Finding:
+def _finding(kind: str, level: str, text: Message, fix: Message, files: Sequence[str]) -> Finding:
     assert level in ("warning", "note")
     return Finding(kind=kind, level=level, text=text, fix=fix, files=tuple(files))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenner.core.errors import Level, Problem
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, Message, msg
 
 NAMES_SHOWN = 5
 
@@ -15,8 +15,8 @@ class Finding:
 
     kind: str
     level: Level
-    text: str
-    fix: str = ""
+    text: Message
+    fix: Message = NO_TEXT
     files: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import msg, redacted
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
@@ -107,6 +107,10 @@ def fetch_from_s3(
         ) from error
 
 
+def _of_dataset(text: str) -> str:
+    return text.replace("destination ", "dataset ", 1)
+
+
 def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
     secrets, problems = secrets_from(environ)
     try:
@@ -115,11 +119,10 @@ def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
             place.root, requested=place.endpoint_url, region=place.region, env=environ
         )
     except SettingsError as error:
-        told = [
-            Problem(text=each.text.replace("destination ", "dataset ", 1), fix=each.fix)
-            for each in error.problems
+        refused = [
+            Problem(text=redacted(each.text, _of_dataset), fix=each.fix) for each in error.problems
         ]
-        raise DatasetError(problems=[*problems, *told]) from None
+        raise DatasetError(problems=[*problems, *refused]) from None
     except ValueError as error:
         fix = msg(
             "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"

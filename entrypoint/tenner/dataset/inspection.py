@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenner.core.errors import DatasetError, Problem, errors_in
-from tenner.core.messages import msg
+from tenner.core.messages import as_message, msg
 from tenner.dataset.fetch import fetch
 from tenner.dataset.findings import Finding
 from tenner.dataset.items import Dataset, ImageItem, judge_regularisation, spread_regularisation
@@ -209,7 +209,7 @@ def buckets_of(request: DatasetRequest) -> Buckets:
         return make_buckets_of(request)
     except ValueError as error:
         fix = msg("change min_bucket_reso, max_bucket_reso or resolution")
-        raise DatasetError(str(error), fix=fix) from None
+        raise DatasetError(as_message(str(error)), fix=fix) from None
 
 
 def common_trigger(sources: Sequence[Source]) -> str:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tenner.core.messages import joined, msg, plural
+from tenner.core.messages import NO_TEXT, Message, joined, msg, plural
 from tenner.dataset.facts import ImageFacts
 from tenner.dataset.findings import FileIssue, Finding, names, printable
 from tenner.dataset.likeness import near_duplicates
@@ -198,7 +198,7 @@ def _exposed(facts: Mapping[str, ImageFacts]) -> list[Finding]:
     return found
 
 
-def _warning(kind: str, text: str, fix: str, files: Sequence[str]) -> Finding:
+def _warning(kind: str, text: Message, fix: Message, files: Sequence[str]) -> Finding:
     return Finding(kind=kind, level="warning", text=text, fix=fix, files=tuple(files))
 
 
@@ -228,6 +228,6 @@ def _set_size(num_images: int) -> list[Finding]:
                 fits=fits,
             ),
         )
-        fix = ""
+        fix = NO_TEXT
     assert level in ("warning", "note")
     return [Finding(kind="set_size", level=level, text=text, fix=fix)]

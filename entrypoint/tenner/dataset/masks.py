@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-from tenner.core.messages import msg, plural
+from tenner.core.messages import Message, msg, plural
 from tenner.dataset.findings import Finding, names
 from tenner.dataset.listing import FileEntry, list_files
 
@@ -59,5 +59,5 @@ def find_masks(
     return found, [_error(text, fix, missing)]
 
 
-def _error(text: str, fix: str, files: Sequence[str]) -> Finding:
+def _error(text: Message, fix: Message, files: Sequence[str]) -> Finding:
     return Finding(kind="mask", level="error", text=text, fix=fix, files=tuple(files))

@@ -13,7 +13,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, cast
 
-from tenner.core.messages import msg, plural
+from tenner.core.messages import Message, msg, plural
 from tenner.dataset.findings import Finding, names, printable
 from tenner.dataset.listing import FileEntry
 
@@ -114,6 +114,6 @@ def _about_strangers(entry: FileEntry, strangers: Sequence[str]) -> list[Finding
     return [_finding("metadata_images", "warning", text, fix, [entry.path])]
 
 
-def _finding(kind: str, level: str, text: str, fix: str, files: Sequence[str]) -> Finding:
+def _finding(kind: str, level: str, text: Message, fix: Message, files: Sequence[str]) -> Finding:
     assert level in ("error", "warning")
     return Finding(kind=kind, level=level, text=text, fix=fix, files=tuple(files))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tenner.core.messages import msg, plural
+from tenner.core.messages import Message, msg, plural
 from tenner.dataset.findings import FileIssue, Finding, names, printable
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
@@ -78,10 +78,10 @@ class _Reading:
     findings: list[Finding] = field(default_factory=list[Finding])
     mended: list[FileIssue] = field(default_factory=list[FileIssue])
 
-    def error(self, text: str, fix: str) -> None:
+    def error(self, text: Message, fix: Message) -> None:
         self.findings.append(Finding(kind="folder", level="error", text=text, fix=fix))
 
-    def mend(self, folder: str, text: str) -> None:
+    def mend(self, folder: str, text: Message) -> None:
         self.findings.append(Finding(kind="folder_mended", level="note", text=text))
         self.mended.append(FileIssue(path=folder or self.root_name, why=text))
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 
 TIME_LIMIT_SECONDS = 180.0
 """On a cold network disk importing torch alone takes a minute."""
@@ -164,7 +164,7 @@ def _tried(lines: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> Tri
     )
 
 
-def _fix(error: str) -> str:
+def _fix(error: str) -> Message:
     if "without CUDA" in error:
         return msg("install the CUDA build of torch, or use the image")
     if "No module named" in error:

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.suggest import nearest_name
 
 Kind = Literal["str", "path", "int", "float", "int_or_float", "switch"]
@@ -256,7 +256,7 @@ _HUB = msg('say destinations = ["hf://user/repo"] and set HF_TOKEN; tenner uploa
 _RESUME = msg("start the same run again: tenner goes on from its last whole state by itself")
 _LOG = msg("tenner reads this log and keeps it in the run's directory")
 
-OWNED: Mapping[str, str] = {
+OWNED: Mapping[str, Message] = {
     "config_file": msg("give the file to tenner: tenner train --config FILE"),
     "output_config": msg("tenner keeps the resolved settings in the run's settings.toml"),
     "dataset_config": msg("give the file to tenner as its settings, or say dataset = FOLDER"),

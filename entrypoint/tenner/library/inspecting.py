@@ -20,7 +20,7 @@ from tenner.base.model import Base, find_local_base, not_found
 from tenner.base.tiny import base_dir
 from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import Problem, SettingsError, errors_in
-from tenner.core.messages import msg
+from tenner.core.messages import as_message, msg
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.core.secrets import child_environ
 from tenner.core.temporary_files import temporary_folder
@@ -154,7 +154,7 @@ def _base_problems(measured: Measured, base: Base | None) -> list[Problem]:
     if base is None:
         return []
     if measured.base_problem:
-        return [Problem(text=measured.base_problem, level="warning")]
+        return [Problem(text=as_message(measured.base_problem), level="warning")]
     return [
         Problem(
             text=msg(

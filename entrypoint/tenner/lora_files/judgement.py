@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tenner.core.errors import Level, Problem
-from tenner.core.messages import joined, msg
+from tenner.core.messages import Message, joined, msg
 from tenner.core.network_parts import PART_NAMES, Part
 from tenner.lora_files.measured import Measured, PartMeasure
 
@@ -99,7 +99,7 @@ def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
     return [_joined(what, cause, fix, level)]
 
 
-def likely_cause(part: PartMeasure, training: Training) -> tuple[str, str]:
+def likely_cause(part: PartMeasure, training: Training) -> tuple[Message, Message]:
     """(why the part did not move, what to do)."""
     rate = training.rates.get(part.part)
     again = msg("then start again with --restart")
@@ -225,5 +225,5 @@ def _precision_name(part: PartMeasure) -> str:
     return names.get(part.dtype, part.dtype)
 
 
-def _joined(what: str, cause: str, fix: str, level: Level) -> Problem:
+def _joined(what: Message, cause: Message, fix: Message, level: Level) -> Problem:
     return Problem(text=joined(what, cause), fix=fix, level=level)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.optimizers.table import find_optimizer
 
 _RATES = ("learning_rate", "unet_lr", "text_encoder_lr")
@@ -16,7 +16,7 @@ class Recommended:
     """Settings that were open, by name, with their values; `why` explains them to the user."""
 
     values: Mapping[str, object]
-    why: str
+    why: Message
 
 
 def with_recommended(

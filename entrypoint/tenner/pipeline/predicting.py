@@ -18,7 +18,7 @@ from tenner.base.tokenizers import tokenizer_names, write_clip_tokenizers
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Validated
 from tenner.core.files import write_json
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, msg
 from tenner.core.temporary_files import temporary_folder
 from tenner.core.train_job import TrainJob
 from tenner.engines.native import engine
@@ -165,7 +165,7 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
 def _notice(found: Prediction) -> Problem:
     name = PREDICTION_NAMES[found]
     text = msg("nothing in the base says what it predicts: measured, it predicts {name}", name=name)
-    fix = ""
+    fix = NO_TEXT
     if found == "v_prediction":
         fix = msg("if its page speaks of zero terminal SNR, set zero_terminal_snr = true")
     return Problem(text=text, fix=fix, level="note")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenner.core.files import write_json
-from tenner.core.messages import Message, message_of
+from tenner.core.messages import has_id, message_of
 from tenner.settings import Request
 from tenner.settings.saved import settings_toml
 
@@ -96,7 +96,7 @@ def write_records(path: Path, records: Sequence[JobRecord]) -> None:
 
 def _json(record: JobRecord) -> dict[str, Any]:
     """A record as JSON; beside the English of its problems are their ids and values."""
-    messages = [each.to_json() if isinstance(each, Message) else None for each in record.problems]
+    messages = [each.to_json() if has_id(each) else None for each in record.problems]
     return asdict(record) | ({"messages": messages} if any(messages) else {})
 
 

@@ -1,10 +1,10 @@
 """Rules of how long a run is and what makes up its steps."""
 
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.rules.rule import Rule
 
 
-def _both(one: str, other: str, fix: str) -> Rule:
+def _both(one: str, other: str, fix: Message) -> Rule:
     return Rule(
         when=lambda view: view.on(one) and view.on(other),
         text=msg("{one} and {other} are both set", one=one, other=other),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, Message, msg
 from tenner.core.suggest import nearest_name
 from tenner.kohya.warmup import takes_no_warmup
 from tenner.optimizers import OPTIMIZERS, Kind, Optimizer, find_optimizer
@@ -128,7 +128,7 @@ def _shown(value: object) -> str:
     return str(value).replace(" ", "")
 
 
-def _corrected(key: str, value: object) -> str:
+def _corrected(key: str, value: object) -> Message:
     """A number with a comma behind it was read as a list of one."""
     if isinstance(value, tuple) and len(value) == 1:  # pyright: ignore[reportUnknownArgumentType]
         return msg(
@@ -136,7 +136,7 @@ def _corrected(key: str, value: object) -> str:
             key=key,
             value=str(value[0]),  # pyright: ignore[reportUnknownArgumentType]
         )
-    return ""
+    return NO_TEXT
 
 
 def _rates(view: View) -> dict[str, float]:
@@ -214,7 +214,7 @@ def _unusual_rates(view: View) -> Iterator[Problem]:
             )
 
 
-def _usual_rate(optimizer: Optimizer, key: str) -> str:
+def _usual_rate(optimizer: Optimizer, key: str) -> Message:
     if optimizer.finds_rate:
         return msg(
             "set {key} = 1, or leave it out: {name} finds the rate by itself",

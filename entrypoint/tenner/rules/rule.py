@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tenner.core.errors import Level, Problem
+from tenner.core.messages import Message
 from tenner.rules.view import Needs, Trainer, View
 
 BOTH: tuple[Trainer, ...] = ("sd-scripts", "native")
 SD_SCRIPTS: tuple[Trainer, ...] = ("sd-scripts",)
 OWN: tuple[Trainer, ...] = ("native",)
-Text = str | Callable[[View], str]
+Text = Message | Callable[[View], Message]
 
 
 def applies(view: View, trainers: tuple[Trainer, ...], needs: Needs) -> bool:
@@ -22,7 +23,7 @@ def applies(view: View, trainers: tuple[Trainer, ...], needs: Needs) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A combination of options: when it is there, what is reported, what mends it."""
+    """A combination of options: when it is there, what is reported, what fixes it."""
 
     when: Callable[[View], bool]
     text: Text
@@ -35,8 +36,8 @@ class Rule:
         """The problem, where the rule applies and holds."""
         if not applies(view, self.trainers, self.needs) or not self.when(view):
             return ()
-        text = self.text if isinstance(self.text, str) else self.text(view)
-        fix = self.fix if isinstance(self.fix, str) else self.fix(view)
+        text = self.text if isinstance(self.text, Message) else self.text(view)
+        fix = self.fix if isinstance(self.fix, Message) else self.fix(view)
         return (Problem(text=text, fix=fix, level=self.level),)
 
 

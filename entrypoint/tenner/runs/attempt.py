@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tenner.core.errors import BudgetReached, DeliveryError, Problem, TennerError
 from tenner.core.events import Warned
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import ema_path, inspect_weights
@@ -252,7 +252,7 @@ class Attempt:
             self.uploader.take_state(saved[0], step_of(saved[0]))
         self.uploader.note()
 
-    def _what_there_is(self, at: Sequence[str]) -> str:
+    def _what_there_is(self, at: Sequence[str]) -> Message:
         ledger = self.book.now
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)

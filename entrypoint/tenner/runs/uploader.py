@@ -16,7 +16,7 @@ from pathlib import Path
 from tenner.core.checksums import DeliveredFile
 from tenner.core.errors import DeliveryError
 from tenner.core.events import Event, Sent, Warned
-from tenner.core.messages import msg
+from tenner.core.messages import as_message, msg
 from tenner.core.priority import lower_thread_priority
 from tenner.core.run_dir import RunDir
 from tenner.runs.remote_run import RemoteRun, Shipment
@@ -207,7 +207,7 @@ class DestinationUploader:
 
     def _failed(self, upload: Upload, error: DeliveryError | OSError) -> None:
         """Queue what was not sent again, and warn once of each error."""
-        known = error if isinstance(error, DeliveryError) else DeliveryError(str(error))
+        known = error if isinstance(error, DeliveryError) else DeliveryError(as_message(str(error)))
         missing = [item for item in upload.items if not item.path.exists()]  # renamed meanwhile
         with self._changed:
             warns = self._queue.failed(missing, time.monotonic())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.kohya import options as facts
 from tenner.settings.imported import Imported, is_on
 
@@ -35,7 +35,7 @@ _FORM_ELSEWHERE = frozenset(
     )
 )
 """Fields that are read with others, or that are about how the GUI starts a program."""
-_FORM_PROBLEMS: Mapping[str, str] = {
+_FORM_PROBLEMS: Mapping[str, Message] = {
     "stop_text_encoder_training": msg(
         "set network_train_unet_only to leave the text encoder alone"
     ),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tenner.core.errors import Problem, SettingsError, errors_in
-from tenner.core.messages import msg
+from tenner.core.messages import Message, as_message, msg
 from tenner.core.secrets import redact_shapes
 from tenner.kohya import options as facts
 from tenner.optimizers import with_recommended
@@ -203,11 +203,11 @@ def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
     )
 
 
-def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[str, str]:
+def _expected(key: str, value: Any, detail: ErrorDetails) -> tuple[Message, Message]:
     """What was expected, and what to write instead."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
-        reason = str(context.get("error", detail["msg"]))
+        reason = as_message(str(context.get("error", detail["msg"])))
         return reason, msg("correct {key}", key=key)
     if kind == "literal_error":
         choices = tuple(re.findall(r"'([^']*)'", str(context["expected"])))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], tuple[Problem, ...]]:
@@ -87,7 +87,7 @@ def _explain(text: str, message: str, name: str) -> Problem:
     )
 
 
-def _hint(line: str, reason: str) -> str:
+def _hint(line: str, reason: str) -> Message:
     _, _, value = line.partition("=")
     value = value.split("#")[0].strip()
     if "\\" in value:

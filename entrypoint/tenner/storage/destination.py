@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from tenner.core.messages import Message
+
 Kind = Literal["s3", "hub", "folder"]
 
 
@@ -27,7 +29,7 @@ class Destination:
     link_seconds: int = 0
     private: bool = True
     revision: str = "main"
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[Message, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         if self.kind == "folder":

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from tenner.core.addresses import Address, full_address, without_credentials_in
 from tenner.core.errors import DatasetError, TennerError
 from tenner.core.files import write_atomically
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import retry_policy
 from tenner.storage.redirects import RedirectGuard
 
@@ -51,11 +51,11 @@ class DownloadKind:
     """The texts and the type of errors for what is downloaded, and `headers` for its requests."""
 
     error: type[TennerError] = DatasetError
-    content: str = msg("an archive")
-    too_large: str = msg("the dataset is larger than")
-    too_large_fix: str = msg("pack only the images and captions, or set max_dataset_gb")
-    denied_fix: str = msg("check that the link opens without signing in")
-    page_fix: str = msg("give the direct link to the file, as a browser's download shows it")
+    content: Message = msg("an archive")
+    too_large: Message = msg("the dataset is larger than")
+    too_large_fix: Message = msg("pack only the images and captions, or set max_dataset_gb")
+    denied_fix: Message = msg("check that the link opens without signing in")
+    page_fix: Message = msg("give the direct link to the file, as a browser's download shows it")
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     inspect: Callable[[bytes, int | None], None] = lambda beginning, length: None
     """Gets the first bytes of a whole answer and its length; raises where they are wrong."""
@@ -313,11 +313,11 @@ def _refuse(answer: "httpx.Response", kind: DownloadKind) -> None:
         why = {404: msg("there is no such file"), 410: msg("the file is gone")}.get(
             status, msg("access is denied")
         )
-        fix = msg("check the address, letter for letter") if status in (404, 410) else ""
-        fix = "" if kind is DATASET else fix
+        is_address = status in (404, 410) and kind is not DATASET
+        fix = msg("check the address, letter for letter") if is_address else kind.denied_fix
         raise kind.error(
             msg("{host} answers {status}: {why}", host=host, status=status, why=why),
-            fix=fix or kind.denied_fix,
+            fix=fix,
         )
     answer.raise_for_status()
     if answer.headers.get("Content-Type", "").startswith("text/html"):

@@ -16,7 +16,7 @@ from typing import Any, cast
 from tenner.core.checksums import HashedFile, changed_since
 from tenner.core.errors import Problem
 from tenner.core.files import sync_directory
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
@@ -316,7 +316,7 @@ def _reads_only(who: Mapping[str, Any]) -> str:
     )
 
 
-def _write_fix() -> str:
+def _write_fix() -> Message:
     return msg(
         "make a token with write access at {tokens_page} and set HF_TOKEN", tokens_page=TOKENS_PAGE
     )

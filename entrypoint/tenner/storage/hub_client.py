@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.redirects import ServerGuard
@@ -176,7 +176,7 @@ def _explain_answer(
     )
 
 
-def _meaning(status: int, code: str, message: str) -> tuple[str, str]:
+def _meaning(status: int, code: str, message: str) -> tuple[Message, Message]:
     """What is wrong and what to do, by what the Hub answered."""
     lower = message.lower()
     if code == "GatedRepo":

@@ -5,7 +5,7 @@ from threading import Lock
 from typing import TypeVar
 
 from tenner.core.errors import DeliveryError
-from tenner.core.messages import msg
+from tenner.core.messages import Message, joined, msg
 from tenner.core.parallel import in_parallel
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import Secrets
@@ -73,16 +73,18 @@ class LimitedCalls:
                 fix = msg(
                     "it works again when the other side answers; look at its address and network"
                 )
-                raise self._error(f"{self.destination}: {ended}", fix) from ended
+                text = joined(str(self.destination), str(ended), separator=": ")
+                raise self._error(text, fix) from ended
             case OSError():
                 fix = msg("look whether the disk of this machine is full or gone")
-                raise self._error(f"{self.destination}: {ended}", fix) from ended
+                text = joined(str(self.destination), str(ended), separator=": ")
+                raise self._error(text, fix) from ended
             case BaseException():
                 raise ended
             case _:
                 return ended
 
-    def _error(self, text: str, fix: str) -> DeliveryError:
+    def _error(self, text: Message, fix: Message) -> DeliveryError:
         return DeliveryError(self._secrets.redact(text), fix=self._secrets.redact(fix))
 
     def _opened(self) -> Store:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from tenner.core.errors import Problem, TennerError
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import PermanentError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ _XET_HEADER = "X-Xet-Cas-Url"
 _FIX = msg("name the file's own address; a redirect into a private network is not followed")
 
 
-def _text(host: str) -> str:
+def _text(host: str) -> Message:
     return msg("the address redirects to {host}, a host of this machine's own network", host=host)
 
 

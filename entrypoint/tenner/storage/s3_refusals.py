@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.retry import PermanentError, TransientError
 
 _PASSING_CODES = {
@@ -121,7 +121,7 @@ def _is_full(code: str, status: int, message: str) -> bool:
 
 def _meaning(
     code: str, status: int, message: str, operation: str, region: str | None
-) -> tuple[str, str]:
+) -> tuple[Message, Message]:
     """Text and fix of a refusal."""
     if code in _MEANINGS:
         return _MEANINGS[code]

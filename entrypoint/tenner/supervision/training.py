@@ -22,7 +22,7 @@ from tenner.core.errors import (
     TrainingError,
 )
 from tenner.core.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
-from tenner.core.messages import msg
+from tenner.core.messages import as_message, msg
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import Weights, inspect_weights
 from tenner.supervision.exit_diagnosis import Kills, count_kills, explain
@@ -348,7 +348,9 @@ def _failed(
     engine: Engine, ending: Ending, reported: Failed | None, run_dir: RunDir
 ) -> TennerError:
     failed = reported or Failed(kind="other", text=_last_words(engine, ending))
-    fix = failed.fix or msg("the whole log is in {engine_log}", engine_log=run_dir.engine_log)
+    fix = as_message(failed.fix) or msg(
+        "the whole log is in {engine_log}", engine_log=run_dir.engine_log
+    )
     if failed.kind == "disk" and TAKES_NO_MORE not in failed.text:
         where = run_dir.path.absolute()
         text = msg(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, Self, TextIO
 
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Failed, Step, Warned
+from tenner.core.messages import as_message
 from tenner.core.secrets import redact_shapes
 from tenner.ui.lines import MARKS, event_line, step_line
 
@@ -117,6 +118,12 @@ class LineScreen:
         return None
 
 
+def problem_of(event: Warned | Failed) -> Problem:
+    """An event of a run as the problem that it reports."""
+    level = event.level if isinstance(event, Warned) else "error"
+    return Problem(text=as_message(event.text), fix=as_message(event.fix), level=level)
+
+
 class QuietScreen(LineScreen):
     """Errors and warnings only."""
 
@@ -129,7 +136,7 @@ class QuietScreen(LineScreen):
 
     def show(self, event: Event) -> None:
         if isinstance(event, Warned):
-            self.problem(Problem(text=event.text, fix=event.fix, level=event.level))
+            self.problem(problem_of(event))
 
 
 class JsonScreen:

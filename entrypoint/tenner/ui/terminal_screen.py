@@ -24,7 +24,7 @@ from tenner.core.events import (
     Warned,
 )
 from tenner.ui.lines import MARKS, duration, event_line, step_parts
-from tenner.ui.screen import AddressOf
+from tenner.ui.screen import AddressOf, problem_of
 
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _MAX_BAR = 60
@@ -87,10 +87,10 @@ class TerminalScreen:
                     self._rows["samples"] = _path(path, f"  (epoch {epoch})")
                 case Sent(what=what, step=step, destination=destination):
                     self._rows["sent"] = Text(f"{what} of step {step} is at {destination}")
-                case Warned(text=text, fix=fix, level=level):
-                    self.problem(Problem(text=text, fix=fix, level=level))
-                case Failed(text=text, fix=fix):
-                    self.problem(Problem(text=text, fix=fix))
+                case Warned():
+                    self.problem(problem_of(event))
+                case Failed():
+                    self.problem(problem_of(event))
                 case _:
                     if line := event_line(event):
                         self.say(line)

@@ -15,7 +15,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tenner.core.messages import Message, msg
+from tenner.core.messages import Message, has_id, msg
 
 LANGUAGES = ("en", "ar")
 _KEEPS_DIRECTION = re.compile(
@@ -92,7 +92,7 @@ def translated(text: str, language: str) -> Markup | None:
     template = _template(text, language)
     if not template:
         return None
-    if not isinstance(text, Message):
+    if not has_id(text):
         return _marked(template)
     values = {name: _value(value, language) for name, value in text.values.items()}
     return _marked(template).format(**values)
@@ -100,7 +100,7 @@ def translated(text: str, language: str) -> Markup | None:
 
 def _template(text: str, language: str) -> str:
     """The translation of a text, its places not filled yet; empty where there is none."""
-    if not isinstance(text, Message):
+    if not has_id(text):
         return catalogue(language).gettext(text) if text and "{" not in text else ""
     if text.many:
         found = catalogue(language).ngettext(text.msgid, text.many, text.number or 0)
@@ -115,7 +115,7 @@ def _is_form(template: str) -> bool:
 
 
 def _value(text: str, language: str) -> Markup:
-    is_ours = isinstance(text, Message) or text in SYSTEM_ERRORS  # not a name or a caption
+    is_ours = has_id(text) or text in SYSTEM_ERRORS  # not a name or a caption
     known = translated(text, language) if is_ours else None
     if known is not None:
         return known
@@ -151,7 +151,7 @@ def label(text: str, /, **values: object) -> Markup:
 
     Values are escaped, and kept apart from the direction of the words around them.
     """
-    message = text if isinstance(text, Message) else Message(text, values)
+    message = text if has_id(text) else Message(text, values)
     return _label(message, lambda each: catalogue(each).gettext(message.msgid) or message.msgid)
 
 

@@ -17,7 +17,7 @@ from tenner.base.source.address import BaseAddress
 from tenner.core.checksums import hash_file
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.files import write_json
-from tenner.core.messages import msg, redacted
+from tenner.core.messages import Message, msg, redacted
 from tenner.core.safetensors_head import read_safetensors_header, refuse_beginning
 from tenner.core.secrets import Secrets
 from tenner.core.sizes import size_words
@@ -55,7 +55,7 @@ class Fetching:
 
 
 def download_kind(
-    cache: Path, *, headers: Mapping[str, str], denied_fix: str, weights: bool = True
+    cache: Path, *, headers: Mapping[str, str], denied_fix: Message, weights: bool = True
 ) -> DownloadKind:
     """Errors of a base's download, and the check of its first bytes where it is `weights`."""
 

@@ -24,7 +24,7 @@ from tenner.base.source.cache import (
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.files import write_atomically
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.storage.http import refuse_size
@@ -263,7 +263,7 @@ def _fetch_all(
 ) -> None:
     """Every file, verified and linked into `folder`. Progress counts all of them together."""
     total = sum(file.size for file in files.values())
-    refuse_size(total, MAX_BYTES, download_kind(task.cache, headers={}, denied_fix=""))
+    refuse_size(total, MAX_BYTES, download_kind(task.cache, headers={}, denied_fix=NO_TEXT))
     found = {name: cache.find(file) for name, file in files.items()}
     missing = [file for name, file in files.items() if found[name] is None]
     refuse_full_disk(cache.path, sum(map(cache.missing_bytes, missing)))

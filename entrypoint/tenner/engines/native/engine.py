@@ -20,7 +20,6 @@ class EngineExit(IntEnum):
 
     DONE = 0
     """Finished, or stopped by the stop file with its state saved."""
-    FAILED = 1
     OUT_OF_MEMORY = 20
     NOT_FINITE = 21
     NO_DATA = 22

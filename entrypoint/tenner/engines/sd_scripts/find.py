@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tenner.core.command import NO_COMPILE_WORKERS
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.secrets import child_environ
 from tenner.kohya.options import pinned_commit
 
@@ -163,7 +163,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _absent(text: str, fix: str) -> Problem:
+def _absent(text: Message, fix: Message) -> Problem:
     return Problem(text=text, fix=fix, level="note")
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tenner.core.errors import MachineError, Problem, SettingsError
 from tenner.core.family import Family
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, Message, msg
 from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
 from tenner.families import FAMILIES
@@ -116,7 +116,7 @@ def possible_engine(
     return ("sd-scripts", only) if only else (None, "")
 
 
-def _only_sd_scripts(settings: Settings, family: Family | None) -> str:
+def _only_sd_scripts(settings: Settings, family: Family | None) -> Message:
     """Why the built-in trainer cannot do it; empty where it can."""
     if family is not None and "native" not in FAMILIES[family].trainers:
         return msg("the built-in trainer does not train {family}", family=FAMILIES[family].title)
@@ -124,7 +124,7 @@ def _only_sd_scripts(settings: Settings, family: Family | None) -> str:
         return msg(
             "the built-in trainer has no {network_module}", network_module=settings.network_module
         )
-    return ""
+    return NO_TEXT
 
 
 def _own(python: Path, *, reason: str) -> ChosenEngine:

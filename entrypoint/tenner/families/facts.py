@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tenner.core.family import Family
+from tenner.core.messages import NO_TEXT, Message
 
 T = TypeVar("T")
 Shapes = Mapping[str, list[int]]
@@ -61,7 +62,7 @@ class KnownBase:
     files: tuple[str, ...] = ()
     is_gated: bool = False
     """The Hub gives it to those who have accepted its licence on its page."""
-    advice: str = ""
+    advice: Message = NO_TEXT
     """What its authors recommend for training on it, with the source."""
 
 
@@ -158,7 +159,7 @@ class Licence:
 
     name: str
     url: str
-    note: str = ""
+    note: Message = NO_TEXT
     is_commercial: bool = True
 
 

@@ -13,12 +13,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from tenner.core.errors import SettingsError
-from tenner.core.family import Family
 from tenner.core.network_parts import Part
 from tenner.lora_files.base_tensors import BaseWeight, BaseWeights, base_weights
 from tenner.lora_files.measured import Measured, MeasureJob, PartMeasure
@@ -49,7 +47,7 @@ def measure(job: MeasureJob) -> Measured:
     problem = ""
     if job.base:
         try:
-            base = base_weights(Path(job.base), cast("Family", job.family or file.family or "sd1"))
+            base = base_weights(Path(job.base), job.family or file.family or "sd1")
         except (SettingsError, OSError, KeyError, ValueError) as error:
             problem = str(error).partition("\n")[0]
     parts = tuple(

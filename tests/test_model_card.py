@@ -22,7 +22,8 @@ CARD = Card(
     weights="my_cat.safetensors",
     version="1.0",
     family="Stable Diffusion XL",
-    is_xl=True,
+    pipeline="StableDiffusionXLPipeline",
+    tag="stable-diffusion-xl",
     base_name="sdxl",
     base_id="stabilityai/stable-diffusion-xl-base-1.0",
     base_licence="openrail++",
@@ -69,7 +70,13 @@ def test_it_tells_how_to_load_the_weights_everywhere() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     bare = Card(
-        name="x", weights="x.safetensors", version="1", family="f", is_xl=False, base_name="my.st"
+        name="x",
+        weights="x.safetensors",
+        version="1",
+        family="f",
+        pipeline="StableDiffusionPipeline",
+        tag="stable-diffusion",
+        base_name="my.st",
     )
     text = render_card(bare)
     reported = front_matter(text)
@@ -89,7 +96,8 @@ def test_no_text_of_the_users_breaks_out(hostile: str) -> None:
         weights="x.safetensors",
         version="1",
         family="f",
-        is_xl=False,
+        pipeline="StableDiffusionPipeline",
+        tag="stable-diffusion",
         base_name=hostile,
         trigger=hostile,
         training=(("a", hostile),),

@@ -233,21 +233,26 @@ def test_a_missing_half_and_foreign_tensors_are_reported(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("names", "architecture"),
+    ("names", "family", "architecture"),
     [
-        (["lora_unet_double_blocks_0_img_attn_qkv", "lora_te1_text_model_x"], "Flux"),
-        (["transformer.single_transformer_blocks.0.attn.to_q"], "Flux"),
-        (["lora_unet_joint_blocks_0_x_block_attn_qkv"], "Stable Diffusion 3"),
+        (["lora_unet_double_blocks_0_img_attn_qkv", "lora_te1_text_model_x"], "flux", "FLUX.1 dev"),
+        (["transformer.single_transformer_blocks.0.attn.to_q"], "flux", "FLUX.1 dev"),
+        (["lora_unet_joint_blocks_0_x_block_attn_qkv"], None, "Stable Diffusion 3"),
+        (
+            ["lora_unet_joint_blocks_0_x_block_attn2_qkv"],
+            "sd35-medium",
+            "Stable Diffusion 3.5 Medium",
+        ),
     ],
 )
-def test_other_architectures_are_called_by_name(
-    tmp_path: Path, names: list[str], architecture: str
+def test_transformers_are_called_by_name(
+    tmp_path: Path, names: list[str], family: str | None, architecture: str
 ) -> None:
     tensors = {}
     for name in names:
         tensors |= kohya(name, 64, 64, 4, 4.0)
     file = read_lora_file(write(tmp_path / "a.safetensors", tensors))
-    assert (file.family, file.architecture) == (None, architecture)
+    assert (file.family, file.architecture) == (family, architecture)
 
 
 @pytest.mark.parametrize(

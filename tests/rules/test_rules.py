@@ -48,6 +48,8 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
         },
         "caption_dropout_rate changes them",
     ),
+    ("sd35-large", {"network_module": "networks.dylora"}, "cannot be laid over"),
+    ("sd1", {"network_module": "networks.oft"}, "diffusers does not load its files"),
     ("lumina2", {}, "cannot be trained here"),
     ("flux", {"clip_skip": 2}, "clip_skip has no meaning for FLUX.1"),
     ("sd35-large", {"clip_skip": 2}, "clip_skip has no meaning for Stable Diffusion 3.5 Large"),
@@ -115,6 +117,27 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
 
 
 MORE: list[tuple[Family, dict[str, object], str]] = [
+    ("sd1", {"network_args": ("blok_dims=1",)}, "networks.lora has no argument blok_dims"),
+    (
+        "sd1",
+        {"network_module": "lycoris.kohya", "network_args": ("algo=lokrr",)},
+        "no algo lokrr",
+    ),
+    (
+        "sd1",
+        {"network_module": "lycoris.kohya", "network_args": ("preset=fulll",)},
+        "no preset fulll",
+    ),
+    (
+        "sd1",
+        {"network_module": "lycoris.kohya", "network_args": ("algo=ia3",)},
+        "no algo ia3",
+    ),
+    (
+        "flux",
+        {"network_args": ("block_dims=1",)},
+        "networks.lora_flux has no argument block_dims",
+    ),
     ("sdxl", {**_CACHED, "caption_tag_dropout_rate": 0.5}, "encodes captions once"),
     ("sdxl", {**_CACHED, "token_warmup_step": 0.5}, "encodes captions once"),
     ("sdxl", {**_CACHED, "caption_dropout_every_n_epochs": 2}, "encodes captions once"),

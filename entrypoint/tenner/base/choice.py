@@ -156,11 +156,20 @@ def known_notices(known: KnownBase) -> tuple[Problem, ...]:
 
 
 def family_notices(family: Family) -> tuple[Problem, ...]:
-    """What is said of a family's licence before anything is trained."""
-    licence = FAMILIES[family].licence
+    """What is said of a family before anything is trained: its licence, and samples that it has
+    not."""
+    facts = FAMILIES[family]
+    drawn: tuple[Problem, ...] = ()
+    if facts.drawing.why_not:
+        text = msg(
+            "no samples are drawn of {family}: {why}", family=facts.title, why=facts.drawing.why_not
+        )
+        drawn = (Problem(text=text, fix=msg("look at the LoRA in ComfyUI"), level="note"),)
+    licence = facts.licence
     if licence is None or not licence.note:
-        return ()
+        return drawn
     return (
+        *drawn,
         Problem(
             text=licence.note,
             fix=msg("read {name}: {url}", name=licence.name, url=licence.url),

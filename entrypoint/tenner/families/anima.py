@@ -33,7 +33,11 @@ ANIMA = FamilyFacts(
     ),
     diffusers_class="",
     drawing=Drawing(
-        pipeline="", steps=30, guidance=4.0, source="the model's page: 30 steps, 4 to 5"
+        pipeline="",
+        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
+        steps=30,
+        guidance=4.0,
+        source="the model's page: 30 steps, 4 to 5",
     ),
     files=(
         FurtherFile(

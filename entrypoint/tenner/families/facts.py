@@ -165,9 +165,13 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open."""
+    """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open.
+
+    `why_not` tells why no grid is drawn, by the diffusers that the trainer has.
+    """
 
     pipeline: str
+    why_not: str = ""
     steps: int = 25
     guidance: float = 7.0
     source: str = ""

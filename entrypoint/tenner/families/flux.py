@@ -154,7 +154,11 @@ CHROMA = replace(
     recognises=_is_chroma,
     diffusers_class="ChromaTransformer2DModel",
     drawing=Drawing(
-        pipeline="ChromaPipeline", steps=40, guidance=3.0, source="the model's page: 3.0, 40 steps"
+        pipeline="ChromaPipeline",
+        steps=40,
+        guidance=3.0,
+        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
+        source="the model's page: 3.0, 40 steps",
     ),
     files=(transformers.T5_FILE, transformers.AE_FILE),
     options=transformers.proposed(

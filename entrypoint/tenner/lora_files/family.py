@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tenner.core.family import Family
-from tenner.families import FAMILY_NAMES
+from tenner.families import FAMILIES, FAMILY_NAMES
 from tenner.lora_files.modules import LoraModule
 
 _CONTEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -19,10 +19,10 @@ _METADATA_FAMILIES: tuple[tuple[str, Family], ...] = (
     ("sd_v1", "sd1"),
     ("stable-diffusion-v1", "sd1"),
 )
-_FOREIGN: tuple[tuple[str, str], ...] = (
-    (r"double_blocks|single_blocks|single_transformer_blocks", "Flux"),
-    (r"joint_blocks", "Stable Diffusion 3"),
-)
+_FLUX = re.compile(r"double_blocks|single_blocks|single_transformer_blocks")
+_SD3 = re.compile(r"joint_blocks")
+_ANIMA = re.compile(r"blocks_\d+_(self_attn|cross_attn|mlp|adaln)")
+_DOUBLE_ATTENTION = re.compile(r"joint_blocks[._]\d+[._]x_block[._]attn2")
 
 
 def family_of(
@@ -31,15 +31,38 @@ def family_of(
     """(family, its evidence, architecture). Shapes are stronger evidence than names, these than the
     metadata; a small model of unusual widths is recognised by its metadata alone."""
     if any(each.part == "transformer" for each in modules):
-        paths = [each.path for each in modules if each.part == "transformer"]
-        for pattern, name in _FOREIGN:
-            if any(re.match(pattern, path) for path in paths):
-                return None, "names", name
-        return None, "names", "a transformer model"
+        family, architecture = _of_transformer(modules, metadata)
+        return family, "names", FAMILY_NAMES[family] if family else architecture
     by = _by_shapes(modules) or _by_names(modules) or _by_metadata(metadata)
     if by is None:
         return None, "", "unknown"
     return by[0], by[1], FAMILY_NAMES[by[0]]
+
+
+def _of_transformer(
+    modules: Sequence[LoraModule], metadata: Mapping[str, str]
+) -> tuple[Family | None, str]:
+    """The family of a transformer's LoRA, and what else it is. Chroma has FLUX.1's names without
+    its modulations; only the metadata tells it from a FLUX.1 LoRA that leaves them out."""
+    paths = [each.path for each in modules if each.part == "transformer"]
+    if any(_FLUX.match(path) for path in paths):
+        keys = ("ss_base_model_version", "modelspec.architecture")
+        base = " ".join(metadata.get(key, "") for key in keys)
+        return ("chroma" if "chroma" in base.lower() else "flux"), "FLUX.1"
+    if any(_SD3.match(path) for path in paths):
+        return _of_sd3(modules), "Stable Diffusion 3"
+    if any(_ANIMA.match(path) for path in paths):
+        return "anima", "Anima"
+    return None, "a transformer model"
+
+
+def _of_sd3(modules: Sequence[LoraModule]) -> Family | None:
+    """By the second attention, which 3.5 Medium alone has, and the width; None for others."""
+    if any(_DOUBLE_ATTENTION.match(each.path) for each in modules):
+        return "sd35-medium"
+    widths = {each.in_features for each in modules if each.path.endswith("attn_qkv")}
+    found = (n for n in ("sd3", "sd35-large") if widths & set(FAMILIES[n].lora_widths))
+    return next(found, None)
 
 
 def _by_shapes(modules: Sequence[LoraModule]) -> tuple[Family, str] | None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from tenner.core.events import Checkpoint, Event, Warned
+from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
+from tenner.families import FAMILIES
 from tenner.pipeline.sampling import lay_out
 from tenner.planning.plan import Plan
 from tenner.report.facts import SampleSet
@@ -47,10 +49,16 @@ class FreeMemory:
     cpus: int
 
 
-def card_needs_mib(family: str, width: int, height: int) -> float:
+def card_needs_mib(family: Family, width: int, height: int) -> float:
     """An upper estimate of what drawing one picture takes on a card in half precision."""
     maps = _MAPS * 256 * width * height * 2
-    return CONTEXT_MIB + (2 * PARAMETERS[family] + maps) / 2**20
+    return CONTEXT_MIB + (2 * _parameters(family) + maps) / 2**20
+
+
+def _parameters(family: Family) -> float:
+    """Numbers in all parts that drawing needs."""
+    size = FAMILIES[family].transformer
+    return size.parameters + size.text_gb * 1e9 / 2 if size else PARAMETERS[family]
 
 
 def where_to_draw(plan: Plan, free: FreeMemory) -> Where:
@@ -63,8 +71,10 @@ def where_to_draw(plan: Plan, free: FreeMemory) -> Where:
         return "cpu"
     if free.card_mib is not None and free.card_mib >= card_needs_mib(base.family, *plan.resolution):
         return "cuda"
-    enough = (free.memory_mib or 0) >= 2 * PARAMETERS[base.family] * CPU_MIB_PER_PARAMETER
-    return "cpu" if base.family != "sdxl" and free.cpus >= QUIET_CORES and enough else "after"
+    enough = (free.memory_mib or 0) >= 2 * _parameters(base.family) * CPU_MIB_PER_PARAMETER
+    return (
+        "cpu" if base.family in ("sd1", "sd2") and free.cpus >= QUIET_CORES and enough else "after"
+    )
 
 
 def early_cells(prompts: Sequence[Prompt], settings: Settings, where: Where) -> tuple[Cell, ...]:

@@ -95,10 +95,8 @@ def _leave_behind(run_dir: RunDir, book: LedgerBook, name: str) -> None:
 
 
 def tokenizers_for(prepared: Prepared, run_dir: RunDir) -> Path | None:
-    """CLIP's tokenizers where the base brings none of its own."""
-    if prepared.base.layout == "diffusers":
-        return None
-    return write_clip_tokenizers(run_dir.tokenizers).absolute()
+    """CLIP's and T5's tokenizers where the base brings none of its own."""
+    return None if prepared.base.layout == "diffusers" else _trainers_tokenizers(prepared, run_dir)
 
 
 def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
@@ -107,8 +105,8 @@ def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
     trainer = prepared.engine.trainer
     if T5_XXL in prepared.base.facts.tokenizers and trainer:
         link = folder / T5_XXL
-        link.unlink(missing_ok=True)
-        link.symlink_to(trainer.directory / "configs" / "t5_old", target_is_directory=True)
+        if not link.is_symlink():
+            link.symlink_to(trainer.directory / "configs" / "t5_old", target_is_directory=True)
     return folder
 
 

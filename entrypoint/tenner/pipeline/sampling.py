@@ -118,6 +118,7 @@ def sample_job(
         steps=settings.sample_steps,
         guidance_scale=settings.sample_guidance,
         sampler=settings.sample_sampler,
+        further={key: str(path.absolute()) for key, path in base.further.items()},
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,
         device=device,

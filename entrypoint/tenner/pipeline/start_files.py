@@ -17,7 +17,7 @@ from tenner.core.errors import Problem, SettingsError, errors_in
 from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 from tenner.core.safetensors_head import read_safetensors_header
-from tenner.families import FAMILY_NAMES
+from tenner.families import FAMILY_NAMES, lora_family
 from tenner.lora_files import LoraFile, read_lora_file
 from tenner.lora_files.base_modules import adaptable_modules
 from tenner.planning.plan import EngineName
@@ -98,7 +98,8 @@ def _start_from(
         if values:
             problems += _held_to(request, key, values[0])
             decided[key] = values[0]
-    if base and base.path.exists():  # of one that is known by its name alone nothing is here
+    is_here = base is not None and base.path.exists()  # not one that is known by its name alone
+    if base and is_here and base.facts.transformer is None:
         problems += _modules(lora, base, settings)
     return _Start(decided=decided, problems=problems)
 
@@ -145,7 +146,7 @@ def _wrong_kind(lora: LoraFile) -> list[Problem]:
 
 
 def _other_family(lora: LoraFile, base: Base | None) -> list[Problem]:
-    if base is None or (lora.family or base.family) == base.family:
+    if base is None or (lora.family or base.family) in (base.family, lora_family(base.family)):
         return []
     text = msg(
         "network_weights = {name} is a LoRA of {architecture} (by its",

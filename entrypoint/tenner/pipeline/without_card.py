@@ -16,6 +16,7 @@ from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
 from tenner.engines.choice import choose_engine, possible_engine
+from tenner.families import KnownBase
 from tenner.hardware import Machine
 from tenner.hardware.cards import Card, cards
 from tenner.kohya.buckets import Size, batches_per_epoch
@@ -77,6 +78,7 @@ def judge_without_card(
     known = known_base(request.settings.base_model)
     if known and base is None:
         problems += known_notices(known)
+        problems += _access_problems(known, environ)
         problems += named_problems(known.family, request.settings)
     assumed = assume_base(request.settings, base)
     family = None if assumed.notice else assumed.family
@@ -103,6 +105,15 @@ def judge_without_card(
         python=python,
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """What keeps this user from a gated base, asked of the Hub."""
+    if not known.is_gated:
+        return ()
+    from tenner.base.source.access import access_problems
+
+    return access_problems(known, environ)
 
 
 def _base(

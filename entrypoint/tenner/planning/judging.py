@@ -13,6 +13,7 @@ from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
 from tenner.engines.choice import choose_engine, missing_modules
 from tenner.engines.train_options import TrainOptions
+from tenner.kohya.networks import LYCORIS
 from tenner.optimizers import find_optimizer
 from tenner.optimizers.trial import try_optimizer
 from tenner.planning.plan import EngineName, Plan
@@ -35,11 +36,14 @@ def judge_request(
 
 
 def _missing(request: Request, python: Path) -> tuple[str, ...]:
-    """The optimizer's package, where it is not installed. bitsandbytes has a stand-in."""
+    """The optimizer's and the network's packages that are not installed. bitsandbytes has a
+    stand-in."""
     optimizer = find_optimizer(request.settings.optimizer_type)
-    if optimizer is None or optimizer.package in ("torch", "transformers", "bitsandbytes"):
-        return ()
-    return tuple(missing_modules(python, (optimizer.package,)))
+    wanted = [optimizer.package] if optimizer else []
+    if request.settings.network_module == LYCORIS:
+        wanted.append("lycoris")
+    wanted = [each for each in wanted if each not in ("torch", "transformers", "bitsandbytes")]
+    return tuple(missing_modules(python, wanted)) if wanted else ()
 
 
 def judge_optimizer(request: Request, options: TrainOptions, python: Path) -> tuple[Problem, ...]:

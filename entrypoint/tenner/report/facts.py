@@ -218,6 +218,8 @@ class ReportFacts:
     version: str = ""
     trigger: str = ""
     family: Family = "sd1"
+    pipeline: str = "StableDiffusionPipeline"
+    """Class of diffusers for its pictures."""
     base_name: str = ""
     base_is_file: bool = False
     """Whether it is a checkpoint of a single file, which is loaded otherwise than a folder."""

@@ -38,10 +38,14 @@ class Card:
     weights: str
     version: str
     family: str
-    is_xl: bool
+    pipeline: str
+    """Class of diffusers; empty where diffusers does not load these weights."""
+    tag: str
+    """What the Hub calls the kind of base."""
     base_name: str
     base_id: str = ""
     base_licence: str = ""
+    licence_note: str = ""
     trigger: str = ""
     num_images: int = 0
     num_captions: int = 0
@@ -89,7 +93,7 @@ def render_card(card: Card) -> str:
 
 def metadata_of(card: Card) -> dict[str, Any]:
     """The head of the card, in the Hub's words."""
-    kind = "stable-diffusion-xl" if card.is_xl else "stable-diffusion"
+    kind = card.tag
     tags = ["text-to-image", kind, f"{kind}-diffusers", "diffusers", "lora", "template:sd-lora"]
     widget = [
         {

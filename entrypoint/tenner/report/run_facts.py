@@ -63,6 +63,7 @@ def report_facts(
         version=__version__,
         trigger=prepared.dataset.trigger,
         family=base.family,
+        pipeline=base.facts.drawing.pipeline,
         base_name=base.public_name,
         base_is_file=base.layout == "checkpoint" and not base.hub_id,
         base_licence=base.licence,

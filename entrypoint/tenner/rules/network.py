@@ -5,7 +5,10 @@ from dataclasses import fields
 
 from tenner.core.errors import Problem
 from tenner.core.messages import msg
+from tenner.core.suggest import nearest_name
 from tenner.core.train_job import TrainJob
+from tenner.families import FAMILIES
+from tenner.kohya.networks import ALGORITHMS, LYCORIS, NETWORKS, PLAIN, PRESETS, UNDRAWN
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
@@ -35,6 +38,53 @@ def _unknown_network_args(view: View) -> Iterator[Problem]:
                 text=msg("the built-in trainer has no network argument {key}", key=key),
                 fix=msg("remove it, or train with sd-scripts (engine = 'sd-scripts')"),
             )
+
+
+def _wrong_kind(view: View) -> Iterator[Problem]:
+    """A kind of network that the family cannot have, and arguments that it would pass over."""
+    module = view.text("network_module") or "networks.lora"
+    facts = FAMILIES.get(view.family or "")
+    kind = NETWORKS.get(module)
+    if kind and facts and kind.scripts and facts.script not in kind.scripts:
+        yield Problem(
+            text=msg(
+                "network_module = {module} cannot be laid over {family}",
+                module=module,
+                family=facts.title,
+            ),
+            fix=msg("use networks.lora, or lycoris.kohya"),
+        )
+    own = facts.lora_module if facts and module == "networks.lora" else module
+    known = kind.arguments if kind else PLAIN.get(own)
+    for key in keyword_arguments(view.words("network_args")) if known is not None else ():
+        if key not in (known or ()):
+            near = nearest_name(key, list(known or ()))
+            fix = msg("did you mean {near}?", near=near) if near else msg("remove {name}", name=key)
+            text = msg("{module} has no argument {key}", module=own, key=key)
+            yield Problem(text=text, fix=fix)
+
+
+def _wrong_lycoris(view: View) -> Iterator[Problem]:
+    """Words of LyCORIS that it does not know, or would only warn of."""
+    if view.text("network_module") != LYCORIS:
+        return
+    given = keyword_arguments(view.words("network_args"))
+    algorithm, preset = str(given.get("algo", "lora")).lower(), str(given.get("preset", "full"))
+    if algorithm not in ALGORITHMS:
+        yield Problem(
+            text=msg("lycoris.kohya has no algo {name}", name=algorithm),
+            fix=msg("use one of {known}", known=", ".join(ALGORITHMS)),
+        )
+    if preset not in PRESETS and not preset.endswith(".toml"):
+        yield Problem(
+            text=msg("lycoris.kohya has no preset {name}", name=preset),
+            fix=msg("use one of {known}, or a .toml file", known=", ".join(PRESETS)),
+        )
+    if "lycoris" in view.missing_packages:
+        yield Problem(
+            text=msg("lycoris-lora is not installed with the trainer"),
+            fix=msg("install it into the Python of TENNER_TRAINER_PYTHON, without dependencies"),
+        )
 
 
 def _unknown_options(view: View) -> Iterator[Problem]:
@@ -69,6 +119,17 @@ def _second_rate(view: View) -> bool:
 
 RULES = (
     Rule(
+        when=lambda view: view.text("network_module") in UNDRAWN,
+        text=lambda view: msg(
+            "no samples are drawn with {module}: diffusers does not load its files",
+            module=view.text("network_module"),
+        ),
+        fix=msg("look at it in ComfyUI, A1111 or Forge"),
+        level="note",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Rule(
         when=_second_rate,
         text=lambda view: msg(
             "sd-scripts trains both text encoders at one rate, {numbers}: {numbers2}"
@@ -98,7 +159,7 @@ RULES = (
         needs="settings",
     ),
     Rule(
-        when=_conv_alpha_is_open,
+        when=lambda view: _conv_alpha_is_open(view) and view.text("network_module") != LYCORIS,
         text=lambda view: msg(
             "conv_alpha is not set: 1, as in sd-scripts, so the convolutions are scaled"
             " by 1/{conv}",
@@ -126,6 +187,8 @@ RULES = (
         needs="settings",
     ),
     Check(find=lambda view: written_problems(view, "network_args"), needs="settings"),
+    Check(find=_wrong_kind, trainers=SD_SCRIPTS, needs="trainer"),
+    Check(find=_wrong_lycoris, trainers=SD_SCRIPTS, needs="trainer"),
     Check(find=_unknown_network_args, trainers=OWN, needs="trainer"),
     Check(find=_unknown_options, trainers=OWN, needs="trainer"),
     Rule(

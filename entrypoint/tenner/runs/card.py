@@ -7,7 +7,8 @@ from dataclasses import replace
 from tenner import __version__
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
-from tenner.families import FAMILY_NAMES
+from tenner.families import FAMILY_NAMES, FamilyFacts
+from tenner.kohya.networks import UNDRAWN
 from tenner.planning.prepared import Prepared
 from tenner.report.model_card import CARD_NAME, Card, WidgetPicture, render_card
 from tenner.runs.ledger import SavedFile
@@ -99,10 +100,12 @@ def card_of(
         weights=f"{plan.output_name}.safetensors",
         version=__version__,
         family=FAMILY_NAMES[base.family],
-        is_xl=base.family == "sdxl",
+        pipeline=_pipeline(prepared),
+        tag=_TAGS.get(base.family, base.family),
         base_name=base.public_name,
         base_id=base.hub_id,
-        base_licence=base.licence,
+        base_licence=base.licence or _licence(base.facts),
+        licence_note=base.facts.licence.note if base.facts.licence else "",
         trigger=dataset.trigger,
         num_images=dataset.num_images,
         num_captions=min(dataset.num_captions, dataset.num_images),  # some may be held out
@@ -112,6 +115,20 @@ def card_of(
         training=training_facts(prepared),
         pictures=pictures,
     )
+
+
+_TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
+
+
+def _licence(facts: FamilyFacts) -> str:
+    return facts.licence.name if facts.licence else ""
+
+
+def _pipeline(prepared: Prepared) -> str:
+    """What loads the weights in diffusers; empty where nothing does."""
+    drawing = prepared.base.facts.drawing
+    is_read = prepared.settings.network_module not in UNDRAWN and not drawing.why_not
+    return drawing.pipeline if is_read else ""
 
 
 def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:

@@ -29,6 +29,8 @@ from tenner.core.events import Done, Event, Failed, Phase, Warned
 from tenner.core.files import write_atomically
 from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
+from tenner.families import FAMILIES
+from tenner.sample.flux import place
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import ADAPTERS, LoadError, load_lora, load_pipeline, lora_tag, set_strength
 from tenner.sample.png_text import LoraTag, parameters
@@ -78,6 +80,8 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     for ema in tags:
         if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
             emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
+    if FAMILIES[job.family].transformer:  # after the LoRA, which is then moved with the rest
+        pipe = place(pipe, job.device)
     sampler = Sampler(pipe=pipe, job=job, tags=tags, progress=progress)
     sampler.draw_all()
     listing = Samples(
@@ -182,14 +186,15 @@ class Sampler:
         known: dict[str, Any] = {}
         if job.clip_skip and job.clip_skip > 1 and job.family != "sdxl":
             known["clip_skip"] = job.clip_skip - 1  # sd-scripts counts from 1, diffusers from 0
+        if FAMILIES[job.family].transformer is None:
+            known["guidance_rescale"] = job.guidance_rescale
+            known["negative_prompt"] = [cell.negative_prompt for cell in cells]
         found = self.pipe(
             prompt=[cell.prompt for cell in cells],
-            negative_prompt=[cell.negative_prompt for cell in cells],
             width=job.width,
             height=job.height,
             num_inference_steps=job.steps,
             guidance_scale=job.guidance_scale,
-            guidance_rescale=job.guidance_rescale,
             generator=[torch.Generator("cpu").manual_seed(cell.seed) for cell in cells],
             callback_on_step_end=report_step,
             **known,

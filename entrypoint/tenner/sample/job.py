@@ -69,6 +69,8 @@ class SampleJob:
     batch_size: int = 4
     num_threads: int | None = None
     phase: str = "sampling"
+    further: dict[str, str] = field(default_factory=dict[str, str])
+    """Text encoders and autoencoder in files of their own, by sd-scripts' option."""
 
     def of_cell(self, cell: Cell) -> "SampleJob":
         """The job with the size, steps and guidance of one of its cells."""

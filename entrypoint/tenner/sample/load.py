@@ -21,6 +21,8 @@ from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.core.errors import SettingsError
 from tenner.core.messages import joined, msg
 from tenner.core.safetensors_head import data_start, read_safetensors_header
+from tenner.families import FAMILIES
+from tenner.sample.flux import open_flux
 from tenner.sample.job import SampleJob
 from tenner.sample.png_text import LoraTag
 from tenner.sample.single_file import open_single_file
@@ -60,9 +62,13 @@ def load_pipeline(job: SampleJob) -> Any:
     """
     disable_progress_bar()
     dtype: torch.dtype = getattr(torch, job.dtype)
-    kind = "StableDiffusionXLPipeline" if job.family == "sdxl" else "StableDiffusionPipeline"
+    facts = FAMILIES[job.family]
     try:
-        pipe = _from_pretrained(getattr(diffusers, kind), job, dtype)
+        pipe = (
+            open_flux(job, dtype)
+            if facts.transformer
+            else _from_pretrained(getattr(diffusers, facts.drawing.pipeline), job, dtype)
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(
             msg(
@@ -71,10 +77,11 @@ def load_pipeline(job: SampleJob) -> Any:
                 error=error,
             )
         ) from error
-    pipe.scheduler = scheduler_for(pipe.scheduler, job)
+    if facts.transformer is None:
+        pipe.scheduler = scheduler_for(pipe.scheduler, job)
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.enable_slicing()
-    return pipe.to(job.device)
+    return pipe if facts.transformer else pipe.to(job.device)
 
 
 def _from_pretrained(kind: Any, job: SampleJob, dtype: torch.dtype) -> Any:
@@ -136,6 +143,8 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
         for each in loggers:
             each.removeHandler(records)
     in_file, loaded = count_modules(path), count_loaded(pipe, adapter)
+    if getattr(pipe, "transformer", None) is not None and loaded >= in_file:
+        in_file = loaded  # diffusers parts a fused layer of the file into several
     if not loaded:
         raise LoadError(msg("{name} holds nothing that changes this base model", name=path.name))
     if in_file == loaded:
@@ -160,7 +169,8 @@ def count_modules(path: Path) -> int:
 def count_loaded(pipe: Any, *adapters: str) -> int:
     """How many modules of the pipeline carry one of these LoRAs, or any."""
     names = set(adapters or ADAPTERS.values())
-    parts = (getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2"))
+    kinds = ("unet", "transformer", "text_encoder", "text_encoder_2")
+    parts = (getattr(pipe, name, None) for name in kinds)
     return sum(
         1
         for part in parts

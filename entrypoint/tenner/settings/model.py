@@ -158,8 +158,15 @@ class NetworkSettings(BaseModel):
     """Rank for the 3×3 convolutions too (LoRA-C3Lier). Default: they are left alone."""
     conv_alpha: Rate | None = Field(None, le=10_000)
     """Alpha of the convolutions. Default: 1, as in sd-scripts."""
-    network_module: Literal["networks.lora"] = "networks.lora"
-    """Kind of network, by sd-scripts' name."""
+    network_module: Literal[
+        "networks.lora",
+        "lycoris.kohya",
+        "networks.oft",
+        "networks.lora_fa",
+        "networks.dylora",
+    ] = "networks.lora"
+    """Kind of network, by sd-scripts' name. `lycoris.kohya` makes LoHa, LoKr, DoRA and more
+    by `network_args`, such as `algo=lokr`; all but the plain LoRA are sd-scripts'."""
     network_args: Arguments = ()
     """More arguments for the network, as `key=value`."""
     network_dropout: Share | None = None

@@ -74,6 +74,8 @@ def translate(planned: Mapping[str, object], *, family: Family) -> dict[str, Val
     decided = {**_DEFAULTS, "network_module": facts.lora_module, **found}
     if decided["network_module"] == "networks.lora":
         decided["network_module"] = facts.lora_module
+    if decided["network_module"] == "networks.oft" and facts.script == "flux_train_network.py":
+        decided["network_module"] = "networks.oft_flux"
     known = {name: options()[name].of(facts.script) for name in decided}
     return {
         name: read_value(known[name], value)

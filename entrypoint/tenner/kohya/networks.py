@@ -1,0 +1,80 @@
+"""Kinds of network that sd-scripts trains besides the plain LoRA, with the arguments of each.
+
+From `networks/*.py` of the pinned commit and `lycoris/kohya.py`, `wrapper.py` and `config.py` of
+lycoris-lora 3.4.0: keys that their `create_network` reads; anything else is passed over there in
+silence. A contract test holds these tables against the installed sources.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LYCORIS = "lycoris.kohya"
+
+_LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+_DROPOUTS = ("rank_dropout", "module_dropout")
+_BLOCKS = (
+    *("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"),
+    *("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
+)
+_CONVOLUTIONS = ("conv_dim", "conv_alpha")
+
+ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft")
+"""(IA)³ is not among them: lycoris.kohya 3.4.0 names it and has no class for it."""
+PRESETS = (
+    *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
+    "unet-convblock-only",
+)
+"""Those of LyCORIS that a word names; a TOML file is a preset too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkKind:
+    """A network module: its arguments, by sd-scripts' script where they differ."""
+
+    arguments: tuple[str, ...]
+    scripts: tuple[str, ...]
+    """Scripts whose models it can be laid over; empty for all."""
+
+
+_UNETS = ("train_network.py", "sdxl_train_network.py")
+
+NETWORKS: Mapping[str, NetworkKind] = {
+    LYCORIS: NetworkKind(
+        arguments=(
+            *("algo", "preset", "dropout", *_DROPOUTS, *_CONVOLUTIONS, *_LORA_PLUS),
+            *("use_tucker", "use_cp", "use_conv_cp", "disable_conv_cp", "use_scalar", "block_size"),
+            *("train_norm", "constraint", "rescaled", "dora_wd", "wd_on_output", "full_matrix"),
+            *("bypass_mode", "rs_lora", "unbalanced_factorization", "decompose_both", "factor"),
+            "train_t5xxl",
+        ),
+        scripts=(),
+    ),
+    "networks.oft": NetworkKind(
+        arguments=("enable_all_linear", "enable_conv"),
+        scripts=(*_UNETS, "flux_train_network.py"),
+    ),
+    "networks.lora_fa": NetworkKind(
+        arguments=(*_CONVOLUTIONS, *_BLOCKS, *_DROPOUTS), scripts=_UNETS
+    ),
+    "networks.dylora": NetworkKind(arguments=(*_CONVOLUTIONS, "unit", *_LORA_PLUS), scripts=_UNETS),
+}
+
+PLAIN: Mapping[str, tuple[str, ...]] = {
+    "networks.lora": (*_CONVOLUTIONS, *_BLOCKS, "dropout", *_DROPOUTS, *_LORA_PLUS),
+    "networks.lora_flux": (
+        *("img_attn_dim", "txt_attn_dim", "img_mlp_dim", "txt_mlp_dim", "img_mod_dim"),
+        *("txt_mod_dim", "single_dim", "single_mod_dim", "in_dims", "train_double_block_indices"),
+        *("train_single_block_indices", *_DROPOUTS, "train_blocks", "split_qkv", "ggpo_beta"),
+        *("ggpo_sigma", "train_t5xxl", "verbose", "network_reg_lrs", "network_reg_dims"),
+        *_LORA_PLUS,
+    ),
+    "networks.lora_sd3": (
+        *("context_attn_dim", "context_mlp_dim", "context_mod_dim", "x_attn_dim", "x_mlp_dim"),
+        *("x_mod_dim", "emb_dims", "train_block_indices", *_DROPOUTS, "split_qkv"),
+        *("train_t5xxl", "verbose", *_LORA_PLUS),
+    ),
+}
+"""Arguments of the plain LoRA, by the module that trains it; what is not here is not held."""
+
+UNDRAWN = (LYCORIS, "networks.oft")
+"""Kinds whose files diffusers does not load: no grid is drawn of them."""

@@ -1,0 +1,98 @@
+"""`python -m scripts.families_table` writes the tables of docs/families.md anew.
+
+What stands in the first is read from `tenner.families`; in the second, which proof a cell stands
+on, from `PROOFS` here, where each names the test that shows it.
+"""
+
+from pathlib import Path
+
+from tenner.families import FAMILIES, FamilyFacts
+
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+BEGIN, END = "<!-- families -->", "<!-- /families -->"
+
+COLUMNS = (
+    "recognised",
+    "planned",
+    "arguments",
+    "real training",
+    "sampled",
+    "delivered",
+    "resumed",
+    "loads in diffusers",
+)
+YES, NO = "yes", "no"
+FULL = dict.fromkeys(COLUMNS, YES)
+_SMALL = "smaller sizes, on a CPU"
+PROOFS: dict[str, dict[str, str]] = {
+    "sd1": FULL,
+    "sd2": FULL,
+    "sdxl": FULL,
+    "flux": {
+        **FULL,
+        "real training": "one block of each kind, small T5, on a CPU",
+        "sampled": "the same",
+        "resumed": "the same way as SD 1.x, not tried on it",
+    },
+    "flux-schnell": {
+        **FULL,
+        "real training": "as FLUX.1 dev, not tried on it",
+        "sampled": "as FLUX.1 dev, not tried on it",
+        "delivered": "as FLUX.1 dev, not tried on it",
+        "resumed": "as FLUX.1 dev, not tried on it",
+        "loads in diffusers": "as FLUX.1 dev, not tried on it",
+    },
+    "sd35-medium": {
+        **FULL,
+        "real training": _SMALL,
+        "sampled": NO,
+        "resumed": "the same way as SD 1.x, not tried on it",
+        "loads in diffusers": "no: 0.32 has no conversion",
+    },
+}
+_PARSER = {
+    "recognised": YES,
+    "planned": YES,
+    "arguments": YES,
+    "real training": "no: real parser only",
+    "sampled": NO,
+    "delivered": "not tried",
+    "resumed": "not tried",
+    "loads in diffusers": "no: 0.32 cannot",
+}
+
+
+def proofs(family: FamilyFacts) -> dict[str, str]:
+    """What is shown of a family, and by what."""
+    if family.untrained:
+        return {**dict.fromkeys(COLUMNS, NO), "recognised": YES, "planned": "refused with why"}
+    return PROOFS.get(family.name, _PARSER)
+
+
+def tables() -> str:
+    """Both tables."""
+    head = "| family | base_model | script | side | files beside it | licence |"
+    rows = [head, "|---|---|---|---|---|---|"]
+    for each in FAMILIES.values():
+        bases = ", ".join(f"`{base.name}`" for base in each.bases) or "a file or folder"
+        files = ", ".join(f"`{file.option}`" for file in each.files) or "none"
+        licence = each.licence.name if each.licence else "the base's own"
+        rows.append(
+            f"| {each.title} | {bases} | `{each.script}` | {each.side} | {files} | {licence} |"
+        )
+    rows += ["", f"| family | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for each in FAMILIES.values():
+        shown = proofs(each)
+        rows.append(f"| {each.title} | {' | '.join(shown[name] for name in COLUMNS)} |")
+    return "\n".join(rows)
+
+
+def written(page: str) -> str:
+    """The page with its tables made anew."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

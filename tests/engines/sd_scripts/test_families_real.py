@@ -1,0 +1,73 @@
+"""Other families and kinds of network through the whole program and the real sd-scripts, on a CPU.
+
+Opt-in as `test_sd_real.py`. FLUX.1 and SD 3.5 have smaller sizes (`shrunken.py`); SD 1.5 its own.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tenner.base.tiny import concept_dir
+from tenner.lora_files import read_lora_file
+from tests.engines.sd_scripts import shrunken
+from tests.engines.sd_scripts.test_sd_real import LIGHT, events, sd15, train
+
+__all__ = ["sd15"]
+pytestmark = [
+    pytest.mark.sd_scripts,
+    pytest.mark.skipif("SD_SCRIPTS_DIR" not in os.environ, reason="SD_SCRIPTS_DIR is not set"),
+    pytest.mark.timeout(2400),
+]
+FEW = ("--max_train_steps", "2", "--batch_size", "1", "--lr_warmup_steps", "0")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    python, real = os.environ["TENNER_TRAINER_PYTHON"], os.environ["SD_SCRIPTS_DIR"]
+    words = (python, shrunken.__file__, real, str(folder), "flux", "sd35-medium")
+    subprocess.run(words, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("base", "family", "words"),
+    [
+        (
+            "flux1-dev.safetensors",
+            "flux",
+            ("--sample_steps", "1", "--sample_seeds", "1", "--sample_prompts", "x --w 64 --h 64"),
+        ),
+        ("sd3.5_medium.safetensors", "sd35-medium", ()),
+    ],
+)
+def test_it_trains_and_is_delivered(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    family: str,
+    words: tuple[str, ...],
+) -> None:
+    real = Path(os.environ["SD_SCRIPTS_DIR"])
+    small = shrunken.sd_scripts(tmp_path / "sd-scripts", real)
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
+    light = [each for each in LIGHT if each != "--no_samples"]
+    given = ("--base_model", models / base, "--dataset", concept_dir(), *light, *FEW, *words)
+    run = train(tmp_path, *given)
+    assert [each["step"] for each in events(run, "step")] == [1, 2]
+    lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
+    assert lora.family == family
+    assert (run / "samples" / "grid.png").is_file() == bool(words)
+
+
+@pytest.mark.parametrize("algorithm", ["loha", "lokr"])
+def test_kinds_of_lycoris_are_trained_and_told(sd15: Path, tmp_path: Path, algorithm: str) -> None:
+    given = ("--base_model", sd15, "--dataset", concept_dir(), *LIGHT, *FEW)
+    network = ("--network_module", "lycoris.kohya", "--network_args", f"algo={algorithm}")
+    run = train(tmp_path, *given, *network, "--learning_rate", "1e-3")
+    lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
+    assert lora.kinds[0] == algorithm
+    assert lora.family == "sd1"

@@ -1,0 +1,176 @@
+"""Families as data: told by tensors, fitted to cards, refused where a pair is wrong."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from scripts.families_table import PAGE, written
+from tenner.base.model import inspect_base
+from tenner.core.errors import MachineError, SettingsError
+from tenner.engines.choice import possible_engine
+from tenner.families import FAMILIES, family_of_shapes
+from tenner.planning.levers import fit_transformer
+from tenner.planning.sizing import CardMemory, Wish
+from tenner.planning.vram import Load, encoding_gb, needed_gb
+from tenner.settings.model import Settings
+from tests.cli.test_command_line import photos, tenner
+
+SHAPES: dict[str, dict[str, list[int]]] = {
+    "flux": {
+        "double_blocks.0.img_attn.qkv.weight": [9216, 3072],
+        "guidance_in.in_layer.weight": [1],
+    },
+    "flux-schnell": {"double_blocks.0.img_attn.qkv.weight": [9216, 3072]},
+    "chroma": {
+        "double_blocks.0.img_attn.qkv.weight": [9216, 3072],
+        "distilled_guidance_layer.in_proj.weight": [1],
+    },
+    "sd3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": [4608, 1536]},
+    "sd35-large": {
+        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": [7296, 2432],
+        "model.diffusion_model.joint_blocks.0.context_block.attn.ln_k.weight": [64],
+    },
+    "sd35-medium": {
+        "joint_blocks.0.x_block.attn.qkv.weight": [4608, 1536],
+        "joint_blocks.0.context_block.attn.ln_k.weight": [64],
+        "joint_blocks.0.x_block.attn2.ln_k.weight": [64],
+    },
+    "lumina2": {"cap_embedder.1.weight": [1], "layers.25.attention.qkv.weight": [1]},
+    "anima": {
+        "net.blocks.0.adaln_modulation_self_attn.1.weight": [1],
+        "net.llm_adapter.out_proj.weight": [1],
+    },
+    "hunyuan-image": {
+        "double_blocks.0.img_attn.qkv.weight": [1],
+        "byt5_in.fc1.weight": [1],
+    },
+}
+
+
+def safetensors(path: Path, shapes: dict[str, list[int]]) -> Path:
+    """A whole file of zeros, of which the disk holds none."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, size = end, 2
+        for each in shape:
+            size *= each
+        end = start + size
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        file.truncate(8 + len(head) + end)
+    return path
+
+
+def test_each_family_is_told_by_its_tensors_and_by_no_others() -> None:
+    for family, shapes in SHAPES.items():
+        assert family_of_shapes(shapes) == family
+        assert [name for name, each in FAMILIES.items() if each.recognises(shapes)] == [family]
+
+
+def test_the_table_of_the_page_is_current() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page) == page
+
+
+def load(family: str, rank: int = 16) -> Load:
+    side = FAMILIES[family].side
+    return Load(family=family, pixels=side * side, network_dim=rank)
+
+
+@pytest.mark.parametrize(("gb", "swapped"), [(12, 16), (10, 22), (8, 28)])
+def test_flux_fits_where_sd_scripts_guide_says(gb: int, swapped: int) -> None:
+    """docs/flux_train_network.md, 6.1: fp8_base, so many blocks, batch 1, rank 16."""
+    lean = Load(
+        family="flux",
+        pixels=1024**2,
+        network_dim=16,
+        half_base=True,
+        blocks_to_swap=swapped,
+        text_gb=5.1,
+    )
+    assert needed_gb(lean, batch_size=1, gradient_checkpointing=True) < gb * 2**30 / 1e9
+
+
+def test_flux_in_16_bits_takes_more_than_26_gb() -> None:
+    """kohya-ss/misc-models: rank 4, AdamW8bit, cached captions."""
+    plain = Load(family="flux", pixels=1024**2, network_dim=4)
+    assert 26 < needed_gb(plain, batch_size=1, gradient_checkpointing=True) < 29
+
+
+@pytest.mark.parametrize("gb", [16, 24, 32, 48, 80])
+def test_more_memory_never_takes_longer(gb: int) -> None:
+    from tenner.planning.sizing import seconds_per_image
+
+    def seconds(size: int) -> float:
+        card = CardMemory(name="RTX 4090", free_mib=size * 1000)
+        fitted = fit_transformer(Settings(), load("flux"), card, Wish(most_images=100))
+        batch = fitted.batch
+        assert not batch.is_unsure
+        assert (batch.needed_gb or 0) <= card.usable_gb
+        return seconds_per_image(
+            fitted.load, card, batch.batch_size, batch.gradient_checkpointing
+        ) * (1.02 if fitted.load.half_base else 1)
+
+    assert seconds(gb) <= seconds(gb - 1) + 1e-9
+
+
+def test_flux_on_8_gb_needs_a_small_text_encoder_and_says_which_card_does() -> None:
+    card = CardMemory(name="RTX 4060", free_mib=7800)
+    assert encoding_gb(load("flux")) > card.free_gb
+    with pytest.raises(MachineError, match="encoding the captions") as caught:
+        fit_transformer(Settings(), load("flux"), card, Wish())
+    assert "t5xxl_fp8_e4m3fn" in caught.value.problems[0].fix
+    assert "an hour" in caught.value.problems[0].fix
+    small = Load(family="flux", pixels=1024**2, network_dim=16, text_gb=5.1)
+    fitted = fit_transformer(Settings(), small, card, Wish())
+    assert fitted.options["fp8_base"] is True
+    assert int(fitted.options["blocks_to_swap"]) >= 20
+
+
+def test_the_built_in_trainer_is_not_taken_for_a_transformer() -> None:
+    assert possible_engine(Settings(), tiny=False, other_noise="", family="flux")[0] == "sd-scripts"
+    with pytest.raises(SettingsError, match=r"does not train FLUX\.1 dev"):
+        possible_engine(Settings(engine="native"), tiny=False, other_noise="", family="flux")
+
+
+def test_a_diffusers_folder_names_the_file_to_take(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    config = {"_class_name": "FluxTransformer2DModel"}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match="diffusers layout") as caught:
+        inspect_base(tmp_path, name="x")
+    assert "flux1-dev.safetensors" in caught.value.problems[0].fix
+
+
+def test_all_that_is_wrong_is_said_at_once_before_anything_is_rented(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    base = safetensors(tmp_path / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [10**6, 11900]})
+    words = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
+    done = tenner(tmp_path, *words, "--clip_skip", "2", "--t5xxl", str(tmp_path / "none"))
+    said = done.stderr
+    assert done.returncode == 2
+    assert "there is no such file (the text encoder T5-XXL)" in said
+    good = tenner(tmp_path, *words)
+    assert good.returncode == 0, good.stderr
+    assert "FLUX.1 [dev] is not for commercial use" in good.stderr
+    wrong = tenner(tmp_path, *words, "--engine", "native")
+    assert "the built-in trainer does not train FLUX.1 dev" in wrong.stderr
+
+
+def test_a_lora_of_another_family_is_refused(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    base = safetensors(tmp_path / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [10**6, 11900]})
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    lora = safetensors(
+        tmp_path / "xl.safetensors",
+        {f"{name}.lora_down.weight": [4, 2048], f"{name}.lora_up.weight": [640, 4]},
+    )
+    words = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
+    done = tenner(tmp_path, *words, "--network_weights", str(lora))
+    assert done.returncode == 2
+    assert "is a LoRA of Stable Diffusion XL" in done.stderr

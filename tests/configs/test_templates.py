@@ -138,8 +138,9 @@ def test_baked_models_are_the_ones_that_are_known() -> None:
     from tenner.settings.known_bases import KNOWN_BASES
 
     models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
-    for base in KNOWN_BASES:
-        facts = models[base.name]
+    known = {base.name: base for base in KNOWN_BASES}
+    for name, facts in models.items():
+        base = known[name]
         assert (facts["id"], facts["licence"]) == (base.hub_id, base.licence)
         assert facts["file"] in base.files
         assert re.fullmatch("[0-9a-f]{64}", facts["sha256"])

@@ -26,9 +26,11 @@ from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
 
 from tenner.base.model import inspect_base
 from tenner.base.source import FetchedBase, fetch_base, parse_base_address
+from tenner.base.source.access import access_problems
 from tenner.base.tiny import base_dir
 from tenner.core.errors import SettingsError
 from tenner.core.secrets import NO_SECRETS, Secrets
+from tenner.settings.known_bases import KNOWN_BASES
 from tenner.storage.hub_download import Report
 
 TOKEN = "loopback-read-word"
@@ -375,6 +377,29 @@ def test_a_gated_file_is_reported_with_its_page(hub: Hub, tmp_path: Path) -> Non
             fetch("hf://me/gated", tmp_path, environ=env)
     (problem,) = raised.value.problems
     assert f"open {env['HF_ENDPOINT']}/me/gated, accept its terms" in problem.fix
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_base_is_asked_for_before_anything_is_rented(
+    hub: Hub, tmp_path: Path, status: int
+) -> None:
+    """FLUX.1 dev by its short name: refused with its page while the licence is not accepted."""
+    known = next(each for each in KNOWN_BASES if each.name == "flux-dev")
+    repo = hub.state.make_repo("model", known.hub_id)
+    hub.state.add_files(repo, {known.file: checkpoint()})
+    with fault_proxy(hub.port) as proxy:
+        proxy.fault = lambda sent: (
+            Spoil(status=status, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "terms"})
+            if "/resolve/" in sent.path
+            else None
+        )
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "HF_HOME": str(tmp_path)}
+        (problem,) = access_problems(known, env)
+    assert problem.level == "error"
+    assert "open https://huggingface.co/black-forest-labs/FLUX.1-dev, accept its" in problem.fix
+    assert access_problems(replace(known, is_gated=False), env) == ()
+    silent = {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert access_problems(known, silent) == ()  # `train` asks again
 
 
 def test_room_and_size_are_looked_at_before_a_file_of_the_hub_is_fetched(

@@ -12,4 +12,4 @@ for cuda in cu121 cu128; do
 done
 lock docker/locks/build.in -o docker/locks/build.txt
 lock docker/locks/fetch.in --constraints constraints.txt -o docker/locks/fetch.txt
-lock pyproject.toml docker/locks/tenner.in --extra s3 --extra hub --extra dataset --constraints constraints.txt -o docker/locks/tenner.txt
+lock pyproject.toml docker/locks/tenner.in --extra s3 --extra hub --extra gcs --extra azure --extra rclone --extra dataset --constraints constraints.txt -o docker/locks/tenner.txt

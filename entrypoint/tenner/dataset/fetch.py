@@ -21,6 +21,10 @@ from tenner.storage.http import OnBytes, download
 MOUNT_IT = msg("in a container, mount it: -v ./training_data:/workspace/training_data:ro")
 
 
+STORE_SCHEMES = ("gs", "gcs", "azure", "az", "abfs", "abfss", "rclone")
+"""Of addresses that are fetched through a destination's store."""
+
+
 def cache_dir(request: DatasetRequest) -> Path:
     """Where fetched datasets are kept."""
     return request.cache_dir or downloads_dir({}) / "datasets"
@@ -29,6 +33,7 @@ def cache_dir(request: DatasetRequest) -> Path:
 def fetch(source: str, request: DatasetRequest, on_bytes: OnBytes | None = None) -> Path:
     """The folder that `source` names. Raises DatasetError."""
     scheme = source.partition("://")[0].lower() if "://" in source else ""
+    scheme = "rclone" if source.lower().startswith("rclone:") else scheme
     if scheme in ("https", "http"):
         return _unpacked(_download(source, request, on_bytes), request)
     if scheme == "hf":
@@ -41,10 +46,18 @@ def fetch(source: str, request: DatasetRequest, on_bytes: OnBytes | None = None)
 
         folder = fetch_from_s3(source, request, cache_dir(request), on_bytes)
         return _unpacked_alone(folder, request)
+    if scheme in STORE_SCHEMES:
+        from tenner.dataset.from_store import fetch_from_store
+
+        folder = fetch_from_store(source, request, cache_dir(request), on_bytes)
+        return _unpacked_alone(folder, request)
     if scheme not in ("", "file"):
         raise DatasetError(
             msg("the dataset {source} is of a kind that is not known", source=source),
-            fix=msg("name a folder, an archive, or s3://, hf://datasets/ or https://"),
+            fix=msg(
+                "name a folder, an archive, or s3://, gs://, azure://, rclone:, hf://datasets/"
+                " or https://"
+            ),
         )
     return _local(Path(source.removeprefix("file://")).expanduser(), request)
 

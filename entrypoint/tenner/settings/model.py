@@ -67,7 +67,8 @@ class BaseModelSettings(BaseModel):
 
     base_model: AddressValue = "sd15"
     """What the LoRA is trained on: `sd15`, `sdxl`, `tiny` (built in, for a CPU), a folder in
-    diffusers layout or a `.safetensors` checkpoint, here or at `hf://`, `https://`, `s3://`."""
+    diffusers layout or a `.safetensors` checkpoint, here or at `hf://`, `https://`, `s3://`,
+    `gs://`, `azure://`, `rclone:`."""
     base_model_sha256: str | None = None
     """SHA-256 that a base model of one file must have."""
     vae: AddressValue | None = None
@@ -91,7 +92,8 @@ class DatasetSettings(BaseModel):
     model_config = _PART
 
     dataset: AddressValue = "./training_data"
-    """Images with captions: a folder, an archive, `s3://…`, `hf://datasets/…` or `https://…`.
+    """Images with captions: a folder, an archive, `s3://…`, `gs://…`, `azure://…`, `rclone:…`,
+    `hf://datasets/…` or `https://…`.
     Folders named `10_concept` repeat each image ten times, as in sd-scripts."""
     dataset_sha256: str | None = None
     """SHA-256 that the dataset's archive must have."""
@@ -294,7 +296,8 @@ class OutputSettings(BaseModel):
     training_comment: str | None = None
     """A line in the file's metadata."""
     destinations: Addresses = ()
-    """Where the result goes: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`. Default: a
+    """Where the result goes: `s3://bucket/prefix`, `gs://bucket/prefix`,
+    `azure://container/prefix`, `hf://user/repo`, `rclone:REMOTE:path`, `file:///path`. Default: a
     folder `delivered` in the run's own directory."""
     log_with: Trackers = ()
     """Also log the run to `wandb` (Weights & Biases), or to `comet_ml`, `mlflow`, `aim`, `clearml`,

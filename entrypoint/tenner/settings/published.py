@@ -39,7 +39,8 @@ def published_request(request: Request) -> Request:
 
 def public_name(address: str) -> str:
     """The last name of a path; an address as it is."""
-    if "://" in address and not address.startswith("file://"):
+    is_address = "://" in address or address.startswith("rclone:")
+    if is_address and not address.startswith("file://"):
         return address
     return PureWindowsPath(address).name or address
 

@@ -1,4 +1,4 @@
-"""Where a run is delivered to: a bucket, a repo on the Hub, or a folder."""
+"""Where a run is delivered to: a bucket, a repo on the Hub, a remote of rclone, or a folder."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,16 +6,18 @@ from typing import Literal
 
 from tenner.core.messages import Message
 
-Kind = Literal["s3", "hub", "folder"]
+Kind = Literal["s3", "hub", "folder", "gs", "azure", "rclone"]
+SCHEMES = {"s3": "s3", "hub": "hf", "gs": "gs", "azure": "azure"}
+"""How the address of each kind begins, where it has the form `scheme://root/prefix`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """One bucket, repo or folder to deliver to.
+    """One bucket, repo, remote or folder to deliver to.
 
-    `root` is the bucket, the repo id or the folder; `prefix` is the folder inside a bucket or
-    repo, without slashes at its ends. `notes` say what was corrected in
-    the address that was given.
+    `root` is the bucket, the container, the repo id, the remote's name or the folder; `prefix` is
+    the folder inside it, without slashes at its ends. `notes` say what was corrected in the address
+    that was given.
     """
 
     kind: Kind
@@ -34,7 +36,9 @@ class Destination:
     def __str__(self) -> str:
         if self.kind == "folder":
             return f"file://{self.root}"
-        scheme = "s3" if self.kind == "s3" else "hf"
+        if self.kind == "rclone":
+            return f"rclone:{self.root}:{self.prefix}"
+        scheme = SCHEMES[self.kind]
         return f"{scheme}://{self.root}" + (f"/{self.prefix}" if self.prefix else "")
 
     def name_in_root(self, name: str) -> str:
@@ -46,3 +50,7 @@ class Destination:
         if self.kind == "folder":
             return replace(self, root=str(Path(self.root) / name))
         return replace(self, prefix=self.name_in_root(name))
+
+    def parent(self) -> "Destination":
+        """The folder that this one is in."""
+        return replace(self, prefix=self.prefix.rpartition("/")[0])

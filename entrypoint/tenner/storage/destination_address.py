@@ -1,4 +1,5 @@
-"""Destinations as they are written: `s3://bucket/prefix`, `hf://user/repo`, `file:///path`.
+"""Destinations as they are written: `s3://bucket/prefix`, `gs://bucket/prefix`,
+`azure://container/prefix`, `hf://user/repo`, `rclone:REMOTE:path`, `file:///path`.
 
 People paste what their browser or console shows: these shapes are understood, corrected where the
 meaning is certain (each correction becomes a note), and refused with a fix where it is not.
@@ -28,9 +29,17 @@ _OPTIONS: dict[Kind, frozenset[str]] = {
     "s3": frozenset({"endpoint_url", "region", "profile", "addressing", "links", "optional"}),
     "hub": frozenset({"public", "revision", "optional"}),
     "folder": frozenset({"optional"}),
+    "gs": frozenset({"optional"}),
+    "azure": frozenset({"optional"}),
+    "rclone": frozenset({"optional"}),
 }
 _LONGEST_LINK_SECONDS = 7 * 24 * 3600  # what Signature Version 4 allows
-_EXAMPLES = msg("s3://bucket/prefix, hf://user/repo or file:///folder")
+_EXAMPLES = msg(
+    "s3://bucket/prefix, gs://bucket/prefix, azure://container/prefix, hf://user/repo,"
+    " rclone:REMOTE:path or file:///folder"
+)
+_REMOTE = re.compile(r"[\w.+@][\w.+@ -]*")
+"""Names that rclone gives to remotes; a connection string (`:s3,key=…:`) is none."""
 
 
 def parse_destinations(
@@ -68,10 +77,16 @@ def parse_destination(text: str) -> Destination:
             msg("destination {address} is a path on a Windows PC", address=address),
             fix=msg("mount the folder into the container and name it as file:///workspace/output"),
         )
+    if address.lower().startswith("rclone:"):
+        return _parse_rclone(address)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", address)
     match scheme.group(1).lower() if scheme else "":
         case "s3":
             return _parse_s3(address, address)
+        case "gs" | "gcs":
+            return _parse_bucket("gs", address)
+        case "azure" | "az" | "abfs" | "abfss":
+            return _parse_bucket("azure", address)
         case "hf" | "huggingface" | "hub":
             return _parse_hub(address, re.sub(r"^[A-Za-z]+:/+", "", address))
         case "file":
@@ -204,6 +219,45 @@ def _parse_s3(address: str, clean: str) -> Destination:
         link_seconds=link_seconds,
     )
     return _with_note(destination, address)
+
+
+def _parse_bucket(kind: Kind, address: str) -> Destination:
+    """A bucket of Google Cloud Storage, or a container of Azure Blob Storage."""
+    body, _, query = re.sub(r"^[A-Za-z0-9]+:/+", "", address).partition("?")
+    bucket, _, rest = body.partition("/")
+    prefix = "/".join(part for part in rest.split("/") if part)
+    options, problems = _options(kind, query, address)
+    if not re.fullmatch(r"[a-z0-9$][a-z0-9._$-]{1,221}", bucket):
+        text = msg(
+            "destination {shown}: {bucket} is no bucket or container name",
+            shown=_shown(address),
+            bucket=repr(bucket),
+        )
+        problems.append(Problem(text=text, fix=msg("use {examples}", examples=_EXAMPLES)))
+    problems += _path_problems(prefix, address)
+    if problems:
+        raise SettingsError(problems=problems)
+    required = "optional" not in options
+    found = Destination(kind=kind, root=bucket, prefix=prefix, required=required)
+    return _with_note(found, re.sub(r"^(?:gcs|az|abfss?):", f"{kind}:", address))
+
+
+def _parse_rclone(address: str) -> Destination:
+    """A folder of a remote in the user's rclone configuration."""
+    body, _, query = address.partition(":")[2].removeprefix("//").partition("?")
+    remote, colon, path = body.partition(":")
+    prefix = "/".join(part for part in path.split("/") if part)
+    options, problems = _options("rclone", query, address)
+    if not colon or not _REMOTE.fullmatch(remote):
+        text = msg("destination {shown} names no remote of rclone", shown=_shown(address))
+        fix = msg("write rclone:REMOTE:path, with a name that rclone listremotes shows")
+        problems.append(Problem(text=text, fix=fix))
+    problems += _path_problems(prefix, address)
+    if problems:
+        raise SettingsError(problems=problems)
+    root = f"{prefix}" if not path.startswith("/") else f"/{prefix}"
+    required = "optional" not in options
+    return Destination(kind="rclone", root=remote, prefix=root, required=required)
 
 
 def _parse_hub(address: str, clean: str) -> Destination:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
+from tenner.storage.source import Source
 from tenner.storage.store import Store
 
 
@@ -21,7 +22,37 @@ def open_store(destination: Destination, *, secrets: Secrets, env: Mapping[str, 
             from tenner.storage.s3 import open_s3
 
             return open_s3(destination, secrets=secrets, env=env)
+        case "gs" | "azure":
+            from tenner.storage.cloud import open_cloud
+
+            return open_cloud(destination, secrets=secrets, env=env)
+        case "rclone":
+            from tenner.storage.rclone import open_rclone
+
+            return open_rclone(destination, secrets=secrets, env=env)
         case "hub":
             from tenner.storage.hub import open_hub
 
             return open_hub(destination, secrets=secrets, env=env)
+
+
+def open_source(destination: Destination, *, secrets: Secrets, env: Mapping[str, str]) -> Source:
+    """The bucket or remote to read from.
+
+    Raises PermanentError where its library or program is not installed or its settings are wrong.
+    """
+    match destination.kind:
+        case "s3":
+            from tenner.storage.s3 import open_s3
+
+            return open_s3(destination, secrets=secrets, env=env)
+        case "gs" | "azure":
+            from tenner.storage.cloud import open_cloud
+
+            return open_cloud(destination, secrets=secrets, env=env)
+        case "rclone":
+            from tenner.storage.rclone import open_rclone
+
+            return open_rclone(destination, secrets=secrets, env=env)
+        case "hub" | "folder":
+            raise ValueError(f"{destination} is fetched another way")

@@ -49,7 +49,7 @@ def moto_server(folder: Path) -> Iterator[int]:
     """moto: wide, in Python. It keeps no signatures."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port, folder / "moto.log"):
+    with running(command, port, folder / "moto.log"):
         yield port
 
 
@@ -68,7 +68,7 @@ def rclone_server(folder: Path, *, keeps_hashes: bool = False) -> Iterator[int]:
     command = [program, "serve", "s3", str(remote), "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{KEY_ID},{SECRET_KEY}", "--config", os.devnull]
     command += ["--cache-dir", str(folder / "cache")]
-    with _running(command, port, folder / "rclone.log"):
+    with running(command, port, folder / "rclone.log"):
         yield port
 
 
@@ -87,7 +87,7 @@ def seaweed_server(folder: Path) -> Iterator[int]:
     for part in ("master", "volume", "filer", "s3"):
         ports = free_port(), free_port()
         command += [f"-{part}.port={ports[0]}", f"-{part}.port.grpc={ports[1]}"]
-    with _running(command, ports[0], folder / "seaweed.log"):
+    with running(command, ports[0], folder / "seaweed.log"):
         yield ports[0]
 
 
@@ -101,7 +101,7 @@ def localbucket_server(folder: Path) -> Iterator[int]:
     objects = folder / "buckets"
     objects.mkdir()
     command = [_program("localbucket", "localbucket"), "--port", str(port), str(objects)]
-    with _running(command, port, folder / "localbucket.log"):
+    with running(command, port, folder / "localbucket.log"):
         yield port
 
 
@@ -112,7 +112,7 @@ def _program(name: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+def running(command: list[str], port: int, log: Path) -> Iterator[None]:
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out)
         try:

@@ -1,11 +1,12 @@
 """Where a base model is to come from, as people paste it.
 
 `hf://user/repo`, `hf://user/repo@revision/path/model.safetensors` and the Hub's web addresses,
-`https://host/…/model.safetensors`, `s3://bucket/…/model.safetensors` or a folder there.
+`https://host/…/model.safetensors`, `s3://bucket/…/model.safetensors` or a folder there, and the
+same at `gs://`, `azure://` and `rclone:REMOTE:`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.families import KnownBase
 from tenner.settings.known_bases import known_base
+from tenner.storage.destination_address import parse_destination
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}
@@ -27,7 +29,7 @@ class BaseAddress:
     `known` is what tenner knows of it already: its licence, and its file by revision and SHA-256.
     """
 
-    kind: Literal["hub", "web", "s3"]
+    kind: Literal["hub", "web", "s3", "gs", "azure", "rclone"]
     location: str
     path: str = ""
     revision: str = "main"
@@ -47,7 +49,9 @@ class BaseAddress:
         if self.kind == "web":
             return self.location.partition("?")[0]
         at = f"@{self.revision}" if self.kind == "hub" and self.revision != "main" else ""
-        scheme = "hf" if self.kind == "hub" else "s3"
+        if self.kind == "rclone":
+            return f"rclone:{self.location}:{self.path}"
+        scheme = "hf" if self.kind == "hub" else self.kind
         return f"{scheme}://{self.location}{at}" + (f"/{self.path}" if self.path else "")
 
 
@@ -58,6 +62,8 @@ def parse_base_address(asked: str) -> BaseAddress | None:
     SettingsError where an address cannot be meant.
     """
     wanted = Address(full_address(asked).strip().strip("\"'"))
+    if wanted.lower().startswith("rclone:"):
+        return _in_store(wanted)
     scheme, found, rest = wanted.partition("://")
     if not found:
         known = known_base(wanted)
@@ -76,6 +82,8 @@ def parse_base_address(asked: str) -> BaseAddress | None:
                     fix=_EXAMPLES,
                 )
             return BaseAddress(kind="s3", location=bucket, path=path.strip("/"), options=options)
+        case "gs" | "gcs" | "azure" | "az" | "abfs" | "abfss":
+            return _in_store(wanted)
         case other:
             raise SettingsError(
                 msg(
@@ -85,6 +93,24 @@ def parse_base_address(asked: str) -> BaseAddress | None:
                 ),
                 fix=msg("use {examples}", examples=_EXAMPLES),
             )
+
+
+def _in_store(wanted: str) -> BaseAddress:
+    """A file or folder in a bucket of Google's or Azure's, or in a remote of rclone."""
+    try:
+        place = parse_destination(wanted.partition("?")[0])
+    except SettingsError as error:
+        told = [
+            replace(each, text=each.text.replace("destination ", "base_model = ", 1))
+            for each in error.problems
+        ]
+        raise SettingsError(problems=told) from None
+    if not place.prefix.strip("/"):
+        raise SettingsError(
+            msg("base_model = {wanted} names no file in a bucket", wanted=wanted), fix=_EXAMPLES
+        )
+    assert place.kind in ("gs", "azure", "rclone")
+    return BaseAddress(kind=place.kind, location=place.root, path=place.prefix)
 
 
 def _known(known: KnownBase) -> BaseAddress:

@@ -44,9 +44,9 @@ def _fetch(address: BaseAddress, task: Fetching) -> FetchedBase:
             from tenner.base.source.from_hub import fetch_from_hub
 
             return fetch_from_hub(address, task)
-        case "s3":
-            from tenner.base.source.from_s3 import fetch_from_s3
+        case "s3" | "gs" | "azure" | "rclone":
+            from tenner.base.source.from_store import fetch_from_store
 
-            return fetch_from_s3(address, task)
+            return fetch_from_store(address, task)
         case "web":
             return fetch_from_web(address, task)

@@ -47,8 +47,8 @@ def fetch_heads(
         match address.kind:
             case "hub":
                 return _from_hub(address, task, folder)
-            case "s3":
-                return _from_s3(address, task, folder)
+            case "s3" | "gs" | "azure" | "rclone":
+                return _from_store(address, task, folder)
             case "web":
                 return _from_web(address, task, folder)
     except SettingsError as error:  # servers repeat what they were sent
@@ -115,15 +115,15 @@ def _from_hub(address: BaseAddress, task: Fetching, folder: Path) -> FetchedBase
     )
 
 
-def _from_s3(address: BaseAddress, task: Fetching, folder: Path) -> FetchedBase:
-    from tenner.base.source.from_s3 import s3_versions, with_store
-    from tenner.storage.s3 import S3Store
+def _from_store(address: BaseAddress, task: Fetching, folder: Path) -> FetchedBase:
+    from tenner.base.source.from_store import versions_of, with_store
+    from tenner.storage.source import Source
 
     def heads(
-        store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline
+        store: Source, address: BaseAddress, task: Fetching, deadline: Deadline
     ) -> FetchedBase:
         del task
-        sizes = {name: size for name, (size, _) in s3_versions(store, address, deadline).items()}
+        sizes = {name: size for name, (size, _) in versions_of(store, address, deadline).items()}
 
         def reading(name: str) -> Beginning:
             return lambda num_bytes: (store.beginning(name, num_bytes, deadline), sizes[name])

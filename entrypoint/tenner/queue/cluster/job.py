@@ -98,10 +98,10 @@ def _here(request: Request) -> Request:
 
 
 def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
-    """The destination that holds the lease: a Hub repo cannot tell which machine was first."""
-    return next((each for each in destinations if each.kind != "hub"), None) or next(
-        iter(destinations), None
-    )
+    """The destination that holds the lease: a Hub repo or a remote of rclone cannot tell which
+    machine was first."""
+    leasing = (each for each in destinations if each.kind not in ("hub", "rclone"))
+    return next(leasing, None) or next(iter(destinations), None)
 
 
 def _with_figures(result: Result, run_dir: RunDir) -> Result:

@@ -1,4 +1,5 @@
-"""A base model in a bucket: one checkpoint, or a folder in diffusers layout."""
+"""A base model in a bucket or a remote of rclone: one checkpoint, or a folder in diffusers
+layout."""
 
 from collections.abc import Callable
 
@@ -10,13 +11,14 @@ from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.storage.destination import Destination
 from tenner.storage.destination_address import parse_destination
-from tenner.storage.s3 import S3Store, open_s3
+from tenner.storage.opening import open_source
+from tenner.storage.source import Source
 
 _LONGEST_SECONDS = 6 * 3600.0
 """Seven GB at 3 Mbit/s."""
 
 
-def fetch_from_s3(address: BaseAddress, task: Fetching) -> FetchedBase:
+def fetch_from_store(address: BaseAddress, task: Fetching) -> FetchedBase:
     """Raises SettingsError where it is not there or cannot be brought."""
     return with_store(address, task, Deadline(_LONGEST_SECONDS), _fetch)
 
@@ -25,11 +27,11 @@ def with_store(
     address: BaseAddress,
     task: Fetching,
     deadline: Deadline,
-    action: Callable[[S3Store, BaseAddress, Fetching, Deadline], FetchedBase],
+    action: Callable[[Source, BaseAddress, Fetching, Deadline], FetchedBase],
 ) -> FetchedBase:
     """What `action` makes of the bucket's folder. Raises SettingsError."""
     try:
-        store = open_s3(_folder(address), secrets=task.secrets, env=task.environ)
+        store = open_source(_folder(address), secrets=task.secrets, env=task.environ)
         return action(store, address, task, deadline)
     except PermanentError as refused:
         raise SettingsError(problems=[refused.problem]) from refused
@@ -46,13 +48,15 @@ def _folder(address: BaseAddress) -> Destination:
     if folder.endswith(".safetensors"):
         folder = folder.rpartition("/")[0]
     options = f"?{address.options}" if address.options else ""
-    return parse_destination(f"s3://{address.location}/{folder}{options}")
+    if address.kind == "rclone":
+        return parse_destination(f"rclone:{address.location}:{folder}")
+    return parse_destination(f"{address.kind}://{address.location}/{folder}{options}")
 
 
-def s3_versions(
-    store: S3Store, address: BaseAddress, deadline: Deadline
+def versions_of(
+    store: Source, address: BaseAddress, deadline: Deadline
 ) -> dict[str, tuple[int, str]]:
-    """Size and ETag of each file that the base is made of."""
+    """Size and version of each file that the base is made of."""
     if address.path.endswith(".safetensors"):
         names = (address.path.rpartition("/")[2],)
     else:
@@ -63,9 +67,9 @@ def s3_versions(
     }
 
 
-def _fetch(store: S3Store, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
-    room = task.cache / "s3" / key_of(f"{address} {address.options}")
-    versions = s3_versions(store, address, deadline)
+def _fetch(store: Source, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
+    room = task.cache / address.kind / key_of(f"{address} {address.options}")
+    versions = versions_of(store, address, deadline)
     names = tuple(versions)
     folder = room / key_of(str(sorted(versions.items())))
     total = sum(size for size, _ in versions.values())

@@ -7,10 +7,11 @@ files that are gone there are removed here, and a cut file is resumed.
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import msg, redacted
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import secrets_from
 from tenner.dataset.request import DatasetRequest
@@ -46,7 +47,10 @@ def fetch_from_store(
         return _fill(Mirror(folder, files), store, deadline, on_bytes)
     except SettingsError as error:
         told = [
-            Problem(text=each.text.replace("destination ", "dataset ", 1), fix=each.fix)
+            replace(
+                each,
+                text=redacted(each.text, lambda text: text.replace("destination ", "dataset ", 1)),
+            )
             for each in error.problems
         ]
         raise DatasetError(problems=told) from None

@@ -259,7 +259,7 @@ def _asked(destination: Destination, ask: Callable[[], T]) -> T:
             or isinstance(error, PermissionError | ValueError)
             or _is_login(error)
         ):
-            problem = Problem(text=text, fix=_FIXES.get(destination.kind, ""))
+            problem = Problem(text=text, fix=_FIXES[destination.kind])
             raise PermanentError(problem, code="forbidden") from error
         raise TransientError(text) from error
 

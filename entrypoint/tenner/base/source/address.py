@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tenner.core.addresses import Address, full_address
 from tenner.core.errors import SettingsError
-from tenner.core.messages import msg
+from tenner.core.messages import msg, redacted
 from tenner.families import KnownBase
 from tenner.settings.known_bases import known_base
 from tenner.storage.destination_address import parse_destination
@@ -101,7 +101,12 @@ def _in_store(wanted: str) -> BaseAddress:
         place = parse_destination(wanted.partition("?")[0])
     except SettingsError as error:
         told = [
-            replace(each, text=each.text.replace("destination ", "base_model = ", 1))
+            replace(
+                each,
+                text=redacted(
+                    each.text, lambda text: text.replace("destination ", "base_model = ", 1)
+                ),
+            )
             for each in error.problems
         ]
         raise SettingsError(problems=told) from None

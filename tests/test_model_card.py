@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from tenner.core.checksums import DeliveredFile
 from tenner.core.events import Event, Warned
 from tenner.core.secrets import NO_SECRETS
+from tenner.families import FAMILIES
 from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
 from tenner.runs.card import shown_samples
 from tenner.runs.deliver import deliver
@@ -66,6 +67,15 @@ def test_it_tells_how_to_load_the_weights_everywhere() -> None:
     assert "20 images with 18 captions" in text
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     compile(code, "card", "exec")
+
+
+def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
+    note = FAMILIES["flux"].licence
+    assert note
+    text = render_card(replace(CARD, licence_note=note.note, pipeline="FluxPipeline"))
+    assert "is not for commercial use" in text.split("## Licence")[1]
+    assert "joint_attention_kwargs" in text
+    assert "does not load these weights" in render_card(replace(CARD, pipeline=""))
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from scripts.families_table import PAGE, written
-from tenner.base.model import inspect_base
+from tenner.base.model import inspect_base, known_shape
 from tenner.core.errors import MachineError, SettingsError
 from tenner.engines.choice import possible_engine
-from tenner.families import FAMILIES, family_of_shapes
+from tenner.families import FAMILIES, family_of_shapes, known_bases
 from tenner.planning.levers import fit_transformer
 from tenner.planning.sizing import CardMemory, Wish
 from tenner.planning.vram import Load, encoding_gb, needed_gb
@@ -174,3 +174,11 @@ def test_a_lora_of_another_family_is_refused(tmp_path: Path) -> None:
     done = tenner(tmp_path, *words, "--network_weights", str(lora))
     assert done.returncode == 2
     assert "is a LoRA of Stable Diffusion XL" in done.stderr
+
+
+def test_a_base_that_is_known_by_name_predicts_what_its_file_does() -> None:
+    known = {base.name: base for base in known_bases()}
+    predictions = {name: known_shape(known[name]).prediction for name in known}
+    assert predictions["noobai-vpred"] == "v_prediction"
+    assert predictions["noobai"] == predictions["pony"] == predictions["sdxl"] == "epsilon"
+    assert predictions["flux-dev"] == predictions["sd35-large"] == "flow"

@@ -122,7 +122,12 @@ def find_base(
         if address is None:
             raise not_found(base_model, models_dir)
         known = known_base(base_model)
-        if known and (wrong := named_problems(known.family, settings)):
+        wrong = named_problems(known.family, settings) if known else ()
+        if known and known.is_gated and heads_into is not None:
+            from tenner.base.source.access import access_problems
+
+            wrong = (*wrong, *access_problems(known, environ))
+        if wrong:
             raise SettingsError(problems=wrong)
         on_stage("base model", str(address))
         if heads_into is None:

@@ -94,7 +94,7 @@ def _print_table(found: "Comparison") -> None:
 
 _FOOTNOTES = (
     "g: with gradient checkpointing. ?: may not fit. m: measured on such cards by others, else by",
-    "the card's peak; a quarter more or less. Time is training and samples, without set-up.",
+    "the card's peak; a quarter more or less, half of FLUX.1 and its like. Time is without set-up.",
     "guide: the price and the hours of the guide's own table, for a first run by hand.",
     "Prices are dated: --json tells their sources; price_per_hour takes their place.",
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base, known_notices
 from tenner.base.further import named_problems
-from tenner.base.model import Base, find_local_base
+from tenner.base.model import Base, find_local_base, known_shape
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
@@ -50,10 +50,10 @@ class Judged:
 
     @property
     def predicts_v(self) -> bool | None:
-        """What the base predicts, None where that is not known; those with a short name predict
-        noise."""
+        """What the base predicts, None where that is not known."""
         if self.base is None:
-            return False if known_base(self.request.settings.base_model) else None
+            known = known_base(self.request.settings.base_model)
+            return known_shape(known).prediction == "v_prediction" if known else None
         return None if self.base.prediction is None else self.base.prediction == "v_prediction"
 
 
@@ -84,7 +84,8 @@ def judge_without_card(
     family = None if assumed.notice else assumed.family
     trainer, python = _trainer(request.settings, environ, base, problems, machine, family)
     problems += judge_request(request, trainer=trainer, family=family, python=python)
-    prediction = base.prediction if base else "epsilon"
+    shape = base or (known_shape(known) if known else None)
+    prediction = shape.prediction if shape else "epsilon"
     request = with_family_defaults(
         request,
         assumed.family,

@@ -20,6 +20,7 @@ def memory_rows() -> list[tuple[str, float, float]]:
             pixels=row.side**2,
             network_dim=row.network_dim,
             text_encoder_trained=row.text_encoder_trained,
+            engine=row.engine,
         )
         parts = dict(
             memory_parts(

@@ -1,17 +1,23 @@
 """The peak of a training step's memory, traced on fake tensors, against the plan's model.
 
     python -m bench.traced_memory [--families sd1 sdxl] [--batches 1 4] [--ranks 8 128]
+    python -m bench.traced_memory --stored   # the rows of traced.json, nothing is traced
 
-A step of the built-in trainer's U-Net with its LoRA (forward and backward, text given, bf16) is run
-on tensors that have sizes and no contents, and every storage is followed. The frozen weights, and
-the LoRA with its gradients, are counted apart from what the step itself takes at its peak. Not in
-it: CUDA's context, workspaces of libraries, the allocator's rounding, and what kernels of a card
-take beside what those of a CPU take (flash attention's sums in fp32).
+A step of the built-in trainer with its LoRA (forward and backward, bf16; of the U-Net alone, or
+with its text encoders trained too) is run on tensors that have sizes and no contents, and every
+storage is followed. The frozen weights, and the LoRA with its gradients, are counted apart from
+what the step itself takes at its peak. Not in it: CUDA's context, workspaces of libraries, the
+allocator's rounding, and what kernels of a card take beside what those of a CPU take (flash
+attention's sums in fp32). With `--store` rows are added to `traced.json`, to which the model's
+numbers are fitted and by which a test holds them.
 """
 
 import argparse
+import itertools
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,9 +27,11 @@ from torch.utils._pytree import tree_leaves
 
 from bench.engine_ops import CONFIGS
 from tenner.engines.native import small_maps
+from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
+from tenner.engines.native.text import TextEncoders
 from tenner.engines.native.unet import Unet
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.optimizers import state_bytes
@@ -83,7 +91,58 @@ class Traced:
     step: int
 
 
-def trace(family: str, *, batch: int, rank: int, checkpointing: bool) -> Traced:
+class Captions:
+    """Stands for a tokenizer: token ids of 77 words, without contents."""
+
+    num_chunks, chunk, eos = 1, 75, 49407
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        return torch.empty(len(captions), 77, dtype=torch.long)
+
+
+def text_shapes(family: str) -> list[tuple[dict, dict[str, torch.Size]]]:
+    """Configuration and tensors of each text encoder, by the names that the trainer reads."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    found = []
+    for part in ("text_encoder", "text_encoder_2")[: 2 if family == "sdxl" else 1]:
+        config = json.loads(CONFIGS.read_text())[family][part]
+        with torch.device("meta"):
+            model = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+        shapes = {
+            name.removeprefix("text_model."): value.shape
+            for name, value in model.state_dict().items()
+        }
+        if not found:
+            shapes.pop("text_projection.weight")
+        found.append((config, shapes))
+    return found
+
+
+def text_encoders(
+    family: str, bank: LoraBank, rank: int, checkpointing: bool
+) -> tuple[TextEncoders, int]:
+    """Text encoders with their LoRA, and the bytes of their weights."""
+    half, cpu, encoders, projection, num_bytes = torch.bfloat16, torch.device("cpu"), [], None, 0
+    for number, (config, shapes) in enumerate(text_shapes(family)):
+        tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
+        num_bytes += sum(each.nbytes for each in tensors.values())
+        projection = tensors.pop("text_projection.weight", None)
+        segment = f"te{number}"
+        plan = LoraPlan(bank=bank, segment=segment, name_of=str, dim=rank, alpha=1.0)
+        parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts_text)
+        clip = ClipText(parse_clip_config(config), parts)
+        clip.checkpointing = checkpointing
+        encoders.append((Captions(), clip))
+    return TextEncoders(family, encoders, projection, None, cpu), num_bytes  # pyright: ignore[reportArgumentType]
+
+
+def adapts_text(name: str) -> bool:
+    """Attention and MLP, as in the trainer."""
+    return ".self_attn." in name or ".mlp." in name
+
+
+def trace(family: str, *, batch: int, rank: int, checkpointing: bool, text: bool = False) -> Traced:
     """One step at the family's native side."""
     from diffusers import UNet2DConditionModel
 
@@ -103,6 +162,9 @@ def trace(family: str, *, batch: int, rank: int, checkpointing: bool) -> Traced:
         )
         unet = Unet(parsed, parts)
         unet.checkpointing = checkpointing
+        encoders, text_bytes = None, 0
+        if text:
+            encoders, text_bytes = text_encoders(family, bank, rank, checkpointing)
         bank.allocate(cpu, half)
         shape = (batch, 4, size, size)
         latents = torch.empty(shape, dtype=half).to(memory_format=torch.channels_last)
@@ -112,11 +174,16 @@ def trace(family: str, *, batch: int, rank: int, checkpointing: bool) -> Traced:
         bank.begin_pass(first=True)
         storages = Storages()
         flat = [bank.weights, bank.grads, bank.compute, bank.sinks]
-        storages.ignore([*_weights(unet), *flat])
+        storages.ignore([*_weights(unet), *_weights(encoders), *flat])
         with storages:
+            if encoders:
+                encoded = encoders.encode([""] * batch)
+                context = encoded.context
+                if encoded.pooled is not None and added is not None:
+                    added = torch.cat([encoded.pooled, added[:, encoded.pooled.shape[1] :]], dim=1)
             unet(latents, times, context, added).float().square().mean().backward()
     return Traced(
-        weights=sum(shape.numel() for shape in shapes.values()) * 2,
+        weights=sum(shape.numel() for shape in shapes.values()) * 2 + text_bytes,
         lora=sum(each.nbytes for each in flat),
         step=storages.peak,
     )
@@ -139,37 +206,82 @@ def _weights(model: object, seen: set[int] | None = None) -> list[torch.Tensor]:
     return [tensor for each in inner for tensor in _weights(each, seen)]
 
 
+STORED = Path(__file__).with_name("traced.json")
+
+
 def main() -> None:
     """Print a table of traces beside the plan's model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", default=["sd1", "sdxl"], choices=list(SIDES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 128])
+    parser.add_argument("--text", action="store_true", help="with the text encoders trained too")
+    parser.add_argument("--store", action="store_true", help="add the rows to traced.json")
+    parser.add_argument("--stored", action="store_true", help="print the rows of traced.json")
     options = parser.parse_args()
     print(
-        "| family | rank | batch | checkpointing | weights | LoRA | step | traced | model | error |"
+        "| family | rank | batch | checkpointing | text encoders | weights | LoRA | step | traced"
+        " | model | error |"
     )
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for family in options.families:
-        for rank in options.ranks:
-            for batch in options.batches:
-                for saving in (False, True):
-                    print_row(family, rank, batch, saving)
+    print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    if options.stored:
+        for row in stored_rows():
+            print_row(row)
+        return
+    cases = itertools.product(
+        options.families,
+        options.ranks,
+        options.batches,
+        (False, True),
+        (False, True) if options.text else (False,),
+    )
+    known = {tuple(list(row.values())[:5]) for row in stored_rows()} if options.store else set()
+    for case in cases:
+        if case in known:
+            continue
+        family, rank, batch, saving, text = case
+        traced = trace(family, batch=batch, rank=rank, checkpointing=saving, text=text)
+        names = ("family", "rank", "batch", "checkpointing", "text")
+        row = {**dict(zip(names, case, strict=True)), **asdict(traced)}
+        if options.store:
+            rows = [json.dumps(each) for each in (*stored_rows(), row)]
+            STORED.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+        print_row(row)
 
 
-def print_row(family: str, rank: int, batch: int, saving: bool) -> None:
-    """A row in GB: states of AdamW8bit are added to the traced LoRA."""
-    traced = trace(family, batch=batch, rank=rank, checkpointing=saving)
-    lora = traced.lora * (12 + state_bytes("AdamW8bit")) / 12
-    load = Load(family=family, pixels=SIDES[family] ** 2, network_dim=rank)  # pyright: ignore[reportArgumentType]
-    modelled = memory_parts(load, batch_size=batch, gradient_checkpointing=saving)
-    model = sum(gb for name, gb in modelled.items() if name not in ("context", "reserve"))
-    whole = (traced.weights + lora + traced.step) / 1e9
-    cells = (traced.weights / 1e9, lora / 1e9, traced.step / 1e9, whole, model)
+def stored_rows() -> list[dict]:
+    """What was traced once: `weights`, `lora` and `step` in bytes."""
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else []
+
+
+def traced_gb(row: dict) -> float:
+    """All that was traced, with the states of AdamW8bit beside the LoRA."""
+    lora = row["lora"] * (12 + state_bytes("AdamW8bit")) / 12
+    return (row["weights"] + lora + row["step"]) / 1e9
+
+
+def modelled_gb(row: dict) -> float:
+    """What the plan's model says of the same, without CUDA's context and reserve."""
+    load = Load(
+        family=row["family"],
+        pixels=SIDES[row["family"]] ** 2,
+        network_dim=row["rank"],
+        text_encoder_trained=row["text"],
+        engine="native",
+    )
+    parts = memory_parts(load, batch_size=row["batch"], gradient_checkpointing=row["checkpointing"])
+    return sum(gb for name, gb in parts.items() if name not in ("context", "reserve"))
+
+
+def print_row(row: dict) -> None:
+    """A row in GB."""
+    whole, model = traced_gb(row), modelled_gb(row)
+    lora = row["lora"] * (12 + state_bytes("AdamW8bit")) / 12
+    cells = (row["weights"] / 1e9, lora / 1e9, row["step"] / 1e9, whole, model)
     numbers = " | ".join(f"{each:.2f}" for each in cells)
-    saves = "on" if saving else "off"
-    error = f"{model / whole - 1:+.0%}"
-    print(f"| {family} | {rank} | {batch} | {saves} | {numbers} | {error} |", flush=True)
+    words = ["on" if row[name] else "off" for name in ("checkpointing", "text")]
+    case = f"| {row['family']} | {row['rank']} | {row['batch']} | {' | '.join(words)} |"
+    print(f"{case} {numbers} | {model / whole - 1:+.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def _modelled_gb(row: Mapping[str, Any]) -> float | None:
         text_encoder_trained=row.get("network_train_unet_only") is False,
         optimizer=row.get("optimizer_type") or "AdamW8bit",
         full_precision=row.get("mixed_precision") == "no",
+        engine="sd-scripts" if row.get("engine") == "sd-scripts" else "native",
     )
     saving = bool(row.get("gradient_checkpointing"))
     parts = memory_parts(load, batch_size=row["train_batch_size"], gradient_checkpointing=saving)
@@ -60,6 +61,7 @@ def _toml(row: Mapping[str, Any]) -> list[str]:
         "batch_size": row["train_batch_size"],
         "gradient_checkpointing": bool(row.get("gradient_checkpointing")),
         "text_encoder_trained": row.get("network_train_unet_only") is False,
+        "engine": "sd-scripts" if row.get("engine") == "sd-scripts" else "native",
         "source": "gpu_day",
     }
     found: list[str] = []

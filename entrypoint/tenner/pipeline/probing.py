@@ -28,10 +28,10 @@ from tenner.pipeline.fitting import bare_engine
 from tenner.pipeline.preflight import ALONE
 from tenner.planning.decision import plan_again
 from tenner.planning.length import Length
-from tenner.planning.plan import Plan
+from tenner.planning.plan import EngineName, Plan
 from tenner.planning.prepared import Prepared
 from tenner.planning.sizing import HEADROOM, Choice
-from tenner.planning.vram import CONTEXT_GB
+from tenner.planning.vram import CONTEXT_GB, is_measured
 from tenner.runs.session import Session
 from tenner.supervision.supervise import Control, StopRequest, follow
 
@@ -88,6 +88,7 @@ def with_measured_batch(
         family=prepared.base.family,
         capability=prepared.machine.capability,
         compiled=prepared.settings.torch_compile,
+        engine=prepared.engine.name,
     )
     if modelled is None or not why:
         return prepared
@@ -132,6 +133,7 @@ def reason_to_measure(
     family: Family,
     capability: tuple[int, int] | None,
     compiled: bool = False,
+    engine: EngineName = "sd-scripts",
 ) -> str:
     """Why the plan's memory is measured before the training; empty where there is no need. Pure.
 
@@ -153,7 +155,11 @@ def reason_to_measure(
         return msg("the memory model was never held against SD 2.x")
     if capability is None or capability < _CALIBRATED_FROM:
         return msg("the memory model was never held against such a card")
-    return msg("the memory model knows nothing of torch.compile") if compiled else ""
+    if compiled:
+        return msg("the memory model knows nothing of torch.compile")
+    if engine == "native" and not is_measured(family, engine):
+        return msg("no card has measured the built-in trainer's memory yet")
+    return ""
 
 
 def _what_is_measured(prepared: Prepared) -> str:

@@ -14,8 +14,16 @@ from tenner.core.messages import msg
 from tenner.families import FAMILIES
 from tenner.planning.levers import fit_transformer
 from tenner.planning.plan import Device, EngineName, Shape
-from tenner.planning.sizing import BatchChoice, CardMemory, Choice, Wish, choose_batch, fill_up
-from tenner.planning.vram import Load
+from tenner.planning.sizing import (
+    HEADROOM,
+    BatchChoice,
+    CardMemory,
+    Choice,
+    Wish,
+    choose_batch,
+    fill_up,
+)
+from tenner.planning.vram import Load, is_measured
 from tenner.settings.model import Settings
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -102,6 +110,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
             reason=batch.why_checkpointing,
         ),
         *(fitted.choices if fitted else ()),
+        *_memory_source(load),
         Choice(name="accumulation", value=str(batch.accumulation), reason=batch.why_accumulation),
         Choice(name="precision", value=precision, reason=why_precision),
         Choice(name="attention", value=attention, reason=why_attention),
@@ -126,6 +135,19 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
     )
 
 
+def _memory_source(load: Load | None) -> tuple[Choice, ...]:
+    """What the memory's number rests on where it is the built-in trainer's."""
+    if load is None or not load.is_traced:
+        return ()
+    if is_measured(load.family, load.engine):
+        return (Choice(name="memory model", value=msg("measured"), reason=msg("on such cards")),)
+    reason = msg(
+        "the built-in trainer's step, counted without a card; {share} of the memory stay free",
+        share=f"{1 - HEADROOM:.0%}",
+    )
+    return (Choice(name="memory model", value=msg("traced"), reason=reason),)
+
+
 def wish_of(settings: Settings, ground: Ground) -> Wish:
     """What the user said of the batch."""
     return Wish(
@@ -143,6 +165,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
     options = settings.engine_options
     text_trained = not settings.network_train_unet_only
     return Load(
+        engine=ground.engine,
         family=ground.family,
         pixels=ground.largest_area,
         network_dim=settings.network_dim,

@@ -282,6 +282,7 @@ def seconds_per_image(
         batch_size=batch_size,
         gradient_checkpointing=gradient_checkpointing,
         text_encoder_trained=load.text_encoder_trained,
+        engine=load.engine,
     )
     return (seconds + swapping_seconds(load)) / batch_size
 

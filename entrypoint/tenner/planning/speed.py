@@ -19,13 +19,20 @@ from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
 from tenner.hardware.cards import card_named
-from tenner.hardware.cards.measured import MeasuredSpeed, measured_speed
+from tenner.hardware.cards.measured import MeasuredSpeed, Trainer, measured_speed
 from tenner.planning.vram import NATIVE_SIDE, Load
 
 LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
 """The least time of a step, however fast the card."""
 TEXT_LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.05, "sd2": 0.10, "sdxl": 0.20}
 """More where text encoders are trained: fitted for SDXL's 264 modules, by number for the others."""
+KERNELS: Mapping[Family, Mapping[Trainer, int]] = {
+    "sd1": {"sd-scripts": 4_600, "native": 2_042},
+    "sd2": {"sd-scripts": 4_600, "native": 2_042},
+    "sdxl": {"sd-scripts": 15_400, "native": 5_913},
+}
+"""Kernels of a training step (`bench.engine_ops`), by which the launches of the built-in trainer
+are sd-scripts' measured ones: no card has timed its own."""
 CHECKPOINTING_LAUNCHES = 1.7
 """Forward runs twice."""
 USE: Mapping[Family, float] = {"sd1": 0.16, "sd2": 0.16, "sdxl": 0.42}
@@ -85,9 +92,10 @@ def step_time(
         gradient_checkpointing=gradient_checkpointing,
         text_encoder_trained=load.text_encoder_trained,
         accumulation=accumulation,
+        engine=load.engine,
     )
     seconds += swapping_seconds(load) * accumulation
-    factor, sources = _by_measurement(card.name, load.family)
+    factor, sources = _by_measurement(card.name, load.family, load.engine)
     source = "; ".join(sources) or msg("the time model, from the card's peak")
     error = load.transformer.error if load.transformer else ERROR
     return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source, error=error)
@@ -111,14 +119,22 @@ def modelled_seconds(
     gradient_checkpointing: bool,
     text_encoder_trained: bool,
     accumulation: int = 1,
+    engine: Trainer = "sd-scripts",
 ) -> float:
     """Seconds of an optimizer step by the model alone."""
     work = _work_of(family)
     launches = work.launches * (CHECKPOINTING_LAUNCHES if gradient_checkpointing else 1)
     launches += work.text_launches * text_encoder_trained
+    launches *= launch_share(family, engine)
     tflop = batch_size * work.step_tflop[gradient_checkpointing] * work.share(pixels)
     arithmetic = tflop / (peak_tflops * work.use)
     return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * accumulation
+
+
+def launch_share(family: Family, engine: Trainer) -> float:
+    """Kernels that a trainer launches for a step, of sd-scripts' number."""
+    kernels = KERNELS.get(family)
+    return kernels[engine] / kernels["sd-scripts"] if kernels else 1.0
 
 
 def picture_seconds(family: Family, *, pixels: int, gpu_name: str, num_steps: int) -> float | None:
@@ -186,13 +202,19 @@ def modelled_row(row: MeasuredSpeed) -> float:
         gradient_checkpointing=row.gradient_checkpointing,
         text_encoder_trained=row.text_encoder_trained,
         accumulation=row.gradient_accumulation_steps,
+        engine=row.engine,
     )
 
 
 @cache
-def _by_measurement(card: str, family: Family) -> tuple[float, tuple[str, ...]]:
-    """Measured over modelled on one card, the geometric mean of its rows, and their sources."""
-    rows = [row for row in measured_speed() if row.card == card and row.family == family]
+def _by_measurement(card: str, family: Family, engine: Trainer) -> tuple[float, tuple[str, ...]]:
+    """Measured over modelled on one card by one trainer, the geometric mean of its rows, and their
+    sources."""
+    rows = [
+        row
+        for row in measured_speed()
+        if (row.card, row.family, row.engine) == (card, family, engine)
+    ]
     if not rows:
         return 1.0, ()
     logs = [math.log(row.seconds_per_step / modelled_row(row)) for row in rows]

@@ -6,15 +6,22 @@ measurements: SimpleTuner's segmented-checkpointing page (2026-08; H100 and L40S
 allocator) and arca.live 77209577 (2023-05; RTX 4090, SD 1.5 by sd-scripts, its text encoder
 trained). `bench/calibration.py` prints model against measurement, row by row.
 
+That is so for sd-scripts. The built-in trainer's step is traced instead (`bench.traced_memory`, on
+tensors without contents): its parts are counted, and only what lies outside of a trace is assumed.
+No card has measured it yet.
+
 Not known: anything of SD 2.x (taken as SD 1.x, whose channels it has), other attention than
 xformers and sdpa, and what torch.compile changes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from tenner.core.family import Family
 from tenner.families import FAMILIES, Transformer
+from tenner.hardware.cards.measured import MeasuredMemory, Trainer, measured_memory
 from tenner.optimizers import state_bytes
 
 CONTEXT_GB = 0.6
@@ -48,6 +55,46 @@ checkpointing. SD 1.x: the RTX 4090's intercepts; SDXL: what fits 12 GB in sd-sc
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracedStep:
+    """What an image takes at the peak of a step of the built-in trainer, at the family's side, in
+    bf16: GB, and GB for each rank of the LoRA, whose inner values are kept too."""
+
+    image_gb: float
+    rank_gb: float
+
+
+TRACED_STEPS: Mapping[Family, tuple[TracedStep, TracedStep]] = {
+    "sd1": (
+        TracedStep(image_gb=0.7795, rank_gb=0.0005274),
+        TracedStep(image_gb=0.2262, rank_gb=0.0001619),
+    ),
+    "sd2": (
+        TracedStep(image_gb=0.7795, rank_gb=0.0005274),
+        TracedStep(image_gb=0.2262, rank_gb=0.0001619),
+    ),
+    "sdxl": (
+        TracedStep(image_gb=5.6502, rank_gb=0.0017665),
+        TracedStep(image_gb=0.6293, rank_gb=0.0001772),
+    ),
+}
+"""Without and with gradient checkpointing, fitted to `bench/traced.json` within 5 %."""
+TRACED_TEXT: Mapping[Family, tuple[TracedStep, TracedStep]] = {
+    "sd1": (TracedStep(image_gb=0.0336, rank_gb=0.0), TracedStep(image_gb=0.0120, rank_gb=0.0)),
+    "sd2": (TracedStep(image_gb=0.0920, rank_gb=0.0), TracedStep(image_gb=0.0330, rank_gb=0.0)),
+    "sdxl": (TracedStep(image_gb=0.2173, rank_gb=0.0), TracedStep(image_gb=0.0889, rank_gb=0.0)),
+}
+"""The same of training the text encoders besides, at 77 tokens; SD 2.x by its LoRA's size."""
+COPIES_BYTES = 4
+"""The built-in trainer multiplies with a copy of the LoRA in 16 bits, and writes gradients in 16
+bits first: two bytes each for a parameter, besides the 32-bit ones."""
+WORKSPACE_GB = 0.3
+"""cuBLAS: 32 MiB a handle on Hopper, 8 MiB before it (torch's CUDA notes on
+CUBLAS_WORKSPACE_CONFIG); the rest is left for cuDNN's convolutions, which nobody published."""
+ALLOCATOR_SHARE = 0.05
+"""What the allocator holds beyond the step's own peak, of that peak: assumed, not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Load:
     """What is trained, apart from the batch.
 
@@ -69,11 +116,18 @@ class Load:
     """The base's own weights are held in 8 bits (fp8_base)."""
     full_precision: bool = False
     num_processes: int = 1
+    engine: Trainer = "sd-scripts"
+    """Which trainer: each has a model of its own."""
     blocks_to_swap: int = 0
     """Of a transformer: how many blocks wait in memory, in sd-scripts' counting."""
     text_gb: float | None = None
     """What the text encoders take on the card while captions are encoded, in 1e9 bytes; None is the
     family's in 16 bits."""
+
+    @property
+    def is_traced(self) -> bool:
+        """Its memory is that of the built-in trainer's traced step."""
+        return self.engine == "native" and self.family in TRACED_STEPS
 
     @property
     def transformer(self) -> Transformer | None:
@@ -99,7 +153,8 @@ class Load:
         width = 2 if self.half_lora else 4
         if self.half_lora and states >= 4:
             states /= 2
-        return width * (3 if self.num_processes > 1 else 2) + states
+        copies = COPIES_BYTES if self.is_traced and not self.full_precision else 0
+        return width * (3 if self.num_processes > 1 else 2) + states + copies
 
 
 def memory_parts(
@@ -109,6 +164,8 @@ def memory_parts(
     width = 2 if load.full_precision else 1
     if load.transformer:
         return _transformer_parts(load, load.transformer, batch_size, gradient_checkpointing)
+    if load.is_traced:
+        return _traced_parts(load, batch_size, gradient_checkpointing)
     text = load.text_encoder_trained or load.text_encoder_held
     training_text = TEXT_TRAINING_GB[load.family][gradient_checkpointing] * width
     return {
@@ -120,6 +177,21 @@ def memory_parts(
         "activations": per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
         * batch_size,
         "reserve": RESERVE_GB,
+    }
+
+
+def _traced_parts(load: Load, batch_size: int, gradient_checkpointing: bool) -> dict[str, float]:
+    """As `memory_parts`, of the built-in trainer."""
+    width = 2 if load.full_precision else 1
+    text = load.text_encoder_trained or load.text_encoder_held
+    activations = per_image_gb(load, gradient_checkpointing=gradient_checkpointing) * batch_size
+    return {
+        "context": CONTEXT_GB,
+        "weights": UNET_GB[load.family] * width,
+        "text encoders": TEXT_ENCODERS_GB[load.family] * width * text,
+        "LoRA and optimizer": load.lora_parameters * load.bytes_per_parameter / 1e9,
+        "activations": activations,
+        "reserve": WORKSPACE_GB + ALLOCATOR_SHARE * activations,
     }
 
 
@@ -163,11 +235,15 @@ def _transformer_parts(
 
 def largest_batch(load: Load, *, free_gb: float, gradient_checkpointing: bool) -> int:
     """The largest batch that fits in `free_gb`; 0 where not even one image does."""
-    parts = memory_parts(load, batch_size=0, gradient_checkpointing=gradient_checkpointing)
     if encoding_gb(load) > free_gb:
         return 0
-    none = sum(parts.values())
-    per_image = per_image_gb(load, gradient_checkpointing=gradient_checkpointing)
+    none, one = (
+        sum(
+            memory_parts(load, batch_size=n, gradient_checkpointing=gradient_checkpointing).values()
+        )
+        for n in (0, 1)
+    )
+    per_image = one - none
     return max(0, int((free_gb - none) / per_image))
 
 
@@ -177,6 +253,61 @@ def per_image_gb(load: Load, *, gradient_checkpointing: bool) -> float:
         share = load.pixels / FAMILIES[load.family].side ** 2
         each = size.checkpointed_gb if gradient_checkpointing else size.activations_gb
         return each * share * (2 if load.full_precision else 1)
+    if load.is_traced:
+        return _traced_image_gb(load, gradient_checkpointing)
     table = CHECKPOINTED_GB if gradient_checkpointing else ACTIVATIONS_GB
     share = load.pixels / NATIVE_SIDE[load.family] ** 2
     return table[load.family] * share * (2 if load.full_precision else 1)
+
+
+def _traced_image_gb(load: Load, gradient_checkpointing: bool) -> float:
+    """An image in a step of the built-in trainer. Captions take the same whatever the pixels."""
+    width = 2 if load.full_precision else 1
+    step = TRACED_STEPS[load.family][gradient_checkpointing]
+    share = load.pixels / NATIVE_SIDE[load.family] ** 2
+    found = (step.image_gb + step.rank_gb * load.network_dim) * share
+    if load.text_encoder_trained:
+        text = TRACED_TEXT[load.family][gradient_checkpointing]
+        found += text.image_gb + text.rank_gb * load.network_dim
+    return found * width * _measured_share(load.family, gradient_checkpointing)
+
+
+def is_measured(family: Family, engine: Trainer) -> bool:
+    """Whether a card has measured what a trainer takes for a family."""
+    return any((row.family, row.engine) == (family, engine) for row in measured_memory())
+
+
+@cache
+def _measured_share(family: Family, gradient_checkpointing: bool) -> float:
+    """What images took on cards over what was traced, the geometric mean over the rows that were
+    measured with the built-in trainer; 1 where there is none."""
+    logs: list[float] = []
+    for row in measured_memory():
+        if (row.engine, row.family) != ("native", family):
+            continue
+        if row.gradient_checkpointing != gradient_checkpointing:
+            continue
+        images, others = _traced_row(row)
+        logs.append(math.log(max(row.gb - others, 0.01) / images))
+    return math.exp(math.fsum(logs) / len(logs)) if logs else 1.0
+
+
+def _traced_row(row: MeasuredMemory) -> tuple[float, float]:
+    """What was traced for a measured row's images, and what all else is known to take, in GB."""
+    step = TRACED_STEPS[row.family][row.gradient_checkpointing]
+    share = row.side**2 / NATIVE_SIDE[row.family] ** 2
+    image = (step.image_gb + step.rank_gb * row.network_dim) * share
+    if row.text_encoder_trained:
+        text = TRACED_TEXT[row.family][row.gradient_checkpointing]
+        image += text.image_gb + text.rank_gb * row.network_dim
+    load = Load(
+        family=row.family,
+        pixels=row.side**2,
+        network_dim=row.network_dim,
+        text_encoder_trained=row.text_encoder_trained,
+        engine="native",
+    )
+    others = UNET_GB[row.family] + TEXT_ENCODERS_GB[row.family] * row.text_encoder_trained
+    others += load.lora_parameters * load.bytes_per_parameter / 1e9
+    others += CONTEXT_GB if row.scope == "process" else 0.0
+    return image * row.batch_size, others

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from tenner.core.family import Family
 
+Trainer = Literal["sd-scripts", "native"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredMemory:
-    """GB that a training took. `scope` is whether CUDA's context is included."""
+    """GB that a training took. `scope` is whether CUDA's context is included; `engine` the
+    trainer whose model the row is held against ("sd-scripts" for others' trainers too)."""
 
     card: str
     family: Family
@@ -23,6 +26,7 @@ class MeasuredMemory:
     gb: float
     scope: Literal["allocator", "process"]
     source: str
+    engine: Trainer = "sd-scripts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class MeasuredSpeed:
     text_encoder_trained: bool
     seconds_per_step: float
     source: str
+    engine: Trainer = "sd-scripts"
 
 
 @cache

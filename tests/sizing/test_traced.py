@@ -1,0 +1,140 @@
+"""The built-in trainer's memory and time models, against its traced step and measured rows."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.gpu_day.report import _toml
+from bench.traced_memory import modelled_gb, stored_rows, traced_gb
+from tenner.hardware.cards.measured import MeasuredMemory, MeasuredSpeed
+from tenner.pipeline.probing import reason_to_measure
+from tenner.planning import speed, vram
+from tenner.planning.speed import modelled_seconds, step_time
+from tenner.planning.vram import Load, needed_gb
+
+SDXL = Load(family="sdxl", pixels=1024**2, network_dim=32, engine="native")
+
+
+def test_the_model_is_within_five_percent_of_every_traced_step() -> None:
+    rows = stored_rows()
+    seen = {name: {row[name] for row in rows} for name in ("family", "checkpointing", "text")}
+    assert seen == {
+        "family": {"sd1", "sdxl"},
+        "checkpointing": {True, False},
+        "text": {True, False},
+    }
+    assert {4, 256} <= {row["rank"] for row in rows}
+    assert {1, 8} <= {row["batch"] for row in rows}
+    for row in rows:
+        assert modelled_gb(row) == pytest.approx(traced_gb(row), rel=0.05), row
+
+
+def test_a_row_that_a_card_measured_takes_the_place_of_what_was_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def needed() -> float:
+        return needed_gb(SDXL, batch_size=4, gradient_checkpointing=False)
+
+    before = needed()
+    traced = vram.TRACED_STEPS["sdxl"][False]
+    row = MeasuredMemory(
+        card="RTX 4090",
+        family="sdxl",
+        side=1024,
+        network_dim=32,
+        batch_size=2,
+        gradient_checkpointing=False,
+        text_encoder_trained=False,
+        gb=0.0,
+        scope="allocator",
+        source="a card",
+        engine="native",
+    )
+    images, others = vram._traced_row(row)
+    assert images == pytest.approx(2 * (traced.image_gb + 32 * traced.rank_gb))
+    measured = replace(row, gb=others + images * 1.2)
+    monkeypatch.setattr(vram, "measured_memory", lambda: (measured,))
+    vram._measured_share.cache_clear()
+    try:
+        more = 4 * (images / 2) * 0.2 * (1 + vram.ALLOCATOR_SHARE)
+        assert needed() == pytest.approx(before + more)
+        assert vram.is_measured("sdxl", "native")
+    finally:
+        vram._measured_share.cache_clear()
+
+
+def test_a_time_of_one_trainer_says_nothing_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = MeasuredSpeed(
+        card="RTX 4090",
+        family="sdxl",
+        side=1024,
+        batch_size=2,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+        text_encoder_trained=False,
+        seconds_per_step=9.0,
+        source="a card",
+        engine="native",
+    )
+    monkeypatch.setattr(speed, "measured_speed", lambda: (row,))
+    speed._by_measurement.cache_clear()
+    try:
+        case = {"gpu_name": "RTX 4090", "batch_size": 2, "gradient_checkpointing": False}
+        own = step_time(SDXL, **case)
+        other = step_time(replace(SDXL, engine="sd-scripts"), **case)
+    finally:
+        speed._by_measurement.cache_clear()
+    assert own is not None
+    assert other is not None
+    assert (own.seconds, own.is_measured) == (pytest.approx(9.0), True)
+    assert (other.seconds < 2, other.is_measured) == (True, False)
+
+
+@pytest.mark.parametrize(("family", "side"), [("sd1", 512), ("sdxl", 1024)])
+def test_fewer_kernels_make_small_steps_faster_and_large_ones_hardly(
+    family: str, side: int
+) -> None:
+    def share(peak: float, batch: int) -> float:
+        own, other = (
+            modelled_seconds(
+                family,
+                pixels=side**2,
+                peak_tflops=peak,
+                batch_size=batch,
+                gradient_checkpointing=False,
+                text_encoder_trained=False,
+                engine=engine,
+            )
+            for engine in ("native", "sd-scripts")
+        )
+        return own / other
+
+    kernels = speed.KERNELS[family]
+    assert share(1e6, 1) == pytest.approx(kernels["native"] / kernels["sd-scripts"], rel=0.01)
+    assert share(25.6, 8) > 0.95
+
+
+def test_memory_that_no_card_has_measured_is_measured_where_much_is_planned() -> None:
+    case = {"family": "sdxl", "capability": (8, 9), "engine": "native"}
+    assert "built-in trainer" in reason_to_measure("auto", needed_gb=15.0, free_gb=24.0, **case)
+    assert not reason_to_measure("auto", needed_gb=8.0, free_gb=24.0, **case)
+    other = {**case, "engine": "sd-scripts"}
+    assert not reason_to_measure("auto", needed_gb=15.0, free_gb=24.0, **other)
+
+
+def test_the_kit_names_the_trainer_of_its_rows() -> None:
+    row = {
+        "name": "x",
+        "card": "RTX 4090",
+        "family": "sdxl",
+        "side": 1024,
+        "torch": "2.8",
+        "train_batch_size": 2,
+        "network_dim": 32,
+        "allocated_gb": 17.0,
+        "engine": "native",
+        "seconds_per_step": 0.5,
+    }
+    assert all('engine = "native"' in table for table in _toml(row))
+    others = _toml({**row, "engine": "sd-scripts"})
+    assert all('engine = "sd-scripts"' in table for table in others)

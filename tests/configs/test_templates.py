@@ -11,7 +11,7 @@ import yaml
 
 from tenner.hardware.cuda import IMAGE_TAGS
 from tenner.kohya.options import pinned_commit
-from tenner.settings import load_request
+from tenner.settings import Settings, load_request
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -53,9 +53,9 @@ def load(path: str) -> Any:
     return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
 
 
-def settings_of(environ: dict[str, str]) -> None:
+def settings_of(environ: dict[str, str]) -> Settings:
     """Raises where a variable or its value is not one that the program knows."""
-    load_request({}, environ, read_default_config=False)
+    return load_request({}, environ, read_default_config=False).settings
 
 
 def test_there_is_a_preset_for_each_goal_and_base() -> None:
@@ -85,6 +85,18 @@ def test_runpods_template() -> None:
     settings_of(template["env"])
     secret = {key: value for key, value in template["env"].items() if "KEY" in key}
     assert all(value == f"{{{{ RUNPOD_SECRET_{key} }}}}" for key, value in secret.items())
+
+
+def test_the_templates_open_the_live_pages_port() -> None:
+    port = Settings().serve_port
+    runpod, vast = load("runpod/template.json"), load("vast/template.json")
+    assert f"{port}/http" in runpod["ports"]
+    assert f"-p {port}:{port}" in vast["env"]
+    for environ in (runpod["env"], dict(re.findall(r"-e (\w+)=(\S+)", vast["env"]))):
+        found = settings_of(environ)
+        assert found.serve
+        assert found.serve_host == "0.0.0.0"
+        assert "TENNER_SERVE_TOKEN" not in environ, "made anew at each start"
 
 
 def test_runpods_newer_template_says_the_same() -> None:

@@ -41,6 +41,26 @@ def _base(endpoint: PageEndpoint) -> str:
 
 
 @pytest.mark.parametrize(
+    ("host", "environ", "start"),
+    [
+        ("0.0.0.0", {"RUNPOD_POD_ID": "pod1"}, "https://pod1-8321.proxy.runpod.net"),
+        (
+            "0.0.0.0",
+            {"PUBLIC_IPADDR": "203.0.113.7", "VAST_TCP_PORT_8321": "41234"},
+            "http://203.0.113.7:41234",
+        ),
+        ("0.0.0.0", {"PUBLIC_IPADDR": "203.0.113.7"}, "http://127.0.0.1:8321"),  # not mapped
+        ("127.0.0.1", {"RUNPOD_POD_ID": "pod1"}, "http://127.0.0.1:8321"),  # no proxy gets in
+    ],
+)
+def test_the_address_is_the_one_that_works_from_outside(
+    host: str, environ: dict[str, str], start: str
+) -> None:
+    endpoint = page_endpoint(host, 8321, (), TOKEN, environ)
+    assert endpoint.url == f"{start}/?token=***"
+
+
+@pytest.mark.parametrize(
     ("path", "headers"),
     [
         ("/", {}),

@@ -29,19 +29,22 @@ _SECONDS_TO_END = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class PageEndpoint:
-    """Where the page is reached. `token` is made anew at each start unless one was given."""
+    """Where the page is reached. `token` is made anew at each start unless one was given; `outside`
+    is how its address begins for those who are not on this machine, where the host says it."""
 
     host: str
     port: int
     names: tuple[str, ...]
     token: str
     token_given: bool
+    outside: str = ""
 
     @property
     def url(self) -> str:
         """The address to open; a token that was given is not shown again."""
         shown = MASK if self.token_given else self.token
-        return f"http://{_in_url(self.host)}:{self.port}/?token={shown}"
+        start = self.outside or f"http://{_in_url(self.host)}:{self.port}"
+        return f"{start}/?token={shown}"
 
 
 def page_endpoint(
@@ -68,7 +71,22 @@ def page_endpoint(
         names=known,
         token=token or token_urlsafe(24),
         token_given=token is not None,
+        outside="" if host in _LOOPBACK else _outside(port, environ),
     )
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def _outside(port: int, environ: Mapping[str, str]) -> str:
+    """How a rented machine's port is reached from elsewhere: RunPod's proxy by the pod's name, on
+    Vast.ai the public address and the port that this one is mapped to. Empty where none says it."""
+    if pod := environ.get("RUNPOD_POD_ID"):
+        return f"https://{pod}-{port}.proxy.runpod.net"
+    address, mapped = environ.get("PUBLIC_IPADDR"), environ.get(f"VAST_TCP_PORT_{port}")
+    if address and mapped:
+        return f"http://{_in_url(address.strip())}:{mapped}"
+    return ""
 
 
 _SHORTEST_TOKEN = 16

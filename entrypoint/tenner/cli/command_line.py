@@ -281,6 +281,9 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 def _deliver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory of the run")
     parser.add_argument("--destinations", nargs="+", default=[], metavar="URL")
+    parser.add_argument(
+        "--deliver_for", choices=("civitai",), help="pack NAME-civitai.zip, and deliver it too"
+    )
 
 
 def _completion_arguments(parser: argparse.ArgumentParser) -> None:

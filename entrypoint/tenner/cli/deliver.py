@@ -8,13 +8,20 @@ from tenner.core.errors import SettingsError, errors_in
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.secrets import secrets_from
+from tenner.runs.civitai import pack_for_civitai
 from tenner.runs.handover import default_destination, deliver_run
 from tenner.runs.run_lock import lock_run
 from tenner.storage.destination_address import parse_destinations
 from tenner.ui.screen import make_screen
 
 
-def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str, str]) -> None:
+def deliver_again(
+    run: Path,
+    destinations: tuple[str, ...],
+    environ: Mapping[str, str],
+    *,
+    for_civitai: bool = False,
+) -> None:
     """Deliver the run in `run` to `destinations`, or to those of its own settings.
 
     Raises SettingsError where there is no run, DeliveryError where it could not be delivered.
@@ -31,6 +38,9 @@ def deliver_again(run: Path, destinations: tuple[str, ...], environ: Mapping[str
     errors = errors_in([*problems, *wrong])
     if errors:
         raise SettingsError(problems=errors)
+    if for_civitai:
+        packed = pack_for_civitai(run_dir, saved["output_name"])
+        print(f"packed for Civitai: {packed}")
     with lock_run(run_dir), make_screen(has_times=True) as screen:
         delivered = deliver_run(
             run_dir,

@@ -295,7 +295,8 @@ def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.cli.deliver import deliver_again
 
-    deliver_again(Path(parsed.run), tuple(parsed.destinations), environ)
+    for_civitai = parsed.deliver_for == "civitai"
+    deliver_again(Path(parsed.run), tuple(parsed.destinations), environ, for_civitai=for_civitai)
     return ExitCode.DELIVERED
 
 

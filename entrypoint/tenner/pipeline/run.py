@@ -41,6 +41,7 @@ from tenner.report.live_page import LivePage
 from tenner.report.run_facts import sample_set
 from tenner.runs.attempt import Attempt, trained_before
 from tenner.runs.card import write_card
+from tenner.runs.civitai import pack_for_civitai
 from tenner.runs.context import RunContext
 from tenner.runs.deliver import Delivered
 from tenner.runs.handover import default_destination, deliver_persistently, deliver_run, file_facts
@@ -276,6 +277,8 @@ def _train_and_deliver(
     page.settle()
     page.write("trained")
     write_card(prepared, run_dir, drawn, attempt.destinations, num_steps=trained.step)
+    if prepared.settings.deliver_for == "civitai":
+        pack_for_civitai(run_dir, prepared.plan.output_name)
     delivered = _deliver(attempt)
     page.add(files=file_facts(delivered))
     page.write("delivered")

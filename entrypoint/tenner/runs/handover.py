@@ -17,6 +17,7 @@ from tenner.core.secrets import Secrets
 from tenner.core.weights import ema_path
 from tenner.report.facts import FileFact
 from tenner.report.model_card import CARD_NAME
+from tenner.runs.civitai import archive_name
 from tenner.runs.deliver import Delivered, deliver
 from tenner.runs.ledger import ledger_of
 from tenner.storage.destination import Destination
@@ -149,6 +150,7 @@ def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
         (run_dir.path / CARD_NAME, CARD_NAME),
         (run_dir.samples / "grid.png", "samples/grid.png"),
         *((picture, f"samples/{picture.name}") for picture in sorted(pictures)),
+        (run_dir.path / archive_name(name), archive_name(name)),
         (run_dir.report, "report.html"),
         (run_dir.shared_settings, "settings.toml"),
         (run_dir.plan, "plan.json"),

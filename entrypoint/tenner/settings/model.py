@@ -305,6 +305,10 @@ class OutputSettings(BaseModel):
     environment alone (`WANDB_API_KEY`). The TensorBoard log is written in any case."""
     log_tracker_name: str = "tenner"
     """Name of the project in such a tracker; the run there has the name of this one."""
+    deliver_for: Literal["none", "civitai"] = "none"
+    """Deliver also `NAME-civitai.zip`, with what Civitai's form asks for: the file, previews with
+    their prompts, trigger words, the base by Civitai's name, a description. Nothing is sent
+    there."""
     keep_remote_states: Whole = Field(1, ge=0, le=1000)
     """While training, the newest states are stored at each destination too, so that another machine
     can go on; this many. 0 sends none."""

@@ -1,0 +1,131 @@
+"""A trained run as Civitai takes it: one archive with the file, previews and what its form asks.
+
+Nothing is sent there. The previews carry their prompts as A1111 writes them, which Civitai reads.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tenner.core.errors import DeliveryError
+from tenner.core.messages import msg
+from tenner.core.run_dir import RunDir
+from tenner.core.temporary_files import part_of
+from tenner.runs.card import shown_samples
+from tenner.sample.job import SAMPLES_FILE, Samples
+
+_BY_WORD = (
+    ("pony", "Pony"),
+    ("noobai", "NoobAI"),
+    ("illustrious", "Illustrious"),
+    ("schnell", "Flux.1 S"),
+    ("krea", "Flux.1 Krea"),
+    ("chroma", "Chroma"),
+    ("3.5-large-turbo", "SD 3.5 Large Turbo"),
+    ("3.5-large", "SD 3.5 Large"),
+    ("3.5-medium", "SD 3.5 Medium"),
+    ("xl-turbo", "SDXL Turbo"),
+    ("lightning", "SDXL Lightning"),
+    ("v1-4", "SD 1.4"),
+    ("2-1-base", "SD 2.1"),
+    ("2-1", "SD 2.1 768"),
+    ("2-base", "SD 2.0"),
+)
+"""Civitai's names of bases, by a word in the base's own name; the first that is in it counts."""
+_BY_FAMILY = {
+    "sd1": "SD 1.5",
+    "sd2": "SD 2.1",
+    "sdxl": "SDXL 1.0",
+    "sd3": "SD 3",
+    "flux": "Flux.1 D",
+    "chroma": "Chroma",
+    "lumina": "Lumina",
+}
+_DATE = (2026, 1, 1, 0, 0, 0)
+"""Of every entry, so that equal content is an equal archive."""
+
+
+def base_model_name(family: str, *names: str) -> str:
+    """The base as Civitai spells it, by its names and else by its family; `Other` where it has no
+    word for it."""
+    whole = " ".join(names).lower().replace("_", "-")
+    by_word = next((civitai for word, civitai in _BY_WORD if word in whole), None)
+    return by_word or _BY_FAMILY.get(family, "Other")
+
+
+def archive_name(name: str) -> str:
+    return f"{name}-civitai.zip"
+
+
+def pack_for_civitai(run_dir: RunDir, name: str) -> Path:
+    """Write the archive of a trained run, from what lies in its directory.
+
+    Raises DeliveryError where it was not trained, OSError.
+    """
+    weights = run_dir.checkpoints / f"{name}.safetensors"
+    if not weights.is_file():
+        raise DeliveryError(
+            msg("{run} holds no trained LoRA {name}", run=run_dir.path, name=weights.name),
+            fix=msg("train it first: tenner train"),
+        )
+    plan, dataset = _read(run_dir.plan), _read(run_dir.dataset)
+    base = plan.get("base", {})
+    trigger = str(dataset.get("trigger") or "")
+    previews = _previews(run_dir)
+    description = _description(plan, dataset, trigger)
+    facts = {
+        "name": name,
+        "type": "LORA",
+        "baseModel": base_model_name(
+            str(base.get("family", "")), str(base.get("name", "")), str(base.get("hub_id") or "")
+        ),
+        "trainedWords": [trigger] if trigger else [],
+        "description": description,
+        "images": [f"{name}-{number}.png" for number in range(1, len(previews) + 1)],
+    }
+    path = run_dir.path / archive_name(name)
+    part = part_of(path)
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, weights.name, weights.read_bytes())
+        for number, picture in enumerate(previews, start=1):
+            _add(archive, f"{name}-{number}.png", picture.read_bytes())
+        _add(archive, "civitai.json", json.dumps(facts, ensure_ascii=False, indent=1).encode())
+        _add(archive, "description.txt", description.encode())
+    part.replace(path)
+    return path
+
+
+def _previews(run_dir: RunDir) -> list[Path]:
+    listing = run_dir.samples / "final" / SAMPLES_FILE
+    if not listing.is_file():
+        return []
+    return [listing.parent / each.file for each in shown_samples(Samples.read(listing).samples)]
+
+
+def _description(plan: dict[str, Any], dataset: dict[str, Any], trigger: str) -> str:
+    """A few lines for the page's description."""
+    options = plan.get("options", {})
+    number = dataset.get("num_images")
+    lines = [f"A LoRA trained on {number} images." if number else "A LoRA."]
+    if trigger:
+        lines.append(f"Trigger: {trigger}")
+    lines += [
+        "Begin at strength 0.8; 0.5 to 1.0 is usual.",
+    ]
+    rank, alpha = options.get("network_dim"), options.get("network_alpha")
+    rate, steps = options.get("unet_lr"), plan.get("num_steps")
+    lines.append(f"Rank {rank}, alpha {alpha}, {steps} steps, learning rate {rate}.")
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, _DATE), content)

@@ -105,16 +105,17 @@ def find_base(
     on_stage: Callable[[str, str], None],
     on_bytes: OnBytes | None,
     heads_into: Path | None = None,
+    local: Base | None = None,
 ) -> Base:
     """The base model, on this machine or brought to it, of the family that was given.
 
     With `heads_into` it is not brought: what is elsewhere is known by its short name, or described
-    by the heads of its files, which are written to that folder; a note says so. Raises
-    SettingsError.
+    by the heads of its files, which are written to that folder; a note says so. `local` is the base
+    where it was found on this machine before. Raises SettingsError.
     """
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
     base_model = settings.base_model
-    base = find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir())
+    base = local or find_local_base(base_model, models_dir=models_dir, tiny_dir=base_dir())
     if base is None:
         from tenner.base.source import parse_base_address
 

@@ -99,15 +99,25 @@ def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "t
     """What is to be reported of the settings, with what card and dataset decide where that is
     known."""
     from tenner.core.errors import MachineError, SettingsError, errors_in
-    from tenner.pipeline.without_card import judge_shape, likely_ground
+    from tenner.dataset.inspection import hold_out
+    from tenner.pipeline.without_card import judge_limits, judge_shape, likely_ground
+    from tenner.planning.decision import too_few_left
     from tenner.planning.kept_tags import kept_tags
+    from tenner.planning.shaping import shape_run
 
-    found = list(judged.problems)
-    buckets = result.images_by_bucket()
+    found, settings, trigger = list(judged.problems), judged.request.settings, result.trigger
+    share = settings.validation_split if judged.trainer == "native" else 0.0  # sd-scripts' own
+    trained, held_out = hold_out(result.images, share, settings.seed)
+    found += too_few_left(trained, held_out)
+    buckets = replace(result, images=trained).images_by_bucket()
     if buckets and not errors_in(found):
         try:
-            found += judge_shape(judged, likely_ground(judged, machine, buckets))
-            found += kept_tags(judged.request.settings, result.images, result.trigger)[1]
+            ground = likely_ground(judged, machine, buckets)
+            shaped = shape_run(settings, ground)
+            found += judge_shape(judged, ground, shaped=shaped)
+            found += kept_tags(settings, trained, trigger)[1]
+            if machine.has_gpu and ground.device == "cuda":
+                found += judge_limits(judged, ground, shaped, trained, trigger)
         except SettingsError as error:
             found += error.problems
         except MachineError:

@@ -5,7 +5,7 @@ Settings and dataset are here, and often the base model; the trainer and the car
 What depends on something that is not known is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,17 @@ from tenner.base.model import Base, find_local_base, known_shape
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
+from tenner.dataset.items import ImageItem
 from tenner.engines.choice import choose_engine, possible_engine
 from tenner.families import KnownBase
 from tenner.hardware import Machine
 from tenner.hardware.cards import Card, cards
+from tenner.hardware.prices import price_of
 from tenner.kohya.buckets import Size, batches_per_epoch
 from tenner.pipeline.start_files import with_start_files
+from tenner.pipeline.surroundings import read_surroundings
+from tenner.planning.decision import expected_of
+from tenner.planning.expectation import over_budget
 from tenner.planning.family_defaults import with_family_defaults
 from tenner.planning.judging import judge_optimizer, judge_options, judge_request
 from tenner.planning.length import run_length
@@ -71,8 +76,12 @@ def judge_without_card(
     will train. With `heads_into` a base that is elsewhere, and has no short name, is described by
     the heads of its files, which are written to that folder.
     """
-    wrong_destinations = parse_destinations(request.settings.destinations)[1]
-    problems: list[Problem] = [*request.notices, *wrong_destinations]
+    around = (
+        read_surroundings(request.settings, environ).problems
+        if machine
+        else parse_destinations(request.settings.destinations)[1]
+    )
+    problems: list[Problem] = [*request.notices, *around]
     base = _base(request.settings, environ, problems, heads_into)
     problems += base.notices if base else ()
     known = known_base(request.settings.base_model)
@@ -136,6 +145,7 @@ def _base(
                 on_stage=lambda name, detail: None,
                 on_bytes=None,
                 heads_into=heads_into or Path(),
+                local=base,
             )
     except SettingsError as error:
         problems += error.problems
@@ -199,6 +209,31 @@ def judge_shape(
     if judged.python and not errors_in(found):
         found = (*found, *judge_optimizer(judged.request, options, judged.python))
     return (*shaped.problems, *warmup_steps(settings, length)[1], *found)
+
+
+def judge_limits(
+    judged: Judged,
+    ground: Ground,
+    shaped: Shaped,
+    images: Sequence[ImageItem],
+    trigger: str,
+) -> list[Problem]:
+    """What the run would go over of max_hours and max_cost_usd, as in the plan, on the card of
+    `ground`."""
+    settings = judged.request.settings
+    batches = batches_per_epoch(ground.buckets, shaped.batch.batch_size)
+    length = run_length(settings, batches, shaped.batch.accumulation)
+    name = ground.card.name
+    price = price_of(
+        set_by_user=settings.price_per_hour,
+        host=None,
+        gpu_name=name,
+        num_gpus=settings.num_processes,
+    )
+    expected = expected_of(
+        settings, shaped, length, gpu_name=name, images=images, trigger=trigger, price=price
+    )
+    return over_budget(settings, expected, length)
 
 
 def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground:

@@ -1,13 +1,14 @@
 """What is done with what was looked at: every decision of a run, with its reason. Pure."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tenner.base.model import Base
 from tenner.core.errors import Problem
 from tenner.core.messages import msg
 from tenner.dataset import Dataset
+from tenner.dataset.items import ImageItem
 from tenner.engines.choice import ChosenEngine
 from tenner.hardware import Machine
 from tenner.hardware.prices import Price, price_of
@@ -117,7 +118,15 @@ def make_plan(findings: Findings) -> Plan:
         choices=choices,
         notices=(*notices(findings), *shaped.problems),
     )
-    expected = _expected(settings, shaped, plan.length, machine, dataset, price)
+    expected = expected_of(
+        settings,
+        shaped,
+        plan.length,
+        gpu_name=machine.gpu_name,
+        images=dataset.images,
+        trigger=dataset.trigger,
+        price=price,
+    )
     keep_tokens, about_tags = kept_tags(settings, dataset.images, dataset.trigger)
     return replace(
         plan,
@@ -147,25 +156,27 @@ def plan_again(prepared: Prepared, *, correction: float = 1.0) -> Plan:
     )
 
 
-def _expected(
+def expected_of(
     settings: Settings,
     shaped: Shaped,
     length: Length,
-    machine: Machine,
-    dataset: Dataset,
+    *,
+    gpu_name: str,
+    images: Sequence[ImageItem],
+    trigger: str,
     price: Price | None,
 ) -> Expected | None:
     """Hours and dollars, where the run is on a card whose speed is known."""
     if shaped.load is None:
         return None
-    captions = [image.caption for image in dataset.images if not image.is_reg]
-    cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
+    captions = [image.caption for image in images if not image.is_reg]
+    cells = () if settings.no_samples else grid_cells(settings, captions, trigger)
     return expect(
         settings,
         shaped.load,
         shaped.batch,
         length,
-        gpu_name=machine.gpu_name,
+        gpu_name=gpu_name,
         price=price,
         num_pictures=len(cells),
     )
@@ -181,21 +192,28 @@ def notices(findings: Findings) -> tuple[Problem, ...]:
         *findings.engine.notices,
         *dataset.problems,
     )
-    left = sum(not image.is_reg for image in dataset.images)
-    if not dataset.held_out or left >= _FEWEST_IMAGES:
-        return found
+    return (*found, *too_few_left(dataset.images, dataset.held_out))
+
+
+def too_few_left(
+    trained: Sequence[ImageItem], held_out: Sequence[ImageItem]
+) -> tuple[Problem, ...]:
+    """The warning of images that are held out of a set that is too small for it."""
+    left = sum(not image.is_reg for image in trained)
+    if not held_out or left >= _FEWEST_IMAGES:
+        return ()
     small = Problem(
         text=msg(
             "{n} of {left} images are held out, and {left2} left to learn from: so few"
             " mislead, and the training wants them",
-            n=len(dataset.held_out),
-            left=left + len(dataset.held_out),
+            n=len(held_out),
+            left=left + len(held_out),
             left2=left,
         ),
         fix=msg("leave validation_split out"),
         level="warning",
     )
-    return (*found, small)
+    return (small,)
 
 
 def num_cpus(machine: Machine) -> int:

@@ -75,6 +75,7 @@ RULED = frozenset(
         *("prior_loss_weight", "cache_text_encoder_outputs", "masked_loss", "alpha_mask"),
         *("min_timestep", "max_timestep", "adaptive_noise_scale", "noise_offset", "full_bf16"),
         *("validation_split", "max_train_steps", "lr_warmup_steps", "network_weights"),
+        *("scale_lr", "lr_batch_size"),
     )
 )
 """Those that several rules look at together; drawn as often as all others."""
@@ -197,7 +198,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
 
 
 def is_of_machine(text: str) -> bool:
-    """What only this machine's card, disk and installed programs decide, or what it costs."""
+    """What only this machine's card (its batch among it), disk and installed programs decide, or
+    what it costs."""
     words = (
         "sd-scripts at commit",
         "sd-scripts cannot be used",
@@ -206,6 +208,7 @@ def is_of_machine(text: str) -> bool:
         "memory",
         "max_cost_usd",
         "RunPod",
+        "updates of the weights",
     )
     return any(word in text for word in (*words, "max_hours", "one image needs", "held out"))
 

@@ -149,6 +149,12 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
     ("sd1", {"save_every_n_epochs": 1, "save_every_n_steps": 1}, "are both set"),
     ("sd1", {"effective_batch_size": 4, "gradient_accumulation_steps": 2}, "are both set"),
     ("sd1", {"network_train_unet_only": True, "text_encoder_lr": (1e-5,)}, "has no effect"),
+    ("sd1", {"scale_lr": "none", "lr_batch_size": 4}, 'no effect with scale_lr = "none"'),
+    (
+        "sd1",
+        {"optimizer_type": "Prodigy", "learning_rate": 1.0, "scale_lr": "sqrt"},
+        "no effect with Prodigy, which finds its rate",
+    ),
     ("sd1", {"conv_alpha": 1}, "without conv_dim"),
     ("sd1", {"network_alpha": 0, "network_dim": 4}, "network_alpha = 0"),
     ("sd1", {"conv_dim": 4}, "scaled by 1/4"),

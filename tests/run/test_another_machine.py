@@ -57,21 +57,25 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
 
 
 def test_another_card_resumes_the_same_images_in_a_step(tmp_path: Path) -> None:
-    words = ("--max_train_epochs", "8", "--save_every_n_steps", "4")
+    """And at the rate for these images: what this card's own batch would have is not taken."""
+    words = ("--max_train_epochs", "8", "--save_every_n_steps", "4", "--lr_batch_size", "1")
     to = ("--destinations", f"file://{tmp_path}/kept")
     first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")
     assert first.finish(*first.train("cat", *words, *to)) == 5
     second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")
     assert second.finish(*second.train("cat", *words, *to)) == 0, second.output
-    keys = ("train_batch_size", "gradient_accumulation_steps")
+    keys = ("train_batch_size", "gradient_accumulation_steps", "learning_rate")
     [on_4090], [on_3090] = (
         [tuple(each[key] for key in keys) for each in machine.commands("cat")]
         for machine in (first, second)
     )
-    assert (on_4090, on_3090) == (("4", "1"), ("2", "2"))
+    assert (on_4090, on_3090) == (
+        ("4", "1", "0.0002"),
+        ("2", "2", "0.0002"),
+    )
     assert second.commands("cat")[0]["resume"].endswith("step-00000008")
     assert second.ledger("cat")["finished"]["file"]["step"] == 40
     third = StandIn(tmp_path / "third")
-    longer = ("--max_train_epochs", "9", "--save_every_n_steps", "4")
+    longer = ("--max_train_epochs", "9", *words[2:])
     assert third.finish(*third.train("cat", *longer, *to)) == 2
     assert "it cannot be extended" in third.output  # states go once a run is delivered

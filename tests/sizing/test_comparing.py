@@ -39,14 +39,26 @@ def test_the_guides_cost_table_comes_out_to_the_cent(photos: Path, tmp_path: Pat
 
 def test_cards_and_providers_are_sorted_by_cost(photos: Path, tmp_path: Path) -> None:
     found = offers(photos, tmp_path, "--base_model", "sdxl", "--gpu", "all")
-    costs = [row["usd"] for row in found if row["fits"]]
+    costs = [row["usd"] for row in found if row["fits"] and row["usd"] is not None]
     assert len(costs) > 20
     assert costs == sorted(costs)
     assert all(cost < 10 for cost in costs)
+    priced = [row["usd"] is not None for row in found if row["fits"]]
+    assert priced == sorted(priced, reverse=True), "those without a price come last"
     batches = {row["card"]: row["batch_size"] for row in found}
     assert (batches["RTX 4090"], batches["RTX 3090"], batches["A100 40GB"]) == (2, 1, 4)
     assert {row["provider"] for row in found} >= {"Vast.ai", "RunPod secure", "guide", "GPUFlow"}
-    assert all(row["price_from"] for row in found)
+    assert all(row["price_from"] for row in found if row["usd_per_hour"] is not None)
+    by_card: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        by_card.setdefault(row["card"], []).append(row)
+    memory = {"RTX 5080": 16, "RTX PRO 6000": 96, "B200": 180, "L40S": 48, "GH200": 96, "A10": 24}
+    assert {card: by_card[card][0]["memory_gb"] for card in memory} == memory
+    assert {row["provider"] for row in by_card["B200"]} == {"RunPod", "Vast.ai", "Lambda"}
+    (unpriced,) = by_card["RTX 5080"]
+    assert (unpriced["usd_per_hour"], unpriced["usd"], unpriced["provider"]) == (None, None, "")
+    assert unpriced["hours"] > 0
+    assert not [card for card in by_card if "Laptop" in card]
 
 
 def test_a_table_for_people_names_what_does_not_fit(photos: Path, tmp_path: Path) -> None:

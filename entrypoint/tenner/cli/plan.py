@@ -75,14 +75,15 @@ def _print_table(found: "Comparison") -> None:
     width, height = found.resolution
     offers = found.offers
     table = Table(
-        title=f"{FAMILY_NAMES[found.family]} at {width}×{height}, {found.num_images} images",
+        title=f"{FAMILY_NAMES[found.family]} at {width}×{height}, {found.num_images} images"
+        f"{_seen(offers)}",
         title_justify="left",
         pad_edge=False,
         box=None,
     )
     table.add_column("card")
     table.add_column("price", style="dim")
-    for name in ("$/hour", "batch", "GB", "steps", "s/step", "time", "cost"):
+    for name in ("$/hour", "batch", "GB", "updates", "rate", "s/update", "time", "cost"):
         table.add_column(name, justify="right")
     for offer in offers:
         if offer.fits:
@@ -92,7 +93,15 @@ def _print_table(found: "Comparison") -> None:
     print_tables(table, *map(Text, unfit), *footnotes)
 
 
+def _seen(offers: "Sequence[Offer]") -> str:
+    """How many images the run sees, each as often as it does."""
+    seen = [each.image_passes for each in offers if each.fits and "images" not in each.unlike]
+    return f", {max(seen):,} seen in the run" if seen else ""
+
+
 _FOOTNOTES = (
+    "≠: not the same training as the other rows. !: few updates of the weights. The rate is the",
+    "U-Net's, for the images of one update (scale_lr).",
     "g: with gradient checkpointing. ?: may not fit. m: measured on such cards by others, else by",
     "the card's peak; a quarter more or less, half of FLUX.1 and its like. Time is without set-up.",
     "guide: the price and the hours of the guide's own table, for a first run by hand.",
@@ -108,13 +117,19 @@ def _cells(offer: "Offer") -> list[str]:
         f"{offer.card} ({offer.memory_gb} GB)",
         offer.provider or "no price known",
         f"{price.usd_per_hour:.2f}" if price else "",
-        batch_cell(offer),
+        f"{batch_cell(offer)}{'≠' if 'batch' in offer.unlike else ''}",
         f"{offer.needed_gb:.1f}{'?' if offer.is_unsure else ''}",
-        str(offer.num_steps),
+        _updates_cell(offer),
+        f"{offer.learning_rate:.2g}",
         f"{step}m" if step and offer.is_measured else step,
         duration(offer.seconds) if offer.seconds is not None else "?",
         usd_cell(offer.usd),
     ]
+
+
+def _updates_cell(offer: "Offer") -> str:
+    marks = "≠" if "images" in offer.unlike else ""
+    return f"{offer.num_steps:,}{marks}{'!' if offer.is_short else ''}"
 
 
 def batch_cell(offer: "Offer") -> str:

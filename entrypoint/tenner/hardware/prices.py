@@ -98,11 +98,11 @@ def _book() -> tuple[tuple[str, Price], ...]:
     sources = read.pop("sources")
     rows: list[tuple[str, Price]] = []
     for provider, table in read.items():
-        source = sources[table.pop("source", provider)]
-        rows += [
-            (card, Price(usd_per_hour=usd, kind="book", provider=provider, source=source))
-            for card, usd in table.items()
-        ]
+        usual: str = table.pop("source", provider)
+        for card, row in table.items():
+            usd, source = (row, usual) if isinstance(row, float) else (row["usd"], row["source"])
+            price = Price(usd_per_hour=usd, kind="book", provider=provider, source=sources[source])
+            rows.append((card, price))
     return tuple(rows)
 
 

@@ -1,5 +1,6 @@
 """`tenner plan --gpu NAME`: the same run on cards that are not here, sorted by what it costs."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from tenner.pipeline.everything_wrong import most_urgent
 from tenner.pipeline.preflight import dataset_request
 from tenner.pipeline.without_card import Judged, ground_of, judge_shape, judge_without_card
 from tenner.planning.expectation import expect, guide_seconds
-from tenner.planning.length import run_length
+from tenner.planning.learning_rate import rates_for
+from tenner.planning.length import FEWEST_UPDATES, run_length
 from tenner.planning.shaping import Shaped, shape_run
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
@@ -36,6 +38,14 @@ class Offer:
     gradient_checkpointing: bool = False
     accumulation: int = 1
     num_steps: int = 0
+    """Updates of the weights."""
+    images_per_update: int = 0
+    learning_rate: float = 0.0
+    """The U-Net's."""
+    image_passes: int = 0
+    """Images seen in the whole run, each as often as it is."""
+    unlike: tuple[str, ...] = ()
+    """In what this is another training than the others: by its batch, by its images."""
     needed_gb: float = 0.0
     is_unsure: bool = False
     """The memory model is slightly against it."""
@@ -48,6 +58,11 @@ class Offer:
     @property
     def fits(self) -> bool:
         return not self.why_not
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the weights are moved too seldom."""
+        return self.fits and self.num_steps < FEWEST_UPDATES
 
     @property
     def usd(self) -> float | None:
@@ -66,6 +81,11 @@ class Offer:
             "gradient_checkpointing": self.gradient_checkpointing,
             "gradient_accumulation_steps": self.accumulation,
             "num_steps": self.num_steps,
+            "images_per_update": self.images_per_update,
+            "learning_rate": self.learning_rate,
+            "image_passes": self.image_passes,
+            "unlike": list(self.unlike),
+            "few_updates": self.is_short,
             "needed_gb": round(self.needed_gb, 2),
             "may_not_fit": self.is_unsure,
             "seconds_per_step": self.seconds_per_step and round(self.seconds_per_step, 4),
@@ -111,9 +131,10 @@ class Comparison:
 
 
 def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
-    """The cards that are meant; `all` means every card with a price. Raises SettingsError."""
+    """The cards that are meant; `all` are those that RunPod, Vast.ai or Lambda rent. Raises
+    SettingsError."""
     if any(name.strip().lower() == "all" for name in names):
-        return tuple(card for card in cards() if book_prices(card.name))
+        return tuple(card for card in cards() if card.rented)
     found = {name: card_named(name) or card_named(f"RTX {name}") for name in names}
     unknown = [name for name, card in found.items() if card is None]
     if unknown:
@@ -175,7 +196,7 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
         raise SettingsError(problems=errors)
     offers = tuple(
         sorted(
-            (offer for each in tried for offer in _offers(job, each)),
+            _marked(job, [offer for each in tried for offer in _offers(job, each)]),
             key=lambda each: (
                 not each.fits,
                 each.usd is None,
@@ -184,7 +205,7 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
             ),
         )
     )
-    notices = (*job.judged.problems, *job.dataset.problems, *same)
+    notices = (*job.judged.problems, *job.dataset.problems, *same, *_about(job, offers))
     return Comparison(
         family=job.family,
         resolution=job.resolution,
@@ -192,6 +213,74 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
         offers=offers,
         notices=tuple(dict.fromkeys(notices)),
     )
+
+
+def _marked(job: Job, offers: Sequence[Offer]) -> list[Offer]:
+    """The offers with what makes them unlike the most of them: other images seen, or another batch
+    at the same learning rate."""
+    fit = [each for each in offers if each.fits]
+    if not fit:
+        return list(offers)
+    scales = job.settings.scale_lr != "none"
+    batch = _usual([each.images_per_update for each in fit], job.settings.lr_batch_size)
+    passes = _usual([each.image_passes for each in fit], None)
+
+    def unlike(offer: Offer) -> tuple[str, ...]:
+        if not offer.fits:
+            return ()
+        other_batch = not scales and offer.images_per_update != batch
+        other_images = abs(offer.image_passes - passes) > SAME_SHARE * passes
+        return ("batch",) * other_batch + ("images",) * other_images
+
+    return [replace(each, unlike=unlike(each)) for each in offers]
+
+
+SAME_SHARE = 0.02
+"""Images seen may differ by this share: the last batch of a bucket is not always full."""
+
+
+def _usual(values: Sequence[int], preferred: int | None) -> int:
+    """The preferred one where it is there, else the most frequent, the smaller of two."""
+    if preferred is not None and preferred in values:
+        return preferred
+    counts = Counter(values)
+    return min(counts, key=lambda each: (-counts[each], each))
+
+
+def _about(job: Job, offers: Sequence[Offer]) -> list[Problem]:
+    """What is to be reported of the comparison itself."""
+    found: list[Problem] = []
+    marks = {mark for each in offers for mark in each.unlike}
+    if "batch" in marks:
+        text = msg(
+            "not the same training on all cards: at other numbers of images to an update the"
+            " learning rate stays {rate}",
+            rate=f"{next(each.learning_rate for each in offers if each.fits):g}",
+        )
+        alike = job.settings.lr_batch_size
+        fix = msg(
+            'scale_lr = "sqrt" scales the rate by the batch, effective_batch_size = {alike} gives'
+            " every card the same by accumulation",
+            alike=alike,
+        )
+        found.append(Problem(text=text, fix=fix, level="warning"))
+    if "images" in marks:
+        text = msg(
+            "not the same training on all cards: a number of steps sees more images where"
+            " the batch is larger"
+        )
+        fix = msg("set max_train_epochs in place of max_train_steps to see as many on each")
+        found.append(Problem(text=text, fix=fix, level="warning"))
+    short = list(dict.fromkeys(each.card for each in offers if each.is_short))
+    if short:
+        text = msg(
+            "few updates of the weights, under {fewest}, on {cards}",
+            fewest=FEWEST_UPDATES,
+            cards=", ".join(short),
+        )
+        fix = msg("raise max_train_epochs, or set a smaller effective_batch_size")
+        found.append(Problem(text=text, fix=fix, level="warning"))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,10 +342,11 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         num_pictures=job.num_pictures,
     )
     seconds = expected.seconds if expected else None
+    passes = round(job.dataset.num_image_passes * length.num_steps / length.steps_per_epoch)
+    images = shaped.shape.images_per_update(settings.num_processes)
     if provider == GUIDE:
-        passes = job.dataset.num_image_passes * length.num_steps / length.steps_per_epoch
         is_sdxl = job.family == "sdxl"
-        seconds = guide_seconds(card, num_passes=round(passes), is_sdxl=is_sdxl)
+        seconds = guide_seconds(card, num_passes=passes, is_sdxl=is_sdxl)
     return Offer(
         card=card.name,
         memory_gb=card.nameplate_gb,
@@ -266,6 +356,9 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         gradient_checkpointing=batch.gradient_checkpointing,
         accumulation=batch.accumulation,
         num_steps=length.num_steps,
+        images_per_update=images,
+        learning_rate=rates_for(settings, images).unet_lr,
+        image_passes=passes,
         needed_gb=batch.needed_gb or 0.0,
         is_unsure=batch.is_unsure,
         seconds_per_step=expected.step.seconds if expected else None,

@@ -12,11 +12,12 @@ from tenner.dataset.items import ImageItem
 from tenner.engines.choice import ChosenEngine
 from tenner.hardware import Machine
 from tenner.hardware.prices import Price, price_of
-from tenner.planning.expectation import Expected, expect, expected_choices
+from tenner.planning.expectation import Expected, expect, expected_choices, few_updates
 from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.kept_tags import kept_tags
+from tenner.planning.learning_rate import RATES, rate_choice, rate_factor
 from tenner.planning.length import Length
-from tenner.planning.plan import Device, Plan, RunFacts, plan_run
+from tenner.planning.plan import Device, Plan, RunFacts, Shape, plan_run
 from tenner.planning.prepared import Prepared
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.planning.sizing import CardMemory, Choice
@@ -100,7 +101,7 @@ def make_plan(findings: Findings) -> Plan:
         Choice(name="engine", value=engine.name, reason=engine.reason),
         Choice(name="device", value=_device_name(machine, device), reason=_why_device(device)),
         *shaped.choices,
-        *family_choices(request, base),
+        *_of_rates(request, base, shaped.shape),
     )
     facts = RunFacts(
         engine=engine.name,
@@ -128,14 +129,25 @@ def make_plan(findings: Findings) -> Plan:
         price=price,
     )
     keep_tokens, about_tags = kept_tags(settings, dataset.images, dataset.trigger)
+    images = shaped.shape.images_per_update(settings.num_processes)
+    few = few_updates(settings, expected, plan.length, images_per_update=images)
     return replace(
         plan,
         options=replace(plan.options, keep_tokens=keep_tokens),
-        notices=(*plan.notices, *about_tags),
+        notices=(*plan.notices, *about_tags, *(() if base.is_tiny else few)),
         expected=expected,
         needed_gb=shaped.batch.needed_gb,
         choices=(*plan.choices, *expected_choices(expected)),
     )
+
+
+def _of_rates(request: Request, base: Base, shape: Shape) -> tuple[Choice, ...]:
+    """The learning rate, and what the family decides, among it the text encoder's."""
+    settings = request.settings
+    images = shape.images_per_update(settings.num_processes)
+    is_set = any(key in request.set_at for key in RATES)
+    choices = family_choices(request, base, factor=rate_factor(settings, images))
+    return (rate_choice(settings, images, is_set=is_set), *choices)
 
 
 def plan_again(prepared: Prepared, *, correction: float = 1.0) -> Plan:

@@ -11,7 +11,7 @@ from tenner.core.errors import Problem
 from tenner.core.messages import joined, msg
 from tenner.hardware.cards import Card
 from tenner.hardware.prices import Price, cost_usd
-from tenner.planning.length import Length
+from tenner.planning.length import FEWEST_UPDATES, Length
 from tenner.planning.sizing import BatchChoice, Choice
 from tenner.planning.speed import StepTime, picture_seconds, step_time
 from tenner.planning.vram import Load
@@ -136,6 +136,43 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
             )
         )
     return tuple(found)
+
+
+def few_updates(
+    settings: Settings, expected: Expected | None, length: Length, *, images_per_update: int
+) -> tuple[Problem, ...]:
+    """A warning of a run that moves the weights seldom, with what would do so more often and what
+    that takes."""
+    if length.num_steps >= FEWEST_UPDATES:
+        return ()
+    text = msg(
+        "{n} updates of the weights are few: a LoRA seldom learns its subject in under {fewest}",
+        n=length.num_steps,
+        fewest=FEWEST_UPDATES,
+    )
+    epochs = -(-FEWEST_UPDATES // length.steps_per_epoch)
+    updates = FEWEST_UPDATES if settings.max_train_steps else epochs * length.steps_per_epoch
+    longer = (
+        msg("max_train_steps = {updates}", updates=updates)
+        if settings.max_train_steps
+        else msg("max_train_epochs = {epochs} makes {updates}", epochs=epochs, updates=updates)
+    )
+    ways = [longer]
+    if expected is not None:
+        seconds = expected.step.seconds * updates + expected.pictures_seconds
+        takes = [msg("takes {duration}", duration=duration(seconds))]
+        if expected.price is not None:
+            takes.append(msg("costs ${usd}", usd=f"{cost_usd(seconds, expected.price):.2f}"))
+        ways = [msg("{longer} and {takes}", longer=longer, takes=", ".join(takes))]
+    if images_per_update > 1 and not settings.max_train_steps:
+        smaller = max(1, images_per_update * length.num_steps // FEWEST_UPDATES)
+        ways.append(
+            msg(
+                "effective_batch_size = {smaller} makes more of the same images, in more time",
+                smaller=smaller,
+            )
+        )
+    return (Problem(text=text, fix=joined(*ways), level="warning"),)
 
 
 def over_budget(settings: Settings, expected: Expected | None, length: Length) -> list[Problem]:

@@ -14,6 +14,7 @@ from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
 from tenner.kohya.networks import UNDRAWN
 from tenner.optimizers import find_optimizer
+from tenner.planning.learning_rate import decided_rule, images_of_rate, scaled
 from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings
 
@@ -49,6 +50,8 @@ def with_family_defaults(
         },
         **_drawing(request, family),
         **_rank_of(request, family),
+        "scale_lr": decided_rule(request),
+        "lr_batch_size": images_of_rate(settings, family, is_tiny=is_tiny),
     }
     return replace(request, settings=settings.model_copy(update=decided))
 
@@ -75,8 +78,9 @@ def _rank_of(request: Request, family: Family) -> dict[str, Any]:
     return {"network_dim": rank, "network_alpha": rank / 2}
 
 
-def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
-    """What the family decided, or the user, as a plan shows it. `request` has it decided."""
+def family_choices(request: Request, base: Base, *, factor: float = 1.0) -> tuple[Choice, ...]:
+    """What the family decided, or the user, as a plan shows it. `request` has it decided, and rates
+    are multiplied by `factor`."""
     settings, own = request.settings, FAMILIES[base.family].defaults
 
     def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
@@ -86,7 +90,7 @@ def family_choices(request: Request, base: Base) -> tuple[Choice, ...]:
         )
 
     assert settings.text_encoder_lr is not None
-    rates = ", ".join(f"{rate:g}" for rate in settings.text_encoder_lr)
+    rates = ", ".join(f"{scaled(rate, factor):g}" for rate in settings.text_encoder_lr)
     text = choice("text encoder", rates, "text_encoder_lr", own.text_encoder_lr_share)
     optimizer = find_optimizer(settings.optimizer_type)
     if optimizer and not optimizer.groups_may_differ and "as asked" not in text.reason:

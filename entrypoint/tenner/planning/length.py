@@ -6,6 +6,8 @@ from tenner.core.messages import msg
 from tenner.settings.model import Settings
 
 _EPOCHS = 10  # the guide's
+FEWEST_UPDATES = 300
+"""About half of the 625 that the guide's job makes at its largest batch: 5,000 images by 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

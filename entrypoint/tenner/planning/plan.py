@@ -16,6 +16,7 @@ from tenner.core.messages import msg
 from tenner.core.redact import LocalPaths
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.planning.expectation import Expected
+from tenner.planning.learning_rate import rates_for
 from tenner.planning.length import Length, length_reason, run_length
 from tenner.planning.sizing import Choice
 from tenner.settings.model import Settings
@@ -62,6 +63,10 @@ class Shape:
     num_workers: int
     added: Mapping[str, bool | int] = field(default_factory=dict[str, bool | int])
     """Further options that make a transformer fit the card."""
+
+    def images_per_update(self, num_processes: int) -> int:
+        """Images whose gradients move the weights once."""
+        return self.batch_size * self.gradient_accumulation_steps * num_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +174,7 @@ def decided_options(
     predicts_v = base.prediction == "v_prediction" if base else bool(settings.v_parameterization)
     zero_snr = base.zero_terminal_snr if base else bool(settings.zero_terminal_snr)
     save_epochs, save_steps = save_every(settings)
+    rates = rates_for(settings, shape.images_per_update(settings.num_processes))
     return TrainOptions(
         v2=settings.v2,
         vae=settings.vae,
@@ -197,7 +203,6 @@ def decided_options(
         network_weights=settings.network_weights,
         network_train_unet_only=settings.network_train_unet_only,
         network_train_text_encoder_only=settings.network_train_text_encoder_only,
-        learning_rate=settings.learning_rate,
         lr_scheduler=settings.lr_scheduler,
         lr_scheduler_num_cycles=settings.lr_scheduler_num_cycles,
         lr_scheduler_power=settings.lr_scheduler_power,
@@ -228,8 +233,9 @@ def decided_options(
         optimizer_type=optimizer_type,
         validation_split=settings.validation_split or None,
         lr_warmup_steps=warmup_steps(settings, length)[0],
-        unet_lr=settings.learning_rate if settings.unet_lr is None else settings.unet_lr,
-        text_encoder_lr=settings.text_encoder_lr or (settings.learning_rate / 2,),
+        learning_rate=rates.learning_rate,
+        unet_lr=rates.unet_lr,
+        text_encoder_lr=rates.text_encoder_lr,
         save_every_n_epochs=save_epochs,
         save_every_n_steps=save_steps,
         sample_prompts=settings.sample_prompts or None,

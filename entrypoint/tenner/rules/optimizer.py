@@ -241,11 +241,38 @@ def _relative_steps(view: View) -> bool:
     return view.optimizer.lower() == "adafactor" and given.get("relative_step") is True
 
 
+def _scales_no_rate(view: View) -> bool:
+    found = find_optimizer(view.optimizer)
+    is_asked = view.is_set("scale_lr") and view.get("scale_lr") != "none"
+    return bool(found and found.finds_rate) and (is_asked or view.is_set("lr_batch_size"))
+
+
 RULES = (
     Rule(
         when=lambda view: view.is_set("ema_decay") and not view.on("ema"),
         text=msg("ema_decay has no effect without ema"),
         fix=msg("set ema = true, or remove ema_decay"),
+        level="warning",
+        needs="settings",
+    ),
+    Rule(
+        when=_scales_no_rate,
+        text=lambda view: msg(
+            "scale_lr and lr_batch_size have no effect with {optimizer}, which finds its rate",
+            optimizer=view.optimizer,
+        ),
+        fix=msg("remove them"),
+        level="warning",
+        needs="settings",
+    ),
+    Rule(
+        when=lambda view: (
+            view.is_set("lr_batch_size")
+            and view.is_set("scale_lr")
+            and view.get("scale_lr") == "none"
+        ),
+        text=msg('lr_batch_size has no effect with scale_lr = "none"'),
+        fix=msg("remove one of them"),
         level="warning",
         needs="settings",
     ),

@@ -5,7 +5,7 @@ ignored, and every file that is fetched has to match its size and hash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.dataset import Dataset
 from tenner.engines.train_options import Value
+from tenner.planning.learning_rate import rates_for
 from tenner.planning.length import Length
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
@@ -99,6 +100,7 @@ def with_earlier_decisions(
         "gradient_accumulation_steps": per_process // batch,
         "max_train_steps": settings.max_train_steps or ledger.decided["max_train_steps"],
         "lr_warmup_steps": ledger.decided["lr_warmup_steps"],
+        **asdict(rates_for(settings, images_per_step)),
     }
     return with_options(plan, decided, dataset)
 

@@ -214,6 +214,14 @@ class TrainingSettings(BaseModel):
     """Recompute activations instead of storing them: less memory, about a third more time."""
     learning_rate: Rate = Field(1e-4, le=1000)
     """Learning rate. If results are weak, try 2e-4 or 3e-4."""
+    scale_lr: Literal["none", "sqrt", "linear"] | None = None
+    """How learning rates follow the images that move the weights once (batch, accumulation and
+    processes): by their square root, as fits Adam and its kin, in proportion, as fits SGD, or not
+    at all. Default: rates that you set are taken as they are; where all are open, and where
+    lr_batch_size is set, sqrt, and linear for SGD."""
+    lr_batch_size: Count | None = Field(None, le=100_000)
+    """The images to an update that the rates are meant for, where scale_lr scales them. Default:
+    the guide's batch on an RTX 4090, 4 for SD 1.x and 2.x and 2 for SDXL, and 2 for the others."""
     unet_lr: Rate | None = Field(None, le=1000)
     """Learning rate of the U-Net; default learning_rate. 0 leaves the U-Net out."""
     text_encoder_lr: Rates | None = None

@@ -18,6 +18,8 @@ class Card:
     other_names: tuple[str, ...] = ()
     peak_tflops: float | None = None
     """Dense 16-bit matrix products with 32-bit sums, in 1e12 operations a second."""
+    rented: bool = True
+    """Whether RunPod, Vast.ai or Lambda have it."""
     guide_batch: tuple[int, int] | None = None
     guide_hours: float | None = None
     """The guide's hours for SD 1.5: 50 images, 10 repeats, 10 epochs."""
@@ -55,6 +57,7 @@ def _card(found: dict[str, Any]) -> Card:
         nameplate_gb=found["nameplate_gb"],
         other_names=tuple(found.get("other_names", ())),
         peak_tflops=found.get("peak_tflops"),
+        rented=found.get("rented", True),
         guide_batch=(batch[0], batch[1]) if batch else None,
         guide_hours=found.get("guide_hours"),
     )

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import bench.gpu_day as package
 from bench.gpu_day.packages import fill_folder, install_missing
-from bench.gpu_day.parts import PARTS, Day
-from bench.gpu_day.report import write_report
+
+NUM_PARTS = 5
 
 
 def main(words: list[str]) -> int:
-    """Run the parts, or one of the other commands."""
+    """Run the parts, or one of the other commands.
+
+    What needs the program or its packages is imported after they were put on the path: a bare
+    machine has neither.
+    """
+    sys.path[:0] = [path for path in _source_paths() if path not in sys.path]
     if words[:1] == ["report"]:
+        from bench.gpu_day.report import write_report
+
         print(write_report(Path(words[1])))
         return 0
     if words[:1] == ["wheels"]:
@@ -23,13 +30,16 @@ def main(words: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sd-scripts", type=Path)
     parser.add_argument("--wheels", type=Path)
-    parser.add_argument("--part", type=int, choices=sorted(PARTS), action="append")
+    parser.add_argument("--part", type=int, choices=range(1, NUM_PARTS + 1), action="append")
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args(words)
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     packages = out / "packages"
-    install_missing(options.wheels, packages)
+    install_missing(options.wheels.absolute() if options.wheels else None, packages)
+    from bench.gpu_day.parts import PARTS, Day
+    from bench.gpu_day.report import write_report
+
     day = Day(
         out=out,
         sd_scripts=options.sd_scripts.absolute() if options.sd_scripts else None,
@@ -64,5 +74,4 @@ def _wheels(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = _source_paths()
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu_day.packages import packages
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,3 +37,21 @@ def test_a_rehearsal_measures_every_kind_of_row_and_a_second_one_none(tmp_path: 
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("\n  ") == 1, "only the row that was cut is measured again"
     assert "| speed sd1 batch 1 turn 1 native |" in day("report", str(tmp_path)).stdout
+
+
+def test_the_kit_starts_on_a_python_that_has_nothing_installed(tmp_path: Path) -> None:
+    """Packages come from the folder of wheels, which is asked for before any is imported."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from bench.gpu_day.__main__ import main\n"
+        f"main(['--out', {str(tmp_path)!r}])"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "not installed: " in done.stderr
+    assert "give --wheels DIR" in done.stderr
+
+
+def test_what_requests_needs_is_among_the_wheels() -> None:
+    """Wheels are installed without their dependencies, so each of them is listed itself."""
+    assert "urllib3" in packages()

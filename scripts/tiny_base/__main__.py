@@ -14,6 +14,9 @@ def main() -> None:
     training = stages.add_parser("train", help="train text encoder and U-Net, or go on training")
     training.add_argument("folder", type=Path)
     training.add_argument("--steps", type=int, default=Recipe.num_steps)
+    training.add_argument("--rate", type=float, default=Recipe.learning_rate)
+    training.add_argument("--seed", type=int, default=Recipe.seed)
+    training.add_argument("--from", dest="start_from", type=Path, help="an exported base")
     training.add_argument("--device", default="cpu")
     exporting = stages.add_parser("export", help="write the trained model in diffusers layout")
     exporting.add_argument("folder", type=Path)
@@ -27,7 +30,8 @@ def main() -> None:
     if arguments.stage == "export":
         export(arguments.folder, arguments.to)
         return
-    train(arguments.folder, Recipe(num_steps=arguments.steps), arguments.device)
+    recipe = Recipe(num_steps=arguments.steps, learning_rate=arguments.rate, seed=arguments.seed)
+    train(arguments.folder, recipe, arguments.device, arguments.start_from)
 
 
 if __name__ == "__main__":

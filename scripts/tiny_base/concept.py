@@ -1,7 +1,8 @@
 """The demo's concept: a magenta and lime striped star, which the base model has never seen.
 
-Shape, colours and pattern are all new to it. Training pictures and held-out pictures stand on
-different backgrounds or at different places; both are functions of their number alone.
+It knows stars and stripes in other colours, as a large base knows dogs and not this dog; magenta
+and lime are new to it. Training pictures and held-out pictures stand on different backgrounds or at
+different places; both are functions of their number alone.
 """
 
 from dataclasses import dataclass

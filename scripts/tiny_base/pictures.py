@@ -30,7 +30,7 @@ def draw_picture(seed: int, index: int) -> Picture:
     rng = np.random.default_rng((seed, index))
     shape = str(rng.choice(list(SPRITES)))
     colour = str(rng.choice(list(COLOURS)))
-    background = _draw_background(rng, colour)
+    background = draw_background(rng, colour)
     rows = SPRITES[shape]
     height, width = size(rows)
     cells = background_cells(background).copy()
@@ -56,7 +56,7 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _draw_background(rng: np.random.Generator, colour: str) -> str:
+def draw_background(rng: np.random.Generator, colour: str) -> str:
     if rng.random() < 0.3:
         return str(rng.choice(list(SCENES)))
     return str(rng.choice([name for name in COLOURS if name != colour]))

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from .model import TextToLatents, build_scheduler, latents_of, load_tokenizer, tokens
 from .pictures import draw_picture
+from .training_pictures import draw_training_picture
 from .vocabulary import save_vocabulary
 
 WARMUP_STEPS = 100
@@ -82,6 +84,16 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
 
+    def start_from(self, base: Path) -> None:
+        """Take the weights of an exported base."""
+        unet = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+        text = load_file(base / "text_encoder" / "model.safetensors")
+        own = self.model.text_encoder.state_dict()
+        named = {key if key in own else key.removeprefix("text_model."): text[key] for key in text}
+        self.model.unet.load_state_dict({key: each.float() for key, each in unet.items()})
+        self.model.text_encoder.load_state_dict({key: each.float() for key, each in named.items()})
+        self.ema = [p.detach().clone() for p in self.model.parameters()]
+
     def averaged(self) -> TextToLatents:
         """A copy of the model with the averaged (EMA) weights."""
         copy = TextToLatents(self.tokenizer).to(self.device).eval()
@@ -91,9 +103,16 @@ class Run:
         return copy
 
 
-def train(folder: Path, recipe: Recipe, device: str = "cpu") -> None:
-    """Train, or go on training, in `folder`; `log.jsonl` there gets a line per state."""
+def train(
+    folder: Path, recipe: Recipe, device: str = "cpu", start_from: Path | None = None
+) -> None:
+    """Train, or resume training, in `folder`; `log.jsonl` there gets a line per state.
+
+    A run that has no state yet begins with the weights of the exported base `start_from`, if any.
+    """
     run = Run(folder, recipe, device)
+    if start_from and not run.state_path.exists():
+        run.start_from(start_from)
     run.load()
     losses: list[torch.Tensor] = []
     started = saved = time.monotonic()
@@ -143,7 +162,8 @@ def _example(
     scheduler: DDIMScheduler, tokenizer: CLIPTokenizer, seed: int, batch: range
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noisy latents, their velocity, timesteps and token ids; all from (seed, batch)."""
-    pictures = [draw_picture(seed, index) for index in batch]
+    draw = draw_picture if seed == VALIDATION_SEED else draw_training_picture
+    pictures = [draw(seed, index) for index in batch]
     generator = torch.Generator().manual_seed(seed * 1_000_000_007 + batch.start)
     latents = latents_of([picture.cells for picture in pictures])
     noise = torch.randn(latents.shape, generator=generator)

@@ -25,7 +25,7 @@ def test_the_demo_learns_a_concept_that_the_base_has_never_seen(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     base, lora, drift = (float(each) for each in re.findall(r"^ +([\d.]+)  ", done.stdout, re.M))
-    assert base > 18, "the base does not know the concept"
+    assert base > 14, "the base knows stars, and none in these colours"
     assert lora < 0.7 * base, "the LoRA brings it much nearer"
     assert drift < 0.6 * base, "other prompts move less than that"
     run = tmp_path / "striped_star"

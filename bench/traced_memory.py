@@ -8,8 +8,9 @@ with its text encoders trained too) is run on tensors that have sizes and no con
 storage is followed. The frozen weights, and the LoRA with its gradients, are counted apart from
 what the step itself takes at its peak. Not in it: CUDA's context, workspaces of libraries, the
 allocator's rounding, and what kernels of a card take beside what those of a CPU take (flash
-attention's sums in fp32). With `--store` rows are added to `traced.json`, to which the model's
-numbers are fitted and by which a test holds them.
+attention's sums in fp32). After it comes the update, with AdamW8bit: what it copies so that it can
+be undone is followed likewise, and the larger of both counts. With `--store` rows are added to
+`traced.json`, to which the model's numbers are fitted and by which a test holds them.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
 from tenner.engines.native.text import TextEncoders
+from tenner.engines.native.undo import Undo
 from tenner.engines.native.unet import Unet
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.optimizers import state_bytes
@@ -206,6 +208,32 @@ def _weights(model: object, seen: set[int] | None = None) -> list[torch.Tensor]:
     return [tensor for each in inner for tensor in _weights(each, seen)]
 
 
+class EightBits(torch.optim.Optimizer):
+    """Holds the states of AdamW8bit, and changes nothing."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__([torch.nn.Parameter(weights)], {})
+        size = weights.numel()
+        states = {f"state{each}": torch.empty(size, dtype=torch.uint8) for each in (1, 2)}
+        scales = {f"absmax{each}": torch.empty(-(-size // 256)) for each in (1, 2)}
+        self.state[self.param_groups[0]["params"][0]] = {"step": 1, **states, **scales}
+
+
+def trace_update(num_parameters: int) -> int:
+    """Bytes that an update of AdamW8bit takes at its peak besides weights and states."""
+    with FakeTensorMode():
+        weights = torch.empty(num_parameters)
+        optimizer = EightBits(weights)
+        (state,) = optimizer.state.values()
+        held = [each for each in state.values() if isinstance(each, torch.Tensor)]
+        undo, storages = Undo(optimizer, weights), Storages()
+        storages.ignore([weights, *held])
+        with storages:
+            before = undo.before()
+            undo.after(before, torch.empty((), dtype=torch.bool))
+    return storages.peak
+
+
 STORED = Path(__file__).with_name("traced.json")
 
 
@@ -220,10 +248,10 @@ def main() -> None:
     parser.add_argument("--stored", action="store_true", help="print the rows of traced.json")
     options = parser.parse_args()
     print(
-        "| family | rank | batch | checkpointing | text encoders | weights | LoRA | step | traced"
-        " | model | error |"
+        "| family | rank | batch | checkpointing | text encoders | weights | LoRA | step | update"
+        " | traced | model | error |"
     )
-    print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     if options.stored:
         for row in stored_rows():
             print_row(row)
@@ -257,7 +285,12 @@ def stored_rows() -> list[dict]:
 def traced_gb(row: dict) -> float:
     """All that was traced, with the states of AdamW8bit beside the LoRA."""
     lora = row["lora"] * (12 + state_bytes("AdamW8bit")) / 12
-    return (row["weights"] + lora + row["step"]) / 1e9
+    return (row["weights"] + lora + max(row["step"], update_bytes(row))) / 1e9
+
+
+def update_bytes(row: dict) -> int:
+    """Of a row's LoRA, whose weights and gradients take 12 bytes for each number."""
+    return trace_update(row["lora"] // 12)
 
 
 def modelled_gb(row: dict) -> float:
@@ -277,7 +310,8 @@ def print_row(row: dict) -> None:
     """A row in GB."""
     whole, model = traced_gb(row), modelled_gb(row)
     lora = row["lora"] * (12 + state_bytes("AdamW8bit")) / 12
-    cells = (row["weights"] / 1e9, lora / 1e9, row["step"] / 1e9, whole, model)
+    passes, update = row["step"] / 1e9, update_bytes(row) / 1e9
+    cells = (row["weights"] / 1e9, lora / 1e9, passes, update, whole, model)
     numbers = " | ".join(f"{each:.2f}" for each in cells)
     words = ["on" if row[name] else "off" for name in ("checkpointing", "text")]
     case = f"| {row['family']} | {row['rank']} | {row['batch']} | {' | '.join(words)} |"

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from bench.gpu_day.report import _toml
-from bench.traced_memory import modelled_gb, stored_rows, traced_gb
+from bench.traced_memory import modelled_gb, stored_rows, trace_update, traced_gb
 from tenner.hardware.cards.measured import MeasuredMemory, MeasuredSpeed
 from tenner.pipeline.probing import reason_to_measure
 from tenner.planning import speed, vram
 from tenner.planning.speed import modelled_seconds, step_time
-from tenner.planning.vram import Load, needed_gb
+from tenner.planning.vram import Load, largest_batch, memory_parts, needed_gb
 
 SDXL = Load(family="sdxl", pixels=1024**2, network_dim=32, engine="native")
 
@@ -27,6 +27,27 @@ def test_the_model_is_within_five_percent_of_every_traced_step() -> None:
     assert {1, 8} <= {row["batch"] for row in rows}
     for row in rows:
         assert modelled_gb(row) == pytest.approx(traced_gb(row), rel=0.05), row
+
+
+def test_the_update_counts_where_it_copies_more_than_the_passes_keep() -> None:
+    """SDXL's LoRA of rank 256 has 681 million numbers: to undo a step of AdamW8bit takes 6 bytes of
+    each, which is six times what the passes of an image take with checkpointing."""
+    large = replace(SDXL, network_dim=256)
+    copied = trace_update(large.lora_parameters) / 1e9
+    assert copied == pytest.approx(256 * 2_659_840 * 6 / 1e9, rel=0.01)
+    case = {"batch_size": 1, "gradient_checkpointing": True}
+    assert memory_parts(large, **case)["activations"] == pytest.approx(copied, rel=0.01)
+    fused = memory_parts(replace(large, optimizer="AdamW"), **case)
+    assert fused["activations"] < 1
+    most = largest_batch(large, free_gb=21.0, gradient_checkpointing=True)
+    assert most >= 5, "the images of a step take the place of the copies"
+    assert needed_gb(large, batch_size=most, gradient_checkpointing=True) <= 21.0
+    assert needed_gb(large, batch_size=most + 1, gradient_checkpointing=True) > 21.0
+
+
+def test_a_moving_average_is_one_more_number_in_32_bits() -> None:
+    more = replace(SDXL, averaged=True).bytes_per_parameter - SDXL.bytes_per_parameter
+    assert more == 4
 
 
 def test_a_row_that_a_card_measured_takes_the_place_of_what_was_traced(

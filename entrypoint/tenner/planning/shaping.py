@@ -180,6 +180,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         text_gb=0.0 if options.get("text_encoder_cpu") else ground.text_gb,
         full_precision=precision == "no",
         num_processes=settings.num_processes,
+        averaged=settings.ema,
     )
 
 

@@ -15,6 +15,7 @@ xformers and sdpa, and what torch.compile changes.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ from tenner.families import FAMILIES, Transformer
 from tenner.hardware.cards.measured import MeasuredMemory, Trainer, measured_memory
 from tenner.optimizers import state_bytes
 
+MOST_IMAGES = 1 << 14
+"""In a batch: more than any card holds."""
 CONTEXT_GB = 0.6
 """CUDA's own, once per process; the measurements' processes differ by a few tenths."""
 RESERVE_GB = 0.5
@@ -87,6 +90,9 @@ TRACED_TEXT: Mapping[Family, tuple[TracedStep, TracedStep]] = {
 COPIES_BYTES = 4
 """The built-in trainer multiplies with a copy of the LoRA in 16 bits, and writes gradients in 16
 bits first: two bytes each for a parameter, besides the 32-bit ones."""
+NOT_COPIED = frozenset({"adamw", "adam", "prodigy"})
+"""Optimizers whose steps the built-in trainer need not copy anything for, to undo them when the
+gradients are not finite: torch's fused ones take a flag, and Prodigy waits for the answer."""
 WORKSPACE_GB = 0.3
 """cuBLAS: 32 MiB a handle on Hopper, 8 MiB before it (torch's CUDA notes on
 CUBLAS_WORKSPACE_CONFIG); the rest is left for cuDNN's convolutions, which nobody published."""
@@ -118,6 +124,8 @@ class Load:
     num_processes: int = 1
     engine: Trainer = "sd-scripts"
     """Which trainer: each has a model of its own."""
+    averaged: bool = False
+    """The built-in trainer holds a moving average of the LoRA beside it (ema)."""
     blocks_to_swap: int = 0
     """Of a transformer: how many blocks wait in memory, in sd-scripts' counting."""
     text_gb: float | None = None
@@ -154,6 +162,7 @@ class Load:
         if self.half_lora and states >= 4:
             states /= 2
         copies = COPIES_BYTES if self.is_traced and not self.full_precision else 0
+        copies += 4 if self.is_traced and self.averaged else 0
         return width * (3 if self.num_processes > 1 else 2) + states + copies
 
 
@@ -181,10 +190,12 @@ def memory_parts(
 
 
 def _traced_parts(load: Load, batch_size: int, gradient_checkpointing: bool) -> dict[str, float]:
-    """As `memory_parts`, of the built-in trainer."""
+    """As `memory_parts`, of the built-in trainer. The update follows when the passes have let go of
+    their tensors: the larger of the two counts."""
     width = 2 if load.full_precision else 1
     text = load.text_encoder_trained or load.text_encoder_held
-    activations = per_image_gb(load, gradient_checkpointing=gradient_checkpointing) * batch_size
+    passes = per_image_gb(load, gradient_checkpointing=gradient_checkpointing) * batch_size
+    activations = max(passes, update_gb(load))
     return {
         "context": CONTEXT_GB,
         "weights": UNET_GB[load.family] * width,
@@ -193,6 +204,14 @@ def _traced_parts(load: Load, batch_size: int, gradient_checkpointing: bool) -> 
         "activations": activations,
         "reserve": WORKSPACE_GB + ALLOCATOR_SHARE * activations,
     }
+
+
+def update_gb(load: Load) -> float:
+    """What the built-in trainer's update takes: copies of the weights and of the optimizer's state,
+    by which a step that is not finite is undone."""
+    if load.optimizer.lower() in NOT_COPIED:
+        return 0.0
+    return load.lora_parameters * (4 + state_bytes(load.optimizer)) / 1e9
 
 
 def needed_gb(load: Load, *, batch_size: int, gradient_checkpointing: bool) -> float:
@@ -235,16 +254,11 @@ def _transformer_parts(
 
 def largest_batch(load: Load, *, free_gb: float, gradient_checkpointing: bool) -> int:
     """The largest batch that fits in `free_gb`; 0 where not even one image does."""
-    if encoding_gb(load) > free_gb:
-        return 0
-    none, one = (
-        sum(
-            memory_parts(load, batch_size=n, gradient_checkpointing=gradient_checkpointing).values()
-        )
-        for n in (0, 1)
-    )
-    per_image = one - none
-    return max(0, int((free_gb - none) / per_image))
+
+    def needed(batch_size: int) -> float:
+        return needed_gb(load, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+
+    return bisect_right(range(1, MOST_IMAGES), free_gb, key=needed)
 
 
 def per_image_gb(load: Load, *, gradient_checkpointing: bool) -> float:
@@ -288,6 +302,8 @@ def _measured_share(family: Family, gradient_checkpointing: bool) -> float:
         if row.gradient_checkpointing != gradient_checkpointing:
             continue
         images, others = _traced_row(row)
+        if images < update_gb(_load_of(row)):
+            continue  # its peak says nothing of images
         logs.append(math.log(max(row.gb - others, 0.01) / images))
     return math.exp(math.fsum(logs) / len(logs)) if logs else 1.0
 
@@ -300,14 +316,18 @@ def _traced_row(row: MeasuredMemory) -> tuple[float, float]:
     if row.text_encoder_trained:
         text = TRACED_TEXT[row.family][row.gradient_checkpointing]
         image += text.image_gb + text.rank_gb * row.network_dim
-    load = Load(
+    load = _load_of(row)
+    others = UNET_GB[row.family] + TEXT_ENCODERS_GB[row.family] * row.text_encoder_trained
+    others += load.lora_parameters * load.bytes_per_parameter / 1e9
+    others += CONTEXT_GB if row.scope == "process" else 0.0
+    return image * row.batch_size, others
+
+
+def _load_of(row: MeasuredMemory) -> Load:
+    return Load(
         family=row.family,
         pixels=row.side**2,
         network_dim=row.network_dim,
         text_encoder_trained=row.text_encoder_trained,
         engine="native",
     )
-    others = UNET_GB[row.family] + TEXT_ENCODERS_GB[row.family] * row.text_encoder_trained
-    others += load.lora_parameters * load.bytes_per_parameter / 1e9
-    others += CONTEXT_GB if row.scope == "process" else 0.0
-    return image * row.batch_size, others

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and robbed at random points, and what becomes of them.
+"""Runs that are killed or disturbed at random points, and whether each ends as it should.
 
     python -m bench.chaos [--runs 100] [--kills 3] [--seed 1] [--stand-in] [--progress FILE]
         [--seconds 600]
@@ -13,7 +13,7 @@ On top of that each run has a trouble of its own, in turn:
 
 - kills: none more;
 - trainer kills: the trainer alone is killed, while its supervisor lives;
-- full disk: its disk fills at a random moment, and has room again at the next start;
+- full disk: its disk fills at a random moment, and has space again at the next start;
 - refused deletes: the server answers each DELETE with 403;
 - slow down 20, 40, 60: that share of all requests is answered 503 SlowDown;
 - expired token: from a random moment on every request is refused until the next start;
@@ -23,8 +23,9 @@ On top of that each run has a trouble of its own, in turn:
 Every run has to end delivered, with every step exactly once in its curve, weights equal to those of
 an undisturbed run, nothing at the destination that is not what its manifest says, a ledger whose
 attempts add up to the run, whole lines in its log, and nothing left behind in its directory, at a
-folder destination and in the folder for temporary files. With --progress each run's story is kept
-as it ends, and a later start does only those that are missing; --seconds begins no run later.
+folder destination and in the folder for temporary files. With --progress each run's history is
+written as it ends, and a later start does only those that are missing; --seconds begins no run
+later.
 """
 
 import argparse
@@ -129,7 +130,7 @@ class Clock:
 
 
 @dataclass
-class Life:
+class Attempt:
     """One start: what it was doing when it was killed (empty: it ended by itself)."""
 
     killed_while: str
@@ -139,31 +140,31 @@ class Life:
 
 @dataclass
 class History:
-    """What became of a run. `wrong` is empty where all held; `kept_steps` is what the attempts in
+    """How a run went. `wrong` is empty where all held; `ledger_steps` is what the attempts in
     the ledger add up to, `left` what was left behind."""
 
     trouble: Trouble
-    lives: list[Life] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     steps_trained: int = 0
     trainer_kills: int = 0
     codes: list[int] = field(default_factory=list)
-    kept_steps: int = 0
+    ledger_steps: int = 0
     left: list[str] = field(default_factory=list)
     is_equal: bool = False
 
     def __str__(self) -> str:
         cut = ", ".join(
             f"{attempt.killed_while}{' (empty machine)' if attempt.on_empty else ''}"
-            for attempt in self.lives
+            for attempt in self.attempts
             if attempt.killed_while
         )
         return f"{self.trouble}; killed while {cut}: {'; '.join(self.wrong) or 'all held'}"
 
 
 @dataclass
-class Weather:
-    """What the server does to requests just now."""
+class Faults:
+    """What the server does to requests now."""
 
     chance: random.Random
     slow_down: float = 0.0
@@ -232,7 +233,7 @@ class Chaos:
 
 @dataclass
 class Trial:
-    """One run of the bench: its machines, its trouble, its story."""
+    """One run of the bench: its machines, its trouble, its history."""
 
     chaos: Chaos
     number: int
@@ -244,28 +245,34 @@ class Trial:
         is_small = self.history.trouble == "full disk"
         self.disk = self.here / "disk" if is_small else self.here
         self.machine = self.chaos.machine(self.disk / "machine-0")
-        self.kept = self.here / "kept" if self.history.trouble == "folder wiped" else None
+        self.folder_destination = (
+            self.here / "destination" if self.history.trouble == "folder wiped" else None
+        )
         self.prefix = f"run-{self.number}/"
         endpoint = f"?endpoint_url=http://127.0.0.1:{self.chaos.proxy.port}"
-        to = f"file://{self.kept}" if self.kept else f"s3://{BUCKET}/run-{self.number}{endpoint}"
+        to = (
+            f"file://{self.folder_destination}"
+            if self.folder_destination
+            else f"s3://{BUCKET}/run-{self.number}{endpoint}"
+        )
         words = (*WORDS, "--destinations", to)
         if self.chaos.stand_in:
             words = (*words, "--network_dim", "1")  # the plan's sizes are of a real base
         if self.history.trouble == "half-open sockets":
             words = (*words, "--serve", "true", "--serve_port", "0")
         self.words = words
-        self.weather = Weather(self.dice)
-        self.chaos.proxy.fault = self.weather
+        self.faults = Faults(self.dice)
+        self.chaos.proxy.fault = self.faults
         self.sockets: list[socket.socket] = []
 
     def run(self, kills: int) -> History:
         trouble, history = self.history.trouble, self.history
-        self.weather.refuses_deletes = trouble == "refused deletes"
+        self.faults.refuses_deletes = trouble == "refused deletes"
         if trouble.startswith("slow down"):
-            self.weather.slow_down = int(trouble.rpartition(" ")[2]) / 100
+            self.faults.slow_down = int(trouble.rpartition(" ")[2]) / 100
         for move in range(self.dice.randint(1, kills)):
             on_empty = (
-                bool(history.lives) and self.dice.random() < 0.5 and trouble != "folder wiped"
+                bool(history.attempts) and self.dice.random() < 0.5 and trouble != "folder wiped"
             )
             if on_empty:
                 self._count()
@@ -273,26 +280,26 @@ class Trial:
                 self.machine = self.chaos.machine(self.disk / f"machine-{move}")
             left = 1 - len({each["step"] for each in self._steps()}) / STEPS
             longest = LEAST_SHARE_OF_A_RESUMED + (1 - LEAST_SHARE_OF_A_RESUMED) * left
-            share = self.dice.uniform(0.02, 1.0) * (longest if history.lives else 1.0)
-            history.lives.append(self._live(share, on_empty=on_empty))
+            share = self.dice.uniform(0.02, 1.0) * (longest if history.attempts else 1.0)
+            history.attempts.append(self._killed_attempt(share, on_empty=on_empty))
         for _ in range(LAST_STARTS):
             code = self._last_start()
             history.codes.append(code)
-            self.weather.is_expired = False
+            self.faults.is_expired = False
             (self.disk / "filler").unlink(missing_ok=True)
             if code == 0:
                 break
         if history.codes[-1]:
             history.wrong.append(f"exit codes {history.codes}: {self.machine.output[-2000:]}")
         else:
-            self._judge()
+            self._check()
         self._count()
         for each in self.sockets:
             each.close()
         shutil.rmtree(self.machine.folder)
         return history
 
-    def _live(self, share: float, *, on_empty: bool) -> Life:
+    def _killed_attempt(self, share: float, *, on_empty: bool) -> Attempt:
         """One start that is killed at its moment, with its trouble somewhere before."""
         kill = self.chaos.pace.moment(share)
         strike = self.chaos.pace.moment(self.dice.uniform(0.0, 1.0) * share)
@@ -309,9 +316,9 @@ class Trial:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         code = process.wait(60)
-        self.weather.is_expired = False
+        self.faults.is_expired = False
         (self.disk / "filler").unlink(missing_ok=True)
-        return Life(self._doing(code), on_empty=on_empty, seconds=time.monotonic() - started)
+        return Attempt(self._doing(code), on_empty=on_empty, seconds=time.monotonic() - started)
 
     def _last_start(self) -> int:
         """One start that is not killed; its first one meets the trouble too."""
@@ -329,7 +336,9 @@ class Trial:
                 break
             time.sleep(0.02)
         code = process.wait(60)
-        self.history.lives.append(Life("", on_empty=False, seconds=time.monotonic() - started))
+        self.history.attempts.append(
+            Attempt("", on_empty=False, seconds=time.monotonic() - started)
+        )
         return code
 
     @property
@@ -348,22 +357,22 @@ class Trial:
             case "full disk":
                 fill(self.disk)
             case "expired token":
-                self.weather.is_expired = True
-            case "folder wiped" if self.kept and self.kept.is_dir():
+                self.faults.is_expired = True
+            case "folder wiped" if self.folder_destination and self.folder_destination.is_dir():
                 ledger = self.machine.run("star") / "ledger.json"  # not there before it trains
                 if ledger.is_file() and self.machine.ledger("star")["delivered_to"]:
-                    return  # what is removed after it was verified is not the program's to mend
-                for each in self.kept.iterdir():
+                    return  # what is removed after it was verified is not the program's to repair
+                for each in self.folder_destination.iterdir():
                     shutil.rmtree(each, ignore_errors=True)
                     each.unlink(missing_ok=True) if each.is_file() else None
             case "half-open sockets":
                 output = self.machine.output.rpartition("http://127.0.0.1:")[2].partition("/")[0]
                 if output.isdigit():
-                    self._hold_the_line(int(output))
+                    self._hold_connections(int(output))
             case _:
                 pass
 
-    def _hold_the_line(self, port: int) -> None:
+    def _hold_connections(self, port: int) -> None:
         for _ in range(300):
             with contextlib.suppress(OSError):
                 each = socket.create_connection(("127.0.0.1", port), 1)
@@ -382,14 +391,16 @@ class Trial:
         found = len(self._steps())
         self.history.steps_trained = max(self.history.steps_trained, found)
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         history, run = self.history, self.machine.run("star")
         ledger = self.machine.ledger("star")
-        history.kept_steps = sum(each["last_step"] - each["first_step"] for each in ledger["lives"])
+        history.ledger_steps = sum(
+            each["last_step"] - each["first_step"] for each in ledger["lives"]
+        )
         if any(each["last_step"] < each["first_step"] for each in ledger["lives"]):
-            history.wrong.append("a life ends before it begins")
-        if history.kept_steps != STEPS:
-            history.wrong.append(f"the lives add up to {history.kept_steps} steps")
+            history.wrong.append("an attempt ends before it begins")
+        if history.ledger_steps != STEPS:
+            history.wrong.append(f"the attempts add up to {history.ledger_steps} steps")
         if ledger["finished"]["file"]["step"] != STEPS:
             history.wrong.append(f"ended at step {ledger['finished']['file']['step']}")
         if not ledger["delivered_to"]:
@@ -405,18 +416,18 @@ class Trial:
                 history.wrong.append(f"its curve holds the steps {sorted(reported)}")
             if not same_weights(run / FINAL, self.chaos.whole.run("star") / FINAL):
                 history.wrong.append("other weights than the undisturbed run")
-        self._judge_destination()
+        self._check_destination()
         history.left = self._left()
         history.wrong += [f"left behind: {each}" for each in history.left]
 
     def _left(self) -> list[str]:
         run, temporary = self.machine.run("star"), self.machine.folder / "tmp"
         found = [*run.rglob("*.part"), *temporary.iterdir(), *run.glob("outbox"), run / ".reserved"]
-        found += self.kept.rglob("*.part") if self.kept else []
+        found += self.folder_destination.rglob("*.part") if self.folder_destination else []
         names = [each.name for each in found if each.exists()]
         return [name for name in names if not name.startswith(CACHES_OF_LIBRARIES)]
 
-    def _judge_destination(self) -> None:
+    def _check_destination(self) -> None:
         names, history = self._names(), self.history
         if "manifest.json" not in names:
             history.wrong.append("no manifest at the destination")
@@ -432,16 +443,16 @@ class Trial:
             history.wrong.append("the delivered weights are other ones than the undisturbed run's")
 
     def _names(self) -> set[str]:
-        if self.kept:
-            files = [path for path in self.kept.rglob("*") if path.is_file()]
-            return {path.relative_to(self.kept).as_posix() for path in files}
+        if self.folder_destination:
+            files = [path for path in self.folder_destination.rglob("*") if path.is_file()]
+            return {path.relative_to(self.folder_destination).as_posix() for path in files}
         client = self.chaos.client
         listed = client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix).get("Contents", [])
         return {each["Key"].removeprefix(self.prefix) for each in listed}
 
     def _content(self, name: str) -> bytes:
-        if self.kept:
-            return (self.kept / name).read_bytes()
+        if self.folder_destination:
+            return (self.folder_destination / name).read_bytes()
         found = self.chaos.client.get_object(Bucket=BUCKET, Key=self.prefix + name)
         return found["Body"].read()
 
@@ -455,36 +466,39 @@ def chaos(
     progress: Path | None = None,
     seconds: float = float("inf"),
 ) -> list[History]:
-    """All stories, told as they end; those in the file `progress` are not lived again."""
-    reported = read_stories(progress) if progress else {}
-    missing = [number for number in range(runs) if number not in reported]
+    """All histories, printed as they end; those in the file `progress` are not run again."""
+    histories = read_histories(progress) if progress else {}
+    missing = [number for number in range(runs) if number not in histories]
     until = time.monotonic() + seconds
     if not missing:
-        return list(reported.values())
+        return list(histories.values())
     with (
         TemporaryDirectory(prefix="tenner-chaos-") as folder,
         moto_server(Path(folder)) as server_port,
         fault_proxy(server_port) as proxy,
     ):
-        all_of_it = Chaos(Path(folder), proxy, server_port, stand_in=stand_in)
+        bench = Chaos(Path(folder), proxy, server_port, stand_in=stand_in)
         for number in missing:
             if time.monotonic() > until:
                 break
-            reported[number] = all_of_it.run(number, kills, random.Random(f"{seed}/{number}"))
-            print(f"run {number}: {reported[number]}", flush=True)
+            histories[number] = bench.run(number, kills, random.Random(f"{seed}/{number}"))
+            print(f"run {number}: {histories[number]}", flush=True)
             if progress:
                 with progress.open("a") as file:
-                    file.write(json.dumps({"run": number, **asdict(reported[number])}) + "\n")
-    return list(reported.values())
+                    file.write(json.dumps({"run": number, **asdict(histories[number])}) + "\n")
+    return list(histories.values())
 
 
-def read_stories(progress: Path) -> dict[int, History]:
-    """The stories that an earlier start has kept, by the number of the run."""
+def read_histories(progress: Path) -> dict[int, History]:
+    """The histories of earlier starts, by the number of the run."""
     found: dict[int, History] = {}
     for line in progress.read_text().splitlines() if progress.is_file() else []:
         saved = json.loads(line)
-        number, attempts = saved.pop("run"), [Life(**attempt) for attempt in saved.pop("lives")]
-        found[number] = History(lives=attempts, **saved)
+        number, attempts = (
+            saved.pop("run"),
+            [Attempt(**attempt) for attempt in saved.pop("attempts")],
+        )
+        found[number] = History(attempts=attempts, **saved)
     return found
 
 
@@ -494,7 +508,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stand-in", action="store_true", dest="stand_in")
-    parser.add_argument("--progress", type=Path, help="file of the stories so far")
+    parser.add_argument("--progress", type=Path, help="file of the histories so far")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later")
     arguments = parser.parse_args()
     histories = chaos(
@@ -510,13 +524,13 @@ def main() -> int:
 
 
 def table(histories: list[History]) -> str:
-    """What became of them, by trouble and in all, as a table in Markdown."""
+    """The results, by trouble and in all, as a table in Markdown."""
     heads = ("trouble", "runs", "held", "kills", "trainer kills", "empty machines", "bit-equal")
     heads = (*heads, "left behind", "ledger adds up")
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for trouble in (*TROUBLES, "all"):
         found = [each for each in histories if trouble in (each.trouble, "all")]
-        attempts = [attempt for history in found for attempt in history.lives]
+        attempts = [attempt for history in found for attempt in history.attempts]
         numbers = (
             len(found),
             sum(not each.wrong for each in found),
@@ -527,13 +541,13 @@ def table(histories: list[History]) -> str:
             sum(attempt.on_empty for attempt in attempts),
             sum(each.is_equal for each in found),
             sum(len(each.left) for each in found),
-            sum(each.kept_steps == STEPS for each in found),
+            sum(each.ledger_steps == STEPS for each in found),
         )
         lines.append(f"| {trouble} | {' | '.join(map(str, numbers))} |")
     doing = collections.Counter(
         attempt.killed_while
         for history in histories
-        for attempt in history.lives
+        for attempt in history.attempts
         if attempt.killed_while
     )
     return "\n".join([*lines, "", f"killed while: {dict(doing.most_common())}"])

@@ -59,6 +59,8 @@ def fill_folder(folder: Path, *, python: str, cuda: str) -> int:
         keep_one_library(wheel, cuda)
     for wheel in folder.glob("babel-*.whl"):
         keep_files(wheel, lambda path: path.suffix != ".dat" or path.stem in _LANGUAGES)
+    for wheel in folder.glob("numpy-*.whl"):
+        keep_files(wheel, lambda path: "tests" not in path.parts)
     num_bytes = sum(wheel.stat().st_size for wheel in folder.glob("*.whl"))
     if num_bytes > MOST_BYTES:
         sys.exit(f"{num_bytes / 2**20:.1f} MiB of wheels are more than {MOST_BYTES // 2**20}")

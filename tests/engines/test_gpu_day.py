@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.gpu_day.packages import packages
+from tenner.engines.choice import MODULES
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +56,7 @@ def test_the_kit_starts_on_a_python_that_has_nothing_installed(tmp_path: Path) -
 def test_what_requests_needs_is_among_the_wheels() -> None:
     """Wheels are installed without their dependencies, so each of them is listed itself."""
     assert "urllib3" in packages()
+
+
+def test_the_kit_brings_all_that_the_program_wants_of_a_trainer() -> None:
+    assert {each for each in MODULES if each != "torch"} <= set(packages())

@@ -144,8 +144,17 @@ def adapts_text(name: str) -> bool:
     return ".self_attn." in name or ".mlp." in name
 
 
-def trace(family: str, *, batch: int, rank: int, checkpointing: bool, text: bool = False) -> Traced:
-    """One step at the family's native side."""
+def trace(
+    family: str,
+    *,
+    batch: int,
+    rank: int,
+    checkpointing: bool,
+    text: bool = False,
+    conv_dim: int = 0,
+    plain: bool = False,
+) -> Traced:
+    """One step at the family's native side; `plain` is the LoRA as dropouts have it."""
     from diffusers import UNet2DConditionModel
 
     small_maps.MOST_POSITIONS = 0  # a way of a CPU, not of a card
@@ -157,11 +166,18 @@ def trace(family: str, *, batch: int, rank: int, checkpointing: bool, text: bool
     with FakeTensorMode():
         tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
         bank = LoraBank()
-        plan = LoraPlan(bank=bank, segment="unet", name_of=str, dim=rank, alpha=1.0)
-        parsed = parse_unet_config(config)
-        parts = Parts(
-            tensors, device=cpu, dtype=half, plan=plan, adapts=lambda name: adapts_unet(name, False)
+        plan = LoraPlan(
+            bank=bank,
+            segment="unet",
+            name_of=str,
+            dim=rank,
+            alpha=1.0,
+            conv_dim=conv_dim or None,
+            plain=plain,
         )
+        parsed = parse_unet_config(config)
+        adapts = lambda name: adapts_unet(name, conv_dim > 0)  # noqa: E731
+        parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts)
         unet = Unet(parsed, parts)
         unet.checkpointing = checkpointing
         encoders, text_bytes = None, 0
@@ -244,6 +260,8 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 128])
     parser.add_argument("--text", action="store_true", help="with the text encoders trained too")
+    parser.add_argument("--conv-dim", type=int, default=0, help="convolutions adapted too")
+    parser.add_argument("--plain", action="store_true", help="the LoRA as dropouts have it")
     parser.add_argument("--store", action="store_true", help="add the rows to traced.json")
     parser.add_argument("--stored", action="store_true", help="print the rows of traced.json")
     options = parser.parse_args()
@@ -263,14 +281,29 @@ def main() -> None:
         (False, True),
         (False, True) if options.text else (False,),
     )
-    known = {tuple(list(row.values())[:5]) for row in stored_rows()} if options.store else set()
+    kind = (options.conv_dim, options.plain)
+    known = {
+        tuple(list(row.values())[:5])
+        for row in stored_rows()
+        if options.store and (row.get("conv_dim", 0), row.get("plain", False)) == kind
+    }
     for case in cases:
         if case in known:
             continue
         family, rank, batch, saving, text = case
-        traced = trace(family, batch=batch, rank=rank, checkpointing=saving, text=text)
+        traced = trace(
+            family,
+            batch=batch,
+            rank=rank,
+            checkpointing=saving,
+            text=text,
+            conv_dim=options.conv_dim,
+            plain=options.plain,
+        )
         names = ("family", "rank", "batch", "checkpointing", "text")
         row = {**dict(zip(names, case, strict=True)), **asdict(traced)}
+        row |= {"conv_dim": options.conv_dim} if options.conv_dim else {}
+        row |= {"plain": True} if options.plain else {}
         if options.store:
             rows = [json.dumps(each) for each in (*stored_rows(), row)]
             STORED.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
@@ -300,6 +333,8 @@ def modelled_gb(row: dict) -> float:
         pixels=SIDES[row["family"]] ** 2,
         network_dim=row["rank"],
         text_encoder_trained=row["text"],
+        conv_dim=row.get("conv_dim", 0),
+        plain_lora=row.get("plain", False),
         engine="native",
     )
     parts = memory_parts(load, batch_size=row["batch"], gradient_checkpointing=row["checkpointing"])
@@ -314,7 +349,9 @@ def print_row(row: dict) -> None:
     cells = (row["weights"] / 1e9, lora / 1e9, passes, update, whole, model)
     numbers = " | ".join(f"{each:.2f}" for each in cells)
     words = ["on" if row[name] else "off" for name in ("checkpointing", "text")]
-    case = f"| {row['family']} | {row['rank']} | {row['batch']} | {' | '.join(words)} |"
+    name = row["family"] + (f", conv_dim {row['conv_dim']}" if row.get("conv_dim") else "")
+    name += ", dropouts" if row.get("plain") else ""
+    case = f"| {name} | {row['rank']} | {row['batch']} | {' | '.join(words)} |"
     print(f"{case} {numbers} | {model / whole - 1:+.1%} |", flush=True)
 
 

@@ -9,8 +9,11 @@ from bench.traced_memory import modelled_gb, stored_rows, trace_update, traced_g
 from tenner.hardware.cards.measured import MeasuredMemory, MeasuredSpeed
 from tenner.pipeline.probing import reason_to_measure
 from tenner.planning import speed, vram
+from tenner.planning.shaping import Ground, load_of
+from tenner.planning.sizing import CardMemory
 from tenner.planning.speed import modelled_seconds, step_time
 from tenner.planning.vram import Load, largest_batch, memory_parts, needed_gb
+from tenner.settings import Settings
 
 SDXL = Load(family="sdxl", pixels=1024**2, network_dim=32, engine="native")
 
@@ -25,6 +28,8 @@ def test_the_model_is_within_five_percent_of_every_traced_step() -> None:
     }
     assert {4, 256} <= {row["rank"] for row in rows}
     assert {1, 8} <= {row["batch"] for row in rows}
+    assert {row.get("conv_dim", 0) for row in rows} == {0, 16}
+    assert {row.get("plain", False) for row in rows} == {False, True}
     for row in rows:
         assert modelled_gb(row) == pytest.approx(traced_gb(row), rel=0.05), row
 
@@ -43,6 +48,34 @@ def test_the_update_counts_where_it_copies_more_than_the_passes_keep() -> None:
     assert most >= 5, "the images of a step take the place of the copies"
     assert needed_gb(large, batch_size=most, gradient_checkpointing=True) <= 21.0
     assert needed_gb(large, batch_size=most + 1, gradient_checkpointing=True) > 21.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(network_dropout=0.1),
+        Settings(network_args=["rank_dropout=0.1"]),
+        Settings(torch_compile=True),
+    ],
+)
+def test_dropouts_and_compilation_take_what_a_plain_lora_takes(settings: Settings) -> None:
+    ground = Ground(
+        device="cuda",
+        card=CardMemory(name="NVIDIA GeForce RTX 4090", free_mib=24000),
+        capability=(8, 9),
+        engine="native",
+        family="sdxl",
+        is_tiny=False,
+        resolution=(1024, 1024),
+        buckets={(1024, 1024): 50},
+    )
+    plain, usual = (
+        load_of(each, ground, optimizer="AdamW8bit", precision="bf16")
+        for each in (settings, Settings())
+    )
+    case = {"batch_size": 2, "gradient_checkpointing": True}
+    more = memory_parts(plain, **case)["activations"] - memory_parts(usual, **case)["activations"]
+    assert more == pytest.approx(2 * vram.TRACED_PLAIN["sdxl"][True])
 
 
 def test_a_moving_average_is_one_more_number_in_32_bits() -> None:

@@ -24,6 +24,7 @@ from tenner.planning.sizing import (
     fill_up,
 )
 from tenner.planning.vram import Load, is_measured
+from tenner.rules.written import keyword_arguments
 from tenner.settings.model import Settings
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -31,6 +32,7 @@ Size = tuple[int, int]
 
 _PREFETCHED = 2  # batches that torch's DataLoader keeps ready for each worker
 _CHANGING_CAPTIONS = ("shuffle_caption", "caption_tag_dropout_rate")
+_DROPOUTS = ("dropout", "rank_dropout", "module_dropout")
 _DROPPED_CAPTIONS = ("caption_dropout_rate", "caption_dropout_every_n_epochs")
 """Of a caption that is dropped whole our own engine keeps the empty one."""
 
@@ -164,6 +166,8 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
     """What the card will have to hold."""
     options = settings.engine_options
     text_trained = not settings.network_train_unet_only
+    words = keyword_arguments(settings.network_args)
+    dropouts = [settings.network_dropout, *(words.get(name) for name in _DROPOUTS)]
     return Load(
         engine=ground.engine,
         family=ground.family,
@@ -180,6 +184,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         text_gb=0.0 if options.get("text_encoder_cpu") else ground.text_gb,
         full_precision=precision == "no",
         num_processes=settings.num_processes,
+        plain_lora=settings.torch_compile or any(dropouts),
         averaged=settings.ema,
     )
 

@@ -87,6 +87,18 @@ TRACED_TEXT: Mapping[Family, tuple[TracedStep, TracedStep]] = {
     "sdxl": (TracedStep(image_gb=0.2173, rank_gb=0.0), TracedStep(image_gb=0.0889, rank_gb=0.0)),
 }
 """The same of training the text encoders besides, at 77 tokens; SD 2.x by its LoRA's size."""
+TRACED_CONVOLUTIONS: Mapping[Family, tuple[float, float]] = {
+    "sd1": (0.0986, 0.0287),
+    "sd2": (0.0986, 0.0287),
+    "sdxl": (0.430, 0.117),
+}
+"""GB more of an image where 3x3 convolutions are adapted too (conv_dim), whose inputs are kept."""
+TRACED_PLAIN: Mapping[Family, tuple[float, float]] = {
+    "sd1": (0.0187, 0.0237),
+    "sd2": (0.0187, 0.0237),
+    "sdxl": (0.0103, 0.0210),
+}
+"""GB more of an image where the LoRA is plain autograd: with its dropouts, and compiled."""
 COPIES_BYTES = 4
 """The built-in trainer multiplies with a copy of the LoRA in 16 bits, and writes gradients in 16
 bits first: two bytes each for a parameter, besides the 32-bit ones."""
@@ -124,6 +136,8 @@ class Load:
     num_processes: int = 1
     engine: Trainer = "sd-scripts"
     """Which trainer: each has a model of its own."""
+    plain_lora: bool = False
+    """The built-in trainer's LoRA as plain autograd, which dropouts and torch.compile need."""
     averaged: bool = False
     """The built-in trainer holds a moving average of the LoRA beside it (ema)."""
     blocks_to_swap: int = 0
@@ -279,7 +293,12 @@ def _traced_image_gb(load: Load, gradient_checkpointing: bool) -> float:
     width = 2 if load.full_precision else 1
     step = TRACED_STEPS[load.family][gradient_checkpointing]
     share = load.pixels / NATIVE_SIDE[load.family] ** 2
-    found = (step.image_gb + step.rank_gb * load.network_dim) * share
+    found = step.image_gb + step.rank_gb * load.network_dim
+    if load.conv_dim:
+        found += TRACED_CONVOLUTIONS[load.family][gradient_checkpointing]
+    if load.plain_lora:
+        found += TRACED_PLAIN[load.family][gradient_checkpointing]
+    found *= share
     if load.text_encoder_trained:
         text = TRACED_TEXT[load.family][gradient_checkpointing]
         found += text.image_gb + text.rank_gb * load.network_dim

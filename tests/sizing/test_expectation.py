@@ -80,7 +80,7 @@ def test_the_plan_tells_time_and_cost_and_keeps_them(
     done = tenner(*words, cwd=tmp_path, env=machine)
     assert done.returncode == 0, done.stderr
     assert "  batch size     4  (the guide's for RTX 4090; needs " in done.stdout
-    assert "give or take 25%" in done.stdout
+    assert "give or take 50%" in done.stdout, "no card has timed the built-in trainer"
     assert "($0.69 an hour, as you said)" in done.stdout
     reported = json.loads(tenner(*words, "--json", cwd=tmp_path, env=machine).stdout)["expected"]
     assert reported["usd"] == pytest.approx(reported["seconds"] / 3600 * 0.69, abs=0.001)

@@ -142,6 +142,10 @@ def test_a_time_of_one_trainer_says_nothing_of_the_other(monkeypatch: pytest.Mon
     assert other is not None
     assert (own.seconds, own.is_measured) == (pytest.approx(9.0), True)
     assert (other.seconds < 2, other.is_measured) == (True, False)
+    assert (own.error, other.error) == (0.25, 0.25)
+    untimed = step_time(SDXL, **{**case, "gpu_name": "H100"})
+    assert untimed is not None
+    assert (untimed.error, untimed.is_measured) == (0.5, False)
 
 
 @pytest.mark.parametrize(("family", "side"), [("sd1", 512), ("sdxl", 1024)])

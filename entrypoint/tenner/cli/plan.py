@@ -103,7 +103,8 @@ _FOOTNOTES = (
     "≠: not the same training as the other rows. !: few updates of the weights. The rate is the",
     "U-Net's, for the images of one update (scale_lr).",
     "g: with gradient checkpointing. ?: may not fit. m: measured on such cards by others, else by",
-    "the card's peak; a quarter more or less, half of FLUX.1 and its like. Time is without set-up.",
+    "the card's peak; a quarter more or less, half with the built-in trainer, which no card has",
+    "timed, and of FLUX.1 and its like. Time is without set-up.",
     "guide: the price and the hours of the guide's own table, for a first run by hand.",
     "Prices are dated: --json tells their sources; price_per_hour takes their place.",
 )

@@ -57,6 +57,9 @@ TRANSFORMER_PIXEL_POWER = 1.13
 """SDXL's, whose attention has a like share of the work."""
 ERROR = 0.25
 """How far the model may be off, as a share: 10 % at worst on the few cards it has seen."""
+UNTIMED_ERROR = 0.5
+"""The same of the built-in trainer on a card that has not timed it: its launches and its share of
+the peak are sd-scripts', and both may be better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,8 @@ def step_time(
     factor, sources = _by_measurement(card.name, load.family, load.engine)
     source = "; ".join(sources) or msg("the time model, from the card's peak")
     error = load.transformer.error if load.transformer else ERROR
+    if load.engine == "native" and not sources:
+        error = UNTIMED_ERROR
     return StepTime(seconds=seconds * factor, is_measured=bool(sources), source=source, error=error)
 
 

@@ -1,8 +1,8 @@
 """Drafts of captions: by small models of the real ones' interface, through the program's door.
 
 The pinned models are hundreds of megabytes and come from the Hub; what is held here is everything
-around them: a tagger in ONNX that knows three colours, a BLIP of two layers with seeded weights,
-and a Hub on loopback for the fetching.
+around them: a tagger in ONNX that knows three colours, a BLIP and a Qwen2-VL of two layers with
+seeded weights, and a Hub on loopback for the fetching.
 """
 
 import hashlib
@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
 from servers.hub_server import Hub, hub_server
 
-from tenner.cli.caption import CaptionRequest, draft_captions
+from tenner.cli.caption import CaptionRequest, choose_kind, draft_captions
 from tenner.cli.main import main
 from tenner.core.errors import SettingsError
 from tenner.dataset.captioning import models
+from tenner.dataset.captioning.choice import without_words
 
 TAGS = ["rating_safe", "red_sky", "green_sky", "blue_sky", "^_^", "some_one"]
 CATEGORIES = [9, 0, 0, 0, 0, 4]
@@ -313,3 +314,194 @@ def test_blip_says_what_transformers_says_of_its_own_preparation(tmp_path):
     assert len(set(expected.values())) == 3
     assert caption(folder, tmp_path / "blip", "--with", "blip", "--trigger", "sks") == 0
     assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == expected
+
+
+WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+         "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+
+
+def qwen(folder: Path, *, shards: str = "5GB"):
+    """A Qwen2-VL of two layers with seeded weights, in the form of the published files: a flat
+    config.json, and the tensors' first names."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as words_models
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    folder.mkdir()
+    plain = ["[UNK]", "Describe", "the", "hat", "red", "a", *(f"word{n}" for n in range(50))]
+    words = [*WORDS, *plain]
+    known = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(words_models.WordLevel(known, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(WORDS)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    content = {
+        "model_type": "qwen2_vl", "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "max_position_embeddings": 512, "vocab_size": len(words), "tie_word_embeddings": True,
+        "bos_token_id": 0, "eos_token_id": 2, "image_token_id": 6, "video_token_id": 7,
+        "vision_start_token_id": 3, "vision_end_token_id": 4, "vision_token_id": 5,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "rope_theta": 1000000.0,
+        "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "in_chans": 3,
+                          "mlp_ratio": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2,
+                          "spatial_patch_size": 14, "temporal_patch_size": 2},
+    }  # fmt: skip
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig.from_dict(json.loads(json.dumps(content)))
+    )
+    drawn = torch.Generator().manual_seed(0)
+    for weights in model.eval().parameters():
+        if weights.dim() > 1:
+            weights.data.normal_(0, 0.4, generator=drawn)
+    model.save_pretrained(folder, max_shard_size=shards)
+    for path in folder.glob("*.safetensors"):
+        save_file({first_name(name): each for name, each in load_file(path).items()}, path)
+    if (index := folder / "model.safetensors.index.json").is_file():
+        found = json.loads(index.read_text())
+        found["weight_map"] = {first_name(k): v for k, v in found["weight_map"].items()}
+        index.write_text(json.dumps(found))
+    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.01}')
+    (folder / "preprocessor_config.json").write_text(json.dumps(QWEN_PREPARATION))
+    return model, tokenizer
+
+
+QWEN_PREPARATION = {
+    "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2,
+    "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}  # fmt: skip
+
+
+def first_name(name: str) -> str:
+    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+
+
+def said_of(path: Path, model, tokenizer, prompt: str) -> str:
+    """What the model writes of a picture that transformers itself has prepared."""
+    import torch
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    prepare = Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 602112})
+    with Image.open(path) as image:
+        seen = prepare(image.convert("RGB"), return_tensors="pt")
+    visual = "<|image_pad|>" * (int(seen["image_grid_thw"].prod()) // 4)
+    text = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"<|vision_start|>{visual}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = torch.tensor([tokenizer.encode(text).ids])
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen["pixel_values"],
+            image_grid_thw=seen["image_grid_thw"], mm_token_type_ids=(ids == 6).int(),
+            max_new_tokens=96, do_sample=False, eos_token_id=[2, 0], pad_token_id=0,
+        )  # fmt: skip
+    return tokenizer.decode(found[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
+
+
+def noisy_pictures(folder: Path, **sizes: tuple[int, int]) -> Path:
+    folder.mkdir()
+    drawn = np.random.default_rng(0)
+    for name, (width, height) in sizes.items():
+        values = drawn.integers(0, 255, (height // 7, width // 7, 3), np.uint8)
+        Image.fromarray(values).resize((width, height)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_qwen_says_what_transformers_says_of_its_own_preparation(tmp_path):
+    folder = noisy_pictures(tmp_path / "photos", wide=(150, 70), small=(30, 45), large=(900, 800))
+    model, tokenizer = qwen(tmp_path / "qwen")
+    expected = {
+        path.stem: f"sks, {said_of(path, model, tokenizer, 'Describe the hat')}"
+        for path in folder.glob("*.png")
+    }
+    assert len(set(expected.values())) == 3
+    asked = ("--prompt", "Describe the hat", "--trigger", "sks")
+    assert caption(folder, tmp_path / "qwen", *asked) == 0  # the kind by the model's own files
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == expected
+
+
+@pytest.mark.long
+def test_a_base_of_photos_gets_sentences_by_the_pinned_model_without_words_to_leave_out(
+    tmp_path, monkeypatch, capsys
+):
+    small, _ = tmp_path / "qwen", qwen(tmp_path / "qwen", shards="60KB")
+    folder = noisy_pictures(tmp_path / "photos", one=(64, 64))
+    pinned = models.PINNED["qwen"]
+    with hub_server() as hub:
+        content = {path.name: path.read_bytes() for path in small.iterdir()}
+        commit = hub.state.add_files(hub.state.make_repo("model", pinned.id), content)
+        files = tuple(
+            models.ModelFile(name=n, num_bytes=len(d), sha256=hashlib.sha256(d).hexdigest())
+            for n, d in content.items()
+        )
+        assert sum(name.endswith(".safetensors") for name in content) > 1
+        here = replace(pinned, revision=commit.sha, files=files)
+        monkeypatch.setattr(models, "PINNED", {**models.PINNED, "qwen": here})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("TENNER_CACHE_DIR", str(tmp_path / "cache"))
+        words = ("caption", str(folder), "--base_model", "sdxl", "--device", "cpu")
+        assert main([*words]) == 0
+        assert "1 caption drafted by Qwen2-VL on cpu" in capsys.readouterr().out
+        first = (folder / "one.txt").read_text().split()
+        most = max(set(first), key=first.count)
+        assert main([*words, "--leave_out", most.upper()]) == 0
+    assert most not in (folder / "one.txt").read_text().split()
+
+
+@pytest.mark.long
+def test_a_qwen_whose_weights_are_not_whole_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from tenner.core.errors import MachineError
+
+    qwen(tmp_path / "qwen")
+    path = tmp_path / "qwen" / "model.safetensors"
+    kept = load_file(path)
+    del kept["visual.patch_embed.proj.weight"]
+    save_file(kept, path)
+    folder = pictures(tmp_path / "photos", red=RED)
+    request = CaptionRequest(folder=folder, model=tmp_path / "qwen", kind="qwen", device="cpu")
+    with pytest.raises(MachineError, match="the weights lack"):
+        draft_captions(request, os.environ)
+    assert list(folder.iterdir()) == [folder / "red.png"]
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        ("illustrious", "wd14"), ("hf://Laxhar/noobai-XL-1.1", "wd14"), ("sdxl", "qwen"),
+        ("/models/ponyDiffusionV6XL.safetensors", "wd14"), ("sd15", "qwen"), ("", "wd14"),
+        ("/models/waiNSFWIllustrious_v140.safetensors", "wd14"), ("/models/wai-v14.ckpt", "wd14"),
+        ("/home/manga/all/juggernautXL_v9.safetensors", "qwen"), ("flux-dev", "qwen"),
+        ("hf://SG161222/RealVisXL_V5.0", "qwen"), ("C:\\sd\\animagine-xl-4.0.safetensors", "wd14"),
+    ],
+)  # fmt: skip
+def test_the_base_decides_between_tags_and_sentences(base, kind):
+    assert choose_kind("auto", base, None) == kind
+    assert choose_kind("blip", base, None) == "blip"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "left"),
+    [
+        ("A woman, smiling, in a red hat.", ("smiling",), "A woman, in a red hat."),
+        ("A woman with Blonde Hair, on a chair.", ("with blonde hair",), "A woman, on a chair."),
+        ("A hatter with a hat", ("hat",), "A hatter with a"),
+        ("blue", ("blue",), ""),
+        ("C++ (1)", ("(1)",), "C++"),
+    ],
+)
+def test_words_are_left_out_of_sentences_with_what_they_leave_behind(text, words, left):
+    assert without_words(text, words) == left
+
+
+def test_a_tagger_takes_no_prompt(tmp_path, model):
+    folder = pictures(tmp_path / "photos", red=RED)
+    with pytest.raises(SettingsError, match="takes none"):
+        draft_captions(CaptionRequest(folder=folder, model=model, prompt="x"), os.environ)

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tenner.core.errors import DatasetError, MachineError, SettingsError
 from tenner.core.messages import msg, plural
 from tenner.dataset.captioning.child import CaptionProcess
+from tenner.dataset.captioning.choice import caption_style, without_words
 from tenner.dataset.captioning.drafts import NOTE, Drafts
-from tenner.dataset.captioning.models import PINNED, Kind, find_model
+from tenner.dataset.captioning.models import PINNED, Kind, find_model, kind_of
 from tenner.dataset.captions import find_caption_files
 from tenner.dataset.findings import FileIssue, names, printable
 from tenner.dataset.judge_captions import led_by
@@ -29,7 +31,14 @@ from tenner.storage.cache_dir import downloads_dir
 MODULES: Mapping[Kind, tuple[str, ...]] = {
     "wd14": ("onnxruntime", "numpy", "PIL"),
     "blip": ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL"),
+    "qwen": ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL"),
 }
+DESCRIBE = (
+    "Describe this picture in one or two plain sentences of at most 40 words together: the subject"
+    " first, then what it does or how it stands, clothing, surroundings and light. Say only what"
+    " is seen, without naming it a picture, photo or image."
+)
+"""What a model that can be asked is asked where the user does not say."""
 OnDone = Callable[[str, int, int | None], None]
 """Called with what is counted, how much is done, and of how much."""
 
@@ -37,11 +46,12 @@ OnDone = Callable[[str, int, int | None], None]
 @dataclass(frozen=True, kw_only=True)
 class CaptionRequest:
     """What was requested. `output`: another folder than the images' own. `trigger`: None takes
-    the concept part of a folder such as `10_sks dog`."""
+    the concept part of a folder such as `10_sks dog`. `prompt`: None is `DESCRIBE`."""
 
     folder: Path
     kind: Kind = "wd14"
     model: Path | None = None
+    prompt: str | None = None
     trigger: str | None = None
     output: Path | None = None
     overwrite: bool = False
@@ -49,6 +59,18 @@ class CaptionRequest:
     character_threshold: float = 0.85
     left_out: tuple[str, ...] = ()
     device: str = "auto"
+
+
+def choose_kind(named: Kind | Literal["auto"], base: str, model: Path | None) -> Kind:
+    """The kind that is named, or the user's own model's, or by how the base learnt captions.
+
+    Without a base they are tags, from the smallest model.
+    """
+    if named != "auto":
+        return named
+    if model and (own := kind_of(model)):
+        return own
+    return "qwen" if base and caption_style(base) == "sentences" else "wd14"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +98,11 @@ def draft_captions(
 ) -> Captioned:
     """Draft what is missing. Raises DatasetError, MachineError or SettingsError."""
     on_each: OnDone = on_done or _say_nothing
+    if request.prompt and request.kind != "qwen":
+        raise SettingsError(
+            msg("--prompt is for a model that can be asked; {kind} takes none", kind=request.kind),
+            fix=msg("add --with qwen, or leave --prompt out"),
+        )
     entries = _entries(request.folder)
     into = request.output or request.folder
     drafts = Drafts(into, _made_by(request))
@@ -100,14 +127,12 @@ def draft_captions(
         device = process.device()
         for number, task in enumerate(tasks, start=1):
             found = process.draft(request.folder / task.image)
-            words = led_by(str(found.get("caption", "")), task.trigger)
+            words = led_by(_left(str(found.get("caption", "")), request), task.trigger)
             if "caption" in found and words:
                 _write(drafts, task.caption, words)
                 drafted.append(task.caption)
             else:
-                why = (
-                    found.get("unreadable") or found.get("failed") or msg("no tag is likely enough")
-                )
+                why = found.get("unreadable") or found.get("failed") or _nothing(request.kind)
                 left_out.append(FileIssue(path=task.image, why=str(why)))
             on_each("images captioned", number, len(tasks))
     return Captioned(
@@ -117,6 +142,16 @@ def draft_captions(
         left_out=tuple(left_out),
         device=device,
     )
+
+
+def _left(caption: str, request: CaptionRequest) -> str:
+    """A draft without the words to leave out; a tagger has left out tags already."""
+    return caption if request.kind == "wd14" else without_words(caption, request.left_out)
+
+
+def _nothing(kind: Kind) -> str:
+    """Why a picture that was seen has no caption."""
+    return msg("no tag is likely enough") if kind == "wd14" else msg("no word was written of it")
 
 
 def _say_nothing(what: str, done: int, total: int | None) -> None:
@@ -142,7 +177,11 @@ def summary(result: Captioned, request: CaptionRequest) -> str:
     return "\n".join(lines)
 
 
-PINNED_NAMES: Mapping[Kind, str] = {"wd14": "the WD14 tagger", "blip": "BLIP"}
+PINNED_NAMES: Mapping[Kind, str] = {
+    "wd14": "the WD14 tagger",
+    "blip": "BLIP",
+    "qwen": "Qwen2-VL",
+}
 
 
 def _entries(folder: Path) -> tuple[FileEntry, ...]:
@@ -220,10 +259,22 @@ def _made_by(request: CaptionRequest) -> dict[str, object]:
     tags = (
         [request.threshold, request.character_threshold, sorted(request.left_out)]
         if request.kind == "wd14"
-        else []
+        else sorted(request.left_out)
     )
     own = str(request.model.absolute()) if request.model else f"{model.id}@{model.revision}"
-    return {"kind": request.kind, "model": own, "tags": tags, "trigger": request.trigger}
+    made_by: dict[str, object] = {"kind": request.kind, "model": own}
+    made_by |= {"tags": tags, "trigger": request.trigger}
+    if request.kind == "qwen":
+        made_by["prompt"] = _prompt(request)
+    return made_by
+
+
+def _prompt(request: CaptionRequest) -> str:
+    """What the model is asked, with what it should not name."""
+    asked = request.prompt or DESCRIBE
+    if not request.left_out:
+        return asked
+    return f"{asked} Do not mention: {', '.join(request.left_out)}."
 
 
 def _order(request: CaptionRequest, model: Path) -> dict[str, object]:
@@ -231,6 +282,7 @@ def _order(request: CaptionRequest, model: Path) -> dict[str, object]:
         "kind": request.kind,
         "folder": str(model.absolute()),
         "device": request.device,
+        "prompt": _prompt(request),
         "num_threads": max(1, int(inspect_host().cpus)),
         "threshold": request.threshold,
         "character_threshold": request.character_threshold,
@@ -253,4 +305,11 @@ def _python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
     )
 
 
-__all__ = ["NOTE", "CaptionRequest", "Captioned", "draft_captions", "summary"]
+__all__ = [
+    "NOTE",
+    "CaptionRequest",
+    "Captioned",
+    "choose_kind",
+    "draft_captions",
+    "summary",
+]

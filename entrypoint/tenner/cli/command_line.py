@@ -190,10 +190,15 @@ def _caption_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with",
         dest="kind",
-        choices=("wd14", "blip"),
-        default="wd14",
-        help="wd14: tags, as for anime and drawn models; blip: a sentence, as for photos [wd14]",
+        choices=("auto", "wd14", "qwen", "blip"),
+        default="auto",
+        help="wd14: tags, as for anime models; qwen: sentences, as for photos; blip: one short"
+        " sentence, from a smaller model [auto: by --base_model, or tags without it]",
     )
+    parser.add_argument(
+        "--base_model", "--base-model", metavar="BASE", help="what the captions will train"
+    )
+    parser.add_argument("--prompt", help="qwen: what to describe, in your own words")
     parser.add_argument("--model", metavar="FOLDER", help="the model's files, instead of fetching")
     parser.add_argument("--trigger", help="first in each caption [the name in 10_name]")
     parser.add_argument(
@@ -208,7 +213,9 @@ def _caption_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--character_threshold", type=float, default=0.85, help="the same for characters [0.85]"
     )
-    parser.add_argument("--leave_out", default="", metavar="TAGS", help="wd14: tags, by commas")
+    parser.add_argument(
+        "--leave_out", default="", metavar="WORDS", help="tags or words to leave out, by commas"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 

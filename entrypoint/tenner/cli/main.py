@@ -203,13 +203,15 @@ def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.cli.caption import CaptionRequest, draft_captions, summary
+    from tenner.cli.caption import CaptionRequest, choose_kind, draft_captions, summary
     from tenner.core.events import Phase
 
+    base, model = parsed.base_model or "", Path(parsed.model) if parsed.model else None
     request = CaptionRequest(
         folder=Path(parsed.folder),
-        kind=parsed.kind,
-        model=Path(parsed.model) if parsed.model else None,
+        kind=choose_kind(parsed.kind, base, model),
+        model=model,
+        prompt=parsed.prompt,
         trigger=parsed.trigger,
         output=Path(parsed.output) if parsed.output else None,
         overwrite=parsed.overwrite,

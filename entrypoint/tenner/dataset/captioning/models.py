@@ -3,10 +3,11 @@
 The figures are those that the Hugging Face Hub shows of these files at these commits.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
@@ -23,7 +24,7 @@ from tenner.storage.hub_download import (
     hub_cache,
 )
 
-Kind = Literal["wd14", "blip"]
+Kind = Literal["wd14", "blip", "qwen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,61 @@ PINNED: Mapping[Kind, CaptionModel] = {
             ),
         ),
     ),
+    "qwen": CaptionModel(
+        id="Qwen/Qwen2-VL-2B-Instruct",
+        revision="895c3a49bc3fa70a340399125c650a463535e71c",
+        licence="apache-2.0",
+        files=(
+            ModelFile(
+                name="config.json",
+                num_bytes=1196,
+                sha256="422adefa19e62dd175961cec85bc0400344fe5bf9b22bd1182e05aaae78556e0",
+            ),
+            ModelFile(
+                name="generation_config.json",
+                num_bytes=272,
+                sha256="d2864bf1edea5863d331edfff48106b586a366f5a2c41aa77731fadc53aa25d2",
+            ),
+            ModelFile(
+                name="preprocessor_config.json",
+                num_bytes=347,
+                sha256="b5eaad0c2815f07631535dcc58f3c462b0d73693638ad21d19f3c50820eae1cc",
+            ),
+            ModelFile(
+                name="tokenizer.json",
+                num_bytes=7_029_741,
+                sha256="cb63a0a23eef3d5b01063a9880a1925a65aaf4d1591d519910ee3527852950a0",
+            ),
+            ModelFile(
+                name="model.safetensors.index.json",
+                num_bytes=56_411,
+                sha256="260ab9fa1418d6d6ab79daa1d9da2c47264f3b72edb4630fc799077ac67d27c6",
+            ),
+            ModelFile(
+                name="model-00001-of-00002.safetensors",
+                num_bytes=3_988_609_112,
+                sha256="994ac2b03f97de8bc647d0fe5eba2e4b632b3e28dc03574c29bdfc36cf47e1b9",
+            ),
+            ModelFile(
+                name="model-00002-of-00002.safetensors",
+                num_bytes=429_441_656,
+                sha256="92540d8353c8d226a589a3b179bdb33851c970ee2cc2ac7ba035f79425e7b833",
+            ),
+        ),
+    ),
 }
+"""Of those that write sentences, Qwen2-VL does what it is asked. The image's transformers (4.54.1)
+holds it; Florence-2 without remote code came with 4.56, and knows fixed tasks alone."""
 
 NEEDED: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
     "wd14": (("model.onnx",), ("selected_tags.csv",)),
     "blip": (
         *(("config.json",), ("preprocessor_config.json",), ("tokenizer.json",)),
         ("model.safetensors", "pytorch_model.bin"),
+    ),
+    "qwen": (
+        *(("config.json",), ("preprocessor_config.json",), ("tokenizer.json",)),
+        ("model.safetensors", "model.safetensors.index.json"),
     ),
 }
 """Files that a model's folder must hold; of each group one."""
@@ -129,6 +178,19 @@ def find_model(
             _fetch(file, model, target, hub, environ, _shifted(on_bytes, done, model))
         done += file.num_bytes
     return folder
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """The kind of a model's folder, by its files and its config; None where it is none."""
+    if (folder / "model.onnx").is_file():
+        return "wd14"
+    try:
+        found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name = str(found.get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return None
+    kinds: dict[str, Kind] = {"qwen2_vl": "qwen", "blip": "blip"}
+    return kinds.get(name)
 
 
 def _users_own(kind: Kind, folder: Path) -> Path:

@@ -34,6 +34,11 @@ def load(order: dict[str, Any]) -> Describes:
         from tenner.dataset.captioning.blip import Captioner
 
         return Captioner(folder, device=device, num_threads=threads)
+    if order["kind"] == "qwen":
+        from tenner.dataset.captioning.qwen import Captioner as Describer
+
+        prompt = order["prompt"]
+        return Describer(folder, prompt=prompt, device=device, num_threads=threads)
     from tenner.dataset.captioning.wd14 import Choice, Tagger
 
     choice = Choice(

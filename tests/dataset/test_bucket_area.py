@@ -144,6 +144,7 @@ def test_sdxls_text_encoders_are_trained_where_that_is_reported(
     env = install_smi(tmp_path, [card("NVIDIA A100", 81920, "550.54.14", "8.0")])
     env |= {"TENNER_MODELS_DIR": str(sparse_base(tmp_path / "models", "sdxl"))}
     job = ("photos", "--base_model", "sdxl", "--engine", "native", *words)
+    job = (*job, "--scale_lr", "none")
     done = tenner("plan", *job, "--json", cwd=tmp_path, env=env)
     options = json.loads(done.stdout)["options"]
     assert options["text_encoder_lr"] == pytest.approx(rate)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tenner.families import FAMILIES
 from tenner.report.facts import (
     ChoiceFact,
     ConceptFact,
@@ -142,7 +143,8 @@ def test_settings_that_somebody_set_stand_before_the_usual_ones(facts: ReportFac
 
 
 def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
-    one = replace(facts, base_name="photo.safetensors", base_is_file=True, family="sdxl")
+    pipeline = FAMILIES["sdxl"].drawing.pipeline
+    one = replace(facts, base_name="photo.safetensors", base_is_file=True, pipeline=pipeline)
     assert "StableDiffusionXLPipeline.from_single_file(" in render_report(one)
     assert "AutoPipelineForText2Image.from_pretrained(" in render_report(facts)
 

@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 
 from servers.hub_server import Hub, hub_server
 
-from tenner.cli.caption import CaptionRequest, choose_kind, draft_captions
 from tenner.cli.main import main
 from tenner.core.errors import SettingsError
 from tenner.dataset.captioning import models
 from tenner.dataset.captioning.choice import without_words
+from tenner.pipeline.captioning import CaptionRequest, choose_kind, draft_captions, kind_for
+from tenner.settings import Settings
 
 TAGS = ["rating_safe", "red_sky", "green_sky", "blue_sky", "^_^", "some_one"]
 CATEGORIES = [9, 0, 0, 0, 0, 4]
@@ -505,3 +506,106 @@ def test_a_tagger_takes_no_prompt(tmp_path, model):
     folder = pictures(tmp_path / "photos", red=RED)
     with pytest.raises(SettingsError, match="takes none"):
         draft_captions(CaptionRequest(folder=folder, model=model, prompt="x"), os.environ)
+
+
+def job(tmp_path: Path, folder: Path, *more: str) -> tuple[str, ...]:
+    run = ("--output_dir", str(tmp_path / "out"), "--output_name", "run", "--device", "cpu")
+    return (str(folder), "--base_model", "tiny", *run, "--caption", "tags", *more)
+
+
+def said_by(capsys, *words: str) -> str:
+    """What a command prints, in one line; it has to end well."""
+    assert main([*words]) == 0
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).split())
+
+
+@pytest.mark.long
+def test_train_drafts_what_is_missing_beside_the_run_and_leaves_the_users_files(
+    tmp_path, hub, capsys
+):
+    folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN, blue=BLUE)
+    (folder / "blue.txt").write_text("a sks toy, mine")
+    before = sorted(path.name for path in folder.iterdir())
+    words = job(tmp_path, folder, "--max_train_steps", "1", "--no_samples")
+    said = said_by(capsys, "train", *words)
+    assert "2 captions to draft by the WD14 tagger" in said
+    assert "2 captions drafted on cpu: read them over" in said
+    assert sorted(path.name for path in folder.iterdir()) == before
+    run = tmp_path / "out" / "run"
+    trained = json.loads((run / "dataset.json").read_text())
+    expected = {"red.png": "sks toy, red sky, ^_^", "green.png": "sks toy, some one, green sky"}
+    assert {each["source"]: each["caption"] for each in trained["images"]} == {
+        **expected, "blue.png": "a sks toy, mine",
+    }  # fmt: skip
+    drafts = run / "captions" / "train"
+    assert {path.name: path.read_text().strip() for path in drafts.glob("*.txt")} == {
+        f"{name}.txt": text for name, text in expected.items()
+    }
+
+
+def test_a_draft_that_the_user_edited_is_kept_and_a_file_beside_the_image_is_stronger(
+    tmp_path, hub, capsys, monkeypatch
+):
+    folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN, blue=BLUE)
+    assert prepared_captions(tmp_path, folder) == {
+        "red.png": "sks toy, red sky, ^_^", "green.png": "sks toy, some one, green sky",
+        "blue.png": "sks toy, blue sky",
+    }  # fmt: skip
+    drafts = tmp_path / "out" / "run" / "captions" / "train"
+    (drafts / "red.png.txt").write_text("sks toy, edited")
+    (folder / "green.txt").write_text("sks toy, mine")
+    pictures(folder, more=RED)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert prepared_captions(tmp_path, folder) == {
+        "red.png": "sks toy, edited", "green.png": "sks toy, mine",
+        "blue.png": "sks toy, blue sky", "more.png": "sks toy, red sky, ^_^",
+    }  # fmt: skip
+    words = job(tmp_path, folder)
+    assert "3 captions drafted by a model" in said_by(capsys, "check", *words)
+
+
+def prepared_captions(tmp_path: Path, folder: Path) -> dict[str, str]:
+    """The captions that a run would be trained with, once everything before it is done."""
+    from tenner.library.requests import request_of
+    from tenner.pipeline.preflight import prepare
+
+    settings = {"dataset": str(folder), "base_model": "tiny", "device": "cpu", "caption": "tags",
+                "output_dir": str(tmp_path / "out"), "output_name": "run"}  # fmt: skip
+    request = request_of(settings, os.environ, preset=None)
+    prepared = prepare(request, os.environ, tmp_path / "out" / "run" / "dataset")
+    return {image.source: image.caption for image in prepared.dataset.images}
+
+
+def test_plan_and_check_say_what_train_will_draft_and_write_nothing(tmp_path, capsys):
+    folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN)
+    (folder / "red.txt").write_text("a sks toy")
+    for command in ("check", "plan"):
+        said = said_by(capsys, command, *job(tmp_path, folder))
+        assert "captions: 1 of 2 images; train drafts the others by the WD14 tagger" in said
+    assert "draft them now by `tenner caption`" in said_by(capsys, "check", *job(tmp_path, folder))
+    assert not (tmp_path / "out").exists()
+    never = said_by(capsys, "check", str(folder), "--base_model", "tiny")
+    assert "draft them by `tenner caption`" in never
+
+
+def test_plan_refuses_what_train_could_not_draft(tmp_path, monkeypatch, capsys):
+    folder = pictures(tmp_path / "10_sks toy", red=RED)
+    monkeypatch.setattr("tenner.pipeline.captioning.missing_modules", lambda *_: ["onnxruntime"])
+    for command in ("plan", "train"):
+        assert main([command, *job(tmp_path, folder)]) == 4
+        said = " ".join(capsys.readouterr().err.split())
+        assert "drafting captions with wd14 needs onnxruntime" in said
+    (folder / "red.txt").write_text("a sks toy")
+    assert main(["plan", *job(tmp_path, folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "base", "kind"),
+    [
+        ("never", "illustrious", None), ("auto", "illustrious", "wd14"), ("auto", "sdxl", "qwen"),
+        ("tags", "sdxl", "wd14"), ("sentences", "illustrious", "qwen"),
+    ],
+)  # fmt: skip
+def test_the_setting_picks_as_the_command_does(caption, base, kind):
+    assert kind_for(Settings(caption=caption, base_model=base)) == kind

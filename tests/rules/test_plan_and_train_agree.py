@@ -80,8 +80,11 @@ RULED = frozenset(
 )
 """Those that several rules look at together; drawn as often as all others."""
 
-FIXED = frozenset(("dataset", "base_model", "output_dir", "engine", "engine_options", "serve"))
-"""What a machine of the test decides, or what no start before the training looks at."""
+FIXED = frozenset(
+    ("dataset", "base_model", "output_dir", "engine", "engine_options", "serve", "caption")
+)
+"""What a machine of the test decides, what no start before the training looks at, or what fetches
+a model from the network."""
 
 
 def values_of_setting(schema: Mapping[str, Any]) -> tuple[str, ...]:

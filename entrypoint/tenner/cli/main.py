@@ -203,8 +203,8 @@ def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from tenner.cli.caption import CaptionRequest, choose_kind, draft_captions, summary
     from tenner.core.events import Phase
+    from tenner.pipeline.captioning import CaptionRequest, choose_kind, draft_captions, summary
 
     base, model = parsed.base_model or "", Path(parsed.model) if parsed.model else None
     request = CaptionRequest(

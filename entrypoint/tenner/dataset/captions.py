@@ -29,6 +29,7 @@ class Caption:
     text: str
     file: str | None = None
     lines: tuple[str, ...] = ()
+    is_draft: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

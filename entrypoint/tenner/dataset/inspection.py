@@ -171,6 +171,7 @@ def _named_trees(request: DatasetRequest, thumbs: Path | None) -> list[tuple[str
             trigger=None if is_reg else (subset.trigger if subset else None) or request.trigger,
             caption_extension=extension or request.caption_extension,
             thumbs=thumbs / part if thumbs else None,
+            drafts=request.drafts / part if request.drafts and not is_reg else None,
             subset=subset,
             caption_prefix=_own(subset and subset.caption_prefix, request.caption_prefix),
             caption_suffix=_own(subset and subset.caption_suffix, request.caption_suffix),

@@ -47,11 +47,12 @@ def judge_captions(
     add_trigger: bool,
     max_token_length: int,
     enable_wildcard: bool = False,
+    drafted_by: str = "",
 ) -> list[Finding]:
     """Findings about the training images' captions, by image path; `triggers` names the trigger
-    of each image that has one."""
+    of each image that has one. `drafted_by` is the model that drafts missing ones, if any does."""
     return [
-        *_coverage(captions, extension),
+        *_coverage(captions, extension, drafted_by),
         *_several_lines(captions, enable_wildcard=enable_wildcard),
         *_trigger_findings(captions, triggers, add_trigger=add_trigger),
         *_too_long(captions, max_token_length),
@@ -59,7 +60,7 @@ def judge_captions(
     ]
 
 
-def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
+def _coverage(captions: Mapping[str, Caption], extension: str, drafted_by: str) -> list[Finding]:
     missing = [path for path, caption in captions.items() if caption.file is None]
     total = len(captions)
     if not missing:
@@ -69,6 +70,8 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
             images=plural("{n} image", "{n} images", total),
         )
         return [Finding(kind="captions", level="note", text=text)]
+    if drafted_by:
+        return [_to_be_drafted(missing, total, drafted_by)]
     texts = sorted({captions[path].text for path in missing})
     instead = (
         msg('"{said}" stands in', said=texts[0])
@@ -90,6 +93,17 @@ def _coverage(captions: Mapping[str, Caption], extension: str) -> list[Finding]:
     return [
         Finding(kind="captions_missing", level="warning", text=text, fix=fix, files=tuple(missing))
     ]
+
+
+def _to_be_drafted(missing: Sequence[str], total: int, model: str) -> Finding:
+    text = msg(
+        "captions: {total} of {images}; train drafts the others by {model} before it begins",
+        total=f"{total - len(missing):,}",
+        images=plural("{n} image", "{n} images", total),
+        model=model,
+    )
+    fix = msg("draft them now by `tenner caption`, to read them over first")
+    return Finding(kind="captions_missing", level="note", text=text, fix=fix, files=tuple(missing))
 
 
 def _several_lines(captions: Mapping[str, Caption], *, enable_wildcard: bool) -> list[Finding]:

@@ -20,6 +20,7 @@ from tenner.dataset.listing import CANNOT_BE_READ, FileEntry, list_files
 from tenner.dataset.masks import Mask, find_masks
 from tenner.dataset.metadata import read_metadata
 from tenner.dataset.request import DatasetRequest
+from tenner.dataset.text import CaptionText, CaptionUnreadable, read_caption
 from tenner.dataset.view import View, build_view, subset_view
 from tenner.dataset.workers import WorkerPool, path_field
 from tenner.settings.subsets import SubsetRequest
@@ -41,6 +42,7 @@ class Tree:
     trigger: str | None
     caption_extension: str | None
     thumbs: Path | None = None
+    drafts: Path | None = None
     subset: SubsetRequest | None = None
     caption_prefix: str = ""
     caption_suffix: str = ""
@@ -59,6 +61,7 @@ class Source:
     num_ignored: int
     is_reg: bool
     thumbs: Path | None = None
+    drafts: Path | None = None
 
 
 def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | None = None) -> Source:
@@ -75,6 +78,7 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         trigger=tree.trigger,
         table=table.captions,
     )
+    captions = _with_drafts(captions, tree)
     captions = {
         path: framed(
             caption,
@@ -95,10 +99,12 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
             good, resolution=request.resolution, is_reg=tree.is_reg, decoded=request.decodes
         )
     if good and not tree.is_reg:
+        findings += _about_drafts({path: captions[path] for path in good}, tree)
         findings += judge_captions(
             {path: captions[path] for path in good},
             triggers=dict.fromkeys(good, tree.trigger) if tree.trigger else {},
             extension=files.extension,
+            drafted_by=request.drafted_by,
             add_trigger=request.add_trigger,
             max_token_length=request.max_token_length,
             enable_wildcard=request.enable_wildcard,
@@ -115,6 +121,7 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         mended=view.mended,
         is_reg=tree.is_reg,
         thumbs=tree.thumbs,
+        drafts=tree.drafts,
         num_ignored=sum(entry.kind in ("junk", "cache") for entry in entries),
     )
 
@@ -131,6 +138,52 @@ def _view(tree: Tree, entries: Sequence[FileEntry], request: DatasetRequest) -> 
         class_tokens=tree.subset.class_tokens,
         is_reg=tree.is_reg,
     )
+
+
+def draft_name(image: str) -> str:
+    """The file of an image's draft in the folder of drafts: `10_cat/a.png.txt`."""
+    return f"{image}.txt"
+
+
+def _with_drafts(captions: Mapping[str, Caption], tree: Tree) -> dict[str, Caption]:
+    """The captions, with a draft where there is one and nobody wrote another."""
+    found = dict(captions)
+    if tree.drafts is None or not tree.drafts.is_dir():
+        return found
+    for path, caption in captions.items():
+        if caption.file is None and (text := _draft(tree.drafts / draft_name(path))):
+            found[path] = Caption(
+                text=text.first_line, file="draft", lines=text.lines, is_draft=True
+            )
+    return found
+
+
+def _draft(path: Path) -> CaptionText | None:
+    try:
+        text = read_caption(path.read_bytes())
+    except (OSError, CaptionUnreadable):
+        return None
+    return text if text.first_line else None
+
+
+def _about_drafts(captions: Mapping[str, Caption], tree: Tree) -> list[Finding]:
+    drafts = tuple(path for path, caption in captions.items() if caption.is_draft)
+    if not drafts:
+        return []
+    count = plural("{n} caption", "{n} captions", len(drafts))
+    return [
+        Finding(
+            kind="captions_drafted",
+            level="note",
+            text=msg("{captions} drafted by a model", captions=count),
+            fix=msg(
+                "read them over in {folder}: what you edit there is kept, and files beside the"
+                " images are stronger",
+                folder=tree.drafts,
+            ),
+            files=drafts,
+        )
+    ]
 
 
 def _masks(tree: Tree, images: Sequence[FileEntry]) -> tuple[Mapping[str, Mask], list[Finding]]:

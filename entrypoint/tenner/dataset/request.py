@@ -19,6 +19,8 @@ class DatasetRequest:
     the source may be empty.
     `num_repeats`: for folders that name none (None: ten, as in the guide).
     `caption_extension`: None finds it.
+    `drafts`: a folder of drafts, read for training images that have no caption. `drafted_by`: the
+    model that a training will draft missing captions with; empty where it will not.
     `caption_prefix`, `caption_suffix`: written before and behind every caption, with a space.
     `enable_wildcard`: captions keep all their lines, one of which the trainer draws.
     `finest_step`: the smallest `bucket_reso_steps` that the family's U-Net takes.
@@ -40,6 +42,8 @@ class DatasetRequest:
     add_trigger: bool = False
     num_repeats: int | None = None
     caption_extension: str | None = None
+    drafts: Path | None = None
+    drafted_by: str = ""
     resolution: Size = (512, 512)
     enable_bucket: bool = True
     min_bucket_reso: int = 256

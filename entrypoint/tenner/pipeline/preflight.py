@@ -20,6 +20,13 @@ from tenner.hardware.host import inspect_host
 from tenner.hardware.prices import Price
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import Trial, Tried
+from tenner.pipeline.captioning import (
+    PINNED_NAMES,
+    draft_missing,
+    drafts_folder,
+    kind_for,
+    python_for,
+)
 from tenner.pipeline.start_files import with_start_files
 from tenner.planning.decision import Findings, choose_device, make_plan
 from tenner.planning.expectation import over_budget
@@ -110,14 +117,17 @@ def prepare(
     name = _trial_name(settings, machine, engine)
     tried = (checks.trials or {}).get(name)
     tries = checks.try_card and device == "cuda" and tried is None
+    needed = dataset_request(request, base.family, resolution, environ)
+    needed = replace(needed, decodes=checks.decodes)
+    if checks.decodes:  # before the trial, which is on the card as well
+        needed = draft_missing(needed, settings, environ, progress)
     with _trial(name, environ) if tries else nullcontext() as trial:
         on_stage("dataset", settings.dataset)
-        needed = dataset_request(request, base.family, resolution, environ)
-        needed = replace(needed, decodes=checks.decodes)
         if engine.name == "native":  # sd-scripts holds images out by itself
             share, seed = settings.validation_split, settings.seed
             needed = replace(needed, validation_split=share, validation_seed=seed)
         dataset = checks.inspect(needed, workdir, progress.on_image, progress.on_bytes)
+        _require_drafting(needed, dataset, settings, environ)
         findings = Findings(
             request=request,
             base=base,
@@ -150,6 +160,16 @@ def prepare(
         host_price=host_price,
         broken=findings.broken,
     )
+
+
+def _require_drafting(
+    needed: DatasetRequest, dataset: Dataset, settings: Settings, environ: Mapping[str, str]
+) -> None:
+    """Raise MachineError in a plan whose training could not draft the captions that are missing."""
+    kind = kind_for(settings)
+    missing = any(finding.kind == "captions_missing" for finding in dataset.findings)
+    if kind and needed.drafted_by and missing:
+        python_for(kind, environ)
 
 
 def _judged_plan(findings: Findings, notices: Sequence[Problem]) -> Plan:
@@ -193,7 +213,7 @@ def dataset_request(
     settings = with_family_defaults(request, family, resolution).settings
     assert settings.max_bucket_reso is not None
     assert settings.bucket_reso_steps is not None
-    cache = environ.get("TENNER_CACHE_DIR")
+    cache, kind = environ.get("TENNER_CACHE_DIR"), kind_for(settings)
     batch = settings.batch_size
     return DatasetRequest(
         source="" if request.subsets else settings.dataset,
@@ -203,6 +223,8 @@ def dataset_request(
         add_trigger=settings.add_trigger,
         num_repeats=settings.num_repeats,
         caption_extension=settings.caption_extension,
+        drafts=drafts_folder(settings) if kind else None,
+        drafted_by=PINNED_NAMES[kind] if kind else "",
         resolution=resolution,
         enable_bucket=settings.enable_bucket,
         min_bucket_reso=settings.min_bucket_reso,

@@ -107,6 +107,10 @@ class DatasetSettings(BaseModel):
     """Put the trigger in front of captions that lack it. It stays first where tags are shuffled."""
     num_repeats: Count | None = Field(None, le=MOST_REPEATS)
     """Times each image is seen in an epoch, for folders whose names do not give it; 10."""
+    caption: Literal["never", "auto", "tags", "sentences"] = "never"
+    """Draft captions that are missing, before the training, as `tenner caption` does: tags,
+    sentences, or what the base learnt. The drafts are kept in the run's folder, and files of yours
+    stay as they are."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
     caption_prefix: str = ""

@@ -1,4 +1,5 @@
-"""`tenner caption`: a first draft of each caption that is missing, beside the images.
+"""A first draft of each caption that is missing: beside the images by `tenner caption`, in the
+run's folder by a run whose settings request it.
 
 A file that a human wrote or edited is never touched unless told; a second start resumes where the
 first one ended.
@@ -7,7 +8,7 @@ first one ended.
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,18 @@ from tenner.dataset.captioning.drafts import NOTE, Drafts
 from tenner.dataset.captioning.models import PINNED, Kind, find_model, kind_of
 from tenner.dataset.captions import find_caption_files
 from tenner.dataset.findings import FileIssue, names, printable
+from tenner.dataset.inspection import read_sources
 from tenner.dataset.judge_captions import led_by
 from tenner.dataset.listing import FileEntry, list_files
 from tenner.dataset.metadata import read_metadata
+from tenner.dataset.reading import Source, draft_name
+from tenner.dataset.request import DatasetRequest
 from tenner.dataset.view import read_folder_name
 from tenner.engines.choice import missing_modules
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE
 from tenner.hardware.host import inspect_host
+from tenner.runs.session import Progress
+from tenner.settings import Settings
 from tenner.storage.cache_dir import downloads_dir
 
 MODULES: Mapping[Kind, tuple[str, ...]] = {
@@ -86,10 +92,13 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """One image, the caption file that it gets, and the trigger that stands first in it."""
+    """One image (`path`, called `image`), the caption file that it gets among `drafts`, and the
+    trigger that stands first in it."""
 
     image: str
+    path: Path
     caption: str
+    drafts: Drafts
     trigger: str
 
 
@@ -107,11 +116,26 @@ def draft_captions(
     into = request.output or request.folder
     drafts = Drafts(into, _made_by(request))
     tasks, states, humans = _sort_out(request, entries, drafts)
+    drafted, left_out, device = _draft(tasks, request, environ, on_each)
+    return Captioned(
+        drafted=drafted,
+        drafted_before=states["drafted"],
+        humans=humans,
+        left_out=left_out,
+        device=device,
+    )
+
+
+def _draft(
+    tasks: Sequence[_Task], request: CaptionRequest, environ: Mapping[str, str], on_each: OnDone
+) -> tuple[tuple[str, ...], tuple[FileIssue, ...], str]:
+    """Draft them all: the captions' names, the images without one, and where the model ran.
+
+    Raises MachineError, SettingsError.
+    """
     if not tasks:
-        return Captioned(
-            drafted=(), drafted_before=states["drafted"], humans=humans, left_out=(), device=""
-        )
-    python = _python_for(request.kind, environ)
+        return (), (), ""
+    python = python_for(request.kind, environ)
     cache = downloads_dir(environ)
     mb = 1_000_000
     model = find_model(
@@ -126,22 +150,16 @@ def draft_captions(
     with CaptionProcess(python, _order(request, model), environ) as process:
         device = process.device()
         for number, task in enumerate(tasks, start=1):
-            found = process.draft(request.folder / task.image)
+            found = process.draft(task.path)
             words = led_by(_left(str(found.get("caption", "")), request), task.trigger)
             if "caption" in found and words:
-                _write(drafts, task.caption, words)
+                _write(task.drafts, task.caption, words)
                 drafted.append(task.caption)
             else:
                 why = found.get("unreadable") or found.get("failed") or _nothing(request.kind)
                 left_out.append(FileIssue(path=task.image, why=str(why)))
             on_each("images captioned", number, len(tasks))
-    return Captioned(
-        drafted=tuple(drafted),
-        drafted_before=states["drafted"],
-        humans=humans,
-        left_out=tuple(left_out),
-        device=device,
-    )
+    return tuple(drafted), tuple(left_out), device
 
 
 def _left(caption: str, request: CaptionRequest) -> str:
@@ -227,7 +245,14 @@ def _sort_out(
         if state == "human" and not request.overwrite:
             humans.append(name)
         elif state != "drafted":
-            tasks.append(_Task(image=image.path, caption=name, trigger=_trigger(request, image)))
+            task = _Task(
+                image=image.path,
+                path=request.folder / image.path,
+                caption=name,
+                drafts=drafts,
+                trigger=_trigger(request, image),
+            )
+            tasks.append(task)
     return tasks, states, tuple(humans)
 
 
@@ -290,7 +315,7 @@ def _order(request: CaptionRequest, model: Path) -> dict[str, object]:
     }
 
 
-def _python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
+def python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
     """A Python that holds what the model needs: this one, or the trainer's."""
     named = environ.get(PYTHON_VARIABLE)
     pythons = [Path(sys.executable), *([Path(named)] if named else [])]
@@ -305,11 +330,93 @@ def _python_for(kind: Kind, environ: Mapping[str, str]) -> Path:
     )
 
 
+def kind_for(settings: Settings) -> Kind | None:
+    """What drafts missing captions for these settings, None where they do not request it."""
+    if settings.caption == "never":
+        return None
+    style = settings.caption
+    style = caption_style(settings.base_model) if style == "auto" else style
+    return "wd14" if style == "tags" else "qwen"
+
+
+def drafts_folder(settings: Settings) -> Path:
+    """Where a run keeps its drafts."""
+    return settings.run_dir.path / "captions"
+
+
+def draft_missing(
+    needed: DatasetRequest, settings: Settings, environ: Mapping[str, str], progress: Progress
+) -> DatasetRequest:
+    """Draft what training images lack, into the run's folder, and the request that reads it.
+
+    Nothing is drafted where the settings do not request it. Raises TennerError.
+    """
+    kind = kind_for(settings)
+    if kind is None or needed.drafts is None:
+        return needed
+    heads = replace(needed, decodes=False, validation_split=0.0)
+    sources = read_sources(heads, on_bytes=progress.on_bytes)
+    device = "cpu" if settings.device == "cpu" else "auto"
+    request = CaptionRequest(folder=needed.drafts, kind=kind, device=device)
+    if tasks := _missing(sources, needed, request):
+        name, count = PINNED_NAMES[kind], plural("{n} caption", "{n} captions", len(tasks))
+        progress.on_stage("captions", f"{count} to draft by {name} into {needed.drafts}")
+        drafted, left_out, where = _draft(tasks, request, environ, _on_fetched(progress))
+        count = plural("{n} caption", "{n} captions", len(drafted))
+        without = "".join(f"; none for {printable(each.path)}: {each.why}" for each in left_out[:5])
+        progress.on_stage("captions", f"{count} drafted on {where}: read them over{without}")
+    return replace(needed, drafted_by="")
+
+
+def _missing(
+    sources: Sequence[Source], needed: DatasetRequest, request: CaptionRequest
+) -> list[_Task]:
+    """The training images without a caption of the user's whose draft is missing or outdated."""
+    tasks: list[_Task] = []
+    for source in sources:
+        lacking = {
+            file
+            for finding in source.findings
+            if finding.kind in ("captions_missing", "captions_drafted")
+            for file in finding.files
+        }
+        for image in source.images:
+            if image.source not in lacking or image.is_reg or source.drafts is None:
+                continue
+            trigger = needed.trigger or image.concept
+            drafts = Drafts(source.drafts, _made_by(replace(request, trigger=trigger)))
+            task = _Task(
+                image=image.source,
+                path=image.source_path,
+                caption=draft_name(image.source),
+                drafts=drafts,
+                trigger=trigger,
+            )
+            if drafts.state(task.caption) in ("missing", "outdated"):
+                tasks.append(task)
+    return tasks
+
+
+def _on_fetched(progress: Progress) -> OnDone:
+    """What shows the bytes of a model that is fetched."""
+
+    def on_each(what: str, done: int, total: int | None) -> None:
+        if what == "MB fetched" and progress.on_bytes:
+            mb = 1_000_000
+            progress.on_bytes(done * mb, total * mb if total else None)
+
+    return on_each
+
+
 __all__ = [
     "NOTE",
     "CaptionRequest",
     "Captioned",
     "choose_kind",
     "draft_captions",
+    "draft_missing",
+    "drafts_folder",
+    "kind_for",
+    "python_for",
     "summary",
 ]

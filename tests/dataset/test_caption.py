@@ -380,7 +380,7 @@ def first_name(name: str) -> str:
     return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
-def said_of(path: Path, model, tokenizer, prompt: str) -> str:
+def description_of(path: Path, model, tokenizer, prompt: str) -> str:
     """What the model writes of a picture that transformers itself has prepared."""
     import torch
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
@@ -418,12 +418,12 @@ def test_qwen_says_what_transformers_says_of_its_own_preparation(tmp_path):
     folder = noisy_pictures(tmp_path / "photos", wide=(150, 70), small=(30, 45), large=(900, 800))
     model, tokenizer = qwen(tmp_path / "qwen")
     expected = {
-        path.stem: f"sks, {said_of(path, model, tokenizer, 'Describe the hat')}"
+        path.stem: f"sks, {description_of(path, model, tokenizer, 'Describe the hat')}"
         for path in folder.glob("*.png")
     }
     assert len(set(expected.values())) == 3
-    asked = ("--prompt", "Describe the hat", "--trigger", "sks")
-    assert caption(folder, tmp_path / "qwen", *asked) == 0  # the kind by the model's own files
+    words = ("--prompt", "Describe the hat", "--trigger", "sks")
+    assert caption(folder, tmp_path / "qwen", *words) == 0  # the kind by the model's own files
     assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == expected
 
 
@@ -513,7 +513,7 @@ def job(tmp_path: Path, folder: Path, *more: str) -> tuple[str, ...]:
     return (str(folder), "--base_model", "tiny", *run, "--caption", "tags", *more)
 
 
-def said_by(capsys, *words: str) -> str:
+def output_of(capsys, *words: str) -> str:
     """What a command prints, in one line; it has to end well."""
     assert main([*words]) == 0
     found = capsys.readouterr()
@@ -528,9 +528,9 @@ def test_train_drafts_what_is_missing_beside_the_run_and_leaves_the_users_files(
     (folder / "blue.txt").write_text("a sks toy, mine")
     before = sorted(path.name for path in folder.iterdir())
     words = job(tmp_path, folder, "--max_train_steps", "1", "--no_samples")
-    said = said_by(capsys, "train", *words)
-    assert "2 captions to draft by the WD14 tagger" in said
-    assert "2 captions drafted on cpu: read them over" in said
+    output = output_of(capsys, "train", *words)
+    assert "2 captions to draft by the WD14 tagger" in output
+    assert "2 captions drafted on cpu: read them over" in output
     assert sorted(path.name for path in folder.iterdir()) == before
     run = tmp_path / "out" / "run"
     trained = json.loads((run / "dataset.json").read_text())
@@ -562,7 +562,7 @@ def test_a_draft_that_the_user_edited_is_kept_and_a_file_beside_the_image_is_str
         "blue.png": "sks toy, blue sky", "more.png": "sks toy, red sky, ^_^",
     }  # fmt: skip
     words = job(tmp_path, folder)
-    assert "3 captions drafted by a model" in said_by(capsys, "check", *words)
+    assert "3 captions drafted by a model" in output_of(capsys, "check", *words)
 
 
 def prepared_captions(tmp_path: Path, folder: Path) -> dict[str, str]:
@@ -581,11 +581,13 @@ def test_plan_and_check_say_what_train_will_draft_and_write_nothing(tmp_path, ca
     folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN)
     (folder / "red.txt").write_text("a sks toy")
     for command in ("check", "plan"):
-        said = said_by(capsys, command, *job(tmp_path, folder))
-        assert "captions: 1 of 2 images; train drafts the others by the WD14 tagger" in said
-    assert "draft them now by `tenner caption`" in said_by(capsys, "check", *job(tmp_path, folder))
+        output = output_of(capsys, command, *job(tmp_path, folder))
+        assert "captions: 1 of 2 images; train drafts the others by the WD14 tagger" in output
+    assert "draft them now by `tenner caption`" in output_of(
+        capsys, "check", *job(tmp_path, folder)
+    )
     assert not (tmp_path / "out").exists()
-    never = said_by(capsys, "check", str(folder), "--base_model", "tiny")
+    never = output_of(capsys, "check", str(folder), "--base_model", "tiny")
     assert "draft them by `tenner caption`" in never
 
 
@@ -594,8 +596,8 @@ def test_plan_refuses_what_train_could_not_draft(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tenner.pipeline.captioning.missing_modules", lambda *_: ["onnxruntime"])
     for command in ("plan", "train"):
         assert main([command, *job(tmp_path, folder)]) == 4
-        said = " ".join(capsys.readouterr().err.split())
-        assert "drafting captions with wd14 needs onnxruntime" in said
+        output = " ".join(capsys.readouterr().err.split())
+        assert "drafting captions with wd14 needs onnxruntime" in output
     (folder / "red.txt").write_text("a sks toy")
     assert main(["plan", *job(tmp_path, folder)]) == 0
 

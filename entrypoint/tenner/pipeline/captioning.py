@@ -44,7 +44,7 @@ DESCRIBE = (
     " first, then what it does or how it stands, clothing, surroundings and light. Say only what"
     " is seen, without naming it a picture, photo or image."
 )
-"""What a model that can be asked is asked where the user does not say."""
+"""The question to a model that takes one, unless the user has another."""
 OnDone = Callable[[str, int, int | None], None]
 """Called with what is counted, how much is done, and of how much."""
 
@@ -296,10 +296,10 @@ def _made_by(request: CaptionRequest) -> dict[str, object]:
 
 def _prompt(request: CaptionRequest) -> str:
     """What the model is asked, with what it should not name."""
-    asked = request.prompt or DESCRIBE
+    question = request.prompt or DESCRIBE
     if not request.left_out:
-        return asked
-    return f"{asked} Do not mention: {', '.join(request.left_out)}."
+        return question
+    return f"{question} Do not mention: {', '.join(request.left_out)}."
 
 
 def _order(request: CaptionRequest, model: Path) -> dict[str, object]:

@@ -83,6 +83,7 @@ def prepare(
 ) -> Prepared:
     """Check everything and decide. Raises the TennerError of who must act.
 
+    Missing captions are drafted where the settings request it and the images are decoded.
     `workdir` is where a dataset that must be unpacked or cleaned is written. `host_price` is what
     the host itself says this machine costs.
     """

@@ -29,6 +29,7 @@ REQUEST_SECONDS = 600
 SHORT = (
     *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),
     *("--batch_size", "2", "--network_dim", "4", "--optimizer_type", "AdamW"),
+    *("--learning_rate", "1e-4"),
     *("--max_train_steps", "2", "--save_every_n_steps", "2", "--no_samples"),
 )
 """A training that takes seconds."""

@@ -240,6 +240,8 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
         "900",
         "--save_every_n_steps",
         "4",
+        "--network_dim",  # 225 checkpoints must fit a small disk
+        "4",
         "--destinations",
         str(destination),
     )

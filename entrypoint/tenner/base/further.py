@@ -49,22 +49,22 @@ def find_further(base: Base, search: Search) -> Further:
     wrong with them."""
     files, problems = dict[str, Path](), list[Problem]()
     names = _tensor_names(base.path) if base.facts.files else ()
-    for wanted in base.facts.files:
-        if wanted.inside and any(wanted.inside in name for name in names):
+    for part in base.facts.files:
+        if part.inside and any(part.inside in name for name in names):
             continue
         try:
             found = (
-                _named(wanted, search.settings)
-                or _beside(wanted, base, search)
-                or _fetched(wanted, search)
+                _named(part, search.settings)
+                or _beside(part, base, search)
+                or _fetched(part, search)
             )
         except TennerError as error:
             problems += error.problems
             continue
         if found:
-            files[wanted.option] = found
+            files[part.option] = found
         else:
-            problems.append(_to_fetch(wanted))
+            problems.append(_to_fetch(part))
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
     return Further(files=files, notices=tuple(problems))
@@ -73,9 +73,9 @@ def find_further(base: Base, search: Search) -> Further:
 def named_problems(family: Family, settings: Settings) -> tuple[Problem, ...]:
     """What is wrong with files on this machine that settings name, before the base is here."""
     found: list[Problem] = []
-    for wanted in FAMILIES[family].files:
+    for part in FAMILIES[family].files:
         try:
-            _named(wanted, settings)
+            _named(part, settings)
         except SettingsError as error:
             found += error.problems
     return tuple(found)
@@ -85,15 +85,15 @@ def _tensor_names(path: Path) -> tuple[str, ...]:
     return tuple(tensor_entries(read_safetensors_header(path))) if path.is_file() else ()
 
 
-def _value(wanted: FurtherFile, settings: Settings) -> str:
+def _value(part: FurtherFile, settings: Settings) -> str:
     """What the settings say of it, empty where nothing."""
-    value = settings.vae if wanted.option == "vae" else settings.engine_options.get(wanted.option)
+    value = settings.vae if part.option == "vae" else settings.engine_options.get(part.option)
     return str(value or "")
 
 
-def _named(wanted: FurtherFile, settings: Settings) -> Path | None:
+def _named(part: FurtherFile, settings: Settings) -> Path | None:
     """The file that its option names. Raises SettingsError where it is no such file."""
-    value = _value(wanted, settings)
+    value = _value(part, settings)
     if not value or "://" in value:
         return None
     path = Path(value).expanduser()
@@ -101,74 +101,74 @@ def _named(wanted: FurtherFile, settings: Settings) -> Path | None:
         raise SettingsError(
             msg(
                 "{option} = {path}: there is no such file ({title})",
-                option=wanted.option,
+                option=part.option,
                 path=path,
-                title=wanted.title,
+                title=part.title,
             ),
             fix=msg(
                 "name the file, or leave {option} out: {file} of {hub_id} is then fetched",
-                option=wanted.option,
-                file=wanted.file,
-                hub_id=wanted.hub_id,
+                option=part.option,
+                file=part.file,
+                hub_id=part.hub_id,
             ),
         )
-    if not is_kind(path, wanted):
+    if not is_kind(path, part):
         raise SettingsError(
             msg(
                 "{option} = {path} is not {title}: it has no tensor {mark}",
-                option=wanted.option,
+                option=part.option,
                 path=path,
-                title=wanted.title,
-                mark=wanted.mark,
+                title=part.title,
+                mark=part.mark,
             ),
-            fix=msg("name such a file as {file}", file=Path(wanted.file).name),
+            fix=msg("name such a file as {file}", file=Path(part.file).name),
         )
     return path
 
 
-def is_kind(path: Path, wanted: FurtherFile) -> bool:
+def is_kind(path: Path, part: FurtherFile) -> bool:
     """Whether the file has the tensors of such a file. Raises SettingsError for no safetensors."""
-    entry = tensor_entries(read_safetensors_header(path)).get(wanted.mark)
-    return entry is not None and wanted.shape in ((), tuple(entry["shape"]))
+    entry = tensor_entries(read_safetensors_header(path)).get(part.mark)
+    return entry is not None and part.shape in ((), tuple(entry["shape"]))
 
 
-def _beside(wanted: FurtherFile, base: Base, search: Search) -> Path | None:
+def _beside(part: FurtherFile, base: Base, search: Search) -> Path | None:
     """A file of this kind beside the base, as people and ComfyUI lay them, or among the baked."""
-    if _value(wanted, search.settings):
+    if _value(part, search.settings):
         return None  # an address, which is meant
     beside = [base.path.parent / each for each in _FOLDERS]
     around = [base.path.parent.parent / each for each in _FOLDERS if each]
     for folder in (*beside, *around, search.models_dir):
-        for file in _safetensors_in(folder, wanted):
-            if file != base.path and _is_kind_quietly(file, wanted):
+        for file in _safetensors_in(folder, part):
+            if file != base.path and _is_kind_quietly(file, part):
                 return file
     return None
 
 
-def _safetensors_in(folder: Path, wanted: FurtherFile) -> Iterator[Path]:
+def _safetensors_in(folder: Path, part: FurtherFile) -> Iterator[Path]:
     """Files of a folder, those of the known names first."""
     try:
         found = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".sft"))
     except OSError:
         return
-    known = (Path(wanted.file).name, *wanted.other_names)
+    known = (Path(part.file).name, *part.other_names)
     yield from sorted(found[:_MOST_FILES], key=lambda each: each.name not in known)
 
 
-def _is_kind_quietly(path: Path, wanted: FurtherFile) -> bool:
+def _is_kind_quietly(path: Path, part: FurtherFile) -> bool:
     try:
-        return is_kind(path, wanted)
+        return is_kind(path, part)
     except SettingsError:
         return False  # what lies around need not be whole
 
 
-def _fetched(wanted: FurtherFile, search: Search) -> Path | None:
+def _fetched(part: FurtherFile, search: Search) -> Path | None:
     if not search.fetches:
         return None
-    if value := _value(wanted, search.settings):
+    if value := _value(part, search.settings):
         return _fetch(value, "", search)
-    at = "" if wanted.revision == "main" else f"@{wanted.revision}"
-    return _fetch(f"hf://{wanted.hub_id}{at}/{wanted.file}", wanted.sha256, search)
+    at = "" if part.revision == "main" else f"@{part.revision}"
+    return _fetch(f"hf://{part.hub_id}{at}/{part.file}", part.sha256, search)
 
 
 def _fetch(address: str, sha256: str, search: Search) -> Path | None:
@@ -190,15 +190,15 @@ def _fetch(address: str, sha256: str, search: Search) -> Path | None:
     ).path
 
 
-def _to_fetch(wanted: FurtherFile) -> Problem:
+def _to_fetch(part: FurtherFile) -> Problem:
     return Problem(
         text=msg(
             "{title} is not here: {file} of {hub_id} is fetched, {gb} GB",
-            title=wanted.title,
-            file=wanted.file,
-            hub_id=wanted.hub_id,
-            gb=f"{wanted.gb:.1f}",
+            title=part.title,
+            file=part.file,
+            hub_id=part.hub_id,
+            gb=f"{part.gb:.1f}",
         ),
-        fix=msg("set {option} to a file that is here to save the download", option=wanted.option),
+        fix=msg("set {option} to a file that is here to save the download", option=part.option),
         level="note",
     )

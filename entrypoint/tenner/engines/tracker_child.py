@@ -1,4 +1,4 @@
-"""The trackers' process: what is told of a run on stdin goes to accelerate's trackers.
+"""The trackers' process: what it reads of a run on stdin goes to accelerate's trackers.
 
 The first line describes the run (`TrackedRun.to_json`), each further one holds `step` and `values`;
 the end of the input ends the run there. Answers are JSON lines on stdout: the address under which
@@ -72,7 +72,7 @@ def _started(described: dict[str, Any], answers: TextIO) -> dict[str, Any]:
 
 
 def _arguments(name: str, described: dict[str, Any]) -> dict[str, Any]:
-    """What a tracker is told of the run's name, in its own words."""
+    """The run's name, by the arguments of the tracker's own `init`."""
     run_name = described["run_name"]
     match name:
         case "wandb":

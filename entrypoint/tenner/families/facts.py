@@ -70,7 +70,7 @@ class KnownBase:
 class FurtherFile:
     """A file that a family's trainer wants beside the base, by the option that names it.
 
-    It is told by `mark`, a tensor that such a file has (of its `shape`, where another file's
+    It is recognised by `mark`, a tensor that such a file has (of its `shape`, where another file's
     differs only in that). `inside` are the beginnings that a base has where it holds the part
     itself: then no file is needed. `hub_id`, `revision` and `file` say what is fetched.
     """
@@ -167,7 +167,7 @@ class Licence:
 class Drawing:
     """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open.
 
-    `why_not` tells why no grid is drawn, by the diffusers that the trainer has.
+    `why_not` says why no grid is drawn, by the diffusers that the trainer has.
     """
 
     pipeline: str
@@ -213,4 +213,4 @@ class FamilyFacts:
     name_patterns: str = ""
     """Of files and repos whose tensors are not here: a regular expression."""
     lora_widths: tuple[int, ...] = ()
-    """Inputs of its attention layers, by which a LoRA of it is told from others of its names."""
+    """Inputs of its attention layers, where LoRAs of other families have the same names."""

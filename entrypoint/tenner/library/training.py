@@ -1,4 +1,4 @@
-"""`tenner.train`: one run from settings to verified delivery, for a program that goes on after."""
+"""`tenner.train`: one run from settings to verified delivery, called from another program."""
 
 import contextlib
 import threading

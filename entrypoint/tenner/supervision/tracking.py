@@ -1,6 +1,6 @@
 """A run's numbers on their way to trackers (Weights & Biases and others), in a process beside it.
 
-Nothing here waits for a tracker while the training goes on, and a tracker that fails is reported
+Nothing here waits for a tracker while the training continues, and a tracker that fails is reported
 once and let go.
 """
 

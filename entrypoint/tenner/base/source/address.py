@@ -56,7 +56,7 @@ class BaseAddress:
 
 
 def parse_base_address(asked: str) -> BaseAddress | None:
-    """Where `asked` is to be fetched from; None where it names no place to fetch from.
+    """Where `asked` is to be fetched from; None where it names nothing that can be fetched.
 
     A short name, or any name of a known base, stands for that base's own file on the Hub. Raises
     SettingsError where an address cannot be meant.
@@ -98,9 +98,9 @@ def parse_base_address(asked: str) -> BaseAddress | None:
 def _in_store(wanted: str) -> BaseAddress:
     """A file or folder in a bucket of Google's or Azure's, or in a remote of rclone."""
     try:
-        place = parse_destination(wanted.partition("?")[0])
+        store = parse_destination(wanted.partition("?")[0])
     except SettingsError as error:
-        told = [
+        problems = [
             replace(
                 each,
                 text=redacted(
@@ -109,13 +109,13 @@ def _in_store(wanted: str) -> BaseAddress:
             )
             for each in error.problems
         ]
-        raise SettingsError(problems=told) from None
-    if not place.prefix.strip("/"):
+        raise SettingsError(problems=problems) from None
+    if not store.prefix.strip("/"):
         raise SettingsError(
             msg("base_model = {wanted} names no file in a bucket", wanted=wanted), fix=_EXAMPLES
         )
-    assert place.kind in ("gs", "azure", "rclone")
-    return BaseAddress(kind=place.kind, location=place.root, path=place.prefix)
+    assert store.kind in ("gs", "azure", "rclone")
+    return BaseAddress(kind=store.kind, location=store.root, path=store.prefix)
 
 
 def _known(known: KnownBase) -> BaseAddress:

@@ -22,7 +22,7 @@ from tenner.core.secrets import Secrets
 from tenner.storage.http import read_beginning
 
 Beginning = Callable[[int], tuple[bytes, int | None]]
-"""The first so many bytes of a file, and the size of all of it where that is told."""
+"""The first so many bytes of a file, and its whole size where the server says it."""
 _FIRST_BYTES = 1 << 19
 """The head of a checkpoint has 0.1 to 0.4 MB; of a longer one the rest is asked for again."""
 _SECONDS = 120.0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Leave out of tenner's environment what it never reads: AWS services other than S3 and those that log
-# in to it, languages that no page is written in, and a numpy of its own.
+# in to it, languages that no page is written in, a numpy of its own, and of onnxruntime what other
+# programs link to and what converts models.
 #   slim_tenner.sh TENNER_LOCK TRAINER_LOCK
 set -euo pipefail
 version() { sed -n 's/^numpy==\([^ \\]*\).*/\1/p' "$1"; }
@@ -20,6 +21,10 @@ for site in /opt/tenner/lib/python3*/site-packages; do
 import boto3
 for service in ("s3", "sts", "sso", "sso-oidc"):
     boto3.client(service, region_name="us-east-1")'
+  # Python's module has the whole runtime in itself
+  rm -f "$site"/onnxruntime/capi/libonnxruntime.so*
+  rm -rf "$site"/onnxruntime/{backend,datasets,quantization,tools,transformers}
+  /opt/tenner/bin/python -c 'import onnxruntime'
   # the trainer's, which is the same version for the same Python
   for name in numpy numpy.libs "numpy-$version.dist-info"; do
     test -e "$site/$name"

@@ -1,4 +1,4 @@
-"""Runs of the first troubles, each killed at a random point; `bench/chaos.py` does it for all of
+"""Runs of the first troubles, each killed at a random point; `python -m bench.chaos` does it for all of
 them and for long, with real weights. (Each of the other troubles has tests of its own.)"""
 
 import os

@@ -1,5 +1,8 @@
-"""Runs of the first troubles, each killed at a random point; `python -m bench.chaos` does it for all of
-them and for long, with real weights. (Each of the other troubles has tests of its own.)"""
+"""Runs of the first troubles, each killed at a random point.
+
+`python -m bench.chaos` does it for all troubles and many more runs, with real weights. (Each of the
+other troubles has tests of its own.)
+"""
 
 import os
 

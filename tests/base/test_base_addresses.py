@@ -127,3 +127,22 @@ def test_what_is_no_base_is_reported(names: tuple[str, ...], says: str) -> None:
 
 def test_a_single_checkpoint_is_it() -> None:
     assert choose_files(("README.md", "x.safetensors"), where="x") == ("x.safetensors",)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://Bad_Name/x.safetensors",
+        "s3://bucket/x.safetensors?regoin=eu-west-1",
+        "s3://bucket",
+        "gs://bucket/../x.safetensors",
+        "azure://X y/x.safetensors",
+        "rclone:remote",
+    ],
+)
+def test_errors_of_an_address_in_a_bucket_name_the_setting(address: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse_base_address(address)
+    for problem in raised.value.problems:
+        assert problem.text.startswith(f"base_model = {address.partition('?')[0]}")
+        assert problem.fix

@@ -220,6 +220,14 @@ def test_what_is_wrong_with_a_bucket_is_reported(tmp_path, s3_port, source, mess
         fetch(f"{source}?endpoint_url=http://127.0.0.1:{s3_port}", request(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "source", ["s3://Bad_Name/x", "gs://photos/../x", "azure://X y/x", "rclone:remote"]
+)
+def test_errors_of_an_address_in_a_bucket_name_the_dataset(tmp_path, source):
+    with pytest.raises(DatasetError, match=f"^dataset {source}"):
+        fetch(source, request(tmp_path))
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_server() as hub:

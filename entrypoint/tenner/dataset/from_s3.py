@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
-from tenner.core.messages import msg, redacted
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.secrets import secrets_from
-from tenner.dataset.request import DatasetRequest
+from tenner.dataset.request import DatasetRequest, dataset_address
+from tenner.storage.bucket_address import read_bucket
 from tenner.storage.destination import Destination
-from tenner.storage.destination_address import parse_destination
 from tenner.storage.endpoint import find_endpoint
 from tenner.storage.http import OnBytes, refuse_size
 from tenner.storage.mirror import Mirror, RemoteFile
@@ -107,22 +107,15 @@ def fetch_from_s3(
         ) from error
 
 
-def _of_dataset(text: str) -> str:
-    return text.replace("destination ", "dataset ", 1)
-
-
 def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
     secrets, problems = secrets_from(environ)
     try:
-        place = parse_destination(source)
+        place = read_bucket(source, dataset_address)
         endpoint = find_endpoint(
             place.root, requested=place.endpoint_url, region=place.region, env=environ
         )
     except SettingsError as error:
-        refused = [
-            Problem(text=redacted(each.text, _of_dataset), fix=each.fix) for each in error.problems
-        ]
-        raise DatasetError(problems=[*problems, *refused]) from None
+        raise DatasetError(problems=[*problems, *error.problems]) from None
     except ValueError as error:
         fix = msg(
             "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"

@@ -7,15 +7,14 @@ files that are gone there are removed here, and a cut file is resumed.
 
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from tenner.core.errors import DatasetError, Problem, SettingsError
-from tenner.core.messages import msg, redacted
+from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import secrets_from
-from tenner.dataset.request import DatasetRequest
-from tenner.storage.destination_address import parse_destination
+from tenner.dataset.request import DatasetRequest, dataset_address
+from tenner.storage.bucket_address import read_bucket
 from tenner.storage.http import OnBytes, refuse_size
 from tenner.storage.mirror import Mirror, RemoteFile
 from tenner.storage.opening import open_source
@@ -31,29 +30,22 @@ def fetch_from_store(
     deadline = Deadline(_DAY_SECONDS)
     secrets, _ = secrets_from(os.environ)
     try:
-        place = parse_destination(source)
-        store = open_source(place, secrets=secrets, env=os.environ)
+        folder = read_bucket(source, dataset_address)
+        store = open_source(folder, secrets=secrets, env=os.environ)
         files = _listed(store, deadline)
         if not files:
-            store = open_source(place.parent(), secrets=secrets, env=os.environ)
-            files = _only(store, PurePosixPath(place.prefix).name, deadline)
+            store = open_source(folder.parent(), secrets=secrets, env=os.environ)
+            files = _only(store, PurePosixPath(folder.prefix).name, deadline)
         if not files:
             raise DatasetError(
                 msg("{source} holds no files", source=source),
                 fix=msg("check the prefix, letter by letter"),
             )
         refuse_size(sum(each.size for each in files.values()), request.max_bytes)
-        folder = cache / "stores" / hashlib.sha256(source.encode()).hexdigest()[:32]
-        return _fill(Mirror(folder, files), store, deadline, on_bytes)
+        copy = cache / "stores" / hashlib.sha256(source.encode()).hexdigest()[:32]
+        return _fill(Mirror(copy, files), store, deadline, on_bytes)
     except SettingsError as error:
-        told = [
-            replace(
-                each,
-                text=redacted(each.text, lambda text: text.replace("destination ", "dataset ", 1)),
-            )
-            for each in error.problems
-        ]
-        raise DatasetError(problems=told) from None
+        raise DatasetError(problems=error.problems) from None
     except PermanentError as refused:
         text, fix = secrets.redact(refused.problem.text), refused.problem.fix
         raise DatasetError(problems=[Problem(text=text, fix=fix)]) from None

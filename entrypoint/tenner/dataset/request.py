@@ -1,13 +1,19 @@
-"""What the dataset package is asked for: plain values, whoever parsed them."""
+"""Which dataset is expected, and how: plain values, whoever parsed them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenner.core.messages import Message, msg
 from tenner.kohya.buckets import Size
 from tenner.settings.subsets import SubsetRequest
 
 DEFAULT_REPEATS = 10
 """Repeats of a plain folder: the guide's own example, `10_concept_name` over ten epochs."""
+
+
+def dataset_address(address: str) -> Message:
+    """How errors name the address of a dataset."""
+    return msg("dataset {address}", address=address)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +31,7 @@ class DatasetRequest:
     `enable_wildcard`: captions keep all their lines, one of which the trainer draws.
     `finest_step`: the smallest `bucket_reso_steps` that the family's U-Net takes.
     `batch_size`: where the user named one; only to judge small buckets.
-    `skip`: folders that are no part of the dataset wherever they lie, as the runs' own.
+    `skip`: folders that are no part of the dataset wherever they are, as the runs' own.
     `alpha_color`: RGB hex behind transparent pixels; `alpha_mask` keeps the alpha instead, for a
     masked loss.
     `sha256`: of the archive, checked where given.

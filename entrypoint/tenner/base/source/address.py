@@ -6,16 +6,16 @@ same at `gs://`, `azure://` and `rclone:REMOTE:`.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tenner.core.addresses import Address, full_address
 from tenner.core.errors import SettingsError
-from tenner.core.messages import msg, redacted
+from tenner.core.messages import Message, msg
 from tenner.families import KnownBase
 from tenner.settings.known_bases import known_base
-from tenner.storage.destination_address import parse_destination
+from tenner.storage.bucket_address import read_bucket
 
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _SECRET_PARTS = {"token", "api_key", "apikey", "key", "access_token"}
@@ -55,67 +55,55 @@ class BaseAddress:
         return f"{scheme}://{self.location}{at}" + (f"/{self.path}" if self.path else "")
 
 
-def parse_base_address(asked: str) -> BaseAddress | None:
-    """Where `asked` is to be fetched from; None where it names nothing that can be fetched.
+def parse_base_address(text: str) -> BaseAddress | None:
+    """Where `text` is to be fetched from; None where it names nothing that can be fetched.
 
     A short name, or any name of a known base, stands for that base's own file on the Hub. Raises
-    SettingsError where an address cannot be meant.
+    SettingsError where the address is no valid one.
     """
-    wanted = Address(full_address(asked).strip().strip("\"'"))
-    if wanted.lower().startswith("rclone:"):
-        return _in_store(wanted)
-    scheme, found, rest = wanted.partition("://")
+    address = Address(full_address(text).strip().strip("\"'"))
+    if address.lower().startswith("rclone:"):
+        return _in_bucket(address)
+    scheme, found, rest = address.partition("://")
     if not found:
-        known = known_base(wanted)
+        known = known_base(address)
         return _known(known) if known else None
     match scheme.lower():
         case "hf" | "huggingface":
-            return _hub(wanted, rest)
+            return _hub(address, rest)
         case "http" | "https":
-            return _web(wanted)
-        case "s3":
-            bucket, _, tail = rest.partition("/")
-            path, _, options = tail.partition("?")
-            if not bucket or not path.strip("/"):
-                raise SettingsError(
-                    msg("base_model = {wanted} names no file in a bucket", wanted=wanted),
-                    fix=_EXAMPLES,
-                )
-            return BaseAddress(kind="s3", location=bucket, path=path.strip("/"), options=options)
-        case "gs" | "gcs" | "azure" | "az" | "abfs" | "abfss":
-            return _in_store(wanted)
+            return _web(address)
+        case "s3" | "gs" | "gcs" | "azure" | "az" | "abfs" | "abfss":
+            return _in_bucket(address)
         case other:
             raise SettingsError(
                 msg(
                     "base_model = {partition}: nothing is fetched from {other}://",
-                    partition=wanted.partition("?")[0],
+                    partition=address.partition("?")[0],
                     other=other,
                 ),
                 fix=msg("use {examples}", examples=_EXAMPLES),
             )
 
 
-def _in_store(wanted: str) -> BaseAddress:
-    """A file or folder in a bucket of Google's or Azure's, or in a remote of rclone."""
-    try:
-        store = parse_destination(wanted.partition("?")[0])
-    except SettingsError as error:
-        problems = [
-            replace(
-                each,
-                text=redacted(
-                    each.text, lambda text: text.replace("destination ", "base_model = ", 1)
-                ),
-            )
-            for each in error.problems
-        ]
-        raise SettingsError(problems=problems) from None
-    if not store.prefix.strip("/"):
+def _in_bucket(address: str) -> BaseAddress:
+    """A file or folder in a bucket or in a remote of rclone; only S3 has options. Raises
+    SettingsError."""
+    plain, _, query = address.partition("?")
+    options = query if plain.lower().startswith("s3:") else ""
+    bucket = read_bucket(f"{plain}?{options}" if options else plain, base_address)
+    if not bucket.prefix.strip("/"):
         raise SettingsError(
-            msg("base_model = {wanted} names no file in a bucket", wanted=wanted), fix=_EXAMPLES
+            msg("base_model = {address} names no file in a bucket", address=plain),
+            fix=msg("use {examples}", examples=_EXAMPLES),
         )
-    assert store.kind in ("gs", "azure", "rclone")
-    return BaseAddress(kind=store.kind, location=store.root, path=store.prefix)
+    assert bucket.kind in ("s3", "gs", "azure", "rclone")
+    return BaseAddress(kind=bucket.kind, location=bucket.root, path=bucket.prefix, options=options)
+
+
+def base_address(address: str) -> Message:
+    """How errors name the address of a base."""
+    return msg("base_model = {address}", address=address)
 
 
 def _known(known: KnownBase) -> BaseAddress:
@@ -124,13 +112,13 @@ def _known(known: KnownBase) -> BaseAddress:
     )
 
 
-def _hub(wanted: str, rest: str) -> BaseAddress:
+def _hub(address: str, rest: str) -> BaseAddress:
     parts = [part for part in unquote(rest.partition("?")[0]).split("/") if part]
     if parts[:1] == ["models"]:
         parts = parts[1:]
     if len(parts) < 2 or parts[0] in {"datasets", "spaces"}:
         raise SettingsError(
-            msg("base_model = {wanted} names no model repo", wanted=wanted),
+            msg("base_model = {address} names no model repo", address=address),
             fix=msg("use {examples}", examples=_EXAMPLES),
         )
     user, repo, inside = parts[0], parts[1], parts[2:]
@@ -149,16 +137,16 @@ def _hub(wanted: str, rest: str) -> BaseAddress:
     )
 
 
-def _web(wanted: Address) -> BaseAddress:
-    parts = urlsplit(wanted.full)
+def _web(address: Address) -> BaseAddress:
+    parts = urlsplit(address.full)
     host = (parts.hostname or "").lower()
     if host in _HUB_HOSTS:
-        return _hub(wanted.partition("?")[0], parts.path.strip("/"))
+        return _hub(address.partition("?")[0], parts.path.strip("/"))
     if not host or not re.fullmatch(r"[\w.:-]+", host):
         raise SettingsError(
             msg("base_model is no web address"), fix=msg("use {examples}", examples=_EXAMPLES)
         )
-    shown = wanted.partition("?")[0]
+    shown = address.partition("?")[0]
     secret = [name for name, _ in parse_qsl(parts.query) if name.lower() in _SECRET_PARTS]
     if secret or parts.username:
         raise SettingsError(
@@ -169,4 +157,4 @@ def _web(wanted: Address) -> BaseAddress:
             ),
             fix=msg("for Civitai set CIVITAI_TOKEN; elsewhere download the file and name it"),
         )
-    return BaseAddress(kind="web", location=wanted)
+    return BaseAddress(kind="web", location=address)

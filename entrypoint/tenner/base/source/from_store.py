@@ -3,14 +3,14 @@ layout."""
 
 from collections.abc import Callable
 
-from tenner.base.source.address import BaseAddress
+from tenner.base.source.address import BaseAddress, base_address
 from tenner.base.source.cache import FetchedBase, Fetching, check_sha256, key_of
 from tenner.base.source.choosing import choose_files
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
+from tenner.storage.bucket_address import read_bucket
 from tenner.storage.destination import Destination
-from tenner.storage.destination_address import parse_destination
 from tenner.storage.opening import open_source
 from tenner.storage.source import Source
 
@@ -49,8 +49,8 @@ def _folder(address: BaseAddress) -> Destination:
         folder = folder.rpartition("/")[0]
     options = f"?{address.options}" if address.options else ""
     if address.kind == "rclone":
-        return parse_destination(f"rclone:{address.location}:{folder}")
-    return parse_destination(f"{address.kind}://{address.location}/{folder}{options}")
+        return read_bucket(f"rclone:{address.location}:{folder}", base_address)
+    return read_bucket(f"{address.kind}://{address.location}/{folder}{options}", base_address)
 
 
 def versions_of(

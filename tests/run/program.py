@@ -124,7 +124,7 @@ class StandIn(Machine):
         for location in (scripts, programs):
             location.mkdir(exist_ok=True)
         trainer = Path(__file__).parent / "stand_in_trainer.py"
-        for name in ("train_network.py", "sdxl_train_network.py"):
+        for name in ("train_network.py", "sdxl_train_network.py", "flux_train_network.py"):
             shutil.copy(trainer, scripts / name)
         python = programs / "python"
         # Asked what it lacks of sd-scripts' modules it lacks none; anything else is run.

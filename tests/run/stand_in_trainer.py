@@ -5,10 +5,11 @@ It is driven as the real one is, by the class and the functions that `with_state
 STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan`
 (from step STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at
 most STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the
-U-Net is trained), `hang` (after five lines), `learns_nothing` (the final weights are where they
-began), `deaf` (to SIGTERM), `crashed`, `disk_full` (after STAND_IN_STEPS steps of this start),
-`killed`, `bus_error` (whenever it reaches the run's step STAND_IN_STEPS; with STAND_IN_SPARES=0
-only while it has processes that load images, with 1 only while encoded images are kept in memory).
+U-Net is trained; or, with STAND_IN_SWAPS, unless so many blocks are swapped), `hang` (after five
+lines), `learns_nothing` (the final weights are where they began), `deaf` (to SIGTERM), `crashed`,
+`disk_full` (after STAND_IN_STEPS steps of this start), `killed`, `bus_error` (whenever it reaches
+the run's step STAND_IN_STEPS; with STAND_IN_SPARES=0 only while it has processes that load images,
+with 1 only while encoded images are kept in memory).
 STAND_IN_SECONDS is a step's time, STAND_IN_LINGERS what it takes to end after all is saved.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
@@ -42,6 +43,8 @@ DEATHS = {"killed": signal.SIGKILL, "bus_error": signal.SIGBUS}
 
 
 def fits(reported: dict[str, str]) -> bool:
+    if swaps := os.environ.get("STAND_IN_SWAPS"):
+        return int(reported.get("blocks_to_swap", "0")) >= int(swaps)
     least = int(os.environ["STAND_IN_FITS"])
     if least < 0:
         return "network_train_unet_only" in reported

@@ -12,6 +12,7 @@ from tenner.core.temporary_files import remove_abandoned_parts
 from tenner.families.transformers import T5_XXL
 from tenner.pipeline.start import own_engine, sd_scripts_engine, train_items
 from tenner.planning.decision import num_cpus
+from tenner.planning.lighter import Trained
 from tenner.planning.plan import Plan, plan_json
 from tenner.planning.prepared import Prepared
 from tenner.runs.ledger import LedgerBook
@@ -40,7 +41,7 @@ def engine_for(
     settings = prepared.settings
 
     def lighter() -> Lighter | None:
-        return lighter_by(next_rung(plan.options, settings))
+        return lighter_by(next_rung(plan.options, settings, _transformer(prepared, plan)))
 
     def lighter_on_host() -> Lighter | None:
         on_cpu = plan.device == "cpu"
@@ -84,6 +85,19 @@ def engine_for(
         lighter_on_host=lighter_on_host,
         out_of_memory_fix=last_words(plan.options, settings),
         guards=() if own_stop else (StopFileGuard(stop_file=run_dir.stop_file), DoneGuard()),
+    )
+
+
+def _transformer(prepared: Prepared, plan: Plan) -> Trained | None:
+    """What is trained where, if it is a transformer's LoRA."""
+    if prepared.base.facts.transformer is None:
+        return None
+    sizes = (width * height for width, height in prepared.dataset.images_by_bucket())
+    return Trained(
+        family=prepared.base.family,
+        pixels=max(sizes, default=plan.resolution[0] * plan.resolution[1]),
+        card=plan.gpu or "",
+        num_processes=plan.num_processes,
     )
 
 

@@ -3,13 +3,17 @@
 On a card first the images of a micro-batch (their number in a step stays the same, by
 accumulation), then the activations that gradient checkpointing computes again, and last, where the
 user allows it, the training of the text encoder. The first two change nothing of what is learnt.
+A transformer has more levers: blocks that wait in memory, and weights in 8 bits; of all of them the
+cheapest in time is taken (`tenner.planning.lighter`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenner.core.messages import msg
 from tenner.engines.train_options import TrainOptions, Value
+from tenner.families import FAMILIES
+from tenner.planning.lighter import Trained, changed_options, levers_of, lighter_levers
 from tenner.settings.model import Settings
 
 CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_outputs"))
@@ -26,8 +30,13 @@ class Rung:
     states_fit: bool = True
 
 
-def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
-    """The next thing to try after `options` ran out of memory, None where nothing is left."""
+def next_rung(
+    options: TrainOptions, settings: Settings, trained: Trained | None = None
+) -> Rung | None:
+    """The next thing to try after `options` ran out of memory, None where nothing is left.
+    `trained` is given where a transformer is."""
+    if trained is not None:
+        return _lighter_transformer(options, settings, trained)
     batch = options.train_batch_size
     if batch > 1 and (settings.may_change_batch or not isinstance(settings.batch_size, int)):
         return _smaller_batch(batch, options.gradient_accumulation_steps)
@@ -38,10 +47,43 @@ def next_rung(options: TrainOptions, settings: Settings) -> Rung | None:
                 "activations are computed again instead of stored (gradient_checkpointing = true)"
             ),
         )
+    return _without_text(options, settings)
+
+
+def _without_text(options: TrainOptions, settings: Settings) -> Rung | None:
     one_part = options.network_train_unet_only or options.network_train_text_encoder_only
     if settings.may_freeze_text_encoder and not one_part:
         return _frozen_text(options)
     return None
+
+
+def _lighter_transformer(
+    options: TrainOptions, settings: Settings, trained: Trained
+) -> Rung | None:
+    """The next setting of a transformer's levers, else its text encoders as with other bases."""
+    size = FAMILIES[trained.family].transformer
+    assert size is not None
+    may_change = settings.may_change_batch or not isinstance(settings.batch_size, int)
+    may_checkpoint = settings.gradient_checkpointing is not False
+    limits = replace(trained, may_change_batch=may_change, may_checkpoint=may_checkpoint)
+    lighter = lighter_levers(options, limits)
+    if lighter is None:
+        return _without_text(options, settings)
+    changed = changed_options(levers_of(options, size), lighter, options, size)
+    return Rung(changed=changed, description=_lever_words(changed))
+
+
+def _lever_words(changed: Mapping[str, Value]) -> str:
+    """The changed levers as they are reported, as options."""
+    options = ", ".join(
+        f"{name} = {'true' if value is True else value}" for name, value in changed.items()
+    )
+    if any(name.startswith("fp8") for name in changed):
+        return msg(
+            "the base is held in 8 bits, and less of it stays on the card: {options}",
+            options=options,
+        )
+    return msg("the card holds less, and learns the same: {options}", options=options)
 
 
 def next_rung_on_host(

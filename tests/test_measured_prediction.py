@@ -1,4 +1,4 @@
-"""What a base predicts, measured by its own answers where nothing in it says so."""
+"""What a base predicts, measured by its own outputs where it does not state it."""
 
 import json
 import os

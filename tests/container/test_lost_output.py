@@ -77,13 +77,13 @@ def output(output: str, *destinations: str, environ: dict[str, str], mounts: str
 
 def test_it_is_reported_with_what_to_do_unless_the_result_goes_elsewhere() -> None:
     plain = output("/results", environ={})
-    assert "/results lies in the container's own file system" in plain
+    assert "/results is in the container's own file system" in plain
     assert 'docker run -v "$PWD":/workspace' in plain
     assert "in memory" in output("/tmp/out", environ={})
     assert output("/workspace/output", environ={}) == ""
     assert output("/results", "s3://bucket/loras", environ={}) == ""
     assert output("/results", "file:///workspace/loras", environ={}) == ""
-    assert "/results lies" in output("/results", "file:///loras", environ={})
+    assert "/results is" in output("/results", "file:///loras", environ={})
 
 
 def test_rented_machines_have_their_own_words() -> None:

@@ -28,7 +28,9 @@ from tenner.cli.main import main
 from tenner.core.errors import SettingsError
 from tenner.dataset.captioning import models
 from tenner.dataset.captioning.choice import without_words
-from tenner.pipeline.captioning import CaptionRequest, choose_kind, draft_captions, kind_for
+from tenner.pipeline.captioning import choose_kind, draft_captions
+from tenner.pipeline.drafting import CaptionRequest
+from tenner.pipeline.run_captions import kind_for
 from tenner.settings import Settings
 
 TAGS = ["rating_safe", "red_sky", "green_sky", "blue_sky", "^_^", "some_one"]
@@ -593,7 +595,7 @@ def test_plan_and_check_say_what_train_will_draft_and_write_nothing(tmp_path, ca
 
 def test_plan_refuses_what_train_could_not_draft(tmp_path, monkeypatch, capsys):
     folder = pictures(tmp_path / "10_sks toy", red=RED)
-    monkeypatch.setattr("tenner.pipeline.captioning.missing_modules", lambda *_: ["onnxruntime"])
+    monkeypatch.setattr("tenner.pipeline.drafting.missing_modules", lambda *_: ["onnxruntime"])
     for command in ("plan", "train"):
         assert main([command, *job(tmp_path, folder)]) == 4
         output = " ".join(capsys.readouterr().err.split())

@@ -196,7 +196,7 @@ def test_a_result_that_goes_with_the_container_is_reported_before_anything(
     engine: Engine, folder: Path
 ) -> None:
     lost = engine.run("train")
-    assert "warning: /workspace/output lies in the container's own file system" in lost.output
+    assert "warning: /workspace/output is in the container's own file system" in lost.output
     saved = engine.run("train", volumes={str(folder): {"bind": "/workspace/output"}})
     assert "lies in" not in saved.output
     away = engine.run("train", environment={"TENNER_DESTINATIONS": "s3://bucket/loras"})

@@ -81,7 +81,7 @@ def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: P
     assert "within its own error" in machine.output
     assert (machine.folder / "trials").read_text().count("\n") == 1
     batch, reported = plan_of(machine, "1")
-    assert "the model said" in reported
+    assert "the model estimated" in reported
     assert batch == 8, "more than the model alone dared"
     assert plan_of(machine, "2") == (8, "an earlier run here measured it")
 
@@ -103,7 +103,7 @@ def plan_of(machine: StandIn, name: str) -> tuple[int, str]:
 
 
 def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) -> None:
-    """The stand-in takes 3,000 MiB and 500 an image: less than half of what the model says."""
+    """The stand-in takes 3,000 MiB and 500 an image: less than half of the model's estimate."""
     machine = StandIn(tmp_path / "pod")
     free = machine.folder / "free"
     free.write_text("24000")

@@ -22,7 +22,7 @@ def test_the_users_word_goes_before_the_hosts_and_that_before_the_book() -> None
     name = "NVIDIA GeForce RTX 4090"
     requested = price_of(set_by_user=0.5, host=HOST, gpu_name=name)
     assert requested is not None
-    assert (requested.usd_per_hour, requested.kind) == (0.5, "asked")
+    assert (requested.usd_per_hour, requested.kind) == (0.5, "set")
     assert price_of(set_by_user=None, host=HOST, gpu_name=name) == HOST
     book = price_of(set_by_user=None, gpu_name=name)
     assert book is not None

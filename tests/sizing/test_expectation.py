@@ -20,7 +20,7 @@ from tests.hardware.program import photos, sparse_base, tenner
 LENGTH = Length(num_steps=1000, steps_per_epoch=100)
 
 
-def expected(*, usd_per_hour: float = 1.0, kind: Any = "asked") -> Expected:
+def expected(*, usd_per_hour: float = 1.0, kind: Any = "set") -> Expected:
     """An hour of training."""
     step = StepTime(seconds=3.6, is_measured=False, source="a test")
     price = Price(usd_per_hour=usd_per_hour, kind=kind, source="a test")
@@ -81,7 +81,7 @@ def test_the_plan_tells_time_and_cost_and_keeps_them(
     assert done.returncode == 0, done.stderr
     assert "  batch size     4  (the guide's for RTX 4090; needs " in done.stdout
     assert "give or take 50%" in done.stdout, "no card has timed the built-in trainer"
-    assert "($0.69 an hour, as you said)" in done.stdout
+    assert "($0.69 an hour, as you set it)" in done.stdout
     reported = json.loads(tenner(*words, "--json", cwd=tmp_path, env=machine).stdout)["expected"]
     assert reported["usd"] == pytest.approx(reported["seconds"] / 3600 * 0.69, abs=0.001)
     assert reported["training_seconds"] == pytest.approx(250 * reported["seconds_per_step"], abs=1)

@@ -204,7 +204,8 @@ def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.core.events import Phase
-    from tenner.pipeline.captioning import CaptionRequest, choose_kind, draft_captions, summary
+    from tenner.pipeline.captioning import choose_kind, draft_captions, summary
+    from tenner.pipeline.drafting import CaptionRequest
 
     base, model = parsed.base_model or "", Path(parsed.model) if parsed.model else None
     request = CaptionRequest(

@@ -14,7 +14,7 @@ from typing import Literal
 from tenner.core.messages import msg
 from tenner.hardware.cards import card_named
 
-PriceSource = Literal["asked", "host", "book"]
+PriceSource = Literal["set", "host", "book"]
 """Set by the user, from the host's API, or from the price table: the values of `plan.json`."""
 GUIDE = "guide"
 """The provider under which the book holds the guide's own prices."""
@@ -50,7 +50,7 @@ def price_of(
     nothing knows. 0 is a price: a machine of one's own.
     """
     if set_by_user is not None:
-        return Price(usd_per_hour=set_by_user, kind="asked", source=msg("price_per_hour"))
+        return Price(usd_per_hour=set_by_user, kind="set", source=msg("price_per_hour"))
     return host or book_price(gpu_name, provider=provider, num_gpus=num_gpus)
 
 

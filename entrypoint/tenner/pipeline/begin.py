@@ -76,14 +76,14 @@ def begin(
                 note=run_dir.path / "prediction.json",
                 environ=context.child_environ,
                 stop=context.stop,
-                say=context.begin,
+                report=context.begin,
             )
             if not run_dir.ledger.is_file():
                 prepared = with_measured_batch(
                     prepared,
                     environ=context.child_environ,
                     stop=context.stop,
-                    say=context.begin,
+                    report=context.begin,
                     session=context.session,
                 )
             attempt = begin_attempt(

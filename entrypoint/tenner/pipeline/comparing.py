@@ -28,7 +28,10 @@ from tenner.settings.known_bases import known_base
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """One card at one provider. Where it does not fit, `why_not` says so and the rest is empty."""
+    """One card at one provider.
+
+    Where it does not fit, `why_not` is the reason and the rest is empty.
+    """
 
     card: str
     memory_gb: int
@@ -176,14 +179,14 @@ def read_job(
 
 
 def _require_family(settings: Settings) -> None:
-    """Raises SettingsError where a base that is not here tells its family by no name."""
+    """Raises SettingsError where a base that is not here has no name that gives its family."""
     if not known_base(settings.base_model):
         raise SettingsError(
             msg(
                 "base_model = '{base_model}' is not here, so its family is not known",
                 base_model=settings.base_model,
             ),
-            fix=msg("say base_model = 'sd15' or 'sdxl' to compare cards"),
+            fix=msg("set base_model = 'sd15' or 'sdxl' to compare cards"),
         )
 
 
@@ -313,9 +316,7 @@ def _offers(job: Job, tried: _Tried) -> list[Offer]:
         why_not = tried.why_not
         return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why_not)]
     if settings.price_per_hour is not None:
-        own = Price(
-            usd_per_hour=settings.price_per_hour, kind="asked", source=msg("price_per_hour")
-        )
+        own = Price(usd_per_hour=settings.price_per_hour, kind="set", source=msg("price_per_hour"))
         return [_offer(job, card, shaped, own, "your price")]
     is_of_the_guide = FAMILIES[job.family].transformer is None
     prices = [

@@ -1,8 +1,8 @@
-"""A look at chosen epochs while the training goes on, as the guide does at epoch 6.
+"""Samples of chosen epochs while the training runs, as the guide does at epoch 6.
 
-Each asked-for epoch's checkpoint is drawn by a sampling process of its own, beside the trainer: on
-the card where its free memory suffices, on idle cores where the base is small enough, else when the
-training has ended. The trainer is never asked to wait.
+Each checkpoint is drawn by a sampling process of its own beside the trainer: on the card where its
+free memory suffices, on idle cores where the base is small enough, else after the training. The
+trainer never waits for it.
 """
 
 import queue
@@ -64,7 +64,7 @@ def _parameters(family: Family) -> float:
 def where_to_draw(plan: Plan, free: FreeMemory) -> Where:
     """Beside the trainer on the card, on the CPU, or when the training has ended.
 
-    A CPU draws SD 1.5 in a minute or two a picture; SDXL has ten times the work, so it waits.
+    A CPU draws a picture of SD 1.5 in a minute or two; SDXL is ten times the work, so it waits.
     """
     base = plan.base
     if plan.device == "cpu":
@@ -101,7 +101,7 @@ class EarlySample:
 
 
 class DrawCheckpoint(Protocol):
-    """Draws a checkpoint into a folder; None where that failed, with a warning told."""
+    """Draws samples of a checkpoint into a folder; emits a warning and returns None on failure."""
 
     def __call__(
         self, weights: Path, where: Where, folder: Path, *, guards: Sequence[Guard]
@@ -110,17 +110,17 @@ class DrawCheckpoint(Protocol):
 
 @dataclass(kw_only=True)
 class EarlySampler:
-    """Draws the epochs of `sample_at_epochs` while it is used as a context.
+    """Draws samples of the epochs in `sample_at_epochs` while it is entered as a context.
 
     `handle` takes the run's events and returns at once; `finish` draws what could not be drawn
-    beside the trainer. `on_look` is called from the drawing thread. Left without `finish`, it ends
-    a sampler that still runs.
+    beside the trainer. `on_sample` is called from the drawing thread. Leaving the context
+    without `finish` ends a sampler that still runs.
     """
 
     settings: Settings
     plan: Plan
     run_dir: RunDir
-    room: Callable[[], FreeMemory]
+    free_memory: Callable[[], FreeMemory]
     draw: DrawCheckpoint
     emit: Callable[[Event], None]
     on_sample: Callable[[EarlySample], None]
@@ -128,16 +128,16 @@ class EarlySampler:
 
     def __post_init__(self) -> None:
         self._leaving = Leaving()
-        self._thread = threading.Thread(target=self._work, name="early-look", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="early-sampler", daemon=True)
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """The epochs to look at. The last one is the final grid's."""
+        """The epochs to draw, without the last one, which the final grid shows."""
         epochs_set = sorted(set(self.settings.sample_at_epochs))
         return tuple(each for each in epochs_set if each < self.plan.length.num_epochs)
 
     def handle(self, event: Event) -> None:
-        """Take note of a checkpoint that was requested."""
+        """Queue the checkpoint of a requested epoch."""
         if not isinstance(event, Checkpoint) or event.final or event.epoch not in self.epochs:
             return
         if Path(event.path).name == self._weights(event.epoch).name:
@@ -155,7 +155,7 @@ class EarlySampler:
         for epoch in self.epochs:  # drawn by an earlier attempt of the run
             self._show(epoch)
         while (epoch := self._due.get()) is not None and not self._leaving.left:
-            where = where_to_draw(self.plan, self.room())
+            where = where_to_draw(self.plan, self.free_memory())
             if where != "after":
                 self._draw_epoch(epoch, where)
 

@@ -1,4 +1,4 @@
-"""All that stands in a run's way, reported at once: what the other checks would have said too.
+"""All errors of a run, reported at once: those that later checks would have reported too.
 
 A check that ends a run ends it before the checks behind it, and a start on a rented machine costs
 money. So before the error is reported, whatever can be judged without it, without the network's

@@ -114,7 +114,7 @@ def tokenizers_for(prepared: Prepared, run_dir: RunDir) -> Path | None:
 
 
 def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
-    """CLIP's tokenizers, and T5's, which lies among sd-scripts' own files. Raises OSError."""
+    """CLIP's tokenizers, and T5's, a link to the one among sd-scripts' files. Raises OSError."""
     folder = write_clip_tokenizers(run_dir.tokenizers).absolute()
     trainer = prepared.engine.trainer
     if T5_XXL in prepared.base.facts.tokenizers and trainer:
@@ -127,7 +127,7 @@ def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
 def bare_engine(
     prepared: Prepared, run_dir: RunDir, plan: Plan, latents: Path | None = None
 ) -> Engine:
-    """The chosen engine for `plan`, without what rescues it."""
+    """The chosen engine for `plan`, without fallbacks for an out-of-memory error."""
     cpus = num_cpus(prepared.machine)
     if prepared.engine.name == "native":
         return own_engine(

@@ -1,4 +1,4 @@
-"""Whether a run's result would be lost with the container, said before it is trained."""
+"""Whether a run's result would be lost with the container, reported before the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from tenner.settings import Settings
 from tenner.storage.destination import Destination
 
 VOLUME = Path("/workspace")
-"""Where RunPod and the shipped templates mount the volume that is kept."""
+"""Where RunPod and the shipped templates mount the persistent volume."""
 
 
 def lost_output(
@@ -68,7 +68,7 @@ def _warning(output: Path, lost: Lost | None, host: Host | None, *, has_volume: 
         fix = msg("copy it before you destroy the instance, or {elsewhere}", elsewhere=elsewhere)
     else:
         text = msg(
-            "{output} lies in the container's own file system: the LoRA is lost when"
+            "{output} is in the container's own file system: the LoRA is lost when"
             " the container is removed (docker run --rm removes it at its end)",
             output=output,
         )

@@ -1,4 +1,4 @@
-"""What an SDXL base predicts, measured where nothing in it says so.
+"""What an SDXL base predicts, measured where neither its file nor its tensors state it.
 
 A process of the built-in trainer has the base answer for two pictures of the dataset at high noise
 (timesteps 900 and later), where noise and v differ most: nearly all of what the U-Net sees is
@@ -61,26 +61,26 @@ def with_measured_prediction(
     note: Path,
     environ: Mapping[str, str],
     stop: StopRequest,
-    say: Callable[[str, str], None],
+    report: Callable[[str, str], None],
 ) -> Prepared:
     """The run with its base's prediction measured, where it was only assumed and a card is there.
 
-    What was measured is kept in `note`, for later attempts of the run: they train the same.
+    The measurement is stored in the file `note`, so that later attempts train the same.
     """
     base = prepared.base
     if base.prediction_from or base.family != "sdxl" or prepared.plan.device != "cuda":
         return prepared
     measured = _noted(note)
     if measured is None:
-        say("base model", "nothing in it says what it predicts: measured on two pictures")
+        report("base model", "it does not state what it predicts: measured on two pictures")
         measured = measure(prepared, environ=environ, stop=stop)
     if measured is None:
-        say("base model", f"it could not be measured; {ASSUMED.text}")
+        report("base model", f"it could not be measured; {ASSUMED.text}")
         return prepared
     write_json(
         note, {"as_noise": measured.as_noise, "as_v": measured.as_v, "nothing": measured.nothing}
     )
-    say("base model", f"error as noise {measured.as_noise:.2f}, as v {measured.as_v:.2f}")
+    report("base model", f"error as noise {measured.as_noise:.2f}, as v {measured.as_v:.2f}")
     return measured_run(prepared, measured)
 
 
@@ -164,7 +164,7 @@ def _job(prepared: Prepared, folder: Path) -> TrainJob:
 
 def _notice(found: Prediction) -> Problem:
     name = PREDICTION_NAMES[found]
-    text = msg("nothing in the base says what it predicts: measured, it predicts {name}", name=name)
+    text = msg("the base does not state what it predicts: measured, it predicts {name}", name=name)
     fix = NO_TEXT
     if found == "v_prediction":
         fix = msg("if its page speaks of zero terminal SNR, set zero_terminal_snr = true")

@@ -20,13 +20,8 @@ from tenner.hardware.host import inspect_host
 from tenner.hardware.prices import Price
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import Trial, Tried
-from tenner.pipeline.captioning import (
-    PINNED_NAMES,
-    draft_missing,
-    drafts_folder,
-    kind_for,
-    python_for,
-)
+from tenner.pipeline.drafting import MODEL_NAMES, python_for
+from tenner.pipeline.run_captions import draft_missing, drafts_folder, kind_for
 from tenner.pipeline.start_files import with_start_files
 from tenner.planning.decision import Findings, choose_device, make_plan
 from tenner.planning.expectation import over_budget
@@ -225,7 +220,7 @@ def dataset_request(
         num_repeats=settings.num_repeats,
         caption_extension=settings.caption_extension,
         drafts=drafts_folder(settings) if kind else None,
-        drafted_by=PINNED_NAMES[kind] if kind else "",
+        drafted_by=MODEL_NAMES[kind] if kind else "",
         resolution=resolution,
         enable_bucket=settings.enable_bucket,
         min_bucket_reso=settings.min_bucket_reso,

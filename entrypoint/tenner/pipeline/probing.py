@@ -2,11 +2,11 @@
 plan is made anew with what the card really had to give.
 
 Done where `batch_size = "max"` fills the card, and where `"auto"` leans on a model that is unsure.
-Two steps, since optimizers keep their state from the first on. The built-in trainer tells the peak
-of its second step, to which CUDA's context is added; what came before it (the VAE, the search for
-the fastest convolutions) is not in it. With sd-scripts memory is read from nvidia-smi while it
-works, and holds all that the process took. Where nothing can be read the memory model's word
-stands; a batch that turns out too large is halved by the run itself.
+Two steps, since optimizers keep their state from the first on. The built-in trainer reports the
+peak of its second step, to which CUDA's context is added; what came before it (the VAE, the search
+for the fastest convolutions) is not in it. With sd-scripts memory is read from nvidia-smi while it
+works, and holds all that the process took. Where nothing can be read the memory model's estimate
+is used; a batch that turns out too large is halved by the run itself.
 """
 
 import shutil
@@ -38,7 +38,7 @@ from tenner.supervision.supervise import Control, StopRequest, follow
 STEPS = 2
 _EVERY_SECONDS = 0.2
 _LEAST_SHARE = 0.3
-"""Less than this share of the model's word is no measurement: another process ended meanwhile, or
+"""Less than this share of the estimate is no measurement: another process ended meanwhile, or
 the steps came between two looks."""
 TOO_MUCH = 1.25
 """How far off the model is taken to be where the step ran out of memory."""
@@ -62,7 +62,7 @@ _NO_MATTER_OF_MEMORY = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What two steps took, in 1e9 bytes; None where the card did not say."""
+    """What two steps took, in 1e9 bytes; None where the card did not report it."""
 
     used_gb: float | None
     out_of_memory: bool = False
@@ -73,7 +73,7 @@ def with_measured_batch(
     *,
     environ: Mapping[str, str],
     stop: StopRequest,
-    say: Callable[[str, str], None],
+    report: Callable[[str, str], None],
     session: Session = ALONE,
 ) -> Prepared:
     """The run with its batch corrected by measurement, where there is a reason to measure.
@@ -95,7 +95,7 @@ def with_measured_batch(
     batch, key = plan.options.train_batch_size, _what_is_measured(prepared)
     correction, known = (session.corrections or {}).get(key), msg("an earlier run here measured it")
     if correction is None:
-        say("machine", f"measuring the memory of a step at batch {batch}: {why}")
+        report("machine", f"measuring the memory of a step at batch {batch}: {why}")
         session.empty_card()
         probe = measure(prepared, environ=environ, stop=stop)
         correction = correction_of(probe, modelled)
@@ -105,23 +105,23 @@ def with_measured_batch(
             else msg("took {used_gb} GB", used_gb=f"{probe.used_gb or 0:.1f}")
         )
         known = msg(
-            "measured: batch {batch} {said}, the model said {modelled} GB",
+            "measured: batch {batch} {outcome}, the model estimated {modelled} GB",
             batch=batch,
-            said=outcome,
+            outcome=outcome,
             modelled=f"{modelled:.1f}",
         )
     if correction is None:
-        say("machine", msg("the card told nothing of use: the memory model's word stands"))
+        report("machine", msg("the card reported no memory: the model's estimate is used"))
         return prepared
     if session.corrections is not None:
         session.corrections[key] = correction
     choice = Choice(
         name="memory",
-        value=msg("{correction} of the model's word", correction=f"{correction:.2f}"),
+        value=msg("{correction} of the model's estimate", correction=f"{correction:.2f}"),
         reason=known,
     )
     plan = plan_again(prepared, correction=correction)
-    say("machine", f"{known}; trained at batch {plan.options.train_batch_size}")
+    report("machine", f"{known}; trained at batch {plan.options.train_batch_size}")
     return replace(prepared, plan=replace(plan, choices=(*plan.choices, choice)))
 
 
@@ -137,7 +137,7 @@ def reason_to_measure(
 ) -> str:
     """Why the plan's memory is measured before the training; empty where there is no need. Pure.
 
-    A number is the user's own word, and a card that hides its memory tells nothing.
+    There is none where the user set a number, or where the card does not report its memory.
     """
     if isinstance(batch_size, int) or needed_gb is None or not free_gb:
         return ""
@@ -145,7 +145,7 @@ def reason_to_measure(
         return msg("max fills the card")
     if needed_gb > free_gb * HEADROOM * (1 - MODEL_ERROR):
         return msg(
-            "the model says {needed_gb} of {free_gb} GB, within its own error",
+            "the model estimates {needed_gb} of {free_gb} GB, within its own error",
             needed_gb=f"{needed_gb:.1f}",
             free_gb=f"{free_gb:.1f}",
         )
@@ -206,7 +206,7 @@ def measure(prepared: Prepared, *, environ: Mapping[str, str], stop: StopRequest
 
 
 def _peak_reported(events: Sequence[Event]) -> float | None:
-    """What the engine itself said of its steps' peak, with CUDA's context."""
+    """The peak of a step as the engine reported it, with CUDA's context, in 1e9 bytes."""
     reported = [event for event in events if isinstance(event, MemoryUsed)]
     return reported[-1].reserved_bytes / 1e9 + CONTEXT_GB if reported else None
 

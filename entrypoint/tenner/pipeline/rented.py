@@ -14,7 +14,7 @@ from tenner.ui.notify import Notifier
 
 @dataclass(kw_only=True)
 class Rented:
-    """`host` is None where nothing tells of one: then only a command of the user's ends it."""
+    """The machine that a run rents. Without a known `host` only a command of the user's ends it."""
 
     host: Host | None
     settings: Settings
@@ -23,10 +23,10 @@ class Rented:
     known: Price | None = None
 
     def price(self) -> Price | None:
-        """What an hour costs, by the user's word or the host's; None where neither says.
+        """Dollars an hour, set by the user or reported by the host; None where neither is.
 
-        A book's price is an estimate, and no reason to stop a run. Raises SettingsError where the
-        host refuses the key that the end action needs.
+        A price of the price list is an estimate, and no reason to stop a run. Raises SettingsError
+        where the host refuses the key that the end action needs.
         """
         price, problems = fetch_price(self.settings, self.host)
         if errors_in(problems):
@@ -40,7 +40,7 @@ class Rented:
         return self.known
 
     def end(self) -> None:
-        """End the machine as requested. That it goes on costing is reported loudly."""
+        """End the machine as requested. A failure is logged, shown and sent: it costs money."""
         self.news.flush()
         problem = end_host(
             self.settings,

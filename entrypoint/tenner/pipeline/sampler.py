@@ -1,4 +1,4 @@
-"""Draws a run's LoRA: the guide's grid at its end, chosen epochs while it trains."""
+"""Draws samples of a run's LoRA: the guide's grid at its end, chosen epochs while it trains."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ class Sampler:
     ) -> Drawn | None:
         """Draw on the device that the run trains on; None, with a warning, where that failed.
 
-        `beside` says where to draw while a training goes on: then only warnings are reported, and
-        on a CPU half of the cores are left to it.
+        `beside` is the device to use while the training runs: then only warnings are reported, and
+        a CPU gives half of its cores to the training.
         """
         prepared, context = self.prepared, self.context
         cpus = num_cpus(prepared.machine)
@@ -91,7 +91,7 @@ class Sampler:
 
 
 def start_behind(command: Command, environ: Mapping[str, str]) -> Command:
-    """A process of its own that stands behind the training."""
+    """The command with low priority, so that it does not slow the training."""
     del environ
     return with_low_priority(command)
 
@@ -143,7 +143,7 @@ def early_sampler(
         settings=settings,
         plan=plan,
         run_dir=run_dir,
-        room=_free_memory(prepared, context),
+        free_memory=_free_memory(prepared, context),
         draw=draw_checkpoint,
         emit=context.emit,
         on_sample=on_sample,
@@ -151,7 +151,7 @@ def early_sampler(
 
 
 def _free_memory(prepared: Prepared, context: RunContext) -> Callable[[], FreeMemory]:
-    """Asks what the machine has left, now."""
+    """A function that measures the free memory of card and machine when it is called."""
 
     def measure() -> FreeMemory:
         environ = {**context.environ, **prepared.machine.child_env}

@@ -40,7 +40,7 @@ def own_engine(
     """The built-in trainer for this plan. Each attempt's job is written to the run's `job.json`.
 
     `tokenizers` is the folder of CLIP's tokenizers, for a base that brings none; `latents` one
-    where encoded pictures are kept, for other runs too.
+    of cached latents, shared with other runs.
     """
     job = train_job(plan, run_dir, items=items, num_threads=cpus if plan.device == "cpu" else None)
     job = replace(job, validation_items=tuple(held_out))
@@ -70,8 +70,8 @@ def own_engine(
 
 
 def train_items(dataset: Dataset, *, random_crop: bool = False) -> tuple[TrainItem, ...]:
-    """The dataset as the built-in trainer takes it: every image with its bucket and cut, or to be
-    cut at places that are drawn."""
+    """The dataset as the built-in trainer takes it: every image with its bucket and crop, or to be
+    cropped at random positions."""
     found: list[TrainItem] = []
     for image in dataset.images:
         at = dataset.bucket_of(image)
@@ -170,8 +170,8 @@ def sd_scripts_engine(
 def _prompts_file(plan: Plan, run_dir: RunDir) -> Path | None:
     """The prompts as a file, where sd-scripts is to draw samples itself. Raises OSError."""
     prompts = plan.options.sample_prompts
-    draws = ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
-    if prompts is None or not any(map(plan.options.only_sd_scripts, draws)):
+    schedule = ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
+    if prompts is None or not any(map(plan.options.only_sd_scripts, schedule)):
         return None
     file = run_dir.path.absolute() / "sample_prompts.txt"
     write_atomically(file, "".join(f"{line}\n" for line in prompts))

@@ -202,15 +202,15 @@ def _uneven(lora: LoraFile, settings: Settings, engine: EngineName | None) -> It
 
 
 def _held_to(request: Request, key: str, value: float) -> Iterator[Problem]:
-    """A value of the file, against what the user said; a preset's is only a proposal."""
+    """Problems of a setting that differs from the file's value; a preset's is only a proposal."""
     requested, source = getattr(request.settings, key), request.source(key)
     if requested == value:
         return
     if source != "default" and not source.startswith("preset"):
         text = msg(
-            "{key} = {asked} ({source}), but network_weights has {value}",
+            "{key} = {requested} ({source}), but network_weights has {value}",
             key=key,
-            asked=f"{requested:g}",
+            requested=f"{requested:g}",
             source=source,
             value=f"{value:g}",
         )

@@ -1,7 +1,7 @@
-"""Ends a run early when its loss says so, if the user wants that: as `touch RUN/STOP` does.
+"""Ends a run early by its loss curve if `stop_when` is set, in the way of `touch RUN/STOP`.
 
-The curve is read at the end of each epoch, and only what is seen at two ends in a row counts:
-reading again and again would find by chance, sooner or later, what one reading seldom finds.
+The curve is read at the end of each epoch, and only the same result at two ends in a
+row counts: one of many readings would sooner or later give it by chance.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ IN_A_ROW = 2
 
 @dataclass(kw_only=True)
 class StopWhen:
-    """Hears of epochs; `wanted` is the reading that ends the run, `never` for none."""
+    """Handles the run's events; `condition` is the reading that ends the run, `never` for none."""
 
     condition: str
     run_dir: RunDir
@@ -32,7 +32,7 @@ class StopWhen:
         if self.condition == "never" or self._requested or not isinstance(event, EpochEnd):
             return
         if event.epoch >= event.num_epochs - 1:
-            return  # it ends by itself
+            return  # it ends then anyway
         curve = self.curve()
         reading: Reading = read_curve(curve.steps, curve.losses).reading
         self._seen = self._seen + 1 if reading == self.condition else 0

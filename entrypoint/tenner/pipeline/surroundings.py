@@ -1,4 +1,4 @@
-"""What stands around a run: secrets, the host that rents the machine out, destinations.
+"""What surrounds a run: secrets, the host that rents the machine out, destinations.
 
 Read from settings and environment alone, and judged the same by `plan` and by `train`.
 """
@@ -29,7 +29,7 @@ class Surroundings:
 
 
 def read_surroundings(settings: Settings, environ: Mapping[str, str]) -> Surroundings:
-    """All of it. Asks nobody, and raises nothing that is wrong."""
+    """Read all of it. Makes no request; faults are returned among `problems`, not raised."""
     secrets, problems = secrets_from(environ)
     host = find_host(environ, secrets)
     destinations, wrong = parse_destinations(settings.destinations)

@@ -46,7 +46,7 @@ def tracking(attempt: Attempt) -> Tracking:
 
 
 def _decided(attempt: Attempt) -> dict[str, object]:
-    """Settings as they leave this machine, with what the plan decided in their place."""
+    """Settings without secrets and local paths, with the values that the plan decided."""
     values = published(attempt.prepared.settings).model_dump()
     decided = attempt.plan.options.by_name()
     shown = {key: decided.get(key, value) for key, value in values.items()}

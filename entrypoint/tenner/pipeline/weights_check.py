@@ -44,8 +44,9 @@ class Judged:
 def judge_weights(
     prepared: Prepared, run_dir: RunDir, context: RunContext, trained: Trained
 ) -> Judged:
-    """Measure and judge the final weights, and tell it. Weights that cannot be measured are a
-    warning: they are whole and finite, which was looked at before."""
+    """Measure and judge the final weights, and emit the results.
+
+    Weights that cannot be measured are a warning: they were found whole and finite before."""
     job = _job(prepared, run_dir, trained)
     context.begin("measuring", "the weights")
     measured = _measured(job, prepared, run_dir, context)
@@ -61,7 +62,7 @@ def judge_weights(
     facts, errors = weights_facts(measured), errors_in(problems)
     if not errors:
         return Judged(facts=facts)
-    note = Problem(text=msg("its files are kept in {path}", path=run_dir.path), level="note")
+    note = Problem(text=msg("its files are in {path}", path=run_dir.path), level="note")
     return Judged(facts=facts, error=TrainingError(problems=[*errors, note]))
 
 

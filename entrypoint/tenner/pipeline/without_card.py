@@ -118,7 +118,7 @@ def judge_without_card(
 
 
 def _access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """What keeps this user from a gated base, asked of the Hub."""
+    """Why the Hub refuses this user a gated base; empty where it does not."""
     if not known.is_gated:
         return ()
     from tenner.base.source.access import access_problems
@@ -132,7 +132,7 @@ def _base(
     problems: list[Problem],
     heads_into: Path | None,
 ) -> Base | None:
-    """The base where it is here, or its files' heads can be read, with what the settings say."""
+    """The base, if it is on this machine or its files' headers can be read; settings applied."""
     models_dir = Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR)
     base, name = None, settings.base_model
     describes = heads_into is not None and "://" in name and known_base(name) is None
@@ -161,7 +161,7 @@ def _trainer(
     family: Family | None,
 ) -> tuple[EngineName, Path | None]:
     """The trainer, with its Python where it is this machine's; sd-scripts, as the image has it,
-    where nothing says otherwise."""
+    where nothing decides otherwise."""
     noise = "" if base is None or base.betas.is_usual else str(base.betas)
     tiny, name = bool(base and base.is_tiny), None
     try:
@@ -179,7 +179,7 @@ def _trainer(
 def judge_shape(
     judged: Judged, ground: Ground, *, shaped: Shaped | None = None
 ) -> tuple[Problem, ...]:
-    """What the rules say of values that the card and the dataset decide, and the optimizer itself
+    """Problems of the values that card and dataset decide, by the rules and by the optimizer itself
     where it is installed here.
 
     Raises SettingsError or MachineError where the job cannot be had on the card.

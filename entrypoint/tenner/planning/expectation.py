@@ -238,7 +238,7 @@ def _judged(
 
 
 def _by(price: Price) -> str:
-    names = {"asked": msg("as you said"), "host": msg("as the host says")}
+    names = {"set": msg("as you set it"), "host": msg("as the host reports")}
     return names.get(price.kind) or msg(
         "{provider}: {source}", provider=price.provider or msg("price book"), source=price.source
     )

@@ -57,7 +57,7 @@ def deliver_run(
         )
     except DeliveryError as error:
         retry = Problem(
-            text=msg("the files are kept in {path}", path=run_dir.path),
+            text=msg("the files are in {path}", path=run_dir.path),
             fix=msg("when the cause is fixed: tenner deliver {path}", path=run_dir.path),
         )
         raise DeliveryError(problems=[*error.problems, retry]) from error

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tenner.base.model import find_local_base, inspect_base, not_found
+from tenner.base.inspection import inspect_base
+from tenner.base.local import find_local_base, not_found
 from tenner.base.tiny import base_dir
 from tenner.core.errors import SettingsError
 from tenner.engines.choice import choose_engine

@@ -11,7 +11,7 @@ import pytest
 
 from tenner.base import prediction
 from tenner.base.choice import settle_prediction
-from tenner.base.model import inspect_base
+from tenner.base.inspection import inspect_base
 from tenner.base.tiny import base_dir
 from tenner.base.tokenizers import open_clip_tokenizer, tokenizer_names, write_clip_tokenizers
 from tenner.core.errors import SettingsError

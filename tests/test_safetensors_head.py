@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tenner.base.model import find_local_base, inspect_base
+from tenner.base.inspection import inspect_base
+from tenner.base.local import find_local_base
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.safetensors_head import data_start, read_safetensors_header, tensor_entries
 from tenner.core.weights import Weights, inspect_weights

@@ -24,7 +24,7 @@ from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account
 from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
 
-from tenner.base.model import inspect_base
+from tenner.base.inspection import inspect_base
 from tenner.base.source import FetchedBase, fetch_base, parse_base_address
 from tenner.base.source.access import access_problems
 from tenner.base.tiny import base_dir
@@ -201,7 +201,7 @@ def test_a_login_page_with_status_200_is_reported_by_its_type_too(
 def test_a_wrong_sha256_is_reported_and_nothing_stays(site: Site, tmp_path: Path) -> None:
     site.files["/model.safetensors"] = content = checkpoint()
     requested = f"{site.url}/model.safetensors"
-    assert "not the file that was meant" in refusal(requested, tmp_path, sha256="0" * 64)
+    assert "not the expected file" in refusal(requested, tmp_path, sha256="0" * 64)
     right = hashlib.sha256(content).hexdigest().upper()
     assert fetch(requested, tmp_path, sha256=right).path.is_file()
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_from_the_hub_is_held_to_its_hash_and_kept(hub: Hub, tmp_pa
     assert base.hub_id == "me/model"
     (digest,) = [each for each in hub.state.large if hub.state.large[each] == content]
     hub.state.large[digest] = content[:-1] + bytes([content[-1] ^ 1])
-    with pytest.raises(SettingsError, match="not the file that was meant"):
+    with pytest.raises(SettingsError, match="not the expected file"):
         fetch("hf://me/model", tmp_path / "new", secrets=secrets, environ=hub_env(hub))
     away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     saved = fetch("hf://me/model", tmp_path, secrets=secrets, environ=away)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tenner.base.choice import find_base
-from tenner.base.model import Base, inspect_base
+from tenner.base.inspection import inspect_base
+from tenner.base.model import Base
 from tenner.base.source import fetch_base, fetch_heads, parse_base_address
 from tenner.base.tiny import base_dir
 from tenner.core.errors import SettingsError
@@ -158,7 +159,7 @@ def test_a_named_base_is_known_without_a_network(tmp_path: Path, name: str) -> N
     assert (base.prediction, base.is_tiny) == ("epsilon", False)
     assert "is not on this machine: planned by what is known of" in base.notices[-1].text
     wrong = Settings(dataset="x", base_model=name, base_model_sha256="0" * 64)
-    with pytest.raises(SettingsError, match="not the file that was meant"):
+    with pytest.raises(SettingsError, match="not the expected file"):
         described(wrong, tmp_path, **away)
 
 

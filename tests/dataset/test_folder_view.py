@@ -10,8 +10,9 @@ from pictures import picture, write_set
 from PIL import Image
 
 from tenner.dataset import DatasetRequest, inspect_dataset
+from tenner.dataset.folder_name import read_folder_name
 from tenner.dataset.listing import classify
-from tenner.dataset.view import build_view, read_folder_name, subset_view
+from tenner.dataset.view import build_view, subset_view
 
 
 def view(*paths: str, root: str = "training_data", num_repeats: int | None = None):

@@ -75,7 +75,7 @@ def test_the_archives_checksum_and_size_are_held(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "toy.zip", "w") as packed:
         for path in (tmp_path / "10_toy").iterdir():
             packed.write(path, f"10_toy/{path.name}")
-    assert "is not the file that was meant" in refused("--dataset_sha256", "0" * 64)
+    assert "is not the expected file" in refused("--dataset_sha256", "0" * 64)
     assert "unpacks to more than" in refused("--max_dataset_gb", "0.000001")
     assert checked(capsys, "--dataset", "toy.zip")["num_images"] == 2
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from scripts.families_table import PAGE, written
-from tenner.base.model import inspect_base, known_shape
+from tenner.base.inspection import inspect_base
+from tenner.base.model import known_shape
 from tenner.core.errors import MachineError, SettingsError
 from tenner.engines.choice import possible_engine
 from tenner.families import FAMILIES, family_of_shapes, known_bases

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from tenner.base.model import find_local_base
+from tenner.base.local import find_local_base
 from tenner.base.tiny import base_dir
 from tenner.lora_files.base_tensors import base_weights
 from tenner.lora_files.measured import Measured, MeasureJob, PartMeasure

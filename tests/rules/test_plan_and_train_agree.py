@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tenner.base.model import inspect_base
+from tenner.base.inspection import inspect_base
 from tenner.base.tiny import base_dir
 from tenner.cli.check import run_check
 from tenner.cli.plan import print_plan

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from program import StandIn, sparse_base
 
-from tenner.base.model import Base, inspect_base
+from tenner.base.inspection import inspect_base
+from tenner.base.model import Base
 from tenner.core.errors import Problem
 from tenner.core.events import StateSaved, Warned
 from tenner.core.run_dir import RunDir

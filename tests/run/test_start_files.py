@@ -11,7 +11,7 @@ import pytest
 from program import Machine, StandIn
 from safetensors.numpy import load_file, save_file
 
-from tenner.base.model import inspect_base
+from tenner.base.inspection import inspect_base
 from tenner.base.tiny import base_dir
 from tenner.lora_files.base_modules import adaptable_modules
 

@@ -7,16 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenner.base.further import Search, find_further, named_problems
-from tenner.base.model import (
-    SIDES,
-    Base,
-    find_local_base,
-    hold_to_sha256,
-    inspect_base,
-    known_shape,
-    not_found,
-    with_evidence,
-)
+from tenner.base.inspection import inspect_base
+from tenner.base.local import find_local_base, hold_to_sha256, not_found
+from tenner.base.model import SIDES, Base, known_shape, with_evidence
 from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
 from tenner.core.errors import Problem, SettingsError
@@ -242,7 +235,7 @@ def _hold_to_known_sha256(address: "BaseAddress", settings: Settings, known: str
     if meant and known and meant != known:
         raise SettingsError(
             msg(
-                "{address} is not the file that was meant: its SHA-256 is {found}",
+                "{address} is not the expected file: its SHA-256 is {found}",
                 address=address,
                 found=known,
             ),

@@ -7,19 +7,28 @@ Ghostscript), with bounds on bytes and pixels, so that no file takes the machine
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageCms
+from PIL import Image
 
 from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.dataset import measure
 from tenner.dataset.facts import ImageFacts, Unreadable
+from tenner.dataset.pixels import (
+    foreign_profile,
+    is_transparent,
+    orientation_of,
+    over_color,
+    to_8_bit,
+    to_srgb,
+    upright,
+    viewable,
+)
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "TGA",
            "JPEG2000")  # fmt: skip
@@ -33,7 +42,6 @@ BIG_PIXELS = 24_000_000
 """Above this, one image at a time: eight bytes a pixel in several workers is a gigabyte."""
 MIN_SIDE = 8
 """The VAE makes one latent of 8x8 pixels; a smaller file is a tracking pixel, not a picture."""
-ORIENTATION = 0x0112
 HEAD_BYTES = 512
 """What of a file says that it is none of a picture."""
 ZEROS_AT_LEAST = 512
@@ -204,7 +212,7 @@ def _facts(
 ) -> ImageFacts:
     orientation = orientation_of(image)
     frames = int(getattr(image, "n_frames", 1))
-    small = _upright(_shrunk(_viewable(image), size, factor), orientation)
+    small = upright(_shrunk(viewable(image), size, factor), orientation)
     grey = small.convert("L")
     darkest, brightest = measure.percentiles(grey)
     if thumb is not None:
@@ -231,30 +239,6 @@ def _facts(
     )
 
 
-def orientation_of(
-    image: Image.Image, *, read: Callable[[Image.Image], Image.Exif] | None = None
-) -> int:
-    """EXIF's number for how the picture is to be turned, 1 to 8; `read` gives the EXIF data."""
-    try:
-        value = (read(image) if read else image.getexif()).get(ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  broken EXIF is no reason to refuse the pixels
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-    return image.transpose(turns[orientation]) if orientation in turns else image
-
-
 def _needs(image: Image.Image, orientation: int, frames: int) -> tuple[str, ...]:
     needs: list[str] = []
     if orientation != 1:
@@ -274,83 +258,17 @@ def _needs(image: Image.Image, orientation: int, frames: int) -> tuple[str, ...]
     return tuple(needs)
 
 
-def is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is not opaque."""
-    if "A" in image.getbands():
-        lowest = image.getchannel("A").getextrema()[0]
-        return isinstance(lowest, (int, float)) and lowest < 255
-    return "transparency" in image.info
-
-
-def foreign_profile(image: Image.Image) -> "ImageCms.ImageCmsProfile | None":
-    """The embedded colour profile, where it is a readable one and not sRGB."""
-    data = image.info.get("icc_profile")
-    if not isinstance(data, bytes) or not data:
-        return None
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(data))
-        name = ImageCms.getProfileDescription(profile)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
-    return None if "srgb" in name.lower().replace(" ", "") else profile
-
-
 def viewable_picture(path: Path) -> Image.Image | str:
     """The picture of a file as a human sees it, upright and in 8-bit RGB, or why there is none."""
     try:
         image = _open(_read(path), alone=True)
         image.load()
-        shown = to_srgb(image) if foreign_profile(image) is not None else _viewable(image)
-        return _upright(_viewable(shown), orientation_of(image)).convert("RGB")
+        shown = to_srgb(image) if foreign_profile(image) is not None else viewable(image)
+        return upright(viewable(shown), orientation_of(image)).convert("RGB")
     except UnusableImage as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
         return why_broken(error)
-
-
-def _viewable(image: Image.Image) -> Image.Image:
-    """A mode that can be shrunk and measured: RGB, RGBA or L."""
-    if image.mode in ("RGB", "L"):
-        return image
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return over_color(image, "#ffffff")
-    if image.mode.startswith("I") or image.mode == "F":
-        return to_8_bit(image)
-    return image.convert("RGB")
-
-
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or float, as 8-bit grey: by the format's range, else by its own."""
-    lowest, highest = (float(value) for value in image.getextrema())  # pyright: ignore
-    if image.mode != "F" and lowest >= 0 and highest <= 255:
-        return image.convert("L")
-    bottom, top = (0.0, 65535.0) if lowest >= 0 and 1 < highest <= 65535 else (lowest, highest)
-    scale = 255.0 / (top - bottom) if top > bottom else 0.0
-    return image.convert("F").point(lambda value: value * scale - bottom * scale).convert("L")
-
-
-def over_color(image: Image.Image, color: str) -> Image.Image:
-    """The picture composited on a colour."""
-    layer = image.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, color)
-    ground.alpha_composite(layer)
-    return ground.convert("RGB")
-
-
-def to_srgb(image: Image.Image) -> Image.Image:
-    """8-bit sRGB through the embedded profile, or by the plain formula where there is none."""
-    profile = foreign_profile(image)
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
-    if profile is not None:
-        try:
-            source = image.convert("RGB") if image.mode == "P" else image
-            srgb = ImageCms.createProfile("sRGB")  # pyright: ignore
-            converted = ImageCms.profileToProfile(source, profile, srgb, outputMode=mode)  # pyright: ignore
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None
-        if converted is not None:
-            return converted
-    return image.convert(mode)
 
 
 def _masked(image: Image.Image, mask: Path) -> Image.Image:
@@ -389,7 +307,7 @@ def convert(
     if "alpha" in needs:
         keeps_alpha = keep_alpha and mask is None
         clean = clean.convert("RGBA") if keeps_alpha else over_color(clean, alpha_color)
-    clean = _upright(clean, orientation_of(image))
+    clean = upright(clean, orientation_of(image))
     if mask is not None:
         clean = _masked(clean, mask)
     if clean.mode not in ("RGB", "RGBA", "L"):

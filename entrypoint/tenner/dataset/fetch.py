@@ -148,7 +148,7 @@ def _digest(archive: Path, request: DatasetRequest) -> str:
     if request.sha256 and digest != request.sha256.lower().removeprefix("sha256:"):
         raise DatasetError(
             msg(
-                "{name} is not the file that was meant: its SHA-256 is {digest}",
+                "{name} is not the expected file: its SHA-256 is {digest}",
                 name=archive.name,
                 digest=digest,
             ),

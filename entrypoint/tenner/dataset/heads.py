@@ -24,10 +24,10 @@ from tenner.dataset.decode import (
     check_tail,
     closed_words,
     open_picture,
-    orientation_of,
     why_broken,
 )
 from tenner.dataset.facts import ImageFacts, Unreadable, facts_from_json
+from tenner.dataset.pixels import orientation_of
 from tenner.dataset.workers import WorkerPool, path_field
 
 _LATE_TEXT = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")

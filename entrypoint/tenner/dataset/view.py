@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tenner.core.messages import Message, msg, plural
 from tenner.dataset.findings import FileIssue, Finding, names, printable
+from tenner.dataset.folder_name import FolderName, read_folder_name
 from tenner.dataset.listing import FileEntry
 from tenner.dataset.request import DEFAULT_REPEATS
 from tenner.settings.subsets import MOST_REPEATS
@@ -21,15 +22,6 @@ MANY_REPEATS = 200
 """Above this the number is more likely a year or a count than a wish."""
 
 EXAMPLE = msg("put images and captions like this: training_data/10_my_cat/photo1.jpg + photo1.txt")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderName:
-    """A folder name read by the convention. `exact` is how kohya's tools themselves read it."""
-
-    num_repeats: int
-    concept: str
-    exact: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +44,6 @@ class View:
     findings: tuple[Finding, ...] = ()
     left_out: tuple[FileIssue, ...] = ()
     mended: tuple[FileIssue, ...] = ()
-
-
-def read_folder_name(name: str) -> FolderName | None:
-    """`10_cat` -> 10 x "cat"; `10 cat` and `10-cat` the same, but not `exact`; else None."""
-    exact = re.fullmatch(r"\s*([+-]?\d+)\s*(?:_(.*))?", name, re.DOTALL)
-    if exact:
-        repeats = int(exact[1])
-        return FolderName(num_repeats=repeats, concept=exact[2] or "", exact=True)
-    near = re.fullmatch(r"\s*(\d{1,3})\s*[x×]?\s*[-–—._ ]\s*[-_]?\s*([^\d\s].*)", name, re.DOTALL)
-    if near:
-        return FolderName(num_repeats=int(near[1]), concept=near[2].strip(), exact=False)
-    return None
 
 
 @dataclass

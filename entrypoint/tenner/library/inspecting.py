@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tenner.base.choice import MODELS_DIR
-from tenner.base.model import Base, find_local_base, not_found
+from tenner.base.local import find_local_base, not_found
+from tenner.base.model import Base
 from tenner.base.tiny import base_dir
 from tenner.core.command import CHILD_DEFAULTS
 from tenner.core.errors import Problem, SettingsError, errors_in

@@ -17,9 +17,9 @@ from tenner.dataset.captioning.drafts import Drafts
 from tenner.dataset.captioning.models import Kind, kind_of
 from tenner.dataset.captions import find_caption_files
 from tenner.dataset.findings import FileIssue, names, printable
+from tenner.dataset.folder_name import read_folder_name
 from tenner.dataset.listing import FileEntry, list_files
 from tenner.dataset.metadata import read_metadata
-from tenner.dataset.view import read_folder_name
 from tenner.pipeline.drafting import (
     MODEL_NAMES,
     CaptionRequest,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base, known_notices
 from tenner.base.further import named_problems
-from tenner.base.model import Base, find_local_base, known_shape
+from tenner.base.local import find_local_base
+from tenner.base.model import Base, known_shape
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family

@@ -116,7 +116,7 @@ def check_sha256(path: Path, wanted: str, address: BaseAddress) -> None:
         path.unlink()
         raise SettingsError(
             msg(
-                "{address} is not the file that was meant: its SHA-256 is {found}",
+                "{address} is not the expected file: its SHA-256 is {found}",
                 address=address,
                 found=found,
             ),

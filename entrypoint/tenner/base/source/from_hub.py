@@ -287,7 +287,7 @@ def _fetch_one(
     except WrongFileError as error:
         raise SettingsError(
             msg(
-                "{address} is not the file that was meant: its SHA-256 is {found}",
+                "{address} is not the expected file: its SHA-256 is {found}",
                 address=address,
                 found=error.found,
             ),

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tenner.cli.main import main
 from tenner.core.run_dir import RunDir
+from tenner.families import FAMILIES
 from tenner.runs.civitai import base_model_name
 from tenner.sample.job import Cell, Sample, Samples
 
@@ -69,12 +70,26 @@ def test_a_run_is_packed_and_delivered_with_what_the_form_asks(run: RunDir) -> N
     [
         ("sd1", "stable-diffusion-v1-5/stable-diffusion-v1-5", "SD 1.5"),
         ("sd1", "CompVis/stable-diffusion-v1-4", "SD 1.4"),
-        ("sd2", "stabilityai/stable-diffusion-2-1", "SD 2.1 768"),
+        ("sd2", "stabilityai/stable-diffusion-2-1", "SD 2.1"),
+        ("sd2", "stabilityai/stable-diffusion-2-base", "SD 2.0"),
         ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "SDXL 1.0"),
         ("sdxl", "OnomaAIResearch/Illustrious-XL-v2.0", "Illustrious"),
         ("sdxl", "Laxhar/noobai-XL-1.1", "NoobAI"),
+        ("sdxl", "someone/chromaXL", "SDXL 1.0"),
+        ("sd35-medium", "mine.safetensors", "SD 3.5 Medium"),
+        ("flux", "black-forest-labs/FLUX.1-Krea-dev", "Flux.1 Krea"),
+        ("flux-schnell", "mine.safetensors", "Flux.1 S"),
+        ("flux", "someone/pony-flux", "Flux.1 D"),
+        ("lumina2", "Alpha-VLLM/Lumina-Image-2.0", "Lumina"),
+        ("anima", "circlestone-labs/Anima", "Anima"),
+        ("hunyuan-image", "tencent/HunyuanImage-2.1", "Other"),
         ("unheard", "of", "Other"),
     ],
 )
 def test_the_base_is_named_as_civitai_spells_it(family: str, name: str, civitai: str) -> None:
     assert base_model_name(family, name) == civitai
+
+
+def test_every_family_but_those_civitai_does_not_list_has_a_name() -> None:
+    unlisted = {family for family in FAMILIES if base_model_name(family, "") == "Other"}
+    assert unlisted == {"hunyuan-image"}

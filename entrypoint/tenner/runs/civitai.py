@@ -15,33 +15,33 @@ from tenner.core.temporary_files import part_of
 from tenner.runs.card import shown_samples
 from tenner.sample.job import SAMPLES_FILE, Samples
 
-_BY_WORD = (
-    ("pony", "Pony"),
-    ("noobai", "NoobAI"),
-    ("illustrious", "Illustrious"),
-    ("schnell", "Flux.1 S"),
-    ("krea", "Flux.1 Krea"),
-    ("chroma", "Chroma"),
-    ("3.5-large-turbo", "SD 3.5 Large Turbo"),
-    ("3.5-large", "SD 3.5 Large"),
-    ("3.5-medium", "SD 3.5 Medium"),
-    ("xl-turbo", "SDXL Turbo"),
-    ("lightning", "SDXL Lightning"),
-    ("v1-4", "SD 1.4"),
-    ("2-1-base", "SD 2.1"),
-    ("2-1", "SD 2.1 768"),
-    ("2-base", "SD 2.0"),
-)
-"""Civitai's names of bases, by a word in the base's own name; the first that is in it counts."""
-_BY_FAMILY = {
-    "sd1": "SD 1.5",
-    "sd2": "SD 2.1",
-    "sdxl": "SDXL 1.0",
-    "sd3": "SD 3",
-    "flux": "Flux.1 D",
-    "chroma": "Chroma",
-    "lumina": "Lumina",
+_NAMES = {
+    "sd1": ("SD 1.5", (("v1-4", "SD 1.4"), ("lcm", "SD 1.5 LCM"), ("hyper", "SD 1.5 Hyper"))),
+    "sd2": ("SD 2.1", (("2-1", "SD 2.1"), ("diffusion-2", "SD 2.0"))),
+    "sdxl": (
+        "SDXL 1.0",
+        (
+            *(("pony", "Pony"), ("noobai", "NoobAI"), ("illustrious", "Illustrious")),
+            *(("xl-turbo", "SDXL Turbo"), ("lightning", "SDXL Lightning"), ("hyper", "SDXL Hyper")),
+            ("lcm", "SDXL 1.0 LCM"),
+        ),
+    ),
+    "sd3": ("SD 3", ()),
+    "sd35-medium": ("SD 3.5 Medium", ()),
+    "sd35-large": ("SD 3.5 Large", (("large-turbo", "SD 3.5 Large Turbo"),)),
+    "flux": (
+        "Flux.1 D",
+        (("krea", "Flux.1 Krea"), ("kontext", "Flux.1 Kontext"), ("schnell", "Flux.1 S")),
+    ),
+    "flux-schnell": ("Flux.1 S", ()),
+    "chroma": ("Chroma", ()),
+    "lumina2": ("Lumina", ()),
+    "anima": ("Anima", ()),
 }
+"""Civitai's names of bases: each family's usual one, and those of its further bases by a word in
+the base's own name, the first that is in it. From `baseModelRecords` of civitai/civitai,
+packages/civitai-shared/src/basemodel.constants.ts at ebed661, 2026-08-08. Of SD 2.x it offers the
+names without 768 alone, and SD 3.x no more; HunyuanImage it does not list."""
 _DATE = (2026, 1, 1, 0, 0, 0)
 """Of every entry, so that equal content is an equal archive."""
 
@@ -50,8 +50,8 @@ def base_model_name(family: str, *names: str) -> str:
     """The base as Civitai spells it, by its names and else by its family; `Other` where it has no
     word for it."""
     whole = " ".join(names).lower().replace("_", "-")
-    by_word = next((civitai for word, civitai in _BY_WORD if word in whole), None)
-    return by_word or _BY_FAMILY.get(family, "Other")
+    usual, further = _NAMES.get(family, ("Other", ()))
+    return next((civitai for word, civitai in further if word in whole), usual)
 
 
 def archive_name(name: str) -> str:

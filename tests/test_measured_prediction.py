@@ -115,7 +115,9 @@ def test_the_plan_is_made_anew_with_what_was_measured(tmp_path: Path) -> None:
     assert any("measured, it predicts v" in text for text in reported)
 
 
-def test_it_is_measured_once_to_a_run_and_only_where_nothing_says_it(tmp_path: Path) -> None:
+def test_it_is_measured_once_to_a_run_and_only_where_the_base_does_not_state_it(
+    tmp_path: Path,
+) -> None:
     run = unknown_sdxl(prepared(tmp_path))
     note = tmp_path / "prediction.json"
     note.write_text(json.dumps({"as_noise": 1.9, "as_v": 1.8, "nothing": 0.9}))
@@ -124,7 +126,11 @@ def test_it_is_measured_once_to_a_run_and_only_where_nothing_says_it(tmp_path: P
 
         def looked_at(each: Prepared) -> Prepared:
             return with_measured_prediction(
-                each, note=note, environ={}, stop=stop, say=lambda name, text: messages.append(text)
+                each,
+                note=note,
+                environ={},
+                stop=stop,
+                report=lambda name, text: messages.append(text),
             )
 
         assert looked_at(run) is run  # undecided: as it was assumed

@@ -86,7 +86,7 @@ def crowded(facts: ReportFacts) -> ReportFacts:
             ),
             SettingFact(name="min_bucket_reso", value="256", source="default"),
         ),
-        choices=(ChoiceFact(name="bucket sides", value="256 to 1024", reason="as asked"),),
+        choices=(ChoiceFact(name="bucket sides", value="256 to 1024", reason="as set"),),
     )
 
 

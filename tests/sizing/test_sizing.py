@@ -256,7 +256,7 @@ def test_workers_follow_shared_memory_where_latents_are_not_cached() -> None:
     assert choose_workers(settings, ground(shm_mib=64), 4)[0] == 1
     assert choose_workers(settings, replace(ground(), cpus=2), 4)[0] == 1
     assert choose_workers(settings, ground(shm_mib=8), 4)[0] == 0
-    assert choose_workers(Settings(max_data_loader_n_workers=3), ground(), 4) == (3, "as asked")
+    assert choose_workers(Settings(max_data_loader_n_workers=3), ground(), 4) == (3, "as set")
 
 
 def test_the_largest_bucket_is_what_must_fit() -> None:

@@ -22,7 +22,7 @@ from tenner.ui.screen import make_screen
 
 screen = make_screen(price_per_hour=0.5, has_times=True)
 with screen:
-    screen.say("  steps: 400 (as asked)")
+    screen.say("  steps: 400 (as set)")
     screen.show_address("page", "http://127.0.0.1:8321/?token=" + "t" * 32)
     screen.show(Phase(name="loading", detail="the base model"))
     for step in range(1, 401):

@@ -94,7 +94,7 @@ def possible_engine(
             fix=msg("train with the built-in trainer (engine = 'native'), or remove ema"),
         )
     if requested == "native":
-        return "native", msg("as asked")
+        return "native", msg("as set")
     if tiny:
         return "native", msg("the tiny base is trained by the built-in one")
     if settings.ema:
@@ -112,7 +112,7 @@ def possible_engine(
             "sd-scripts cannot train the base's noise: {other_noise}", other_noise=other_noise
         )
     if requested == "sd-scripts":
-        return "sd-scripts", msg("as asked")
+        return "sd-scripts", msg("as set")
     return ("sd-scripts", only) if only else (None, "")
 
 

@@ -102,7 +102,7 @@ def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "t
     from tenner.dataset.inspection import hold_out
     from tenner.pipeline.without_card import judge_limits, judge_shape, likely_ground
     from tenner.planning.decision import too_few_left
-    from tenner.planning.kept_tags import kept_tags
+    from tenner.planning.keep_tokens import keep_tokens_for
     from tenner.planning.shaping import shape_run
 
     found, settings, trigger = list(judged.problems), judged.request.settings, result.trigger
@@ -115,7 +115,7 @@ def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "t
             ground = likely_ground(judged, machine, buckets)
             shaped = shape_run(settings, ground)
             found += judge_shape(judged, ground, shaped=shaped)
-            found += kept_tags(settings, trained, trigger)[1]
+            found += keep_tokens_for(settings, trained, trigger)[1]
             if machine.has_gpu and ground.device == "cuda":
                 found += judge_limits(judged, ground, shaped, trained, trigger)
         except SettingsError as error:

@@ -14,7 +14,7 @@ from tenner.hardware import Machine
 from tenner.hardware.prices import Price, price_of
 from tenner.planning.expectation import Expected, expect, expected_choices, few_updates
 from tenner.planning.family_defaults import family_choices, with_family_defaults
-from tenner.planning.kept_tags import kept_tags
+from tenner.planning.keep_tokens import keep_tokens_for
 from tenner.planning.learning_rate import RATES, rate_choice, rate_factor
 from tenner.planning.length import Length
 from tenner.planning.plan import Device, Plan, RunFacts, Shape, plan_run
@@ -24,7 +24,7 @@ from tenner.planning.sizing import CardMemory, Choice
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 
-_FEWEST_IMAGES = 20  # what the guide wants for the simplest concept
+_FEWEST_IMAGES = 20  # what the guide recommends for the simplest concept
 
 
 def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
@@ -42,10 +42,10 @@ def choose_device(settings: Settings, machine: Machine, base: Base) -> Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a plan is made of: what was found out of each part of a run.
+    """What a plan is made from: what was found out about each part of a run.
 
-    `resolution` is width and height, in pixels. `host_price` is what the host itself says this
-    machine costs, `broken` libraries of the trainer that do not work, with what they said.
+    `resolution` is width and height, in pixels. `host_price` is what the host reports that
+    this machine costs, `broken` are libraries of the trainer that do not work, with their errors.
     `correction` is the factor between the memory model and what was measured.
     """
 
@@ -128,7 +128,7 @@ def make_plan(findings: Findings) -> Plan:
         trigger=dataset.trigger,
         price=price,
     )
-    keep_tokens, about_tags = kept_tags(settings, dataset.images, dataset.trigger)
+    keep_tokens, about_tags = keep_tokens_for(settings, dataset.images, dataset.trigger)
     images = shaped.shape.images_per_update(settings.num_processes)
     few = few_updates(settings, expected, plan.length, images_per_update=images)
     return replace(
@@ -217,7 +217,7 @@ def too_few_left(
     small = Problem(
         text=msg(
             "{n} of {left} images are held out, and {left2} left to learn from: so few"
-            " mislead, and the training wants them",
+            " mislead, and the training needs them",
             n=len(held_out),
             left=left + len(held_out),
             left2=left,
@@ -242,6 +242,4 @@ def _device_name(machine: Machine, device: Device) -> str:
 
 
 def _why_device(device: Device) -> str:
-    return (
-        msg("found with nvidia-smi") if device == "cuda" else msg("asked for, or the base is tiny")
-    )
+    return msg("found with nvidia-smi") if device == "cuda" else msg("set, or the base is tiny")

@@ -95,7 +95,7 @@ def expect(
 
 
 def guide_seconds(card: Card, *, num_passes: int, is_sdxl: bool) -> float | None:
-    """What the guide's table would say for so many images seen, where it knows the card."""
+    """Seconds of so many image passes by the guide's table; None for a card not in it."""
     if card.guide_hours is None:
         return None
     factor = GUIDE_SDXL if is_sdxl else 1.0
@@ -230,7 +230,7 @@ def _judged(
     ways.append(msg("or raise {setting}", setting=raise_key))
     return [
         Problem(
-            text=msg("{said}, but this run takes {about}", said=limit, about=about),
+            text=msg("{limit}, but this run takes {about}", limit=limit, about=about),
             fix=joined(*ways),
             level="error" if surely else "warning",
         )

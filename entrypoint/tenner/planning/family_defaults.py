@@ -86,14 +86,14 @@ def family_choices(request: Request, base: Base, *, factor: float = 1.0) -> tupl
     def choice(name: str, value: str, key: str, default: Default[Any]) -> Choice:
         set_by_user = request.source(key) != "default"
         return Choice(
-            name=name, value=value, reason=msg("as asked") if set_by_user else default.reason
+            name=name, value=value, reason=msg("as set") if set_by_user else default.reason
         )
 
     assert settings.text_encoder_lr is not None
     rates = ", ".join(f"{scaled(rate, factor):g}" for rate in settings.text_encoder_lr)
     text = choice("text encoder", rates, "text_encoder_lr", own.text_encoder_lr_share)
     optimizer = find_optimizer(settings.optimizer_type)
-    if optimizer and not optimizer.groups_may_differ and "as asked" not in text.reason:
+    if optimizer and not optimizer.groups_may_differ and "as set" not in text.reason:
         text = replace(
             text, reason=msg("the U-Net's: {name} takes one rate for all", name=optimizer.name)
         )
@@ -145,16 +145,16 @@ def _prediction(base: Base) -> Choice:
         return Choice(
             name="prediction",
             value=value,
-            reason=msg("{prediction_from} says so", prediction_from=base.prediction_from),
+            reason=msg("by {prediction_from}", prediction_from=base.prediction_from),
         )
-    return Choice(name="prediction", value=value, reason=msg("assumed, as nothing says otherwise"))
+    return Choice(name="prediction", value=value, reason=msg("assumed, as nothing states it"))
 
 
 def _sides(request: Request, sides: str) -> Choice:
     if not request.settings.enable_bucket:
-        return Choice(name="bucket sides", value="one size", reason=msg("as asked"))
+        return Choice(name="bucket sides", value="one size", reason=msg("as set"))
     if request.source("max_bucket_reso") != "default":
-        return Choice(name="bucket sides", value=sides, reason=msg("as asked"))
+        return Choice(name="bucket sides", value=sides, reason=msg("as set"))
     reason = msg("pictures up to 4:1 keep the whole area of the resolution")
     return Choice(name="bucket sides", value=sides, reason=reason)
 

@@ -1,4 +1,4 @@
-"""The rules between options (`tenner.rules`) held against a request, and against its plan.
+"""The rules between options (`tenner.rules`) applied to a request, and to its plan.
 
 What the user wrote is judged when it is read (`settings.resolve`); here it is judged with the
 trainer and the family, before the base is fetched and the images are read, and with the plan.
@@ -27,7 +27,7 @@ from tenner.settings.view import view_of
 def judge_request(
     request: Request, *, trainer: EngineName, family: Family | None, python: Path | None = None
 ) -> tuple[Problem, ...]:
-    """What the rules say of what the user wrote, for this trainer and family.
+    """Problems of the user's settings by the rules, for this trainer and family.
 
     `python` is the trainer's, where it is on this machine.
     """
@@ -36,19 +36,21 @@ def judge_request(
 
 
 def _missing(request: Request, python: Path) -> tuple[str, ...]:
-    """The optimizer's and the network's packages that are not installed. bitsandbytes has a
-    stand-in."""
+    """The optimizer's and the network's packages that are not installed, without
+    bitsandbytes, which has a fallback."""
     optimizer = find_optimizer(request.settings.optimizer_type)
-    wanted = [optimizer.package] if optimizer else []
+    packages = [optimizer.package] if optimizer else []
     if request.settings.network_module == LYCORIS:
-        wanted.append("lycoris")
-    wanted = [each for each in wanted if each not in ("torch", "transformers", "bitsandbytes")]
-    return tuple(missing_modules(python, wanted)) if wanted else ()
+        packages.append("lycoris")
+    packages = [each for each in packages if each not in ("torch", "transformers", "bitsandbytes")]
+    return tuple(missing_modules(python, packages)) if packages else ()
 
 
 def judge_optimizer(request: Request, options: TrainOptions, python: Path) -> tuple[Problem, ...]:
-    """What the optimizer itself says of decided `options`, where the table does not know all of it:
-    it is not in the table, or the user gave it arguments."""
+    """Problems that the optimizer itself reports of decided `options`.
+
+    It is tried where the table does not cover it: it is not there, or the user set arguments.
+    """
     name = options.optimizer_type
     if find_optimizer(name) and "optimizer_args" not in request.set_at:
         return ()
@@ -62,7 +64,7 @@ def judge_optimizer(request: Request, options: TrainOptions, python: Path) -> tu
 
 
 def judge_plan(request: Request, plan: Plan) -> tuple[Problem, ...]:
-    """What the rules say of the decided values."""
+    """Problems of the decided values by the rules."""
     return judge_options(
         request,
         plan.options.by_name(),
@@ -80,8 +82,8 @@ def judge_options(
     family: Family | None,
     predicts_v: bool | None,
 ) -> tuple[Problem, ...]:
-    """What the rules say of decided `options`, where the base and what it predicts may be unknown:
-    None."""
+    """Problems of decided `options` by the rules. `family` and `predicts_v` are None where the base
+    is not known."""
     view = _view(request)
     return judge(
         replace(
@@ -115,7 +117,7 @@ def judge_early(
 
 
 def raise_errors(problems: tuple[Problem, ...]) -> None:
-    """Raises SettingsError with all that forbids going on."""
+    """Raises SettingsError with all errors among `problems`."""
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
 

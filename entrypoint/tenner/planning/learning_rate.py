@@ -89,7 +89,7 @@ def _unet_lr(settings: Settings) -> float:
 def rate_choice(settings: Settings, images_per_update: int, *, is_set: bool) -> Choice:
     """The U-Net's rate, and how it came about. `is_set`: the user set one of the rates."""
     rate, unet = rates_for(settings, images_per_update).unet_lr, _unet_lr(settings)
-    reason = msg("as asked") if is_set else msg("the usual one")
+    reason = msg("as set") if is_set else msg("the usual one")
     if rate != unet:
         rule = msg("square root of the images") if settings.scale_lr == "sqrt" else msg("images")
         reason = msg(

@@ -37,7 +37,7 @@ def length_reason(settings: Settings, length: Length) -> str:
     """Where the number of steps comes from, for the plan."""
     if settings.max_train_steps:
         return msg(
-            "as asked, about {num_epochs} epochs of {steps_per_epoch}",
+            "as set, about {num_epochs} epochs of {steps_per_epoch}",
             num_epochs=length.num_epochs,
             steps_per_epoch=length.steps_per_epoch,
         )

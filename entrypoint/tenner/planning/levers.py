@@ -99,8 +99,8 @@ def _batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice | None:
     if card.free_mib is not None and least > card.usable_gb:
         return None
     size = wish.batch_size if isinstance(wish.batch_size, int) else 1
-    asked = needed_gb(load, batch_size=size, gradient_checkpointing=checkpointed)
-    if card.free_mib is not None and asked > card.usable_gb:
+    needed = needed_gb(load, batch_size=size, gradient_checkpointing=checkpointed)
+    if card.free_mib is not None and needed > card.usable_gb:
         return None
     return choose_batch(load, card, wish)
 
@@ -165,10 +165,10 @@ def _usable_gb(card: Card) -> float:
 
 
 def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice, ...]:
-    asked = settings.engine_options
+    options = settings.engine_options
     weights = msg("8 bits") if load.half_base else msg("16 bits")
-    why = msg("as asked") if asked.get(size.fp8_option) is not None else _why_weights(load, size)
-    moved = msg("as asked") if asked.get("blocks_to_swap") is not None else _why_swapped(load)
+    why = msg("as set") if options.get(size.fp8_option) is not None else _why_weights(load, size)
+    moved = msg("as set") if options.get("blocks_to_swap") is not None else _why_swapped(load)
     return (
         Choice(name="base weights", value=weights, reason=why),
         Choice(name="blocks_to_swap", value=str(load.blocks_to_swap), reason=moved),

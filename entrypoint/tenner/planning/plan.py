@@ -30,7 +30,7 @@ _SAVE_EVERY_EPOCHS = 2  # the guide's
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run, decided. `options` are in sd-scripts' names; `choices` say why."""
+    """The decided run. `options` are in sd-scripts' names; `choices` are the reasons."""
 
     output_name: str
     engine: EngineName
@@ -46,7 +46,7 @@ class Plan:
     expected: Expected | None = None
     """Hours and dollars; None on a CPU, or where the card's speed is not known."""
     needed_gb: float | None = None
-    """What the memory model says of it, in 1e9 bytes."""
+    """The memory model's estimate, in 1e9 bytes."""
     state_minutes: float = 5.0
     """Minutes between states, besides those saved with checkpoints."""
 
@@ -126,7 +126,7 @@ def plan_run(
 
 
 def warmup_steps(settings: Settings, length: Length) -> tuple[int, tuple[Problem, ...]]:
-    """The guide's 100 steps, and never more than a tenth of the run unless the user said so.
+    """The guide's 100 steps, and never more than a tenth of the run unless the user set it.
 
     A warm-up that would leave no step at the full rate is shortened to a tenth, which is reported.
     """
@@ -169,7 +169,7 @@ def decided_options(
 ) -> TrainOptions:
     """The options of the run: the settings' own, and what is decided for what they leave open.
 
-    Without `base`, which may be elsewhere, what it predicts is as the settings say.
+    Without `base`, which may be elsewhere, what it predicts is taken from the settings.
     """
     predicts_v = base.prediction == "v_prediction" if base else bool(settings.v_parameterization)
     zero_snr = base.zero_terminal_snr if base else bool(settings.zero_terminal_snr)
@@ -256,7 +256,7 @@ def _warmup_reason(settings: Settings, shortened: tuple[Problem, ...]) -> str:
         return msg("shortened to a tenth of the run")
     if settings.lr_warmup_steps is None:
         return msg("100 as in the guide, at most a tenth of the run")
-    return msg("as asked")
+    return msg("as set")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

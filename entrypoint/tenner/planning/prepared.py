@@ -14,7 +14,7 @@ from tenner.settings import Request, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run that can start: each part was looked at, and the plan says what will be done."""
+    """A run that can start: each part was checked, and the plan decided."""
 
     request: Request
     base: Base
@@ -24,7 +24,7 @@ class Prepared:
     plan: Plan
     host_price: Price | None = None
     broken: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Libraries of the trainer that do not work, with what they said."""
+    """Libraries of the trainer that do not work, each with its error message."""
 
     @property
     def settings(self) -> Settings:

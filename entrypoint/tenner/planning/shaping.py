@@ -30,17 +30,20 @@ from tenner.settings.model import Settings
 Precision = Literal["no", "fp16", "bf16"]
 Size = tuple[int, int]
 
-_PREFETCHED = 2  # batches that torch's DataLoader keeps ready for each worker
+_PREFETCHED = 2  # batches that torch's DataLoader prefetches for each worker
 _CHANGING_CAPTIONS = ("shuffle_caption", "caption_tag_dropout_rate")
 _DROPOUTS = ("dropout", "rank_dropout", "module_dropout")
 _DROPPED_CAPTIONS = ("caption_dropout_rate", "caption_dropout_every_n_epochs")
-"""Of a caption that is dropped whole our own engine keeps the empty one."""
+"""Of a caption that is dropped whole our own engine caches the encoded empty text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What a run stands on, besides its settings. `buckets` holds image passes by (width, height);
-    `broken` the trainer's libraries that do not import, with what they said."""
+    """What a run is shaped by, besides its settings.
+
+    `buckets` holds image passes by (width, height); `broken` the trainer's libraries that do not
+    import, each with its error message.
+    """
 
     device: Device
     card: CardMemory
@@ -86,7 +89,7 @@ class Shaped:
 def shape_run(settings: Settings, ground: Ground) -> Shaped:
     """Decide all that the card and the data decide.
 
-    Raises SettingsError where what was asked cannot be had on this card, MachineError where the
+    Raises SettingsError where the settings cannot be met on this card, MachineError where the
     card cannot take the job at all.
     """
     precision, why_precision = _precision(settings, ground)
@@ -151,7 +154,7 @@ def _memory_source(load: Load | None) -> tuple[Choice, ...]:
 
 
 def wish_of(settings: Settings, ground: Ground) -> Wish:
-    """What the user said of the batch."""
+    """The settings of the batch."""
     return Wish(
         batch_size=settings.batch_size,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -190,13 +193,16 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
 
 
 def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:
-    """The CPU computes in float32 whatever a file says that was written for a card; weights in
-    bf16, which are named by a word of their own, are taken seriously there too."""
+    """The precision that the run computes in, and why.
+
+    A CPU computes in float32, whatever `mixed_precision` is: files are written for cards. Only
+    `full_bf16`, weights in bf16, holds on a CPU too.
+    """
     requested = settings.mixed_precision
     if ground.device == "cuda":
         return choose_precision(requested, capability=ground.capability, gpu_name=ground.card.name)
     if requested == "bf16" and settings.engine_options.get("full_bf16"):
-        return "bf16", msg("as asked: full_bf16 halves the memory, and a CPU computes it slowly")
+        return "bf16", msg("as set: full_bf16 halves the memory, and a CPU computes it slowly")
     return choose_precision(None, capability=None, gpu_name="")
 
 
@@ -211,9 +217,9 @@ def choose_precision(
         return "no", msg("the CPU computes in float32")
     if capability is None:
         reason = msg(
-            "{gpu_name} does not say what it can do; every card computes fp16", gpu_name=gpu_name
+            "{gpu_name} does not report what it can do; every card computes fp16", gpu_name=gpu_name
         )
-        return (requested, "as asked") if requested is not None else ("fp16", reason)
+        return (requested, "as set") if requested is not None else ("fp16", reason)
     has_bf16 = capability >= (8, 0)
     if requested == "bf16" and not has_bf16:
         raise SettingsError(
@@ -221,38 +227,38 @@ def choose_precision(
             fix=msg("set mixed_precision = 'fp16', or leave it out"),
         )
     if requested is not None:
-        return requested, "as asked"
+        return requested, "as set"
     return ("bf16", msg("the card has it")) if has_bf16 else ("fp16", msg("the card has no bf16"))
 
 
 def choose_optimizer(settings: Settings, ground: Ground) -> tuple[str, str, Problem | None]:
     """The user's optimizer, its reason and a warning. 8-bit ones are bitsandbytes' and need a card;
-    where they cannot be had the plain one stands in, which computes the same in 32 bits."""
+    without them the plain optimizer is used, which computes the same in 32 bits."""
     requested = settings.optimizer_type
     if not requested.lower().endswith("8bit"):
-        return requested, msg("as asked"), None
+        return requested, msg("as set"), None
     plain = requested[: -len("8bit")].removeprefix("Paged")
     if ground.device == "cpu":
         return (
             plain,
             msg(
-                "{asked} needs an NVIDIA card; {plain} computes the same in 32 bits",
-                asked=requested,
+                "{optimizer} needs an NVIDIA card; {plain} computes the same in 32 bits",
+                optimizer=requested,
                 plain=plain,
             ),
             None,
         )
     trouble = ground.trouble_with("bitsandbytes")
     if trouble is None:
-        return requested, msg("as asked") if requested != "AdamW8bit" else msg("the guide's"), None
+        return requested, msg("as set") if requested != "AdamW8bit" else msg("the guide's"), None
     return (
         plain,
         msg("bitsandbytes does not work here; {plain} computes the same in 32 bits", plain=plain),
         Problem(
             text=msg(
-                "{asked} cannot be used, bitsandbytes does not work here ({trouble}):"
+                "{optimizer} cannot be used, bitsandbytes does not work here ({trouble}):"
                 " trained with {plain}, which takes more memory",
-                asked=requested,
+                optimizer=requested,
                 trouble=trouble,
                 plain=plain,
             ),
@@ -273,7 +279,7 @@ def choose_attention(
     if requested != "xformers":
         return (
             "sdpa",
-            msg("as asked") if requested == "sdpa" else msg("torch's own, always there"),
+            msg("as set") if requested == "sdpa" else msg("torch's own, always there"),
             None,
         )
     if ground.engine == "native":
@@ -284,7 +290,7 @@ def choose_attention(
         return "sdpa", msg("xformers needs a card"), Problem(text=text, level="note")
     trouble = ground.trouble_with("xformers")
     if trouble is None:
-        return "xformers", msg("as asked"), None
+        return "xformers", msg("as set"), None
     return (
         "sdpa",
         msg("xformers does not work here"),
@@ -305,7 +311,7 @@ def choose_workers(settings: Settings, ground: Ground, batch_size: int) -> tuple
     if ground.engine == "native":
         return 0, msg("the built-in trainer keeps all latents in memory")
     if settings.max_data_loader_n_workers is not None:
-        return settings.max_data_loader_n_workers, msg("as asked")
+        return settings.max_data_loader_n_workers, msg("as set")
     if _latents_cached(settings):
         return 0, msg("latents are cached: handed over in the process itself")
     each_mib = _PREFETCHED * batch_size * ground.largest_area * 3 * 4 / 2**20
@@ -358,11 +364,11 @@ def _unmeasured_batch(settings: Settings, ground: Ground) -> BatchChoice:
         batch_size=size,
         gradient_checkpointing=bool(settings.gradient_checkpointing),
         needed_gb=None,
-        reason=msg("as asked")
+        reason=msg("as set")
         if isinstance(requested, int)
         else msg("usual for {where}", where=where),
-        why_checkpointing=msg("as asked") if settings.gradient_checkpointing else msg("not needed"),
+        why_checkpointing=msg("as set") if settings.gradient_checkpointing else msg("not needed"),
         accumulation=settings.gradient_accumulation_steps,
-        why_accumulation=msg("as asked"),
+        why_accumulation=msg("as set"),
     )
     return fill_up(choice, wish_of(settings, ground))

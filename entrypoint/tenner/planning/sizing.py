@@ -1,6 +1,6 @@
 """How a card is used: batch and gradient checkpointing, one decision with accumulation.
 
-Pure: what the card and the user say in, a choice with its reason out.
+Pure: from the card and the settings to a choice with its reason.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tenner.planning.vram import Load, largest_batch, needed_gb
 HEADROOM = 0.92
 """Share of the free memory that is planned with: allocators fragment, other tensors come and go."""
 MODEL_MARGIN = 0.85
-"""A batch is refused only where even this share of what the model says does not fit: the model has
+"""A batch is refused only where even this share of the model's estimate does not fit: the model has
 been 10 % too high, and what it has not seen may be further off."""
 AUTO_LIMIT = 8
 """`auto` stops here: the guide's largest batch. More images a step mean fewer steps to learn in."""
@@ -58,7 +58,7 @@ class CardMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What the user said of the batch. `most_images` is what the largest bucket can fill."""
+    """The settings of the batch. `most_images` is what the largest bucket can fill."""
 
     batch_size: int | Literal["auto", "max"] = "auto"
     gradient_checkpointing: bool | None = None
@@ -71,7 +71,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchChoice:
-    """Images a step, and whether activations are recomputed. `needed_gb` is the model's word."""
+    """Images a step, and whether activations are recomputed. `needed_gb` is an estimate."""
 
     batch_size: int
     gradient_checkpointing: bool
@@ -81,7 +81,7 @@ class BatchChoice:
     accumulation: int = 1
     why_accumulation: str = ""
     is_unsure: bool = False
-    """The model cannot say that it fits: to be measured, where a card is there."""
+    """It fits within the model's error or not: to be measured, where a card is there."""
 
 
 def choose_batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
@@ -103,13 +103,13 @@ def choose_batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
 def fill_up(
     choice: BatchChoice, wish: Wish, *, refit: Callable[[int], BatchChoice] | None = None
 ) -> BatchChoice:
-    """Accumulate up to the wanted effective batch, from its largest divisor that the card takes.
+    """Accumulate up to the requested effective batch, from its largest divisor that the card takes.
 
     `refit` sizes a smaller batch anew. Raises SettingsError where the parts do not make the whole.
     """
     part = _part_of_effective(wish)
     if part is None:
-        why = msg("as asked") if wish.accumulation > 1 else msg("none asked for")
+        why = msg("as set") if wish.accumulation > 1 else msg("none is set")
         return replace(choice, accumulation=wish.accumulation, why_accumulation=why)
     size = max(each for each in range(1, choice.batch_size + 1) if part % each == 0)
     if size != choice.batch_size:
@@ -121,7 +121,7 @@ def fill_up(
             reason = msg("{reason}; {reason2}", reason=reason, reason2=choice.reason)
         choice = replace(choice, batch_size=size, reason=reason)
     why = msg(
-        "{effective_batch_size} images to a step, as asked",
+        "{effective_batch_size} images to a step, as set",
         effective_batch_size=wish.effective_batch_size,
     )
     return replace(choice, accumulation=part // size, why_accumulation=why)
@@ -151,13 +151,13 @@ def _choose(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
 def _blind(wish: Wish) -> BatchChoice:
     size = wish.batch_size if isinstance(wish.batch_size, int) else 1
     saving = wish.gradient_checkpointing is not False
-    reason = msg("the card does not tell its memory: the least that can run")
+    reason = msg("the card does not report its memory: the least that can run")
     return BatchChoice(
         batch_size=size,
         gradient_checkpointing=saving,
         needed_gb=None,
-        reason=msg("as asked; the card does not tell its memory") if size > 1 else reason,
-        why_checkpointing=msg("as asked") if wish.gradient_checkpointing is not None else reason,
+        reason=msg("as set; the card does not report its memory") if size > 1 else reason,
+        why_checkpointing=msg("as set") if wish.gradient_checkpointing is not None else reason,
         is_unsure=True,
     )
 
@@ -205,7 +205,7 @@ def _of_size(load: Load, card: CardMemory, size: int, checkpointing: bool | None
     recompute = plain > card.usable_gb if checkpointing is None else checkpointing
     needed = needed_gb(load, batch_size=size, gradient_checkpointing=recompute)
     fits = needed <= card.usable_gb
-    why = msg("as asked") if checkpointing is not None else msg("not needed, and it costs time")
+    why = msg("as set") if checkpointing is not None else msg("not needed, and it costs time")
     if recompute and checkpointing is None:
         why = msg("needs {plain} GB without it", plain=f"{plain:.1f}")
     return BatchChoice(
@@ -318,7 +318,7 @@ def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
 
 
 def _part_of_effective(wish: Wish) -> int | None:
-    """Images of a wanted effective batch that one process takes.
+    """Images of the requested effective batch that one process takes.
 
     Raises SettingsError where the parts do not make the whole.
     """
@@ -335,7 +335,9 @@ def _part_of_effective(wish: Wish) -> int | None:
         )
         raise SettingsError(
             msg(
-                "effective_batch_size = {wanted} cannot be divided by {by}", wanted=effective, by=by
+                "effective_batch_size = {effective} cannot be divided by {by}",
+                effective=effective,
+                by=by,
             ),
             fix=msg("choose a multiple, or leave batch_size to 'auto'"),
         )
@@ -343,7 +345,7 @@ def _part_of_effective(wish: Wish) -> int | None:
 
 
 def _allowed(wish: Wish) -> tuple[bool, ...]:
-    """With and without checkpointing, or only what the user said."""
+    """With and without checkpointing, or only as the user set it."""
     requested = wish.gradient_checkpointing
     return (False, True) if requested is None else (requested,)
 

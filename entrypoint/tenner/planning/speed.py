@@ -195,7 +195,7 @@ def _work_of(family: Family) -> _Work:
 
 
 def modelled_row(row: MeasuredSpeed) -> float:
-    """The model's word on a measured row."""
+    """The model's seconds a step for a measured row. Raises ValueError without a known peak."""
     card = card_named(row.card)
     if card is None or card.peak_tflops is None:
         raise ValueError(f"no peak known for {row.card}")

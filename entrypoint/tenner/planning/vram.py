@@ -7,7 +7,7 @@ allocator) and arca.live 77209577 (2023-05; RTX 4090, SD 1.5 by sd-scripts, its 
 trained). `bench/calibration.py` prints model against measurement, row by row.
 
 That is so for sd-scripts. The built-in trainer's step is traced instead (`bench.traced_memory`, on
-tensors without contents): its parts are counted, and only what lies outside of a trace is assumed.
+tensors without contents): its parts are counted, and only what is outside of a trace is assumed.
 No card has measured it yet.
 
 Not known: anything of SD 2.x (taken as SD 1.x, whose channels it has), other attention than
@@ -116,8 +116,8 @@ ALLOCATOR_SHARE = 0.05
 class Load:
     """What is trained, apart from the batch.
 
-    `pixels` is the area of the largest bucket. `half_lora` tells that the LoRA itself is held in 16
-    bits (full_bf16, full_fp16), `full_precision` that nothing is.
+    `pixels` is the area of the largest bucket. `half_lora` is set where the LoRA itself is held in
+    16 bits (full_bf16, full_fp16), `full_precision` where nothing is.
     """
 
     family: Family
@@ -322,7 +322,7 @@ def _measured_share(family: Family, gradient_checkpointing: bool) -> float:
             continue
         images, others = _traced_row(row)
         if images < update_gb(_load_of(row)):
-            continue  # its peak says nothing of images
+            continue  # its peak is not that of the images
         logs.append(math.log(max(row.gb - others, 0.01) / images))
     return math.exp(math.fsum(logs) / len(logs)) if logs else 1.0
 

@@ -8,7 +8,7 @@ from tenner.dataset.items import ImageItem
 from tenner.settings.model import Settings
 
 
-def kept_tags(
+def keep_tokens_for(
     settings: Settings, images: Sequence[ImageItem], trigger: str
 ) -> tuple[int, tuple[Problem, ...]]:
     """`keep_tokens`, raised so far that a trigger which `add_trigger` put first stays first, and

@@ -88,7 +88,7 @@ def _arguments(name: str, described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _address(accelerator: Any) -> str:
-    """Where a person sees the run, as far as the tracker says."""
+    """The address that shows the run, empty where the tracker gives none."""
     with contextlib.suppress(Exception):
         return str(getattr(accelerator.trackers[0].tracker, "url", "") or "")
     return ""

@@ -13,7 +13,7 @@ from tenner.kohya.options import Value as OptionValue
 Value = OptionValue | None
 
 _BY_NAME = ("engine_options", "added")
-"""Fields that hold options by name, in their place among the others."""
+"""Fields that hold further options by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class TrainOptions:
     noise_offset: float | None
     ip_noise_gamma: float | None
     ema_decay: float | None
-    """Of the weights' moving average; None where none is kept."""
+    """Of the weights' moving average; None where there is none."""
     prior_loss_weight: float
     torch_compile: bool
     save_precision: SavePrecision

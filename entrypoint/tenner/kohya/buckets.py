@@ -46,7 +46,7 @@ class Buckets:
     sizes: tuple[Size, ...]
 
     def assign(self, width: int, height: int) -> BucketChoice:
-        """The place of an image of `width` x `height` pixels, upright.
+        """The bucket of an image of `width` x `height` pixels, upright.
 
         Raises ValueError where the image is smaller than one step and may not be enlarged.
         """

@@ -69,7 +69,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Options with their values in the wanted types, and what is wrong with the others."""
+    """Options with their values in the expected types, and the problems of the others."""
 
     values: Mapping[str, Value]
     problems: tuple[Problem, ...]
@@ -104,7 +104,7 @@ def check(given: Mapping[str, object]) -> Checked:
     """Check options given by a user, on top of those that tenner names itself.
 
     Values may be text (environment variables and flags are) or TOML's own types. All problems are
-    told: unknown names, options that are tenner's, wrong types and wrong choices.
+    reported: unknown names, options that are tenner's, wrong types and wrong choices.
     """
     values: dict[str, Value] = {}
     problems: list[Problem] = []
@@ -250,20 +250,20 @@ def _packaged() -> dict[str, Any]:
 
 
 PAIRS = ("resolution", "face_crop_aug_range")
-"""Options that sd-scripts wants as `a,b` text, and dies on when given a list or a number."""
+"""Options that sd-scripts expects as `a,b` text; it crashes on a list or a number."""
 
-_HUB = msg('say destinations = ["hf://user/repo"] and set HF_TOKEN; tenner uploads and verifies')
-_RESUME = msg("start the same run again: tenner goes on from its last whole state by itself")
-_LOG = msg("tenner reads this log and keeps it in the run's directory")
+_HUB = msg('set destinations = ["hf://user/repo"] and HF_TOKEN; tenner uploads and verifies')
+_RESUME = msg("start the same run again: tenner resumes from its last whole state by itself")
+_LOG = msg("tenner reads this log and stores it in the run's directory")
 
 OWNED: Mapping[str, Message] = {
     "config_file": msg("give the file to tenner: tenner train --config FILE"),
     "output_config": msg("tenner keeps the resolved settings in the run's settings.toml"),
-    "dataset_config": msg("give the file to tenner as its settings, or say dataset = FOLDER"),
+    "dataset_config": msg("give the file to tenner as its settings, or set dataset = FOLDER"),
     "in_json": msg("captions are read from text files beside the images"),
-    "dataset_class": msg("tenner prepares the dataset; say dataset = FOLDER"),
+    "dataset_class": msg("tenner prepares the dataset; set dataset = FOLDER"),
     "debug_dataset": msg("tenner check shows what is in a dataset"),
-    "conditioning_data_dir": msg("say it of a folder, in [[datasets.subsets]] of a dataset file"),
+    "conditioning_data_dir": msg("set it for a folder, in [[datasets.subsets]] of a dataset file"),
     "resume": _RESUME,
     "resume_from_huggingface": _RESUME,
     "initial_epoch": _RESUME,
@@ -275,7 +275,7 @@ OWNED: Mapping[str, Message] = {
     "save_last_n_steps": msg("checkpoints are pruned by tenner after they are delivered"),
     "save_last_n_epochs_state": msg("tenner keeps the newest two states"),
     "save_last_n_steps_state": msg("tenner keeps the newest two states"),
-    "save_n_epoch_ratio": msg("say save_every_n_epochs"),
+    "save_n_epoch_ratio": msg("set save_every_n_epochs"),
     "huggingface_repo_id": _HUB,
     "huggingface_repo_type": _HUB,
     "huggingface_path_in_repo": _HUB,
@@ -285,12 +285,12 @@ OWNED: Mapping[str, Message] = {
     "async_upload": _HUB,
     "wandb_api_key": msg("set the variable WANDB_API_KEY; keys do not belong on a command line"),
     "wandb_run_name": msg("the run has the name of output_name there"),
-    "logging_dir": msg("TensorBoard's log is kept in the run's directory"),
+    "logging_dir": msg("TensorBoard's log is in the run's directory"),
     "console_log_level": _LOG,
     "console_log_file": _LOG,
     "console_log_simple": _LOG,
-    "caption_extention": msg("say caption_extension"),
-    "use_8bit_adam": msg('say optimizer_type = "AdamW8bit"'),
-    "use_lion_optimizer": msg('say optimizer_type = "Lion"'),
+    "caption_extention": msg("set caption_extension"),
+    "use_8bit_adam": msg('set optimizer_type = "AdamW8bit"'),
+    "use_lion_optimizer": msg('set optimizer_type = "Lion"'),
 }
 """Options that are tenner's own business, and the way to do it in tenner."""

@@ -35,7 +35,7 @@ class Paths:
     """Text encoders and autoencoder of the families that have them in files of their own."""
 
     def options(self) -> dict[str, Value]:
-        """The options that say these paths."""
+        """These paths as options of sd-scripts."""
         found: dict[str, Path | str | None] = {
             "pretrained_model_name_or_path": self.base_model,
             "train_data_dir": self.train_data_dir,
@@ -55,7 +55,7 @@ def translate(planned: Mapping[str, object], *, family: Family) -> dict[str, Val
     """tenner's keys, each decided, as options of sd-scripts.
 
     Keys that sd-scripts does not know and that need no other form (destinations, budget, samples,
-    paths) are passed over; options that it does know are kept. Raises ValueError where a value is
+    paths) are left out; options that it does know are passed on. Raises ValueError where a value is
     not of the option's type, which is a bug of the caller: users' values are checked before.
     """
     facts = FAMILIES[family]
@@ -204,7 +204,7 @@ _DECIDED_ELSEWHERE = frozenset(
         "max_train_steps",
     )
 )
-"""Said by `Paths` and by the attempt of the run: epochs would overrule an attempt's number of
+"""Set by `Paths` and by the attempt of the run: epochs would overrule an attempt's number of
 steps."""
 
 _DEFAULTS: Mapping[str, object] = {

@@ -2,7 +2,7 @@
 
 `accelerate launch` only sets variables and imports torch once more (about five seconds), so one
 process is started as `python with_states.py … train_network.py`; several cards need it, with every
-setting said, so that no machine's own accelerate configuration has a say. Pure.
+setting given, so that no accelerate configuration of the machine has an effect. Pure.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ _LESS_MEMORY = msg(
 class Sign:
     """A pattern in an error's line, the kind of failure it means, and the fix.
 
-    `text` says it in our words where the line's own are cut or odd.
+    `text` replaces the line where that is cut or unclear.
     """
 
     pattern: re.Pattern[str]
@@ -26,7 +26,7 @@ class Sign:
 
 
 def known_failure(line: str) -> Failed | None:
-    """The failure that `line` tells, where its words are known."""
+    """The failure that `line` reports, where it matches a known pattern."""
     if is_out_of_memory(line):
         return Failed(kind="oom", text=line.strip(), fix=_LESS_MEMORY)
     for sign in SIGNS:
@@ -58,7 +58,7 @@ SIGNS = (
     _sign(
         r"No data found\.",
         "no_data",
-        msg("put images in folders named like 10_concept, or say dataset = FOLDER"),
+        msg("put images in folders named like 10_concept, or set dataset = FOLDER"),
         text=msg("the trainer found no images"),
     ),
     _sign(
@@ -104,7 +104,7 @@ SIGNS = (
         r"|Failed to initialize NVML|CUDA unknown error|CUDA-capable device",
         "host",
         msg(
-            "the host's GPU failed: rent another machine; the run goes on from its last state there"
+            "the host's GPU failed: rent another machine; the run resumes from its last state there"
         ),
     ),
 )

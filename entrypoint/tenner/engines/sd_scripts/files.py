@@ -27,7 +27,7 @@ NEEDED = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_
 
 
 class UnusableState(Exception):
-    """A state that the trainer wrote cannot be resumed from; the message says why."""
+    """A state that the trainer wrote cannot be resumed from; the message is the reason."""
 
 
 def adopt_state(written: Path, states: Path, *, step: int, epoch: int) -> Path:
@@ -93,7 +93,7 @@ def state_problem(state: Path) -> str | None:
 def _content_problem(state: Path) -> str | None:
     """Why the files of a state cannot be read, None where they can.
 
-    torch's files are zip archives with a checksum of each part; the weights' head says their size.
+    torch's files are zip archives with checksums; the weights' header gives their size.
     """
     for name in NEEDED:
         if not (state / name).is_file():

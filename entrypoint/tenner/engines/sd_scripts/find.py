@@ -49,8 +49,8 @@ def find(environ: Mapping[str, str]) -> Trainer | Problem:
     """The trainer that the environment names, or why there is none.
 
     `SD_SCRIPTS_DIR` names its folder; `TENNER_TRAINER_PYTHON` a Python that holds torch and its
-    requirements (default: this one). That Python is asked which modules it finds, without
-    importing them (a tenth of a second; importing torch and diffusers takes ten).
+    requirements (default: this one). That Python looks its modules up without importing
+    them (a tenth of a second; importing torch and diffusers takes ten).
     """
     named = environ.get(DIRECTORY_VARIABLE)
     if not named:
@@ -83,7 +83,7 @@ def find(environ: Mapping[str, str]) -> Trainer | Problem:
 
 
 def try_import(trainer: Trainer, *, timeout_seconds: float = 180) -> Problem | None:
-    """Import the trainer for real, and say what broke. For `doctor`: it takes ten seconds."""
+    """Import the trainer; the problem where it fails. For `doctor`: it takes ten seconds."""
     code = "import train_network, sdxl_train_network"
     try:
         done = subprocess.run(

@@ -1,8 +1,8 @@
-"""sd-scripts' output as tenner's events: which lines say what, and when a thing is really done.
+"""sd-scripts' output as tenner's events: what each line means, and when a file is really whole.
 
 A reader is stateful, for three reasons: messages wrap; a bar first shows a new step with the old
-loss; and `saving …` is printed before the file is whole, so a checkpoint is only told once a later
-line shows that the trainer went on. What further events a line gave, empty lines bring.
+loss; and `saving …` is printed before the file is whole, so a checkpoint is only reported once a
+later line shows that the trainer continued. Further events of a line are returned for empty lines.
 """
 
 import math
@@ -74,7 +74,7 @@ class LogReader:
         self._is_source_next = False
 
     def read(self, line: str) -> Event | None:
-        """What `line` says, or None. An empty line gives what earlier ones left to be reported."""
+        """The event of `line`, or None. An empty line gives the next event of earlier lines."""
         for piece in pieces(line):
             if isinstance(piece, Continuation) and self._record:
                 text = f"{self._record.text} {piece.text}".strip()
@@ -85,7 +85,7 @@ class LogReader:
                 self._bar(piece)
             elif isinstance(piece, Record):
                 if piece.level != "WARNING":  # some are reported while a file is being written
-                    self._went_on()
+                    self._continues()
                 self._open_record(piece)
             else:
                 self._plain(piece.text)
@@ -99,7 +99,7 @@ class LogReader:
             return
         is_new = self._steps.is_new(bar)
         if is_new:
-            self._went_on()
+            self._continues()
         for event in self._steps.read(bar):
             self._emit(event)
             if isinstance(event, Step):
@@ -138,7 +138,7 @@ class LogReader:
         self._record = record
 
     def _close_record(self) -> None:
-        """Tell a warning once all its lines are there."""
+        """Emit a warning once all its lines are there."""
         record, self._record = self._record, None
         if record is None or record.level not in ("WARNING", "ERROR", "CRITICAL"):
             return
@@ -177,7 +177,7 @@ class LogReader:
             return
         if self._in_traceback:
             return
-        self._went_on()
+        self._continues()
         self._message(text)
 
     def _is_of_python_warning(self, text: str) -> bool:
@@ -252,14 +252,14 @@ class LogReader:
         epoch = self._output.attempt.absolute_epoch(step)
         self._saving_state = StateSaved(path=path, step=step, epoch=epoch)
 
-    def _went_on(self) -> None:
-        """The trainer does something else: what it was saving is whole."""
+    def _continues(self) -> None:
+        """The trainer does something else: the file that it was saving is whole."""
         if self._saving:
             self._events.append(self._saving)
             self._final = self._saving if self._saving.final else None
             self._saving = None
 
-    # Telling
+    # Reporting
 
     def _emit(self, event: Event) -> None:
         """Warnings are reported once each."""
@@ -271,8 +271,8 @@ class LogReader:
             self._events.append(event)
 
     def _fail(self, failed: Failed) -> None:
-        """The first known cause stands; what breaks after it is its consequence. Only NCCL says
-        first what failed, and lines later why: memory that ran out there takes its place."""
+        """Report the first known cause; later failures are its consequences. Only NCCL reports a
+        failure before its cause: an out-of-memory error some lines later replaces it."""
         if not self._failed or (self._why_follows and failed.kind == "oom"):
             self._failed = failed.kind != "other"
             self._why_follows = failed.kind == "host" and "nccl" in failed.text.lower()
@@ -282,7 +282,7 @@ class LogReader:
 class _StepBar:
     """The bar of steps: which step it shows, and whether its loss is that step's yet.
 
-    tqdm is told of a step first and of its loss after that, so the first line of a step may carry
+    tqdm gets the step first and its loss after that, so the first line of a step may carry
     the loss of the step before. When gradients are accumulated the loss moves between steps too.
     """
 
@@ -372,7 +372,7 @@ _NO_NEWS = (
     "Could not determine git commit",  # where git is not installed, as in the image
     "Failed to get git commit hash",
 )
-"""Warnings that say what is normal here."""
+"""Warnings about what is normal here."""
 
 _FIXES = {
     "No caption file found": "write a caption for each image, or name the folder 10_concept",

@@ -1,7 +1,7 @@
 """One line of sd-scripts' output, taken apart: progress bars, log records, plain lines.
 
-Three writers share the stream. tqdm draws bars and ends them with a carriage return, so what comes
-next may stand on the same line. rich prints `time LEVEL message file.py:123`, leaves the time out
+Three writers share the stream. tqdm prints bars and ends them with a carriage return, so the next
+message may be on the same line. rich prints `time LEVEL message file.py:123`, leaves the time out
 where it did not change, pads with spaces, and wraps long messages at the console's width, also
 between and inside wide characters' cells. Everything else is printed as it is.
 """
@@ -27,7 +27,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The first line of a log record, without its time and place."""
+    """The first line of a log record, without its time and source."""
 
     level: Level
     text: str
@@ -51,7 +51,7 @@ Piece = Bar | Record | Continuation | Plain
 
 
 def pieces(line: str) -> Iterator[Piece]:
-    """What stands on `line`, in order; nothing for a blank one."""
+    """The parts of `line`, in order; none for a blank one."""
     rest = _RANK.sub("", _ANSI.sub("", line)).rstrip()
     while found := _BAR.match(rest):
         yield _bar(found)

@@ -1,9 +1,9 @@
 """Where an attempt of a run starts and ends: sd-scripts' counting, turned into one absolute count.
 
 Facts of the pinned commit, each seen on real runs. A state holds the LoRA, the optimizer, the
-scheduler's count and the random states. On `--resume` the optimizer and the scheduler go on, but
+scheduler's count and the random states. On `--resume` the optimizer and the scheduler continue, but
 `global_step` restarts at 0, so step numbers and the names of files saved by step count from the
-resume. Epochs count from the one that `--initial_step` lies in, and are trained whole: its own
+resume. Epochs count from the one that contains `--initial_step`, and are trained whole: its own
 `--skip_until_initial_step` divides by the wrong length when gradients are accumulated, and runs
 past the end when the last epoch is cut.
 

@@ -1,5 +1,4 @@
-"""One run with sd-scripts, attempt after attempt: its commands, its events, its files in their
-place."""
+"""One run with sd-scripts, attempt after attempt: its commands, its events and its files."""
 
 import contextlib
 import shutil
@@ -41,17 +40,19 @@ class SdScriptsRun:
     def command(self, state: Path | None) -> Command:
         """The program of the attempt that resumes from `state`.
 
-        Where the state is broken, a program that says so and ends with `BROKEN_STATE_EXIT`.
+        Where the state is broken, a program that prints why and ends with `BROKEN_STATE_EXIT`.
         """
         problem = state_problem(state) if state else None
         if state and problem:
-            words = msg("the state {name} is broken: {problem}", name=state.name, problem=problem)
+            text = msg("the state {name} is broken: {problem}", name=state.name, problem=problem)
             code = f"import sys; print(sys.argv[1]); raise SystemExit({BROKEN_STATE_EXIT})"
-            return Command(argv=(sys.executable, "-c", code, words))
+            return Command(argv=(sys.executable, "-c", code, text))
         first_step = state_step(state) if state else 0
         attempt = self.job.attempt(first_step)
         self._attempt_dir = self.run_dir.path / "sd-scripts" / f"from-step-{first_step:08d}"
-        shutil.rmtree(self._attempt_dir, ignore_errors=True)  # what a cut attempt left half
+        shutil.rmtree(
+            self._attempt_dir, ignore_errors=True
+        )  # unfinished files of an attempt that was cut
         self._attempt_dir.mkdir(parents=True)
         paths = replace(self.job.paths, output_dir=self._attempt_dir)
         job = replace(self.job, paths=paths)
@@ -59,7 +60,7 @@ class SdScriptsRun:
         return command(job, attempt, state=state)
 
     def read(self, line: str) -> Event | None:
-        """What a line says; files that it shows to be whole are put in their place first."""
+        """The event of a line. A file that is whole by it is moved into the run's folders first."""
         event = self._reader.read(line) if self._reader else None
         try:
             match event:
@@ -75,8 +76,12 @@ class SdScriptsRun:
                     return event
         except OSError as error:
             name = error.filename or getattr(event, "path", "a file")
-            text = msg("{name} could not be kept: {strerror}", name=name, strerror=error.strerror)
-            return Warned(text=text, fix=msg("free disk space; the trainer goes on"))
+            text = msg(
+                "{name} could not be moved into the run: {strerror}",
+                name=name,
+                strerror=error.strerror,
+            )
+            return Warned(text=text, fix=msg("free disk space; the trainer continues"))
 
     def _output(self, job: Job, first_step: int) -> Output:
         accumulation = job.options.gradient_accumulation_steps
@@ -96,15 +101,15 @@ class SdScriptsRun:
             return Warned(
                 text=msg(
                     "the state of step {step} cannot be resumed from: {error}; the one"
-                    " before is kept",
+                    " before it is used instead",
                     step=event.step,
                     error=error,
                 ),
-                fix=msg("check the disk; the trainer goes on"),
+                fix=msg("check the disk; the trainer continues"),
             )
 
     def _adopt_state(self, event: StateSaved) -> StateSaved | None:
-        """The state at the end waits for the final weights: without them it is no way to go on."""
+        """The final state is adopted after the final weights: without them nobody could resume."""
         if event.step >= self.job.num_steps and self._final is None:
             self._last_state = event
             return None

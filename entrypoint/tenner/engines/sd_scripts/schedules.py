@@ -46,7 +46,7 @@ class Schedule:
 
 
 def schedule_of(options: TrainOptions, *, num_steps: int) -> Schedule | None:
-    """The schedule that the options ask for.
+    """The schedule of these options.
 
     None where the curve is not known here: a scheduler given as a class, extra arguments for it,
     or an optimizer that brings its own. A warm-up or decay below 1 is a share of all steps.

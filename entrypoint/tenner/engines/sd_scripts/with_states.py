@@ -1,4 +1,4 @@
-"""sd-scripts' trainer with states in time: runs in the trainer's own Python, around its own code.
+"""sd-scripts' trainer, saving states by time: runs in the trainer's Python, around its own code.
 
     python with_states.py SECONDS SCRIPT [the script's options]
 
@@ -10,7 +10,7 @@ wrapped, so that at the end of an optimizer step
 - after SIGTERM or SIGINT it saves a checkpoint and a state by its own code, and ends with 143;
 - a run resumes from a state at the very batch: the images of the epoch that are left, in the order
   and with the random numbers of a run that was never stopped (with worker processes that load
-  images: the same images, drawn anew);
+  images: the same images with new random numbers);
 - steps, session and time in the metadata of a file are those of the whole run;
 - a last step of an epoch with fewer batches than the others weighs as much as they do, and weights
   by SNR are of the noise that is trained with, also with zero terminal SNR: as in tenner's own
@@ -41,11 +41,11 @@ POSITION = "position.bin"
 """What this file adds to a state of accelerate: where in the epoch it was saved."""
 
 
-class Numbers:
-    """The random number generators of this process: their states, taken and put back."""
+class RngStates:
+    """Save and restore the states of this process's random number generators."""
 
     @staticmethod
-    def taken(*, of_cards: bool) -> dict[str, Any]:
+    def save(*, of_cards: bool) -> dict[str, Any]:
         import numpy as np
         import torch
 
@@ -59,7 +59,7 @@ class Numbers:
         return found
 
     @staticmethod
-    def put_back(found: Mapping[str, Any]) -> None:
+    def restore(found: Mapping[str, Any]) -> None:
         import numpy as np
         import torch
 
@@ -87,7 +87,7 @@ class Attempt:
         self.started = time.time()
         self.session = 0
         self.finished = False
-        self.drawn: Any = None
+        self.rng_state: Any = None
         self.train_util: Any = None
         self._saves_weights = False
         self._stopping = False
@@ -102,28 +102,28 @@ class Attempt:
         self.first_step = self.step = self.saved_step = int(args.initial_step or 0)
         self.num_steps = int(args.max_train_steps)
         self.every = args.save_every_n_steps
-        self._name(args)
+        self._set_session(args)
         for name in ("save_and_remove_state_stepwise", "save_and_remove_state_on_epoch_end"):
             setattr(train_util, name, self._then_saved(getattr(train_util, name)))
 
-    def _name(self, args: Any) -> None:
+    def _set_session(self, args: Any) -> None:
         seed = f"{args.output_name}{self.started}".encode()
         self.session = int.from_bytes(hashlib.sha256(seed).digest()[:4], "big")
 
-    def go_on(self, position: Mapping[str, Any], args: Any) -> None:
-        """Take over from an earlier attempt what the metadata tells of the whole run."""
+    def resume(self, position: Mapping[str, Any], args: Any) -> None:
+        """Take the start time and session of the whole run from the earlier attempt's state."""
         self.started = position["started"]
-        self._name(args)
+        self._set_session(args)
 
     def network_made(self) -> None:
-        """What comes before the steps, such as encoding the images, costs no steps."""
+        """Count SECONDS from here: encoding the images before it can lose no step."""
         self._saved_at = time.monotonic()
 
     def after_step(self, accelerator: Any, args: Any, global_step: int) -> None:
         """An optimizer step is done. The trainer looks at `save_every_n_steps` next, and saves its
         checkpoint and state by it; `global_step` counts from the start of this attempt."""
         self.step = self.first_step + global_step
-        self.drawn = random.getstate()
+        self.rng_state = random.getstate()
         if self.step >= self.num_steps:
             args.save_every_n_steps = self.every if self._is_due() else None
             self._saves_weights = self._is_due()
@@ -147,7 +147,7 @@ class Attempt:
         return bool(self.every) and self.step % int(self.every or 1) == 0
 
     def _agreed(self, accelerator: Any) -> tuple[bool, bool]:
-        """Whether to end and whether a state is due: where one process says so, all do."""
+        """Whether to end and whether a state is due: if so in one process, then in all."""
         late = time.monotonic() - self._saved_at >= self.seconds
         if accelerator.num_processes == 1:
             return self._signalled, late
@@ -163,9 +163,9 @@ class Attempt:
 
         def saved(args: Any, accelerator: Any, *rest: Any) -> None:
             if by_epoch:
-                self.drawn = random.getstate()
+                self.rng_state = random.getstate()
             save(args, accelerator, *rest)
-            random.setstate(self.drawn)  # rich draws a number for each line of the log
+            random.setstate(self.rng_state)  # rich takes a random number for each line of the log
             self._saved_at = time.monotonic()
             if by_epoch or self._saves_weights:
                 self.saved_step = self.step
@@ -197,7 +197,7 @@ class Batches:
 
     Knows where in the epoch the training is, and writes that into each state. accelerate fetches
     one batch ahead, so a state needs the random numbers from before that batch (`fetch`), those of
-    now, and those that the order of the epoch was drawn from (`order`).
+    now, and those that the epoch was shuffled with (`order`).
     """
 
     def __init__(self, attempt: Attempt, args: Any) -> None:
@@ -215,10 +215,10 @@ class Batches:
         self.skipped = 0
 
     def of(self, loader: Any) -> "Batches":
-        """Stand for accelerate's `loader`."""
+        """Wrap accelerate's `loader`."""
         self._loader = loader
         if loader.num_workers:
-            loader.base_dataloader.worker_init_fn = _deaf_worker
+            loader.base_dataloader.worker_init_fn = _ignore_signals
         else:
             self._watch(loader.dataset)
         return self
@@ -230,11 +230,13 @@ class Batches:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        loader = self._resumed() if self._is_first and self._attempt.first_step else self._begun()
+        loader = (
+            self._resumed() if self._is_first and self._attempt.first_step else self._from_start()
+        )
         self._is_first = False
         for batch in loader:
-            if self._pending is not None:  # images came from workers, which draw by themselves
-                Numbers.put_back(self._pending["now"])
+            if self._pending is not None:  # images came from workers, which have their own rng
+                RngStates.restore(self._pending["now"])
                 self._pending = None
             self._done += 1
             yield batch
@@ -249,7 +251,7 @@ class Batches:
         return self._accumulation / short if is_short else 1.0
 
     def save(self, models: Any, weights: Any, output_dir: str) -> None:
-        """accelerate's hook: called before it writes a state, after a step that drew `drawn`."""
+        """accelerate's hook, called before it writes a state at the end of a step."""
         import torch
 
         torch.save(
@@ -258,7 +260,7 @@ class Batches:
                 "started": self._attempt.started,
                 "order": self._order,
                 "fetch": self._fetch,
-                "now": {**Numbers.taken(of_cards=True), "python": self._attempt.drawn},
+                "now": {**RngStates.save(of_cards=True), "python": self._attempt.rng_state},
                 **self._losses(),
             },
             Path(output_dir) / POSITION,
@@ -274,15 +276,15 @@ class Batches:
             losses[index] = loss
         return {"losses": losses, "loss_total": total}
 
-    def _begun(self) -> Any:
+    def _from_start(self) -> Any:
         self._done = self.skipped = 0
-        self._order = self._drawn_from()
+        self._order = self._order_state()
         return self._loader
 
-    def _drawn_from(self) -> dict[str, Any]:
+    def _order_state(self) -> dict[str, Any]:
         generator = getattr(self._sampler(), "generator", None)
         return {
-            "numbers": Numbers.taken(of_cards=False),
+            "numbers": RngStates.save(of_cards=False),
             "sampler": generator.get_state() if generator is not None else None,
         }
 
@@ -304,11 +306,11 @@ class Batches:
             return self._rest()
         self._restore_losses(position)
         if not rest:
-            Numbers.put_back(position["now"])
-            self._order = self._drawn_from()
+            RngStates.restore(position["now"])
+            self._order = self._order_state()
             return self._loader
         self._order = position["order"]
-        Numbers.put_back(self._order["numbers"])
+        RngStates.restore(self._order["numbers"])
         if self._order["sampler"] is not None:
             self._sampler().generator.set_state(self._order["sampler"])
         self._pending = position
@@ -332,12 +334,14 @@ class Batches:
         import torch
 
         found = torch.load(path, map_location="cpu", weights_only=False)
-        self._attempt.go_on(found, args)
+        self._attempt.resume(found, args)
         return found if found["step"] == self._attempt.first_step else None
 
     def _watch(self, dataset: Any) -> None:
-        """Note the random numbers that each batch is fetched with; put back those of the state
-        around the batch that it had fetched ahead."""
+        """Record the states of the generators before each batch is fetched.
+
+        After a resume the batch that had been fetched ahead is fetched with the recorded states.
+        """
         kind = type(dataset)
         original = kind.__getitem__
 
@@ -346,24 +350,24 @@ class Batches:
                 return original(this, index)
             pending, self._pending = self._pending, None
             if pending is not None and pending["fetch"] is not None:
-                Numbers.put_back(pending["fetch"])
-            self._fetch = Numbers.taken(of_cards=False)
+                RngStates.restore(pending["fetch"])
+            self._fetch = RngStates.save(of_cards=False)
             found = original(this, index)
             if pending is not None:
-                Numbers.put_back(pending["now"])
+                RngStates.restore(pending["now"])
             return found
 
         kind.__getitem__ = fetched
 
 
-def _deaf_worker(number: int) -> None:
-    """A worker that loads images leaves signals to the process that it works for."""
+def _ignore_signals(number: int) -> None:
+    """Initialise a worker that loads images: signals are for the process that it works for."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _CountedFrom:
-    """A counter of the trainer's that starts with the step before this attempt."""
+    """A counter of the trainer's, plus the steps before this attempt."""
 
     def __init__(self, counter: Any, first: int) -> None:
         self._counter = counter
@@ -423,7 +427,7 @@ def wrap_functions(train_util: Any, attempt: Attempt, batches: Batches) -> None:
 
 
 def saving(trainer: Any, attempt: Attempt, batches: Batches) -> Any:
-    """The trainer's class, with the end of each step noticed."""
+    """The trainer's class, which reports the end of each step to `attempt`."""
 
     class Saving(trainer):
         def post_process_network(self, args: Any, accelerator: Any, network: Any, *more: Any):
@@ -447,7 +451,7 @@ def saving(trainer: Any, attempt: Attempt, batches: Batches) -> Any:
 
         def get_noise_scheduler(self, args: Any, device: Any) -> Any:
             noise = super().get_noise_scheduler(args, device)
-            if args.zero_terminal_snr:  # it was computed from the betas of before
+            if args.zero_terminal_snr:  # it was computed from the betas before the rescaling
                 alphas = noise.alphas_cumprod
                 noise.all_snr = (alphas / (1 - alphas)).to(device)
             return noise
@@ -463,7 +467,7 @@ def saving(trainer: Any, attempt: Attempt, batches: Batches) -> Any:
 
         def sample_images(self, accelerator: Any, args: Any, epoch: Any, step: int, *more: Any):
             super().sample_images(accelerator, args, epoch, step, *more)
-            if epoch is None:  # so it is called after each optimizer step
+            if epoch is None:  # the call after each optimizer step
                 attempt.after_step(accelerator, args, step)
 
     return Saving()
@@ -477,11 +481,11 @@ def trainer_of(module: Any) -> Any:
     return next(each for each in own if each.__name__.endswith("NetworkTrainer"))
 
 
-def main(words: list[str]) -> None:
-    """Do what the script would do as a program."""
-    attempt = Attempt(float(words[0]))
-    script = Path(words[1])
-    sys.argv = words[1:]
+def main(argv: list[str]) -> None:
+    """Run the script as a program would be run."""
+    attempt = Attempt(float(argv[0]))
+    script = Path(argv[1])
+    sys.argv = argv[1:]
     sys.path[0] = str(script.parent)
     module = importlib.import_module(script.stem)
     train_util = module.train_util
@@ -495,7 +499,7 @@ def main(words: list[str]) -> None:
     saving(trainer_of(module), attempt, batches).train(args)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # all is written: to take itself apart takes torch seconds
+    os._exit(0)  # all is written, and torch would need seconds to shut down
 
 
 if __name__ == "__main__":

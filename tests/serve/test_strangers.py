@@ -82,11 +82,15 @@ def test_600_half_open_connections_keep_no_viewer_out(endpoint: PageEndpoint, ad
 
 def test_a_request_that_does_not_come_is_not_waited_for(endpoint: PageEndpoint) -> None:
     body = f"POST /finish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
-    for beginning in (b"", HALF, body.encode() + b"Content-Length: 9\r\n\r\nhalf"):
-        with socket.create_connection(("127.0.0.1", endpoint.port), 5) as each:
-            each.sendall(beginning)
+    beginnings = (b"", HALF, body.encode() + b"Content-Length: 9\r\n\r\nhalf")
+    with contextlib.ExitStack() as stack:
+        opened: list[tuple[socket.socket, float]] = []
+        for beginning in beginnings:
+            each = stack.enter_context(socket.create_connection(("127.0.0.1", endpoint.port), 5))
             each.settimeout(6 * REQUEST_SECONDS)
-            started = time.monotonic()
+            each.sendall(beginning)
+            opened.append((each, time.monotonic()))
+        for beginning, (each, started) in zip(beginnings, opened, strict=True):
             while each.recv(65_536):
                 pass
             assert time.monotonic() - started > 0.5 * REQUEST_SECONDS or b"POST" in beginning

@@ -83,7 +83,7 @@ def test_a_single_file_tells_what_it_predicts(
     reported = [each.text for each in settle_prediction(Settings(), base).notices]
     assert bool(reported) == (not where)
     if reported:
-        assert "taken for one that predicts noise" in reported[0]
+        assert "assumed to predict noise" in reported[0]
 
 
 def test_the_address_tells_it_too(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_known_file_is_known_by_its_hash(tmp_path: Path, monkeypatch: pytest.M
     content = path.read_bytes()
     known = prediction.KnownPrediction(
         pattern=r"never\A",
-        says="v_prediction",
+        prediction="v_prediction",
         num_bytes=len(content),
         sha256=sha256(content).hexdigest(),
     )
@@ -147,13 +147,13 @@ def test_a_contradiction_ends_the_run_and_the_users_word_settles_it(tmp_path: Pa
     code, output = planned(tmp_path, env, path)
     assert code == 2
     plain = " ".join(output.split())
-    assert "its metadata (modelspec.prediction_type) says that it predicts noise" in plain
-    assert "its name says that it predicts v" in plain
+    assert "according to its metadata (modelspec.prediction_type) it predicts noise" in plain
+    assert "according to its name it predicts v" in plain
     code, plan = planned(tmp_path, env, path, "--v_parameterization", "true")
     assert code == 0, plan
     assert plan["options"]["v_parameterization"] is True
     assert plan["options"]["zero_terminal_snr"] is True
-    assert any("as asked" in each["text"] for each in plan["notices"])
+    assert any("as set" in each["text"] for each in plan["notices"])
     code, plan = planned(tmp_path, env, path, "--v_parameterization", "false")
     assert plan["options"]["v_parameterization"] is False
     assert plan["options"]["zero_terminal_snr"] is False
@@ -169,7 +169,7 @@ def test_a_base_that_predicts_v_reaches_the_plan_without_an_offset(tmp_path: Pat
     assert "noise_offset" not in options
     code, output = planned(tmp_path, env, path, "--v_parameterization", "false")
     assert code == 2
-    assert "its tensor v_pred says so" in " ".join(output.split())
+    assert "according to its tensor v_pred" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("engine", ["native", "auto"])

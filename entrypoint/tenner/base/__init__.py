@@ -1,1 +1,1 @@
-"""Base models: which one is meant, what it is, and where it comes from."""
+"""Base models: which one a setting names, what it is, and where it is fetched from."""

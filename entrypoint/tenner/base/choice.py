@@ -1,4 +1,4 @@
-"""Which base model a run trains: one on this machine, or one that is brought to it."""
+"""Which base model a run trains: one on this machine, or one that is fetched."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tenner.base.source import BaseAddress
 
 MODELS_DIR = "/opt/models"
-"""Where the image keeps its baked base models, unless TENNER_MODELS_DIR says otherwise."""
+"""Where the image has its baked base models, unless TENNER_MODELS_DIR is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Assumed:
 def assume_base(settings: Settings, base: Base | None) -> Assumed:
     """The family and resolution to judge a dataset for, where the base may be elsewhere.
 
-    A known name tells the family; else "xl" in the name, or a resolution of 1024 and more, means
-    SDXL, and anything else Stable Diffusion 1.x. Such a guess is reported.
+    A known name determines the family; else "xl" in the name, or a resolution of 1024 and more,
+    means SDXL, and anything else Stable Diffusion 1.x. Such a guess is reported.
     """
     if base:
         side = base.resolution
@@ -100,9 +100,9 @@ def find_base(
     heads_into: Path | None = None,
     local: Base | None = None,
 ) -> Base:
-    """The base model, on this machine or brought to it, of the family that was given.
+    """The base model, found on this machine or fetched to it, of the family in the settings.
 
-    With `heads_into` it is not brought: what is elsewhere is known by its short name, or described
+    With `heads_into` it is not fetched: what is elsewhere is known by its short name, or described
     by the heads of its files, which are written to that folder; a note says so. `local` is the base
     where it was found on this machine before. Raises SettingsError.
     """
@@ -149,14 +149,15 @@ def find_base(
 
 
 def known_notices(known: KnownBase) -> tuple[Problem, ...]:
-    """What is said of a well-known base before it is here: its authors' advice, its licence."""
+    """What is reported of a well-known base before it is fetched: its authors' advice, its
+    licence."""
     advice = (Problem(text=known.advice, level="note"),) if known.advice else ()
     return (*advice, *family_notices(known.family))
 
 
 def family_notices(family: Family) -> tuple[Problem, ...]:
-    """What is said of a family before anything is trained: its licence, and samples that it has
-    not."""
+    """What is reported of a family before training: its licence, and whether samples can be
+    drawn."""
     facts = FAMILIES[family]
     drawn: tuple[Problem, ...] = ()
     if facts.drawing.why_not:
@@ -230,9 +231,9 @@ def _described(
 
 
 def _hold_to_known_sha256(address: "BaseAddress", settings: Settings, known: str) -> None:
-    """Raise SettingsError where the file's hash is known, and is another one than was meant."""
-    meant = (settings.base_model_sha256 or "").lower().removeprefix("sha256:")
-    if meant and known and meant != known:
+    """Raise SettingsError where the file's SHA-256 is known and differs from base_model_sha256."""
+    expected = (settings.base_model_sha256 or "").lower().removeprefix("sha256:")
+    if expected and known and expected != known:
         raise SettingsError(
             msg(
                 "{address} is not the expected file: its SHA-256 is {found}",
@@ -265,17 +266,19 @@ def _with_address(error: SettingsError, path: Path, address: "BaseAddress") -> S
 
 
 def settle_prediction(settings: Settings, base: Base) -> Base:
-    """The base with what the settings say of its prediction and its noise, and a line for what was
-    assumed. Whether the two can stand together is among the rules (`rules.noise`)."""
+    """The base with the prediction and noise that the settings set, and a note of what was assumed.
+
+    Contradictions between the two are reported by the rules (`rules.noise`).
+    """
     is_v, snr = settings.v_parameterization, settings.zero_terminal_snr
     if base.prediction == "flow":
-        return base  # what says otherwise is among the rules
+        return base  # settings that contradict it are reported by the rules
     notices = list(base.notices)
     if is_v is not None:
         prediction: Prediction = "v_prediction" if is_v else "epsilon"
         if base.contradiction or (base.prediction_from and prediction != base.prediction):
             notices.append(_overruled(base, prediction))
-        evidence = Evidence(says=prediction, where="v_parameterization", is_firm=True)
+        evidence = Evidence(prediction=prediction, where="v_parameterization", is_firm=True)
         own_snr = base.zero_terminal_snr and is_v
         base = replace(with_evidence(base, [evidence]), zero_terminal_snr=own_snr)
     elif not base.prediction_from and base.family == "sdxl":
@@ -285,8 +288,8 @@ def settle_prediction(settings: Settings, base: Base) -> Base:
 
 
 ASSUMED = Problem(
-    text=msg("nothing in the base says what it predicts: taken for one that predicts noise"),
-    fix=msg("set v_parameterization = true if its page speaks of v-prediction"),
+    text=msg("the base does not state what it predicts: it is assumed to predict noise"),
+    fix=msg("set v_parameterization = true if its page mentions v-prediction"),
     level="note",
 )
 
@@ -294,13 +297,13 @@ ASSUMED = Problem(
 def _overruled(base: Base, prediction: Prediction) -> Problem:
     own = PREDICTION_NAMES[base.prediction or "epsilon"]
     reason = base.contradiction or msg(
-        "{prediction_from} says that it predicts {own}",
+        "according to {prediction_from} it predicts {own}",
         prediction_from=base.prediction_from,
         own=own,
     )
     text = msg(
-        "{told}; trained as one that predicts {prediction_names}, as asked",
-        told=reason,
+        "{reason}; trained as one that predicts {prediction_names}, as set",
+        reason=reason,
         prediction_names=PREDICTION_NAMES[prediction],
     )
     return Problem(text=text, level="warning")
@@ -309,17 +312,17 @@ def _overruled(base: Base, prediction: Prediction) -> Problem:
 def _contradictions(settings: Settings, base: Base) -> list[Problem]:
     problems: list[Problem] = []
     if base.prediction == "flow":
-        return problems  # options that have no meaning there are among the rules
+        return problems  # options that have no meaning for flow are reported by the rules
     if settings.v2 is not None and settings.v2 != (base.family == "sd2"):
         verb = "is" if settings.v2 else msg("is not")
         problems.append(
             Problem(
                 text=msg(
-                    "v2 = {v2} says that {name} {told} Stable Diffusion 2.x; its weights"
-                    " say otherwise",
+                    "v2 = {v2} states that {name} {verb} Stable Diffusion 2.x; its weights"
+                    " show otherwise",
                     v2=str(settings.v2).lower(),
                     name=base.name,
-                    told=verb,
+                    verb=verb,
                 ),
                 fix=msg("remove v2"),
             )
@@ -331,12 +334,12 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
             name=base.name,
             contradiction=base.contradiction,
         )
-        fix = msg("set v_parameterization = true for v, false for noise: its page says which")
+        fix = msg("set v_parameterization = true for v, false for noise: its page states which")
         problems.append(Problem(text=text, fix=fix))
     elif base.prediction is None and is_v is None:
         problems.append(
             Problem(
-                text=msg("{name} does not tell what it predicts", name=base.name),
+                text=msg("{name} does not state what it predicts", name=base.name),
                 fix=msg(
                     "set v_parameterization: true for the 768 px models of 2.x, false for the base"
                 ),
@@ -345,8 +348,9 @@ def _contradictions(settings: Settings, base: Base) -> list[Problem]:
     verb = base.is_firm and not base.contradiction and is_v is not None
     if verb and is_v != (base.prediction == "v_prediction"):
         text = msg(
-            "v_parameterization = {said}, but {name} predicts otherwise: {prediction_from} says so",
-            said=str(is_v).lower(),
+            "v_parameterization = {value}, but {name} predicts otherwise according to"
+            " {prediction_from}",
+            value=str(is_v).lower(),
             name=base.name,
             prediction_from=base.prediction_from,
         )

@@ -86,7 +86,7 @@ def _tensor_names(path: Path) -> tuple[str, ...]:
 
 
 def _value(part: FurtherFile, settings: Settings) -> str:
-    """What the settings say of it, empty where nothing."""
+    """Its value in the settings, empty where it is not set."""
     value = settings.vae if part.option == "vae" else settings.engine_options.get(part.option)
     return str(value or "")
 
@@ -135,7 +135,7 @@ def is_kind(path: Path, part: FurtherFile) -> bool:
 def _beside(part: FurtherFile, base: Base, search: Search) -> Path | None:
     """A file of this kind beside the base, as people and ComfyUI lay them, or among the baked."""
     if _value(part, search.settings):
-        return None  # an address, which is meant
+        return None  # an address, which is fetched
     beside = [base.path.parent / each for each in _FOLDERS]
     around = [base.path.parent.parent / each for each in _FOLDERS if each]
     for folder in (*beside, *around, search.models_dir):
@@ -159,7 +159,7 @@ def _is_kind_quietly(path: Path, part: FurtherFile) -> bool:
     try:
         return is_kind(path, part)
     except SettingsError:
-        return False  # what lies around need not be whole
+        return False  # an unrelated file there may be broken
 
 
 def _fetched(part: FurtherFile, search: Search) -> Path | None:

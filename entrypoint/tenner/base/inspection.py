@@ -86,7 +86,7 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[Message, Message] | None:
     first = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [])
     channels = first[1] if len(first) > 1 else 4
     if has(r"lora_unet_|lora_te|unet\..*lora"):
-        return msg("a LoRA, not a base"), msg("name it as network_weights to go on from it")
+        return msg("a LoRA, not a base"), msg("name it as network_weights to continue from it")
     if channels in (8, 9):
         return msg("an inpainting or editing model"), msg(
             "train on the plain model it was made from"

@@ -1,7 +1,7 @@
-"""What a base was trained to answer, and under which noise: read from all that says it.
+"""What a base was trained to predict, and under which noise, by every source that states it.
 
 A base that predicts v and is trained as if it predicted noise gives a LoRA that spoils every
-picture, and nothing on the way says so. Sources, strongest first: tensors that are there as marks,
+picture, without any error. Sources, strongest first: tensors that are there as markers,
 a scheduler's configuration, the checkpoint's metadata, a configuration file beside it, the hash or
 the name of a well-known model. Pure but for small files and, where a file has exactly the size of a
 known one, its hash.
@@ -31,10 +31,12 @@ PREDICTION_NAMES: dict[Prediction, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One source: what it says, and where that is. `is_firm` where it is the model's own word,
-    which a name is not."""
+    """What one source states, and which source it is.
 
-    says: Prediction
+    `is_firm`: the model itself states it (a tensor, its scheduler), not its name or its metadata.
+    """
+
+    prediction: Prediction
     where: str
     zero_terminal_snr: bool = False
     is_firm: bool = False
@@ -45,7 +47,7 @@ class KnownPrediction:
     """A well-known model, by its names or by the one file that has this size and hash."""
 
     pattern: str
-    says: Prediction
+    prediction: Prediction
     zero_terminal_snr: bool = False
     num_bytes: int = 0
     sha256: str = ""
@@ -54,23 +56,23 @@ class KnownPrediction:
 KNOWN_PREDICTIONS = (
     KnownPrediction(  # huggingface.co/Laxhar/noobai-XL-Vpred-1.0, its model card
         pattern=r"noob.{0,12}v[-_ ]?pred",
-        says="v_prediction",
+        prediction="v_prediction",
         zero_terminal_snr=True,
         num_bytes=7_105_350_110,
         sha256="ea349eeae87ca8d25ba902c93810f7ca83e5c82f920edf12f273af004ae02819",
     ),
-    KnownPrediction(pattern=r"terminus-?xl", says="v_prediction", zero_terminal_snr=True),
-    KnownPrediction(pattern=r"easy-?fluff", says="v_prediction", zero_terminal_snr=True),
+    KnownPrediction(pattern=r"terminus-?xl", prediction="v_prediction", zero_terminal_snr=True),
+    KnownPrediction(pattern=r"easy-?fluff", prediction="v_prediction", zero_terminal_snr=True),
     KnownPrediction(
         pattern=r"(?:zero-?terminal|terminal|zt?)-?snr.{0,8}v[-_ ]?pred",
-        says="v_prediction",
+        prediction="v_prediction",
         zero_terminal_snr=True,
     ),
-    KnownPrediction(pattern=r"(?<![a-z])v[-_ ]?pred", says="v_prediction"),
-    KnownPrediction(pattern=r"(?<![a-z])eps(?:ilon)?[-_ ]?pred", says="epsilon"),
-    KnownPrediction(pattern=r"v1-5-pruned|sd_xl_base_1\.0", says="epsilon"),
-    KnownPrediction(pattern=r"v2-1_768|768-v-ema", says="v_prediction"),
-    KnownPrediction(pattern=r"v2-1_512|512-base-ema", says="epsilon"),
+    KnownPrediction(pattern=r"(?<![a-z])v[-_ ]?pred", prediction="v_prediction"),
+    KnownPrediction(pattern=r"(?<![a-z])eps(?:ilon)?[-_ ]?pred", prediction="epsilon"),
+    KnownPrediction(pattern=r"v1-5-pruned|sd_xl_base_1\.0", prediction="epsilon"),
+    KnownPrediction(pattern=r"v2-1_768|768-v-ema", prediction="v_prediction"),
+    KnownPrediction(pattern=r"v2-1_512|512-base-ema", prediction="epsilon"),
 )
 """The first whose name fits counts."""
 
@@ -103,16 +105,19 @@ USUAL_BETAS = NoiseBetas()
 
 
 def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
-    """What all evidence says, and from where; with None the contradiction in words, or nothing."""
+    """The prediction that all evidence agrees on, and its first source.
+
+    Where sources differ: None and a text that lists them. Without evidence: None and "".
+    """
     if not found:
         return None, ""
-    if all(each.says == found[0].says for each in found):
-        return found[0].says, found[0].where
+    if all(each.prediction == found[0].prediction for each in found):
+        return found[0].prediction, found[0].where
     texts = [
         msg(
-            "{where} says that it predicts {prediction_names}",
+            "according to {where} it predicts {prediction_names}",
             where=each.where,
-            prediction_names=PREDICTION_NAMES[each.says],
+            prediction_names=PREDICTION_NAMES[each.prediction],
         )
         for each in found
     ]
@@ -122,8 +127,9 @@ def settled(found: Sequence[Evidence]) -> tuple[Prediction | None, str]:
 def evidence_in_checkpoint(
     path: Path, name: str, header: Mapping[str, Any], *, sha256: str | None = None
 ) -> list[Evidence]:
-    """All that speaks in and about a single file; `sha256` is its hash where that is known without
-    reading it, empty where it cannot be. Raises SettingsError for what no trainer does."""
+    """All evidence in and about a single file; `sha256` is its hash where that is known without
+    reading it, empty where it cannot be. Raises SettingsError for a kind that no trainer
+    supports."""
     found = [*_marks(path, header), *_metadata(header.get("__metadata__") or {})]
     found += _configuration_beside(path)
     by_name = list(_names(path.stem, name))
@@ -131,21 +137,21 @@ def evidence_in_checkpoint(
 
 
 def evidence_in_folder(path: Path, name: str, scheduler: Mapping[str, Any]) -> list[Evidence]:
-    """All that speaks in and about a diffusers folder; `scheduler` is its scheduler's
-    configuration. Raises SettingsError for what no trainer does."""
+    """All evidence in and about a diffusers folder; `scheduler` is its scheduler's
+    configuration. Raises SettingsError for a kind that no trainer supports."""
     kind = scheduler.get("prediction_type", "epsilon" if scheduler else None)
     found: list[Evidence] = []
     if kind in ("epsilon", "v_prediction"):
         snr = bool(scheduler.get("rescale_betas_zero_snr", False))
         where = "its scheduler"
-        found.append(Evidence(says=kind, where=where, zero_terminal_snr=snr, is_firm=True))
+        found.append(Evidence(prediction=kind, where=where, zero_terminal_snr=snr, is_firm=True))
     elif kind is not None:
         raise SettingsError(
             msg(
-                "{path}: the model predicts {said}; tenner trains models that predict"
+                "{path}: the model predicts {kind}; tenner trains models that predict"
                 " epsilon or v_prediction",
                 path=path / SCHEDULER_FILE,
-                said=repr(str(kind)[:40]),
+                kind=repr(str(kind)[:40]),
             ),
             fix=msg("take another base model"),
         )
@@ -161,9 +167,9 @@ def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
         kind = "trained_betas" if scheduler.get("trained_betas") is not None else schedule
         raise SettingsError(
             msg(
-                "{path}: no trainer here knows the noise schedule of its scheduler ({said})",
+                "{path}: no trainer here knows the noise schedule of its scheduler ({kind})",
                 path=path,
-                said=kind,
+                kind=kind,
             ),
             fix=msg("take the base that it was made from"),
         )
@@ -188,7 +194,8 @@ def betas_of(path: Path, scheduler: Mapping[str, Any]) -> NoiseBetas:
 
 
 def _marks(path: Path, header: Mapping[str, Any]) -> Iterator[Evidence]:
-    """Tensors that say what a file is, as ComfyUI reads them (comfy/supported_models.py, SDXL)."""
+    """Marker tensors that state what a file predicts, as ComfyUI reads them
+    (comfy/supported_models.py, SDXL)."""
     if "edm_vpred.sigma_max" in header or "edm_mean" in header:
         raise SettingsError(
             msg("{path} is trained on EDM's noise levels (CosXL, Playground 2.5)", path=path),
@@ -197,7 +204,7 @@ def _marks(path: Path, header: Mapping[str, Any]) -> Iterator[Evidence]:
     if "v_pred" in header:
         snr = "ztsnr" in header
         where = msg("its tensor v_pred")
-        yield Evidence(says="v_prediction", where=where, zero_terminal_snr=snr, is_firm=True)
+        yield Evidence(prediction="v_prediction", where=where, zero_terminal_snr=snr, is_firm=True)
 
 
 def _metadata(metadata: object) -> Iterator[Evidence]:
@@ -207,18 +214,22 @@ def _metadata(metadata: object) -> Iterator[Evidence]:
     entries = cast("Mapping[str, object]", metadata)
     prediction_type = str(entries.get("modelspec.prediction_type") or "").strip().lower()
     if prediction_type in ("epsilon", "eps"):
-        yield Evidence(says="epsilon", where=msg("its metadata (modelspec.prediction_type)"))
+        yield Evidence(prediction="epsilon", where=msg("its metadata (modelspec.prediction_type)"))
     elif prediction_type in ("v", "v_prediction", "v-prediction", "vpred", "v_pred"):
-        yield Evidence(says="v_prediction", where=msg("its metadata (modelspec.prediction_type)"))
+        yield Evidence(
+            prediction="v_prediction", where=msg("its metadata (modelspec.prediction_type)")
+        )
     architecture = str(entries.get("modelspec.architecture") or "").lower()
     if architecture.startswith("stable-diffusion-v2-768-v"):
-        yield Evidence(says="v_prediction", where=msg("its metadata (modelspec.architecture)"))
+        yield Evidence(
+            prediction="v_prediction", where=msg("its metadata (modelspec.architecture)")
+        )
     elif architecture.startswith("stable-diffusion-v2-512"):
-        yield Evidence(says="epsilon", where=msg("its metadata (modelspec.architecture)"))
+        yield Evidence(prediction="epsilon", where=msg("its metadata (modelspec.architecture)"))
 
 
 def _configuration_beside(path: Path) -> Iterator[Evidence]:
-    """`model.yaml` beside `model.safetensors`, as web UIs want it for models that predict v."""
+    """`model.yaml` beside `model.safetensors`, as web UIs expect it for models that predict v."""
     file = path.with_suffix(".yaml")
     try:
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
@@ -226,8 +237,10 @@ def _configuration_beside(path: Path) -> Iterator[Evidence]:
         return
     found = re.search(r"^\s*parameterization:\s*[\"']?(v|eps)\b", text[:20_000], re.MULTILINE)
     if found:
-        says: Prediction = "v_prediction" if found[1] == "v" else "epsilon"
-        yield Evidence(says=says, where=msg("the file {name} beside it", name=file.name))
+        prediction: Prediction = "v_prediction" if found[1] == "v" else "epsilon"
+        yield Evidence(
+            prediction=prediction, where=msg("the file {name} beside it", name=file.name)
+        )
 
 
 def _names(*names: str) -> Iterator[Evidence]:
@@ -235,7 +248,9 @@ def _names(*names: str) -> Iterator[Evidence]:
         for known in KNOWN_PREDICTIONS:
             if re.search(known.pattern, name, re.IGNORECASE):
                 yield Evidence(
-                    says=known.says, where="its name", zero_terminal_snr=known.zero_terminal_snr
+                    prediction=known.prediction,
+                    where="its name",
+                    zero_terminal_snr=known.zero_terminal_snr,
                 )
                 return
 
@@ -250,5 +265,5 @@ def _hash(path: Path, sha256: str | None) -> list[Evidence]:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 == known.sha256:
             snr = known.zero_terminal_snr
-            return [Evidence(says=known.says, where="its hash", zero_terminal_snr=snr)]
+            return [Evidence(prediction=known.prediction, where="its hash", zero_terminal_snr=snr)]
     return []

@@ -56,7 +56,7 @@ def fetch_from_hub(
     except (*transport_errors(), OSError, ValueError) as error:
         raise DatasetError(
             msg("{source} cannot be fetched: {error}", source=source, error=error),
-            fix=msg("check the network; a second start goes on where this one ended"),
+            fix=msg("check the network; starting again resumes the download"),
         ) from None
 
 

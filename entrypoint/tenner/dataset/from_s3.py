@@ -90,9 +90,7 @@ def fetch_from_s3(
     except TransientError as trouble:
         raise DatasetError(
             msg("{source} cannot be fetched: {trouble}", source=source, trouble=trouble),
-            fix=msg(
-                "check the network and the endpoint; a second start goes on where this one ended"
-            ),
+            fix=msg("check the network and the endpoint; starting again resumes the download"),
         ) from None
     except OSError as error:
         fix = msg("free disk space, or set TENNER_CACHE_DIR")

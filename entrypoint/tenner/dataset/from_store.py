@@ -52,7 +52,7 @@ def fetch_from_store(
     except TransientError as trouble:
         raise DatasetError(
             msg("{source} cannot be fetched: {trouble}", source=source, trouble=trouble),
-            fix=msg("check the network; a second start goes on where this one ended"),
+            fix=msg("check the network; starting again resumes the download"),
         ) from None
     except OSError as error:
         raise DatasetError(

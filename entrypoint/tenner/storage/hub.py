@@ -20,7 +20,7 @@ from tenner.core.messages import Message, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import Secrets
 from tenner.storage.destination import Destination
-from tenner.storage.hub_client import TOKENS_PAGE, HubClient, ask, open_hub_client
+from tenner.storage.hub_client import TOKENS_PAGE, HubClient, call_hub, open_hub_client
 from tenner.storage.permissions import ALL_PERMISSIONS, Permissions
 from tenner.storage.store import OnBytes
 
@@ -200,7 +200,7 @@ class HubStore:
         return f"{where}/blob/{self.destination.revision}/{self.destination.name_in_root(name)}"
 
     def _ask(self, deadline: Deadline, action: Any, *given: Any, **more: Any) -> Any:
-        return ask(self.destination, self._client, deadline, action, *given, **more)
+        return call_hub(self.destination, self._client, deadline, action, *given, **more)
 
     def _make_ready(self, deadline: Deadline) -> Any:
         """The repo as the Hub describes it; made where it is not there, and the branch too.

@@ -98,7 +98,7 @@ def _without_guards(hooks: Sequence[Any]) -> list[Any]:
     return [each for each in hooks if not isinstance(getattr(each, "__self__", 0), ServerGuard)]
 
 
-def ask(
+def call_hub(
     location: object,
     client: HubClient,
     deadline: Deadline,

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from tenner.core.checksums import hash_file
 from tenner.core.retry import Deadline, TransientError, retry_policy
 from tenner.storage import http
-from tenner.storage.hub_client import HubClient, ask
+from tenner.storage.hub_client import HubClient, call_hub
 
 OnFileBytes = Callable[[int], None]
 """Called with how many bytes of a file are here."""
@@ -129,7 +129,9 @@ def fetch_hub_file(
     def once() -> Path:
         nonlocal failures
         try:
-            return ask(file.repo, client, deadline, _download, file, client, cache, on_progress)
+            return call_hub(
+                file.repo, client, deadline, _download, file, client, cache, on_progress
+            )
         except TransientError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OWN_DISK:
                 raise error.__cause__ from None

@@ -1,4 +1,5 @@
-"""Base models that are not on this machine: from the Hugging Face Hub, the web or S3, kept here."""
+"""Base models that are not on this machine: from the Hugging Face Hub, the web or a bucket, into
+the cache."""
 
 from tenner.base.source.address import BaseAddress, parse_base_address
 from tenner.base.source.cache import FetchedBase

@@ -1,7 +1,7 @@
-"""Whether the Hub gives a gated base to this user: asked before anything is rented.
+"""Whether the Hub gives a gated base to this user: checked before anything is rented.
 
-The Hub lists a gated repo to everybody and refuses its files, so the file itself is asked for, by
-its head alone.
+The Hub lists a gated repo to everybody and refuses its files, so a HEAD request is made
+for the file itself.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import secrets_from
 from tenner.families import KnownBase
-from tenner.storage.hub_client import ask, open_hub_client
+from tenner.storage.hub_client import call_hub, open_hub_client
 
 _SECONDS = 10.0
 _REFUSED = frozenset({"401", "402", "403", "GatedRepo", "RepoNotFound"})
 
 
 def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """What keeps this user from the base; nothing where it is open, or the Hub does not answer."""
+    """Why this user cannot fetch the base; empty where it is open, or the Hub does not answer."""
     if not known.is_gated:
         return ()
     secrets = secrets_from(environ)[0]
     try:
         client = open_hub_client(known.hub_id, secrets=secrets, env=environ)
-        ask(known.hub_id, client, Deadline(_SECONDS), _head, known, client)
+        call_hub(known.hub_id, client, Deadline(_SECONDS), _head, known, client)
     except TransientError:
         return ()
     except PermanentError as error:

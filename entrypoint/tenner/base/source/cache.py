@@ -1,8 +1,8 @@
-"""The cache of base models: cut downloads go on, what arrived is verified and kept.
+"""The cache of base models: interrupted downloads are resumed, complete ones are verified.
 
 What is complete is noted in `complete.json` beside it and not requested again where its revision
-is fixed; where it is not, the server is asked which version it has, and what is here is taken
-when it does not answer.
+is fixed; where it is not, the server is asked for its version, and the cached one is used when
+it does not answer.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class FetchedBase:
     """A base model that is here now, a file or a folder. `hub_id` and `licence` where known.
 
     With `is_whole` off the files have their heads and sizes alone, and holes for weights; `sha256`
-    is then what the source says of a single file, empty where it says nothing.
+    is then what the source states of a single file, empty where it states none.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class FetchedBase:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetching:
-    """What every source is given: where to keep things, and whom to tell."""
+    """What every source needs: the cache, credentials, the progress callback, the expected hash."""
 
     cache: Path
     secrets: Secrets
@@ -79,8 +79,11 @@ def download_kind(
     )
 
 
-def bring(address: BaseAddress, target: Path, url: str, task: Fetching, kind: DownloadKind) -> None:
-    """Bring weights to `target`; a file that is none does not stay. Raises SettingsError."""
+def fetch_weights(
+    address: BaseAddress, target: Path, url: str, task: Fetching, kind: DownloadKind
+) -> None:
+    """Download weights to `target`; a file that is no safetensors is removed. Raises
+    SettingsError."""
     try:
         download(url, target, max_bytes=MAX_BYTES, on_bytes=task.on_bytes, kind=kind)
         if target.suffix == ".safetensors":
@@ -107,12 +110,12 @@ def refuse_full_disk(cache: Path, num_bytes: int) -> None:
         )
 
 
-def check_sha256(path: Path, wanted: str, address: BaseAddress) -> None:
-    """Raise SettingsError, and remove the file, where it is another one than was wanted."""
-    if not wanted:
+def check_sha256(path: Path, expected: str, address: BaseAddress) -> None:
+    """Raise SettingsError, and remove the file, where its SHA-256 is not the expected one."""
+    if not expected:
         return
     found = hash_file(path)[1]
-    if found != wanted.removeprefix("sha256:"):
+    if found != expected.removeprefix("sha256:"):
         path.unlink()
         raise SettingsError(
             msg(

@@ -37,7 +37,7 @@ def choose_files(names: Sequence[str], *, where: str) -> tuple[str, ...]:
                 some=_some(checkpoints),
             ),
             fix=msg(
-                "say which: base_model = {where}/{checkpoints}",
+                "name one: base_model = {where}/{checkpoints}",
                 where=where,
                 checkpoints=sorted(checkpoints)[0],
             ),

@@ -1,4 +1,4 @@
-"""Fetching a base model into the cache, from wherever its address says."""
+"""Fetching a base model into the cache, by the kind of its address."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,9 +21,9 @@ def fetch_base(
     on_bytes: OnBytes | None = None,
     sha256: str = "",
 ) -> FetchedBase:
-    """The base at `address`, brought into the folder `cache` where it is not there yet.
+    """The base at `address`, fetched into the folder `cache` where it is not there yet.
 
-    `sha256` is what a single file must have. Raises SettingsError with what kept it.
+    `sha256` is what a single file must have. Raises SettingsError with the reasons it failed.
     """
     task = Fetching(
         cache=cache, secrets=secrets, environ=environ, on_bytes=on_bytes, sha256=sha256.lower()

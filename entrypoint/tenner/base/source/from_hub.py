@@ -1,6 +1,6 @@
 """A base model on the Hugging Face Hub: which commit, which files, each held to the Hub's hash.
 
-The files lie in the layout of huggingface_hub's own cache (`storage.hub_download`). A base is a
+The files are in the layout of huggingface_hub's own cache (`storage.hub_download`). A base is a
 folder of links to those that it is made of, since a repo's files in the cache may be more.
 """
 
@@ -28,7 +28,7 @@ from tenner.core.messages import NO_TEXT, msg
 from tenner.core.retry import Deadline, PermanentError, TransientError, retrying
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.storage.http import refuse_size
-from tenner.storage.hub_client import OFFLINE, HubClient, ask, open_hub_client
+from tenner.storage.hub_client import OFFLINE, HubClient, call_hub, open_hub_client
 from tenner.storage.hub_download import (
     HubCache,
     HubFile,
@@ -38,8 +38,8 @@ from tenner.storage.hub_download import (
 )
 
 _LISTING_SECONDS = 60.0
-_KEPT_LISTING_SECONDS = 5.0
-"""How long the Hub is asked for news of what is here already."""
+_CACHED_LISTING_SECONDS = 5.0
+"""How long the Hub may take to list what is cached already."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAY_NOT_READ = frozenset({"401", "402", "403", "GatedRepo", "RepoNotFound"})
 
@@ -59,75 +59,81 @@ def fetch_from_hub(address: BaseAddress, task: Fetching) -> FetchedBase:
     listed = look_up(address, task)
     if isinstance(listed, FetchedBase):
         return listed
-    room, branch = _room(address, task)
+    repo_dir, branch = _repo_dir(address, task)
     cache = hub_cache(task.environ, task.cache / "hub")
-    folder = _folder(room, listed.commit, address)
+    folder = _folder(repo_dir, listed.commit, address)
     _fetch_all(address, listed.client, listed.files, folder, cache, task)
     facts = {"hub_id": address.location, "licence": listed.licence}
-    found = _note(room, listed.commit, address, list(listed.files), facts)
+    found = _note(repo_dir, listed.commit, address, list(listed.files), facts)
     write_atomically(branch, listed.commit)
     return found
 
 
-def _room(address: BaseAddress, task: Fetching) -> tuple[Path, Path]:
+def _repo_dir(address: BaseAddress, task: Fetching) -> tuple[Path, Path]:
     """The repo's folder in the cache, and the note of its revision's newest commit."""
-    room = task.cache / "hub" / address.location.replace("/", "--")
-    return room, room / "refs" / address.revision.replace("/", "--")
+    repo_dir = task.cache / "hub" / address.location.replace("/", "--")
+    return repo_dir, repo_dir / "refs" / address.revision.replace("/", "--")
 
 
 def cached_known_file(address: BaseAddress, task: Fetching) -> FetchedBase | None:
-    """A base whose one file is known, where a cache holds it: nobody is asked."""
+    """A base whose one file is known, where a cache holds it: no request is made."""
     if not address.sha256:
         return None
-    room, _ = _room(address, task)
+    repo_dir, _ = _repo_dir(address, task)
     cache = hub_cache(task.environ, task.cache / "hub")
-    return _noted(room, address.revision, address) or _known_and_cached(address, room, cache)
+    return _noted(repo_dir, address.revision, address) or _known_and_cached(
+        address, repo_dir, cache
+    )
 
 
 def look_up(address: BaseAddress, task: Fetching) -> FetchedBase | Listed:
     """The base where it is here already, else what the Hub has of it. Raises SettingsError."""
-    room, branch = _room(address, task)
+    repo_dir, branch = _repo_dir(address, task)
     cache = hub_cache(task.environ, task.cache / "hub")
-    if _COMMIT.fullmatch(address.revision) and (noted := _noted(room, address.revision, address)):
+    if _COMMIT.fullmatch(address.revision) and (
+        noted := _noted(repo_dir, address.revision, address)
+    ):
         return noted
-    if address.sha256 and (cached := _known_and_cached(address, room, cache)):
+    if address.sha256 and (cached := _known_and_cached(address, repo_dir, cache)):
         return cached
     try:
         client = open_hub_client(address, secrets=task.secrets, env=task.environ)
-        seconds = _KEPT_LISTING_SECONDS if branch.is_file() else _LISTING_SECONDS
+        seconds = _CACHED_LISTING_SECONDS if branch.is_file() else _LISTING_SECONDS
         commit, licence, files = _listing(address, client, Deadline(seconds))
     except (PermanentError, TransientError) as error:
-        if here := _without_the_hub(error, address, room, branch, cache):
+        if here := _without_the_hub(error, address, repo_dir, branch, cache):
             return here
         raise refusal(error, address) from error
-    if noted := _noted(room, commit, address):
+    if noted := _noted(repo_dir, commit, address):
         return noted
     return Listed(client=client, commit=commit, licence=licence, files=files)
 
 
 def refusal(error: PermanentError | TransientError, address: BaseAddress) -> SettingsError:
-    """What the Hub refused, or why it could not be asked."""
+    """What the Hub refused, or why it cannot be reached."""
     if isinstance(error, PermanentError):
         return SettingsError(problems=[error.problem])
     return SettingsError(
         msg("{address} cannot be fetched: {error}", address=address, error=error),
-        fix=msg("check the network; a second start goes on where this one ended"),
+        fix=msg("check the network; starting again resumes the download"),
     )
 
 
 def _without_the_hub(
     error: PermanentError | TransientError,
     address: BaseAddress,
-    room: Path,
+    repo_dir: Path,
     branch: Path,
     cache: HubCache,
 ) -> FetchedBase | None:
-    """The base as it was when the Hub could be asked: as tenner fetched it, or its one file as
-    another program did. None where the Hub refuses it, or it is not here."""
+    """The base as it is cached: as tenner fetched it, or its one file as another program did.
+
+    None where the Hub refuses it, or it is not here.
+    """
     if isinstance(error, PermanentError) and error.code != OFFLINE:
         return None
     last = branch.read_text("utf-8") if branch.is_file() else ""
-    if last and (noted := _noted(room, last, address)):
+    if last and (noted := _noted(repo_dir, last, address)):
         return noted
     if not address.path.endswith(".safetensors"):
         return None
@@ -135,34 +141,34 @@ def _without_the_hub(
     found = cache.find(file) if file else None
     if file is None or found is None:
         return None
-    _link(found, _folder(room, file.commit, address) / found.name)
-    return _note(room, file.commit, address, [found.name], _facts(address))
+    _link(found, _folder(repo_dir, file.commit, address) / found.name)
+    return _note(repo_dir, file.commit, address, [found.name], _facts(address))
 
 
 def _facts(address: BaseAddress) -> dict[str, str]:
-    """What a base's note says of it where the Hub was not asked."""
+    """What is noted of a base without a request to the Hub."""
     return {
         "hub_id": address.location,
         "licence": address.known.licence if address.known else "",
     }
 
 
-def _folder(room: Path, commit: str, address: BaseAddress) -> Path:
+def _folder(repo_dir: Path, commit: str, address: BaseAddress) -> Path:
     """Each file or folder that is requested has its own, so that one is never taken for another."""
-    return room / commit / (address.path.replace("/", "--") or "all")
+    return repo_dir / commit / (address.path.replace("/", "--") or "all")
 
 
 def _note(
-    room: Path, commit: str, address: BaseAddress, names: list[str], facts: dict[str, str]
+    repo_dir: Path, commit: str, address: BaseAddress, names: list[str], facts: dict[str, str]
 ) -> FetchedBase:
     """Note that all files are here, verified."""
-    folder = _folder(room, commit, address)
+    folder = _folder(repo_dir, commit, address)
     note_complete(folder, {name: (folder / name).stat().st_size for name in names}, facts)
     return _fetched(folder, names, facts)
 
 
-def _noted(room: Path, commit: str, address: BaseAddress) -> FetchedBase | None:
-    folder = _folder(room, commit, address)
+def _noted(repo_dir: Path, commit: str, address: BaseAddress) -> FetchedBase | None:
+    folder = _folder(repo_dir, commit, address)
     noted = complete_facts(folder)
     return _fetched(folder, list(noted["files"]), noted) if noted else None
 
@@ -181,7 +187,7 @@ def _listing(
     """
 
     def info() -> Any:
-        return ask(
+        return call_hub(
             address,
             client,
             deadline,
@@ -196,7 +202,7 @@ def _listing(
 
     found = retrying(deadline, info)
     commit = str(found.sha)
-    entries = retrying(deadline, lambda: ask(address, client, deadline, tree, commit))
+    entries = retrying(deadline, lambda: call_hub(address, client, deadline, tree, commit))
     by_name = {str(each.path): each for each in entries}
     names = _chosen(list(by_name), address)
     start = address.path.rpartition("/")[0] if address.path in by_name else address.path
@@ -231,8 +237,8 @@ def _chosen(names: list[str], address: BaseAddress) -> list[str]:
     return [start + name for name in choose_files(inside, where=str(address))]
 
 
-def _known_and_cached(address: BaseAddress, room: Path, cache: HubCache) -> FetchedBase | None:
-    """A base whose file is known by its hash, from a cache: nobody is asked."""
+def _known_and_cached(address: BaseAddress, repo_dir: Path, cache: HubCache) -> FetchedBase | None:
+    """A base whose file is known by its hash, from a cache: no request is made."""
     file = HubFile(
         repo=address.location,
         name=address.path,
@@ -243,8 +249,8 @@ def _known_and_cached(address: BaseAddress, room: Path, cache: HubCache) -> Fetc
     found = cache.find(file)
     if found is None:
         return None
-    _link(found, _folder(room, address.revision, address) / found.name)
-    return _note(room, address.revision, address, [found.name], _facts(address))
+    _link(found, _folder(repo_dir, address.revision, address) / found.name)
+    return _note(repo_dir, address.revision, address, [found.name], _facts(address))
 
 
 def _link(found: Path, target: Path) -> None:
@@ -300,7 +306,7 @@ def _fetch_one(
     except OSError as error:
         raise SettingsError(
             msg(
-                "{address} cannot be kept in {path}: {strerror}",
+                "{address} cannot be stored in {path}: {strerror}",
                 address=address,
                 path=cache.path,
                 strerror=error.strerror,

@@ -19,7 +19,7 @@ _LONGEST_SECONDS = 6 * 3600.0
 
 
 def fetch_from_store(address: BaseAddress, task: Fetching) -> FetchedBase:
-    """Raises SettingsError where it is not there or cannot be brought."""
+    """Raises SettingsError where it is not there or cannot be fetched."""
     return with_store(address, task, Deadline(_LONGEST_SECONDS), _fetch)
 
 
@@ -38,7 +38,7 @@ def with_store(
     except TransientError as passing:
         raise SettingsError(
             msg("{address} cannot be fetched: {passing}", address=address, passing=passing),
-            fix=msg("check the network; a second start goes on where this one ended"),
+            fix=msg("check the network; starting again resumes the download"),
         ) from passing
 
 
@@ -68,21 +68,21 @@ def versions_of(
 
 
 def _fetch(store: Source, address: BaseAddress, task: Fetching, deadline: Deadline) -> FetchedBase:
-    room = task.cache / address.kind / key_of(f"{address} {address.options}")
+    store_dir = task.cache / address.kind / key_of(f"{address} {address.options}")
     versions = versions_of(store, address, deadline)
     names = tuple(versions)
-    folder = room / key_of(str(sorted(versions.items())))
+    folder = store_dir / key_of(str(sorted(versions.items())))
     total = sum(size for size, _ in versions.values())
     before = 0
     for name, (size, _) in versions.items():
         target = folder / name
         if not target.is_file():
 
-            def told(done: int, before: int = before) -> None:
+            def report(done: int, before: int = before) -> None:
                 if task.on_bytes:
                     task.on_bytes(before + done, total)
 
-            store.fetch(name, target, deadline, on_bytes=told)
+            store.fetch(name, target, deadline, on_bytes=report)
         before += size
     if len(names) == 1:
         check_sha256(folder / names[0], task.sha256, address)

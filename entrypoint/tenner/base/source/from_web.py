@@ -6,9 +6,9 @@ from tenner.base.source.address import BaseAddress
 from tenner.base.source.cache import (
     FetchedBase,
     Fetching,
-    bring,
     check_sha256,
     download_kind,
+    fetch_weights,
     key_of,
 )
 from tenner.core.addresses import full_address
@@ -19,20 +19,20 @@ from tenner.storage.http import DownloadKind
 def fetch_from_web(address: BaseAddress, task: Fetching) -> FetchedBase:
     """The file at the address. Raises SettingsError."""
     target = web_target(address, task)
-    bring(address, target, address.location, task, web_file(address, task))
+    fetch_weights(address, target, address.location, task, web_file(address, task))
     check_sha256(target, task.sha256, address)
     return FetchedBase(path=target)
 
 
 def web_target(address: BaseAddress, task: Fetching) -> Path:
-    """Where the file lies in the cache."""
+    """The file's path in the cache."""
     name = Path(address.location.partition("?")[0]).name
     name = name if name.endswith(".safetensors") else f"{name or 'model'}.safetensors"
     return task.cache / "web" / key_of(full_address(address.location)) / name[-120:]
 
 
 def web_file(address: BaseAddress, task: Fetching) -> DownloadKind:
-    """What is asked for: with the user's token where the server is Civitai's."""
+    """How the file is downloaded: with the user's token where the server is Civitai's."""
     host = address.location.split("/")[2].rpartition("@")[2].partition(":")[0]
     token = task.secrets.get("CIVITAI_TOKEN") if host.endswith("civitai.com") else None
     return download_kind(

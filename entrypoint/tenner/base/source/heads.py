@@ -22,9 +22,9 @@ from tenner.core.secrets import Secrets
 from tenner.storage.http import read_beginning
 
 Beginning = Callable[[int], tuple[bytes, int | None]]
-"""The first so many bytes of a file, and its whole size where the server says it."""
+"""The first so many bytes of a file, and its whole size where the server states it."""
 _FIRST_BYTES = 1 << 19
-"""The head of a checkpoint has 0.1 to 0.4 MB; of a longer one the rest is asked for again."""
+"""The head of a checkpoint has 0.1 to 0.4 MB; of a longer one the rest is requested too."""
 _SECONDS = 120.0
 _AT_ONCE = 8
 
@@ -40,7 +40,7 @@ def fetch_heads(
     """The base at `address` as it is in the cache, else in `folder` by its heads; None for the one
     file of a known base that is not in the cache, as all of it is known.
 
-    Raises SettingsError with what kept it.
+    Raises SettingsError with the reasons it failed.
     """
     task = Fetching(cache=cache, secrets=secrets, environ=environ)
     try:
@@ -138,7 +138,7 @@ def _from_store(address: BaseAddress, task: Fetching, folder: Path) -> FetchedBa
 def _write_all(
     folder: Path, files: Mapping[str, tuple[int, Beginning]], address: BaseAddress
 ) -> None:
-    """Heads of weights, and small files whole; vocabularies say nothing of the model."""
+    """Heads of weights, and small files whole; vocabularies are not needed."""
 
     def write(name: str) -> None:
         size, beginning = files[name]

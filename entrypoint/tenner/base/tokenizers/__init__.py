@@ -1,7 +1,7 @@
-"""CLIP's tokenizers, made on the spot from the one file that tells them: no hub is asked.
+"""CLIP's tokenizers, built from the one file that defines them, without a request to the Hub.
 
-A single-file checkpoint holds no tokenizer, and sd-scripts asks the Hub for one unless it finds it
-in a folder. `merges.txt` holds CLIP's byte-pair merges (OpenAI, MIT licence, see `LICENSE`); the
+A single-file checkpoint holds no tokenizer, and sd-scripts requests one of the Hub unless it finds
+it in a folder. `merges.txt` holds CLIP's byte-pair merges (OpenAI, MIT licence, see `LICENSE`); the
 vocabulary follows from them: the 256 bytes, the same at a word's end, the merges in their order,
 two marks, 49,408 tokens in all.
 """

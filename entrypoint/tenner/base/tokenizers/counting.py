@@ -2,9 +2,9 @@
 
 CLIP's own way: the text in NFC and lower case is cut into pieces (contractions, runs of letters,
 single numerals, runs of other signs), each piece's UTF-8 bytes are merged pair by pair, the pair
-that stands first in `merges.txt` before the others, until none is left. The `tokenizers` library
-gives the same counts, but makes its tables in 0.2 s where this takes 0.08 s, and brings
-huggingface_hub and Xet with it: 45 MB that an installation without the Hub does not have.
+that comes first in `merges.txt` before the others, until none is left. The `tokenizers` library
+gives the same counts, but makes its tables in 0.2 s where this takes 0.08 s, and needs
+huggingface_hub and Xet: 45 MB that an installation without the Hub does not have.
 """
 
 import re
@@ -71,7 +71,7 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 @cache
 def _ranks() -> dict[tuple[str, str], int]:
-    """The place of each pair in CLIP's merges."""
+    """The index of each pair in CLIP's merges."""
     lines = (Path(__file__).parent / "merges.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.split() for line in lines[1:] if line.strip())
     return {(first, second): rank for rank, (first, second) in enumerate(pairs)}
@@ -79,5 +79,5 @@ def _ranks() -> dict[tuple[str, str], int]:
 
 @cache
 def _alphabet() -> dict[int, str]:
-    """The printable sign that stands for each byte."""
+    """The printable character of each byte."""
     return printable_bytes()

@@ -8,6 +8,7 @@ seeded weights, and a Hub on loopback for the fetching.
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from tenner.cli.main import main
 from tenner.core.errors import SettingsError
 from tenner.dataset.captioning import models
 from tenner.dataset.captioning.choice import without_words
+from tenner.dataset.captioning.drafts import Drafts, pack_drafts, unpack_drafts
 from tenner.pipeline.captioning import choose_kind, draft_captions
 from tenner.pipeline.drafting import CaptionRequest
 from tenner.pipeline.run_captions import kind_for
@@ -524,12 +526,13 @@ def output_of(capsys, *words: str) -> str:
 
 @pytest.mark.long
 def test_train_drafts_what_is_missing_beside_the_run_and_leaves_the_users_files(
-    tmp_path, hub, capsys
+    tmp_path, hub, capsys, monkeypatch
 ):
     folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN, blue=BLUE)
     (folder / "blue.txt").write_text("a sks toy, mine")
     before = sorted(path.name for path in folder.iterdir())
-    words = job(tmp_path, folder, "--max_train_steps", "1", "--no_samples")
+    to = ("--destinations", f"file://{tmp_path}/kept")
+    words = job(tmp_path, folder, "--max_train_steps", "1", "--no_samples", *to)
     output = output_of(capsys, "train", *words)
     assert "2 captions to draft by the WD14 tagger" in output
     assert "2 captions drafted on cpu: read them over" in output
@@ -544,6 +547,42 @@ def test_train_drafts_what_is_missing_beside_the_run_and_leaves_the_users_files(
     assert {path.name: path.read_text().strip() for path in drafts.glob("*.txt")} == {
         f"{name}.txt": text for name, text in expected.items()
     }
+
+    # On another machine, without the model and without what this one has drafted: the same run.
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setenv("TENNER_CACHE_DIR", str(tmp_path / "other"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    output = output_of(capsys, "train", *words)
+    assert "2 captions drafted on an earlier machine" in output
+    assert "to draft" not in output
+    assert "delivered before" in output
+
+
+def test_runs_over_the_same_pictures_train_on_the_same_drafts_made_once(
+    tmp_path, hub, capsys, monkeypatch
+):
+    one = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN)
+    assert prepared_captions(tmp_path, one)["red.png"] == "sks toy, red sky, ^_^"
+    shutil.rmtree(tmp_path / "out")
+    pictures(tmp_path / "10_my car", other=GREEN, red=RED)
+    monkeypatch.setattr("tenner.pipeline.drafting.CaptionProcess", None)  # it is not started
+    assert prepared_captions(tmp_path, tmp_path / "10_my car") == {
+        "other.png": "my car, some one, green sky", "red.png": "my car, red sky, ^_^",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/a.txt", "train/a.png"])
+def test_drafts_come_back_whole_and_nowhere_else(tmp_path, name):
+    drafts = Drafts(tmp_path / "captions" / "train", {"kind": "wd14"})
+    drafts.write("10_cat/قطة.png.txt", "a cat")
+    packed = pack_drafts(tmp_path / "captions")
+    wrong = json.dumps({"file": name, "text": "x"}) + "\n{cut"
+    there = tmp_path / "there" / "captions"
+    assert unpack_drafts(packed + wrong.encode(), there) == 1
+    again = Drafts(there / "train", {"kind": "wd14"})
+    assert again.state("10_cat/قطة.png.txt") == "drafted"
+    assert pack_drafts(there) == packed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions", "there"]
 
 
 def test_a_draft_that_the_user_edited_is_kept_and_a_file_beside_the_image_is_stronger(
@@ -591,6 +630,21 @@ def test_plan_and_check_say_what_train_will_draft_and_write_nothing(tmp_path, ca
     assert not (tmp_path / "out").exists()
     never = output_of(capsys, "check", str(folder), "--base_model", "tiny")
     assert "draft them by `tenner caption`" in never
+
+
+def test_plan_counts_the_time_of_drafts_that_are_missing(tmp_path, capsys):
+    folder = pictures(tmp_path / "10_sks toy", red=RED, green=GREEN, blue=BLUE)
+
+    def hours(caption: str) -> float:
+        words = ("--gpu", "RTX 4090", "--json", "--caption", caption)
+        assert main(["plan", str(folder), "--base_model", "sd15", *words]) == 0
+        offers = json.loads(capsys.readouterr().out)["offers"]
+        return max(each["hours"] for each in offers if each["provider"] != "guide")
+
+    # Three pictures at 2 s on a card, and 20 s for the model to load.
+    assert hours("sentences") - hours("never") == pytest.approx(26 / 3600, abs=0.002)
+    (folder / "blue.txt").write_text("a toy")
+    assert hours("sentences") - hours("never") == pytest.approx(24 / 3600, abs=0.002)
 
 
 def test_plan_refuses_what_train_could_not_draft(tmp_path, monkeypatch, capsys):

@@ -100,6 +100,7 @@ def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "t
     known."""
     from tenner.core.errors import MachineError, SettingsError, errors_in
     from tenner.dataset.inspection import hold_out
+    from tenner.pipeline.run_captions import expected_drafting_seconds
     from tenner.pipeline.without_card import judge_limits, judge_shape, likely_ground
     from tenner.planning.decision import too_few_left
     from tenner.planning.keep_tokens import keep_tokens_for
@@ -117,7 +118,10 @@ def _problems(judged: "Judged", machine: "Machine", result: "CheckResult") -> "t
             found += judge_shape(judged, ground, shaped=shaped)
             found += keep_tokens_for(settings, trained, trigger)[1]
             if machine.has_gpu and ground.device == "cuda":
-                found += judge_limits(judged, ground, shaped, trained, trigger)
+                drafting = expected_drafting_seconds(
+                    settings, result.findings, has_card=True, num_cpus=machine.host.cpus
+                )
+                found += judge_limits(judged, ground, shaped, trained, trigger, drafting)
         except SettingsError as error:
             found += error.problems
         except MachineError:

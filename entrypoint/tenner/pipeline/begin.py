@@ -24,6 +24,7 @@ from tenner.pipeline.predicting import with_measured_prediction
 from tenner.pipeline.preflight import fetching
 from tenner.pipeline.probing import with_measured_batch
 from tenner.pipeline.rented import Rented
+from tenner.pipeline.run_captions import pack_run_drafts
 from tenner.planning.plan import plan_json
 from tenner.planning.prepared import Prepared
 from tenner.runs.attempt import Attempt, begin_attempt
@@ -101,6 +102,7 @@ def begin(
     write_atomically(run_dir.settings, settings_toml(request))
     write_atomically(run_dir.shared_settings, settings_toml(published_request(request)))
     write_json(run_dir.dataset, prepared.dataset.to_json())
+    pack_run_drafts(run_dir, prepared.settings)
     write_json(run_dir.plan, plan_json(attempt.plan))
     return attempt
 

@@ -32,10 +32,11 @@ from tenner.pipeline.drafting import (
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """Names of the caption files drafted now, of those that a person wrote, and of the images
-    without a caption."""
+    """Names of the caption files drafted now, `num_reused` of them as drafted before for the same
+    pictures; of those that a person wrote; and of the images without a caption."""
 
     drafted: tuple[str, ...]
+    num_reused: int
     drafted_before: int
     humans: tuple[str, ...]
     left_out: tuple[FileIssue, ...]
@@ -71,13 +72,14 @@ def draft_captions(
     into = request.output or request.folder
     drafts = Drafts(into, fingerprint_of(request))
     tasks, states, humans = _tasks_of(request, entries, drafts)
-    drafted, left_out, device = draft_tasks(tasks, request, environ, on_each)
+    found = draft_tasks(tasks, request, environ, on_each)
     return Captioned(
-        drafted=drafted,
+        drafted=found.names,
+        num_reused=found.num_reused,
         drafted_before=states["drafted"],
         humans=humans,
-        left_out=left_out,
-        device=device,
+        left_out=found.left_out,
+        device=found.device,
     )
 
 
@@ -89,8 +91,10 @@ def summary(result: Captioned, request: CaptionRequest) -> str:
     """What was done, in lines for people."""
     drafted = plural("{n} caption", "{n} captions", len(result.drafted))
     lines = [f"{drafted} drafted by {MODEL_NAMES[request.kind]}"]
-    if result.drafted:
+    if result.device:
         lines[0] += f" on {result.device}"
+    if result.num_reused:
+        lines.append(f"{result.num_reused} of them as drafted before for the same pictures")
     if result.drafted_before:
         lines.append(f"{result.drafted_before} drafted before, left as they are")
     if result.humans:

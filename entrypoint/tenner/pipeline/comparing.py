@@ -16,6 +16,7 @@ from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
 from tenner.kohya.buckets import batches_per_epoch
 from tenner.pipeline.everything_wrong import most_urgent
 from tenner.pipeline.preflight import dataset_request
+from tenner.pipeline.run_captions import expected_drafting_seconds
 from tenner.pipeline.without_card import Judged, ground_of, judge_shape, judge_without_card
 from tenner.planning.expectation import expect, guide_seconds
 from tenner.planning.learning_rate import rates_for
@@ -107,6 +108,7 @@ class Job:
     judged: Judged
     dataset: Dataset
     num_pictures: int
+    drafting_seconds: float = 0.0
 
     @property
     def settings(self) -> Settings:
@@ -131,6 +133,10 @@ class Comparison:
     num_images: int
     offers: tuple[Offer, ...]
     notices: tuple[Problem, ...]
+
+
+RENTED_CPUS = 8
+"""Cores that a rented machine is assumed to have."""
 
 
 def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
@@ -175,7 +181,15 @@ def read_job(
     settings = judged.request.settings
     captions = [image.caption for image in dataset.images if not image.is_reg]
     cells = () if settings.no_samples else grid_cells(settings, captions, dataset.trigger)
-    return Job(judged=judged, dataset=dataset, num_pictures=len(cells))
+    drafting_seconds = expected_drafting_seconds(
+        settings, dataset.findings, has_card=True, num_cpus=RENTED_CPUS
+    )
+    return Job(
+        judged=judged,
+        dataset=dataset,
+        num_pictures=len(cells),
+        drafting_seconds=drafting_seconds,
+    )
 
 
 def _require_family(settings: Settings) -> None:
@@ -341,6 +355,7 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         gpu_name=card.name,
         price=price,
         num_pictures=job.num_pictures,
+        drafting_seconds=job.drafting_seconds,
     )
     seconds = expected.seconds if expected else None
     passes = round(job.dataset.num_image_passes * length.num_steps / length.steps_per_epoch)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tenner.core.errors import MachineError, SettingsError
@@ -11,6 +11,7 @@ from tenner.dataset.captioning.child import CaptionProcess
 from tenner.dataset.captioning.choice import without_words
 from tenner.dataset.captioning.drafts import Drafts
 from tenner.dataset.captioning.models import PINNED, Kind, find_model
+from tenner.dataset.captioning.shared_drafts import SharedDrafts
 from tenner.dataset.findings import FileIssue, printable
 from tenner.dataset.judge_captions import led_by
 from tenner.engines.choice import missing_modules
@@ -74,22 +75,53 @@ class DraftTask:
     trigger: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class DraftedCaptions:
+    """Names of the caption files written, `num_reused` of them as drafted before for the same
+    pictures; the images without a caption; the device that the model used, empty where it did not
+    run."""
+
+    names: tuple[str, ...] = ()
+    num_reused: int = 0
+    left_out: tuple[FileIssue, ...] = ()
+    device: str = ""
+
+
 def draft_tasks(
     tasks: Sequence[DraftTask], request: CaptionRequest, environ: Mapping[str, str], on_each: OnDone
-) -> tuple[tuple[str, ...], tuple[FileIssue, ...], str]:
-    """Draft all captions: their names, the images without one, and the device that the model used.
+) -> DraftedCaptions:
+    """Draft all captions. Raises MachineError, SettingsError."""
+    shared = _shared_drafts(request, environ)
+    names: list[str] = []
+    remaining: list[DraftTask] = []
+    for task in tasks:
+        known = shared.find(task.path) if shared else None
+        text = _caption(known, task, request) if known else ""
+        if text:
+            _write(task.drafts, task.caption, text)
+            names.append(task.caption)
+        else:
+            remaining.append(task)
+    if not remaining:
+        return DraftedCaptions(names=tuple(names), num_reused=len(names))
+    drafted = _by_model(remaining, request, environ, on_each, shared)
+    return replace(drafted, names=(*names, *drafted.names), num_reused=len(names))
 
-    Raises MachineError, SettingsError.
-    """
-    if not tasks:
-        return (), (), ""
+
+def _by_model(
+    tasks: Sequence[DraftTask],
+    request: CaptionRequest,
+    environ: Mapping[str, str],
+    on_each: OnDone,
+    shared: SharedDrafts | None,
+) -> DraftedCaptions:
+    """Start the model and draft the captions of `tasks`. Raises MachineError, SettingsError."""
     python = python_for(request.kind, environ)
-    cache = downloads_dir(environ)
     mb = 1_000_000
     model = find_model(
         request.kind,
         request.model,
-        cache,
+        downloads_dir(environ),
         environ,
         lambda done, total: on_each("MB fetched", done // mb, -(-total // mb) if total else None),
     )
@@ -99,15 +131,31 @@ def draft_tasks(
         device = process.device()
         for number, task in enumerate(tasks, start=1):
             found = process.draft(task.path)
-            text = led_by(_without_left_out(str(found.get("caption", "")), request), task.trigger)
+            text = _caption(str(found.get("caption", "")), task, request)
             if "caption" in found and text:
+                if shared and found["caption"]:
+                    shared.add(task.path, str(found["caption"]))
                 _write(task.drafts, task.caption, text)
                 drafted.append(task.caption)
             else:
                 why = found.get("unreadable") or found.get("failed") or _why_empty(request.kind)
                 left_out.append(FileIssue(path=task.image, why=str(why)))
             on_each("images captioned", number, len(tasks))
-    return tuple(drafted), tuple(left_out), device
+    return DraftedCaptions(names=tuple(drafted), left_out=tuple(left_out), device=device)
+
+
+def _shared_drafts(request: CaptionRequest, environ: Mapping[str, str]) -> SharedDrafts | None:
+    """The drafts of all runs on this machine; None for a user's own model, whose files may change
+    under the same name."""
+    if request.model is not None:
+        return None
+    made_by = fingerprint_of(replace(request, trigger=None))
+    return SharedDrafts(downloads_dir(environ) / "captions", made_by)
+
+
+def _caption(text: str, task: DraftTask, request: CaptionRequest) -> str:
+    """A model's text with the trigger in front, without the words to leave out."""
+    return led_by(_without_left_out(text, request), task.trigger)
 
 
 def _without_left_out(caption: str, request: CaptionRequest) -> str:

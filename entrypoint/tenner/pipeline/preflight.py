@@ -21,7 +21,12 @@ from tenner.hardware.prices import Price
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import Trial, Tried
 from tenner.pipeline.drafting import MODEL_NAMES, python_for
-from tenner.pipeline.run_captions import draft_missing, drafts_folder, kind_for
+from tenner.pipeline.run_captions import (
+    draft_missing,
+    drafts_folder,
+    expected_drafting_seconds,
+    kind_for,
+)
 from tenner.pipeline.start_files import with_start_files
 from tenner.planning.decision import Findings, choose_device, make_plan
 from tenner.planning.expectation import over_budget
@@ -124,6 +129,12 @@ def prepare(
             needed = replace(needed, validation_split=share, validation_seed=seed)
         dataset = checks.inspect(needed, workdir, progress.on_image, progress.on_bytes)
         _require_drafting(needed, dataset, settings, environ)
+        has_card, cpus = device == "cuda", machine.host.cpus
+        drafting_seconds = 0.0
+        if needed.drafted_by:
+            drafting_seconds = expected_drafting_seconds(
+                settings, dataset.findings, has_card=has_card, num_cpus=cpus
+            )
         findings = Findings(
             request=request,
             base=base,
@@ -133,6 +144,7 @@ def prepare(
             dataset=dataset,
             resolution=resolution,
             host_price=host_price,
+            drafting_seconds=drafting_seconds,
         )
         plan = _judged_plan(findings, found)
         if trial:
@@ -155,6 +167,7 @@ def prepare(
         plan=plan,
         host_price=host_price,
         broken=findings.broken,
+        drafting_seconds=findings.drafting_seconds,
     )
 
 

@@ -218,6 +218,7 @@ def judge_limits(
     shaped: Shaped,
     images: Sequence[ImageItem],
     trigger: str,
+    drafting_seconds: float = 0.0,
 ) -> list[Problem]:
     """What the run would go over of max_hours and max_cost_usd, as in the plan, on the card of
     `ground`."""
@@ -232,7 +233,14 @@ def judge_limits(
         num_gpus=settings.num_processes,
     )
     expected = expected_of(
-        settings, shaped, length, gpu_name=name, images=images, trigger=trigger, price=price
+        settings,
+        shaped,
+        length,
+        gpu_name=name,
+        images=images,
+        trigger=trigger,
+        price=price,
+        drafting_seconds=drafting_seconds,
     )
     return over_budget(settings, expected, length)
 

@@ -47,6 +47,7 @@ class Findings:
     `resolution` is width and height, in pixels. `host_price` is what the host reports that
     this machine costs, `broken` are libraries of the trainer that do not work, with their errors.
     `correction` is the factor between the memory model and what was measured.
+    `drafting_seconds` is what the captions take that the run is still to draft.
     """
 
     request: Request
@@ -59,6 +60,7 @@ class Findings:
     host_price: Price | None = None
     broken: Mapping[str, str] = field(default_factory=dict[str, str])
     correction: float = 1.0
+    drafting_seconds: float = 0.0
 
     @property
     def gpu(self) -> str | None:
@@ -127,6 +129,7 @@ def make_plan(findings: Findings) -> Plan:
         images=dataset.images,
         trigger=dataset.trigger,
         price=price,
+        drafting_seconds=findings.drafting_seconds,
     )
     keep_tokens, about_tags = keep_tokens_for(settings, dataset.images, dataset.trigger)
     images = shaped.shape.images_per_update(settings.num_processes)
@@ -164,6 +167,7 @@ def plan_again(prepared: Prepared, *, correction: float = 1.0) -> Plan:
             host_price=prepared.host_price,
             broken=prepared.broken,
             correction=correction,
+            drafting_seconds=prepared.drafting_seconds,
         )
     )
 
@@ -177,6 +181,7 @@ def expected_of(
     images: Sequence[ImageItem],
     trigger: str,
     price: Price | None,
+    drafting_seconds: float = 0.0,
 ) -> Expected | None:
     """Hours and dollars, where the run is on a card whose speed is known."""
     if shaped.load is None:
@@ -191,6 +196,7 @@ def expected_of(
         gpu_name=gpu_name,
         price=price,
         num_pictures=len(cells),
+        drafting_seconds=drafting_seconds,
     )
 
 

@@ -32,6 +32,8 @@ class Expected:
     num_steps: int
     pictures_seconds: float
     price: Price | None
+    drafting_seconds: float = 0.0
+    """Drafting the captions that are missing, without the download of the model; an estimate."""
 
     @property
     def training_seconds(self) -> float:
@@ -39,8 +41,8 @@ class Expected:
 
     @property
     def seconds(self) -> float:
-        """Training and drawing."""
-        return self.training_seconds + self.pictures_seconds
+        """Drafting captions, training and drawing."""
+        return self.drafting_seconds + self.training_seconds + self.pictures_seconds
 
     @property
     def usd(self) -> float | None:
@@ -54,6 +56,7 @@ class Expected:
             "source": self.step.source,
             "training_seconds": round(self.training_seconds),
             "samples_seconds": round(self.pictures_seconds),
+            "captions_seconds": round(self.drafting_seconds),
             "seconds": round(self.seconds),
             "error_share": self.step.error,
             "usd_per_hour": price.usd_per_hour if price else None,
@@ -72,6 +75,7 @@ def expect(
     gpu_name: str,
     price: Price | None,
     num_pictures: int,
+    drafting_seconds: float = 0.0,
 ) -> Expected | None:
     """None where the card's speed is not known."""
     step = step_time(
@@ -91,6 +95,7 @@ def expect(
         num_steps=length.num_steps,
         pictures_seconds=(picture or 0.0) * num_pictures,
         price=price,
+        drafting_seconds=drafting_seconds,
     )
 
 
@@ -120,6 +125,13 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
             "{each}; {duration} of it for samples",
             each=each,
             duration=duration(expected.pictures_seconds),
+        )
+    if expected.drafting_seconds >= 1:
+        each = msg(
+            "{each}; {duration} of it for drafts of captions, estimated without the model's"
+            " download",
+            each=each,
+            duration=duration(expected.drafting_seconds),
         )
     found = [Choice(name="time", value=duration(expected.seconds), reason=each)]
     if expected.price is not None and expected.usd is not None:
@@ -159,7 +171,7 @@ def few_updates(
     )
     ways = [longer]
     if expected is not None:
-        seconds = expected.step.seconds * updates + expected.pictures_seconds
+        seconds = expected.step.seconds * updates + expected.seconds - expected.training_seconds
         takes = [msg("takes {duration}", duration=duration(seconds))]
         if expected.price is not None:
             takes.append(msg("costs ${usd}", usd=f"{cost_usd(seconds, expected.price):.2f}"))
@@ -219,7 +231,8 @@ def _judged(
     if expected.seconds <= limit_seconds:
         return []
     surely = is_sure and expected.seconds * (1 - expected.step.error) > limit_seconds
-    steps = int((limit_seconds - expected.pictures_seconds) / expected.step.seconds)
+    others = expected.seconds - expected.training_seconds
+    steps = int((limit_seconds - others) / expected.step.seconds)
     epochs = steps // length.steps_per_epoch
     ways: list[str] = []
     if epochs >= 1:

@@ -25,6 +25,8 @@ class Prepared:
     host_price: Price | None = None
     broken: Mapping[str, str] = field(default_factory=dict[str, str])
     """Libraries of the trainer that do not work, each with its error message."""
+    drafting_seconds: float = 0.0
+    """What the captions take that the run is still to draft."""
 
     @property
     def settings(self) -> Settings:

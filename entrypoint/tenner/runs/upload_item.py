@@ -10,6 +10,8 @@ from tenner.core.run_dir import RunDir
 from tenner.runs.ledger import LEDGER_FILE
 
 EVENTS_FILE = "events.jsonl"
+DRAFTS_FILE = "captions.jsonl"
+"""The captions that a run drafted itself, as `pack_drafts` writes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,16 @@ class Speed:
 
 
 def notes_of(run_dir: RunDir) -> tuple[tuple[str, bytes], ...]:
-    """The ledger and the events of a run as they are now, by their names. Raises OSError."""
+    """The ledger, the events and the drafts of a run's captions as they are now, by their names.
+    Raises OSError."""
     notes: list[tuple[str, bytes]] = []
     if run_dir.ledger.is_file():
         notes.append((LEDGER_FILE, run_dir.ledger.read_bytes()))
     if run_dir.events.is_file():
         notes.append((EVENTS_FILE, events_to_deliver(run_dir)))
+    drafts = run_dir.path / DRAFTS_FILE
+    if drafts.is_file():
+        notes.append((DRAFTS_FILE, drafts.read_bytes()))
     return tuple(notes)
 
 

@@ -5,13 +5,15 @@ content is not the noted one was written or edited by a human.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from tenner.core.files import write_atomically
+from tenner.core.temporary_files import part_of
 
 NOTE = ".tenner-captions.jsonl"
 State = Literal["missing", "drafted", "outdated", "human"]
@@ -65,3 +67,47 @@ def _read_note(path: Path) -> dict[str, Draft]:
         except (ValueError, TypeError, KeyError):
             continue
     return found
+
+
+def pack_drafts(folder: Path) -> bytes:
+    """All drafts in a folder and its subfolders with their notes, as JSON lines. Raises OSError."""
+    files = [*folder.rglob("*.txt"), *folder.rglob(NOTE)]
+    lines = [
+        json.dumps(
+            {
+                "file": path.relative_to(folder).as_posix(),
+                "text": path.read_text(encoding="utf-8", errors="surrogateescape"),
+            }
+        )
+        for path in sorted(files)
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def unpack_drafts(content: bytes, folder: Path) -> int:
+    """Write what `pack_drafts` gave to a folder that is not there yet, whole or not at all.
+
+    Returns the number of captions. Lines that are damaged or name a file elsewhere are left out.
+    Raises OSError.
+    """
+    part = part_of(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    number = 0
+    for line in content.decode("utf-8", "replace").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+            name, text = PurePosixPath(str(row["file"])), str(row["text"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        is_draft = name.suffix == ".txt" or name.name == NOTE
+        if not is_draft or name.is_absolute() or ".." in name.parts:
+            continue
+        path = part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        number += name.name != NOTE
+    if number:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    return number

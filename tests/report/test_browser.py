@@ -121,6 +121,45 @@ def test_a_picture_is_shown_large_at_a_click(browser: Any, crowded_page: Path) -
         assert page.locator("dialog[open]").count() == 0
 
 
+@pytest.mark.parametrize("key", ["Enter", " "])
+def test_a_picture_is_shown_large_from_the_keyboard(
+    browser: Any, crowded_page: Path, key: str
+) -> None:
+    with opened(browser, crowded_page, width=820) as page:
+        first = page.locator(".grid img").first
+        alt = first.get_attribute("alt")
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.querySelector('img')?.alt") == alt:
+                break
+        page.keyboard.press(key)
+        page.wait_for_selector("dialog[open]")
+        assert page.locator("dialog img").get_attribute("alt") == alt
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+        assert page.evaluate("document.activeElement.querySelector('img')?.alt") == alt
+
+
+def test_the_loras_name_is_a_link_to_the_file(
+    browser: Any, facts: ReportFacts, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path / "run").create()
+    write_run(run_dir, facts)
+    weights = run_dir.checkpoints / "my_lora.safetensors"
+    weights.write_bytes(b"weights" * 50_000)
+    page = browser.new_context(locale="en-US", accept_downloads=True).new_page()
+    with open_page(run_dir, page_endpoint("127.0.0.1", 0, (), None, {})) as endpoint:
+        page.goto(endpoint.url)
+        with page.expect_download() as served:
+            page.click("a.download")
+        assert Path(served.value.path()).read_bytes() == weights.read_bytes()
+        assert served.value.suggested_filename == "my_lora.safetensors"
+    page.goto(run_dir.report.as_uri())
+    link = page.locator("a.download").evaluate("each => each.href")
+    assert link == weights.as_uri()
+    page.context.close()
+
+
 def test_own_script_runs_under_the_policy_and_no_other(browser: Any, page_file: str) -> None:
     page = browser.new_context(locale="ar").new_page()
     page.goto(page_file)

@@ -143,6 +143,26 @@ def test_only_the_page_its_parts_and_the_button_are_there(client: httpx.Client) 
     assert client.get("/finish", headers=RIGHT).status_code == 405
 
 
+def test_weights_are_sent_to_who_has_the_token_and_nothing_beside_them(
+    client: httpx.Client, run_dir: RunDir
+) -> None:
+    weights = run_dir.checkpoints / "star v1.safetensors"
+    weights.write_bytes(b"weights" * 300_000)
+    (run_dir.checkpoints / "state.json").write_text("{}")
+    (run_dir.checkpoints / "folder.safetensors").mkdir()
+    path = "/checkpoints/star%20v1.safetensors"
+    assert client.get(path).status_code == 401
+    assert client.get(f"{path}?token={TOKEN}x").status_code == 401
+    foreign = {**RIGHT, "Origin": "https://evil.example"}
+    assert client.get(path, headers=foreign).status_code == 403
+    answer = client.get(f"{path}?token={TOKEN}")
+    assert answer.content == weights.read_bytes()
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    for name in ("state.json", "folder.safetensors", "..%2Fledger.json", "%2e%2e%2fx.safetensors"):
+        assert client.get(f"/checkpoints/{name}", headers=RIGHT).status_code == 404
+
+
 def test_what_did_not_change_is_not_sent_again(client: httpx.Client, run_dir: RunDir) -> None:
     first = client.get("/", headers=RIGHT)
     assert first.headers["content-encoding"] == "gzip"

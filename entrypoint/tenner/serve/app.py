@@ -1,4 +1,5 @@
-"""What the server answers: the page, its live parts, and the wish to finish after this epoch.
+"""What the server answers: the page, its live parts, trained weights, and the wish to finish after
+this epoch.
 
 Files are sent as the run wrote them; nothing is made for a request, so a hundred viewers cost the
 run next to nothing.
@@ -16,7 +17,7 @@ from typing import Literal
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tenner.core.files import write_atomically
@@ -92,6 +93,17 @@ class Served:
     async def live(self, request: Request) -> Response:
         return await self._file(request, "live", "application/json")
 
+    async def weights(self, request: Request) -> Response:
+        """One of the run's weights files, for the link on its page."""
+        if refusal := self._refusal(request):
+            return refusal
+        path = await run_in_threadpool(self._weights_file, request)
+        if path is None:
+            return _text(HTTPStatus.NOT_FOUND, "no such weights")
+        return FileResponse(
+            path, media_type="application/octet-stream", filename=path.name, headers=_HEADERS
+        )
+
     async def finish(self, request: Request) -> Response:
         """Ask the run to end after this epoch, as `touch RUN/STOP` does."""
         if refusal := self._refusal(request, changes_something=True):
@@ -106,6 +118,16 @@ class Served:
         """The run that a request is about: this one, or a job of this batch. None for no such."""
         name = request.path_params.get("job")
         return self.run_dir if name is None else job_dirs(self.run_dir.path).get(name)
+
+    def _weights_file(self, request: Request) -> Path | None:
+        run_dir, name = self._run_dir(request), request.path_params["file"]
+        if run_dir is None or not name.endswith(".safetensors"):
+            return None
+        try:
+            found = (each for each in run_dir.checkpoints.iterdir() if each.name == name)
+            return next((each for each in found if each.is_file()), None)
+        except OSError:
+            return None
 
     def _shelf(self, request: Request, what: Literal["report", "live"]) -> Shelf:
         """Raises FileNotFoundError."""
@@ -156,9 +178,11 @@ def make_app(served: Served) -> Starlette:
         routes=[
             Route("/", served.page, methods=["GET"]),
             Route("/live.json", served.live, methods=["GET"]),
+            Route("/checkpoints/{file}", served.weights, methods=["GET"]),
             Route("/finish", served.finish, methods=["POST"]),
             Route("/{job}/report.html", served.page, methods=["GET"]),
             Route("/{job}/live.json", served.live, methods=["GET"]),
+            Route("/{job}/checkpoints/{file}", served.weights, methods=["GET"]),
             Route("/{job}/finish", served.finish, methods=["POST"]),
         ]
     )

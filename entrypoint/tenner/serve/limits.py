@@ -81,6 +81,12 @@ def address_group(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
+def _close(connections: Connections[asyncio.Protocol], connection: asyncio.Protocol | None) -> None:
+    if isinstance(connection, H11Protocol):
+        connection.transport.abort()
+        connections.leave(connection)
+
+
 def limited_protocol(
     connections: Connections[asyncio.Protocol],
     *,
@@ -98,9 +104,7 @@ def limited_protocol(
             peer: object = transport.get_extra_info("peername")
             address = str(peer[0]) if isinstance(peer, tuple) else ""  # pyright: ignore[reportUnknownArgumentType]
             closed = connections.admit(self, address)
-            if isinstance(closed, Limited):
-                closed.transport.abort()
-                connections.leave(closed)
+            _close(connections, closed)
             if closed is not self:
                 self._limit(request_seconds)
 
@@ -115,6 +119,11 @@ def limited_protocol(
                 self._limit(answer_seconds)
             elif starts:
                 self._limit(request_seconds)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._timer is not None and not self._reads:  # the viewer has taken some of it
+                self._limit(answer_seconds)
 
         def on_response_complete(self) -> None:
             self._unlimit()

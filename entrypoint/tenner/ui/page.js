@@ -26,14 +26,29 @@
   });
   if (root.dataset.refresh) setTimeout(() => location.reload(), 1000 * root.dataset.refresh);
 
-  // A picture is shown large at a click; a click or Esc closes it.
+  // A picture is shown large at a click, Enter or the space bar; a click or Esc closes it.
+  const enlargeable = ".grid img, .sheet img, .frame";
   const zoom = document.createElement("dialog");
   zoom.append(document.createElement("img"), document.createElement("p"));
   zoom.addEventListener("click", () => zoom.close());
   document.body.append(zoom);
+  for (const each of document.querySelectorAll(enlargeable)) {
+    if (each.parentElement.closest(enlargeable)) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "enlarge";
+    each.replaceWith(button);
+    button.append(each);
+  }
+  zoom.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    zoom.close();
+  });
   document.addEventListener("click", (event) => {
-    const picture = event.target.closest(".grid img, .sheet img, .frame");
-    if (!picture) return;
+    const button = event.target.closest(".enlarge");
+    if (!button) return;
+    const picture = button.firstElementChild;
     const shown = picture.querySelector("img") || picture;
     const [large, words] = zoom.children;
     large.src = shown.src;
@@ -68,10 +83,14 @@
     for (const each of document.querySelectorAll("details")) each.open = true;
   });
 
-  // Below: only where a server with a token shows a run that goes on.
   const token = new URLSearchParams(location.search).get("token");
-  if (!token || !("live" in root.dataset) || !/^https?:$/.test(location.protocol)) return;
-  for (const each of document.querySelectorAll("a.download")) each.removeAttribute("href"); // only the page is served
+  if (!token || !/^https?:$/.test(location.protocol)) return;
+  // Below: only where a server with a token shows the page. It has the weights under `checkpoints`.
+  for (const each of document.querySelectorAll("a.download")) {
+    const name = each.getAttribute("href").split("/").pop();
+    each.href = `checkpoints/${name}?token=${encodeURIComponent(token)}`;
+  }
+  if (!("live" in root.dataset)) return; // the run has ended
   const authorization = { Authorization: `Bearer ${token}` };
   const lost = document.getElementById("lost");
   let etag = "";

@@ -121,6 +121,8 @@ class TrainJob:
     """Memory layout of the convolutions; None is channels last."""
     torch_compile: bool = False
     """Compile each kind of transformer block once (regional compilation)."""
+    cuda_graphs: bool = False
+    """Replay each shape of pass as one CUDA graph."""
     no_half_vae: bool = True
     num_threads: int | None = None
 

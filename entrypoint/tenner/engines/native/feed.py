@@ -6,6 +6,7 @@ put into pinned memory and copied on a stream of their own: a step then waits fo
 """
 # pyright: reportUnknownMemberType=false
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -102,6 +103,27 @@ class Feed:
         if step + 1 < self._schedule.num_steps:
             self._next = (step + 1, self._thread.submit(self._drawn, step + 1))
         return self._received(drawn)
+
+    def examples(self, at_most: int) -> list[Samples]:
+        """A pass of each shape that this process has in an epoch, on the device; of more than
+        `at_most` shapes the commonest."""
+        job, processes = self._job, self._processes
+        total = job.train_batch_size * processes.count
+        found: dict[tuple[object, ...], int] = {}
+        counts: Counter[tuple[object, ...]] = Counter()
+        batches = epoch_batches(job.items, total, job.seed, 0)
+        for index, batch in enumerate(batches):
+            count = len(share_of(batch, processes.rank, processes.count))
+            if count:
+                shape = (job.items[batch[0]].bucket, count)
+                found.setdefault(shape, index)
+                counts[shape] += 1
+        drawn = [
+            self._samples(batches[found[shape]], found[shape], 1)
+            for shape, _ in counts.most_common(at_most)
+        ]
+        sent = [self._sent(each) if self._on_card else each for each in drawn]
+        return [each for each in sent if each is not None]
 
     def close(self) -> None:
         if self._thread is not None:

@@ -4,7 +4,7 @@
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,28 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated
+from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated, Warned
+from tenner.core.messages import Message, msg
 from tenner.core.train_job import TrainJob
 from tenner.core.weights import ema_path
 from tenner.engines.native.batches import Schedule
 from tenner.engines.native.captions import fixed_captions
 from tenner.engines.native.ema import Ema
-from tenner.engines.native.feed import Feed, Samples
+from tenner.engines.native.feed import Feed
+from tenner.engines.native.graphs import (
+    MOST_GRAPHS,
+    Backend,
+    CudaBackend,
+    GraphedPass,
+    GraphError,
+    why_not,
+)
 from tenner.engines.native.latents import LatentCache
 from tenner.engines.native.lora_file import lora_tensors, lost_in_saving, write_lora
 from tenner.engines.native.metadata import file_metadata, training_metadata
 from tenner.engines.native.network import Network
 from tenner.engines.native.noise import NoiseSchedule
+from tenner.engines.native.passes import PassInputs, TrainingPass
 from tenner.engines.native.peak_memory import PeakMemory
 from tenner.engines.native.processes import Processes
 from tenner.engines.native.progress import EventWriter, Losses
 from tenner.engines.native.rng import seed_of
 from tenner.engines.native.state import Progress, drop_old_states, load_state, save_state
-from tenner.engines.native.text import CaptionCache
 from tenner.engines.native.update import Updater
 from tenner.engines.native.validation import Validation
 
-_SIZE_EMBEDDING = 256
 # Steps between looking at the other processes' stop flags.
 _STOP_INTERVAL = 5
 
@@ -78,12 +86,12 @@ class Trainer:
         self._updater = Updater(job, network.bank, network.device, schedule.num_steps)
         decay = job.ema_decay
         self._ema = None if decay is None else Ema(network.bank.weights, decay)
-        self._captions = None if network.trains_text else CaptionCache(network.texts)
+        self._pass = TrainingPass(network, self._updater.scaled)
+        self._run_pass: Callable[[PassInputs], Tensor] = self._pass
         self._feed = Feed(job, network, noise, latents, schedule, processes)
         self._draws_in_passes = network.unet.keeps_rng
         self._losses = Losses(emit, schedule, job.max_nonfinite_steps)
         self._step = 0
-        self._frequencies: Tensor | None = None
         self._memory = PeakMemory(network.device, emit)
         self._saved_at = time.monotonic()
         self._started = time.time()
@@ -107,11 +115,41 @@ class Trainer:
         """Encode all captions now where they never change, and let go of the text encoders.
         Whether that was done."""
         fixed = fixed_captions(self._job)
-        if self._captions is None or fixed is None:
+        if self._pass.captions is None or fixed is None:
             return False
-        self._captions.fill(fixed, on_caption)
+        self._pass.captions.fill(fixed, on_caption)
         self._network.texts.release()
         return True
+
+    def capture_graphs(self, backend: Backend | None = None) -> None:
+        """Make CUDA graphs of the passes to come, before the first step, where the job has them.
+        Where that cannot be, the passes are run as without, and an event says why."""
+        if not self._job.cuda_graphs:
+            return
+        device = self._network.device
+        reason = None if backend else why_not(self._job, device)
+        if reason is not None:
+            self._runs_without_graphs(reason)
+            return
+        started, backend = time.monotonic(), backend or CudaBackend(device)
+        self._emit(Phase(name="capturing", detail="CUDA graphs, one for each shape of a pass"))
+        graphed = GraphedPass(self._pass, self._network.bank, backend)
+        examples = map(self._pass.inputs, self._feed.examples(MOST_GRAPHS))
+        try:
+            number = graphed.prepare(
+                examples, accumulates=self._job.gradient_accumulation_steps > 1
+            )
+        except GraphError as error:
+            self._runs_without_graphs(msg("the capture failed: {error}", error=error))
+            return
+        self._run_pass = graphed
+        self._memory.least_bytes = getattr(backend, "peak_bytes", 0)
+        seconds = time.monotonic() - started
+        self._emit(Phase(name="capturing", detail=f"{number} CUDA graphs took {seconds:.0f} s"))
+
+    def _runs_without_graphs(self, reason: Message) -> None:
+        text = msg("trained without CUDA graphs: {reason}", reason=reason)
+        self._emit(Warned(text=text, level="note"))
 
     def close(self) -> None:
         self._feed.close()
@@ -140,7 +178,7 @@ class Trainer:
 
     def loss_on(self, questions: Validation) -> float:
         """The network's loss on questions that are put to it as it is now."""
-        return questions.loss(self._answer)
+        return questions.loss(self._pass.answer)
 
     def final_path(self) -> Path:
         return Path(self._job.output_dir) / f"{self._job.output_name}.safetensors"
@@ -172,11 +210,10 @@ class Trainer:
             if self._draws_in_passes:
                 seed = seed_of(self._job.seed, "pass", number, part_index, self._processes.rank)
                 torch.manual_seed(seed)
+            inputs = self._pass.inputs(each.samples)
             bank.begin_pass(first=part_index == 0, num_samples=len(each.samples.captions))
-            part = self._loss(each.samples)
-            self._updater.scaled(part).backward()
+            loss += self._run_pass(inputs)
             bank.end_pass(first=part_index == 0)
-            loss += part.detach()
         self._processes.sum(bank.grads)
         self._processes.sum(loss)
         rates = self._updater.rates(number)
@@ -186,24 +223,6 @@ class Trainer:
             self._ema.update(bank.weights, self._step)
         self._losses.add(self._step, loss, rates, sum(each.num_images for each in passes))
 
-    def _loss(self, samples: Samples) -> Tensor:
-        answer = self._answer(samples.noisy, samples.timesteps, samples.captions, samples.sizes)
-        error = (answer.float() - samples.target).square()
-        if samples.masks is not None:
-            error = error * samples.masks
-        return (error.mean(dim=(1, 2, 3)) * samples.share).sum()
-
-    def _answer(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        captions: Sequence[str],
-        sizes: Tensor,
-    ) -> Tensor:
-        context, pooled = self._text_of(captions)
-        added = None if pooled is None else self._added(pooled, sizes)
-        return self._network.unet(noisy, timesteps, context, added)
-
     def _validate(self) -> None:
         """The loss on held-out pictures, where an epoch has just ended and it is due."""
         epoch, rest = divmod(self._step, self._schedule.steps_per_epoch)
@@ -212,24 +231,9 @@ class Trainer:
         if self.validation is None or not ended or not due or not self._processes.is_main:
             return
         self._losses.flush()
-        loss = self.validation.loss(self._answer)
+        loss = self.validation.loss(self._pass.answer)
         number = len(self._job.validation_items)
         self._emit(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
-
-    def _text_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        encoder = self._network.texts if self._captions is None else self._captions
-        found = encoder.encode(captions)
-        return found.context, found.pooled
-
-    def _added(self, pooled: Tensor, sizes: Tensor) -> Tensor:
-        """SDXL: the pooled text and the embedded sizes, [batch, pooled + 6 * 256]."""
-        if self._frequencies is None:
-            half = (self._network.unet.config.addition_time_dim or _SIZE_EMBEDDING) // 2
-            steps = torch.arange(half, dtype=torch.float32, device=pooled.device) / half
-            self._frequencies = torch.exp(-9.210340371976184 * steps)  # -log(10000)
-        angles = sizes.flatten()[:, None] * self._frequencies
-        waves = torch.cat([angles.cos(), angles.sin()], 1).view(len(sizes), -1)
-        return torch.cat([pooled, waves.to(pooled.dtype)], 1)
 
     # Saving
 

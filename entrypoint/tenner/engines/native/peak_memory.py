@@ -20,6 +20,8 @@ class PeakMemory:
         self._device = device
         self._emit = emit
         self._num_steps = 0
+        self.least_bytes = 0
+        """What CUDA graphs took when they were captured: the allocator counts a replay as nothing."""
 
     def after_step(self, step: int) -> None:
         """`step` (from 1, over all attempts) was queued."""
@@ -37,10 +39,11 @@ class PeakMemory:
     def report(self, step: int) -> None:
         """Tell of the peak so far, where more than one step was made."""
         if self._device.type == "cuda" and self._num_steps > 1:
+            allocated = torch.cuda.max_memory_allocated(self._device)
             self._emit(
                 MemoryUsed(
                     step=step,
-                    allocated_bytes=torch.cuda.max_memory_allocated(self._device),
+                    allocated_bytes=max(allocated, self.least_bytes),
                     reserved_bytes=torch.cuda.max_memory_reserved(self._device),
                 )
             )

@@ -96,26 +96,32 @@ class TextEncoders:
         self._projection = None
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
+        return self.encode_tokens(self.tokens(captions))
+
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, ...]:
+        """Token ids of each encoder, [captions * chunks, words], on the device."""
+        return tuple(to_device(tokenizer(captions), self.device) for tokenizer, _ in self.encoders)
+
+    def encode_tokens(self, tokens: Sequence[Tensor]) -> Conditioning:
+        """What token ids of each encoder stand for. Reads nothing of the host's."""
         if not self._sdxl:
-            return Conditioning(self._single(captions))
-        first = self._hidden(captions, 0)
-        second, pooled = self._second(captions)
+            return Conditioning(self._single(tokens[0]))
+        first = self._hidden(tokens[0], 0)
+        second, pooled = self._second(tokens[1])
         return Conditioning(torch.cat([first, second], dim=2), pooled)
 
-    def _single(self, captions: Sequence[str]) -> Tensor:
+    def _single(self, ids: Tensor) -> Tensor:
         tokenizer, encoder = self.encoders[0]
-        hidden = encoder.hidden(to_device(tokenizer(captions), self.device), self._clip_skip)
-        return _rejoined(encoder.final_norm(hidden), tokenizer, len(captions))
+        hidden = encoder.hidden(ids, self._clip_skip)
+        return _rejoined(encoder.final_norm(hidden), tokenizer)
 
-    def _hidden(self, captions: Sequence[str], index: int) -> Tensor:
+    def _hidden(self, ids: Tensor, index: int) -> Tensor:
         tokenizer, encoder = self.encoders[index]
-        hidden = encoder.hidden(to_device(tokenizer(captions), self.device), 2)
-        return _rejoined(hidden, tokenizer, len(captions))
+        return _rejoined(encoder.hidden(ids, 2), tokenizer)
 
-    def _second(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _second(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The last layer but one, and the projected end of text after the last."""
         tokenizer, encoder = self.encoders[1]
-        ids = to_device(tokenizer(captions), self.device)
         layers = encoder.config.num_layers
         hidden = encoder.hidden(ids, 2)
         last = encoder.run(hidden, layers - 1, layers, batch=ids.shape[0])
@@ -123,7 +129,7 @@ class TextEncoders:
         positions = torch.arange(ids.shape[0], device=self.device) * ids.shape[1] + ends
         pooled = encoder.final_norm(last[positions[:: tokenizer.num_chunks]])
         projected = functional.linear(pooled, cast(Tensor, self._projection))
-        return _rejoined(hidden, tokenizer, len(captions)), projected
+        return _rejoined(hidden, tokenizer), projected
 
 
 class CaptionCache:
@@ -202,10 +208,12 @@ def _size(found: Conditioning) -> int:
     return found.context.nbytes + (0 if found.pooled is None else found.pooled.nbytes)
 
 
-def _rejoined(hidden: Tensor, tokenizer: Tokenizer, num_captions: int) -> Tensor:
-    """Chunks side by side: the first begin, the words of all, the last end."""
-    states = hidden.view(num_captions, tokenizer.num_chunks, tokenizer.chunk + 2, -1)
+def _rejoined(hidden: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """Chunks side by side: the first begin, the words of all, the last end. `hidden` is
+    [captions * chunks * words, width]."""
+    words = tokenizer.chunk + 2
+    states = hidden.view(-1, tokenizer.num_chunks, words, hidden.shape[-1])
     if tokenizer.num_chunks == 1:
         return states[:, 0]
-    words = states[:, :, 1:-1].flatten(1, 2)
-    return torch.cat([states[:, 0, :1], words, states[:, -1, -1:]], dim=1)
+    inner = states[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)

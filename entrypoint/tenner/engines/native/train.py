@@ -87,6 +87,7 @@ def _train(
     _encode_captions(trainer, processes, emit, cached)
     if job.resume:
         trainer.resume(Path(job.resume))
+    trainer.capture_graphs()
     emit(Phase(name="training", done=trainer.step, total=schedule.num_steps))
     try:
         with logged(job.log_dir, emit, first_step=trainer.step + 1):

@@ -155,6 +155,7 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
         {"optimizer_type": "Prodigy", "learning_rate": 1.0, "scale_lr": "sqrt"},
         "no effect with Prodigy, which finds its rate",
     ),
+    ("sd1", {"cuda_graphs": True}, "cuda_graphs has no effect with sd-scripts"),
     ("sd1", {"conv_alpha": 1}, "without conv_dim"),
     ("sd1", {"network_alpha": 0, "network_dim": 4}, "network_alpha = 0"),
     ("sd1", {"conv_dim": 4}, "scaled by 1/4"),
@@ -252,6 +253,16 @@ OWN_CASES: list[tuple[dict[str, object], str]] = [
         {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=True",)},
         "relative_step=True cannot be had",
     ),
+    ({"cuda_graphs": True, "device": "cpu"}, "there is no NVIDIA card"),
+    (
+        {"cuda_graphs": True, "network_args": ("module_dropout=0.1",)},
+        "cuda_graphs has no effect: module_dropout decides anew",
+    ),
+    (
+        {"cuda_graphs": True, "network_dropout": 0.1, "gradient_checkpointing": True},
+        "cuda_graphs has no effect: dropouts under gradient_checkpointing",
+    ),
+    ({"cuda_graphs": True, "torch_compile": True}, "torch_compile has not been tried"),
 ]
 """What was reported by one trainer only, or too late, and is reported of the built-in one too."""
 
@@ -267,6 +278,7 @@ def test_the_built_in_trainer_is_judged_by_the_same_rules(
         "zero_terminal_snr",
         "keep_tokens",
         "prior_loss_weight",
+        *("cuda_graphs", "device", "network_dropout", "gradient_checkpointing", "torch_compile"),
     }
     view = View(values={**GUIDE, **bad}, trainer="native", family="sd1", base_predicts_v=False)
     options = {key: value for key, value in bad.items() if key not in settings}

@@ -65,6 +65,7 @@ class TrainOptions:
     """Of the weights' moving average; None where there is none."""
     prior_loss_weight: float
     torch_compile: bool
+    cuda_graphs: bool
     save_precision: SavePrecision
     save_model_as: Literal["safetensors"]
     training_comment: str | None

@@ -215,6 +215,7 @@ def decided_options(
         ema_decay=settings.ema_decay if settings.ema else None,
         prior_loss_weight=settings.prior_loss_weight,
         torch_compile=settings.torch_compile,
+        cuda_graphs=settings.cuda_graphs,
         save_precision=settings.save_precision,
         save_model_as=settings.save_model_as,
         training_comment=settings.training_comment,

@@ -21,6 +21,7 @@ PHASES: Mapping[str, Message] = {
     "caching captions": msg("encoding the captions"),
     "dataset": msg("reading the dataset"),
     "compiling": msg("compiling"),
+    "capturing": msg("capturing CUDA graphs"),
     "checking": msg("checking"),
     "sampling": msg("drawing samples"),
     "measuring": msg("measuring what was learnt"),

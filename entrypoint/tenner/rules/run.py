@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
-from tenner.rules.rule import SD_SCRIPTS, Check, Rule
+from tenner.core.messages import Message, msg
+from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
+from tenner.rules.written import keyword_arguments
 
 PATH_KEYS = ("base_model", "vae", "dataset", "reg_data_dir", "network_weights", "output_dir")
 
@@ -95,6 +96,35 @@ def _needs_precision(name: str, precision: str) -> Rule:
     )
 
 
+def _spoils_graphs(view: View) -> tuple[Message, Message] | None:
+    """Why the built-in trainer captures no CUDA graphs, and what is to be done."""
+    given = keyword_arguments(view.words("network_args"))
+    dropped = any(
+        (given.get(name) or view.get(name)) not in (None, 0) for name in _DRAWN_ON_THE_CARD
+    )
+    if view.get("device") == "cpu":
+        return msg("there is no NVIDIA card"), msg("remove it, or device")
+    if given.get("module_dropout"):
+        fix = msg("remove module_dropout from network_args, or cuda_graphs")
+        return msg("module_dropout decides anew in every pass what is computed"), fix
+    if dropped and view.on("gradient_checkpointing"):
+        fix = msg("remove the dropouts, or cuda_graphs")
+        return msg("dropouts under gradient_checkpointing draw the same numbers twice"), fix
+    if view.on("torch_compile"):
+        return msg("torch_compile has not been tried with them"), msg("remove one of them")
+    return None
+
+
+def _no_graphs(view: View) -> Iterator[Problem]:
+    found = _spoils_graphs(view) if view.on("cuda_graphs") else None
+    if found is not None:
+        reason, fix = found
+        text = msg("cuda_graphs has no effect: {reason}", reason=reason)
+        yield Problem(text=text, fix=fix, level="warning")
+
+
+_DRAWN_ON_THE_CARD = ("network_dropout", "dropout", "rank_dropout")
+
 RULES = (
     Check(find=_windows_paths, needs="settings"),
     Check(find=_control_characters, needs="settings"),
@@ -137,6 +167,15 @@ RULES = (
         trainers=SD_SCRIPTS,
         needs="trainer",
     ),
+    Rule(
+        when=lambda view: view.on("cuda_graphs"),
+        text=msg("cuda_graphs has no effect with sd-scripts"),
+        fix=msg("train with the built-in trainer (engine = 'native'), or remove cuda_graphs"),
+        level="warning",
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
+    Check(find=_no_graphs, trainers=OWN),
     Rule(
         when=lambda view: view.on("mem_eff_attn"),
         text=msg("mem_eff_attn replaces xformers and sdpa, and is slower than both"),

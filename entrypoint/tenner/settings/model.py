@@ -280,6 +280,9 @@ class TrainingSettings(BaseModel):
     """Attention by xformers or by torch itself."""
     torch_compile: Switch = False
     """Compile the U-Net's blocks: slow start, faster steps; pays on long runs."""
+    cuda_graphs: Switch = False
+    """Replay the operations of a step as CUDA graphs, one for each shape, captured at the start:
+    where the CPU holds a fast card up. The built-in trainer's; no card has measured it yet."""
     max_data_loader_n_workers: Whole | None = Field(None, ge=0, le=256)
     """Processes that load images."""
     num_processes: Count = Field(1, le=64)

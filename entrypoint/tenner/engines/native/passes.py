@@ -120,6 +120,7 @@ class TrainingPass:
 
     def _added(self, pooled: Tensor, sizes: Tensor) -> Tensor:
         """SDXL: the pooled text and the embedded sizes, [batch, pooled + 6 * 256]."""
+        assert self._frequencies is not None
         angles = sizes.flatten()[:, None] * self._frequencies
         waves = torch.cat([angles.cos(), angles.sin()], 1).view(len(sizes), -1)
         return torch.cat([pooled, waves.to(pooled.dtype)], 1)

@@ -21,7 +21,7 @@ class PeakMemory:
         self._emit = emit
         self._num_steps = 0
         self.least_bytes = 0
-        """What CUDA graphs took when they were captured: the allocator counts a replay as nothing."""
+        """What CUDA graphs took when they were captured; the allocator counts a replay as none."""
 
     def after_step(self, step: int) -> None:
         """`step` (from 1, over all attempts) was queued."""

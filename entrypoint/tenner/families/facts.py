@@ -167,11 +167,16 @@ class Licence:
 class Drawing:
     """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open.
 
-    `why_not` says why no grid is drawn, by the diffusers that the trainer has.
+    `why_not` says why no grid is drawn, by the diffusers that the trainer has. `is_converted` tells
+    that diffusers does not read sd-scripts' LoRAs of the family: tenner renames the modules before
+    it draws, and other programs with diffusers cannot load the file.
     """
 
     pipeline: str
     why_not: str = ""
+    is_converted: bool = False
+    takes_negative: bool = True
+    """Whether the pipeline has a second prompt to lead away from."""
     steps: int = 25
     guidance: float = 7.0
     source: str = ""

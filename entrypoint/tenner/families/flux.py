@@ -66,7 +66,11 @@ FLUX = FamilyFacts(
     recognises=_is_dev,
     diffusers_class="FluxTransformer2DModel",
     drawing=Drawing(
-        pipeline="FluxPipeline", steps=28, guidance=3.5, source="the model's page: 3.5, 50 steps"
+        pipeline="FluxPipeline",
+        steps=28,
+        guidance=3.5,
+        takes_negative=False,
+        source="the model's page: 3.5, 50 steps",
     ),
     files=_FILES,
     options=transformers.proposed(
@@ -121,7 +125,11 @@ SCHNELL = replace(
     title="FLUX.1 schnell",
     recognises=_is_schnell,
     drawing=Drawing(
-        pipeline="FluxPipeline", steps=4, guidance=0.0, source="the model's page: 4 steps, 0"
+        pipeline="FluxPipeline",
+        steps=4,
+        guidance=0.0,
+        takes_negative=False,
+        source="the model's page: 4 steps, 0",
     ),
     licence=Licence(
         name="Apache License 2.0",

@@ -64,7 +64,7 @@ SD3 = FamilyFacts(
         pipeline="StableDiffusion3Pipeline",
         steps=28,
         guidance=7.0,
-        why_not=msg("diffusers 0.32, the trainer's, cannot load sd-scripts' LoRAs of it"),
+        is_converted=True,
         source="the model's page: 28 steps, 7.0",
     ),
     files=(transformers.CLIP_L_FILE, transformers.CLIP_G_FILE, transformers.T5_FILE),

@@ -6,6 +6,7 @@ diffusers' `load_lora_weights`, sd-scripts' `networks/lora.py`, PEFT's `load_ada
 
 from dataclasses import dataclass
 
+from tenner.lora_files.continuing import CONTINUED, is_of_lycoris, lycoris_start
 from tenner.lora_files.names import Kind, Naming
 from tenner.lora_files.reading import LoraFile
 
@@ -38,6 +39,7 @@ PROGRAMS = (
     Program(name="PEFT", namings=("peft",), kinds=("lora", "dora")),
     Program(name="sd-scripts (networks.lora)", namings=("kohya",), kinds=("lora",)),
 )
+_CONTINUES = Program(name="tenner (network_weights)", namings=("kohya",), kinds=CONTINUED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,15 @@ class ReadBy:
 
 
 def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
-    """Each program, and what it does not know of the file. tenner resumes from what sd-scripts
-    reads, for the families that it trains."""
+    """Each program, and what it does not know of the file. tenner continues from what
+    sd-scripts or LyCORIS in it reads, for the families that it trains."""
     found = [ReadBy(program=each.name, why_not=_why_not(each, file)) for each in PROGRAMS]
-    mine = found[-1].why_not
+    mine = _why_not(_CONTINUES, file)
+    if not mine and is_of_lycoris(file) and lycoris_start(file) is None:
+        mine = "its metadata do not say how LyCORIS made it"
     if not mine and file.architecture != "unknown" and file.family is None:
         mine = f"it trains no {file.architecture}"
-    return (*found, ReadBy(program="tenner (network_weights)", why_not=mine))
+    return (*found, ReadBy(program=_CONTINUES.name, why_not=mine))
 
 
 def _why_not(program: Program, file: LoraFile) -> str:

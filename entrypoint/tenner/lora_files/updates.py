@@ -75,6 +75,8 @@ def update_of(module: LoraModule, read: Read) -> Update | None:
         case "lora" | "dora":
             return Update(factors=(_lora(module, read),))
         case "loha":
+            if factors := _loha_factors(module, read):
+                return Update(factors=(factors,))
             return Update(dense=(module.scale * _loha(module, read),))
         case "lokr":
             return Update(kronecker=(_lokr(module, read),))
@@ -95,6 +97,25 @@ def _lora(module: LoraModule, read: Read) -> tuple[Array, Array]:
         )
         return module.scale * up, inner.reshape(len(mid), -1)
     return module.scale * up, down.reshape(down.shape[0], -1)
+
+
+_MOST_COLUMNS = 256
+"""Of a LoHa as thin matrices: its two ranks' product. Beyond it the whole matrix costs less."""
+
+
+def _loha_factors(module: LoraModule, read: Read) -> tuple[Array, Array] | None:
+    """The element-wise product of two thin products as one: each column of the first `left` times
+    each of the second, and the rows of `right` alike. None in Tucker form and for large ranks."""
+    ranks = [module.tensors[f"hada_w{half}_b"].shape[0] for half in ("1", "2")]
+    if "hada_t1" in module.tensors or ranks[0] * ranks[1] > _MOST_COLUMNS:
+        return None
+    left, right = (
+        [read(module, f"hada_w{half}_{side}") for half in ("1", "2")] for side in ("a", "b")
+    )
+    rights = [each.reshape(len(each), -1) for each in right]
+    columns = np.einsum("or,os->ors", *left).reshape(len(left[0]), -1)
+    rows = np.einsum("ri,si->rsi", *rights).reshape(columns.shape[1], -1)
+    return module.scale * columns, rows
 
 
 def _loha(module: LoraModule, read: Read) -> Array:

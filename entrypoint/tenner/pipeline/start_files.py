@@ -18,9 +18,12 @@ from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 from tenner.core.safetensors_head import read_safetensors_header
 from tenner.families import FAMILY_NAMES, lora_family
+from tenner.kohya.networks import LYCORIS
 from tenner.lora_files import LoraFile, read_lora_file
 from tenner.lora_files.base_modules import adaptable_modules
+from tenner.lora_files.continuing import CONTINUED, LycorisStart, is_of_lycoris, lycoris_start
 from tenner.planning.plan import EngineName
+from tenner.rules.written import keyword_arguments
 from tenner.settings import Request, Settings
 
 _NAMING_FIXES = {
@@ -32,6 +35,8 @@ _NAMING_FIXES = {
     "unknown": "unknown",
 }
 _MOST_SHOWN = 4
+_SIZES = ("conv_dim", "conv_alpha")
+"""Arguments of a network that are settings of their own."""
 
 
 def with_start_files(
@@ -84,6 +89,8 @@ def _start_from(
     problems = [*_wrong_kind(lora), *_other_family(lora, base)]
     if problems:
         return _Start(decided={}, problems=problems)
+    if start := lycoris_start(lora):
+        return _from_lycoris(request, lora, start, engine)
     decided: dict[str, Any] = {"network_weights": str(lora.path)}
     if _is_uneven(lora):
         problems += _uneven(lora, settings, engine)
@@ -104,19 +111,74 @@ def _start_from(
     return _Start(decided=decided, problems=problems)
 
 
+def _from_lycoris(
+    request: Request, lora: LoraFile, start: LycorisStart, engine: EngineName | None
+) -> _Start:
+    """A LyCORIS network is made as the file's was, and then filled by the names of its tensors."""
+    settings, name = request.settings, lora.path.name
+    problems: list[Problem] = []
+    if engine == "native":
+        text = msg(
+            "network_weights = {name} is LyCORIS's: the built-in trainer has none", name=name
+        )
+        fix = msg("train with sd-scripts (engine = 'sd-scripts')")
+        problems.append(Problem(text=text, fix=fix))
+    sizes = {"network_dim": start.network_dim, "network_alpha": start.network_alpha}
+    sizes |= {key: float(start.arguments[key]) for key in _SIZES if key in start.arguments}
+    for key, value in sizes.items():
+        problems += _held_to(request, key, value)
+    given = keyword_arguments(settings.network_args)
+    own = {key: value for key, value in start.arguments.items() if key not in _SIZES}
+    for key, value in own.items():
+        if key in given and str(given[key]).lower() != value.lower():
+            text = msg(
+                "network_args: {key} = {asked}, but network_weights has {value}",
+                key=key,
+                asked=given[key],
+                value=value,
+            )
+            problems.append(Problem(text=text, fix=msg("remove {key}", key=key)))
+    if request.source("network_module") != "default" and settings.network_module != LYCORIS:
+        text = msg(
+            "network_module = {module}, but network_weights is of {own}",
+            module=settings.network_module,
+            own=LYCORIS,
+        )
+        problems.append(Problem(text=text, fix=msg("remove network_module")))
+    added = tuple(f"{key}={value}" for key, value in own.items() if key not in given)
+    decided = {
+        **{key: int(value) if key.endswith("dim") else value for key, value in sizes.items()},
+        "network_weights": str(lora.path),
+        "network_module": LYCORIS,
+        "network_args": (*settings.network_args, *added),
+    }
+    return _Start(decided=decided, problems=problems)
+
+
 def _wrong_kind(lora: LoraFile) -> list[Problem]:
     """A LoRA whose names or kind the trainers do not resume from."""
-    other = [kind for kind in lora.kinds if kind != "lora"]
+    other = [kind for kind in lora.kinds if kind not in CONTINUED]
+    if not other and is_of_lycoris(lora) and lycoris_start(lora) is None:
+        text = msg(
+            "network_weights = {name} is LyCORIS's and does not say how it was made (no"
+            " ss_network_args in its metadata)",
+            name=lora.path.name,
+        )
+        fix = msg("take the file that sd-scripts wrote, with its metadata")
+        return [Problem(text=text, fix=fix)]
     if other:
         text = msg(
             "network_weights = {name} is a network of the kind {other}",
             name=lora.path.name,
             other=", ".join(other),
         )
-        fix = msg("start from a plain LoRA, or leave network_weights out")
+        fix = msg("start from one of those, or leave network_weights out")
         return [
             Problem(
-                text=msg("{text}, and only a plain LoRA can be trained further", text=text), fix=fix
+                text=msg(
+                    "{text}, and only LoRA, DoRA, LoHa and LoKr can be trained further", text=text
+                ),
+                fix=fix,
             )
         ]
     if lora.naming != "kohya":

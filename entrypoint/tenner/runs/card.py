@@ -127,7 +127,8 @@ def _licence(facts: FamilyFacts) -> str:
 def _pipeline(prepared: Prepared) -> str:
     """What loads the weights in diffusers; empty where nothing does."""
     drawing = prepared.base.facts.drawing
-    is_read = prepared.settings.network_module not in UNDRAWN and not drawing.why_not
+    is_read = not drawing.why_not and not drawing.is_converted
+    is_read = is_read and prepared.settings.network_module not in UNDRAWN
     return drawing.pipeline if is_read else ""
 
 

@@ -30,9 +30,9 @@ from tenner.core.files import write_atomically
 from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.families import FAMILIES
-from tenner.sample.flux import place
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import ADAPTERS, LoadError, load_lora, load_pipeline, lora_tag, set_strength
+from tenner.sample.parts import place
 from tenner.sample.png_text import LoraTag, parameters
 
 SECONDS_BETWEEN_EVENTS = 1.0
@@ -188,6 +188,7 @@ class Sampler:
             known["clip_skip"] = job.clip_skip - 1  # sd-scripts counts from 1, diffusers from 0
         if FAMILIES[job.family].transformer is None:
             known["guidance_rescale"] = job.guidance_rescale
+        if FAMILIES[job.family].drawing.takes_negative:
             known["negative_prompt"] = [cell.negative_prompt for cell in cells]
         found = self.pipe(
             prompt=[cell.prompt for cell in cells],

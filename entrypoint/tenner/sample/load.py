@@ -24,7 +24,10 @@ from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.families import FAMILIES
 from tenner.sample.flux import open_flux
 from tenner.sample.job import SampleJob
+from tenner.sample.parts import part_tensors
 from tenner.sample.png_text import LoraTag
+from tenner.sample.sd3 import open_sd3
+from tenner.sample.sd3_lora import renamed
 from tenner.sample.single_file import open_single_file
 
 ADAPTERS = {False: "tenner", True: "tenner-ema"}
@@ -51,6 +54,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_TRANSFORMERS = {"FluxPipeline": open_flux, "StableDiffusion3Pipeline": open_sd3}
+"""Pipelines that are put together from the families' single files."""
+
+
 class LoadError(Exception):
     """The base or the LoRA cannot be loaded; the text names which and why."""
 
@@ -63,10 +70,11 @@ def load_pipeline(job: SampleJob) -> Any:
     disable_progress_bar()
     dtype: torch.dtype = getattr(torch, job.dtype)
     facts = FAMILIES[job.family]
+    opened = _TRANSFORMERS.get(facts.drawing.pipeline)
     try:
         pipe = (
-            open_flux(job, dtype)
-            if facts.transformer
+            opened(job, dtype)
+            if opened
             else _from_pretrained(getattr(diffusers, facts.drawing.pipeline), job, dtype)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -133,8 +141,14 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
     loggers = [logging.getLogger(name) for name in ("diffusers", "peft")]
     for each in loggers:
         each.addHandler(records)
+    left_out = 0
     try:
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=adapter)
+        if type(pipe).__name__ == "StableDiffusion3Pipeline":
+            lora = renamed(part_tensors(str(path)), pipe.transformer.config.num_layers)
+            left_out = len(lora.unknown)
+            pipe.load_lora_weights(lora.tensors, adapter_name=adapter)
+        else:
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=adapter)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(
             msg("diffusers cannot load {name}: {error}", name=path.name, error=error)
@@ -143,8 +157,8 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
         for each in loggers:
             each.removeHandler(records)
     in_file, loaded = count_modules(path), count_loaded(pipe, adapter)
-    if getattr(pipe, "transformer", None) is not None and loaded >= in_file:
-        in_file = loaded  # diffusers parts a fused layer of the file into several
+    if getattr(pipe, "transformer", None) is not None:  # a fused layer of the file is several there
+        loaded = min(loaded, in_file - left_out)
     if not loaded:
         raise LoadError(msg("{name} holds nothing that changes this base model", name=path.name))
     if in_file == loaded:

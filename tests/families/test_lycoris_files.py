@@ -1,0 +1,95 @@
+"""A run that starts from a LyCORIS file: its network is made as the file's was, or refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tenner.core.errors import SettingsError
+from tenner.lora_files import read_lora_file
+from tenner.lora_files.programs import read_by
+from tenner.pipeline.start_files import with_start_files
+from tenner.settings import Request, Settings
+from tests.cli.test_command_line import photos, tenner
+from tests.run.program import sparse_base
+
+MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def loha(path: Path, metadata: dict[str, str] | None) -> Path:
+    shapes = {
+        "hada_w1_a": (320, 6),
+        "hada_w1_b": (6, 768),
+        "hada_w2_a": (320, 6),
+        "hada_w2_b": (6, 768),
+    }
+    tensors = {f"{MODULE}.{name}": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    save_file({**tensors, f"{MODULE}.alpha": np.array(3.0, np.float32)}, path, metadata)
+    return path
+
+
+MADE = {
+    "ss_network_module": "lycoris.kohya",
+    "ss_network_dim": "6",
+    "ss_network_alpha": "3.0",
+    "ss_network_args": json.dumps({"algo": "loha", "conv_dim": "2", "dropout": None}),
+}
+
+
+def words(tmp_path: Path, file: Path) -> tuple[str, ...]:
+    base = sparse_base(tmp_path / "base.safetensors")
+    given = ("--base-model", str(base), "--gpu", "RTX 4090", "--network_weights", str(file))
+    return ("plan", str(photos(tmp_path / "photos")), *given)
+
+
+def test_kind_rank_and_arguments_are_the_files(tmp_path: Path) -> None:
+    file = loha(tmp_path / "before.safetensors", MADE)
+    request = Request(settings=Settings(network_weights=str(file)))
+    found = with_start_files(request, None, "sd-scripts").settings
+    assert found.network_module == "lycoris.kohya"
+    assert found.network_args == ("algo=loha",)
+    assert (found.network_dim, found.network_alpha, found.conv_dim) == (6, 3.0, 2)
+    with pytest.raises(SettingsError, match="the built-in trainer has none"):
+        with_start_files(request, None, "native")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "more", "texts"),
+    [
+        (None, ("--engine", "sd-scripts"), ("does not say how it was made",)),
+        (
+            MADE,
+            (
+                *("--engine", "sd-scripts", "--network_args", "algo=lokr", "--network_dim", "8"),
+                *("--network_module", "networks.oft"),
+            ),
+            (
+                "algo = lokr, but network_weights has loha",
+                "network_dim = 8",
+                "network_weights is of lycoris.kohya",
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_continued_is_refused_by_plan_all_at_once(
+    tmp_path: Path, metadata: dict[str, str] | None, more: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    file = loha(tmp_path / "before.safetensors", metadata)
+    done = tenner(tmp_path, *words(tmp_path, file), *more)
+    assert done.returncode == 2, done.stderr
+    for text in texts:
+        assert text in done.stderr
+    assert "fix:" in done.stderr
+
+
+@pytest.mark.parametrize("metadata", [None, MADE])
+def test_inspect_says_whether_a_training_can_continue_from_it(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
+    file = read_lora_file(loha(tmp_path / "before.safetensors", metadata))
+    answers = {each.program: each.why_not for each in read_by(file)}
+    assert bool(answers["tenner (network_weights)"]) == (metadata is None)
+    assert answers["diffusers"] == "it has no LoHa"
+    assert answers["ComfyUI"] == ""

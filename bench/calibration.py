@@ -39,6 +39,8 @@ def speed_rows() -> list[tuple[str, float, float]]:
     """(case, measured seconds, modelled seconds)."""
     found: list[tuple[str, float, float]] = []
     for row in measured_speed():
+        if row.cuda_graphs:
+            continue  # the model knows no gain of them
         saving = ", checkpointing" if row.gradient_checkpointing else ""
         text = ", text encoders" if row.text_encoder_trained else ""
         case = f"{row.card} {row.family} {row.side} batch {row.batch_size}{saving}{text}"

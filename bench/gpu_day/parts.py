@@ -143,6 +143,8 @@ def training(name: str, family: str, *, in_rehearsal: bool = True, **changes: An
         reported = train(job, day.environ, limit=limit)
         shutil.rmtree(folder, ignore_errors=True)
         passes = reported.returncode == 0 or (may_not_fit and reported.returncode == 20)
+        if asked.get("cuda_graphs") and not day.is_rehearsal:
+            passes = passes and reported.graphs_captured
         about = {"engine": "native", "family": family, "side": day.side(family), **asked}
         return {**about, **reported.row(), "passed": passes}
 
@@ -303,7 +305,7 @@ def _speed(day: Day) -> Iterator[Row]:
 
 
 def _options(day: Day) -> Iterator[Row]:
-    """optimizers, precisions, layouts and compilation, on and off"""
+    """optimizers, precisions, layouts, compilation and CUDA graphs, on and off"""
     options: dict[str, dict[str, Any]] = {
         "AdamW": {"optimizer_type": "AdamW"},
         "AdamW8bit": {"optimizer_type": "AdamW8bit"},
@@ -318,6 +320,25 @@ def _options(day: Day) -> Iterator[Row]:
             rehearsed = family == "sd1" and name in ("channels first", "text encoders")
             full_name = f"options {family} {name}"
             yield training(full_name, family, in_rehearsal=rehearsed, may_not_fit=True, **changes)
+        yield from _graphs(day, family)
+
+
+def _graphs(day: Day, family: str) -> Iterator[Row]:
+    """CUDA graphs off and on in turns, at batch 1 and at the planned one. A row with graphs passes
+    where none of its passes was run without; on a CPU, where there are none, it says so."""
+    batch, saving = planned(day, family)
+    for size, checkpointing in {1: False, batch: saving}.items():
+        for turn in (1, 2):
+            for on in (False, True):
+                yield training(
+                    f"graphs {'on' if on else 'off'} {family} batch {size} turn {turn}",
+                    family,
+                    in_rehearsal=family == "sd1" and turn == 1 and size == 1,
+                    cuda_graphs=on,
+                    train_batch_size=size,
+                    gradient_checkpointing=checkpointing,
+                    max_train_steps=25,
+                )
 
 
 def _memory(day: Day) -> Iterator[Row]:

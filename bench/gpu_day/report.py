@@ -71,6 +71,8 @@ def _toml(row: Mapping[str, Any]) -> list[str]:
     if row.get("seconds_per_step"):
         speed = {"gradient_accumulation_steps": 1}
         speed["seconds_per_step"] = round(row["seconds_per_step"], 4)
+        if row.get("cuda_graphs"):
+            speed["cuda_graphs"] = True
         found.append(_table("speed", about | speed, row))
     return found
 

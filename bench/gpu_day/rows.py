@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tenner.core.events import Event, Failed, MemoryUsed, Step, parse_event
+from tenner.core.events import Event, Failed, MemoryUsed, Phase, Step, Warned, parse_event
 from tenner.core.train_job import TrainItem, TrainJob
 
 FIRST_STEPS = 3
@@ -27,6 +27,8 @@ class Reported:
     steps: list[tuple[float, Step]] = field(default_factory=list[tuple[float, Step]])
     memory: MemoryUsed | None = None
     failed: Failed | None = None
+    graphs_captured: bool = False
+    notices: list[str] = field(default_factory=list[str])
     errors: str = ""
 
     def add(self, event: Event | None, second: float) -> None:
@@ -37,6 +39,10 @@ class Reported:
                 self.memory = event
             case Failed():
                 self.failed = event
+            case Warned():
+                self.notices.append(str(event.text))
+            case Phase(name="capturing", detail=detail) if "took" in detail:
+                self.graphs_captured = True
             case _:
                 pass
 
@@ -57,6 +63,8 @@ class Reported:
             "losses": losses[:8],
             "allocated_gb": self.memory.allocated_bytes / 1e9 if self.memory else None,
             "reserved_gb": self.memory.reserved_bytes / 1e9 if self.memory else None,
+            "graphs_captured": self.graphs_captured,
+            "notices": self.notices[:4],
             "failure": self.failed.kind if self.failed else None,
             "failure_text": str(self.failed.text)[:300] if self.failed else None,
             "errors": self.errors[-600:] if self.returncode not in (0, 20) else "",

@@ -30,6 +30,11 @@ def test_a_rehearsal_measures_every_kind_of_row_and_a_second_one_none(tmp_path: 
     assert all(row["passed"] for row in rows.values())
     assert rows["speed sd1 batch 2 turn 1 native"]["seconds_per_step"] > 0
     assert any("PASSED" in line for line in rows["tests"]["tests"])
+    without = rows["graphs off sd1 batch 1 turn 1"]
+    graphs = rows["graphs on sd1 batch 1 turn 1"]
+    assert graphs["losses"] == without["losses"]
+    assert graphs["notices"] == ["trained without CUDA graphs: there is no NVIDIA card"]
+    assert (without["notices"], graphs["graphs_captured"]) == ([], False)
     assert rows["profile sd1"]["operations"] > 100
     measured = tomllib.loads((tmp_path / "measured.toml").read_text())
     assert {"card", "family", "batch_size", "seconds_per_step"} <= set(measured["speed"][0])

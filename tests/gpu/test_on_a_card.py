@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import tiny_model
 import torch
+from PIL import Image
+from replaying import Replaying
 from safetensors.torch import load_file
 
-from tenner.core.events import Failed, parse_event
+from tenner.core.events import Drew, Event, Failed, Step, Warned, parse_event
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.batches import schedule_of
+from tenner.engines.native.graphs import CudaBackend, GraphedPass
 from tenner.engines.native.latents import encode_all
 from tenner.engines.native.load import load_base, load_vae
 from tenner.engines.native.loop import Trainer
@@ -197,3 +200,171 @@ def test_xformers_attention_is_torch_s_own(card: torch.device) -> None:
     turned = [each.transpose(1, 2) for each in (query, key, value)]
     expected = torch.nn.functional.scaled_dot_product_attention(*turned).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
+
+
+def make_listening_trainer(job: TrainJob, device: torch.device) -> tuple[Trainer, list[Event]]:
+    trainer, events = make_trainer(job, device), []
+    trainer._emit = trainer._losses.emit = events.append  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.encode_captions(lambda *_: None)
+    return trainer, events
+
+
+def all_steps(trainer: Trainer, events: list[Event]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and losses after all steps."""
+    try:
+        for _ in range(trainer._job.max_train_steps):
+            trainer._one_step()
+        trainer._losses.flush()
+    finally:
+        trainer.close()
+    losses = [event.loss for event in events if isinstance(event, Step)]
+    return trainer._network.bank.weights.cpu(), torch.tensor(losses)
+
+
+GRAPHED = {
+    "text encoder": {"shuffle_caption": True, "min_snr_gamma": 5.0},
+    "accumulation": {"gradient_accumulation_steps": 3, "network_train_unet_only": True},
+    "dropouts": {"network_dropout": 0.2, "rank_dropout": 0.2},
+    "checkpointing": {"gradient_checkpointing": True, "mixed_precision": "fp16"},
+    "convolutions": {"conv_dim": 2, "mixed_precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("case", GRAPHED)
+def test_graphs_train_as_the_passes_themselves(
+    base: Path, tmp_path: Path, device: torch.device, case: str
+) -> None:
+    """Kernels are the same, but sums over threads may come in another order, and what is chosen by
+    timing may differ: equal within rounding. Draws of dropouts are equal, or losses would be far
+    apart. SGD: Adam's first steps have the size of the rate however small a gradient is."""
+    if device.type == "cpu" and case != "text encoder":
+        pytest.skip("held on a CPU by tests/engines/native/test_graphs.py")
+    torch.set_float32_matmul_precision("highest")
+    common = {"optimizer_type": "SGD", "max_train_steps": 8, "train_batch_size": 3, **GRAPHED[case]}
+    expected = all_steps(*make_listening_trainer(make_job(base, tmp_path, **common), device))
+    trainer, events = make_listening_trainer(
+        make_job(base, tmp_path, cuda_graphs=True, **common), device
+    )
+    start = trainer._network.bank.weights.cpu().clone()
+    trainer.capture_graphs(None if device.type == "cuda" else Replaying())
+    assert isinstance(trainer._run_pass, GraphedPass), events
+    weights, losses = all_steps(trainer, events)
+    apart = 1e-4 if "mixed_precision" not in common else 2e-2
+    torch.testing.assert_close(losses, expected[1], rtol=apart, atol=apart)
+    learnt = float((expected[0] - start).norm())
+    assert learnt > 0
+    assert float((weights - expected[0]).norm()) < max(apart, 1e-3) * learnt
+    assert not any(isinstance(event, Warned) for event in events)
+
+
+class Waiting(CudaBackend):
+    """Its captures wait for the card, which a capture may not."""
+
+    def capture(self, run):
+        return super().capture(lambda: (run(), torch.zeros((), device="cuda").item()))
+
+
+def test_a_capture_that_fails_leaves_a_notice_and_a_training_that_goes_on(
+    base: Path, tmp_path: Path, card: torch.device
+) -> None:
+    """Allocator and generator are left as after no capture: dropouts draw, memory comes back."""
+    common = {"network_dropout": 0.2, "optimizer_type": "SGD", "max_train_steps": 6}
+    expected = all_steps(*make_listening_trainer(make_job(base, tmp_path, **common), card))
+    trainer, events = make_listening_trainer(
+        make_job(base, tmp_path, cuda_graphs=True, **common), card
+    )
+    trainer.capture_graphs(Waiting(card))
+    before = torch.cuda.memory_allocated(card)
+    _, losses = all_steps(trainer, events)
+    torch.testing.assert_close(losses, expected[1], rtol=1e-3, atol=1e-3)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated(card) < before + 2**24
+    assert [each.level for each in events if isinstance(each, Warned)] == ["note"]
+
+
+class Crowded(CudaBackend):
+    """Its captures find a full card."""
+
+    def capture(self, run):
+        torch.cuda.empty_cache()
+        taken = fill(2**20, self._device)
+        try:
+            return super().capture(run)
+        finally:
+            taken.clear()
+
+
+def test_memory_that_runs_out_in_a_capture_is_recognised(
+    base: Path, tmp_path: Path, card: torch.device
+) -> None:
+    trainer, events = make_listening_trainer(
+        make_job(base, tmp_path, train_batch_size=6, cuda_graphs=True), card
+    )
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            trainer.capture_graphs(Crowded(card))
+    finally:
+        trainer.close()
+        torch.cuda.empty_cache()
+    assert _is_out_of_memory(caught.value)
+    assert not any(isinstance(event, Warned) for event in events)
+
+
+def test_a_steady_step_with_graphs_waits_for_nothing(
+    base: Path, tmp_path: Path, card: torch.device
+) -> None:
+    job = make_job(base, tmp_path, cuda_graphs=True, mixed_precision="bf16", max_train_steps=12)
+    trainer, events = make_listening_trainer(job, card)
+    trainer.capture_graphs()
+    assert isinstance(trainer._run_pass, GraphedPass), events
+    for _ in range(6):
+        trainer._one_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            trainer._one_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        trainer.close()
+
+
+def test_samples_are_drawn_beside_the_training(device: torch.device, tmp_path: Path) -> None:
+    """The whole program, which draws epoch 1 while it trains on."""
+    package = Path(__file__).parents[2] / "entrypoint"
+    data = tmp_path / "data/2_zwx"
+    data.mkdir(parents=True)
+    draws = torch.Generator().manual_seed(5)
+    for number in range(4):
+        pixels = torch.randint(0, 255, (64, 64, 3), generator=draws, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(data / f"{number}.png")
+        (data / f"{number}.txt").write_text("zwx, a red star")
+    settings = {
+        "base_model": "tiny",
+        "dataset": str(data.parent),
+        "output_dir": str(tmp_path / "out"),
+        "device": "cpu" if device.type == "cpu" else "auto",
+        "engine": "native",
+        "resolution": "64",
+        "min_bucket_reso": "64",
+        "network_dim": "4",
+        "batch_size": "1",
+        "optimizer_type": "AdamW",
+        "max_train_epochs": "4",
+        "save_every_n_epochs": "1",
+        "sample_at_epochs": "1",
+        "sample_prompts": "zwx",
+        "sample_steps": "2",
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    environ = {**os.environ, "PYTHONPATH": f"{package}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "tenner", "train", *words]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = (tmp_path / "out/my_lora/events.jsonl").read_text().splitlines()
+    events = [event for event in map(parse_event, lines) if event is not None]
+    drawn = [event for event in events if isinstance(event, Drew)]
+    assert 1 in {event.epoch for event in drawn}
+    assert all(Path(event.path).is_file() for event in drawn)
+    losses = [event.loss for event in events if isinstance(event, Step)]
+    assert len(losses) == len({event.step for event in events if isinstance(event, Step)})
+    assert all(loss == loss for loss in losses)

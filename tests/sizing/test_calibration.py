@@ -88,7 +88,8 @@ def test_what_was_seen_to_fit_a_card_fits_it_and_what_did_not_does_not(
 
 
 def test_step_times_are_within_twelve_percent_of_what_others_measured() -> None:
-    errors = [modelled_row(row) / row.seconds_per_step - 1 for row in measured_speed()]
+    rows = [row for row in measured_speed() if not row.cuda_graphs]
+    errors = [modelled_row(row) / row.seconds_per_step - 1 for row in rows]
     assert len(errors) >= 13
     assert statistics.median(map(abs, errors)) <= 0.06
     assert max(map(abs, errors)) <= 0.12

@@ -148,6 +148,39 @@ def test_a_time_of_one_trainer_says_nothing_of_the_other(monkeypatch: pytest.Mon
     assert (untimed.error, untimed.is_measured) == (0.5, False)
 
 
+def test_cuda_graphs_gain_what_the_card_has_measured_of_them_and_else_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    eager = MeasuredSpeed(
+        card="RTX 4090",
+        family="sdxl",
+        side=1024,
+        batch_size=2,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+        text_encoder_trained=False,
+        seconds_per_step=9.0,
+        source="a card",
+        engine="native",
+    )
+    graphs = replace(eager, seconds_per_step=7.0, cuda_graphs=True)
+    case = {"gpu_name": "RTX 4090", "batch_size": 2, "gradient_checkpointing": False}
+    found: list[float] = []
+    try:
+        for rows in ((eager,), (eager, graphs), (graphs,)):
+            monkeypatch.setattr(speed, "measured_speed", lambda rows=rows: rows)
+            for on in (False, True):
+                speed._by_measurement.cache_clear()
+                time = step_time(replace(SDXL, cuda_graphs=on), **case)
+                assert time is not None
+                found.append(time.seconds)
+    finally:
+        speed._by_measurement.cache_clear()
+    assert found[:4] == pytest.approx([9.0, 9.0, 9.0, 7.0])
+    assert found[4] < 2, "a row with graphs says nothing of a run without"
+    assert found[5] == pytest.approx(7.0)
+
+
 @pytest.mark.parametrize(("family", "side"), [("sd1", 512), ("sdxl", 1024)])
 def test_fewer_kernels_make_small_steps_faster_and_large_ones_hardly(
     family: str, side: int

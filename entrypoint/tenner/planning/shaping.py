@@ -189,6 +189,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         num_processes=settings.num_processes,
         plain_lora=settings.torch_compile or any(dropouts),
         averaged=settings.ema,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

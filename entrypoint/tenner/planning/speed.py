@@ -98,7 +98,7 @@ def step_time(
         engine=load.engine,
     )
     seconds += swapping_seconds(load) * accumulation
-    factor, sources = _by_measurement(card.name, load.family, load.engine)
+    factor, sources = _by_measurement(card.name, load.family, load.engine, load.cuda_graphs)
     source = "; ".join(sources) or msg("the time model, from the card's peak")
     error = load.transformer.error if load.transformer else ERROR
     if load.engine == "native" and not sources:
@@ -212,14 +212,18 @@ def modelled_row(row: MeasuredSpeed) -> float:
 
 
 @cache
-def _by_measurement(card: str, family: Family, engine: Trainer) -> tuple[float, tuple[str, ...]]:
+def _by_measurement(
+    card: str, family: Family, engine: Trainer, cuda_graphs: bool = False
+) -> tuple[float, tuple[str, ...]]:
     """Measured over modelled on one card by one trainer, the geometric mean of its rows, and their
-    sources."""
-    rows = [
+    sources. CUDA graphs gain what a card has measured of them, and nothing where none has."""
+    of_the_card = [
         row
         for row in measured_speed()
         if (row.card, row.family, row.engine) == (card, family, engine)
     ]
+    without = [row for row in of_the_card if not row.cuda_graphs]
+    rows = [row for row in of_the_card if row.cuda_graphs and cuda_graphs] or without
     if not rows:
         return 1.0, ()
     logs = [math.log(row.seconds_per_step / modelled_row(row)) for row in rows]

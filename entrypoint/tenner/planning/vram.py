@@ -140,6 +140,8 @@ class Load:
     """The built-in trainer's LoRA as plain autograd, which dropouts and torch.compile need."""
     averaged: bool = False
     """The built-in trainer holds a moving average of the LoRA beside it (ema)."""
+    cuda_graphs: bool = False
+    """Passes are replayed; counts in time alone, and only on a card that has measured it."""
     blocks_to_swap: int = 0
     """Of a transformer: how many blocks wait in memory, in sd-scripts' counting."""
     text_gb: float | None = None

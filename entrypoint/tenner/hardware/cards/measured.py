@@ -43,6 +43,7 @@ class MeasuredSpeed:
     seconds_per_step: float
     source: str
     engine: Trainer = "sd-scripts"
+    cuda_graphs: bool = False
 
 
 @cache

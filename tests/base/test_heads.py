@@ -210,3 +210,25 @@ def test_plan_on_a_rented_machine_needs_no_base(hub: Hub, tmp_path: Path) -> Non
     assert json.loads(done.stdout)["family"] == "sd1", done.stderr
     left = [path for path in machine.rglob("*.safetensors") if path.is_file()]
     assert left == []
+
+
+def test_doctor_and_plan_read_only_the_head_of_a_base_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+    hub.state.add_files(
+        hub.state.make_repo("model", "me/painter"), {"painter.safetensors": checkpoint(LARGE)}
+    )
+    env = install_smi(tmp_path, [card("NVIDIA GeForce RTX 4090", 24564, "550.54.14", "8.9")])
+    pictures = str(photos(tmp_path / "photos", num_images=4, side=512))
+    with fault_proxy(hub.port) as proxy:
+        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
+        done = tenner("doctor", "--base_model", "hf://me/painter", "--json", cwd=tmp_path, env=env)
+        checks = {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+        assert "Stable Diffusion 1" in checks["base model"]["found"]
+        assert checks["base model"]["mark"] == "ok"
+        by_doctor = len(proxy.seen)
+        done = tenner("plan", pictures, "--base_model", "hf://me/painter", cwd=tmp_path, env=env)
+        assert "planned by the heads of its files" in done.stdout + done.stderr
+        wrong = tenner("doctor", "--base_model", "hf://me/none", "--json", cwd=tmp_path, env=env)
+        assert wrong.returncode == 4
+    whole = [sent for sent in proxy.seen if "/large/" in sent.path]
+    assert {sent.headers.get("Range") for sent in whole} == {"bytes=0-524287"}
+    assert len([sent for sent in proxy.seen[:by_doctor] if "/large/" in sent.path]) == 1

@@ -272,6 +272,12 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="./output", help="where runs would be kept")
+    parser.add_argument(
+        "--base_model",
+        default="",
+        metavar="NAME",
+        help="a base to look at too; one that is elsewhere is known by the heads of its files",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -6,18 +6,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tenner.base.choice import MODELS_DIR
-from tenner.core.errors import ExitCode, Problem
+from tenner.base.choice import MODELS_DIR, find_base
+from tenner.core.errors import ExitCode, Problem, SettingsError
 from tenner.core.secrets import child_environ
+from tenner.core.sizes import size_words
+from tenner.core.temporary_files import temporary_folder
 from tenner.engines.sd_scripts.find import DIRECTORY_VARIABLE, Trainer, find, try_import
+from tenner.families import FAMILY_NAMES
 from tenner.hardware import Machine, disk_space, inspect_machine
 from tenner.hardware.gpu import capability_text
 from tenner.hardware.host import Host
 from tenner.hardware.torch_build import trainer_build
 from tenner.hardware.trial import LIBRARIES, TORCH, Trial, Tried, trainer_python
+from tenner.settings import Settings
 from tenner.settings.known_bases import KNOWN_BASES
 from tenner.ui.plain_text import print_tables
 
@@ -45,12 +50,16 @@ class Check:
     fix: str = ""
 
 
-def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -> ExitCode:
-    """Look at everything and print it; MACHINE where this machine cannot train."""
+def run_doctor(
+    environ: Mapping[str, str], *, output_dir: Path, as_json: bool, base_model: str = ""
+) -> ExitCode:
+    """Look at everything and print it; MACHINE where this machine cannot train. Of a `base_model`
+    that is elsewhere only the heads of its files are read."""
+    look = partial(examine, environ, output_dir=output_dir, base_model=base_model)
     if not as_json:
-        able = _print(examine(environ, output_dir=output_dir, say=_say))
+        able = _print(look(say=_say))
     else:
-        checks = tuple(examine(environ, output_dir=output_dir, say=lambda text: None))
+        checks = tuple(look(say=lambda text: None))
         able = all(check.mark != "error" for check in checks)
         report: dict[str, Any] = {
             "can_train": able,
@@ -64,7 +73,11 @@ def run_doctor(environ: Mapping[str, str], *, output_dir: Path, as_json: bool) -
 
 
 def examine(
-    environ: Mapping[str, str], *, output_dir: Path, say: Callable[[str], None]
+    environ: Mapping[str, str],
+    *,
+    output_dir: Path,
+    say: Callable[[str], None],
+    base_model: str = "",
 ) -> Iterator[Check]:
     """Every check, in the order of a run, each as soon as it is known. Starts the trainer's Python,
     which takes seconds: `say` is told what is waited for."""
@@ -80,6 +93,10 @@ def examine(
         yield from _host_checks(machine.host)
         yield from _disk_checks(environ, output_dir)
         yield from _base_checks(environ)
+        if base_model:
+            yield _waiting(
+                f"the base model {base_model}", lambda: _named_base(base_model, environ), say
+            )
         tried = _waiting(f"the trainer's torch ({python})", trial.finish, say)
     trainer = _waiting("sd-scripts", lambda: find(environ), say)
     has_sd_scripts = isinstance(trainer, Trainer)
@@ -174,6 +191,32 @@ def _base_checks(environ: Mapping[str, str]) -> Iterator[Check]:
     found = f"{folder}: {', '.join(here) if here else 'none'}"
     fix = "" if here else "name a checkpoint as base_model, or use an image that has one"
     yield Check(name="base models", mark="ok" if here else "note", found=found, fix=fix)
+
+
+def _named_base(name: str, environ: Mapping[str, str]) -> Check:
+    """A base by its name, path or address."""
+    try:
+        with temporary_folder("base") as heads:
+            base = find_base(
+                Settings.model_validate({"base_model": name}),
+                environ,
+                on_stage=lambda stage, detail: None,
+                on_bytes=None,
+                heads_into=Path(heads),
+            )
+    except SettingsError as error:
+        first = error.problems[0]
+        return Check(name="base model", mark="error", found=first.text, fix=first.fix)
+    found = f"{name}: {FAMILY_NAMES[base.family]}, {base.resolution} px"
+    if base.num_bytes:
+        found += f", {size_words(base.num_bytes)}"
+    notes = [each for each in base.notices if each.level != "error"]
+    return Check(
+        name="base model",
+        mark="warning" if any(each.level == "warning" for each in notes) else "ok",
+        found="; ".join([found, *(str(each.text) for each in notes)]),
+        fix="; ".join(str(each.fix) for each in notes if each.fix),
+    )
 
 
 def _trial_checks(tried: Tried, machine: Machine, *, has_sd_scripts: bool) -> Iterator[Check]:

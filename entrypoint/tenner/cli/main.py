@@ -186,7 +186,12 @@ def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _doctor(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.cli.doctor import run_doctor
 
-    return run_doctor(environ, output_dir=Path(parsed.output_dir), as_json=parsed.json)
+    return run_doctor(
+        environ,
+        output_dir=Path(parsed.output_dir),
+        as_json=parsed.json,
+        base_model=parsed.base_model,
+    )
 
 
 def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -212,6 +212,7 @@ def test_plan_on_a_rented_machine_needs_no_base(hub: Hub, tmp_path: Path) -> Non
     assert left == []
 
 
+@pytest.mark.long
 def test_doctor_and_plan_read_only_the_head_of_a_base_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     hub.state.add_files(
         hub.state.make_repo("model", "me/painter"), {"painter.safetensors": checkpoint(LARGE)}

@@ -4,6 +4,8 @@ import json
 import tomllib
 from typing import Any
 
+import pytest
+
 from tenner.settings.imported import Imported
 from tenner.settings.sd_scripts_files import import_json, import_tables
 
@@ -93,6 +95,25 @@ def test_a_rate_of_nought_leaves_that_part_alone() -> None:
     found = imported({**FORM, "text_encoder_lr": 0})
     assert found.values["network_train_unet_only"] is True
     assert "text_encoder_lr" not in found.values
+
+
+@pytest.mark.parametrize(
+    ("fields", "tracker"),
+    [
+        ({"use_wandb": True}, "wandb"),
+        ({"use_wandb": False}, None),
+        ({"log_with": "tensorboard"}, "tensorboard"),
+        ({"log_with": ""}, None),
+    ],
+)
+def test_the_forms_tracker_is_the_runs_and_its_key_is_left_out(
+    fields: dict[str, object], tracker: str | None
+) -> None:
+    plain = {key: value for key, value in FORM.items() if key not in ("use_wandb", "log_with")}
+    found = imported({**plain, **fields, "wandb_api_key": "s3cret"})
+    assert found.values.get("log_with") == tracker
+    assert "s3cret" not in str(found)
+    assert any("WANDB_API_KEY" in each.fix for each in found.problems)
 
 
 def test_other_kinds_of_network_are_reported() -> None:

@@ -139,6 +139,13 @@ def test_the_built_in_trainer_is_not_taken_for_a_transformer() -> None:
         possible_engine(Settings(engine="native"), tiny=False, other_noise="", family="flux")
 
 
+def test_a_small_transformer_is_not_the_tiny_base(tmp_path: Path) -> None:
+    """Which the built-in trainer would be taken for."""
+    base = inspect_base(safetensors(tmp_path / "chroma.safetensors", SHAPES["chroma"]), name="x")
+    assert 0 < base.num_bytes < 100_000_000
+    assert not base.is_tiny
+
+
 def test_a_diffusers_folder_names_the_file_to_take(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     config = {"_class_name": "FluxTransformer2DModel"}

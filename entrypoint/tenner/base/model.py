@@ -78,8 +78,9 @@ class Base:
 
     @property
     def is_tiny(self) -> bool:
-        """Small enough that a CPU trains it in minutes: under 100 MB (SD 1.5 in fp16 has 2 GB)."""
-        return 0 < self.num_bytes < 100_000_000
+        """Small enough that a CPU trains it in minutes, and of a family that the built-in trainer
+        has: under 100 MB (SD 1.5 in fp16 has 2 GB)."""
+        return 0 < self.num_bytes < 100_000_000 and "native" in self.facts.trainers
 
 
 def known_shape(known: KnownBase) -> Base:

@@ -1,4 +1,18 @@
-"""Stable Diffusion XL, and the well-known models that were made from it."""
+"""Stable Diffusion XL, and the well-known models that were made from it.
+
+What their authors recommend, and where it was read:
+
+- Pony Diffusion V6 XL, civitai.com/models/257749: clip skip 2, else "low quality blobs", and the
+  whole row from score_9 to score_4_up before the prompt; it says nothing of training LoRAs.
+- Illustrious, the page of v1.0 on the Hub: pictures from 512 to 1536 pixels, Danbooru's tags and
+  plain language. The page of v2.0 names no settings.
+- NoobAI, the pages of its v-prediction models on the Hub: full Danbooru and e621 with their own
+  tags, and another prediction than its epsilon models. That the file has zero terminal SNR is
+  written in it (its tensors `v_pred` and `ztsnr`).
+
+Rates, ranks and optimizers for LoRAs were found on none of these pages: they train with SDXL's
+defaults, as sd-scripts' guide has them.
+"""
 
 from tenner.core.messages import msg
 from tenner.families import sd1
@@ -106,7 +120,7 @@ SDXL = FamilyFacts(
             files=("noobai-xl-vpred-v1.0.safetensors",),
             advice=msg(
                 "NoobAI's v-prediction needs v_parameterization and zero_terminal_snr, which are"
-                " set by themselves (its model card)"
+                " set by themselves (its tensors v_pred and ztsnr)"
             ),
         ),
         KnownBase(
@@ -121,7 +135,8 @@ SDXL = FamilyFacts(
             files=("ponydiffusionv6xl_v6startwiththisone.safetensors",),
             advice=msg(
                 "Pony Diffusion V6 wants clip skip 2, which SDXL's training always has, and prompts"
-                " that begin with score_9, score_8_up, score_7_up (its model card)"
+                " that begin with score_9, score_8_up, score_7_up, score_6_up, score_5_up,"
+                " score_4_up (its page on Civitai)"
             ),
         ),
     ),

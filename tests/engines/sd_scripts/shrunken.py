@@ -24,9 +24,9 @@ flux_utils.T5Config = smaller(flux_utils.T5Config, **T5)
 flux_utils.CLIPConfig = smaller(flux_utils.CLIPConfig, **CLIP)
 sd3_utils.CLIPTextConfig = smaller(sd3_utils.CLIPTextConfig, **CLIP)
 chroma_models.chroma_params = replace(
-    chroma_models.chroma_params, depth=1, depth_single_blocks=2, hidden_dim=64, n_layers=1,
+    chroma_models.chroma_params, depth=1, depth_single_blocks=1, hidden_size=256, num_heads=2,
     approximator_depth=1, approximator_hidden_size=64,
-) if False else chroma_models.chroma_params
+)
 """
 SCRIPT = """REAL = {real!r}
 {sizes}
@@ -53,7 +53,7 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
     """Bases and the files beside them, random weights in bf16."""
     exec(SIZES, {"REAL": real})
     import torch
-    from library import flux_models, flux_utils, sd3_models, sd3_utils
+    from library import chroma_models, flux_models, flux_utils, sd3_models, sd3_utils
     from safetensors.torch import save_file
 
     torch.manual_seed(1)
@@ -70,14 +70,27 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
 
     save(random(t5(flux_utils)), "t5xxl_fp16.safetensors")
     save(random(clip(sd3_utils, 768, 12)), "clip_l.safetensors")
-    if "flux" in families:
-        parameters = replaced(flux_models.configs["dev"].params, depth=1, depth_single_blocks=1)
+    flows = {"flux": ("dev", "flux1-dev"), "flux-schnell": ("schnell", "flux1-schnell")}
+    for version, name in [each for family, each in flows.items() if family in families]:
+        parameters = replaced(flux_models.configs[version].params, depth=1, depth_single_blocks=1)
         with torch.device("meta"):
             model = flux_models.Flux(parameters)
+        save(random(model), f"{name}.safetensors")
+    if "chroma" in families:
+        with torch.device("meta"):
+            model = chroma_models.Chroma(chroma_models.chroma_params)
+        save(random(model), "Chroma1-Base.safetensors")
+    if {*flows, "chroma"} & {*families}:
+        with torch.device("meta"):
             ae = flux_models.AutoEncoder(flux_models.configs["dev"].ae_params)
-        save(random(model), "flux1-dev.safetensors")
         save(random(ae), "ae.safetensors")
-    if "sd35-medium" in families:
+    # by sd-scripts' `analyze_state_dict_state`: norms of queries and keys, second attentions
+    mmdits = {
+        "sd3": ("medium", None, [], "sd3_medium"),
+        "sd35-medium": ("5-medium", "rms", [0], "sd3.5_medium"),
+        "sd35-large": ("5-large", "rms", [], "sd3.5_large"),
+    }
+    for kind, norm, dual, name in [each for family, each in mmdits.items() if family in families]:
         save(random(clip(sd3_utils, 1280, 20)), "clip_g.safetensors")
         parameters = sd3_models.SD3Params(
             patch_size=2,
@@ -85,19 +98,19 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
             num_patches=384 * 384,
             pos_embed_max_size=384,
             adm_in_channels=2048,
-            qk_norm="rms",
-            x_block_self_attn_layers=[0],
+            qk_norm=norm,
+            x_block_self_attn_layers=dual,
             context_embedder_in_features=4096,
             context_embedder_out_features=128,
-            model_type="5-medium",
+            model_type=kind,
         )
         mmdit = sd3_models.create_sd3_mmdit(parameters)
-        vae = sd3_models.SDVAE()
-        tensors = random(mmdit, "model.diffusion_model.") | random(vae, "first_stage_model.")
+        tensors = random(mmdit, "model.diffusion_model.")
+        tensors |= random(sd3_models.SDVAE(), "first_stage_model.")
         tensors["model.diffusion_model.pos_embed"] = torch.zeros(
             1, 384 * 384, 128, dtype=torch.bfloat16
         )
-        save(tensors, "sd3.5_medium.safetensors")
+        save(tensors, f"{name}.safetensors")
 
 
 def replaced(found, **changes):

@@ -60,7 +60,12 @@ _PARSER = {
     "loads in diffusers": "no: 0.32 cannot",
 }
 _SD3 = {**PROOFS["sd35-medium"], "resumed": "as 3.5 Medium, not tried on it"}
-PROOFS |= {"sd3": _SD3, "sd35-large": _SD3}
+_CHROMA = {**_PARSER, "real training": _SMALL, "delivered": YES}
+PROOFS |= {
+    "sd3": _SD3,
+    "sd35-large": _SD3,
+    "chroma": {**_CHROMA, "resumed": "as FLUX.1 dev, not tried on it"},
+}
 
 
 def proofs(family: FamilyFacts) -> dict[str, str]:

@@ -126,7 +126,7 @@ def machine(day: Day) -> dict[str, Any]:
 
 def training(name: str, family: str, *, in_rehearsal: bool = True, **changes: Any) -> Row:
     """A training by the built-in trainer. It passes where it ends well, or runs out of memory and
-    says so where `may_not_fit`."""
+    says so where `may_not_fit`; with CUDA graphs only where a card has captured them."""
     may_not_fit = bool(changes.pop("may_not_fit", False))
 
     def measure(day: Day, limit: float) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def _speed(day: Day) -> Iterator[Row]:
 
 
 def _options(day: Day) -> Iterator[Row]:
-    """optimizers, precisions, layouts, compilation and CUDA graphs, on and off"""
+    """optimizers, precisions, layouts and compilation, on and off"""
     options: dict[str, dict[str, Any]] = {
         "AdamW": {"optimizer_type": "AdamW"},
         "AdamW8bit": {"optimizer_type": "AdamW8bit"},
@@ -320,25 +320,24 @@ def _options(day: Day) -> Iterator[Row]:
             rehearsed = family == "sd1" and name in ("channels first", "text encoders")
             full_name = f"options {family} {name}"
             yield training(full_name, family, in_rehearsal=rehearsed, may_not_fit=True, **changes)
-        yield from _graphs(day, family)
 
 
-def _graphs(day: Day, family: str) -> Iterator[Row]:
-    """CUDA graphs off and on in turns, at batch 1 and at the planned one. A row with graphs passes
-    where none of its passes was run without; on a CPU, where there are none, it says so."""
-    batch, saving = planned(day, family)
-    for size, checkpointing in {1: False, batch: saving}.items():
-        for turn in (1, 2):
-            for on in (False, True):
-                yield training(
-                    f"graphs {'on' if on else 'off'} {family} batch {size} turn {turn}",
-                    family,
-                    in_rehearsal=family == "sd1" and turn == 1 and size == 1,
-                    cuda_graphs=on,
-                    train_batch_size=size,
-                    gradient_checkpointing=checkpointing,
-                    max_train_steps=25,
-                )
+def _graphs(day: Day) -> Iterator[Row]:
+    """CUDA graphs off and on in turns"""
+    for turn in (1, 2):
+        for family in SIDES:
+            batch, saving = planned(day, family)
+            for size, checkpointing in {1: False, batch: saving}.items():
+                for on in (False, True):
+                    yield training(
+                        f"graphs {'on' if on else 'off'} {family} batch {size} turn {turn}",
+                        family,
+                        in_rehearsal=family == "sd1" and turn == 1 and size == 1,
+                        cuda_graphs=on,
+                        train_batch_size=size,
+                        gradient_checkpointing=checkpointing,
+                        max_train_steps=25,
+                    )
 
 
 def _memory(day: Day) -> Iterator[Row]:
@@ -408,4 +407,5 @@ PARTS: dict[int, Callable[[Day], Iterator[Row]]] = {
     3: _options,
     4: _memory,
     5: _program,
+    6: _graphs,
 }

@@ -26,7 +26,7 @@ def test_a_rehearsal_measures_every_kind_of_row_and_a_second_one_none(tmp_path: 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     rows = {row["name"]: row for row in map(json.loads, lines)}
-    assert {row["part"] for row in rows.values()} == {1, 2, 3, 4, 5}
+    assert {row["part"] for row in rows.values()} == {1, 2, 3, 4, 5, 6}
     assert all(row["passed"] for row in rows.values())
     assert rows["speed sd1 batch 2 turn 1 native"]["seconds_per_step"] > 0
     assert any("PASSED" in line for line in rows["tests"]["tests"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import bench.gpu_day as package
 from bench.gpu_day.packages import fill_folder, install_missing
 
-NUM_PARTS = 5
+NUM_PARTS = 6
 
 
 def main(words: list[str]) -> int:

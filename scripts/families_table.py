@@ -60,7 +60,8 @@ _PARSER = {
     "loads in diffusers": "no: 0.32 cannot",
 }
 _SD3 = {**PROOFS["sd35-medium"], "resumed": "as 3.5 Medium, not tried on it"}
-_CHROMA = {**_PARSER, "real training": _SMALL, "delivered": YES}
+_NEWER = "0.42, which is newer than the trainer's"
+_CHROMA = {**_PARSER, "real training": _SMALL, "delivered": YES, "loads in diffusers": _NEWER}
 PROOFS |= {
     "sd3": _SD3,
     "sd35-large": _SD3,

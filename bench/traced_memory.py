@@ -179,7 +179,7 @@ def trace(
         adapts = lambda name: adapts_unet(name, conv_dim > 0)  # noqa: E731
         parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts)
         unet = Unet(parsed, parts)
-        unet.checkpointing = checkpointing
+        unet.recompute(None if checkpointing else 0)
         encoders, text_bytes = None, 0
         if text:
             encoders, text_bytes = text_encoders(family, bank, rank, checkpointing)

@@ -117,6 +117,9 @@ class TrainJob:
     seed: int = 42
     mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
+    checkpointed_blocks: int | None = None
+    """With gradient checkpointing: of how many of the U-Net's residual and transformer blocks the
+    backward pass computes the inner values again, the cheapest first; None is all."""
     channels_last: bool | None = None
     """Memory layout of the convolutions; None is channels last."""
     torch_compile: bool = False

@@ -8,6 +8,7 @@ import torch
 
 from tenner.engines.native import layers
 from tenner.engines.native.clip import ClipText, parse_clip_config
+from tenner.engines.native.dropouts import NO_DROPOUTS, Dropouts
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
@@ -83,15 +84,25 @@ def test_clip_answers_as_transformers_does(tmp_path: Path, projected: bool) -> N
         torch.testing.assert_close(last, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
-def gradients_of(model, family: str, *, plain: bool, checkpointing: bool, conv_dim: int | None):
+def gradients_of(
+    model,
+    family: str,
+    *,
+    plain: bool = False,
+    recomputed: int | None = 0,
+    conv_dim: int | None = None,
+    dropouts: Dropouts = NO_DROPOUTS,
+):
+    """The answer, the LoRA's gradients and the text's, with so many blocks computed again."""
     bank = LoraBank()
-    plan = plan_for(bank, conv_dim=conv_dim, conv_alpha=1.0, plain=plain)
+    plan = plan_for(bank, conv_dim=conv_dim, conv_alpha=1.0, plain=plain, dropouts=dropouts)
     parts = Parts(model.state_dict(), device=CPU, dtype=torch.float32, plan=plan,
                   adapts=lambda name: adapts_unet(name, conv_dim is not None))  # fmt: skip
     unet = Unet(parse_unet_config(dict(model.config)), parts)
     torch.manual_seed(5)
     randomise(bank)
-    unet.checkpointing = checkpointing
+    unet.recompute(recomputed)
+    unet.keeps_rng = bool(dropouts)
     latents, times, context, added = inputs(family)
     context.requires_grad_(True)
     bank.begin_pass(first=True, num_samples=2)
@@ -105,14 +116,52 @@ def gradients_of(model, family: str, *, plain: bool, checkpointing: bool, conv_d
 @pytest.mark.parametrize("conv_dim", [None, 2])
 def test_fused_lora_is_the_plain_sum(tmp_path: Path, family: str, conv_dim: int | None) -> None:
     model = tiny_model.make_unet(tmp_path, family)
-    want = gradients_of(model, family, plain=True, checkpointing=False, conv_dim=conv_dim)
-    for checkpointing in (False, True):
-        found = gradients_of(
-            model, family, plain=False, checkpointing=checkpointing, conv_dim=conv_dim
-        )
+    want = gradients_of(model, family, plain=True, conv_dim=conv_dim)
+    for recomputed in (0, None):
+        found = gradients_of(model, family, recomputed=recomputed, conv_dim=conv_dim)
         for one, other in zip(found, want, strict=True):
             assert float(other.abs().max()) > 0
             torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("dropouts", [NO_DROPOUTS, Dropouts(inner=0.2, rank=0.3, module=0.2)])
+def test_blocks_that_are_computed_again_leave_every_bit(tmp_path: Path, dropouts: Dropouts) -> None:
+    """However many there are, of all kinds, with dropouts in the LoRA too."""
+    model = tiny_model.make_unet(tmp_path, "sdxl")
+    plain = bool(dropouts)
+    want = gradients_of(model, "sdxl", plain=plain, conv_dim=2, dropouts=dropouts)
+    units = Unet(
+        parse_unet_config(dict(model.config)),
+        Parts(model.state_dict(), device=CPU, dtype=torch.float32),
+    ).units
+    for number in (*range(1, len(units) + 1), None):
+        found = gradients_of(
+            model, "sdxl", plain=plain, recomputed=number, conv_dim=2, dropouts=dropouts
+        )
+        for one, other in zip(found, want, strict=True):
+            assert float(other.abs().max()) > 0
+            assert torch.equal(one, other), number
+
+
+def test_narrow_transformer_blocks_are_computed_again_first_and_the_last_one_last(
+    tmp_path: Path,
+) -> None:
+    model = tiny_model.make_unet(tmp_path, "sdxl")
+    parts = Parts(model.state_dict(), device=CPU, dtype=torch.float32)
+    unet = Unet(parse_unet_config(dict(model.config)), parts)
+    *units, last = unet.units
+    kinds = [each.kind for each in units]
+    assert kinds == sorted(kinds)
+    for kind in ("block", "resnet"):
+        places = [(each.channels, each.index) for each in units if each.kind == kind]
+        assert places == sorted(places)
+        assert places
+    assert last.kind == "block"
+    assert last.index > max(each.index for each in units if each.kind == "block")
+    unet.recompute(3)
+    assert unet.recomputed == set(units[:3])
+    unet.recompute(None)
+    assert unet.recomputed == {*units, last}
 
 
 def test_passes_add_up(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Base model, LoRA and text side put together on a device, ready for training."""
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,7 @@ def build_network(
     bank.initialise(job.seed)
     if job.network_weights:
         read_lora(Path(job.network_weights), bank)
-    for model in (unet, *(encoder for _, encoder in texts.encoders)):
-        model.checkpointing = job.gradient_checkpointing
-        model.keeps_rng = bool(_dropouts(job))
+    _set_recomputation(job, unet, [encoder for _, encoder in texts.encoders])
     if job.torch_compile:
         _compile_blocks(unet)
     return Network(
@@ -83,6 +81,16 @@ def build_network(
         trains_text=any(segment != "unet" for segment in bank.segments()),
         memory_format=_memory_format(job),
     )
+
+
+def _set_recomputation(job: TrainJob, unet: Unet, encoders: Sequence[ClipText]) -> None:
+    """What the backward passes compute again. The text encoders' layers only where all of the
+    U-Net's blocks are: they free little."""
+    unet.recompute(job.checkpointed_blocks if job.gradient_checkpointing else 0)
+    unet.keeps_rng = bool(_dropouts(job))
+    for each in encoders:
+        each.checkpointing = job.gradient_checkpointing and job.checkpointed_blocks is None
+        each.keeps_rng = bool(_dropouts(job))
 
 
 def _memory_format(job: TrainJob) -> torch.memory_format:

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from tenner.engines.native.layers import Conv, GroupNorm, LayerNorm, attention, geglu, heads_of
 from tenner.engines.native.parts import Parts
 from tenner.engines.native.projection import Projection
+from tenner.engines.native.recomputation import Unit, cheapest_first
 from tenner.engines.native.unet_config import UnetConfig
 
 NUM_TIMESTEPS = 1000
@@ -44,8 +45,8 @@ class Block:
     feed_in: Projection
     feed_out: Projection
     num_heads: int
-    index: int
-    """Which of the keys and values are this block's."""
+    unit: Unit
+    """Its index tells which of the keys and values are this block's."""
 
     def __call__(self, x: Tensor, key_value: Tensor, batch: int) -> Tensor:
         """x [batch * tokens, channels]; key_value [batch * words, 2 * channels]."""
@@ -72,8 +73,8 @@ class Resnet:
     norm2: GroupNorm
     conv2: Conv
     shortcut: Conv | None
-    index: int
-    """Which of the projected time embeddings is this block's."""
+    unit: Unit
+    """Its index tells which of the projected time embeddings is this block's."""
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
         """x [batch, in, h, w]; time [batch, out, 1, 1], which holds conv1's bias too."""
@@ -103,12 +104,14 @@ class Unet:
 
     def __init__(self, config: UnetConfig, parts: Parts) -> None:
         self.config = config
-        self.checkpointing = False
+        self.recomputed: frozenset[Unit] = frozenset()
+        """Whose inner values are computed again in the backward pass, instead of kept."""
         self.keeps_rng = False
-        """Whether checkpointing must restore the random state (dropout in use)."""
+        """Whether computing again must restore the random state (dropout in use)."""
         self.run_block: Callable[[Block, Tensor, Tensor, int], Tensor] = _run_block
         self._resnet_names: list[str] = []
         self._block_names: list[tuple[str, int]] = []
+        self._units: list[Unit] = []
         self._conv_in = parts.conv("conv_in", padding=1)
         levels = range(len(config.channels))
         self._down = [self._down_level(parts, level) for level in levels]
@@ -123,6 +126,8 @@ class Unet:
         )
         self._time_widths = [self._width_of(parts, name) for name in self._resnet_names]
         self._time_table = _time_table(config, parts)
+        self.units = cheapest_first(self._units)
+        """What can be computed again in the backward pass, the cheapest first."""
         self._added = [
             parts.projection(f"add_embedding.linear_{each}") for each in (1, 2) if config.is_sdxl
         ]
@@ -155,6 +160,10 @@ class Unet:
                 x = level.resample(functional.interpolate(x, size=size, mode="nearest"))
         return self._conv_out(functional.silu(self._norm_out(x)))
 
+    def recompute(self, number: int | None) -> None:
+        """Compute so many units again in the backward pass, the cheapest first; None is all."""
+        self.recomputed = frozenset(self.units[:number])
+
     # What all blocks share
 
     def _key_values_of(self, context: Tensor) -> Sequence[Tensor]:
@@ -184,8 +193,9 @@ class Unet:
     def _layer(
         self, x: Tensor, resnet: Resnet, transformer: Transformer | None, given: _Given
     ) -> Tensor:
-        time = given.times[resnet.index]
-        x = self._saving(resnet, x, time) if self.checkpointing else resnet(x, time)
+        time = given.times[resnet.unit.index]
+        recomputed = resnet.unit in self.recomputed
+        x = self._saving(resnet, x, time) if recomputed else resnet(x, time)
         return x if transformer is None else self._transform(x, transformer, given)
 
     def _transform(self, x: Tensor, transformer: Transformer, given: _Given) -> Tensor:
@@ -193,8 +203,8 @@ class Unet:
         tokens = _tokens(transformer.norm(x))
         inner = transformer.proj_in(tokens)
         for block in transformer.blocks:
-            key_value = given.key_values[block.index]
-            if self.checkpointing:
+            key_value = given.key_values[block.unit.index]
+            if block.unit in self.recomputed:
                 inner = self._saving(self.run_block, block, inner, key_value, given.batch)
             else:
                 inner = self.run_block(block, inner, key_value, given.batch)
@@ -254,14 +264,17 @@ class Unet:
 
     def _resnet(self, parts: Parts, name: str) -> Resnet:
         groups, eps, shortcut = self.config.num_groups, self.config.eps, f"{name}.conv_shortcut"
+        width, index = self._width_of(parts, name), len(self._resnet_names)
+        unit = Unit(kind="resnet", channels=width, index=index)
         self._resnet_names.append(name)
+        self._units.append(unit)
         return Resnet(
             norm1=parts.group_norm(f"{name}.norm1", groups, eps),
             conv1=parts.conv(f"{name}.conv1", padding=1, bias=False),
             norm2=parts.group_norm(f"{name}.norm2", groups, eps),
             conv2=parts.conv(f"{name}.conv2", padding=1),
             shortcut=parts.conv(shortcut) if parts.has(shortcut) else None,
-            index=len(self._resnet_names) - 1,
+            unit=unit,
         )
 
     def _transformer(self, parts: Parts, name: str, level: int) -> Transformer:
@@ -276,7 +289,10 @@ class Unet:
         )
 
     def _block(self, parts: Parts, name: str, level: int) -> Block:
-        self._block_names.append((name, self.config.channels[level]))
+        width, index = self.config.channels[level], len(self._block_names)
+        unit = Unit(kind="block", channels=width, index=index)
+        self._block_names.append((name, width))
+        self._units.append(unit)
         return Block(
             norm1=parts.layer_norm(f"{name}.norm1"),
             self_qkv=parts.stacked_projection([f"{name}.attn1.to_{part}" for part in "qkv"]),
@@ -288,7 +304,7 @@ class Unet:
             feed_in=parts.projection(f"{name}.ff.net.0.proj"),
             feed_out=parts.projection(f"{name}.ff.net.2"),
             num_heads=self.config.num_heads[level],
-            index=len(self._block_names) - 1,
+            unit=unit,
         )
 
     def _all_key_values(self, parts: Parts) -> Projection:

@@ -39,7 +39,7 @@ def test_a_rehearsal_measures_every_kind_of_row_and_a_second_one_none(tmp_path: 
     measured = tomllib.loads((tmp_path / "measured.toml").read_text())
     assert {"card", "family", "batch_size", "seconds_per_step"} <= set(measured["speed"][0])
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
-    again = day("--out", str(tmp_path), "--rehearse", "--part", "5")
+    again = day("--out", str(tmp_path), "--rehearse", "--part", "6")
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("\n  ") == 1, "only the row that was cut is measured again"
     assert "| speed sd1 batch 1 turn 1 native |" in day("report", str(tmp_path)).stdout

@@ -15,5 +15,11 @@ _FIRST = ("tests/tiny/test_demo.py", "tests/engines/test_gpu_day.py", "tests/run
 """The files whose tests take longest: last, they would run on one core while others are idle."""
 
 
+@pytest.fixture(autouse=True)
+def no_credentials_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program hides what was a credential of an address wherever it comes up again."""
+    monkeypatch.setattr("tenner.core.addresses._hidden", set())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))

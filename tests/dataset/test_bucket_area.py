@@ -105,7 +105,7 @@ def test_a_plan_says_the_sides_and_the_loss_too(tmp_path: Path) -> None:
     assert (options["max_bucket_reso"], options["bucket_reso_steps"]) == (2048, 32)
     assert options["network_train_unet_only"] is True
     assert options["noise_offset"] == 0.0357
-    assert choices["prediction"]["reason"] == "assumed, as nothing says otherwise"
+    assert choices["prediction"]["reason"] == "assumed, as nothing states it"
     assert choices["bucket sides"]["value"] == "256 to 2048"
     assert choices["text encoder"]["value"] == "not trained"
     assert "overflows" in choices["VAE"]["reason"]

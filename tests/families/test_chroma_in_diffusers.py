@@ -18,7 +18,8 @@ SHAPES = {
     "single_blocks_0_linear1": (7 * WIDTH, WIDTH),
     "single_blocks_0_linear2": (WIDTH, 5 * WIDTH),
 }
-"""What networks.lora_flux adapts of a block of each kind (`tests/contract/test_lora_names.py`)."""
+"""What networks.lora_flux adapts of a block of each kind
+(`tests/contract/test_names_in_comfyui.py`)."""
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ CASES: list[tuple[str, str, str, str]] = [
     ("sdxl", "--clip_skip 2", "warning", "clip_skip has no effect on SDXL"),
     ("sdxl", "--cache_text_encoder_outputs true --shuffle_caption true", "error", "captions once"),
     ("tiny", "--secondary_separator ;;;", "error", "the built-in trainer has no secondary_sep"),
-    ("tiny", "--v2 true", "error", "v2 = true says that tiny is Stable Diffusion 2.x"),
+    ("tiny", "--v2 true", "error", "v2 = true states that tiny is Stable Diffusion 2.x"),
     ("sd15", "--network_weights nowhere.safetensors", "error", "there is no file"),
 ]
 

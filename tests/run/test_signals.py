@@ -72,7 +72,7 @@ def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
 def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
     tmp_path: Path,
 ) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.2"), tmp_path / "kept"
     words = (
         "--max_train_steps",
         "40",

@@ -55,7 +55,7 @@ def start(folder: Path, *words: str) -> None:
 
 
 def weights(folder: Path, name: str) -> bytes:
-    """The tensors of a run's LoRA, without the header, which tells the time."""
+    """The tensors of a run's LoRA, without the header, which has the time."""
     content = (folder / "output" / name / "checkpoints" / f"{name}.safetensors").read_bytes()
     return content[8 + int.from_bytes(content[:8], "little") :]
 

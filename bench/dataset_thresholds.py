@@ -1,4 +1,4 @@
-"""Measures what the blur measure says of sharp and of blurred pictures, at training size.
+"""Prints the blur measure of sharp and of blurred pictures, at training size.
 
 Run: python bench/dataset_thresholds.py [FOLDER OF SHARP PHOTOS]
 Without a folder the pictures are generated: rectangles, and noise of natural (1/f) spectrum,

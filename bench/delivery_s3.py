@@ -4,8 +4,8 @@
     python -m bench.delivery_s3 /tmp/aws/bin/aws [--rounds 3] [--mib 1024]
 
 The files have 10 to 200 MB, as checkpoints and states do. There are two servers, each fresh for
-each upload: `rclone serve s3`, which knows no checksum but the MD5 that it takes (and keeps here,
-as S3 does, instead of reading the object again for every HEAD), and SeaweedFS, which like AWS
+each upload: `rclone serve s3`, whose only checksum is MD5 (cached here, as by S3, instead of
+reading the object again for every HEAD), and SeaweedFS, which like AWS
 checks the SHA-256 of each part. `aws` runs with its default settings and tuned (20 requests at
 once, 16 MB parts); tenner's `deliver` hashes each file, sends it and verifies what arrived, which
 `aws` does not. Seconds are those of the whole process, from its start to its end; CPU seconds and
@@ -13,7 +13,7 @@ peak memory are those of the process. The order changes from round to round.
 
 tenner has to reach 0.9 of the faster `aws`. On two cores that other programs used too, 512 MiB to
 rclone: tenner 11.5 and 14.3 s, `aws` 11.2 to 16.2 s. CPU 3.4 s against 2.2, for two hashes more:
-the SHA-256 of each file, and what the server's is held against. Peak memory 91 MB, `aws` 101.
+the SHA-256 of each file, and what the server's is compared with. Peak memory 91 MB, `aws` 101.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("aws", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mib", type=int, default=1024)
-    parser.add_argument("--folder", type=Path, help="where files and server lie")
+    parser.add_argument("--folder", type=Path, help="the folder of files and server")
     parser.add_argument("--server", choices=sorted(SERVERS), help="one of the two")
     parser.add_argument("--hashes", action="store_true", help="time the hashes alone")
     options = parser.parse_args()
@@ -91,12 +91,12 @@ def compare(server: str, source: Path, scratch: Path, options: argparse.Namespac
         for name in [*found][number % 3 :] + [*found][: number % 3]:
             upload = measure(name, server, source, scratch, options.aws)
             found[name].append(upload)
-            told = f"{upload.seconds:6.1f} s  {upload.cpu_seconds:5.1f} CPU s"
-            print(f"  {name:12} {told}  {upload.peak_mb:6.0f} MB", flush=True)
-    return tell(found, options.mib)
+            line = f"{upload.seconds:6.1f} s  {upload.cpu_seconds:5.1f} CPU s"
+            print(f"  {name:12} {line}  {upload.peak_mb:6.0f} MB", flush=True)
+    return print_medians(found, options.mib)
 
 
-def tell(found: dict[str, list[Upload]], mib: int) -> int:
+def print_medians(found: dict[str, list[Upload]], mib: int) -> int:
     """Print the medians; 1 where tenner is slower than `SHARE` allows, or too large."""
     seconds = {name: statistics.median(u.seconds for u in found[name]) for name in found}
     for name, median in seconds.items():
@@ -167,9 +167,9 @@ def run(command: list[str], env: dict[str, str]) -> Upload:
 
 
 def environment(port: int, config: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     return {
-        **kept,
+        **environ,
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_REGION": "us-east-1",

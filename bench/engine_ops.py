@@ -1,4 +1,4 @@
-"""Counts what one training step of a full-size model asks of the device, without a device.
+"""Counts operations, kernels and bytes of a training step of a full-size model, without a device.
 
 A step (forward and backward of the U-Net with its LoRA, text given) is run on fake tensors, which
 have sizes but no contents, and every operation that reaches the dispatcher is counted: on a GPU
@@ -56,7 +56,7 @@ class OperationCounter(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         if function.namespace != "aten":
-            return result  # a fake tensor asked for its device, say
+            return result  # such as a query of a fake tensor's device
         self.names[name] += 1
         if name not in VIEWS and not any(part in name for part in PRODUCTS):
             tensors = list(tree_leaves((args, kwargs, result)))
@@ -69,7 +69,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 def main() -> None:
-    small_maps.MOST_POSITIONS = 0  # a way of a CPU, not of the GPU that this is about
+    small_maps.MOST_POSITIONS = 0  # only CPUs compute small maps that way
     print(f"torch {torch.__version__}, {platform.machine()}, fake tensors, bf16, dim 32, batch 1")
     for family, size in (("sd1", 64), ("sdxl", 128)):
         forward, whole = trace(family, size)
@@ -78,11 +78,13 @@ def main() -> None:
         if os.environ.get("SD_SCRIPTS_DIR"):
             there = trace_sd_scripts(family, size)
             theirs, their_whole = ((each.names.total(), each.bytes) for each in there)
-        say(family, "forward", forward, theirs)
-        say(family, "forward and backward", whole, their_whole)
+        print_line(family, "forward", forward, theirs)
+        print_line(family, "forward and backward", whole, their_whole)
 
 
-def say(family: str, part: str, found: OperationCounter, other: tuple[int, float] | None) -> None:
+def print_line(
+    family: str, part: str, found: OperationCounter, other: tuple[int, float] | None
+) -> None:
     total = found.names.total()
     views = sum(count for name, count in found.names.items() if name in VIEWS)
     line = f"{family:5} {part:21} {total:6} operations ({views} views), {found.bytes / 1e9:6.2f} GB"

@@ -18,7 +18,7 @@ import zstandard
 
 CHUNK_BYTES = 1 << 20
 ZSTD_LEVEL = 12
-"""As .github/workflows/image.yml says; a seventh less than at BuildKit's own 3."""
+"""As in .github/workflows/image.yml; a seventh less than at BuildKit's own 3."""
 LARGE_BYTES = 5_000_000
 """Files from here on are measured by themselves."""
 NUM_FILES = 15

@@ -4,7 +4,7 @@ python -m bench.image_start [IMAGE] [TURNS]
 
 The tiny base on the CPU. The trainer alone is the image's own Python on the job that the first run
 wrote: what it takes is torch's import and the base's loading, which no start can be without. Times
-are wall seconds; on a machine that does other work the least ones say most.
+are wall seconds; with other load on the machine the smallest are the most reliable.
 """
 
 import json

@@ -11,7 +11,7 @@ delivery, the page. Samples are off, since the bare run draws none.
 
 Of each run it is reported when its phases began, in seconds after the start of the command (those
 of the trainer are read from its log by the same reader in both), and the CPU seconds of all its
-processes, which say more than the clock on a machine that does other things too.
+processes, which vary less than the clock on a machine with other load.
 
 Measured with 4 steps on two cores: 33.1 s against 35.1 s, a ratio of 0.92 in the median of three
 rounds (0.91, 0.97, 0.92). What tenner adds is 0.7 s before the trainer starts and 0.7 s after its
@@ -174,7 +174,7 @@ def _cpu_seconds() -> float:
 
 
 def _marks(events: Iterable[tuple[dict[str, Any], float]]) -> tuple[tuple[str, float], ...]:
-    """When each phase was first told of, the first and the last step, and what was saved."""
+    """Seconds of each phase, of the first and last step, and of each kind of file."""
     found: dict[str, float] = {}
     for event, at in events:
         kind = event["event"]
@@ -183,7 +183,9 @@ def _marks(events: Iterable[tuple[dict[str, Any], float]]) -> tuple[tuple[str, f
             found["last step"] = at
         elif kind == "phase":
             name = event["name"]
-            again = name in found and event["done"] is None  # ours, and then the trainer's
+            again = (
+                name in found and event["done"] is None
+            )  # this program's, and then the trainer's
             found.setdefault(f"{name} again" if again else name, at)
         elif kind in ("state", "checkpoint", "done", "sent"):
             found.setdefault(kind, at)

@@ -1,19 +1,18 @@
 """What supervision, events, pages and background delivery cost a training: steps per second.
 
-    python -m bench.overhead [SECONDS]      150 s unless told
+    python -m bench.overhead [SECONDS]      150 s by default
 
-The same endless job of the tiny base twice: by `tenner train`, which keeps a log and a page, judges
-every checkpoint and sends it with its state to a folder while it trains; and by the bare engine,
-whose lines are only read. One of them stands still (SIGSTOP) while the other works for a turn of
-eight seconds, with all that belongs to it; checkpoints and states are saved by both every 200
-steps, some ten seconds, where a real run saves a few times in an hour. Told are the ratio of steps
-per second, turn by turn, as the median and of all turns; the engine's own CPU seconds for a step,
-as a ratio too, which do not tell of other work on the machine; and what the supervisor takes of
-the CPU.
+The same endless job of the tiny base runs twice: by `tenner train`, which writes a log and a page,
+checks every checkpoint and sends it with its state to a folder; and by the bare engine, whose lines
+are only read. They run in turn for eight seconds each, while the other is stopped (SIGSTOP). Both
+save checkpoints and states every 200 steps, some ten seconds, where a real run saves a few times in
+an hour. Reported are the ratios of steps per second, their median and the ratio over all intervals;
+the ratio of the engine's own CPU seconds a step, which other load on the machine does not change;
+and the CPU time of the supervisor.
 
 On two cores with nothing else to do: ratio of steps per second 1.03 in the median and 1.02 of all,
-single turns 0.80 to 1.28 (the machine's own unrest); the engine's CPU time a step 0.97 times that
-of the bare one; the supervisor takes 1.0 ms of the CPU a step, 0.017 of a core. With a save every
+single intervals 0.80 to 1.28 (the machine varies); the engine's CPU time a step 0.97 times that of
+the bare one; the supervisor uses 1.0 ms of the CPU a step, 0.017 of a core. With a save every
 50 steps, every three seconds, the median was 0.986.
 """
 
@@ -36,7 +35,7 @@ from tenner.core.command import CHILD_DEFAULTS
 from tenner.engines.native.engine import command
 
 SETTLE_SECONDS = 0.5
-TURN_SECONDS = 8.0
+INTERVAL_SECONDS = 8.0
 WARM_STEPS = 20
 ENDLESS = 1_000_000
 JOB = (
@@ -49,7 +48,7 @@ JOB = (
 
 @dataclass(kw_only=True)
 class Side:
-    """One of the two: its processes, its engine, and how many steps that made."""
+    """One of the two programs: its processes, its engine's PID, and what was measured."""
 
     pids: list[int]
     engine: int
@@ -63,12 +62,12 @@ class Side:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def turn(self) -> None:
-        """Work for a turn, and note what it came to."""
+    def measure(self) -> None:
+        """Run for one interval, and record its rates."""
         self.send(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         before = self._now()
-        time.sleep(TURN_SECONDS)
+        time.sleep(INTERVAL_SECONDS)
         took, steps, engine, others = (b - a for a, b in zip(before, self._now(), strict=True))
         self.send(signal.SIGSTOP)
         self.rates.append(steps / took)
@@ -81,7 +80,7 @@ class Side:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has taken of the CPU, without its children."""
+    """CPU seconds of a process, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -95,7 +94,7 @@ def children(pid: int) -> list[int]:
 
 
 def count_steps(path: Path, steps: list[int]) -> None:
-    """Follow a log of events to its newest step, for as long as the program lives."""
+    """Append the steps of a log of events to `steps` until this program ends. For a thread."""
     with path.open() as log:
         while True:
             line = log.readline()
@@ -107,12 +106,12 @@ def count_steps(path: Path, steps: list[int]) -> None:
 
 @contextlib.contextmanager
 def supervised(folder: Path) -> Generator[Side]:
-    """`tenner train`, from where it trains."""
-    words = (*JOB, "--output_dir", str(folder), "--destinations", f"file://{folder}/kept")
+    """`tenner train`, once it has trained a step."""
+    arguments = (*JOB, "--output_dir", str(folder), "--destinations", f"file://{folder}/delivered")
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "tenner", *words], stdout=log, stderr=log
+            [sys.executable, "-m", "tenner", *arguments], stdout=log, stderr=log
         ) as process,
     ):
         try:
@@ -130,7 +129,7 @@ def supervised(folder: Path) -> Generator[Side]:
 
 @contextlib.contextmanager
 def bare(folder: Path, job_file: Path) -> Generator[Side]:
-    """The engine alone, on the job that the supervised one has."""
+    """The engine alone, with the job of the supervised one."""
     job = json.loads(job_file.read_text())
     for key in ("output_dir", "state_dir"):
         job[key] = str(folder / key)
@@ -157,7 +156,7 @@ def bare(folder: Path, job_file: Path) -> Generator[Side]:
 
 
 def warm(side: Side) -> None:
-    """Let it get over its first steps, and stand still."""
+    """Run the first steps, then stop it."""
     side.send(signal.SIGCONT)
     while side.steps[-1] < WARM_STEPS:
         time.sleep(0.1)
@@ -174,10 +173,10 @@ def main() -> None:
             warm(run)
             with bare(own, folder / "star" / "job.json") as engine:
                 warm(engine)
-                until, order = time.monotonic() + seconds, [run, engine]
-                while time.monotonic() < until:
+                deadline, order = time.monotonic() + seconds, [run, engine]
+                while time.monotonic() < deadline:
                     for side in order:
-                        side.turn()
+                        side.measure()
                     order.reverse()
     ratios = [a / b for a, b in zip(run.rates, engine.rates, strict=True)]
     cpu = [a / b for a, b in zip(run.cpu_per_step, engine.cpu_per_step, strict=True)]

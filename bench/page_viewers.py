@@ -1,17 +1,18 @@
 """What a hundred viewers of a 20,000-step run cost: the page's size, the server's time, the run's.
 
-    python -m bench.page_viewers [SECONDS] [VIEWERS]      150 s and 100 unless told
+    python -m bench.page_viewers [SECONDS] [VIEWERS]      150 s and 100 by default
 
-A stand-in for a trainer, a process of its own that computes without pause, tells of a step every
-twentieth of a second or so; this process follows it as a run does (log, events, page). Turns of
-five seconds with the page and its viewers alternate with turns in which the page hears nothing and
-the viewers stand still (SIGSTOP); the first second of each is not counted. The ratio of their steps
-per second is reported, turn by turn and as the median, and what the trainer's process itself took
-of the CPU for a step: that one does not tell of other work on the machine.
-The page holds sixty pictures of noise, which do not compress. Viewers are a process of their own
-at a lower priority (they would be other machines), and poll as the page's script does: every
-two seconds, with the ETag of what they have; what an update takes is measured at the viewer. What
-the page and the process that serves it take is reported as a share of a core.
+A stand-in for a trainer, a process of its own that computes without pause, reports about twenty
+steps a second; this process follows it as a run does (log, events, page). Intervals of five seconds
+with the page and its viewers alternate with intervals in which the page gets no events and the
+viewers are stopped (SIGSTOP); the first second of each is not counted. Reported are the ratios of
+their steps per second and the median, and the ratio of the trainer's own CPU seconds a step, which
+other load on the machine does not change.
+
+The page has sixty pictures of noise, which do not compress. Viewers are a process of their own
+at a lower priority (they would be other machines), and poll every two seconds with
+the last ETag, as the page's script does; the time of an update is measured at the viewer. The CPU
+time of the page and of the process that serves it is reported as a share of a core.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ from tenner.supervision.supervise import Control, StopRequest, follow
 
 FIRST_STEP = 20_000
 SETTLE_SECONDS = 1.0
-TURN_SECONDS = 4.0
+INTERVAL_SECONDS = 4.0
 TRAINER = """
 import json, sys, time
 end, step, x = time.monotonic() + float(sys.argv[1]), int(sys.argv[2]), 0.5
@@ -78,9 +79,9 @@ def long_run(run_dir: RunDir) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """What was counted in one turn: steps per second, the trainer's CPU seconds a step, and the
-    share of a core that the page and its server took."""
+class Interval:
+    """One measured interval: steps per second, the trainer's CPU seconds a step, and the share of a
+    core that the page and its server used."""
 
     rate: float
     cpu_per_step: float
@@ -89,14 +90,14 @@ class Turn:
 
 @dataclass(kw_only=True)
 class Alternation:
-    """Follows one trainer, while a thread lets the page and its viewers work or stand still."""
+    """Follows one trainer, while a thread runs and stops the page and its viewers in turn."""
 
     page: LivePage
-    crowd: int
+    viewers: int
     server: int
     watched: bool = True
     steps: int = 0
-    turns: dict[bool, list[Turn]] = field(default_factory=lambda: {True: [], False: []})
+    intervals: dict[bool, list[Interval]] = field(default_factory=lambda: {True: [], False: []})
 
     def handle(self, event: Event) -> None:
         if isinstance(event, Step):
@@ -105,33 +106,35 @@ class Alternation:
             self.page.handle(event)
 
     def alternate(self, stop: StopRequest, seconds: float) -> None:
-        until, first = time.monotonic() + seconds, True
-        while not stop.pids and time.monotonic() < until:
+        deadline, first = time.monotonic() + seconds, True
+        while not stop.pids and time.monotonic() < deadline:
             time.sleep(0.05)
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             for watched in (first, not first):
-                self._turn(watched, stop)
+                self._measure(watched, stop)
             first = not first  # so that neither is always the second of a pair
-        os.kill(self.crowd, signal.SIGCONT)
+        os.kill(self.viewers, signal.SIGCONT)
 
-    def _turn(self, watched: bool, stop: StopRequest) -> None:
+    def _measure(self, watched: bool, stop: StopRequest) -> None:
         self.watched = watched
-        os.kill(self.crowd, signal.SIGCONT if watched else signal.SIGSTOP)
+        os.kill(self.viewers, signal.SIGCONT if watched else signal.SIGSTOP)
         time.sleep(SETTLE_SECONDS)
         (trainer,) = stop.pids
         before = (time.monotonic(), self.steps, cpu_seconds(trainer), self._own_seconds())
-        time.sleep(TURN_SECONDS)
+        time.sleep(INTERVAL_SECONDS)
         after = (time.monotonic(), self.steps, cpu_seconds(trainer), self._own_seconds())
         took, steps, cpu, own = (b - a for a, b in zip(before, after, strict=True))
-        share = Turn(rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took)
-        self.starts[watched].append(share)
+        measured = Interval(
+            rate=steps / took, cpu_per_step=cpu / max(1, steps), own_cores=own / took
+        )
+        self.intervals[watched].append(measured)
 
     def _own_seconds(self) -> float:
         return time.process_time() + cpu_seconds(self.server)
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has taken of the CPU, without its children."""
+    """CPU seconds of a process, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -147,10 +150,10 @@ def train(seconds: float, run_dir: RunDir, alternation: Alternation) -> None:
             log.append(event)
             alternation.handle(event)
 
-        spare = 2 * (SETTLE_SECONDS + TURN_SECONDS) + 2
-        words = (sys.executable, "-c", TRAINER, str(seconds + spare), str(FIRST_STEP))
+        spare = 2 * (SETTLE_SECONDS + INTERVAL_SECONDS) + 2
+        argv = (sys.executable, "-c", TRAINER, str(seconds + spare), str(FIRST_STEP))
         follow(
-            Command(argv=words),
+            Command(argv=argv),
             read=parse_event,
             on_event=on_event,
             log=run_dir.engine_log,
@@ -161,7 +164,7 @@ def train(seconds: float, run_dir: RunDir, alternation: Alternation) -> None:
 
 VIEWERS = """
 import asyncio, os, random, sys, time, httpx
-base, token, until, viewers = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3]), 0
+base, token, deadline, viewers = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3]), 0
 os.nice(5)
 took = []
 async def watch():
@@ -169,12 +172,12 @@ async def watch():
     headers = {"Authorization": "Bearer " + token}
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=120) as client:
         size, etag, looks = len((await client.get("/")).content), "", 0
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             try:
                 began = time.perf_counter()
                 answer = await client.get("/live.json", headers={"If-None-Match": etag})
             except httpx.HTTPError:
-                break  # the turn is over
+                break  # the server is stopped
             assert answer.status_code in (200, 304), answer
             took.append(time.perf_counter() - began)
             etag, looks = answer.headers.get("ETag", etag), looks + 1
@@ -188,7 +191,7 @@ asyncio.run(main())
 
 
 def page_process() -> int:
-    """The process that answers for the page."""
+    """The PID of the process that serves the page."""
     for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
@@ -198,18 +201,18 @@ def page_process() -> int:
 
 
 def tiny_run(folder: Path) -> Prepared:
-    words = {"base_model": "tiny", "dataset": str(concept_dir()), "device": "cpu"}
-    request = load_request(words, {}, read_default_config=False)
+    settings = {"base_model": "tiny", "dataset": str(concept_dir()), "device": "cpu"}
+    request = load_request(settings, {}, read_default_config=False)
     return prepare(request, {}, folder)
 
 
 def pictures(folder: Path) -> SampleSet:
     """Sixty pictures that do not compress."""
-    chance, images = random.Random(0), list[SampleImage]()
-    for run_dir in range(60):
-        path = folder / f"{run_dir}.png"
-        Image.frombytes("RGB", (512, 512), chance.randbytes(3 * 512 * 512)).save(path)
-        images.append(SampleImage(path=path, row=str(run_dir // 6), column=str(run_dir % 6)))
+    rng, images = random.Random(0), list[SampleImage]()
+    for index in range(60):
+        path = folder / f"{index}.png"
+        Image.frombytes("RGB", (512, 512), rng.randbytes(3 * 512 * 512)).save(path)
+        images.append(SampleImage(path=path, row=str(index // 6), column=str(index % 6)))
     return SampleSet(images=tuple(images))
 
 
@@ -234,10 +237,10 @@ def main() -> None:
                 (sys.executable, "-c", VIEWERS, *words), stdout=subprocess.PIPE, text=True
             )
             time.sleep(10)  # until each viewer has its page
-            alternation = Alternation(page=page, crowd=crowd.pid, server=page_process())
+            alternation = Alternation(page=page, viewers=crowd.pid, server=page_process())
             train(seconds - 10, run_dir, alternation)
             seen = crowd.communicate()[0]
-    pairs = list(zip(alternation.starts[True], alternation.starts[False], strict=True))
+    pairs = list(zip(alternation.intervals[True], alternation.intervals[False], strict=True))
     ratios = [watched.rate / alone.rate for watched, alone in pairs]
     cpu = [watched.cpu_per_step / alone.cpu_per_step for watched, alone in pairs]
     cores = [watched.own_cores - alone.own_cores for watched, alone in pairs]

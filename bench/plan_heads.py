@@ -93,14 +93,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, nargs="+", default=[40, 1000])
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        for number in asked.pictures:
-            folder = make_pictures(Path(place) / str(number), number)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for number in options.pictures:
+            folder = make_pictures(Path(temporary) / str(number), number)
             found: dict[str, list[Cost]] = {name: [] for name in commands(folder)}
-            for _ in range(asked.rounds + 1):
-                for name, words in commands(folder).items():
-                    found[name].append(start(words))
+            for _ in range(options.rounds + 1):
+                for name, argv in commands(folder).items():
+                    found[name].append(start(argv))
             print_table(number, {name: each[1:] for name, each in found.items()})
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 

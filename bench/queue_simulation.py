@@ -2,20 +2,20 @@
 
 python -m bench.queue_simulation
 
-What is drawn, and what is assumed:
+What is random, and what is assumed:
 
-- A card lives for a time drawn from an exponential distribution with the given mean, from when
-it is there, whatever it does; then it is gone at once, without a warning, and a new one is there
-  after `REPLACE_MINUTES`. Spot capacity is often kinder: two minutes of warning are enough to save.
+- The lifetime of a card is exponentially distributed with the given mean. At its end the card is
+  gone at once, without a warning, and a new one is there after `REPLACE_MINUTES`. Real spot
+  capacity often gives two minutes of warning, which are enough to save.
 - Every job takes `JOB_MINUTES` of training. A start costs `START_MINUTES` (the image is there; the
   base is loaded, latents are encoded), a restart also brings the state from the destination.
-- A state is saved every `interval` minutes, which holds the card for `SAVE_SECONDS`; it leaves in
-  the background and is at the destination `SEND_SECONDS` later. A card that is lost before that
-  loses what came after the state before.
+- A state is saved every `interval` minutes, which stops the training for `SAVE_SECONDS`; it is
+  sent in the background and is at the destination `SEND_SECONDS` later. A card that is lost before
+  that loses all steps since the previous state.
 - Lost jobs go to the front of the queue, once their lease has run out (`LEASE_SECONDS`).
 
-Useful is the time that advanced a job for good; paid is all time that a card was there. Cards are
-kept busy: the queue never runs dry while it is measured.
+Useful is the time whose steps reached the destination; paid is all time that a card was there.
+The queue never runs empty while it is measured.
 """
 
 import heapq
@@ -48,9 +48,9 @@ class Job:
 class Simulation:
     """Time is in minutes."""
 
-    mean_life_minutes: float
+    mean_lifetime_minutes: float
     interval_minutes: float
-    draws: random.Random = field(default_factory=lambda: random.Random(SEED))
+    rng: random.Random = field(default_factory=lambda: random.Random(SEED))
     paid: float = 0.0
     useful: float = 0.0
     done: int = 0
@@ -58,12 +58,12 @@ class Simulation:
     most_losses: int = 0
 
     def run(self) -> None:
-        """Until the queue has no job left to start; what is under way then is left out."""
+        """Simulate until the queue is empty; jobs that run then are not counted."""
         waiting: deque[Job] = deque(Job() for _ in range(NUM_JOBS))
         held: list[tuple[float, int, Job]] = []
         order = itertools.count()
         # (time when the card is free, when it will be taken away)
-        cards = [(0.0, self._life()) for _ in range(NUM_CARDS)]
+        cards = [(0.0, self._lifetime()) for _ in range(NUM_CARDS)]
         heapq.heapify(cards)
         while waiting or held:
             now, gone = heapq.heappop(cards)
@@ -86,13 +86,13 @@ class Simulation:
             self.most_losses = max(self.most_losses, job.losses)
             heapq.heappush(held, (gone + LEASE_SECONDS / 60, next(order), job))
             back = gone + REPLACE_MINUTES
-            heapq.heappush(cards, (back, back + self._life()))
+            heapq.heappush(cards, (back, back + self._lifetime()))
 
-    def _life(self) -> float:
-        return self.draws.expovariate(1 / self.mean_life_minutes)
+    def _lifetime(self) -> float:
+        return self.rng.expovariate(1 / self.mean_lifetime_minutes)
 
     def _work(self, job: Job, now: float, gone: float) -> tuple[float, float]:
-        """When the card would be done with the job, and the minutes that are safe when it ends."""
+        """When the job ends or the card is lost, and the minutes that are safe then."""
         save, send = SAVE_SECONDS / 60, SEND_SECONDS / 60
         left, start = JOB_MINUTES - job.safe, now + START_MINUTES
         saves = int(left / self.interval_minutes - 1e-9)  # none at the very end
@@ -105,25 +105,25 @@ class Simulation:
         return gone, job.safe + sent * self.interval_minutes
 
 
-def young(mean_life_minutes: float) -> float:
-    """Young's first-order optimum for the interval, in minutes: sqrt(2 x save x mean attempt)."""
-    return (2 * SAVE_SECONDS / 60 * mean_life_minutes) ** 0.5
+def young(mean_lifetime_minutes: float) -> float:
+    """Young's first-order optimum for the interval, in minutes: sqrt(2 x save x mean lifetime)."""
+    return (2 * SAVE_SECONDS / 60 * mean_lifetime_minutes) ** 0.5
 
 
 def main() -> None:
-    """Print useful time over paid time, for attempts of cards and intervals between states."""
+    """Print useful over paid time by the mean lifetime of cards and the interval of states."""
     intervals = (1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
     jobs = f"{NUM_JOBS:,} jobs of {JOB_MINUTES:.0f} min on {NUM_CARDS:,} cards"
     print(f"{jobs}; useful / paid GPU time")
     head = "".join(f"{each:>7.0f}" for each in intervals)
-    print(f"{'mean life':>10}  state every (min){head}   Young's optimum")
+    print(f"{'mean lifetime':>13}  state every (min){head}   Young's optimum")
     for hours in (1.0, 2.0, 6.0, 24.0, 168.0):
         shares: list[str] = []
         for interval in intervals:
-            simulation = Simulation(mean_life_minutes=hours * 60, interval_minutes=interval)
+            simulation = Simulation(mean_lifetime_minutes=hours * 60, interval_minutes=interval)
             simulation.run()
             shares.append(f"{simulation.useful / simulation.paid:>7.3f}")
-        print(f"{hours:>8.0f} h  {'':17}{''.join(shares)}   {young(hours * 60):.1f} min")
+        print(f"{hours:>11.0f} h  {'':17}{''.join(shares)}   {young(hours * 60):.1f} min")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""A Ray cluster of three nodes in network namespaces; one node is killed, one is cut off.
+"""Run a batch on a Ray cluster of three nodes; one node is killed, another cut off the network.
 
 sudo python -m bench.ray_cluster [number of jobs]
 
-Needs root (for `ip netns`) and `tenner[ray,s3]` with moto. The nodes are own raylets with own
-addresses on a bridge, each with a folder of its own for its runs; the destination is an S3 server
-on the bridge that keeps conditions. While the jobs run, one node is killed with all its processes,
-and the link of another is taken down: what runs there goes on and cannot reach anything.
+Needs root (for `ip netns`) and `tenner[ray,s3]` with moto. Each node is a raylet in a network
+namespace, with its own address on a bridge and its own folder of runs; the destination is an S3
+server on the bridge that supports conditional writes. While the jobs run, one node is killed with
+all its processes, and the link of another is taken down: its jobs keep running and reach nothing.
 
-Shown from what lies at the destination: every job is delivered once, none is lost, and no two
-machines trained one at the same time (from the times of each node's steps).
+Checked at the destination: every job is delivered exactly once. Checked by the times of the steps
+in each node's logs: no two machines trained the same job at the same time.
 """
 
 import contextlib
@@ -72,10 +72,10 @@ class Node:
     def namespace(self) -> str:
         return f"tenner-{self.name}"
 
-    def run(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
-        inside = ("ip", "netns", "exec", self.namespace, *words)
+    def run(self, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+        argv = ("ip", "netns", "exec", self.namespace, *arguments)
         process = subprocess.Popen(
-            inside,
+            argv,
             cwd=self.folder,
             env=os.environ | TOKEN | environ,
             stdout=(self.folder / "node.log").open("ab"),
@@ -90,17 +90,18 @@ class Node:
         return [int(each) for each in found.split()]
 
     def kill(self) -> None:
-        """As when the machine loses its power."""
+        """Kill all processes of the node, as a power failure would."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def cut(self) -> None:
+        """Take the node's network link down."""
         sh("ip", "link", "set", f"v-{self.name}", "down")
 
 
-def sh(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+def sh(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager
@@ -111,8 +112,8 @@ def bridge(names: tuple[str, ...]) -> Iterator[None]:
         sh("ip", "addr", "add", f"{HEAD}/24", "dev", BRIDGE)
         sh("ip", "link", "set", BRIDGE, "up")
         for number, name in enumerate(names, start=2):
-            space = f"tenner-{name}"
-            sh("ip", "netns", "add", space)
+            namespace = f"tenner-{name}"
+            sh("ip", "netns", "add", namespace)
             sh(
                 "ip",
                 "link",
@@ -124,12 +125,12 @@ def bridge(names: tuple[str, ...]) -> Iterator[None]:
                 "name",
                 "eth0",
                 "netns",
-                space,
+                namespace,
             )
             sh("ip", "link", "set", f"v-{name}", "master", BRIDGE, "up")
-            sh("ip", "-n", space, "addr", "add", f"{NET}.{number}/24", "dev", "eth0")
-            sh("ip", "-n", space, "link", "set", "eth0", "up")
-            sh("ip", "-n", space, "link", "set", "lo", "up")
+            sh("ip", "-n", namespace, "addr", "add", f"{NET}.{number}/24", "dev", "eth0")
+            sh("ip", "-n", namespace, "link", "set", "eth0", "up")
+            sh("ip", "-n", namespace, "link", "set", "lo", "up")
         yield
     finally:
         for name in names:
@@ -140,11 +141,13 @@ def bridge(names: tuple[str, ...]) -> Iterator[None]:
 def start_node(name: str, number: int, folder: Path) -> Node:
     node = Node(name=name, number=number, folder=folder / name)
     node.folder.mkdir()
-    words = (*RAY, "start", "--block", "--address", f"{HEAD}:{RAY_PORT}")
-    words += ("--node-ip-address", f"{NET}.{number}", "--num-cpus", "2", "--num-gpus", "0")
-    words += ("--object-store-memory", "80000000", "--disable-usage-stats")
-    for _ in range(5):  # a node that does not come up in Ray's own time ends
-        process = node.run(*words, TENNER_OUTPUT_DIR=str(node.folder / "runs"), OMP_NUM_THREADS="1")
+    arguments = (*RAY, "start", "--block", "--address", f"{HEAD}:{RAY_PORT}")
+    arguments += ("--node-ip-address", f"{NET}.{number}", "--num-cpus", "2", "--num-gpus", "0")
+    arguments += ("--object-store-memory", "80000000", "--disable-usage-stats")
+    for _ in range(5):  # a node that does not start in Ray's own time limit exits
+        process = node.run(
+            *arguments, TENNER_OUTPUT_DIR=str(node.folder / "runs"), OMP_NUM_THREADS="1"
+        )
         log = node.folder / "node.log"
         while process.poll() is None:
             if b"block forever" in log.read_bytes():
@@ -165,8 +168,8 @@ def s3() -> object:
 
 
 def wait_for(what: str, check: object, seconds: float = 120.0) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         with contextlib.suppress(Exception):
             if check():
                 return
@@ -174,14 +177,14 @@ def wait_for(what: str, check: object, seconds: float = 120.0) -> None:
     raise TimeoutError(what)
 
 
-def under_way(node: Node) -> int:
-    """Jobs on the node that have a state at the destination and are not at their end."""
+def jobs_with_state(node: Node) -> int:
+    """The number of unfinished jobs on the node that have a state at the destination."""
     logs = [each.read_text() for each in (node.folder / "runs").glob("*/events.jsonl")]
     return sum('"what": "state"' in each and '"event": "done"' not in each for each in logs)
 
 
 def main(num_jobs: int) -> None:
-    """Run the cluster and its two accidents, then look at the destination."""
+    """Run the cluster with its two failures, then check what was delivered."""
     folder = Path(tempfile.mkdtemp(prefix="tr-"))
     names = ("one", "two", "three")
     environ = os.environ | KEYS | TOKEN | {"RAY_TMPDIR": str(folder / "r")}
@@ -204,14 +207,14 @@ def main(num_jobs: int) -> None:
             nodes = [start_node(name, at, folder) for at, name in enumerate(names, start=2)]
             time.sleep(10)
             started = time.monotonic()
-            words = [sys.executable, "-m", "tenner", "batch", "jobs.toml"]
-            words += ["--ray", f"{HEAD}:{RAY_PORT}", "--lease-seconds", str(LEASE_SECONDS)]
-            driver = subprocess.Popen(words, cwd=folder, env=environ, stdout=log, stderr=log)
+            argv = [sys.executable, "-m", "tenner", "batch", "jobs.toml"]
+            argv += ["--ray", f"{HEAD}:{RAY_PORT}", "--lease-seconds", str(LEASE_SECONDS)]
+            driver = subprocess.Popen(argv, cwd=folder, env=environ, stdout=log, stderr=log)
             others.append(driver)
-            wait_for("jobs on the first node", lambda: under_way(nodes[0]) > 0, 600)
+            wait_for("jobs on the first node", lambda: jobs_with_state(nodes[0]) > 0, 600)
             nodes[0].kill()
             print(f"{time.monotonic() - started:5.0f} s: node one killed")
-            wait_for("jobs on the second node", lambda: under_way(nodes[1]) > 0, 600)
+            wait_for("jobs on the second node", lambda: jobs_with_state(nodes[1]) > 0, 600)
             nodes[1].cut()
             print(f"{time.monotonic() - started:5.0f} s: node two cut off", flush=True)
             code = driver.wait(timeout=3000)
@@ -229,13 +232,13 @@ def main(num_jobs: int) -> None:
                     each.wait(20)
                 each.kill()
     if os.environ.get("KEEP"):
-        print(f"kept in {folder}")
+        print(f"files are in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
-    """Hold the destination and the nodes' own logs to what was promised."""
+    """Check the destination and the nodes' logs. Raises AssertionError where a job is not right."""
     client = s3()
     delivered, attempts, resumed = 0, 0, 0
     for seed in range(1, num_jobs + 1):
@@ -252,15 +255,16 @@ def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
         attempts += len(ledger["lives"])
         resumed += any(attempt["first_step"] > 0 for attempt in ledger["lives"])
         _one_at_a_time(name, nodes)
-    print(f"{num_jobs} jobs, {delivered} delivered exactly once, in {attempts} lives;")
-    print(f"{resumed} went on from a state at the destination; no job trained twice at once")
+    print(f"{num_jobs} jobs, {delivered} delivered exactly once, in {attempts} attempts;")
+    print(f"{resumed} resumed from a state at the destination; no job trained twice at once")
     assert delivered == num_jobs
 
 
 def _one_at_a_time(name: str, nodes: list[Node]) -> None:
-    """All steps that any node took, in the order of time: each is the next one of its attempt, or
-    the first of an attempt that began after the one before had ended. Two attempts at once would
-    interleave.
+    """Check that no two attempts of a job ran at once, by its steps on all nodes in order of time.
+
+    Each step follows the one before, or begins an attempt; two attempts at once would interleave.
+    Raises AssertionError.
     """
     taken: set[tuple[str, int]] = set()
     for node in nodes:
@@ -274,8 +278,8 @@ def _one_at_a_time(name: str, nodes: list[Node]) -> None:
     steps = [step for _, step in sorted(taken)]
     back = sum(after <= before for before, after in itertools.pairwise(steps))
     skipped = [(a, b) for a, b in itertools.pairwise(steps) if b > a + 1]
-    assert not skipped, f"{name}: two lives at once: {steps}"
-    assert back <= len(nodes), f"{name}: {back} lives began anew: {steps}"
+    assert not skipped, f"{name}: two attempts at once: {steps}"
+    assert back <= len(nodes), f"{name}: {back} attempts started over: {steps}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python -m bench.start
 
-Modules are compiled, as pip leaves them, whatever PYTHONDONTWRITEBYTECODE says here. Plan
+Modules are compiled, as pip leaves them, whatever PYTHONDONTWRITEBYTECODE is here. Plan
 opens the heads of the images in its own process; `bench.plan_heads` has numbers for many of them.
 """
 

@@ -34,7 +34,7 @@ PUT_USD, GET_USD = 0.005 / 1000, 0.0004 / 1000
 
 
 def requests_of(folder: Path, name: str, every: int) -> collections.Counter[str]:
-    """Run it; what the server's log tells of it by kind."""
+    """Train a run; the number of its requests by kind, from the server's log."""
     log = folder / "moto.log"
     before = log.stat().st_size
     words = [sys.executable, "-m", "tenner", "train", str(concept_dir()), "--base_model=tiny"]

@@ -94,7 +94,7 @@ class Traced:
 
 
 class Captions:
-    """Stands for a tokenizer: token ids of 77 words, without contents."""
+    """Stand-in for a tokenizer: token ids of 77 words, without contents."""
 
     num_chunks, chunk, eos = 1, 75, 49407
 
@@ -327,7 +327,7 @@ def update_bytes(row: dict) -> int:
 
 
 def modelled_gb(row: dict) -> float:
-    """What the plan's model says of the same, without CUDA's context and reserve."""
+    """The plan's estimate for the same, without CUDA's context and reserve."""
     load = Load(
         family=row["family"],
         pixels=SIDES[row["family"]] ** 2,

@@ -49,9 +49,10 @@ def _write_part(folder: Path, part: str, config: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    draws = torch.Generator(device).manual_seed(len(part))
+    rng = torch.Generator(device).manual_seed(len(part))
     tensors = {
-        name: _drawn(name, shape, device, draws) for name, shape in _shapes(part, config).items()
+        name: _random_tensor(name, shape, device, rng)
+        for name, shape in _shapes(part, config).items()
     }
     folder.mkdir(parents=True)
     text = part.startswith("text_encoder")
@@ -61,15 +62,16 @@ def _write_part(folder: Path, part: str, config: Mapping[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(dict(config)))
 
 
-def _drawn(name: str, shape: tuple[int, ...], device: str, draws: Any) -> Any:
+def _random_tensor(name: str, shape: tuple[int, ...], device: str, rng: Any) -> Any:
+    """Weights uniform within 1 / sqrt(fan-in); 1 and 0 for scales and biases."""
     import torch
 
     if len(shape) < 2:
         value = 1.0 if name.endswith("weight") else 0.0
         return torch.full(shape, value, dtype=torch.float16)
     bound = 1 / math.sqrt(math.prod(shape[1:]))
-    made = torch.rand(shape, device=device, generator=draws).mul_(2 * bound).sub_(bound)
-    return made.half().cpu()
+    values = torch.rand(shape, device=device, generator=rng).mul_(2 * bound).sub_(bound)
+    return values.half().cpu()
 
 
 def _shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ _LANGUAGES = ("root", "global", "en", "ar")
 
 
 def packages() -> dict[str, str]:
-    """What pip is asked for, by the module that it is imported as."""
+    """The requirement for pip, by the name of the module."""
     lines = (line.split() for line in LIST.read_text(encoding="utf-8").splitlines())
     return {words[0]: words[1] for words in lines if words and not words[0].startswith("#")}
 
@@ -69,11 +69,11 @@ def fill_folder(folder: Path, *, python: str, cuda: str) -> int:
 
 def keep_one_library(wheel: Path, cuda: str) -> None:
     """Write bitsandbytes' wheel anew with the CPU's library and that for `cuda` alone."""
-    kept = {"libbitsandbytes_cpu.so", f"{_NVIDIA}{cuda}.so"}
+    libraries = {"libbitsandbytes_cpu.so", f"{_NVIDIA}{cuda}.so"}
     with zipfile.ZipFile(wheel) as file:
         if not any(name.endswith(f"{_NVIDIA}{cuda}.so") for name in file.namelist()):
             sys.exit(f"{wheel.name} has no library for CUDA {cuda}")
-    keep_files(wheel, lambda path: path.suffix != ".so" or path.name in kept)
+    keep_files(wheel, lambda path: path.suffix != ".so" or path.name in libraries)
 
 
 def keep_files(wheel: Path, is_kept: Callable[[PurePosixPath], bool]) -> None:

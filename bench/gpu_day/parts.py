@@ -109,7 +109,7 @@ _MACHINE: dict[str, Any] = {}
 
 
 def machine(day: Day) -> dict[str, Any]:
-    """The card and the versions, asked for once, in a process of its own."""
+    """The card and the versions, read once, in a process of its own."""
     if not _MACHINE:
         code = (
             "import json, torch; here = torch.cuda.is_available();"
@@ -126,26 +126,26 @@ def machine(day: Day) -> dict[str, Any]:
 
 def training(name: str, family: str, *, in_rehearsal: bool = True, **changes: Any) -> Row:
     """A training by the built-in trainer. It passes where it ends well, or runs out of memory and
-    says so where `may_not_fit`; with CUDA graphs only where a card has captured them."""
+    reports it where `may_not_fit`; with CUDA graphs only where a card has captured them."""
     may_not_fit = bool(changes.pop("may_not_fit", False))
 
     def measure(day: Day, limit: float) -> dict[str, Any]:
-        asked = {"train_batch_size": 1, "max_train_steps": STEPS, **changes}
+        options = {"train_batch_size": 1, "max_train_steps": STEPS, **changes}
         if day.is_rehearsal:
-            asked |= {"max_train_steps": 6, "mixed_precision": "no", "network_dim": 4}
-            asked |= {"optimizer_type": "AdamW", "num_threads": 1}
+            options |= {"max_train_steps": 6, "mixed_precision": "no", "network_dim": 4}
+            options |= {"optimizer_type": "AdamW", "num_threads": 1}
         pictures = day.pictures(family)
         folder = day.out / "work"
         job = make_job(
             day.base(family), family if not day.is_rehearsal else "sd1", pictures, folder,
-            side=day.side(family), **asked,
+            side=day.side(family), **options,
         )  # fmt: skip
         reported = train(job, day.environ, limit=limit)
         shutil.rmtree(folder, ignore_errors=True)
         passes = reported.returncode == 0 or (may_not_fit and reported.returncode == 20)
-        if asked.get("cuda_graphs") and not day.is_rehearsal:
+        if options.get("cuda_graphs") and not day.is_rehearsal:
             passes = passes and reported.graphs_captured
-        about = {"engine": "native", "family": family, "side": day.side(family), **asked}
+        about = {"engine": "native", "family": family, "side": day.side(family), **options}
         return {**about, **reported.row(), "passed": passes}
 
     return Row(name=name, measure=measure, in_rehearsal=in_rehearsal)
@@ -375,12 +375,12 @@ def _program(day: Day) -> Iterator[Row]:
 
 def _profile(family: str) -> Row:
     def measure(day: Day, limit: float) -> dict[str, Any]:
-        asked: dict[str, Any] = {"train_batch_size": 1, "max_train_steps": 8}
+        options: dict[str, Any] = {"train_batch_size": 1, "max_train_steps": 8}
         if day.is_rehearsal:
-            asked |= {"mixed_precision": "no", "optimizer_type": "AdamW", "num_threads": 1}
+            options |= {"mixed_precision": "no", "optimizer_type": "AdamW", "num_threads": 1}
         job = make_job(
             day.base(family), family if not day.is_rehearsal else "sd1", day.pictures(family),
-            day.out / "work", side=day.side(family), **asked,
+            day.out / "work", side=day.side(family), **options,
         )  # fmt: skip
         Path(job.cache_dir or "").mkdir(parents=True, exist_ok=True)
         path = day.out / f"profile-{family}.job.json"

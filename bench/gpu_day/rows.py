@@ -21,7 +21,7 @@ FIRST_STEPS = 3
 
 @dataclass(kw_only=True)
 class Reported:
-    """What a trainer's process said, with the second at which each step came."""
+    """The output of a trainer's process, with the time of each step in seconds."""
 
     returncode: int = 0
     steps: list[tuple[float, Step]] = field(default_factory=list[tuple[float, Step]])

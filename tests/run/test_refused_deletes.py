@@ -49,6 +49,7 @@ def killed_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -
         os.kill(trainer, signal.SIGCONT)
         time.sleep(0.02)
         os.kill(trainer, signal.SIGSTOP)
+        time.sleep(0.15)  # the program reads meanwhile what the trainer wrote
     while (step, "state") not in [(e["step"], e["what"]) for e in machine.events("star", "sent")]:
         assert process.poll() is None, machine.output
         time.sleep(0.02)

@@ -5,7 +5,7 @@ from tests.image.conftest import Engine
 
 def test_the_tagger_has_its_runtime(engine: Engine) -> None:
     find = (
-        "import os; from tenner.pipeline.captioning import python_for;"
+        "import os; from tenner.pipeline.drafting import python_for;"
         "print(python_for('wd14', os.environ))"
     )
     done = engine.run("/opt/tenner/bin/python", "-c", find)

@@ -86,7 +86,7 @@ def test_what_was_mended_is_reported():
 @pytest.mark.parametrize(
     ("paths", "named"),
     [
-        (["0_cat/a.png"], '"0_cat" asks for 0 repeats'),
+        (["0_cat/a.png"], '"0_cat" requests 0 repeats'),
         (["cat_10/a.png"], '"cat_10": is 10 its repeats'),
         (["10_cat/a.png", "dog/b.png"], '"dog" names no repeats'),
         (["10_cat/a.png", "b.png"], "1 image beside the concept folders: b.png"),

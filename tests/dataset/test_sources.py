@@ -316,7 +316,7 @@ def test_pictures_in_tables_of_the_hub_are_taken_out_once_with_their_captions(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PAR1 cut", "cannot be taken out"),
+        (b"PAR1 cut", "cannot be extracted"),
         (table_of([{"text": "no pictures"}]), "no column of pictures"),
         (table_of([{"jpg": picture_bytes("red")}] * 3), "larger than"),
     ],

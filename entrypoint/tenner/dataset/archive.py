@@ -1,7 +1,7 @@
 """Archives unpacked so that nothing lands outside, nothing is a link, and nothing fills the disk.
 
 zip, tar, tar.gz, tar.bz2, tar.xz and tar.zst, distinguished by content. An archive with one member
-that would be written elsewhere is refused whole: whoever made it meant harm, or made it wrongly.
+that would be written elsewhere is refused whole: it is malicious or broken.
 """
 
 import shutil

@@ -1,7 +1,7 @@
 """Which caption file belongs to which image, and its text. Reads through a function it is given.
 
-`photo.txt`, `photo.caption`, `PHOTO.TXT` and `photo.png.txt` are all found; where two kinds lie
-side by side the one that covers more images is taken, and said.
+`photo.txt`, `photo.caption`, `PHOTO.TXT` and `photo.png.txt` are all found; where there are
+two kinds the one that covers more images is taken and reported.
 """
 
 import re
@@ -21,7 +21,7 @@ Candidates = Mapping[str, Mapping[str, FileEntry]]
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """An image's caption. `file` is None where the concept's own words stand in for one.
+    """An image's caption. `file` is None where the concept's words are used instead.
 
     `lines` are all lines of the file; `text` is the first, or all where a trainer draws one.
     """
@@ -45,7 +45,8 @@ class CaptionFiles:
 def find_caption_files(
     images: Sequence[FileEntry], entries: Iterable[FileEntry], requested: str | None
 ) -> CaptionFiles:
-    """Match caption files to images. `wanted`: the extension the user set, or None to find it."""
+    """Match caption files to images. `requested`: the extension the user set, or None to find
+    it."""
     extension = (
         "." + requested.strip().lstrip(".").lower() if requested and requested.strip(" .") else None
     )
@@ -152,7 +153,7 @@ def read_captions(
     """The caption of each image path, and what was found while reading.
 
     `table` holds captions by image path from a metadata file; a caption file is stronger. Where
-    neither says anything the trigger stands in, else the concept's folder name.
+    neither has a text the trigger is used, else the concept's folder name.
     """
     captions: dict[str, Caption] = {}
     bad: list[tuple[str, str]] = []
@@ -170,8 +171,8 @@ def read_captions(
 
 
 def framed(caption: Caption, *, prefix: str, suffix: str, all_lines: bool) -> Caption:
-    """The caption as it is trained: with what stands before and behind each, as sd-scripts writes
-    it, and with `all_lines` every line of its file, of which the trainer draws one."""
+    """The caption as it is trained: with prefix and suffix, as sd-scripts adds
+    them, and with `all_lines` every line of its file, of which the trainer draws one."""
     lines = caption.lines if all_lines and caption.lines else (caption.text,)
     parts = ([prefix.strip(), line, suffix.strip()] for line in lines)
     text = "\n".join(" ".join(filter(None, each)) for each in parts)
@@ -179,7 +180,7 @@ def framed(caption: Caption, *, prefix: str, suffix: str, all_lines: bool) -> Ca
 
 
 def one_wording(caption: str) -> str:
-    """One thing that a caption with wildcards can say: its first line, of `{a|b}` the first."""
+    """One text that a caption with wildcards can become: its first line, of `{a|b}` the first."""
     line = caption.split("\n", 1)[0]
     if "{" not in line:
         return line
@@ -230,9 +231,9 @@ def _about_unreadable(bad: Sequence[tuple[str, str]]) -> list[Finding]:
             kind="caption_unreadable",
             level="error",
             text=msg(
-                "{files} cannot be read as text: {said}",
+                "{files} cannot be read as text: {names}",
                 files=plural("{n} caption file", "{n} caption files", len(bad)),
-                said=listed,
+                names=listed,
             ),
             fix=msg("save them again as plain text in UTF-8"),
             files=tuple(path for path, _ in bad),
@@ -255,9 +256,9 @@ def _about_guesses(guessed: Sequence[tuple[str, CaptionText]]) -> list[Finding]:
             kind="caption_encoding",
             level="warning",
             text=msg(
-                "{files} not in UTF-8, read by guess: {said}",
+                "{files} not in UTF-8, read by guess: {guess}",
                 files=plural("{n} caption file", "{n} caption files", len(guessed)),
-                said=guess,
+                guess=guess,
             ),
             fix=msg("look whether the text is right, and save the files as UTF-8"),
             files=tuple(path for path, _ in guessed),

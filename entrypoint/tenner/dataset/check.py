@@ -1,4 +1,4 @@
-"""`tenner check`: everything the dataset room sees, for people and for programs.
+"""`tenner check`: all findings about a dataset, for people and for programs.
 
 Unlike an inspection for training it makes no working copy and does not stop at errors: they are
 part of the result, beside every image that can be shown.
@@ -48,7 +48,7 @@ class CheckResult:
         return not self.settings_errors and not self.count("error")
 
     def with_finding(self, kind: str, problem: Problem) -> "CheckResult":
-        """The result with one more finding, of what lies outside the dataset."""
+        """The result with one more finding, about something outside the dataset."""
         more = Finding(kind=kind, level=problem.level, text=problem.text, fix=problem.fix)
         return replace(self, findings=(*self.findings, more))
 

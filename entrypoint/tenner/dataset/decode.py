@@ -43,16 +43,17 @@ BIG_PIXELS = 24_000_000
 MIN_SIDE = 8
 """The VAE makes one latent of 8x8 pixels; a smaller file is a tracking pixel, not a picture."""
 HEAD_BYTES = 512
-"""What of a file says that it is none of a picture."""
+"""Of a file, enough to see that it is no picture."""
 ZEROS_AT_LEAST = 512
-"""Zeros at a JPEG's end that say it is cut: a sector of a disk."""
+"""Zeros at a JPEG's end from which on it counts as cut off: a sector of a disk."""
 
-warnings.simplefilter("ignore")  # a worker's stderr is nobody's; what matters is in the facts
+warnings.simplefilter("ignore")  # nobody reads a worker's stderr; what matters is in the facts
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 class TooBig(Exception):
-    """The image needs the machine for itself: ask again with `alone`."""
+    """The image needs all of the memory: inspect it again with `alone`, no other at the same
+    time."""
 
 
 @cache
@@ -93,7 +94,7 @@ def inspect(
         raise
     except UnusableImage as error:
         return Unreadable(reason=str(error))
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise errors of any kind
         return Unreadable(reason=why_broken(error))
 
 
@@ -133,7 +134,7 @@ def check_head(head: bytes, num_bytes: int) -> None:
 
 
 def check_tail(data: bytes) -> None:
-    """Raises UnusableImage for a JPEG whose end is missing, as libjpeg does not say it."""
+    """Raises UnusableImage for a JPEG whose end is missing, which libjpeg does not report."""
     if _ends_in_zeros(data):
         raise UnusableImage(msg("cut off: its end is only zeros, as a failed copy leaves it"))
 
@@ -267,7 +268,7 @@ def viewable_picture(path: Path) -> Image.Image | str:
         return upright(viewable(shown), orientation_of(image)).convert("RGB")
     except UnusableImage as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever they meet
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise errors of any kind
         return why_broken(error)
 
 
@@ -293,7 +294,7 @@ def convert(
 ) -> dict[str, Any]:
     """Write the clean PNG of `path` to `target`, atomically; returns its size.
 
-    The red channel of `mask`, brought to the image's size, becomes its alpha. Raises OSError where
+    The red channel of `mask`, resized to the image, becomes its alpha. Raises OSError where
     it cannot be written, UnusableImage where the mask cannot be read; the image was read before.
     """
     image = _open(_read(path), alone=True)

@@ -26,7 +26,7 @@ STORE_SCHEMES = ("gs", "gcs", "azure", "az", "abfs", "abfss", "rclone")
 
 
 def cache_dir(request: DatasetRequest) -> Path:
-    """Where fetched datasets are kept."""
+    """Where fetched datasets are cached."""
     return request.cache_dir or downloads_dir({}) / "datasets"
 
 
@@ -99,9 +99,9 @@ def _local(path: Path, request: DatasetRequest) -> Path:
             )
         return _unpacked(path, request)
     windows = ":\\" in str(path) and os.name != "nt"
-    said = msg("is on your PC, not in this container") if windows else msg("is not there")
+    state = msg("is on your PC, not in this container") if windows else msg("is not there")
     raise DatasetError(
-        msg("the dataset {path} {said}", path=path, said=said),
+        msg("the dataset {path} {state}", path=path, state=state),
         fix=msg("name a folder of images; {mount_it}", mount_it=MOUNT_IT),
     )
 

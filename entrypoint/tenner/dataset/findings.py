@@ -26,7 +26,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class FileIssue:
-    """A file that was left out, or mended, and why."""
+    """A file that was left out or corrected, and why."""
 
     path: str
     why: str
@@ -36,7 +36,7 @@ def names(files: Sequence[str], shown: int = NAMES_SHOWN) -> str:
     """`a.png, b.png and 14 more`: enough to find them, short enough for one line."""
     listed = ", ".join(printable(file) for file in files[:shown])
     more = len(files) - shown
-    return msg("{said} and {more} more", said=listed, more=f"{more:,}") if more > 0 else listed
+    return msg("{names} and {more} more", names=listed, more=f"{more:,}") if more > 0 else listed
 
 
 def printable(name: str) -> str:

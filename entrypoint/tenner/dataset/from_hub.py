@@ -48,9 +48,9 @@ def fetch_from_hub(
     except PermanentError as refused:
         raise DatasetError(problems=[refused.problem]) from refused
     except HfHubHTTPError as error:
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise DatasetError(
-            msg("{source} cannot be fetched: {said}", source=source, said=said),
+            msg("{source} cannot be fetched: {reason}", source=source, reason=reason),
             fix=msg("check the name, and HF_TOKEN if the dataset is private or gated"),
         ) from None
     except (*transport_errors(), OSError, ValueError) as error:
@@ -61,8 +61,8 @@ def fetch_from_hub(
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """How the Hub's client says that there is no way to the server: it has used requests (whose
-    errors are ConnectionError's kin), httpx and httpx2 by turns."""
+    """What the Hub's client raises where the server cannot be reached: its versions use requests
+    (whose errors are OSErrors), httpx or httpx2."""
     found: list[type[Exception]] = [OSError]
     for name in ("httpx", "httpx2"):
         if name in sys.modules:
@@ -71,7 +71,7 @@ def transport_errors() -> tuple[type[Exception], ...]:
 
 
 class _Hub:
-    """One dataset repo, by the Hub's own client, which keeps files by their content."""
+    """One dataset repo, by the Hub's own client, which caches files by their content."""
 
     def __init__(
         self, repo: str, revision: str | None, cache: Path, environ: Mapping[str, str]

@@ -1,7 +1,7 @@
 """A dataset in a bucket: a prefix, or one archive, of AWS or any server that speaks S3.
 
 Kept as a mirror: objects that are here in the same version are not fetched again, objects that are
-gone there are removed here, and a cut object is resumed.
+gone there are removed here, and an interrupted download is resumed.
 """
 
 import hashlib
@@ -31,26 +31,26 @@ NEEDS = msg("these keys need s3:ListBucket and s3:GetObject there")
 
 @dataclass(frozen=True, kw_only=True)
 class _Bucket:
-    """An open bucket, and what is wanted of it."""
+    """A client, and the address in its bucket that is fetched."""
 
     client: S3Client
-    place: Destination
+    address: Destination
 
     def listed(self, deadline: Deadline) -> list[RemoteFile]:
-        """The object that is named, or every object below the prefix."""
-        found = self._page_through(self.place.prefix, deadline)
-        exact = [each for each in found if each.key == self.place.prefix and each.key]
+        """The object at the address, or every object below it as a prefix."""
+        found = self._page_through(self.address.prefix, deadline)
+        exact = [each for each in found if each.key == self.address.prefix and each.key]
         if exact:
             return exact
-        start = f"{self.place.prefix}/" if self.place.prefix else ""
+        start = f"{self.address.prefix}/" if self.address.prefix else ""
         return [each for each in found if each.key.startswith(start)]
 
     def _page_through(self, prefix: str, deadline: Deadline) -> list[RemoteFile]:
-        wanted = {"Bucket": self.place.root, "Prefix": prefix}
+        query = {"Bucket": self.address.root, "Prefix": prefix}
         found: list[RemoteFile] = []
         more: dict[str, str] = {}
         while True:
-            page = call(self.place, deadline, self.client.list_objects_v2, **wanted, **more)
+            page = call(self.address, deadline, self.client.list_objects_v2, **query, **more)
             for each in page.get("Contents", ()):
                 key = str(each["Key"])
                 if not key.endswith("/"):
@@ -64,8 +64,8 @@ class _Bucket:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def fetch(self, key: str, target: Path, deadline: Deadline) -> None:
-        name = {"Bucket": self.place.root, "Key": key}
-        download_object(self.client, self.place, name, target, deadline)
+        name = {"Bucket": self.address.root, "Key": key}
+        download_object(self.client, self.address, name, target, deadline)
 
 
 def fetch_from_s3(
@@ -82,7 +82,7 @@ def fetch_from_s3(
             )
         refuse_size(sum(each.size for each in listed), request.max_bytes)
         folder = cache / "s3" / hashlib.sha256(source.encode()).hexdigest()[:32]
-        mirror = Mirror(folder, {_name(each.key, bucket.place): each for each in listed})
+        mirror = Mirror(folder, {_name(each.key, bucket.address): each for each in listed})
         return _fill(mirror, bucket, on_bytes)
     except PermanentError as refused:
         fix = refused.problem.fix if "s3:PutObject" not in refused.problem.fix else NEEDS
@@ -96,7 +96,7 @@ def fetch_from_s3(
         fix = msg("free disk space, or set TENNER_CACHE_DIR")
         raise DatasetError(
             msg(
-                "{source} cannot be kept in {cache}: {error}",
+                "{source} cannot be stored in {cache}: {error}",
                 source=source,
                 cache=cache,
                 error=error,
@@ -108,9 +108,9 @@ def fetch_from_s3(
 def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
     secrets, problems = secrets_from(environ)
     try:
-        place = read_bucket(source, dataset_address)
+        address = read_bucket(source, dataset_address)
         endpoint = find_endpoint(
-            place.root, requested=place.endpoint_url, region=place.region, env=environ
+            address.root, requested=address.endpoint_url, region=address.region, env=environ
         )
     except SettingsError as error:
         raise DatasetError(problems=[*problems, *error.problems]) from None
@@ -119,18 +119,18 @@ def _open(source: str, environ: Mapping[str, str]) -> _Bucket:
             "write it as https://host or https://host:port (AWS_ENDPOINT_URL or endpoint_url=)"
         )
         raise DatasetError(msg("{source}: {error}", source=source, error=error), fix=fix) from None
-    client = open_client(place, endpoint, secrets=secrets, env=environ, signs_payload=True)
-    return _Bucket(client=client, place=place)
+    client = open_client(address, endpoint, secrets=secrets, env=environ, signs_payload=True)
+    return _Bucket(client=client, address=address)
 
 
-def _name(key: str, place: Destination) -> str:
+def _name(key: str, address: Destination) -> str:
     """The object's path below the prefix. Raises DatasetError for one that leads elsewhere."""
-    name = key.removeprefix(place.prefix).lstrip("/") if key != place.prefix else key
-    name = name if key != place.prefix else PurePosixPath(key).name
+    name = key.removeprefix(address.prefix).lstrip("/") if key != address.prefix else key
+    name = name if key != address.prefix else PurePosixPath(key).name
     parts = name.split("/")
     if ".." in parts or "." in parts or "" in parts or "\\" in name or "\0" in name:
         raise DatasetError(
-            msg('the object "{key}" would be kept outside the folder', key=key),
+            msg('the object "{key}" would be written outside the folder', key=key),
             fix=msg("rename it in the bucket"),
         )
     return name

@@ -1,8 +1,8 @@
 """A dataset in Google Cloud Storage, Azure Blob Storage or a remote of rclone: a folder, or one
 archive.
 
-Kept as a mirror, as those of S3 are: files that are here in the same version are not fetched again,
-files that are gone there are removed here, and a cut file is resumed.
+Stored as a mirror, as those of S3 are: files that are here in the same version are not fetched
+again, files that are gone there are removed here, and an interrupted download is resumed.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def fetch_from_store(
     except OSError as error:
         raise DatasetError(
             msg(
-                "{source} cannot be kept in {cache}: {error}",
+                "{source} cannot be stored in {cache}: {error}",
                 source=source,
                 cache=cache,
                 error=error,
@@ -67,13 +67,13 @@ def fetch_from_store(
 
 
 def _listed(store: Source, deadline: Deadline) -> dict[str, RemoteFile]:
-    """Every file below the address, by its path there. Raises DatasetError for one that leads
-    elsewhere."""
+    """Every file below the address, by its path there. Raises DatasetError for a path that leads
+    out of it."""
     found: dict[str, RemoteFile] = {}
     for name in store.names("", deadline):
         if not name or set(name.split("/")) & {"", ".", ".."} or "\\" in name or "\0" in name:
             raise DatasetError(
-                msg('the object "{key}" would be kept outside the folder', key=name),
+                msg('the object "{key}" would be written outside the folder', key=name),
                 fix=msg("rename it in the bucket"),
             )
         found |= _only(store, name, deadline)

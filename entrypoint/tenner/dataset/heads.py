@@ -1,6 +1,6 @@
 """Images by their heads alone: size, orientation, format, and files that are no pictures.
 
-What the plan of a run needs, at a hundredth of the time of decoding. What only pixels tell is
+What the plan of a run needs, at a hundredth of the time of decoding. What only pixels show is
 `decode`'s: a body that is cut or damaged, blur, exposure, transparency, likeness.
 """
 
@@ -37,7 +37,7 @@ _LATE_TEXT = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 def read_heads(
     paths: Sequence[Path], *, pool: WorkerPool, with_hash: bool
 ) -> list[ImageFacts | Unreadable]:
-    """The facts of each file that its head tells, in order; the rest as in a perfect picture.
+    """The facts of each file that its head shows, in order; the rest as in a perfect picture.
 
     `sha256` is there where two files may be the same, or `with_hash`. Files that a library parses
     whole to open them (AVIF, HEIC) are left to `pool`: one that crashes it costs itself only.
@@ -77,7 +77,7 @@ def head_of(path: Path, *, in_worker: bool = False) -> ImageFacts | Unreadable |
         if error.errno is None:  # Pillow's own, of a head that it cannot read
             return Unreadable(reason=why_broken(error))
         return Unreadable(reason=closed_words(error))
-    except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever they meet
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise errors of any kind
         return Unreadable(reason=why_broken(error))
 
 

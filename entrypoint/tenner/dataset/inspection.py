@@ -1,6 +1,6 @@
 """The dataset from what the user named to a clean working copy: fetched, read, judged, copied.
 
-The one place where the whole of it can be read; each step has its own module.
+Shows the whole of it; each step has its own module.
 """
 
 import re
@@ -33,7 +33,7 @@ ONLY_HEADS = Finding(
     text=msg("only the heads of the images were read: a damaged, blurred or dark one is not seen"),
     fix=msg("tenner check decodes them, as train does before it begins"),
 )
-"""What a plan says of images that it has not decoded."""
+"""What a plan notes of images that it has not decoded."""
 
 
 def inspect_dataset(
@@ -148,7 +148,7 @@ def read_sources(
     if problems:
         raise DatasetError(problems=problems)
     if not trees:
-        fix = msg("say dataset = FOLDER, or put images into the default one")
+        fix = msg("set dataset = FOLDER, or put images into the default one")
         raise DatasetError(msg("no dataset was named"), fix=fix)
     try:
         return [read_tree(tree, request, on_progress) for tree in trees]
@@ -222,16 +222,16 @@ def common_trigger(sources: Sequence[Source]) -> str:
 def hold_out(
     items: Sequence[ImageItem], share: float, seed: int
 ) -> tuple[tuple[ImageItem, ...], tuple[ImageItem, ...]]:
-    """The images to train on, and those kept from it: `share` of the training images, at least one
-    where it is not 0, never all. Which, is drawn from their content, not from their order."""
+    """The images to train on, and those held out: `share` of the training images, at least one
+    where it is not 0, never all. The choice depends on their content, not on their order."""
     train = [item for item in items if not item.is_reg]
     count = min(len(train) - 1, max(1, round(share * len(train)))) if share > 0 else 0
 
-    def drawn(item: ImageItem) -> str:
+    def rank(item: ImageItem) -> str:
         name = f"{seed} {item.facts.sha256} {item.source}"
         return sha256(name.encode(errors="surrogateescape")).hexdigest()
 
-    chosen = {id(item) for item in sorted(train, key=drawn)[: max(0, count)]}
+    chosen = {id(item) for item in sorted(train, key=rank)[: max(0, count)]}
     trained = tuple(item for item in items if id(item) not in chosen)
     return trained, tuple(item for item in items if id(item) in chosen)
 

@@ -54,7 +54,7 @@ class Dataset:
     num_captions: int
     content_hash: str
     held_out: tuple[ImageItem, ...] = ()
-    """Training images that are kept from the training, to see the loss on them."""
+    """Training images that are held out of the training, to measure the loss on them."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -1,6 +1,6 @@
 """What the buckets do to the images: pixels not used, edges cut away, what small buckets cost.
 
-Pure. Each finding names the setting that mends it, which is found by trying it.
+Pure. Each finding names the setting that removes it, which is found by trying it.
 """
 
 from collections import Counter

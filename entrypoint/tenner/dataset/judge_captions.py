@@ -15,7 +15,7 @@ MIN_CAPTIONS_FOR_BOILERPLATE = 8
 
 
 def has_trigger(text: str, trigger: str) -> bool:
-    """Whether the trigger stands in every line letter for letter, as words of its own."""
+    """Whether every line contains the trigger letter for letter, as separate words."""
     pattern = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)")
     return all(pattern.search(line) for line in text.split("\n"))
 
@@ -74,7 +74,7 @@ def _coverage(captions: Mapping[str, Caption], extension: str, drafted_by: str) 
         return [_to_be_drafted(missing, total, drafted_by)]
     texts = sorted({captions[path].text for path in missing})
     instead = (
-        msg('"{said}" stands in', said=texts[0])
+        msg('"{text}" is used instead', text=texts[0])
         if texts and texts[0]
         else msg("they train on an empty caption")
     )
@@ -156,7 +156,7 @@ def _without_trigger(trigger: str, texts: Mapping[str, str], without: Sequence[s
     near = Counter(found for path in without if (found := _near_miss(texts[path], trigger)))
     if near:
         listed = ", ".join(f'"{found}" {count} times' for found, count in near.most_common(3))
-        text = msg("{text}; they write {said}", text=text, said=listed)
+        text = msg("{text}; they write {words}", text=text, words=listed)
     return Finding(
         kind="trigger_missing",
         level="warning",

@@ -1,4 +1,4 @@
-"""What the pixels say against training on them: broken, small, doubled, too few."""
+"""What is wrong with the pixels for a training: broken, small, doubled, too few."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SIZE_CLASSES = ((80, 150, msg("complex")), (40, 80, msg("medium")), (20, 40, msg
 
 
 def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[Finding]:
-    """Few broken images are left out and said; many are an error, and none is only a part."""
+    """Findings about broken images: a warning that few are left out, an error for many."""
     if not left_out:
         return []
     listed = joined(
@@ -35,15 +35,15 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
     )
     more = msg(" and {n} more", n=len(left_out) - 5) if len(left_out) > 5 else ""
     text = msg(
-        "{n} of {images} cannot be used: {said}{more}",
+        "{n} of {images} cannot be used: {files}{more}",
         n=len(left_out),
         images=plural("{n} image", "{n} images", num_images),
-        said=listed,
+        files=listed,
         more=more,
     )
     many = len(left_out) > BROKEN_SHARE * num_images
     fix = msg(
-        "replace or remove them{what}", what="" if many else msg("; the run goes on without them")
+        "replace or remove them{what}", what="" if many else msg("; the run continues without them")
     )
     return [
         Finding(
@@ -59,7 +59,8 @@ def judge_unreadable(left_out: Sequence[FileIssue], *, num_images: int) -> list[
 def judge_images(
     facts: Mapping[str, ImageFacts], *, resolution: Size, is_reg: bool, decoded: bool = True
 ) -> list[Finding]:
-    """Findings about all readable images, by path; without `decoded` those that heads tell."""
+    """Findings about all readable images, by path; without `decoded` only those that file heads
+    show."""
     found = [*_small(facts, resolution), *_doubled(facts)]
     if decoded:
         found += [*_near_doubled(facts), *_blurred(facts), *_compressed(facts), *_exposed(facts)]
@@ -80,7 +81,7 @@ def _animated(facts: Mapping[str, ImageFacts]) -> list[Finding]:
                 images=plural("{n} image", "{n} images", len(moving)),
                 names=names(moving),
             ),
-            fix=msg("save the frames that you want as pictures of their own"),
+            fix=msg("save the frames that you need as pictures of their own"),
             files=tuple(moving),
         )
     ]
@@ -96,13 +97,13 @@ def _small(facts: Mapping[str, ImageFacts], resolution: Size) -> list[Finding]:
             kind="small",
             level="warning",
             text=msg(
-                "{n} of {n2} images are under {wanted} px: {names}",
+                "{n} of {n2} images are under {least} px: {names}",
                 n=len(small),
                 n2=len(facts),
-                wanted=least,
+                least=least,
                 names=names(small),
             ),
-            fix=msg("replace them, or train at a lower resolution than {wanted}", wanted=least),
+            fix=msg("replace them, or train at a lower resolution than {least}", least=least),
             files=tuple(small),
         )
     ]

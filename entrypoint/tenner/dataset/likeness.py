@@ -11,7 +11,7 @@ MAX_BITS = 26
 MAX_COLOR = 12
 """Mean difference of the 4x4 mean colours, of 255."""
 MIN_BITS_SET = 16
-"""A hash with fewer bits set, or unset, is of a flat picture and says nothing."""
+"""A hash with fewer bits set, or unset, is of a flat picture and cannot be compared."""
 BANDS = MAX_BITS + 1
 """Pieces of 9 or 10 bits: of two hashes within 26 bits of each other at least one is the same."""
 MAX_IN_BAND = 200
@@ -55,7 +55,7 @@ def _says_something(bits: int) -> bool:
 
 
 def _candidates(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Pairs that share a piece of the hash at the same place; some come more than once."""
+    """Pairs that share a piece of the hash at the same position; some come more than once."""
     edges = [256 * band // BANDS for band in range(BANDS + 1)]
     for low, high in pairwise(edges):
         mask = (1 << (high - low)) - 1

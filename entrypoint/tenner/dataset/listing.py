@@ -1,4 +1,4 @@
-"""Which files lie in a folder, and what each one is by its name and its first bytes.
+"""Which files a folder holds, and what each one is by its name and its first bytes.
 
 Nothing is left unseen: every file gets a kind. Links that lead out of the folder, loops and
 deep trees are bounded. Paths are relative to the root, with forward slashes.
@@ -78,7 +78,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def classify(path: str, size: int, head: bytes = b"") -> FileEntry:
-    """What a file is; `head`, its first bytes, is asked only where the name says nothing."""
+    """What a file is; `head`, its first bytes, matters only where the name is not enough."""
     *folders, name = path.split("/")
     lower = name.lower()
     suffix = split_name(name)[1]
@@ -146,7 +146,7 @@ def list_files(root: Path, *, skip: Collection[Path] = ()) -> tuple[FileEntry, .
             if not _is_folder(entry):
                 found.append(_entry(entry, path))
             elif entry.is_symlink() and _leads_around(entry, folder, chain):
-                why = msg("a link to a folder that it lies in")
+                why = msg("a link to a folder that contains it")
                 found.append(FileEntry(path=path, size=0, kind="unsupported", why=why))
             elif _is_junk_folder(entry.name):
                 found.append(FileEntry(path=path, size=0, kind="junk", why=msg("a system folder")))

@@ -1,4 +1,4 @@
-"""What pixels say about a picture's quality: blur, blocks, exposure, likeness.
+"""Measures of a picture's quality from its pixels: blur, blocks, exposure, likeness.
 
 Runs in the worker processes, on Pillow alone. Every measure is taken at about the size the trainer
 will see, for a flaw that shrinking removes is not learnt.
@@ -23,7 +23,7 @@ CROP = 512
 
 
 def shrink_factor(width: int, height: int, training_area: int) -> int:
-    """The whole factor that brings a picture to about `training_area` pixels; never below 1."""
+    """The whole factor that shrinks a picture to about `training_area` pixels; never below 1."""
     scale = (width * height / training_area) ** 0.5
     return max(1, min(round(scale), width // 16, height // 16))
 

@@ -1,7 +1,7 @@
-"""Captions kept in one table beside the images, as datasets of the Hugging Face Hub have them.
+"""Captions in one table beside the images, as datasets of the Hugging Face Hub have them.
 
 `metadata.jsonl` or `metadata.csv` names each image in `file_name`, relative to its own folder, and
-says its caption in a further column.
+has its caption in a further column.
 """
 
 import csv

@@ -177,8 +177,8 @@ def _about_drafts(captions: Mapping[str, Caption], tree: Tree) -> list[Finding]:
             level="note",
             text=msg("{captions} drafted by a model", captions=count),
             fix=msg(
-                "read them over in {folder}: what you edit there is kept, and files beside the"
-                " images are stronger",
+                "read them over in {folder}: your edits there are preserved, and files beside the"
+                " images take precedence",
                 folder=tree.drafts,
             ),
             files=drafts,

@@ -28,7 +28,7 @@ class DatasetRequest:
     `drafts`: a folder of drafts, read for training images that have no caption. `drafted_by`: the
     model that a training will draft missing captions with; empty where it will not.
     `caption_prefix`, `caption_suffix`: written before and behind every caption, with a space.
-    `enable_wildcard`: captions keep all their lines, one of which the trainer draws.
+    `enable_wildcard`: captions keep all their lines, of which the trainer picks one at random.
     `finest_step`: the smallest `bucket_reso_steps` that the family's U-Net takes.
     `batch_size`: where the user named one; only to judge small buckets.
     `skip`: folders that are no part of the dataset wherever they are, as the runs' own.

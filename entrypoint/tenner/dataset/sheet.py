@@ -77,7 +77,7 @@ CAPTION_KINDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One image on the sheet. The frame is in per cent of the picture, what is kept of it.
+    """One image on the sheet. The frame is in per cent of the picture, the part that is trained.
 
     `is_marked`: whether something is wrong with the very picture that is not so with most.
     """

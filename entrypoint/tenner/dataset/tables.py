@@ -1,4 +1,4 @@
-"""Pictures that lie in Parquet tables, as the Hub stores most image datasets, made files.
+"""Pictures in Parquet tables, as the Hub stores most image datasets, written as files.
 
 A row has its picture as bytes in a column (`image`, usually) and its caption in another. They are
 written once, as picture files and a `metadata.jsonl` that names each with its caption.
@@ -68,11 +68,11 @@ def write_pictures(tables: Sequence[Path], to: Path, *, max_bytes: int) -> None:
                 reason = str(error).strip().partition("\n")[0]
                 raise DatasetError(
                     msg(
-                        "the pictures in {name} cannot be taken out: {said}",
+                        "the pictures in {name} cannot be extracted: {reason}",
                         name=table.name,
-                        said=reason,
+                        reason=reason,
                     ),
-                    fix=msg("fetch it again, and look at the room on the disk"),
+                    fix=msg("fetch it again, and check the free disk space"),
                 ) from None
     if not total:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""What a caption file says: bytes of any encoding to one clean line of text. Pure.
+"""The text of a caption file: bytes of any encoding to one clean line. Pure.
 
 UTF-8 first, for that is what trainers read. Then what a byte order mark or NUL bytes prove.
 Then the legacy encodings, where the bytes are a guess that is reported with the text as it was

@@ -2,8 +2,8 @@
 
 kohya's tools read `training_data/10_cat/…` as ten repeats of the concept "cat" and pass over
 everything else in silence; a trainer that finds nothing then ends with exit code 0. Here the same
-convention is read, plain folders too, obvious typos are mended and said, and what could mean two
-things is an error that names the folder. Pure: from a list of files to a `View`.
+convention is read, plain folders too, obvious typos are corrected and reported, and what could mean
+two things is an error that names the folder. Pure: from a list of files to a `View`.
 """
 
 import re
@@ -113,7 +113,7 @@ def build_view(
     """The concepts of a tree. `root_name` is the tree's own folder name, `num_repeats` what the
     user set for training folders that name none.
 
-    Regularisation images of such folders count once whatever the training images do: the balance
+    Regularisation images of such folders count once independent of the training images: the balance
     (`items.spread_regularisation`) repeats them as often as is needed.
     """
     reading = _Reading(_by_folder(entries), root_name, num_repeats, is_reg)
@@ -180,7 +180,7 @@ def _by_folder(entries: Sequence[FileEntry]) -> dict[str, list[FileEntry]]:
 
 
 def _descend(reading: _Reading) -> str:
-    """The folder where the concepts lie: below wrappers that hold one folder and nothing else,
+    """The folder that holds the concepts: below wrappers that hold one folder and nothing else,
     as a zip of a folder has them."""
     folder = ""
     while not reading.images_in(folder):
@@ -231,7 +231,7 @@ def _is_named(folder: str) -> bool:
 def _read_named_or_plain(
     reading: _Reading, folder: str, named: FolderName | None, *, has_siblings: bool
 ) -> None:
-    """Add one concept folder, or say why it is none. `has_siblings`: others name repeats."""
+    """Add one concept folder, or report why it is none. `has_siblings`: others name repeats."""
     name = folder.rpartition("/")[2] or reading.root_name
     label = printable(name)
     if named is None:
@@ -239,8 +239,8 @@ def _read_named_or_plain(
     elif named.num_repeats < 1:
         reading.error(
             msg(
-                'folder "{said}" asks for {num_repeats} repeats, so it would not be trained',
-                said=label,
+                'folder "{folder}" requests {num_repeats} repeats, so it would not be trained',
+                folder=label,
                 num_repeats=named.num_repeats,
             ),
             msg(
@@ -252,8 +252,8 @@ def _read_named_or_plain(
     elif named.num_repeats > MOST_REPEATS:
         reading.error(
             msg(
-                'folder "{said}" asks for more than {most_repeats} repeats of each image',
-                said=label[:60],
+                'folder "{folder}" requests more than {most_repeats} repeats of each image',
+                folder=label[:60],
                 most_repeats=f"{MOST_REPEATS:,}",
             ),
             msg(
@@ -266,18 +266,18 @@ def _read_named_or_plain(
         if not named.exact:
             right = f"{named.num_repeats}_{printable(named.concept)}"
             reading.mend(
-                folder, msg('folder "{said}" is read as "{right}"', said=label, right=right)
+                folder, msg('folder "{folder}" is read as "{right}"', folder=label, right=right)
             )
         if named.num_repeats > MANY_REPEATS:
             text = msg(
-                'folder "{said}" asks for {num_repeats} repeats of each image',
-                said=label,
+                'folder "{folder}" requests {num_repeats} repeats of each image',
+                folder=label,
                 num_repeats=f"{named.num_repeats:,}",
             )
             fix = msg(
-                'if the number is part of the name, rename it to "{default_repeats}_{said}"',
+                'if the number is part of the name, rename it to "{default_repeats}_{folder}"',
                 default_repeats=DEFAULT_REPEATS,
-                said=label,
+                folder=label,
             )
             reading.findings.append(
                 Finding(kind="many_repeats", level="warning", text=text, fix=fix)
@@ -291,8 +291,8 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
     if reading.num_repeats is None and ending:
         reading.error(
             msg(
-                'folder "{said}": is {ending} its repeats or part of its name?',
-                said=label,
+                'folder "{folder}": is {ending} its repeats or part of its name?',
+                folder=label,
                 ending=ending[1],
             ),
             msg(
@@ -303,11 +303,11 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
         )
     elif reading.num_repeats is None and has_siblings:
         reading.error(
-            msg('folder "{said}" names no repeats, the folders beside it do', said=label),
+            msg('folder "{folder}" names no repeats, the folders beside it do', folder=label),
             msg(
-                'rename it to "{default_repeats}_{said}", or set num_repeats',
+                'rename it to "{default_repeats}_{folder}", or set num_repeats',
                 default_repeats=DEFAULT_REPEATS,
-                said=label,
+                folder=label,
             ),
         )
     else:
@@ -316,12 +316,14 @@ def _read_plain(reading: _Reading, folder: str, name: str, *, has_siblings: bool
             return
         repeats = DEFAULT_REPEATS if reading.num_repeats is None else reading.num_repeats
         text = msg(
-            '"{said}" names no repeats: each of its images is seen {repeats} times an epoch',
-            said=label,
+            '"{folder}" names no repeats: each of its images is seen {repeats} times an epoch',
+            folder=label,
             repeats=repeats,
         )
         fix = msg(
-            'set num_repeats, or name the folder "{repeats}_{said}"', repeats=repeats, said=label
+            'set num_repeats, or name the folder "{repeats}_{folder}"',
+            repeats=repeats,
+            folder=label,
         )
         if repeats != reading.num_repeats:
             reading.findings.append(Finding(kind="plain_folder", level="note", text=text, fix=fix))
@@ -348,8 +350,8 @@ def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: st
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
         reading.error(
             msg(
-                '"{said}" holds {images} and, in {inner}, {more}',
-                said=label,
+                '"{folder}" holds {images} and, in {inner}, {more}',
+                folder=label,
                 images=plural("{n} image", "{n} images", len(direct)),
                 inner=inner,
                 more=plural("{n} more", "{n} more", len(nested)),
@@ -361,7 +363,9 @@ def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: st
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
         reading.mend(
             folder,
-            msg('the images in {inner} are taken as those of "{said}"', inner=inner, said=label),
+            msg(
+                'the images in {inner} are taken as those of "{folder}"', inner=inner, folder=label
+            ),
         )
     reading.add(folder, repeats, class_tokens, direct or nested)
 

@@ -1,6 +1,6 @@
 """A worker process: one JSON line in, one JSON line out, until its input ends.
 
-`{"do": "inspect", …}` answers an image's facts, `{"do": "head", …}` those of its head,
+`{"do": "inspect", …}` returns an image's facts, `{"do": "head", …}` those of its head,
 `{"do": "convert", …}` writes its clean copy.
 """
 
@@ -14,13 +14,13 @@ from tenner.core.messages import Message
 from tenner.dataset.decode import TooBig, convert, inspect
 from tenner.dataset.facts import ImageFacts, Unreadable
 
-# A library that prints must not write into the answers.
+# Standard output carries the replies: what a library prints must not mix with them.
 _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """What `task` asks for; a failure is an answer too."""
+    """The reply to `task`; a failure is returned as a reply too."""
     path = Path(os.fsdecode(bytes.fromhex(task["path"])))
     if task["do"] == "convert":
         return convert(
@@ -59,16 +59,16 @@ def _as_answer(found: ImageFacts | Unreadable) -> dict[str, Any]:
 
 
 def main() -> None:
-    _say({"ready": True})
+    _reply({"ready": True})
     for line in sys.stdin:
         try:
             found = answer(json.loads(line))
         except Exception as error:  # noqa: BLE001  the parent decides what a failure means
             found = {"failed": f"{type(error).__name__}: {error}"}
-        _say(found)
+        _reply(found)
 
 
-def _say(found: dict[str, Any]) -> None:
+def _reply(found: dict[str, Any]) -> None:
     _answers.write(json.dumps(found) + "\n")
     _answers.flush()
 

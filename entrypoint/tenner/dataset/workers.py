@@ -49,7 +49,7 @@ class _Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, task: Task, timeout_seconds: float) -> Answer:
+    def request(self, task: Task, timeout_seconds: float) -> Answer:
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -202,8 +202,8 @@ class WorkerPool:
                 thread.join()
 
     def _answer(self, worker: _Worker, task: Task) -> Answer:
-        answer = worker.ask(task, self.timeout_seconds)
+        answer = worker.request(task, self.timeout_seconds)
         if answer.get("too_big"):
             with self._alone:
-                return worker.ask({**task, "alone": True}, self.timeout_seconds)
+                return worker.request({**task, "alone": True}, self.timeout_seconds)
         return answer

@@ -30,9 +30,9 @@ READ_BY_TRAINERS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 WHAT_WAS_DONE = {
     "upright": msg("turned upright by its EXIF"),
     "alpha": msg("transparency filled"),
-    "16-bit": msg("brought to 8 bits"),
-    "cmyk": msg("CMYK brought to sRGB"),
-    "profile": msg("brought to sRGB through its profile"),
+    "16-bit": msg("converted to 8 bits"),
+    "cmyk": msg("CMYK converted to sRGB"),
+    "profile": msg("converted to sRGB through its profile"),
     "format": msg("converted to PNG"),
     "frames": msg("its first frame taken"),
     "mask": msg("given its mask as alpha channel"),
@@ -99,7 +99,7 @@ def _content(image: "ImageItem", request: DatasetRequest) -> _Content:
 
 
 def _clear(folder: Path, contents: Mapping[str, _Content]) -> set[Path]:
-    """Remove everything that is not wanted as it is; returns the images that stay."""
+    """Remove every file that is outdated or unknown; returns the images that stay."""
     noted = _read_note(_note(folder))
     _note(folder).unlink(missing_ok=True)  # a killed start leaves a tree without a note
     same_image = {name for name, each in contents.items() if _image(noted.get(name)) == each.image}

@@ -1,4 +1,4 @@
-"""The drafting process as its parent sees it: started, asked, ended; its failures in words."""
+"""The drafting process as its parent sees it: started, used, ended; its failures as errors."""
 
 import contextlib
 import json
@@ -90,6 +90,6 @@ class CaptionProcess:
             msg("the captioning process ended with {code}{last}", code=code, last=last),
             fix=msg(
                 "it may have run out of memory: close other programs, or try --device cpu;"
-                " the same command goes on where it ended"
+                " the same command resumes where it ended"
             ),
         )

@@ -16,7 +16,7 @@ def caption_style(base: str) -> CaptionStyle:
     """Tags for bases that learnt from tagged drawings, sentences for every other.
 
     `base` is a short name, an id on the Hub, an address or a path: the parts of a path above the
-    last two are the user's own and say nothing.
+    last two are the user's own and are not read.
     """
     parts = base.replace("\\", "/").rstrip("/").lower().split("/")
     return (

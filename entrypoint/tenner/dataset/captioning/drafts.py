@@ -1,6 +1,6 @@
-"""Whose a caption file is: one that we drafted may be drafted anew, one of a human is kept.
+"""Who wrote a caption file: a draft may be drafted anew, a human's file is left as it is.
 
-A line for each draft is kept beside the captions before the draft itself is written. A file whose
+A line for each draft is noted beside the captions before the draft itself is written. A file whose
 content is not the noted one was written or edited by a human.
 """
 
@@ -46,7 +46,7 @@ class Drafts:
         return "drafted" if noted.made_by == self._made_by else "outdated"
 
     def write(self, name: str, caption: str) -> None:
-        """Write a draft, noted first: a kill in between loses the draft, not whose it is."""
+        """Write a draft, noted first: a kill in between loses the draft, not its authorship."""
         data = (caption + "\n").encode()
         note = {"name": name, "sha256": sha256(data).hexdigest(), "made_by": self._made_by}
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ PINNED: Mapping[Kind, CaptionModel] = {
         ),
     ),
 }
-"""Of those that write sentences, Qwen2-VL does what it is asked. The image's transformers (4.54.1)
+"""Of those that write sentences, Qwen2-VL follows its prompt. The image's transformers (4.54.1)
 holds it; Florence-2 without remote code came with 4.56, and knows fixed tasks alone."""
 
 NEEDED: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
@@ -230,13 +230,13 @@ def _fetch(
     environ: Mapping[str, str],
     on_bytes: OnFileBytes | None,
 ) -> None:
-    """Link the file, verified, to where it lies in a cache of the Hub. Raises SettingsError."""
+    """Link the file, verified, to its path in a cache of the Hub. Raises SettingsError."""
     by_hand = msg(
         "put {files} of {id} into a folder, and name it: --model FOLDER",
         files=", ".join(each.name for each in model.files),
         id=model.id,
     )
-    wanted = HubFile(
+    on_hub = HubFile(
         repo=model.id,
         name=file.name,
         commit=model.revision,
@@ -244,8 +244,8 @@ def _fetch(
         sha256=file.sha256,
     )
     try:
-        found = cache.find(wanted) or fetch_hub_file(
-            wanted, _client(model, environ), cache, on_bytes=on_bytes
+        found = cache.find(on_hub) or fetch_hub_file(
+            on_hub, _client(model, environ), cache, on_bytes=on_bytes
         )
     except WrongFileError as error:
         raise SettingsError(

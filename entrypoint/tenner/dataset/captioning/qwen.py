@@ -1,4 +1,4 @@
-"""Qwen2-VL: a description of each picture by what a human asks of it, by transformers.
+"""Qwen2-VL: a description of each picture by a prompt in plain language, by transformers.
 
 Runs in a process of its own, on the implementation that transformers itself holds: no code comes
 with the weights, which are safetensors. The picture is prepared here, as `Qwen2VLImageProcessor`
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_NEW_TOKENS = 96
-"""CLIP reads 75 tokens of a caption; the rest leaves room for the last sentence's end."""
+"""CLIP reads 75 tokens of a caption; the rest leaves space for the last sentence's end."""
 MAX_PIXELS = 768 * 28 * 28
 """768 visual tokens: the model's own limit of 16,384 takes minutes for each picture on a CPU."""
 MAX_ASPECT = 200
@@ -55,12 +55,12 @@ class Captioner:
         if lost := sorted(about["missing_keys"]):
             raise ValueError(f"the weights lack {', '.join(lost[:3])} and {len(lost[3:])} more")
         self._model: Any = model.eval().to(self.device)
-        # Newer versions tell text from pictures by an argument that older ones refuse.
+        # Newer versions distinguish text from pictures by an argument that older ones refuse.
         self._takes_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
     def describe(self, image: Image.Image) -> str:
-        """What the prompt asks of an upright RGB picture, in whole sentences."""
+        """The reply to the prompt for an upright RGB picture, in whole sentences."""
         patches, grid = as_patches(image, self._preparation)
         ids = torch.tensor([self._conversation(grid)], device=self.device)
         picture = int(self._model.config.image_token_id)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tenner.dataset import decode
 
-# A library that prints must not write into the answers.
+# Standard output carries the replies: what a library prints must not mix with them.
 _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 
@@ -61,18 +61,18 @@ def answer(model: Describes, task: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     try:
         model = load(json.loads(sys.argv[1]))
-    except Exception as error:  # noqa: BLE001  the parent tells what the library said
-        _say({"failed": f"{type(error).__name__}: {error}"})
+    except Exception as error:  # noqa: BLE001  the parent reports the library's error
+        _reply({"failed": f"{type(error).__name__}: {error}"})
         return
-    _say({"ready": True, "device": model.device})
+    _reply({"ready": True, "device": model.device})
     for line in sys.stdin:
         try:
-            _say(answer(model, json.loads(line)))
+            _reply(answer(model, json.loads(line)))
         except Exception as error:  # noqa: BLE001
-            _say({"failed": f"{type(error).__name__}: {error}"})
+            _reply({"failed": f"{type(error).__name__}: {error}"})
 
 
-def _say(found: dict[str, Any]) -> None:
+def _reply(found: dict[str, Any]) -> None:
     _answers.write(json.dumps(found) + "\n")
     _answers.flush()
 

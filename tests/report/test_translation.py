@@ -172,7 +172,7 @@ def test_a_message_is_its_english() -> None:
 
 
 def test_a_value_that_is_a_message_is_translated_with_it() -> None:
-    names_ = msg("{said} and {more} more", said="a.png, b.png", more="3")
+    names_ = msg("{names} and {more} more", names="a.png, b.png", more="3")
     text = msg(
         "{images} blurred even where sharpest: {names}",
         images=plural("{n} image", "{n} images", 2),

@@ -51,14 +51,14 @@ def test_kind_rank_and_arguments_are_the_files(tmp_path: Path) -> None:
     assert found.network_module == "lycoris.kohya"
     assert found.network_args == ("algo=loha",)
     assert (found.network_dim, found.network_alpha, found.conv_dim) == (6, 3.0, 2)
-    with pytest.raises(SettingsError, match="the built-in trainer has none"):
+    with pytest.raises(SettingsError, match="which the built-in trainer cannot train"):
         with_start_files(request, None, "native")
 
 
 @pytest.mark.parametrize(
     ("metadata", "more", "texts"),
     [
-        (None, ("--engine", "sd-scripts"), ("does not say how it was made",)),
+        (None, ("--engine", "sd-scripts"), ("do not state how it was made",)),
         (
             MADE,
             (

@@ -117,20 +117,22 @@ def test_a_row_that_a_card_measured_takes_the_place_of_what_was_traced(
         vram._measured_share.cache_clear()
 
 
+MEASURED = MeasuredSpeed(
+    card="RTX 4090",
+    family="sdxl",
+    side=1024,
+    batch_size=2,
+    gradient_accumulation_steps=1,
+    gradient_checkpointing=False,
+    text_encoder_trained=False,
+    seconds_per_step=9.0,
+    source="a card",
+    engine="native",
+)
+
+
 def test_a_time_of_one_trainer_says_nothing_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = MeasuredSpeed(
-        card="RTX 4090",
-        family="sdxl",
-        side=1024,
-        batch_size=2,
-        gradient_accumulation_steps=1,
-        gradient_checkpointing=False,
-        text_encoder_trained=False,
-        seconds_per_step=9.0,
-        source="a card",
-        engine="native",
-    )
-    monkeypatch.setattr(speed, "measured_speed", lambda: (row,))
+    monkeypatch.setattr(speed, "measured_speed", lambda: (MEASURED,))
     speed._by_measurement.cache_clear()
     try:
         case = {"gpu_name": "RTX 4090", "batch_size": 2, "gradient_checkpointing": False}
@@ -151,23 +153,11 @@ def test_a_time_of_one_trainer_says_nothing_of_the_other(monkeypatch: pytest.Mon
 def test_cuda_graphs_gain_what_the_card_has_measured_of_them_and_else_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    eager = MeasuredSpeed(
-        card="RTX 4090",
-        family="sdxl",
-        side=1024,
-        batch_size=2,
-        gradient_accumulation_steps=1,
-        gradient_checkpointing=False,
-        text_encoder_trained=False,
-        seconds_per_step=9.0,
-        source="a card",
-        engine="native",
-    )
-    graphs = replace(eager, seconds_per_step=7.0, cuda_graphs=True)
+    graphs = replace(MEASURED, seconds_per_step=7.0, cuda_graphs=True)
     case = {"gpu_name": "RTX 4090", "batch_size": 2, "gradient_checkpointing": False}
     found: list[float] = []
     try:
-        for rows in ((eager,), (eager, graphs), (graphs,)):
+        for rows in ((MEASURED,), (MEASURED, graphs), (graphs,)):
             monkeypatch.setattr(speed, "measured_speed", lambda rows=rows: rows)
             for on in (False, True):
                 speed._by_measurement.cache_clear()

@@ -119,7 +119,9 @@ def _from_lycoris(
     problems: list[Problem] = []
     if engine == "native":
         text = msg(
-            "network_weights = {name} is LyCORIS's: the built-in trainer has none", name=name
+            "network_weights = {name} is a LyCORIS network, which the built-in trainer cannot"
+            " train",
+            name=name,
         )
         fix = msg("train with sd-scripts (engine = 'sd-scripts')")
         problems.append(Problem(text=text, fix=fix))
@@ -160,8 +162,8 @@ def _wrong_kind(lora: LoraFile) -> list[Problem]:
     other = [kind for kind in lora.kinds if kind not in CONTINUED]
     if not other and is_of_lycoris(lora) and lycoris_start(lora) is None:
         text = msg(
-            "network_weights = {name} is LyCORIS's and does not say how it was made (no"
-            " ss_network_args in its metadata)",
+            "network_weights = {name} is a LyCORIS network, and its metadata do not state how it"
+            " was made (ss_network_args)",
             name=lora.path.name,
         )
         fix = msg("take the file that sd-scripts wrote, with its metadata")
@@ -172,7 +174,7 @@ def _wrong_kind(lora: LoraFile) -> list[Problem]:
             name=lora.path.name,
             other=", ".join(other),
         )
-        fix = msg("start from one of those, or leave network_weights out")
+        fix = msg("start from one of these kinds, or leave network_weights out")
         return [
             Problem(
                 text=msg(

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tenner.core.errors import Problem
+from tenner.core.graph_obstacle import REASONS, GraphObstacle, graph_obstacle
 from tenner.core.messages import Message, msg
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
@@ -96,31 +97,28 @@ def _needs_precision(name: str, precision: str) -> Rule:
     )
 
 
-def _spoils_graphs(view: View) -> tuple[Message, Message] | None:
-    """Why the built-in trainer captures no CUDA graphs, and what is to be done."""
-    given = keyword_arguments(view.words("network_args"))
-    dropped = any(
-        (given.get(name) or view.get(name)) not in (None, 0) for name in _DRAWN_ON_THE_CARD
-    )
-    if view.get("device") == "cpu":
-        return msg("there is no NVIDIA card"), msg("remove it, or device")
-    if given.get("module_dropout"):
-        fix = msg("remove module_dropout from network_args, or cuda_graphs")
-        return msg("module_dropout decides anew in every pass what is computed"), fix
-    if dropped and view.on("gradient_checkpointing"):
-        fix = msg("remove the dropouts, or cuda_graphs")
-        return msg("dropouts under gradient_checkpointing draw the same numbers twice"), fix
-    if view.on("torch_compile"):
-        return msg("torch_compile has not been tried with them"), msg("remove one of them")
-    return None
+_GRAPH_FIXES: Mapping[GraphObstacle, Message] = {
+    "no card": msg("remove it, or device"),
+    "module_dropout": msg("remove module_dropout from network_args, or cuda_graphs"),
+    "recomputed dropouts": msg("remove the dropouts, or cuda_graphs"),
+    "torch_compile": msg("remove one of them"),
+}
 
 
 def _no_graphs(view: View) -> Iterator[Problem]:
-    found = _spoils_graphs(view) if view.on("cuda_graphs") else None
-    if found is not None:
-        reason, fix = found
-        text = msg("cuda_graphs has no effect: {reason}", reason=reason)
-        yield Problem(text=text, fix=fix, level="warning")
+    given = keyword_arguments(view.words("network_args"))
+    obstacle = graph_obstacle(
+        on_card=view.get("device") != "cpu",
+        module_dropout=bool(given.get("module_dropout")),
+        dropouts=any(
+            (given.get(name) or view.get(name)) not in (None, 0) for name in _DRAWN_ON_THE_CARD
+        ),
+        gradient_checkpointing=view.on("gradient_checkpointing"),
+        torch_compile=view.on("torch_compile"),
+    )
+    if view.on("cuda_graphs") and obstacle is not None:
+        text = msg("cuda_graphs has no effect: {reason}", reason=REASONS[obstacle])
+        yield Problem(text=text, fix=_GRAPH_FIXES[obstacle], level="warning")
 
 
 _DRAWN_ON_THE_CARD = ("network_dropout", "dropout", "rank_dropout")

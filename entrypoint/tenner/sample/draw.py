@@ -32,7 +32,7 @@ from tenner.core.temporary_files import part_of
 from tenner.families import FAMILIES
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import ADAPTERS, LoadError, load_lora, load_pipeline, lora_tag, set_strength
-from tenner.sample.parts import place
+from tenner.sample.parts import move_to_device
 from tenner.sample.png_text import LoraTag, parameters
 
 SECONDS_BETWEEN_EVENTS = 1.0
@@ -81,7 +81,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
         if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
             emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
     if FAMILIES[job.family].transformer:  # after the LoRA, which is then moved with the rest
-        pipe = place(pipe, job.device)
+        pipe = move_to_device(pipe, job.device)
     sampler = Sampler(pipe=pipe, job=job, tags=tags, progress=progress)
     sampler.draw_all()
     listing = Samples(

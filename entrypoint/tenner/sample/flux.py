@@ -18,6 +18,7 @@ from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.families.transformers import CLIP_L
 from tenner.sample.job import SampleJob
 from tenner.sample.parts import (
+    autoencoder_config,
     from_single_file,
     open_clip,
     open_t5,
@@ -26,20 +27,7 @@ from tenner.sample.parts import (
     tensor_shapes,
 )
 
-_AE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "in_channels": 3,
-    "out_channels": 3,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
+_AE = autoencoder_config(scaling_factor=0.3611, shift_factor=0.1159)
 """black-forest-labs/FLUX.1-dev, vae/config.json."""
 _SCHEDULER = {
     "base_image_seq_len": 256,

@@ -18,11 +18,11 @@ from transformers import CLIPTextConfig, T5Config, T5EncoderModel
 from tenner.core.temporary_files import temporary_folder
 from tenner.families.transformers import T5_XXL
 
-ROOM = 1.2
-"""Memory over weights that drawing takes on a card."""
+MEMORY_FACTOR = 1.2
+"""Memory that drawing takes on a card, over that of the weights."""
 
 
-def place(pipe: Any, device: str) -> Any:
+def move_to_device(pipe: Any, device: str) -> Any:
     """The pipeline on the device: whole where it fits, else part by part, else layer by layer."""
     if device != "cuda":
         return pipe.to(device)
@@ -32,9 +32,9 @@ def place(pipe: Any, device: str) -> Any:
         if isinstance(part, torch.nn.Module)
     ]
     free, _ = torch.cuda.mem_get_info()
-    if sum(sizes) * ROOM <= free:
+    if sum(sizes) * MEMORY_FACTOR <= free:
         return pipe.to(device)
-    if max(sizes) * ROOM <= free:
+    if max(sizes) * MEMORY_FACTOR <= free:
         pipe.enable_model_cpu_offload()
     else:
         pipe.enable_sequential_cpu_offload()
@@ -52,6 +52,25 @@ def from_single_file(kind: Any, path: str, config: dict[str, Any], dtype: torch.
         return kind.from_single_file(
             path, config=str(folder), torch_dtype=dtype, local_files_only=True
         )
+
+
+def autoencoder_config(*, scaling_factor: float, shift_factor: float) -> dict[str, Any]:
+    """diffusers' configuration of a 16-channel autoencoder, as FLUX.1 and Stable Diffusion 3 have
+    it; they differ in how its latents are scaled."""
+    return {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 16,
+        "in_channels": 3,
+        "out_channels": 3,
+        "scaling_factor": scaling_factor,
+        "shift_factor": shift_factor,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
 
 
 def part_tensors(path: str, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.families.transformers import CLIP_G, CLIP_L
 from tenner.sample.job import SampleJob
 from tenner.sample.parts import (
+    autoencoder_config,
     from_single_file,
     open_clip,
     open_t5,
@@ -27,20 +28,7 @@ from tenner.sample.parts import (
     tensor_shapes,
 )
 
-_VAE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "in_channels": 3,
-    "out_channels": 3,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
+_VAE = autoencoder_config(scaling_factor=1.5305, shift_factor=0.0609)
 """stabilityai/stable-diffusion-3-medium-diffusers, vae/config.json; 3.5 has the same."""
 SHIFT = 3.0
 """The same, scheduler/scheduler_config.json."""

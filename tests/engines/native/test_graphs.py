@@ -16,6 +16,7 @@ from tenner.core.events import Event, Step, Warned
 from tenner.core.train_job import TrainJob
 from tenner.engines.native import small_maps
 from tenner.engines.native.batches import schedule_of
+from tenner.engines.native.feed import Samples
 from tenner.engines.native.graphs import GraphedPass, why_not
 from tenner.engines.native.latents import encode_all
 from tenner.engines.native.load import load_base, load_vae
@@ -126,7 +127,7 @@ def test_masks_are_inputs_too(bases: dict[str, Path], tmp_path: Path) -> None:
     bank = trainer._network.bank
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for run in (trainer._pass, graphed):
-        other = replace(masked, masks=masks.square())
+        other = replace(masked, samples=replace(masked.samples, masks=masks.square()))
         bank.begin_pass(first=True, num_samples=len(masks))
         found.append((run(other).clone(), bank.sinks.clone()))
     assert torch.equal(found[0][0], found[1][0])
@@ -292,15 +293,16 @@ def test_a_pass_neither_waits_for_its_device_nor_copies_from_the_host(
     if not network.trains_text:
         text = [torch.empty(batch, 77, wide, device=meta)]
         text += [torch.empty(batch, 24, device=meta)] if family == "sdxl" else []
-    inputs = PassInputs(
+    samples = Samples(
         noisy=torch.empty(batch, 4, 8, 12, device=meta, dtype=network.dtype),
         target=torch.empty(batch, 4, 8, 12, device=meta),
         timesteps=torch.empty(batch, dtype=torch.long, device=meta),
         share=torch.empty(batch, device=meta),
         sizes=torch.empty(batch, 6, device=meta),
         masks=torch.empty(batch, 1, 8, 12, device=meta),
-        text=tuple(text),
+        captions=(),
     )
+    inputs = PassInputs(samples=samples, text=tuple(text))
     network.bank.begin_pass(first=True, num_samples=batch)
     with OnOneDevice() as operations:
         assert run(inputs).device == meta

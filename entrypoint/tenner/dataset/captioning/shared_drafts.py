@@ -1,6 +1,6 @@
 """What a model wrote of pictures, by their content, for every run on this machine.
 
-Jobs over the same pictures so train on the same captions, and the model runs once for all of them.
+So jobs over the same pictures train on the same captions, and the model runs once for all of them.
 The texts are those of the model, before a trigger is put in front and words are left out.
 """
 
@@ -20,6 +20,7 @@ class SharedDrafts:
     def __init__(self, folder: Path, made_by: Mapping[str, object]) -> None:
         name = sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         self._folder = folder / name
+        self._digests: dict[Path, str] = {}
 
     def find(self, image: Path) -> str | None:
         """The text of a picture with the same content; None where there is none."""
@@ -35,5 +36,6 @@ class SharedDrafts:
             write_atomically(path, text.encode())
 
     def _path_of(self, image: Path) -> Path:
-        _, digest = hash_file(image)
-        return self._folder / f"{digest}.txt"
+        if image not in self._digests:
+            self._digests[image] = hash_file(image)[1]
+        return self._folder / f"{self._digests[image]}.txt"

@@ -20,14 +20,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tenner.core.graph_obstacle import REASONS, graph_obstacle
 from tenner.core.memory_errors import is_out_of_memory
-from tenner.core.messages import Message, msg
+from tenner.core.messages import Message
 from tenner.core.train_job import TrainJob
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.passes import PassInputs, TrainingPass
 
 MOST_GRAPHS = 32
-"""Shapes that are captured, the commonest ones: each takes a second or two at the start."""
+"""Shapes that are captured, the commonest ones: each takes time at the start, which no card has
+measured yet."""
 _WARM_UPS = 2
 
 Run = Callable[[], object]
@@ -51,16 +53,14 @@ class Backend(Protocol):
 
 def why_not(job: TrainJob, device: torch.device) -> Message | None:
     """Why passes of this job cannot be captured; None where they can."""
-    dropped = job.network_dropout or job.rank_dropout
-    if device.type != "cuda":
-        return msg("there is no NVIDIA card")
-    if job.module_dropout:
-        return msg("module_dropout decides anew in every pass what is computed")
-    if dropped and job.gradient_checkpointing:
-        return msg("dropouts under gradient_checkpointing draw the same numbers twice")
-    if job.torch_compile:
-        return msg("torch_compile has not been tried with them")
-    return None
+    obstacle = graph_obstacle(
+        on_card=device.type == "cuda",
+        module_dropout=bool(job.module_dropout),
+        dropouts=bool(job.network_dropout or job.rank_dropout),
+        gradient_checkpointing=job.gradient_checkpointing,
+        torch_compile=job.torch_compile,
+    )
+    return None if obstacle is None else REASONS[obstacle]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class GraphedPass:
         that ran out.
         """
         kinds = [(each, first) for each in examples for first in (True, not accumulates)]
-        kinds.sort(key=lambda kind: kind[0].noisy.numel(), reverse=True)
+        kinds.sort(key=lambda kind: kind[0].samples.noisy.numel(), reverse=True)
         inputs_of = {self._begun(*kind): kind for kind in kinds}
         for inputs, first in inputs_of.values():
             self._begun(inputs, first)
@@ -111,12 +111,12 @@ class GraphedPass:
         return len(self._graphs)
 
     def _captured(self, inputs: PassInputs) -> _Graph:
-        loss = torch.zeros((), device=inputs.noisy.device)
+        loss = torch.zeros((), device=inputs.samples.noisy.device)
         replay = self._backend.capture(lambda: loss.copy_(self._run(inputs)))
         return _Graph(inputs=inputs, loss=loss, replay=replay)
 
     def _begun(self, inputs: PassInputs, first: bool) -> tuple[object, ...]:
-        self._bank.begin_pass(first=first, num_samples=len(inputs.noisy))
+        self._bank.begin_pass(first=first, num_samples=len(inputs.samples.noisy))
         return self._key(inputs)
 
     def _key(self, inputs: PassInputs) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ of it are the host's, and over flat tensors it is a handful of kernels beside a 
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,40 +24,31 @@ _SIZE_EMBEDDING = 256
 @dataclass(frozen=True, kw_only=True)
 class PassInputs:
     """What a pass is computed from, on the device. `text` holds token ids of each text encoder
-    where one is trained, else the encoded captions and, for SDXL, their pooled text; the rest is
-    that of `Samples`."""
+    where one is trained, else the encoded captions and, for SDXL, their pooled text."""
 
-    noisy: Tensor
-    target: Tensor
-    timesteps: Tensor
-    share: Tensor
-    sizes: Tensor
-    masks: Tensor | None
+    samples: Samples
     text: tuple[Tensor, ...]
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, in an order that does not change."""
-        own = [getattr(self, each.name) for each in fields(self) if each.name != "text"]
-        return (*(each for each in own if each is not None), *self.text)
+        return (*self.samples.tensors().values(), *self.text)
 
     def shapes(self) -> tuple[object, ...]:
         """Equal for inputs that are computed on by the same operations."""
         described = [(tuple(each.shape), each.dtype, each.stride()) for each in self.tensors()]
-        return (*described, self.masks is not None)
+        return (*described, self.samples.masks is not None)
 
     def cloned(self) -> "PassInputs":
         """The same numbers in memory of their own."""
-        masks = None if self.masks is None else self.masks.clone()
-        own = {name: getattr(self, name).clone() for name in _ALWAYS}
-        return replace(self, masks=masks, text=tuple(each.clone() for each in self.text), **own)
+        own = {name: each.clone() for name, each in self.samples.tensors().items()}
+        return PassInputs(
+            samples=replace(self.samples, **own), text=tuple(each.clone() for each in self.text)
+        )
 
     def take(self, other: "PassInputs") -> None:
         """Copy the numbers of `other`, which has these shapes, into this memory."""
         for own, given in zip(self.tensors(), other.tensors(), strict=True):
             own.copy_(given, non_blocking=True)
-
-
-_ALWAYS = ("noisy", "target", "timesteps", "share", "sizes")
 
 
 class TrainingPass:
@@ -72,15 +63,7 @@ class TrainingPass:
 
     def inputs(self, samples: Samples) -> PassInputs:
         """A pass's inputs: those of the feed, with their captions encoded or in tokens."""
-        return PassInputs(
-            noisy=samples.noisy,
-            target=samples.target,
-            timesteps=samples.timesteps,
-            share=samples.share,
-            sizes=samples.sizes,
-            masks=samples.masks,
-            text=self._text(samples.captions),
-        )
+        return PassInputs(samples=samples, text=self._text(samples.captions))
 
     def __call__(self, inputs: PassInputs) -> Tensor:
         loss = self._loss(inputs)
@@ -94,11 +77,12 @@ class TrainingPass:
         return self._predicted(noisy, timesteps, self._text(captions), sizes)
 
     def _loss(self, inputs: PassInputs) -> Tensor:
-        predicted = self._predicted(inputs.noisy, inputs.timesteps, inputs.text, inputs.sizes)
-        error = (predicted.float() - inputs.target).square()
-        if inputs.masks is not None:
-            error = error * inputs.masks
-        return (error.mean(dim=(1, 2, 3)) * inputs.share).sum()
+        samples = inputs.samples
+        predicted = self._predicted(samples.noisy, samples.timesteps, inputs.text, samples.sizes)
+        error = (predicted.float() - samples.target).square()
+        if samples.masks is not None:
+            error = error * samples.masks
+        return (error.mean(dim=(1, 2, 3)) * samples.share).sum()
 
     def _predicted(
         self, noisy: Tensor, timesteps: Tensor, text: tuple[Tensor, ...], sizes: Tensor

@@ -67,7 +67,7 @@ def test_g1_a_slice_is_sized_by_itself_and_hidden_memory_gets_the_least(host: Ho
     plan, output = host.plan()
     options = plan["options"]
     assert (options["train_batch_size"], options["gradient_checkpointing"]) == (1, True)
-    assert "does not say how much memory it has" in output
+    assert "does not report how much memory it has" in output
     assert "set batch_size and gradient_checkpointing yourself" in output
 
 

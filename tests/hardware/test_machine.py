@@ -61,7 +61,7 @@ def test_unknown_memory_is_reported_and_nothing_is_invented(tmp_path: Path) -> N
     hidden = card("NVIDIA A100-SXM4-80GB", "[Insufficient Permissions]", "535.161.08", "8.0")
     machine = inspect_machine(install_smi(tmp_path, [hidden]))
     assert machine.free_mib is None
-    assert "does not say how much memory" in words_of(machine)
+    assert "does not report how much memory" in words_of(machine)
     assert "set batch_size" in words_of(machine)
 
 

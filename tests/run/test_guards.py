@@ -34,7 +34,7 @@ def test_a_budget_warns_once_at_80_percent_and_asks_for_the_end_while_delivery_s
     clock[0] = 1700
     found = guard.check()
     assert found is not None
-    assert (found.end, found.reason) == ("ask", "budget")
+    assert (found.end, found.reason) == ("save", "budget")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, reading: Rea
 
 def verdicts(checks: list[Reading], *, steps: bool = True) -> list[object]:
     """What a watch says to these answers, one after the other."""
-    watch = CardWatch(ask=Reading)
+    watch = CardWatch(read=Reading)
     found: list[object] = []
     for number, check in enumerate(checks):
         watch.take(check)

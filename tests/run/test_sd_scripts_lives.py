@@ -147,7 +147,7 @@ def test_exit_0_without_the_final_file_is_not_taken_for_the_end(run: Run) -> Non
 def test_a_budget_that_is_reached_after_the_last_save_is_no_failure(run: Run) -> None:
     class Budget:
         def handle(self, event: Event | None) -> Verdict | None:
-            return Verdict(end="ask", reason="budget") if isinstance(event, Done) else None
+            return Verdict(end="save", reason="budget") if isinstance(event, Done) else None
 
         def check(self) -> None:
             return None

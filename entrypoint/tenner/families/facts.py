@@ -18,7 +18,7 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True, kw_only=True)
 class Default(Generic[T]):
-    """A value, why it is taken, and who says so."""
+    """A value, why it is taken, and its source."""
 
     value: T
     reason: str
@@ -68,11 +68,11 @@ class KnownBase:
 
 @dataclass(frozen=True, kw_only=True)
 class FurtherFile:
-    """A file that a family's trainer wants beside the base, by the option that names it.
+    """A file that a family's trainer needs beside the base, by the option that names it.
 
     It is recognised by `mark`, a tensor that such a file has (of its `shape`, where another file's
     differs only in that). `inside` are the beginnings that a base has where it holds the part
-    itself: then no file is needed. `hub_id`, `revision` and `file` say what is fetched.
+    itself: then no file is needed. `hub_id`, `revision` and `file` are what is fetched.
     """
 
     option: str
@@ -155,7 +155,7 @@ class Transformer:
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
-    """`note` is what is said before the training and in the model card."""
+    """`note` is shown before the training and in the model card."""
 
     name: str
     url: str
@@ -167,7 +167,7 @@ class Licence:
 class Drawing:
     """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open.
 
-    `why_not` says why no grid is drawn, by the diffusers that the trainer has. `is_converted` tells
+    `why_not` is why no grid is drawn, by the diffusers that the trainer has. `is_converted` means
     that diffusers does not read sd-scripts' LoRAs of the family: tenner renames the modules before
     it draws, and other programs with diffusers cannot load the file.
     """
@@ -186,9 +186,9 @@ class Drawing:
 class FamilyFacts:
     """All that is known of a family.
 
-    `recognises` tells its single-file checkpoints by their tensors. `options` are proposed where
-    the user leaves them open, `required` cannot be changed, `without` are options that have no
-    meaning there, each with the reason.
+    `recognises` is true of its single-file checkpoints, by their tensors. `options` are proposed
+    where the user leaves them open, `required` cannot be changed, `without` are options that have
+    no meaning there, each with the reason.
     """
 
     name: Family

@@ -4,7 +4,7 @@ Sizes are counts of the models' tensors: 19 double and 38 single blocks of width
 image takes with gradient checkpointing is fitted to what sd-scripts' guide names for 8, 10 and
 12 GB (`docs/flux_train_network.md`, 6.1: blocks_to_swap 28, 22 and 16 with fp8_base) and holds for
 "over 26 GB" in bf16 (kohya-ss/misc-models, flux-hasui). Without it activations are counted, not
-measured. The share of the peak lies between two published speeds that differ much: 8.25 s a step on
+measured. The share of the peak is between two published speeds that differ much: 8.25 s a step on
 an RTX A6000 (sd-scripts pull request 1374) and 7.1 s on an RTX 5060 Ti 16 GB
 (LoRA_Easy_Training_Scripts issue 344).
 """

@@ -106,7 +106,7 @@ HUNYUAN_IMAGE = FamilyFacts(
         ),
     ),
     untrained=msg(
-        "sd-scripts asks the Hub for the tokenizers of Qwen2.5-VL and byT5 while it trains"
+        "sd-scripts requests from the Hub the tokenizers of Qwen2.5-VL and byT5 while it trains"
     ),
     name_patterns=r"hunyuan[-_ ]?image",
     bases=(

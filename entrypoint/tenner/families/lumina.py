@@ -80,7 +80,7 @@ LUMINA = FamilyFacts(
         name="Apache License 2.0", url="https://huggingface.co/Alpha-VLLM/Lumina-Image-2.0"
     ),
     untrained=msg(
-        "sd-scripts asks the Hub for the tokenizer of Gemma 2, which is gated, while it trains"
+        "sd-scripts requests from the Hub the tokenizer of Gemma 2, which is gated, while it trains"
     ),
     name_patterns=r"lumina",
     bases=(

@@ -32,7 +32,7 @@ _LICENCE = Licence(
 
 
 def _kind(shapes: Shapes) -> str:
-    """`3`, `3.5-medium` or `3.5-large`, as sd-scripts tells them; empty for anything else."""
+    """`3`, `3.5-medium` or `3.5-large`, by sd-scripts' names; empty for anything else."""
     for prefix in ("", "model.diffusion_model."):
         if f"{prefix}joint_blocks.0.x_block.attn.qkv.weight" not in shapes:
             continue

@@ -134,7 +134,7 @@ SDXL = FamilyFacts(
             other_names=("pony-v6", "pony-xl", "ponyxl"),
             files=("ponydiffusionv6xl_v6startwiththisone.safetensors",),
             advice=msg(
-                "Pony Diffusion V6 wants clip skip 2, which SDXL's training always has, and prompts"
+                "Pony Diffusion V6 needs clip skip 2, which SDXL's training always has, and prompts"
                 " that begin with score_9, score_8_up, score_7_up, score_6_up, score_5_up,"
                 " score_4_up (its page on Civitai)"
             ),

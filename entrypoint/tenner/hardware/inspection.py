@@ -86,7 +86,7 @@ def inspect_machine(
     cuda: CudaBuild = CUDA_12_1,
     root: Path = Path("/"),
 ) -> Machine:
-    """Ask the driver and the kernel. `cuda` is the trainer's build. Never raises for what it
+    """Query the driver and the kernel. `cuda` is the trainer's build. Never raises for what it
     finds: whether a missing card matters is the caller's decision."""
     env = os.environ if env is None else env
     return machine_of(query_gpus(env), env, inspect_host(root), num_gpus=num_gpus, cuda=cuda)
@@ -155,7 +155,8 @@ def _memory_problem(gpu: Gpu) -> Problem | None:
     if not gpu.total_mib or gpu.free_mib is None:
         return Problem(
             text=msg(
-                "{label} does not say how much memory it has: batch 1 with gradient checkpointing",
+                "{label} does not report how much memory it has: batch 1 with gradient"
+                " checkpointing",
                 label=gpu.label,
             ),
             fix=msg("set batch_size and gradient_checkpointing yourself if you know it is larger"),

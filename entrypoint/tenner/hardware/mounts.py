@@ -1,6 +1,6 @@
 """Whether this is a container, and whether a folder outlives it.
 
-What a container writes outside of its mounts lies in a layer of its own, which is removed with it.
+What a container writes outside of its mounts is in a layer of its own, which is removed with it.
 The kernel lists mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)).
 """
 

@@ -44,10 +44,10 @@ def price_of(
     provider: str = "",
     num_gpus: int = 1,
 ) -> Price | None:
-    """The price to reckon with: the user's, the host's, else the book's for the card.
+    """The price to calculate with: the user's, the host's, else the book's for the card.
 
-    `asked` and `host` are for the whole machine, prices of the table for one card. None where
-    nothing knows. 0 is a price: a machine of one's own.
+    `set_by_user` and `host` are for the whole machine, prices of the table for one card. None where
+    there is none. 0 is a price: a machine of one's own.
     """
     if set_by_user is not None:
         return Price(usd_per_hour=set_by_user, kind="set", source=msg("price_per_hour"))

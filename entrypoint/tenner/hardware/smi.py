@@ -248,14 +248,14 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
 def query_gpus(
     env: Mapping[str, str] | None = None, *, time_limit_s: float = TIME_LIMIT_SECONDS
 ) -> GpuQuery:
-    """Ask nvidia-smi (found on the `PATH` of `env`). Never raises; a problem is a value here."""
+    """Run nvidia-smi (found on the `PATH` of `env`). Never raises; a problem is returned."""
     env = os.environ if env is None else env
     program, problem = _find_program(env)
     if problem or not program:
         return GpuQuery(problem=problem)
-    answer, fields = _ask_for_cards(program, env, time_limit_s)
+    answer, fields = _query_cards(program, env, time_limit_s)
     if isinstance(answer, Problem):  # the first call wakes cards that sleep, the second finds them
-        answer, fields = _ask_for_cards(program, env, time_limit_s)
+        answer, fields = _query_cards(program, env, time_limit_s)
     if isinstance(answer, Problem):
         return GpuQuery(problem=answer)
     gpus = parse_gpus(answer.stdout, fields)
@@ -264,10 +264,10 @@ def query_gpus(
     return GpuQuery(gpus=_explain_failure(program, gpus, env, time_limit_s))
 
 
-def _ask_for_cards(
+def _query_cards(
     program: str, env: Mapping[str, str], time_limit_s: float
 ) -> tuple[SmiAnswer | Problem, tuple[str, ...]]:
-    """Old drivers refuse the whole query over one field; ask again without it."""
+    """Query the cards, again without a field that an old driver refuses the query for."""
     fields = FIELDS
     while True:
         query = f"--query-gpu={','.join(fields)}"
@@ -283,7 +283,7 @@ def _ask_for_cards(
 def _explain_failure(
     program: str, gpus: tuple[Gpu, ...], env: Mapping[str, str], time_limit_s: float
 ) -> tuple[Gpu, ...]:
-    """Ask for the XML where a card is divided or hides its memory."""
+    """Read the XML where a card is divided or hides its memory."""
     if all(gpu.total_mib and not gpu.is_divided for gpu in gpus):
         return gpus
     answer = _run(program, ["-q", "-x"], env, time_limit_s)
@@ -371,7 +371,7 @@ def missing_program(*, in_container: bool, has_device: bool, env: Mapping[str, s
     """Why there may be no nvidia-smi at all."""
     if has_device:
         return Problem(
-            text=msg("there is a GPU device, but no nvidia-smi to ask about it"),
+            text=msg("there is a GPU device, but no nvidia-smi to query it"),
             fix=msg("start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
         )
     hidden = env.get("NVIDIA_VISIBLE_DEVICES", "")

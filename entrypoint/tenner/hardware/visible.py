@@ -29,7 +29,7 @@ class Visible:
 def select_visible(gpus: Sequence[Gpu], env: Mapping[str, str]) -> Visible:
     """Apply `CUDA_VISIBLE_DEVICES` as CUDA does: the list ends at the first entry it cannot find.
 
-    A name that is not there is an error here, since CUDA would go on without saying so.
+    A name that is not there is an error here, since CUDA would continue without a message.
     """
     wish = env.get("CUDA_VISIBLE_DEVICES")
     if wish is None:

@@ -65,7 +65,7 @@ class Listener:
                 self.on_event(event)
             except Exception as error:  # noqa: BLE001  the caller's own, raised when the run ended
                 self.failure = error
-                self.stop.ask(SIGTERM)
+                self.stop.request(SIGTERM)
 
     def __enter__(self) -> Self:
         if self.screen:

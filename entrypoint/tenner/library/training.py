@@ -114,7 +114,7 @@ def _stopped_by(stop: threading.Event | None, asked: "StopRequest") -> Generator
     def watch() -> None:
         while not ended.is_set():
             if stop.wait(_LOOKS_SECONDS):
-                asked.ask(SIGTERM)
+                asked.request(SIGTERM)
                 return
 
     watching = threading.Thread(target=watch, name="tenner-stop", daemon=True)

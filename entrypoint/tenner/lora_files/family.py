@@ -43,7 +43,7 @@ def _of_transformer(
     modules: Sequence[LoraModule], metadata: Mapping[str, str]
 ) -> tuple[Family | None, str]:
     """The family of a transformer's LoRA, and what else it is. Chroma has FLUX.1's names without
-    its modulations; only the metadata tells it from a FLUX.1 LoRA that leaves them out."""
+    its modulations; only the metadata distinguishes it from a FLUX.1 LoRA that leaves them out."""
     paths = [each.path for each in modules if each.part == "transformer"]
     if any(_FLUX.match(path) for path in paths):
         keys = ("ss_base_model_version", "modelspec.architecture")

@@ -1,4 +1,4 @@
-"""A trained run as Civitai takes it: one archive with the file, previews and what its form asks.
+"""A trained run as Civitai takes it: one archive with the file, previews and its form's values.
 
 Nothing is sent there. The previews carry their prompts as A1111 writes them, which Civitai reads.
 """
@@ -59,7 +59,7 @@ def archive_name(name: str) -> str:
 
 
 def pack_for_civitai(run_dir: RunDir, name: str) -> Path:
-    """Write the archive of a trained run, from what lies in its directory.
+    """Write the archive of a trained run, from the files in its directory.
 
     Raises DeliveryError where it was not trained, OSError.
     """

@@ -197,7 +197,7 @@ class DiskGuard:
     """Drops the older states before the next save would fill the disk, and warns once.
 
     Where nothing more can be written (`trouble` is a writer's error), the reserved space is
-    released and the trainer is told to save and end: what there is can then be delivered.
+    released and the trainer is requested to save and end, so that its files can be delivered.
     """
 
     run_dir: RunDir
@@ -236,7 +236,7 @@ class DiskGuard:
             found = disk_failure(error, self.run_dir.path)
             release_reserve(self.run_dir)
             failed = Failed(kind="disk", text=found.text, fix=found.fix)
-            return Verdict(event=failed, end="ask", reason="disk")
+            return Verdict(event=failed, end="save", reason="disk")
         if self.now() - self._checked_at < self.every_seconds or not self._largest:
             return None
         self._checked_at = self.now()

@@ -89,8 +89,8 @@ def retain_delivered(ledger: Ledger, run_dir: RunDir) -> int:
                 where=where,
             ),
         )
-    kept = run_dir.checkpoints / _name_at_step(ledger)
-    for file, copy in ((final, kept), (ema_path(final), ema_path(kept))):
+    earlier = run_dir.checkpoints / _name_at_step(ledger)
+    for file, copy in ((final, earlier), (ema_path(final), ema_path(earlier))):
         if file.is_file():
             shutil.copyfile(file, copy)
     run_dir.stop_file.unlink(missing_ok=True)

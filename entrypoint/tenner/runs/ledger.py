@@ -1,6 +1,6 @@
 """What a run has done over all its attempts: `ledger.json`, in its directory and at destinations.
 
-Steps are absolute: optimizer steps of the whole run. The ledger says which job the run is, so that
+Steps are absolute: optimizer steps of the whole run. The ledger names the job of the run, so that
 a start on the same or on an empty machine resumes this job and never another one.
 """
 
@@ -49,7 +49,7 @@ class SavedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The end of a training: the final weights, their moving average where one is kept, and the
+    """The end of a training: the final weights, their moving average where there is one, and the
     seconds of all attempts' training."""
 
     file: SavedFile

@@ -1,4 +1,4 @@
-"""What of a run is at a destination while it trains, so that another machine can resume it.
+"""The files of a run at a destination while it trains, from which another machine can resume it.
 
 Checkpoints go where the delivery will put them, so that it need not send them again. Everything
 else is in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
@@ -53,12 +53,12 @@ def own_folder_of(job: str) -> str:
 
 
 class RemoteRun:
-    """One run's room at one destination. Safe to call from several threads.
+    """One run's files at one destination. Safe to call from several threads.
 
     On the Hub every call that sends or drops something is a commit, of which it allows a number
     each hour: there, send small files seldom.
 
-    `job` tells runs apart that share a destination. Every call ends within `limit_seconds` (and a
+    `job` distinguishes runs that share a destination. Every call ends within `limit_seconds` (and a
     grace of two), even where the other side never answers, and raises DeliveryError with the cause,
     redacted. `on_trouble` gets the text of each error that is tried again.
     """

@@ -1,4 +1,4 @@
-"""Drawing pictures with a trained LoRA: which ones the guide asks for, and how they are shown.
+"""Drawing pictures with a trained LoRA: which ones the guide recommends, and how they are shown.
 
 `cells` decides which pictures, `draw` (its own process, the only module here that imports torch)
 makes them, `grid` lays them out.

@@ -1,9 +1,9 @@
 """Which pictures show whether a LoRA is any good.
 
-The guide asks for strengths from 0.5 to 1.0 over at least five seeds, the trigger at other places
-of the prompt, and the concept in and out of the negative prompt. Strength 0 (the base alone) and
-the prompt without its trigger are drawn beside them, since a LoRA is judged by what it changes and
-by what it leaves alone.
+The guide recommends strengths from 0.5 to 1.0 over at least five seeds, the trigger at other
+positions of the prompt, and the concept in and out of the negative prompt. Strength 0 (the base
+alone) and the prompt without its trigger are drawn beside them, since a LoRA is judged by what it
+changes and by what it leaves alone.
 """
 
 import re
@@ -107,7 +107,7 @@ def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) ->
 
 
 def grid_cells(settings: Settings, captions: Sequence[str], trigger: str) -> tuple[Cell, ...]:
-    """What the guide says to look at, for this dataset."""
+    """The pictures that the guide recommends, for this dataset."""
     return guide_cells(
         sample_prompts(settings, captions, trigger),
         trigger,
@@ -128,7 +128,7 @@ def guide_cells(
 ) -> tuple[Cell, ...]:
     """The pictures the guide recommends, group after group, in the order they are shown.
 
-    With `ema` the moving average of the weights stands beside the raw ones at every strength.
+    With `ema` the moving average of the weights is beside the raw ones at every strength.
 
     Every prompt gets strength 0 and all `strengths` over all `seeds`; the first prompt gets the
     three further groups too (without the trigger, trigger elsewhere, concept in the negative

@@ -40,7 +40,7 @@ _SCHEDULER = {
 
 
 def open_flux(job: SampleJob, dtype: torch.dtype) -> Any:
-    """The pipeline, where the card's memory lets it be. Raises OSError, KeyError, RuntimeError or
+    """The pipeline of single files, on the CPU. Raises OSError, KeyError, RuntimeError or
     ValueError where a file is not what it should be."""
     shapes = tensor_shapes(Path(job.base))
     has_guidance = any("guidance_in" in name for name in shapes)

@@ -1,1 +1,1 @@
-"""The trainer's process: started, followed, judged, rescued, ended."""
+"""The trainer's process: started, followed, judged, restarted, stopped."""

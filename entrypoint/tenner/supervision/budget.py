@@ -100,7 +100,7 @@ class BudgetGuard:
                 "the budget ends here ({used}): saving and delivering",
                 used=self.budget.describe(used),
             )
-            return Verdict(event=Warned(text=text), end="ask", reason="budget")
+            return Verdict(event=Warned(text=text), end="save", reason="budget")
         total = self.budget.spent_seconds + left
         if not self._has_warned and self.budget.spent_seconds + used >= WARN_AT * total:
             self._has_warned = True

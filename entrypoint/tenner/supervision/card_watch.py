@@ -58,12 +58,12 @@ def parse_reading(text: str, returncode: int) -> Reading:
     )
 
 
-def ask_smi(environ: Mapping[str, str]) -> Reading:
+def read_smi(environ: Mapping[str, str]) -> Reading:
     """Run nvidia-smi once; it is given 20 s."""
-    words = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    argv = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            words,
+            argv,
             env=child_environ(environ),
             capture_output=True,
             text=True,
@@ -82,7 +82,7 @@ def ask_smi(environ: Mapping[str, str]) -> Reading:
 class CardWatch:
     """A guard. Used as a context, so that its thread ends with the training."""
 
-    ask: Callable[[], Reading]
+    read: Callable[[], Reading]
     every_seconds: float = EVERY_SECONDS
     again_seconds: float = AGAIN_SECONDS
     _readings: deque[Reading] = field(default_factory=lambda: deque[Reading](maxlen=IDLE_READINGS))
@@ -119,7 +119,7 @@ class CardWatch:
                     " the last state"
                 ),
             )
-            return Verdict(event=failed, end="ask", reason="host")
+            return Verdict(event=failed, end="save", reason="host")
         trains, self._steps_at_check = self._steps > self._steps_at_check, self._steps
         return self._slow(readings) if trains else None
 
@@ -163,7 +163,7 @@ class CardWatch:
 
     def _watch(self) -> None:
         while not self._closing.is_set():
-            found = self.ask()
+            found = self.read()
             self.take(found)
             self._closing.wait(self.again_seconds if found.trouble else self.every_seconds)
 
@@ -174,7 +174,7 @@ def watching(device: str, environ: Mapping[str, str]) -> Generator[tuple[CardWat
     if device != "cuda":
         yield ()
         return
-    with CardWatch(ask=partial(ask_smi, environ)) as watch:
+    with CardWatch(read=partial(read_smi, environ)) as watch:
         yield (watch,)
 
 

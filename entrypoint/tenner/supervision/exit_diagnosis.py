@@ -51,7 +51,7 @@ def explain(
     returncode: int, before: Kills, root: Path = Path("/"), *, last_lines: Sequence[str] = ()
 ) -> Failed | None:
     """The failure of a program that ended with `returncode` (negative: by that signal); None
-    where only its own output can tell.
+    where only its own output shows the cause.
 
     Launchers of several processes end with 1, and their `last_lines` show of which signal a
     process died.

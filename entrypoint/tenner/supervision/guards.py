@@ -26,11 +26,11 @@ STEP_TIMES = 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a guard found. `end` is what is done to the program: nothing, `ask` to save and end
-    (SIGTERM), or end it `now` (SIGKILL)."""
+    """What a guard found. `end` is what the program has to do: nothing, `save` and then end
+    (SIGTERM), or end `now` (SIGKILL)."""
 
     event: Event | None = None
-    end: Literal["no", "ask", "now"] = "no"
+    end: Literal["no", "save", "now"] = "no"
     reason: Reason = ""
 
 
@@ -135,7 +135,7 @@ class StopFileGuard:
                 name=self.stop_file.name,
             )
             note = Warned(text=text, level="note")
-            return Verdict(event=note, end="ask", reason="stop_file")
+            return Verdict(event=note, end="save", reason="stop_file")
         return None
 
     def check(self) -> Verdict | None:

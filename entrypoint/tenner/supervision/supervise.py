@@ -44,8 +44,10 @@ class Ending:
 
 @dataclass(kw_only=True)
 class StopRequest:
-    """Whether a signal, or a caller in its place, asked this run to end; shared between whoever
-    asks and the loop."""
+    """Whether a signal or a caller has requested the end of this run.
+
+    Shared between the one that requests it and the loop that follows the program.
+    """
 
     signal: int | None = None
     times: int = 0
@@ -53,8 +55,8 @@ class StopRequest:
     pids: set[int] = field(default_factory=set[int])
     ends_at_once: bool = False
 
-    def ask(self, number: int) -> None:
-        """Ask for an orderly end, as the signal `number` does; a second time for one at once."""
+    def request(self, number: int) -> None:
+        """Request an orderly end, as the signal `number` does; a second time the end at once."""
         self.signal = number
         self.times += 1
         self.requested_at = self.requested_at or time.monotonic()
@@ -106,7 +108,7 @@ def stop_on_signals() -> Generator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request.ask(number)
+        request.request(number)
         if (request.times > 1 and not request.pids) or request.ends_at_once:
             raise KeyboardInterrupt
 
@@ -142,7 +144,7 @@ class _Program:
                 continue
             if self.verdict is None:
                 self.verdict, self.requested_at = each, time.monotonic()
-                _signal_group(self.pid, signal.SIGTERM if each.end == "ask" else signal.SIGKILL)
+                _signal_group(self.pid, signal.SIGTERM if each.end == "save" else signal.SIGKILL)
             elif each.end == "now":
                 _signal_group(self.pid, signal.SIGKILL)
 

@@ -28,7 +28,7 @@ _MOST_WAITING = 20_000
 
 
 class Tracking:
-    """Used as a context around a run; `hear` takes its events. `seconds_left` says how long the
+    """Used as a context around a run; `hear` takes its events. `seconds_left` is the time that
     trackers may take at the end."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Tracking:
             self._warn_all(error.strerror or type(error).__name__)
             return self
         self._put(self._run.to_json())
-        for name, work in (("trackers", self._write), ("trackers-say", self._read)):
+        for name, work in (("trackers", self._write), ("trackers-read", self._read)):
             thread = threading.Thread(target=work, args=(self._process,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -88,7 +88,7 @@ class Tracking:
             text = msg("it did not take the rest within {limit} s", limit=round(limit))
             self._warn_all(text)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # programs of a tracker's own live on else
+            os.killpg(process.pid, signal.SIGKILL)  # with the programs that trackers started
         process.wait()
         for thread in self._threads:
             thread.join(2.0)
@@ -128,7 +128,7 @@ class Tracking:
 
     def _write(self, process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it has ended: `__exit__` says so
+        with contextlib.suppress(OSError, ValueError):  # it has ended, which `__exit__` reports
             while (line := self._lines.get()) is not None:
                 process.stdin.write(line + "\n")
                 process.stdin.flush()
@@ -160,7 +160,7 @@ class Tracking:
         elif "ended" in answer:
             self._is_open.discard(name)
             if folder := answer["ended"]:
-                text = msg("{name} kept this run in {folder}", name=name, folder=folder)
+                text = msg("{name} stored this run in {folder}", name=name, folder=folder)
                 fix = msg("send it with: wandb sync {folder}", folder=folder)
                 self._on_event(Warned(text=text, fix=fix, level="note"))
 
@@ -171,4 +171,4 @@ class Tracking:
 
     def _warn(self, name: str, trouble: str) -> None:
         text = msg("{name} does not take this run: {trouble}", name=name, trouble=trouble)
-        self._on_event(Warned(text=text, fix=msg("the report and the TensorBoard log go on")))
+        self._on_event(Warned(text=text, fix=msg("the report and the TensorBoard log continue")))

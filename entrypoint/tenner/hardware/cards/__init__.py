@@ -33,7 +33,7 @@ def cards() -> tuple[Card, ...]:
 
 
 def card_named(name: str) -> Card | None:
-    """The card that nvidia-smi's (or a person's) `name` stands for; the longest known name in it
+    """The card that `name` means, nvidia-smi's or a user's; the longest known name in it
     wins, so that a laptop's card is not the desktop's. None for an unknown card."""
     words = f" {_plain(name)} "
     found = [

@@ -76,6 +76,87 @@ def test_a_value_that_looks_like_a_flag_with_dashes_stays_what_it_is() -> None:
     assert (parsed.config, parsed.output_name) == ("my-photos", "a-b_c--d")
 
 
+@pytest.mark.parametrize("command", ["train", "plan", "check"])
+@pytest.mark.parametrize(
+    "words", [["flux-dev", "photos"], ["photos", "flux-dev"], ["flux-dev", "--seed", "1", "photos"]]
+)
+def test_a_base_may_stand_beside_the_dataset(command: str, words: list[str]) -> None:
+    parsed = parse_command_line([command, *words])
+    assert (parsed.base_model, parsed.config) == ("flux-dev", "photos")
+
+
+def test_a_folder_called_like_a_base_is_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "pony")
+    parsed = parse_command_line(["plan", "sdxl", "pony"])
+    assert (parsed.base_model, parsed.config) == ("sdxl", "pony")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["sdxll", "photos"], "did you mean the base sdxl?"),
+        (["photos", "more"], "write tenner plan photos/ --base_model BASE"),
+        (["sdxl", "photos", "more"], "given are sdxl, photos, more"),
+        (["sdxl", "photos", "--base_model", "sd15"], "the base is given twice: sdxl and"),
+    ],
+)
+def test_names_that_cannot_be_told_apart_are_reported(words: list[str], answer: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_command_line(["plan", *words])
+    (problem,) = caught.value.problems
+    assert answer in f"{problem.text} {problem.fix}"
+
+
+def test_a_base_and_a_folder_are_planned(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    beside = tenner(tmp_path, "plan", "sd15", "photos", "--gpu", "RTX 4090")
+    flag = tenner(tmp_path, "plan", "photos", "--base_model", "sd15", "--gpu", "RTX 4090")
+    assert (beside.returncode, beside.stdout) == (0, flag.stdout)
+    alone = tenner(tmp_path, "plan", "sd15")
+    assert (alone.returncode, "name the dataset too: sd15 photos/" in alone.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_options_of_all_commands_may_stand_before_them(command: str) -> None:
+    words = {
+        "caption": ["photos"],
+        "batch": ["jobs"],
+        "inspect": ["file"],
+        "completion": ["bash"],
+        **{name: ["run"] for name in ("status", "deliver", "serve")},
+    }.get(command, [])
+    for option in ("-q", "--quiet"):
+        before = parse_command_line([option, command, *words])
+        assert vars(before) == vars(parse_command_line([command, *words, option]))
+        assert before.quiet
+
+
+def test_options_before_the_command_do_what_they_do_behind_it(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    words = ("plan", "photos", "--base_model", "sd15", "--gpu", "RTX 4090")
+    quiet = tenner(tmp_path, "--quiet", *words)
+    assert quiet.returncode == 0, quiet.stderr
+    assert "note:" in tenner(tmp_path, *words).stderr
+    assert "note:" not in quiet.stderr
+    assert json.loads(tenner(tmp_path, "--json", "-q", *words).stdout)["family"] == "sd1"
+    assert parse_command_line(["-q", "--version"]).command == "version"
+    with pytest.raises(SettingsError) as caught:
+        parse_command_line(["--base_model", "sd15", "plan", "photos"])
+    assert caught.value.problems[0].fix == "write: tenner plan … --base_model …"
+
+
+def test_status_of_the_folder_above_names_the_runs_and_batches_in_it(tmp_path: Path) -> None:
+    for name, file in (("cat", "ledger.json"), ("jobs.batch", "batch.json"), ("notes", "a.txt")):
+        (tmp_path / "output" / name).mkdir(parents=True)
+        (tmp_path / "output" / name / file).write_text("{}")
+    above = tenner(tmp_path, "status", "output")
+    assert above.returncode == 2
+    assert "fix: name one of those in it: cat, jobs.batch\n" in above.stderr
+
+
 def test_a_command_that_there_is_not_is_answered_with_what_was_meant(tmp_path: Path) -> None:
     photos(tmp_path / "photos")
     for word, fix in (

@@ -1,5 +1,6 @@
 """Every answer that nvidia-smi gives on real hosts, and what tenner makes of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenner.core.errors import ExitCode, MachineError
-from tenner.hardware import Machine, inspect_machine, parse_gpus, parse_smi_xml
+from tenner.hardware import Machine, inspect_machine, parse_gpus, parse_smi_xml, smi
 
 from .fake_smi import card, install_smi
 
@@ -106,7 +107,28 @@ def test_the_visible_card_is_the_one_that_is_sized(
         assert problem in refused(machine)
 
 
-def test_no_program_at_all_says_gpus_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        (None, 0),
+        ("No devices were found", 6),
+        ("", 0),
+        ("Failed to initialize NVML: Unknown Error", 255),
+    ],
+)
+def test_a_laptop_without_a_card_is_not_told_of_containers(
+    tmp_path: Path, says: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smi, "_in_container", lambda: False)
+    none = {"PATH": str(tmp_path)}
+    env = none if says is None else install_smi(tmp_path, says=says, code=code)
+    text = refused(inspect_machine(env))
+    assert "GPU" in text
+    assert not re.search("container|docker", text)
+
+
+def test_no_program_at_all_says_gpus_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smi, "_in_container", lambda: True)
     assert "--gpus all" in refused(inspect_machine({"PATH": str(tmp_path)}))
 
 
@@ -121,8 +143,9 @@ def test_no_program_at_all_says_gpus_all(tmp_path: Path) -> None:
     ],
 )
 def test_a_host_that_gives_no_card_is_reported_by_its_words(
-    tmp_path: Path, says: str, code: int, fix: str
+    tmp_path: Path, says: str, code: int, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(smi, "_in_container", lambda: True)
     machine = inspect_machine(install_smi(tmp_path, says=says, code=code))
     assert machine.gpus == ()
     text = refused(machine)

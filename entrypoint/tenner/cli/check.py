@@ -19,13 +19,14 @@ def run_check(
     as_json: bool,
     strict: bool,
     page: Path | None,
+    quiet: bool = False,
 ) -> ExitCode:
     """Judge dataset and settings, print what was found, and write the contact sheet to `page`.
 
     Raises SettingsError with what `train` would refuse of the settings, once the rest is printed;
     DatasetError only where there is nothing to look at.
     """
-    result = check(request, page=page, environ=environ, screen=make_screen())
+    result = check(request, page=page, environ=environ, screen=make_screen(quiet=quiet))
     if as_json:
         print(json.dumps(result.to_json(), ensure_ascii=False, indent=1))
     else:

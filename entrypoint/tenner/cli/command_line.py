@@ -1,10 +1,12 @@
 """The command line: what each command is called, says of itself and takes."""
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 
 from tenner.cli.flags import add_other_flags, add_setting_flags, known_flags
+from tenner.cli.positional import base_and_dataset
 from tenner.core.errors import SettingsError
 from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
@@ -29,10 +31,10 @@ COMMANDS = {
 def parse_command_line(words: Sequence[str]) -> argparse.Namespace:
     """The arguments in `words`. Flags are read with dashes and with underscores alike.
 
-    Raises SettingsError for a command that there is not; argparse exits by itself on `--help` and
-    on arguments that a command does not take.
+    Raises SettingsError for a command that there is not, and for names that cannot be told apart;
+    argparse exits by itself on `--help` and on arguments that a command does not take.
     """
-    words = _as_command(words)
+    words = _as_command(_with_command_first(words))
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
         raise _no_such_command(words[0])
     parser, command = _parsers(words)
@@ -40,9 +42,15 @@ def parse_command_line(words: Sequence[str]) -> argparse.Namespace:
         return parser.parse_args(words)
     known = known_flags(command)
     spelled = [words[0], *(_as_known(word, known) for word in words[1:])]
-    if words[0] in _JOB_COMMANDS:
-        add_other_flags(command, spelled[1:])
-    return parser.parse_args(spelled)
+    if words[0] not in _JOB_COMMANDS:
+        return parser.parse_args(spelled)
+    add_other_flags(command, spelled[1:])
+    parsed, further = parser.parse_known_args(spelled)
+    if any(word.startswith("-") for word in further):
+        command.error(f"unrecognized arguments: {' '.join(further)}")
+    if further:
+        _set_base_and_dataset(parsed, [parsed.config, *further])
+    return parsed
 
 
 def make_parser(*, explained: bool = False) -> argparse.ArgumentParser:
@@ -96,6 +104,8 @@ def _main_parser() -> argparse.ArgumentParser:
 def _add_arguments(command: argparse.ArgumentParser, name: str, *, explained: bool) -> None:
     if name in _ARGUMENTS:
         _ARGUMENTS[name](command)
+    if name not in _COMMANDS_OF_A_RUN:
+        command.add_argument("-q", "--quiet", action="store_true", help=_QUIET)
     if name in _SETTINGS_COMMANDS:
         add_setting_flags(command, explained=explained)
 
@@ -111,6 +121,46 @@ def _as_command(words: Sequence[str]) -> list[str]:
             return [name, "--help"]
         case same:
             return same
+
+
+def _with_command_first(words: Sequence[str]) -> list[str]:
+    """Options before the command are moved behind it: `--quiet plan` is `plan --quiet`.
+
+    Raises SettingsError for one that is not the same for every command, as it may take a value.
+    """
+    common = len(list(itertools.takewhile(_GLOBAL_OPTIONS.__contains__, words)))
+    if words[common : common + 1] and words[common] in _AS_COMMANDS:
+        return list(words[common:])
+    options = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+    command = next((word for word in words if word in COMMANDS), None)
+    if command is None or not options or {"-h", "--help"}.intersection(options):
+        return list(words)
+    for option in options:
+        if option not in _GLOBAL_OPTIONS:
+            raise SettingsError(
+                msg("{option} stands before the command, and belongs behind it", option=option),
+                fix=msg("write: tenner {command} … {option} …", command=command, option=option),
+            )
+    rest = words[len(options) :]
+    return [*rest[:1], *options, *rest[1:]]
+
+
+def _set_base_and_dataset(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    """What several words mean, as in `plan flux photos/`: a base, and what is trained on.
+
+    Raises SettingsError.
+    """
+    base, parsed.config = base_and_dataset(words, command=parsed.command)
+    if parsed.base_model not in (None, base):
+        raise SettingsError(
+            msg(
+                "the base is given twice: {base} and --base_model {flag}",
+                base=base,
+                flag=parsed.base_model,
+            ),
+            fix=msg("keep one of them"),
+        )
+    parsed.base_model = base
 
 
 def _no_such_command(word: str) -> SettingsError:
@@ -139,16 +189,14 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="DATASET_OR_SETTINGS",
         help="a dataset (folder, archive, s3://, https://, hf://) or a settings file (TOML);"
-        " default ./training_config.toml",
+        " default ./training_config.toml; a base's name may stand before it",
     )
     parser.add_argument("--config", "--config_file", dest="config_flag", help=argparse.SUPPRESS)
     parser.add_argument("--preset", help="start from a packaged preset")
 
 
 def _output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print errors, warnings and the result only"
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", help=_QUIET)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -325,6 +373,10 @@ _ARGUMENTS = {
     "completion": _completion_arguments,
 }
 _JOB_COMMANDS = ("train", "plan", "check")
+_COMMANDS_OF_A_RUN = ("train", "batch")
+_AS_COMMANDS = ("help", "-h", "--help", "-V", "--version")
+_GLOBAL_OPTIONS = ("-q", "--quiet", "--json")
+_QUIET = "print errors, warnings and the result only"
 _SETTINGS_COMMANDS = (*_JOB_COMMANDS, "batch")
 NOT_SETTINGS = (
     *("command", "run", "restart", "config", "config_flag", "preset"),

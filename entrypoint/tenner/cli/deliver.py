@@ -21,6 +21,7 @@ def deliver_again(
     environ: Mapping[str, str],
     *,
     for_civitai: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Deliver the run in `run` to `destinations`, or to those of its own settings.
 
@@ -41,7 +42,7 @@ def deliver_again(
     if for_civitai:
         packed = pack_for_civitai(run_dir, saved["output_name"])
         print(f"packed for Civitai: {packed}")
-    with lock_run(run_dir), make_screen(has_times=True) as screen:
+    with lock_run(run_dir), make_screen(has_times=True, quiet=quiet) as screen:
         delivered = deliver_run(
             run_dir,
             targets or (default_destination(run_dir),),

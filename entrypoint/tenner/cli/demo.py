@@ -57,7 +57,9 @@ class Measured:
         )
 
 
-def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitCode:
+def run_demo(
+    output_dir: Path, device: str, environ: Mapping[str, str], *, quiet: bool = False
+) -> ExitCode:
     """Train, draw, measure, deliver to a folder, and say what was seen.
 
     A finished demo in `output_dir` is removed first: a demo is there to be watched.
@@ -76,7 +78,7 @@ def run_demo(output_dir: Path, device: str, environ: Mapping[str, str]) -> ExitC
         preset="demo",
         read_default_config=False,
     )
-    screen = make_screen(has_times=True)
+    screen = make_screen(has_times=True, quiet=quiet)
     outcome = run(request, environ, screen, measure=measure, measure_definition=DEFINITION)
     assert isinstance(outcome, Outcome), "a demo that was delivered has been removed"
     _print_outcome(outcome)

@@ -177,9 +177,9 @@ def _plan(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     request = _request(parsed, environ)
     if parsed.gpu:
-        print_comparison(request, environ, parsed.gpu, as_json=parsed.json)
+        print_comparison(request, environ, parsed.gpu, as_json=parsed.json, quiet=parsed.quiet)
     else:
-        print_plan(request, environ, as_json=parsed.json)
+        print_plan(request, environ, as_json=parsed.json, quiet=parsed.quiet)
     return 0
 
 
@@ -204,6 +204,7 @@ def _check(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
             as_json=parsed.json,
             strict=parsed.strict,
             page=Path(parsed.page) if parsed.page else None,
+            quiet=parsed.quiet,
         )
 
 
@@ -226,7 +227,7 @@ def _caption(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
         left_out=tuple(tag.strip() for tag in parsed.leave_out.split(",") if tag.strip()),
         device=parsed.device,
     )
-    with make_screen(has_times=True) as screen:
+    with make_screen(has_times=True, quiet=parsed.quiet) as screen:
         result = draft_captions(
             request,
             environ,
@@ -289,7 +290,7 @@ def _inspect(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _demo(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.cli.demo import run_demo
 
-    return run_demo(Path(parsed.output_dir), parsed.device, environ)
+    return run_demo(Path(parsed.output_dir), parsed.device, environ, quiet=parsed.quiet)
 
 
 def _status(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -304,7 +305,13 @@ def _deliver(parsed: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from tenner.cli.deliver import deliver_again
 
     for_civitai = parsed.deliver_for == "civitai"
-    deliver_again(Path(parsed.run), tuple(parsed.destinations), environ, for_civitai=for_civitai)
+    deliver_again(
+        Path(parsed.run),
+        tuple(parsed.destinations),
+        environ,
+        for_civitai=for_civitai,
+        quiet=parsed.quiet,
+    )
     return ExitCode.DELIVERED
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tenner.pipeline.comparing import Comparison, Offer
 
 
-def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -> None:
+def print_plan(
+    request: Request, environ: Mapping[str, str], *, as_json: bool, quiet: bool = False
+) -> None:
     """Print the plan. Raises TennerError where the run could not start."""
     try:
         found = plan(request, environ=environ)
@@ -33,7 +35,7 @@ def print_plan(request: Request, environ: Mapping[str, str], *, as_json: bool) -
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
         return
-    screen = make_screen()
+    screen = make_screen(quiet=quiet)
     for notice in found.notices:
         screen.problem(notice)
     print(_headline(found))
@@ -53,7 +55,12 @@ def _headline(found: PlanResult) -> str:
 
 
 def print_comparison(
-    request: Request, environ: Mapping[str, str], gpus: Sequence[str], *, as_json: bool
+    request: Request,
+    environ: Mapping[str, str],
+    gpus: Sequence[str],
+    *,
+    as_json: bool,
+    quiet: bool = False,
 ) -> None:
     """Print the same run on cards that are only named, cheapest first. Raises TennerError."""
     found = compare(request, gpus, environ=environ)
@@ -62,7 +69,7 @@ def print_comparison(
         result = {"family": found.family, "offers": rows, "notices": problems_json(found.notices)}
         print(json.dumps(result, ensure_ascii=False, indent=1))
         return
-    screen = make_screen()
+    screen = make_screen(quiet=quiet)
     for notice in found.notices:
         screen.problem(notice)
     _print_table(found)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tenner.core.errors import SettingsError
 from tenner.core.event_log import read_event_lines
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.run_dir import RunDir
 from tenner.queue.record import read_records
 from tenner.runs.ledger import AttemptRecord, Ledger, ledger_of
@@ -85,7 +85,7 @@ def status_of(run_dir: RunDir) -> Status:
     if ledger is None:
         raise SettingsError(
             msg("{path} is not the directory of a run", path=run_dir.path),
-            fix=msg("name the folder that holds ledger.json: <output_dir>/<output_name>"),
+            fix=_runs_in(run_dir.path),
         )
     seen = _Seen()
     for line in read_event_lines(run_dir.events):
@@ -116,6 +116,21 @@ def status_of(run_dir: RunDir) -> Status:
         lives=ledger.attempts,
         last_problem="" if ledger.delivered_to else seen.problem,
     )
+
+
+def _runs_in(folder: Path) -> Message:
+    """Where to look instead: at a run or batch in this folder, the usual slip."""
+    try:
+        found = sorted(
+            each.name
+            for each in folder.iterdir()
+            if RunDir(each).ledger.is_file() or is_batch(each)
+        )
+    except OSError:
+        found = []
+    if found:
+        return msg("name one of those in it: {names}", names=", ".join(found[:10]))
+    return msg("name the folder that holds ledger.json: <output_dir>/<output_name>")
 
 
 def status_lines(status: Status) -> list[str]:

@@ -208,7 +208,7 @@ def _slice_uuid(gpu: Gpu, slice_uuids: Mapping[tuple[int, int], str]) -> str:
     return slice_uuids.get((gpu.index, gpu.slice_index or 0), "")
 
 
-def failure_of(answer: SmiAnswer) -> Problem | None:
+def failure_of(answer: SmiAnswer, *, in_container: bool) -> Problem | None:
     """What is wrong, where nvidia-smi ran but listed no card."""
     text = answer.text
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
@@ -223,7 +223,9 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
     if "Failed to initialize NVML" in text or "has failed because it couldn't communicate" in text:
         return Problem(
             text=msg("the host has lost its GPU: nvidia-smi prints {line}", line=line),
-            fix=msg("restart the container; if it happens again, rent another machine"),
+            fix=msg("restart the container; if it happens again, rent another machine")
+            if in_container
+            else msg("restart this machine; a new driver is loaded at its start"),
         )
     if "Unable to determine the device handle" in text or "GPU is lost" in text:
         return Problem(
@@ -231,6 +233,11 @@ def failure_of(answer: SmiAnswer) -> Problem | None:
             fix=msg("rent another machine; the host's card has to be reset"),
         )
     if "No devices were found" in text or (answer.returncode == 0 and not text):
+        if not in_container:
+            return Problem(
+                text=msg("nvidia-smi runs, but finds no GPU in this machine"),
+                fix=msg("rent a machine with a GPU, or add --device cpu to train on the CPU"),
+            )
         return Problem(
             text=msg("nvidia-smi runs, but the host gives this container no GPU"),
             fix=msg("rent a machine with a GPU; locally start with docker run --gpus all"),
@@ -260,7 +267,7 @@ def query_gpus(
         return GpuQuery(problem=answer)
     gpus = parse_gpus(answer.stdout, fields)
     if not gpus:
-        return GpuQuery(problem=failure_of(answer))
+        return GpuQuery(problem=failure_of(answer, in_container=_in_container()))
     return GpuQuery(gpus=_explain_failure(program, gpus, env, time_limit_s))
 
 

@@ -54,7 +54,8 @@ def test_cards_and_providers_are_sorted_by_cost(photos: Path, tmp_path: Path) ->
         by_card.setdefault(row["card"], []).append(row)
     memory = {"RTX 5080": 16, "RTX PRO 6000": 96, "B200": 180, "L40S": 48, "GH200": 96, "A10": 24}
     assert {card: by_card[card][0]["memory_gb"] for card in memory} == memory
-    assert {row["provider"] for row in by_card["B200"]} == {"RunPod", "Vast.ai", "Lambda"}
+    runpod = {"RunPod community", "RunPod secure"}
+    assert {row["provider"] for row in by_card["B200"]} == {*runpod, "Vast.ai", "Lambda"}
     (unpriced,) = by_card["RTX 5080"]
     assert (unpriced["usd_per_hour"], unpriced["usd"], unpriced["provider"]) == (None, None, "")
     assert unpriced["hours"] > 0

@@ -1,5 +1,6 @@
 """What an hour costs and who says so: the user, the host, the dated book."""
 
+import re
 import tomllib
 from importlib import resources
 
@@ -50,7 +51,7 @@ def test_a_providers_own_price_is_taken_and_never_anothers() -> None:
 
 def test_a100s_of_40_and_80_gb_have_their_own_prices() -> None:
     prices = [book_price(name, provider="Vast") for name in ("A100-40", "NVIDIA A100-SXM4-80GB")]
-    assert [price.usd_per_hour for price in prices if price] == [0.76, 0.87]
+    assert [price.usd_per_hour for price in prices if price] == [0.76, 1.70]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,28 @@ def test_every_row_names_a_known_card_a_price_and_a_source() -> None:
     for card in cards():
         for name in (card.name, *card.other_names):
             assert card_named(name) == card
+
+
+def test_every_source_of_a_price_has_its_date_or_says_that_it_has_none() -> None:
+    text = (resources.files("tenner.hardware.cards") / "prices.toml").read_text(encoding="utf-8")
+    sources = {**tomllib.loads(text)["sources"]}
+    assert sources.pop("guide")
+    assert sources.pop("guide_range")
+    for name, source in sources.items():
+        assert re.search(r"\b20\d\d-\d\d|date not known", source), name
+
+
+def test_the_two_boards_of_an_h100_have_their_own_prices() -> None:
+    boards = [
+        book_price(name, provider=provider)
+        for provider in ("Lambda", "RunPod", "RunPod secure")
+        for name in ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe")
+    ]
+    assert [price.usd_per_hour for price in boards if price] == [
+        *(4.29, 3.29),
+        *(2.69, 1.99),
+        *(3.99, 2.89),
+    ]
 
 
 def test_seconds_cost_their_share_of_an_hour() -> None:

@@ -99,7 +99,7 @@ def test_a_folder_called_like_a_base_is_the_dataset(
     [
         (["sdxll", "photos"], "did you mean the base sdxl?"),
         (["photos", "more"], "write tenner plan photos/ --base_model BASE"),
-        (["sdxl", "photos", "more"], "given are sdxl, photos, more"),
+        (["sdxl", "photos", "more"], "but got: sdxl, photos, more"),
         (["sdxl", "photos", "--base_model", "sd15"], "the base is given twice: sdxl and"),
     ],
 )

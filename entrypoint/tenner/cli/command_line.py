@@ -138,7 +138,7 @@ def _with_command_first(words: Sequence[str]) -> list[str]:
     for option in options:
         if option not in _GLOBAL_OPTIONS:
             raise SettingsError(
-                msg("{option} stands before the command, and belongs behind it", option=option),
+                msg("{option} must come after the command", option=option),
                 fix=msg("write: tenner {command} … {option} …", command=command, option=option),
             )
     rest = words[len(options) :]

@@ -51,7 +51,7 @@ def base_and_dataset(words: Sequence[str], *, command: str) -> tuple[str, str]:
         return bases[0], words[1 - words.index(bases[0])]
     raise SettingsError(
         msg(
-            "understood is one dataset or settings file, and a base beside it; given are {words}",
+            "expected one dataset or settings file and at most one base, but got: {words}",
             words=", ".join(words),
         ),
         fix=_base_fix(words, command=command),

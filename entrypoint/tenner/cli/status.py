@@ -119,7 +119,7 @@ def status_of(run_dir: RunDir) -> Status:
 
 
 def _runs_in(folder: Path) -> Message:
-    """Where to look instead: at a run or batch in this folder, the usual slip."""
+    """Where to look instead: the runs and batches in this folder, if there are any."""
     try:
         found = sorted(
             each.name

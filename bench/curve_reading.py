@@ -5,7 +5,7 @@
 Curves resemble a diffusion step's loss: a shape times log-normal noise of sigma 0.2 to 0.6, which
 the step's timestep and noise make, and optionally correlated from step to step (AR(1) with
 0.3, as a running mean or an accumulated batch makes it). Shapes are random too: how deep, how fast,
-from where. `silent` is "too noisy to say" or "it fell, whether it settled cannot be told". The
+from where. `silent` is "too noisy to judge" or "it fell, unclear whether it settled". The
 error rate is a share of all curves, with the upper end of its 95 % interval (Wilson 1927).
 """
 

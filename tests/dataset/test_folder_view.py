@@ -1,4 +1,4 @@
-"""Folder names and trees as people make them: read, mended, or an error that names the folder."""
+"""Folder names and trees as people make them: read, corrected, or refused by name."""
 
 import json
 import os
@@ -77,10 +77,10 @@ def test_one_concept_however_it_is_laid(paths, root, expected):
     assert concepts(found) == [expected]
 
 
-def test_what_was_mended_is_reported():
+def test_what_was_corrected_is_reported():
     found = view("10 cat/a.png")
     assert [each.text for each in found.findings] == ['folder "10 cat" is read as "10_cat"']
-    assert [note.path for note in found.mended] == ["10 cat"]
+    assert [note.path for note in found.corrected] == ["10 cat"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tenner.settings import load_request
 
 SEEN = ("num_bytes", "format", "mode", "width", "height", "num_frames")
 NEEDS = ("upright", "format", "frames")
-"""What of a picture its head tells, of those that must be mended."""
+"""What of a picture its head tells, of those that must be corrected."""
 
 
 def seen(facts: ImageFacts) -> dict[str, Any]:

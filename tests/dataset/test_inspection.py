@@ -89,7 +89,7 @@ def test_what_trainers_read_wrongly_is_brought_to_upright_8_bit_srgb(tmp_path):
     assert green < 60
     assert blue < 60
     assert all(copy.mode in ("RGB", "L") for copy in copies.values())
-    assert len(dataset.mended) >= 9
+    assert len(dataset.corrected) >= 9
 
 
 def test_alpha_is_kept_for_a_masked_loss(tmp_path):

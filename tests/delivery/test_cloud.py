@@ -128,9 +128,9 @@ def test_what_is_delivered_is_verified_and_sent_once(
     assert again.put == ()
     # Other bytes of the same size are found, and sent again.
     cloud.write(address, "samples/grid.png", os.urandom(1000), tmp_path)
-    (mended,) = deliver(files, [destination], **given).at
-    assert "samples/grid.png" in mended.put
-    assert "star.safetensors" not in mended.put
+    (repaired,) = deliver(files, [destination], **given).at
+    assert "samples/grid.png" in repaired.put
+    assert "star.safetensors" not in repaired.put
     assert store.read("samples/grid.png", deadline) == files[1].path.read_bytes()
 
 

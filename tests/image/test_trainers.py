@@ -30,7 +30,7 @@ def test_the_demo_learns(engine: Engine, folder: Path) -> None:
     volumes = {str(folder): {"bind": "/workspace/output"}}
     done = engine.run("demo", "--output_dir", "output", volumes=volumes)
     assert done.code == 0, done.output
-    assert "with the LoRA, asked for the concept" in done.output
+    assert "with the LoRA, prompted for the concept" in done.output
     assert (folder / "striped_star" / "report.html").stat().st_size > 100_000
 
 

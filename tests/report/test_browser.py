@@ -171,7 +171,7 @@ def test_own_script_runs_under_the_policy_and_no_other(browser: Any, page_file: 
         "ltr",
     ]
     page.hover("#plot")
-    assert " · 0." in (page.text_content("#plot-told") or "")
+    assert " · 0." in (page.text_content("#plot-values") or "")
     page.evaluate(
         "() => { const bad = document.createElement('script');"
         "bad.textContent = 'window.bad = 1'; document.body.append(bad); }"
@@ -216,7 +216,7 @@ def test_it_follows_a_run_by_itself_and_its_button_finishes_it(
         write_run(run_dir, replace(training, step=4321))
         page.wait_for_selector("text=4,321 / 5,000", timeout=10_000)
         page.hover("#plot")
-        assert " · 0." in (page.text_content("#plot-told") or "")
+        assert " · 0." in (page.text_content("#plot-values") or "")
         page.click("#finish button")
         page.wait_for_selector("text=will finish after this epoch", timeout=10_000)
         assert run_dir.stop_file.is_file()

@@ -105,13 +105,13 @@ def test_terms_are_explained_where_they_stand(facts: ReportFacts) -> None:
 
 def test_errors_warnings_and_notes_stand_under_their_own_headings(facts: ReportFacts) -> None:
     notices = (
-        Notice(text="mended a name", level="note"),
+        Notice(text="corrected a name", level="note"),
         Notice(text="small images"),
         Notice(text="out of disk", level="error"),
     )
     reported = " ".join(Elements(render_report(replace(facts, notices=notices))).words)
     order = ("What went wrong", "out of disk", "Warnings", "small images", "Worth knowing")
-    positions = [reported.index(each) for each in (*order, "mended a name")]
+    positions = [reported.index(each) for each in (*order, "corrected a name")]
     assert positions == sorted(positions)
     calm = render_report(replace(facts, notices=notices[:1]))
     assert "Warnings" not in calm

@@ -24,7 +24,7 @@ from tenner.core.secrets import Secrets
 from tenner.engines.sd_scripts.log_lines import PHASES
 from tenner.report import labels
 from tenner.sample.job import SampleJob
-from tenner.ui.translation import SYSTEM_ERRORS, both, counted_label, label, translated
+from tenner.ui.translation import SYSTEM_ERRORS, counted_label, in_both_languages, label, translated
 from tests.hardware.fake_smi import card, install_smi
 from tests.hardware.program import photos, sparse_base
 
@@ -247,7 +247,7 @@ def test_redacting_keeps_the_message() -> None:
 def test_what_is_not_known_stays_english_and_what_is_hostile_stays_text() -> None:
     assert translated("ENOENT: no such thing", "ar") is None
     assert translated(msg("no text of tenner: {x}", x=1), "ar") is None
-    page = both(msg("no samples: {error}", error="<script>alert(1)</script>{n}"))
+    page = in_both_languages(msg("no samples: {error}", error="<script>alert(1)</script>{n}"))
     assert "<script" not in page
     assert "{n}" in page
     page = label("limit {value}", value="<img src=x>")

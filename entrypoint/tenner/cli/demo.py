@@ -48,8 +48,8 @@ class Measured:
     def facts(self) -> tuple[ConceptFact, ...]:
         """As the report shows them."""
         return (
-            ConceptFact(name="the base alone, asked for the concept", distance=self.base),
-            ConceptFact(name="with the LoRA, asked for the concept", distance=self.lora),
+            ConceptFact(name="the base alone, prompted for the concept", distance=self.base),
+            ConceptFact(name="with the LoRA, prompted for the concept", distance=self.lora),
             ConceptFact(
                 name="other prompts: how far the LoRA moves them from the base",
                 distance=self.drift,

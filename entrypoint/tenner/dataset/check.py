@@ -35,7 +35,7 @@ class CheckResult:
     buckets: Buckets
     findings: tuple[Finding, ...]
     left_out: tuple[FileIssue, ...]
-    mended: tuple[FileIssue, ...]
+    corrected: tuple[FileIssue, ...]
     trigger: str
     num_captions: int
     num_ignored: int
@@ -133,7 +133,7 @@ def check(
         buckets=buckets,
         findings=tuple(findings),
         left_out=tuple(note for source in sources for note in source.left_out),
-        mended=tuple(note for source in sources for note in source.mended),
+        corrected=tuple(note for source in sources for note in source.corrected),
         trigger=request.trigger or common_trigger(sources),
         num_captions=sum(source.num_captions for source in sources),
         num_ignored=sum(source.num_ignored for source in sources),

@@ -59,8 +59,8 @@ def inspect_dataset(
     paths = [*copied.paths, *(copied_reg.paths if copied_reg else ())]
     items = [replace(image, path=path) for image, path in zip((*train, *reg), paths, strict=True)]
     trained, held_out = hold_out(items, request.validation_split, request.validation_seed)
-    mended = [note for source in sources for note in source.mended]
-    mended += [*copied.mended, *(copied_reg.mended if copied_reg else ())]
+    corrected = [note for source in sources for note in source.corrected]
+    corrected += [*copied.corrected, *(copied_reg.corrected if copied_reg else ())]
     return Dataset(
         images=spread_regularisation(trained),
         buckets=buckets,
@@ -69,7 +69,7 @@ def inspect_dataset(
         reg_dir=workdir / "reg" if reg else None,
         findings=tuple(findings),
         left_out=tuple(note for source in sources for note in source.left_out),
-        mended=tuple(mended),
+        corrected=tuple(corrected),
         num_captions=sum(source.num_captions for source in sources),
         content_hash=content_hash(items),
         held_out=held_out,
@@ -93,7 +93,7 @@ def _planned(
         reg_dir=None,
         findings=(*findings, ONLY_HEADS),
         left_out=tuple(note for source in sources for note in source.left_out),
-        mended=(),
+        corrected=(),
         num_captions=sum(source.num_captions for source in sources),
         content_hash="",
         held_out=held_out,

@@ -50,7 +50,7 @@ class Dataset:
     reg_dir: Path | None
     findings: tuple[Finding, ...]
     left_out: tuple[FileIssue, ...]
-    mended: tuple[FileIssue, ...]
+    corrected: tuple[FileIssue, ...]
     num_captions: int
     content_hash: str
     held_out: tuple[ImageItem, ...] = ()
@@ -113,7 +113,7 @@ class Dataset:
                 for finding in self.findings
             ],
             "left_out": _notes(self.left_out),
-            "mended": _notes(self.mended),
+            "corrected": _notes(self.corrected),
         }
 
 

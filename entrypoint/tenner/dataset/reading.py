@@ -57,7 +57,7 @@ class Source:
     num_captions: int
     findings: tuple[Finding, ...]
     left_out: tuple[FileIssue, ...]
-    mended: tuple[FileIssue, ...]
+    corrected: tuple[FileIssue, ...]
     num_ignored: int
     is_reg: bool
     thumbs: Path | None = None
@@ -118,7 +118,7 @@ def read_tree(tree: Tree, request: DatasetRequest, on_progress: OnProgress | Non
         num_captions=sum(captions[path].file is not None for path in good),
         findings=tuple(findings),
         left_out=tuple(left_out),
-        mended=view.mended,
+        corrected=view.corrected,
         is_reg=tree.is_reg,
         thumbs=tree.thumbs,
         drafts=tree.drafts,

@@ -43,7 +43,7 @@ class View:
     concepts: tuple[Concept, ...] = ()
     findings: tuple[Finding, ...] = ()
     left_out: tuple[FileIssue, ...] = ()
-    mended: tuple[FileIssue, ...] = ()
+    corrected: tuple[FileIssue, ...] = ()
 
 
 @dataclass
@@ -56,14 +56,14 @@ class _Reading:
     is_reg: bool
     concepts: list[Concept] = field(default_factory=list[Concept])
     findings: list[Finding] = field(default_factory=list[Finding])
-    mended: list[FileIssue] = field(default_factory=list[FileIssue])
+    corrected: list[FileIssue] = field(default_factory=list[FileIssue])
 
     def error(self, text: Message, fix: Message) -> None:
         self.findings.append(Finding(kind="folder", level="error", text=text, fix=fix))
 
-    def mend(self, folder: str, text: Message) -> None:
-        self.findings.append(Finding(kind="folder_mended", level="note", text=text))
-        self.mended.append(FileIssue(path=folder or self.root_name, why=text))
+    def correct(self, folder: str, text: Message) -> None:
+        self.findings.append(Finding(kind="folder_corrected", level="note", text=text))
+        self.corrected.append(FileIssue(path=folder or self.root_name, why=text))
 
     def images_in(self, folder: str) -> Sequence[FileEntry]:
         return self.by_folder.get(folder, ())
@@ -124,7 +124,7 @@ def build_view(
     return View(
         concepts=tuple(reading.concepts),
         findings=tuple(reading.findings),
-        mended=tuple(reading.mended),
+        corrected=tuple(reading.corrected),
     )
 
 
@@ -167,7 +167,7 @@ def subset_view(
     return View(
         concepts=tuple(reading.concepts),
         findings=tuple(reading.findings),
-        mended=tuple(reading.mended),
+        corrected=tuple(reading.corrected),
     )
 
 
@@ -195,7 +195,7 @@ def _descend(reading: _Reading) -> str:
             break
         folder = inner[0]
     if folder:
-        reading.mend(
+        reading.correct(
             folder, msg("the images are in the inner folder {name}", name=printable(folder))
         )
     return folder
@@ -265,7 +265,7 @@ def _read_named_or_plain(
     else:
         if not named.exact:
             right = f"{named.num_repeats}_{printable(named.concept)}"
-            reading.mend(
+            reading.correct(
                 folder, msg('folder "{folder}" is read as "{right}"', folder=label, right=right)
             )
         if named.num_repeats > MANY_REPEATS:
@@ -361,7 +361,7 @@ def _read_concept(reading: _Reading, folder: str, repeats: int, class_tokens: st
         return
     if nested:
         inner = ", ".join(f'"{printable(child)}"' for child in reading.children(folder))
-        reading.mend(
+        reading.correct(
             folder,
             msg(
                 'the images in {inner} are taken as those of "{folder}"', inner=inner, folder=label

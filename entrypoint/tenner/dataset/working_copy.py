@@ -44,7 +44,7 @@ class Copied:
     """The paths of the working copies, in the images' order, and what was changed."""
 
     paths: tuple[Path, ...]
-    mended: tuple[FileIssue, ...]
+    corrected: tuple[FileIssue, ...]
 
 
 def make_working_copy(
@@ -71,14 +71,14 @@ def make_working_copy(
     changed = [(path, image) for path, image in both if _needs(image)]
     _convert([each for each in changed if each[0] not in unchanged], request)
     write_json(_note(folder), {name: asdict(content) for name, content in contents.items()})
-    mended = tuple(
+    corrected = tuple(
         FileIssue(
             path=image.source,
             why=joined(*(WHAT_WAS_DONE[need] for need in _needs(image)), separator=", "),
         )
         for _, image in changed
     )
-    return Copied(paths=tuple(paths), mended=mended)
+    return Copied(paths=tuple(paths), corrected=corrected)
 
 
 @dataclass(frozen=True, kw_only=True)

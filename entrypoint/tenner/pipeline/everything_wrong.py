@@ -31,7 +31,7 @@ from tenner.settings import Request
 from tenner.storage.destination import Destination
 
 _BY_URGENCY = (SettingsError, DatasetError, MachineError)
-"""What has to be mended first: on another machine the same settings and images fail again."""
+"""What has to be corrected first: on another machine the same settings and images fail again."""
 
 
 def everything_wrong(

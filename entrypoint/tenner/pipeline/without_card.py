@@ -263,7 +263,7 @@ def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground
 
 def likely_ground(judged: Judged, machine: Machine, buckets: Mapping[Size, int]) -> Ground:
     """What `train` would stand on here; on a machine without a card the largest that is known, so
-    that only what no card mends is reported."""
+    that only what no card changes is reported."""
     settings = judged.request.settings
     largest = max(cards(), key=lambda each: (each.capability >= (8, 0), each.nameplate_gb))
     ground = ground_of(judged, largest, buckets)

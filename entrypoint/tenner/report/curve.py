@@ -1,13 +1,13 @@
 """Reads a loss curve in words. Pure; standard library only.
 
 The loss of a diffusion step depends mostly on the timestep and the noise that were drawn, so one
-step says nothing. The curve is cut into `NUM_BLOCKS` blocks of equal length, whose means are
+step shows nothing. The curve is cut into `NUM_BLOCKS` blocks of equal length, whose means are
 nearly independent; the noise of a mean is estimated from the differences of neighbouring blocks
 (von Neumann 1941: half the mean squared successive difference, blind to slow trends). It rose if
-its end stands above its lowest stretch, and fell if that stretch lies below its start, each by
-more than `Z_SURE` standard errors and `WORTH_SAYING` of the level; `_fallen` says whether a fall
-has ended. Where the noise hides a change of `CHANGE_TO_SEE`, it says so instead of guessing
-(`noisy`; `fell` where the fall is sure but its end is not).
+its end is above its lowest stretch, and fell if that stretch is below its start, each by more than
+`Z_SURE` standard errors and `WORTH_SAYING` of the level; `_fallen` judges whether a fall has ended.
+Where the noise hides a change of `CHANGE_TO_SEE`, the reading is `noisy` instead of a guess (or
+`fell` where the fall is sure but its end is not).
 
 Error rate: of 4,000 curves with known truth (`bench/curve_reading.py`: settling, falling, flat,
 rising, NaN; 200 to 20,000 steps; log-normal noise of sigma 0.2 to 0.6, partly correlated) 1.0 % are
@@ -94,10 +94,10 @@ def _read_means(means: Sequence[float], middles: Sequence[int]) -> CurveReading:
 
 
 def _fallen(means: Sequence[float], fall: float, noise: float, sure: float) -> Reading:
-    """Whether a fall has ended: by the share of it that happened in the second half.
-
-    A straight line has half of its fall there, a curve that settled next to nothing; the line is
-    drawn at `LATE_SHARE`, and within `Z_LATE` standard errors of it nothing is claimed.
+    """Whether a fall has ended, by the share of it that happened in the second half. A straight
+    line has half of its fall there, a curve that settled next to nothing. Above `LATE_SHARE` it is
+    still falling, below it has settled; within `Z_LATE` standard errors of `LATE_SHARE` neither is
+    claimed.
     """
     late, late_error = trend(means[NUM_BLOCKS // 2 :], noise)
     if -late - LATE_SHARE * fall > Z_LATE * late_error:

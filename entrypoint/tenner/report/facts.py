@@ -26,7 +26,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingFact:
-    """A setting and the door it came through (default, preset, a file, env, a flag)."""
+    """A setting and its source: `default`, a preset, a file with its line, a variable or a flag."""
 
     name: str
     value: str
@@ -44,7 +44,7 @@ class ChoiceFact:
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurve:
-    """The loss of every step seen; `steps` rise. NaN stands where the loss was not finite.
+    """The loss of every step seen; `steps` rise. It is NaN where the loss was not finite.
 
     `learning_rates` holds a series for each part that is trained, as long as `steps`, or nothing.
     `epoch_ends` are the steps after which an epoch was over.
@@ -67,7 +67,7 @@ class LossCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleImage:
-    """One drawn picture: where it lies and what it was drawn from."""
+    """One drawn picture: its file, and what it was drawn from."""
 
     path: Path
     group: str = ""
@@ -128,7 +128,8 @@ class DatasetImage:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What was trained on. `images` may hold fewer than `num_images`: the page says so."""
+    """What was trained on. `images` may hold fewer than `num_images`; then the page states how many
+    are shown."""
 
     num_images: int
     num_captions: int
@@ -161,7 +162,7 @@ class TimingFact:
 
 @dataclass(frozen=True, kw_only=True)
 class CostFacts:
-    """Dollars. `price_source` says who named the price."""
+    """Dollars. `price_source` is where the price is from; empty for this machine's own."""
 
     spent_usd: float | None = None
     expected_usd: float | None = None
@@ -182,7 +183,7 @@ class ConceptFact:
 class WeightsFact:
     """How far the LoRA moved one network part: `norm` of its update, `ratio` to the norm of the
     weights that it adapts, `moved_ratio` the same of what this training added to the LoRA that it
-    went on from. None where it could not be measured."""
+    started from. None where it could not be measured."""
 
     part: Part
     num_modules: int
@@ -193,12 +194,12 @@ class WeightsFact:
 
     @property
     def reading(self) -> str:
-        """The name, in `labels.WEIGHTS`, of what the numbers say."""
+        """The key in `labels.WEIGHTS` of the judgement that these numbers lead to."""
         if self.num_unchanged == self.num_modules:
             return "none"
         moved = self.ratio if self.moved_ratio is None else self.moved_ratio
         if moved is None or self.ratio is None:
-            return "untold"
+            return "unmeasured"
         if moved < LEAST_RATIO:
             return "little"
         return "much" if self.ratio > MOST_RATIO else "usual"

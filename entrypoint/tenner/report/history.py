@@ -1,7 +1,7 @@
 """What happened in a run so far, kept up to date event by event, over all its attempts.
 
-Reading a long run's whole log for every page would cost more with every step; here an event costs
-next to nothing, and a page is made from what is kept.
+Reading a long run's whole log for every page would cost more with every step. Here each event
+updates the series in memory, at a cost that does not grow, and a page is made from these.
 """
 
 import math
@@ -21,9 +21,9 @@ _FEW_STEPS = 5
 
 @dataclass(kw_only=True)
 class History:
-    """Steps, losses and rates in order, warnings, and what goes on.
+    """Steps, losses and rates in order, the warnings, and the current phase.
 
-    A step that is trained again after a kill counts once, by its last word.
+    A step that is trained again after a kill counts once, with the values of its last training.
     """
 
     now: Callable[[], float] = time.monotonic
@@ -42,7 +42,7 @@ class History:
     def of_log(
         cls, lines: Iterable[Mapping[str, Any]], *, now: Callable[[], float] = time.monotonic
     ) -> "History":
-        """The story that the lines of an `events.jsonl` tell."""
+        """The history that the lines of an `events.jsonl` add up to."""
         history = cls(now=now)
         for line in lines:
             event = event_of(line)
@@ -52,7 +52,7 @@ class History:
         return history
 
     def handle(self, event: Event) -> None:
-        """Take one more event in."""
+        """Add one event to the history."""
         match event:
             case Step():
                 self._step(event)

@@ -32,7 +32,8 @@ class Inlined:
 
 
 class PictureStore:
-    """Pictures made small, kept for the next page: a page is written again and again."""
+    """Pictures made small, cached by path, time and size for the next page, since a page is written
+    many times in a run."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple[Path, int, int], tuple[bytes, str, int, int] | None] = {}

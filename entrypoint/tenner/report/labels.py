@@ -1,4 +1,4 @@
-"""Names that the page shows for what the program calls by a word of its own."""
+"""Texts that the page shows for the program's own identifiers."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ STATES: Mapping[str, Message] = {
     "training": msg("Training"),
     "trained": msg("Trained"),
     "delivered": msg("Delivered and verified"),
-    "not_delivered": msg("Trained, not delivered: the files are kept"),
+    "not_delivered": msg("Trained, not delivered: the files are still in the run's folder"),
     "stopped": msg("Stopped; the state is saved"),
     "budget": msg("Budget or deadline reached; the best state is saved"),
     "failed": msg("Failed"),
@@ -40,16 +40,16 @@ READINGS: Mapping[str, Message] = {
     "settled": msg("The loss fell and then settled, as a healthy run does."),
     "falling": msg("The loss is still falling: the run ended before it settled."),
     "falling_now": msg("The loss is still falling."),
-    "fell": msg("The loss fell; whether it has settled cannot be told from so few steps."),
+    "fell": msg("The loss fell; so few steps do not show whether it has settled."),
     "flat": msg("The loss is flat: it did not fall by an amount that could be seen."),
     "rising": msg(
         "The loss rose again after its lowest stretch: a sign of overfitting or of too high a rate."
     ),
     "nan": msg("The loss stopped being a number (NaN)."),
-    "noisy": msg("Too noisy to say: single steps differ more than any trend."),
+    "noisy": msg("Too noisy to judge: single steps differ more than any trend."),
     "short": msg("Too few steps to read the curve."),
 }
-"""What the shape of the loss curve says."""
+"""What the shape of the loss curve means."""
 
 _COMPARE = msg("Compare the checkpoints of earlier epochs: the last is not always the best.")
 
@@ -73,19 +73,20 @@ ADVICE: Mapping[str, tuple[Message, ...]] = {
     ),
     "nan": (
         msg(
-            "Lower the learning rate, or train in bf16 or fp32; the last finite checkpoint is kept."
+            "Lower the learning rate, or train in bf16 or fp32; the last finite checkpoint is in"
+            " the run's folder."
         ),
     ),
     "noisy": (msg("Judge by the samples alone."),),
 }
-"""What the guide says to do about each shape of curve."""
+"""What the guide recommends for each shape of curve."""
 
 NEXT_STEPS: Mapping[str, Message] = {
     "deliver": msg(
         "Deliver the files: run <code>tenner deliver</code> on the run's folder; nothing"
         " is trained again."
     ),
-    "resume": msg("Start the same command again: the run goes on where it was."),
+    "resume": msg("Start the same command again: the run resumes from its last state."),
     "strength": msg(
         "Choose the lowest strength at which the concept is plain; 0.7 to 0.8 is usual."
     ),
@@ -109,7 +110,7 @@ WEIGHTS: Mapping[str, Message] = {
     "little": msg("too little to be seen"),
     "usual": msg("as trained LoRAs"),
     "much": msg("much: little of the base is left"),
-    "untold": msg("changed; not compared with the base"),
+    "unmeasured": msg("changed; not compared with the base"),
 }
 """Judgements of a part's update."""
 
@@ -136,7 +137,7 @@ FACTS: Mapping[str, Message] = {
     "images seen in an epoch": msg("images seen in an epoch"),
     "buckets": msg("buckets"),
     "left out": msg("left out"),
-    "mended": msg("mended"),
+    "corrected": msg("corrected"),
     "held out": msg("held out"),
     "base": msg("base"),
     "cores": msg("cores"),
@@ -172,10 +173,10 @@ FACTS: Mapping[str, Message] = {
 """Names of what was decided, of the machine and of the dataset."""
 
 EXPLAINED: Mapping[str, Message] = {
-    "images seen in an epoch": msg("each image as often as its folder says"),
+    "images seen in an epoch": msg("each image as often as its folder's repeats"),
     "buckets": msg("the sizes, in pixels, that images are trained at: each in the nearest shape"),
     "held out": msg("not trained on, to see how the LoRA does on what it never saw"),
-    "mended": msg("read in spite of a fault in the file"),
+    "corrected": msg("read in spite of a fault in the file"),
     "batch size": msg("images that are learnt from at once"),
     "learning rate": msg("how far the part that draws is moved in one update"),
     "accumulation": msg("batches that are added up before the weights change"),
@@ -203,4 +204,4 @@ EXPLAINED: Mapping[str, Message] = {
     "min_snr_gamma": msg("weighs steps with little noise less, by this bound"),
     "validation_split": msg("the share of images that is not trained on, to measure with"),
 }
-"""What is meant by a name that not everybody knows, where it stands."""
+"""Explanations shown below names that not everybody knows."""

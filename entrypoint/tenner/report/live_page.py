@@ -1,4 +1,4 @@
-"""The run's page, kept true while the run goes on, and told its end whatever that is.
+"""The run's page: written anew while the run changes, and once more at its end, whatever that is.
 
 Pages are written by a thread of their own that yields to everything else and spends at most
 `MAX_SHARE` of its time on them: the training is not to be slowed by being looked at.
@@ -40,7 +40,7 @@ from tenner.supervision.budget import Budget
 LEAST_SECONDS = 2.0
 """A page is not written oftener than this."""
 MAX_SHARE = 0.01
-"""Share of one core's time that pages may take while the training goes on."""
+"""Share of one core's time that pages may take during the training."""
 SEND_SECONDS = 300.0
 
 
@@ -49,7 +49,7 @@ class LivePage:
     """Writes `report.html` and `live.json` of a run while it is used as a context.
 
     `handle` takes every event; `add` takes what the pipeline has found; `write` writes at once. A
-    page that cannot be written is a warning: the run goes on without it.
+    page that cannot be written is a warning: the run continues without it.
     """
 
     prepared: Prepared
@@ -59,8 +59,8 @@ class LivePage:
     started: float = field(default_factory=time.monotonic)
     """When this attempt of the run began, by `now`."""
     send: Callable[[Path, int], None] | None = None
-    """Takes a copy of the page every `SEND_SECONDS`, with the step that it shows, for whoever
-    watches the run at its destination."""
+    """Takes a copy of the page every `SEND_SECONDS`, with the step that it shows, for those who
+    watch the run at its destination."""
     secrets: Secrets = NO_SECRETS
     now: Callable[[], float] = time.monotonic
     found: Found = field(default_factory=Found)
@@ -118,13 +118,13 @@ class LivePage:
             return self._history.curve()
 
     def send_if_due(self) -> None:
-        """Write the page and give a copy of it away, where that was not done for a while."""
+        """Write the page and pass a copy to `send`, where the last is `SEND_SECONDS` old."""
         if self.now() - self._sent_at >= SEND_SECONDS:
             self.write()
             self._send_copy()
 
     def write_ending(self, error: TennerError) -> None:
-        """Write the page of a run that ends with `error`, and give a copy of it away."""
+        """Write the page of a run that ends with `error`, and pass a copy to `send`."""
         self.settle()
         with self._lock:
             self.problems = error.problems
@@ -132,7 +132,8 @@ class LivePage:
         self._send_copy()
 
     def _send_copy(self) -> None:
-        """A copy, since what is being sent must not change; the last may still be on its way."""
+        """Pass a copy of the page to `send`: a file that is being uploaded must not change. The
+        last copy may still be in the queue, so it is removed one page later."""
         self._sent_at = self.now()
         if self.send is None:
             return
@@ -150,7 +151,7 @@ class LivePage:
         self.send(copy, step)
 
     def settle(self) -> None:
-        """Write no more by itself: what is delivered must not change meanwhile."""
+        """Stop the thread that writes pages: what is delivered must not change meanwhile."""
         self._closing.set()
         self._changed.set()
         if self._thread.is_alive():
@@ -180,7 +181,7 @@ class LivePage:
 
     def _cost(self) -> CostFacts | None:
         """Dollars over all attempts: by the price of this machine, else the price book's for the
-        card, which is an estimate and said to be one."""
+        card, which the page marks as an estimate."""
         price, source, spent = self.budget.price_per_hour, "", self.budget.spent_usd
         if price is None:
             book = self._book_price()

@@ -27,10 +27,10 @@ class WidgetPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What the card tells. `base_id` is the base's repo on the Hub, where it is one.
+    """The content of the card. `base_id` is the base's repo on the Hub, where it is one.
 
-    `load_from` is the repo that the weights lie in, or `.` for the card's own folder. `early` says
-    of a training that ended early how far it came and why; `is_whole_set` is False where only its
+    `load_from` is the repo with the weights, or `.` for the card's own folder. `early` is, for a
+    training that ended early, how far it came and why; `is_whole_set` is False where only its
     newest checkpoint is there.
     """
 
@@ -41,7 +41,7 @@ class Card:
     pipeline: str
     """Class of diffusers; empty where diffusers does not load these weights."""
     tag: str
-    """What the Hub calls the kind of base."""
+    """The Hub's tag for the kind of base."""
     base_name: str
     base_id: str = ""
     base_licence: str = ""
@@ -121,7 +121,7 @@ def metadata_of(card: Card) -> dict[str, Any]:
 
 
 def is_edited(content: bytes) -> bool:
-    """Whether a person wrote (in) the card that lies at a destination.
+    """Whether a person has written or edited the card at a destination.
 
     A card of ours that is as it was written is not; nor is a head alone, as the Hub makes it.
     """

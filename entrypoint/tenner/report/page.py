@@ -34,7 +34,7 @@ MAX_DATASET_IMAGES = 60
 
 
 LIVE_PARTS = ("state", "numbers", "notices", "loss")
-"""What changes while a run goes on; each is a template of its own, in the page and in live.json."""
+"""What changes during a run; each is a template of its own, in the page and in live.json."""
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -43,20 +43,20 @@ def render_report(facts: ReportFacts) -> str:
 
 
 def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
-    """The page as HTML, and as JSON the parts of it that change while the run goes on.
+    """The page as HTML, and as JSON the parts of it that change while the run is going.
 
     `outline` in the JSON differs from the page's own when anything else has changed.
     """
     reading = read_curve(facts.curve.steps, facts.curve.losses)
     outline, compared = _outline(facts), compare_epochs(facts.sample_sets)
-    told: dict[str, Any] = {
+    context: dict[str, Any] = {
         "facts": facts,
         "language": "en" if facts.language == "auto" else facts.language,
         "style": Markup(page_style()),
         "script": Markup(page_script()),
         "policy": content_policy(page_style(), connects=True),
         "outline": outline,
-        "goes_on": facts.state in ("training", "trained"),
+        "is_running": facts.state in ("training", "trained"),
         "plot": plot_curve(facts.curve),
         "reading": reading,
         "notice_groups": notice_groups(facts.notices),
@@ -71,10 +71,10 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "weights_bounds": (LEAST_RATIO, MOST_RATIO),
         "advice": labels.ADVICE.get(reading.reading, ()),
     }
-    parts = {name: _template(f"{name}.html").render(told) for name in LIVE_PARTS}
+    parts = {name: _template(f"{name}.html").render(context) for name in LIVE_PARTS}
     live = {"outline": outline, "state": facts.state, "step": facts.step, "parts": parts}
-    told["parts"] = {name: Markup(text) for name, text in parts.items()}
-    return _template("page.html").render(told), json.dumps(live, ensure_ascii=False)
+    context["parts"] = {name: Markup(text) for name, text in parts.items()}
+    return _template("page.html").render(context), json.dumps(live, ensure_ascii=False)
 
 
 def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice, int]]]:
@@ -97,8 +97,8 @@ def notice_groups(notices: Sequence[Notice]) -> Mapping[Level, list[tuple[Notice
 
 
 def _download_address(facts: ReportFacts) -> str:
-    """Where the LoRA lies, seen from the page: beside the page that is delivered with it, under
-    `checkpoints` from the one that stays with the run."""
+    """The LoRA's address relative to the page: beside the page that is delivered with it, under
+    `checkpoints` for the page in the run's folder."""
     name = quote(facts.lora_file.rsplit("/", 1)[-1])
     return f"./{name}" if facts.state == "trained" else f"./checkpoints/{name}"
 

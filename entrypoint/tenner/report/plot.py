@@ -128,7 +128,8 @@ def smoothing_weight(num_steps: int) -> float:
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round values inside `low`..`high`, about as many as asked, in steps of 1, 2 or 5."""
+    """Round values inside `low`..`high`, about `about` of them, in steps of 1, 2 or 5 times a power
+    of ten."""
     if not high > low:
         return [low]
     rough = (high - low) / about

@@ -1,4 +1,4 @@
-"""A run's files and nouns, told to the report in plain values."""
+"""The facts that the page shows, gathered from a run's plan, dataset, settings and history."""
 
 import os
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ def dataset_facts(prepared: Prepared) -> DatasetFacts:
                 else ()
             ),
             Pair(name="left out", value=str(len(dataset.left_out))),
-            Pair(name="mended", value=str(len(dataset.mended))),
+            Pair(name="corrected", value=str(len(dataset.corrected))),
         ),
     )
 

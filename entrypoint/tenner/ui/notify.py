@@ -1,4 +1,4 @@
-"""Tells a webhook how a run goes: started, checkpoints, samples, delivered, failed.
+"""Reports a run to a webhook: started, checkpoints, samples, delivered, failed.
 
 The address is a secret (`TENNER_WEBHOOK`, or `TENNER_WEBHOOK_FILE`): whoever has it can write
 there. Messages are sent by a thread of their own; one that does not arrive is reported once and
@@ -32,7 +32,7 @@ _LONGEST = 1800
 
 
 def format_of(address: str, requested: str) -> Format:
-    """What the address takes."""
+    """The format of messages that the address takes, by its host where `requested` is `auto`."""
     if requested in ("json", "discord", "slack"):
         return requested
     host = urlsplit(address).hostname or ""
@@ -63,7 +63,7 @@ def webhook_problems(secrets: Secrets) -> tuple[Problem, ...]:
     return (Problem(text=text, fix=msg("set it to an https:// address")),)
 
 
-class _NotTaken(Exception):
+class _Refused(Exception):
     """The webhook's server did not take a message. `is_transient` where another try may help."""
 
     def __init__(self, text: str, *, is_transient: bool) -> None:
@@ -72,7 +72,7 @@ class _NotTaken(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Letter:
+class _Delivery:
     body: dict[str, Any]
 
 
@@ -94,7 +94,7 @@ class Notifier:
         self._format: Format = format_of(self._address, requested_format)
         self._on_event = on_event
         self._last_seconds = last_seconds
-        self._letters: queue.Queue[_Letter | None] = queue.Queue(maxsize=100)
+        self._queue: queue.Queue[_Delivery | None] = queue.Queue(maxsize=100)
         self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
         self._has_warned = False
         self._step: dict[str, Any] = {}
@@ -103,7 +103,7 @@ class Notifier:
     def of(
         settings: Settings, secrets: Secrets, *, on_event: Callable[[Event], None]
     ) -> "Notifier":
-        """That of a run with these settings; without an address it tells nobody."""
+        """The notifier of a run with these settings; without an address it sends nothing."""
         requested = settings.webhook_format
         return Notifier(
             settings.output_name, secrets, requested_format=requested, on_event=on_event
@@ -122,7 +122,7 @@ class Notifier:
     def flush(self, seconds: float = 5.0) -> None:
         """Wait for what was reported, no longer than `seconds`."""
         until = time.monotonic() + seconds
-        while self._letters.unfinished_tasks and time.monotonic() < until:
+        while self._queue.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.05)
 
     def handle(self, event: Event) -> None:
@@ -143,39 +143,39 @@ class Notifier:
         if self._address:
             all_facts = {**self._step, **facts}
             clean = self._secrets.redact(text)
-            self._put(_Letter(body=message(news, self._run, clean, all_facts, self._format)))
+            self._put(_Delivery(body=message(news, self._run, clean, all_facts, self._format)))
 
-    def _put(self, letter: _Letter | None) -> None:
+    def _put(self, delivery: _Delivery | None) -> None:
         with contextlib.suppress(queue.Full):  # the other side was away for a hundred messages
-            self._letters.put_nowait(letter)
+            self._queue.put_nowait(delivery)
 
     def _work(self) -> None:
-        while letter := self._letters.get():
-            self._send(letter)
-            self._letters.task_done()
+        while delivery := self._queue.get():
+            self._send(delivery)
+            self._queue.task_done()
 
-    def _send(self, letter: _Letter) -> None:
+    def _send(self, delivery: _Delivery) -> None:
         again = retry_policy(
-            lambda error: isinstance(error, _NotTaken) and error.is_transient,
+            lambda error: isinstance(error, _Refused) and error.is_transient,
             stop_after_attempt(_TRIES),
             first_seconds=0.5,
         )
         try:
-            again(lambda: self._post(letter))
-        except _NotTaken as error:
+            again(lambda: self._post(delivery))
+        except _Refused as error:
             self._warn_once(str(error))
 
-    def _post(self, letter: _Letter) -> None:
+    def _post(self, delivery: _Delivery) -> None:
         import httpx  # a plan looks at the address too, and sends nothing
 
         try:
-            answer = httpx.post(self._address, json=letter.body, timeout=_CALL_SECONDS)
+            answer = httpx.post(self._address, json=delivery.body, timeout=_CALL_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # Without its text, which may hold the address.
-            raise _NotTaken(type(error).__name__, is_transient=True) from error
+            raise _Refused(type(error).__name__, is_transient=True) from error
         status = answer.status_code
         if not answer.is_success:
-            raise _NotTaken(f"HTTP {status}", is_transient=status >= 500 or status == 429)
+            raise _Refused(f"HTTP {status}", is_transient=status >= 500 or status == 429)
 
     def _warn_once(self, trouble: str) -> None:
         if not self._has_warned:

@@ -6,10 +6,10 @@
     root.dir = language === "ar" ? "rtl" : "ltr";
   };
   if (root.dataset.language === "auto") {
-    const wanted = (navigator.languages || [navigator.language]).find((each) => /^(ar|en)\b/i.test(each));
-    if (wanted) show(wanted.slice(0, 2).toLowerCase());
+    const preferred = (navigator.languages || [navigator.language]).find((each) => /^(ar|en)\b/i.test(each));
+    if (preferred) show(preferred.slice(0, 2).toLowerCase());
   }
-  // What was chosen outlives the page's being loaded again; where nothing can be kept it does not.
+  // The choice is stored, so that a reload keeps it; a page without storage forgets it.
   try {
     const chosen = sessionStorage.getItem("language");
     if (chosen) show(chosen);
@@ -62,7 +62,7 @@
     if (!plot) return;
     const values = JSON.parse(plot.dataset.values);
     const cursor = plot.querySelector(".cursor");
-    const told = document.getElementById("plot-told");
+    const shownValues = document.getElementById("plot-values");
     plot.addEventListener("pointermove", (event) => {
       const box = plot.getBoundingClientRect();
       const x = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
@@ -70,11 +70,11 @@
       cursor.setAttribute("x1", near[2]);
       cursor.setAttribute("x2", near[2]);
       cursor.removeAttribute("visibility");
-      told.textContent = `${near[0].toLocaleString("en")} · ${near[1].toPrecision(4)}`;
+      shownValues.textContent = `${near[0].toLocaleString("en")} · ${near[1].toPrecision(4)}`;
     });
     plot.addEventListener("pointerleave", () => {
       cursor.setAttribute("visibility", "hidden");
-      told.textContent = "";
+      shownValues.textContent = "";
     });
   };
   followPointer();
@@ -97,23 +97,23 @@
   let pause = 2000;
 
   const replace = (name, html) => {
-    const place = document.getElementById(`live-${name}`);
-    if (place.dataset.shown === html) return;
-    place.dataset.shown = html;
-    place.innerHTML = html;
+    const part = document.getElementById(`live-${name}`);
+    if (part.dataset.shown === html) return;
+    part.dataset.shown = html;
+    part.innerHTML = html;
     if (name === "loss") followPointer();
   };
   const look = async () => {
     try {
       const answer = await fetch("live.json", { cache: "no-store", headers: { ...authorization, "If-None-Match": etag } });
       if (answer.ok) {
-        const told = await answer.json();
-        if (told.outline !== root.dataset.live) {
+        const update = await answer.json();
+        if (update.outline !== root.dataset.live) {
           setTimeout(() => location.reload(), Math.random() * 3000);
           return;
         }
         etag = answer.headers.get("ETag") || "";
-        for (const [name, html] of Object.entries(told.parts)) replace(name, html);
+        for (const [name, html] of Object.entries(update.parts)) replace(name, html);
       } else if (answer.status !== 304) throw new Error(answer.statusText);
       lost.hidden = true;
       pause = 2000;
@@ -128,7 +128,7 @@
   const finish = document.getElementById("finish");
   if (!finish) return;
   const button = finish.querySelector("button");
-  const said = finish.querySelector("[role=status]");
+  const status = finish.querySelector("[role=status]");
   finish.hidden = false;
   button.addEventListener("click", async () => {
     if (!confirm(button.dataset[root.lang])) return;
@@ -136,11 +136,11 @@
     let state = "refused";
     try {
       const answer = await fetch("finish", { method: "POST", headers: authorization });
-      state = answer.ok ? "asked" : "refused";
+      state = answer.ok ? "accepted" : "refused";
     } catch {
       // the server is gone: refused
     }
-    button.disabled = state === "asked";
-    said.replaceChildren(document.getElementById(`finish-${state}`).content.cloneNode(true));
+    button.disabled = state === "accepted";
+    status.replaceChildren(document.getElementById(`finish-${state}`).content.cloneNode(true));
   });
 })();

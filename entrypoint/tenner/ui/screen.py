@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live screen on a terminal, plain lines elsewhere.
+"""What a person sees during a run: a live screen on a terminal, plain lines elsewhere.
 
 A container's log has no cursor, so there a line with its time is written when something happens
 and, during the training, at most every `_LINE_SECONDS` seconds. Programs read events as JSON.
@@ -101,7 +101,7 @@ class LineScreen:
             self.say(line)
 
     def show_address(self, what: AddressOf, address: str) -> None:
-        if "://" in address:  # a path is said at the end
+        if "://" in address:  # a path is printed at the end of the run
             self.say(f"the {what}: {address}")
 
     def _show_step(self, step: Step) -> None:
@@ -169,7 +169,7 @@ class JsonScreen:
             key: redact_shapes(value) if isinstance(value, str) else value
             for key, value in values.items()
         }
-        with contextlib.suppress(OSError):  # a pipe that nobody reads: the run goes on
+        with contextlib.suppress(OSError):  # a pipe that nobody reads: the run continues
             print(json.dumps(shown, ensure_ascii=False), file=self._out, flush=True)
 
     def __enter__(self) -> Self:

@@ -29,7 +29,7 @@ from tenner.ui.screen import AddressOf, problem_of
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _MAX_BAR = 60
 _ROWS = ("now", "epoch", "saved", "sent", "samples", "page")
-"""The rows below the bar, from top to bottom; one that has nothing to say is not there."""
+"""The rows below the bar, from top to bottom; a row without content is not shown."""
 
 
 def terminal_screen(out: TextIO, *, price_per_hour: float | None = None) -> "TerminalScreen | None":
@@ -43,7 +43,7 @@ def terminal_screen(out: TextIO, *, price_per_hour: float | None = None) -> "Ter
 class TerminalScreen:
     """The run's step, its newest sample and checkpoint and its page's address, in place.
 
-    What is said before and after stands above, as do problems; all else only changes a row.
+    Lines printed before and after are above it, as are problems; all else only changes a row.
     """
 
     def __init__(self, console: Console, *, price_per_hour: float | None = None) -> None:
@@ -70,7 +70,7 @@ class TerminalScreen:
         line.append(problem.text, style="default not bold")
         if problem.fix:
             line.append(f"\n  fix: {problem.fix}", style="dim not bold")
-        self._console.print(line)  # in one piece: a live screen wants whole lines
+        self._console.print(line)  # in one piece: rich draws the live rows anew after each print
 
     def show(self, event: Event) -> None:
         with self._lock:

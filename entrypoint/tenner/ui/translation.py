@@ -1,8 +1,8 @@
 """A page's texts in each of its languages: the English of the program, and what `locale/` has.
 
 A catalogue is a `.po` file, which any gettext editor opens; it is read when a page is drawn first.
-Text is English where a catalogue does not know it: what other programs and servers say, and what
-logs of other versions hold.
+Text is English where a catalogue does not know it: messages of other programs and servers, and
+those in logs of other versions.
 """
 
 import io
@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from tenner.core.messages import Message, has_id, msg
 
 LANGUAGES = ("en", "ar")
-_KEEPS_DIRECTION = re.compile(
+_LEFT_TO_RIGHT = re.compile(
     r"""[A-Za-z_]\w* = ["']?(?:\{\w+\}|[\w.]+(?:-\d+)?)["']?"""  # a setting with its value
     r"""|hf://\{\w+\}\?public|"\{\w+\}_\{\w+\}"|--\w[\w=-]*"""
     r"|[\d.$]*\{\w+\}(?:[×/–][\d.]*\{\w+\})+"  # 3/4, 512×512
@@ -26,7 +26,7 @@ _KEEPS_DIRECTION = re.compile(
     r"|\{\w+\}\s?(?:[kMG]B|[MG]iB|px|%|°C)(?!\w)"
 )
 """What is read from left to right in Arabic too: code, and numbers with their units."""
-_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff]")
+_ARABIC = re.compile(r"[\u0590-\u08ff]")
 _MARKS = {"en": {}, "ar": str.maketrans({",": "،", ";": "؛"})}
 _WORD = re.compile(r"[^\W\d_]")
 
@@ -57,11 +57,12 @@ SYSTEM_ERRORS = frozenset(
         msg("Transport endpoint is not connected"),
     )
 )
-"""What the system says of its errors (glibc's words), which other texts give as a reason."""
+"""The texts of the system's errors in glibc, which other texts give as a reason."""
 
 
-class _Nothing(NullTranslations):
-    """Says of no text that it is known."""
+class _Untranslated(NullTranslations):
+    """The fallback of a catalogue: every text is unknown, which an empty translation means here.
+    (gettext's own fallback returns the English, which would hide that.)"""
 
     def gettext(self, message: str) -> str:
         return ""
@@ -82,13 +83,13 @@ def catalogue(language: str) -> NullTranslations:
         write_mo(compiled, read_po(file, locale=language))
     compiled.seek(0)
     found = GNUTranslations(compiled)
-    found.add_fallback(_Nothing())
+    found.add_fallback(_Untranslated())
     return found
 
 
 def translated(text: str, language: str) -> Markup | None:
-    """`text` in `language`, its values kept apart from the direction around them; None where it is
-    not known."""
+    """`text` in `language`, its values isolated from the direction of the text around them
+    (`<bdi>`); None where it is not in the catalogue."""
     template = _template(text, language)
     if not template:
         return None
@@ -99,18 +100,18 @@ def translated(text: str, language: str) -> Markup | None:
 
 
 def _template(text: str, language: str) -> str:
-    """The translation of a text, its places not filled yet; empty where there is none."""
+    """The translation of a text, its {names} not filled yet; empty where there is none."""
     if not has_id(text):
         return catalogue(language).gettext(text) if text and "{" not in text else ""
     if text.many:
         found = catalogue(language).ngettext(text.msgid, text.many, text.number or 0)
     else:
         found = catalogue(language).gettext(text.msgid)
-    return found or (text.msgid.translate(_MARKS[language]) if _is_form(text.msgid) else "")
+    return found or (text.msgid.translate(_MARKS[language]) if _has_only_values(text.msgid) else "")
 
 
-def _is_form(template: str) -> bool:
-    """Whether a template holds no words, only values and what stands between them."""
+def _has_only_values(template: str) -> bool:
+    """Whether a template holds no words, only values and punctuation between them."""
     return not _WORD.search(re.sub(r"\{\w*\}", "", template))
 
 
@@ -119,16 +120,16 @@ def _value(text: str, language: str) -> Markup:
     known = translated(text, language) if is_ours else None
     if known is not None:
         return known
-    direction = "" if _RIGHT_TO_LEFT.search(text) else ' dir="ltr"'
+    direction = "" if _ARABIC.search(text) else ' dir="ltr"'
     return Markup("<bdi{}>{}</bdi>").format(Markup(direction), text)
 
 
 @lru_cache(maxsize=4096)
 def _marked(template: str) -> Markup:
-    """A template with marks around what keeps its direction."""
+    """A template with `<bdi>` around what is read from left to right in any language."""
     parts: list[str] = []
     end = 0
-    for found in _KEEPS_DIRECTION.finditer(template):
+    for found in _LEFT_TO_RIGHT.finditer(template):
         parts += [str(escape(template[end : found.start()]))]
         parts += [f'<bdi dir="ltr">{escape(found[0])}</bdi>']
         end = found.end()
@@ -136,8 +137,8 @@ def _marked(template: str) -> Markup:
     return Markup("".join(parts).replace("\n", "<br>"))
 
 
-def both(text: str) -> Markup:
-    """What the program says, in both languages where its translation is known."""
+def in_both_languages(text: str) -> Markup:
+    """One of the program's messages, in both languages where the catalogue has its translation."""
     known = translated(text, "ar")
     if known is None:
         return Markup("<bdi>{}</bdi>").format(text)
@@ -149,7 +150,7 @@ def both(text: str) -> Markup:
 def label(text: str, /, **values: object) -> Markup:
     """A text of the page itself in both languages, one of which the page shows. It may hold HTML.
 
-    Values are escaped, and kept apart from the direction of the words around them.
+    Values are escaped, and isolated from the direction of the words around them.
     """
     message = text if has_id(text) else Message(text, values)
     return _label(message, lambda each: catalogue(each).gettext(message.msgid) or message.msgid)
@@ -182,8 +183,13 @@ def plain_label(text: str, language: str) -> str:
     return text if language == "en" else catalogue(language).gettext(text) or text
 
 
-TEXTS: dict[str, Any] = {"t": label, "tn": counted_label, "said": both, "plain": plain_label}
-"""What templates call to show a text."""
+TEXTS: dict[str, Any] = {
+    "t": label,
+    "tn": counted_label,
+    "translate": in_both_languages,
+    "plain": plain_label,
+}
+"""Functions that templates call to show a text."""
 
 
 def _direction(text: str) -> Markup:

@@ -18,13 +18,14 @@ def page_style() -> str:
 
 @cache
 def page_script() -> str:
-    """The script of all pages: languages, the plot under the pointer, a page that goes on."""
+    """The script of all pages: languages, the plot's values under the pointer, updates of a page
+    during its run."""
     return _own("page.js")
 
 
 def content_policy(style: str, *, connects: bool = False) -> str:
-    """The policy of a page with this style and the shared script; `connects` lets it ask its own
-    server."""
+    """The policy of a page with this style and the shared script; `connects` lets it request from
+    its own server."""
     own_server = "connect-src 'self'; " if connects else ""
     return (
         f"default-src 'none'; img-src data:; {own_server}base-uri 'none'; form-action 'none'; "

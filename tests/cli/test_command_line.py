@@ -12,6 +12,7 @@ from PIL import Image
 
 from tenner.base.tiny import concept_dir
 from tenner.cli.command_line import COMMANDS, parse_command_line
+from tenner.cli.plan import USUAL_CARDS
 from tenner.core.errors import SettingsError
 
 
@@ -117,6 +118,42 @@ def test_a_base_and_a_folder_are_planned(tmp_path: Path) -> None:
     assert (beside.returncode, beside.stdout) == (0, flag.stdout)
     alone = tenner(tmp_path, "plan", "sd15")
     assert (alone.returncode, "name the dataset too: sd15 photos/" in alone.stderr) == (2, True)
+
+
+def test_without_a_card_the_plan_is_for_those_to_rent_and_the_refusal_stays(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    here = tenner(tmp_path, "plan", "sd15", "photos")
+    usual = [word for card in USUAL_CARDS for word in ("--gpu", card)]
+    elsewhere = tenner(tmp_path, "plan", "sd15", "photos", *usual)
+    assert (here.returncode, elsewhere.returncode) == (4, 0)
+    assert here.stdout == elsewhere.stdout
+    assert "no GPU here" in here.stderr
+    assert elsewhere.stderr.strip() in here.stderr
+    document = tenner(tmp_path, "plan", "sd15", "photos", "--json")
+    assert (document.returncode, json.loads(document.stdout)["exit_code"]) == (4, 4)
+    assert "no GPU here" in json.loads(document.stdout)["problems"][0]["text"]
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "inspect", "status", "doctor", "batch"])
+def test_a_command_that_fails_prints_one_json_document(tmp_path: Path, command: str) -> None:
+    words = {"doctor": ["--base_model", "none.safetensors"], "batch": ["none.toml", "--dry-run"]}
+    done = tenner(tmp_path, command, *words.get(command, ["none"]), "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode != 0
+    assert command == "doctor" or document["exit_code"] == done.returncode
+    assert command == "doctor" or document["problems"][0]["text"]
+    assert "Traceback" not in done.stderr
+
+
+def test_no_command_prints_a_token_that_stands_in_a_wrong_setting(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    token = "hf_" + "a1B2" * 8
+    for command in ("plan", "check"):
+        words = (command, "photos", "--gpu_budget", token, "--base_model", f"x/{token}", "--json")
+        wrong = (command, "photos", "--optimizer_type", token, "--json")
+        for done in (tenner(tmp_path, *words), tenner(tmp_path, *wrong)):
+            assert done.returncode != 0
+            assert token not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

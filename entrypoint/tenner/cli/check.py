@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from tenner.core.errors import ExitCode, SettingsError
+from tenner.core.errors import ExitCode
 from tenner.dataset.check import render
 from tenner.library.checking import check
 from tenner.settings import Request
@@ -23,16 +23,19 @@ def run_check(
 ) -> ExitCode:
     """Judge dataset and settings, print what was found, and write the contact sheet to `page`.
 
-    Raises SettingsError with what `train` would refuse of the settings, once the rest is printed;
-    DatasetError only where there is nothing to look at.
+    What `train` would refuse of the settings comes last. Raises DatasetError only where there is
+    nothing to look at.
     """
-    result = check(request, page=page, environ=environ, screen=make_screen(quiet=quiet))
+    screen = make_screen(quiet=quiet)
+    result = check(request, page=page, environ=environ, screen=screen)
     if as_json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=1))
+        print(json.dumps(result.to_json(), ensure_ascii=False, indent=1), flush=True)
     else:
         print_tables(render(result))
         if page:
             print(f"contact sheet: {page}")
     if result.settings_errors:
-        raise SettingsError(problems=result.settings_errors)
+        for error in result.settings_errors:
+            screen.problem(error)
+        return ExitCode.SETTINGS
     return result.exit_code(strict=strict)

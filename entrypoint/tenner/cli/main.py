@@ -11,7 +11,7 @@ import os
 import select
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,10 @@ from tenner.cli.command_line import NOT_SETTINGS, make_parser, parse_command_lin
 from tenner.cli.flags import flag_values
 from tenner.cli.positional import is_dataset
 from tenner.core.early_stop import report_sigterm
-from tenner.core.errors import ExitCode, SettingsError, TennerError
+from tenner.core.errors import ExitCode, Problem, SettingsError, TennerError
 from tenner.core.last_handler import as_tenner_error, handle_threads
 from tenner.core.messages import msg
-from tenner.core.secrets import redact_shapes
+from tenner.core.secrets import redact_problem
 from tenner.core.sizes import size_words
 from tenner.core.writable import require_temporary_folder
 from tenner.dataset.workers import early_workers
@@ -84,22 +84,28 @@ def _is_output_closed() -> bool:
 def _ended(error: TennerError, parsed: argparse.Namespace | None = None) -> int:
     """Report how a command failed. Returns its exit code."""
     with contextlib.suppress(OSError):
-        problems = [
-            replace(each, text=redact_shapes(each.text), fix=redact_shapes(each.fix))
-            for each in error.problems
-        ]
+        problems = [redact_problem(each) for each in error.problems]
         screen = make_screen()
         for problem in problems:
             screen.problem(problem)
-        if parsed is not None and parsed.command == "train" and parsed.json:
-            _print_result(
-                exit_code=int(error.exit_code), problems=[asdict(each) for each in problems]
-            )
+        if parsed is not None and getattr(parsed, "json", False):
+            _print_failure(error.exit_code, problems, parsed)
     return error.exit_code
 
 
+def _print_failure(
+    exit_code: ExitCode, problems: Sequence[Problem], parsed: argparse.Namespace
+) -> None:
+    """The failure of a command with `--json`: its last line, or its document."""
+    failure = {"exit_code": int(exit_code), "problems": [asdict(each) for each in problems]}
+    if parsed.command in ("train", "batch") and not getattr(parsed, "dry_run", False):
+        _print_result(**failure)
+    else:
+        print(json.dumps(failure, ensure_ascii=False, indent=1), flush=True)
+
+
 def _print_result(**values: object) -> None:
-    """The last line of `train --json`."""
+    """The last line of `train --json`, and of a `batch --json` that failed."""
     print(json.dumps({"event": "result", **values}, ensure_ascii=False), flush=True)
 
 

@@ -4,31 +4,40 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tenner.core.errors import MachineError, Problem
+from tenner.core.errors import MachineError, Problem, TennerError
 from tenner.core.messages import msg
 from tenner.core.sizes import size_words
 from tenner.families import FAMILY_NAMES
+from tenner.hardware.inspection import inspect_machine
 from tenner.library.planning import PlanResult, compare, plan, problems_json
 from tenner.planning.sizing import Choice
 from tenner.settings import Request
 from tenner.ui.lines import duration
 from tenner.ui.plain_text import print_tables
-from tenner.ui.screen import make_screen
+from tenner.ui.screen import Screen, make_screen
 
 if TYPE_CHECKING:
     from tenner.pipeline.comparing import Comparison, Offer
+
+USUAL_CARDS = ("RTX 3090", "RTX 4090", "A100 40GB", "H100")
+"""Those of the guide's table, and the fastest that every provider rents."""
 
 
 def print_plan(
     request: Request, environ: Mapping[str, str], *, as_json: bool, quiet: bool = False
 ) -> None:
-    """Print the plan. Raises TennerError where the run could not start."""
+    """Print the plan; on a machine without a card, what the run would be on the usual ones.
+
+    Raises TennerError where the run could not start here.
+    """
     try:
         found = plan(request, environ=environ)
     except MachineError as error:
+        if as_json or not _print_usual_cards(request, environ, quiet=quiet):
+            raise
         elsewhere = Problem(
-            text=msg("the plan for another machine needs no card here"),
-            fix=msg("tenner plan … --gpu 'RTX 4090' --gpu A100-40, or --gpu all"),
+            text=msg("no GPU can be used here: the plan above is for cards to rent"),
+            fix=msg("for other cards: tenner plan … --gpu NAME, or --gpu all"),
             level="note",
         )
         raise MachineError(problems=[*error.problems, elsewhere]) from error
@@ -44,6 +53,18 @@ def print_plan(
     width = max(len(choice.name) for choice in choices)
     for choice in choices:
         print(f"  {choice.name:<{width}}  {choice.value}  ({choice.reason})")
+
+
+def _print_usual_cards(request: Request, environ: Mapping[str, str], *, quiet: bool) -> bool:
+    """Print the comparison for `USUAL_CARDS` if there is no card here and the job is sound."""
+    if inspect_machine(environ).has_gpu:
+        return False
+    try:
+        found = compare(request, USUAL_CARDS, environ=environ)
+    except TennerError:  # the same errors as the plan's, which are reported
+        return False
+    _print_offers(found, make_screen(quiet=quiet))
+    return True
 
 
 def _headline(found: PlanResult) -> str:
@@ -69,7 +90,10 @@ def print_comparison(
         result = {"family": found.family, "offers": rows, "notices": problems_json(found.notices)}
         print(json.dumps(result, ensure_ascii=False, indent=1))
         return
-    screen = make_screen(quiet=quiet)
+    _print_offers(found, make_screen(quiet=quiet))
+
+
+def _print_offers(found: "Comparison", screen: Screen) -> None:
     for notice in found.notices:
         screen.problem(notice)
     _print_table(found)

@@ -10,7 +10,7 @@ or files passes it through `redact`; every child process gets an environment fro
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import overload
@@ -175,6 +175,11 @@ def redact_shapes(text: str) -> str:
     """`text` without what looks like a token, a signature or a password, whoever's it is, and with
     each address in it as it may be shown."""
     return redacted(text, _without_shapes)
+
+
+def redact_problem(problem: Problem) -> Problem:
+    """`problem` with both of its texts as `redact_shapes` leaves them."""
+    return replace(problem, text=redact_shapes(problem.text), fix=redact_shapes(problem.fix))
 
 
 def _without_shapes(text: str) -> str:

@@ -86,8 +86,9 @@ def _look(
 def _with_settings(result: "CheckResult", judged: "Judged", machine: "Machine") -> "CheckResult":
     """The result with what is to be reported of the settings and of a base that is assumed."""
     from tenner.core.errors import errors_in
+    from tenner.core.secrets import redact_problem
 
-    problems = _problems(judged, machine, result)
+    problems = tuple(redact_problem(each) for each in _problems(judged, machine, result))
     for each in problems:
         result = result.with_finding("settings", each)
     if judged.assumed.notice:

@@ -72,4 +72,5 @@ def print_tables(*shown: "RenderableType") -> None:
         return
     wide = io.StringIO()
     Console(file=wide, width=10_000, highlight=False).print(*shown, sep="\n")
-    print("\n".join(line.rstrip() for line in wide.getvalue().splitlines()))
+    # Flushed, as errors that follow on stderr would come between the lines of one log.
+    print("\n".join(line.rstrip() for line in wide.getvalue().splitlines()), flush=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, Self, TextIO
 from tenner.core.errors import Problem
 from tenner.core.events import Event, Failed, Step, Warned
 from tenner.core.messages import as_message
-from tenner.core.secrets import redact_shapes
+from tenner.core.secrets import redact_problem, redact_shapes
 from tenner.ui.lines import MARKS, event_line, step_line
 
 _LINE_SECONDS = 15.0
@@ -90,6 +90,7 @@ class LineScreen:
             print(text, file=self._out, flush=True)
 
     def problem(self, problem: Problem) -> None:
+        problem = redact_problem(problem)
         self._print(f"{MARKS[problem.level]}: {problem.text}")
         if problem.fix:
             self._print(f"  fix: {problem.fix}")

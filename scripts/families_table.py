@@ -61,7 +61,13 @@ _PARSER = {
 }
 _SD3 = {**PROOFS["sd35-medium"], "resumed": "as 3.5 Medium, not tried on it"}
 _NEWER = "0.42, which is newer than the trainer's"
-_CHROMA = {**_PARSER, "real training": _SMALL, "delivered": YES, "loads in diffusers": _NEWER}
+_CHROMA = {
+    **_PARSER,
+    "real training": _SMALL,
+    "sampled": f"{_SMALL}, by sd-scripts' code",
+    "delivered": YES,
+    "loads in diffusers": _NEWER,
+}
 PROOFS |= {
     "sd3": _SD3,
     "sd35-large": _SD3,

@@ -165,7 +165,6 @@ CHROMA = replace(
         pipeline="ChromaPipeline",
         steps=40,
         guidance=3.0,
-        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
         source="the model's page: 3.0, 40 steps",
     ),
     files=(transformers.T5_FILE, transformers.AE_FILE),

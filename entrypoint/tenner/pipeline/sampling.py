@@ -103,6 +103,7 @@ def sample_job(
     width, height = plan.resolution
     base = plan.base
     zero_snr = base.zero_terminal_snr
+    trainer = prepared.engine.trainer
     return SampleJob(
         base=str(base.path.absolute()),
         family=base.family,
@@ -118,6 +119,7 @@ def sample_job(
         steps=settings.sample_steps,
         guidance_scale=settings.sample_guidance,
         sampler=settings.sample_sampler,
+        trainer=str(trainer.directory.absolute()) if trainer else None,
         further={key: str(path.absolute()) for key, path in base.further.items()},
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,

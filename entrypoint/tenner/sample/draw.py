@@ -79,7 +79,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     pipe = load(job)
     for ema in tags:
         if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
-            emit(Warned(text=complaint, fix=msg("the samples show only what diffusers could load")))
+            emit(Warned(text=complaint, fix=msg("the samples show only what could be loaded")))
     if FAMILIES[job.family].transformer:  # after the LoRA, which is then moved with the rest
         pipe = move_to_device(pipe, job.device)
     sampler = Sampler(pipe=pipe, job=job, tags=tags, progress=progress)

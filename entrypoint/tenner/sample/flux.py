@@ -27,9 +27,9 @@ from tenner.sample.parts import (
     tensor_shapes,
 )
 
-_AE = autoencoder_config(scaling_factor=0.3611, shift_factor=0.1159)
+AE = autoencoder_config(scaling_factor=0.3611, shift_factor=0.1159)
 """black-forest-labs/FLUX.1-dev, vae/config.json."""
-_SCHEDULER = {
+SCHEDULER = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
     "max_image_seq_len": 4096,
@@ -48,9 +48,9 @@ def open_flux(job: SampleJob, dtype: torch.dtype) -> Any:
     library: Any = diffusers
     return library.FluxPipeline(
         scheduler=library.FlowMatchEulerDiscreteScheduler(
-            shift=3.0 if has_guidance else 1.0, use_dynamic_shifting=has_guidance, **_SCHEDULER
+            shift=3.0 if has_guidance else 1.0, use_dynamic_shifting=has_guidance, **SCHEDULER
         ),
-        vae=from_single_file(library.AutoencoderKL, job.further["ae"], _AE, dtype),
+        vae=from_single_file(library.AutoencoderKL, job.further["ae"], AE, dtype),
         text_encoder=open_clip(
             part_tensors(job.further["clip_l"]), dtype, CLIPTextModel, "quick_gelu"
         ),

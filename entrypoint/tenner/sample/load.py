@@ -22,6 +22,7 @@ from tenner.core.errors import SettingsError
 from tenner.core.messages import joined, msg
 from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.families import FAMILIES
+from tenner.sample.chroma import ChromaPipeline, open_chroma
 from tenner.sample.flux import open_flux
 from tenner.sample.job import SampleJob
 from tenner.sample.parts import part_tensors
@@ -54,7 +55,11 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-_TRANSFORMERS = {"FluxPipeline": open_flux, "StableDiffusion3Pipeline": open_sd3}
+_TRANSFORMERS = {
+    "ChromaPipeline": open_chroma,
+    "FluxPipeline": open_flux,
+    "StableDiffusion3Pipeline": open_sd3,
+}
 """Pipelines that are put together from the families' single files."""
 
 
@@ -132,11 +137,13 @@ class _Records(logging.Handler):
 
 
 def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | None:
-    """Load the LoRA as anyone with diffusers would; return a complaint, or None where all fits.
+    """Load the LoRA as anyone with diffusers, or for Chroma with sd-scripts, would; return a
+    complaint, or None where all fits.
 
-    Raises LoadError where diffusers refuses the file. A complaint means that it took only a part:
-    the number of modules in the file and in the pipeline differ.
+    Raises LoadError where the file is refused. A complaint means that only a part was taken: the
+    number of modules in the file and in the pipeline differ.
     """
+    program = _loader(pipe)
     records = _Records()
     loggers = [logging.getLogger(name) for name in ("diffusers", "peft")]
     for each in loggers:
@@ -151,7 +158,12 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
             pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=adapter)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(
-            msg("diffusers cannot load {name}: {error}", name=path.name, error=error)
+            msg(
+                "{program} cannot load {name}: {error}",
+                program=program,
+                name=path.name,
+                error=error,
+            )
         ) from error
     finally:
         for each in loggers:
@@ -164,12 +176,18 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
     if in_file == loaded:
         return None
     words = msg(
-        "diffusers loaded {loaded} of the {in_file} LoRA modules in {name}",
+        "{program} loaded {loaded} of the {in_file} LoRA modules in {name}",
+        program=program,
         loaded=loaded,
         in_file=in_file,
         name=path.name,
     )
     return joined(words, *records.texts)
+
+
+def _loader(pipe: Any) -> str:
+    """The program whose code puts a LoRA into the pipeline."""
+    return "sd-scripts" if isinstance(pipe, ChromaPipeline) else "diffusers"
 
 
 def count_modules(path: Path) -> int:
@@ -183,6 +201,8 @@ def count_modules(path: Path) -> int:
 def count_loaded(pipe: Any, *adapters: str) -> int:
     """How many modules of the pipeline carry one of these LoRAs, or any."""
     names = set(adapters or ADAPTERS.values())
+    if isinstance(pipe, ChromaPipeline):
+        return pipe.count_loaded(names)
     kinds = ("unet", "transformer", "text_encoder", "text_encoder_2")
     parts = (getattr(pipe, name, None) for name in kinds)
     return sum(

@@ -1,0 +1,274 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
+"""Chroma as a pipeline: the transformer and the LoRA by sd-scripts' code, which trained them.
+
+The trainer's diffusers, 0.32, has no Chroma; sd-scripts' own inference script loads the model anew
+for each picture. All else is as FLUX.1's: T5, autoencoder and schedule. Text masks and guidance of
+0 inside the model are those of the training (`library/chroma_models.py`, `flux_train_utils.py`).
+Sizes are read from the tensors; nothing is fetched.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from PIL import Image
+
+from tenner.sample.flux import AE, SCHEDULER
+from tenner.sample.job import SampleJob
+from tenner.sample.parts import (
+    from_single_file,
+    num_layers,
+    open_t5,
+    open_t5_tokenizer,
+    part_tensors,
+)
+
+_HEAD = 128
+"""Numbers of an attention head: sd-scripts' axes of positions, 16, 56 and 56, together."""
+_TOKENS = 512
+"""Of a prompt: sd-scripts' `t5xxl_max_token_length` for all models but schnell."""
+_PATCH = 16
+"""Pixels of a side of what one token of the picture shows."""
+
+
+def open_chroma(job: SampleJob, dtype: torch.dtype) -> Any:
+    """The pipeline, where the card's memory lets it be. Raises OSError, KeyError, RuntimeError or
+    ValueError where a file is not what it should be, or sd-scripts is not there."""
+    library: Any = diffusers
+    return ChromaPipeline(
+        scheduler=library.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **SCHEDULER),
+        vae=from_single_file(library.AutoencoderKL, job.further["ae"], AE, dtype),
+        text_encoder=open_t5(part_tensors(job.further["t5xxl"]), dtype),
+        tokenizer=open_t5_tokenizer(Path(job.tokenizers or "")),
+        transformer=_transformer(job, dtype),
+    )
+
+
+def _transformer(job: SampleJob, dtype: torch.dtype) -> Any:
+    """sd-scripts' model with the base's weights. Raises KeyError where one is missing."""
+    tensors = {
+        name.removeprefix("model.diffusion_model."): each
+        for name, each in part_tensors(job.base).items()
+    }
+    models = _sd_scripts(job, "library.chroma_models")
+    hidden, _ = tensors["img_in.weight"].shape
+    approximator, approximator_in = tensors["distilled_guidance_layer.in_proj.weight"].shape
+    parameters = replace(
+        models.chroma_params,
+        hidden_size=hidden,
+        num_heads=hidden // _HEAD,
+        depth=num_layers(tensors, "double_blocks."),
+        depth_single_blocks=num_layers(tensors, "single_blocks."),
+        context_in_dim=tensors["txt_in.weight"].shape[1],
+        approximator_in_dim=approximator_in,
+        approximator_hidden_size=approximator,
+        approximator_depth=num_layers(tensors, "distilled_guidance_layer.layers."),
+    )
+    with torch.device("meta"):
+        model = models.Chroma(parameters)
+    missing = model.state_dict().keys() - tensors.keys()
+    if missing:
+        raise KeyError(min(missing))
+    model.load_state_dict(tensors, strict=False, assign=True)
+    return model.to(dtype).eval()
+
+
+def _sd_scripts(job: SampleJob, module: str) -> Any:
+    """A module of sd-scripts. Raises ValueError where it cannot be imported."""
+    if not job.trainer:
+        raise ValueError("Chroma is drawn with sd-scripts, and the job names no folder of it")
+    if job.trainer not in sys.path:
+        sys.path.insert(0, job.trainer)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} of sd-scripts cannot be imported: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a pipeline returns: one picture for each prompt."""
+
+    images: list[Image.Image]
+
+
+class ChromaPipeline(DiffusionPipeline):
+    """As diffusers' own pipelines are used, with LoRAs that sd-scripts' networks apply."""
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+
+    def __init__(
+        self, scheduler: Any, vae: Any, text_encoder: Any, tokenizer: Any, transformer: Any
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            transformer=transformer,
+        )
+        self.loras: dict[str, Any] = {}
+        self.image_processor: Any = VaeImageProcessor(vae_scale_factor=_PATCH)
+
+    def load_lora_weights(self, folder: str, *, weight_name: str, adapter_name: str) -> None:
+        """Apply the modules of the file that the model has. Raises KeyError where a module's alpha
+        is missing, RuntimeError where its sizes are others."""
+        tensors = part_tensors(str(Path(folder) / weight_name))
+        networks = importlib.import_module("networks.lora_flux")
+        encoders = [None, self.text_encoder]
+        network, _ = networks.create_network_from_weights(
+            0.0, None, self.vae, encoders, self.transformer, tensors, for_inference=True
+        )
+        network.apply_to(encoders, self.transformer)
+        names = {each.lora_name for each in _modules(network)}
+        network.load_state_dict(
+            {name: each for name, each in tensors.items() if name.partition(".")[0] in names}
+        )
+        self.loras[adapter_name] = network.eval()
+        self.set_adapters([adapter_name], adapter_weights=[1.0])
+
+    def count_loaded(self, adapters: set[str]) -> int:
+        """Modules that carry one of these LoRAs."""
+        return sum(len(_modules(each)) for name, each in self.loras.items() if name in adapters)
+
+    def set_adapters(self, names: Sequence[str], adapter_weights: Sequence[float]) -> None:
+        """Turn these LoRAs to their strengths, and all others off."""
+        strengths = dict(zip(names, adapter_weights, strict=True))
+        for name, network in self.loras.items():
+            network.set_multiplier(strengths.get(name, 0.0))
+            network.set_enabled(strengths.get(name, 0.0) != 0)
+
+    def disable_lora(self) -> None:
+        self.set_adapters([], [])
+
+    def enable_lora(self) -> None:
+        """`set_adapters` does it."""
+
+    def unload_lora_weights(self) -> None:
+        """Turn them off: the modules that were replaced stay so, as `count_loaded` tells."""
+        self.disable_lora()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        *,
+        prompt: list[str],
+        negative_prompt: list[str],
+        width: int,
+        height: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: list[torch.Generator],
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any]],
+    ) -> Drawn:
+        device = self._execution_device
+        dtype = self.vae.dtype
+        for network in self.loras.values():
+            network.to(device, dtype)
+        guided = guidance_scale > 1
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            text = self._encoded([*negative_prompt, *prompt] if guided else prompt, device)
+            rows, columns = -(-height // _PATCH), -(-width // _PATCH)
+            latents = torch.cat([_noise(each, rows, columns) for each in generator]).to(device)
+            step = _Step(text=text, places=_places(rows, columns).to(device), dtype=dtype)
+            self._set_timesteps(num_inference_steps, rows * columns, device)
+            for index, time in enumerate(self.scheduler.timesteps):
+                flow = step.flow(self.transformer, latents, float(time) / 1000, guidance_scale)
+                latents = self.scheduler.step(flow.float(), time, latents, return_dict=False)[0]
+                callback_on_step_end(self, index, time, {})
+            pictures = self._decoded(latents, rows, columns)
+        self.maybe_free_model_hooks()
+        found = [each.crop((0, 0, width, height)) for each in pictures]
+        return Drawn(images=found)
+
+    def _encoded(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, ...]:
+        """T5's hidden states (prompts, tokens, width) and the mask of those that are words."""
+        tokens = self.tokenizer(
+            prompts,
+            max_length=_TOKENS,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask = tokens["attention_mask"].to(device)
+        return self.text_encoder(tokens["input_ids"].to(device), mask)[0], mask
+
+    def _set_timesteps(self, num_steps: int, num_tokens: int, device: torch.device) -> None:
+        """sd-scripts' `get_schedule`: from 1 to 0, shifted by the picture's size."""
+        own = self.scheduler.config
+        slope = (own.max_shift - own.base_shift) / (own.max_image_seq_len - own.base_image_seq_len)
+        self.scheduler.set_timesteps(
+            sigmas=[1 - each / num_steps for each in range(num_steps)],
+            mu=own.base_shift + slope * (num_tokens - own.base_image_seq_len),
+            device=device,
+        )
+
+    def _decoded(self, latents: torch.Tensor, rows: int, columns: int) -> list[Image.Image]:
+        """The pictures of latents of the shape (pictures, tokens, 64)."""
+        number = latents.shape[0]
+        maps = latents.view(number, rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        maps = maps.reshape(number, -1, 2 * rows, 2 * columns)
+        own = self.vae.config
+        decoded = self.vae.decode((maps / own.scaling_factor + own.shift_factor).to(self.vae.dtype))
+        return self.image_processor.postprocess(decoded.sample.float(), output_type="pil")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What all steps of a batch have in common. With guidance `text` holds first the negative
+    prompts, then the prompts."""
+
+    text: tuple[torch.Tensor, ...]
+    places: torch.Tensor
+    dtype: torch.dtype
+
+    def flow(self, model: Any, latents: torch.Tensor, time: float, guidance: float) -> torch.Tensor:
+        """The flow at `time`, which goes from 1 (noise) to 0."""
+        states, mask = self.text
+        number = states.shape[0]
+        doubled = torch.cat([latents] * (number // latents.shape[0])).to(self.dtype)
+        times = torch.full((number,), time, device=latents.device)
+        still = torch.zeros_like(times)  # `guidance_scale` 0, as it was trained
+        flow = model(
+            img=doubled,
+            img_ids=self.places.expand(number, -1, -1),
+            txt=states,
+            txt_ids=torch.zeros(*states.shape[:2], 3, device=states.device),
+            y=None,
+            timesteps=times,
+            guidance=still,
+            txt_attention_mask=mask,
+            mod_vectors=model.get_mod_vectors(timesteps=times, guidance=still, batch_size=number),
+        )
+        if number == latents.shape[0]:
+            return flow
+        without, with_prompt = flow.float().chunk(2)
+        return without + guidance * (with_prompt - without)
+
+
+def _noise(generator: torch.Generator, rows: int, columns: int) -> torch.Tensor:
+    """Noise of the shape (1, tokens, 64): 16 channels of 2 × 2 latents in each token."""
+    maps = torch.randn(1, 16, 2 * rows, 2 * columns, generator=generator)
+    maps = maps.view(1, 16, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
+    return maps.reshape(1, rows * columns, 64)
+
+
+def _places(rows: int, columns: int) -> torch.Tensor:
+    """Row and column of each token, of the shape (1, tokens, 3)."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    found = torch.stack([torch.zeros_like(row), row, column], dim=-1)
+    return found.reshape(1, rows * columns, 3).float()
+
+
+def _modules(network: Any) -> list[Any]:
+    return [*network.text_encoder_loras, *network.unet_loras]

@@ -173,7 +173,7 @@ def trace(
             dim=rank,
             alpha=1.0,
             conv_dim=conv_dim or None,
-            plain=plain,
+            uses_autograd=plain,
         )
         parsed = parse_unet_config(config)
         adapts = lambda name: adapts_unet(name, conv_dim > 0)  # noqa: E731
@@ -191,7 +191,7 @@ def trace(
         times = torch.empty(batch, dtype=torch.long)
         bank.begin_pass(first=True)
         storages = Storages()
-        flat = [bank.weights, bank.grads, bank.compute, bank.sinks]
+        flat = [bank.weights, bank.grads, bank.compute, bank.pass_grads]
         storages.ignore([*_weights(unet), *_weights(encoders), *flat])
         with storages:
             if encoders:
@@ -245,8 +245,8 @@ def trace_update(num_parameters: int) -> int:
         undo, storages = Undo(optimizer, weights), Storages()
         storages.ignore([weights, *held])
         with storages:
-            before = undo.before()
-            undo.after(before, torch.empty((), dtype=torch.bool))
+            snapshot = undo.snapshot()
+            undo.restore_unless(snapshot, torch.empty((), dtype=torch.bool))
     return storages.peak
 
 

@@ -1,10 +1,10 @@
-"""A stand-in for CUDA graphs on a CPU: it runs the same function at each replay, and refuses all
-that a graph would not do anew.
+"""A stand-in for CUDA graphs on a CPU: it runs the same function at each replay, and refuses what a
+graph would not repeat.
 
 A graph repeats kernels on the addresses and with the numbers that were captured. So a replay has to
 have the same operations, with the same scalars, on the same outer memory as the capture; it may not
-read a number back, take one from the host, or seed. Inputs are spoilt after each replay, so that
-one that is not copied in again is seen in what is computed from it.
+read a number back, take one from the host, or seed. Inputs are overwritten with NaN after each
+replay, so that one that is not copied in again changes the result.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class NotStaticError(Exception):
 
 
 class Operations(TorchDispatchMode):
-    """All operations of a run, with their scalars and the outer memory they are on."""
+    """All operations of a run, with their scalars and the addresses of outer memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Replaying:
         self.num_captured = 0
         self.num_replays = 0
         self.inputs: list[torch.Tensor] = []
-        """Spoilt after each replay."""
+        """Overwritten after each replay."""
 
     def warm_up(self, run: Callable[[], object]) -> None:
         self.num_warm_ups += 1

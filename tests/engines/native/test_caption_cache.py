@@ -1,4 +1,4 @@
-"""The encoded captions that are kept: bounded by their bytes, and never wanting in a batch."""
+"""The cache of encoded captions: bounded in bytes, and complete for every batch."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,7 +9,7 @@ import torch
 from tenner.engines.native.text import CaptionCache, Conditioning, TextEncoders
 
 ONE = 77 * 4 * 4
-"""Bytes of one caption below: 77 words of 4 numbers in fp32."""
+"""Bytes of one caption below: 77 tokens of 4 numbers in fp32."""
 
 
 class Encoders:
@@ -35,33 +35,33 @@ def values(found: Conditioning) -> list[float]:
     return found.context[:, 0, 0].tolist()
 
 
-def test_more_captions_than_any_count_are_encoded_batch_after_batch() -> None:
-    """Batches of one old caption and three new ones, past what a fixed number of entries holds."""
-    saved = CaptionCache(cast(TextEncoders, Encoders()))
+def test_more_captions_than_the_cache_holds_are_encoded_batch_by_batch() -> None:
+    """Batches of one old caption and three new ones, above any fixed number of entries."""
+    cached = CaptionCache(cast(TextEncoders, Encoders()))
     for start in range(0, 6000, 3):
         batch = ["0", *(str(start + each) for each in range(1, 4))]
-        assert values(saved.encode(batch)) == [float(each) for each in batch]
+        assert values(cached.encode(batch)) == [float(each) for each in batch]
 
 
 @pytest.mark.parametrize("captions", [0, 1, 2, 3])
 def test_a_batch_larger_than_the_cache_is_whole(captions: int) -> None:
-    saved = cache(Encoders(), captions)
+    cached = cache(Encoders(), captions)
     for batch in (["1", "2", "3", "1"], ["4", "1", "2", "5"]):
-        assert values(saved.encode(batch)) == [float(each) for each in batch]
-        assert saved.num_bytes <= captions * ONE
+        assert values(cached.encode(batch)) == [float(each) for each in batch]
+        assert cached.num_bytes <= captions * ONE
 
 
-def test_the_caption_used_longest_ago_goes_first() -> None:
+def test_the_least_recently_used_caption_is_dropped() -> None:
     encoders = Encoders()
-    saved = cache(encoders, 2)
+    cached = cache(encoders, 2)
     for caption in ("1", "2", "1", "3", "1", "2"):
-        saved.encode([caption])
+        cached.encode([caption])
     assert encoders.encoded == ["1", "2", "3", "2"]
 
 
 def test_pooled_text_counts_too() -> None:
-    saved = cache(Encoders(pools=True), 2)
-    found = saved.encode(["1", "2"])
+    cached = cache(Encoders(pools=True), 2)
+    found = cached.encode(["1", "2"])
     assert found.pooled is not None
     assert found.pooled.tolist() == [[1.0] * 4, [2.0] * 4]
-    assert saved.num_bytes == ONE + 4 * 4, "two of them are more than may be kept"
+    assert cached.num_bytes == ONE + 4 * 4, "two of them are above the limit"

@@ -1,6 +1,6 @@
-"""Dropouts of the LoRA as sd-scripts' `networks.lora` draws them, on linear layers and 3x3 ones.
+"""Dropouts of the LoRA as in sd-scripts' `networks.lora`, for linear layers and 3x3 convolutions.
 
-The expected values are worked out here, module by module, from plain products.
+The expected values are computed here, module by module, with separate products.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def made(num_modules: int, kernel: tuple[int, ...] = ()) -> tuple[LoraBank, Lora
         for index in range(num_modules)
     )
     site = bank.add("unet", specs)
-    site.plain = True
+    site.uses_autograd = True
     bank.allocate(torch.device("cpu"), torch.float32)
     torch.manual_seed(3)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def convolution(dropouts: Dropouts) -> tuple[LoraBank, Conv, Tensor, Tensor]:
     return bank, conv, down, up
 
 
-def test_each_module_of_a_site_is_dropped_for_itself() -> None:
+def test_each_module_of_a_site_is_dropped_separately() -> None:
     _, projection, matrices = stacked(Dropouts(module=0.5))
     x = torch.randn(SAMPLES * 5, WIDTH)
     whole = [x @ down.T @ up.T * 2 for down, up in matrices]
@@ -65,10 +65,10 @@ def test_each_module_of_a_site_is_dropped_for_itself() -> None:
     for seed in range(100):
         torch.manual_seed(seed)
         parts = projection(x).detach().split(WIDTH, dim=1)
-        saved = tuple(bool(part.abs().sum() > 0) for part in parts)
-        for part, full, is_kept in zip(parts, whole, saved, strict=True):
-            torch.testing.assert_close(part, full if is_kept else torch.zeros_like(full))
-        seen.add(saved)
+        is_used = tuple(bool(part.abs().sum() > 0) for part in parts)
+        for part, full, used in zip(parts, whole, is_used, strict=True):
+            torch.testing.assert_close(part, full if used else torch.zeros_like(full))
+        seen.add(is_used)
     assert seen == set(itertools.product([True, False], repeat=3))
 
 
@@ -78,14 +78,14 @@ def test_a_dropped_module_learns_nothing_and_its_neighbours_do() -> None:
         torch.manual_seed(seed)
         bank.begin_pass(first=True, num_samples=SAMPLES)
         y = projection(torch.randn(SAMPLES * 5, WIDTH))
-        saved = [bool(part.abs().sum() > 0) for part in y.detach().split(WIDTH, dim=1)]
-        if sum(saved) not in (1, 2):
+        is_used = [bool(part.abs().sum() > 0) for part in y.detach().split(WIDTH, dim=1)]
+        if sum(is_used) not in (1, 2):
             continue
         y.sum().backward()
         learnt = [bool(up.abs().sum() > 0) for _, _, up in bank.named_views(bank.grads)]
-        assert learnt == saved
+        assert learnt == is_used
         return
-    raise AssertionError("a hundred draws dropped all or nothing")
+    raise AssertionError("in a hundred passes all or none were dropped")
 
 
 @pytest.mark.parametrize("chance", [0.3, 0.7])
@@ -95,10 +95,10 @@ def test_ranks_of_a_convolution_are_dropped_for_each_sample(chance: float) -> No
     torch.manual_seed(5)
     y = conv(x).detach()
     torch.manual_seed(5)
-    saved = torch.rand(SAMPLES, RANK) > chance
-    inner = functional.conv2d(x, down, padding=1) * saved[:, :, None, None]
+    is_used = torch.rand(SAMPLES, RANK) > chance
+    inner = functional.conv2d(x, down, padding=1) * is_used[:, :, None, None]
     expected = functional.conv2d(inner, up) * 2 / (1 - chance)
-    assert 0 < int(saved.sum()) < saved.numel()
+    assert 0 < int(is_used.sum()) < is_used.numel()
     torch.testing.assert_close(y, expected)
 
 
@@ -112,7 +112,7 @@ def test_inner_values_of_a_convolution_are_dropped() -> None:
     torch.testing.assert_close(y, functional.conv2d(inner, up) * 2)
 
 
-def test_a_convolution_is_dropped_as_often_as_asked() -> None:
+def test_a_convolution_is_dropped_as_often_as_set() -> None:
     _, conv, _, _ = convolution(Dropouts(module=0.25))
     x = torch.randn(1, WIDTH, 4, 4)
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_a_convolution_is_dropped_as_often_as_asked() -> None:
     assert 200 < dropped < 300  # 250 +- 3.6 standard deviations
 
 
-def test_nothing_is_dropped_while_the_network_is_looked_at() -> None:
+def test_nothing_is_dropped_in_validation() -> None:
     bank, conv, down, up = convolution(Dropouts(inner=0.5, rank=0.5, module=0.5))
     bank.evaluating = True
     x = torch.randn(SAMPLES, WIDTH, 6, 6)

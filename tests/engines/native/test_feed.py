@@ -1,4 +1,4 @@
-"""What a step is shown does not depend on when it is drawn; text encoders go when they are done."""
+"""A step's samples do not depend on when they are made; text encoders are released after use."""
 
 import gc
 import weakref
@@ -36,10 +36,10 @@ def make_job(base: Path, folder: Path, **changes: object) -> TrainJob:
     return tiny_model.make_job(base, folder, items, family="sdxl", **changes)
 
 
-def parts(job: TrainJob, saved: CachedBase | None = None):
+def parts(job: TrainJob, cached: CachedBase | None = None):
     loaded = load_base(job)
     latents = encode_all(job, lambda: load_vae(loaded), "vae", CPU, lambda done, total: None)
-    network = build_network(job, loaded, CPU, saved)
+    network = build_network(job, loaded, CPU, cached)
     return job, network, NoiseSchedule(job, loaded.scheduler), latents, schedule_of(job), ALONE
 
 
@@ -54,22 +54,22 @@ def assert_same(one: list[Pass], other: list[Pass]) -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_steps_drawn_ahead_are_the_same_whatever_is_requested(base: Path, tmp_path: Path) -> None:
+def test_steps_prepared_ahead_are_the_same_in_any_order(base: Path, tmp_path: Path) -> None:
     changes = {"shuffle_caption": True, "flip_aug": True, "noise_offset": 0.1}
     job = make_job(base, tmp_path, gradient_accumulation_steps=2, max_train_steps=9, **changes)
     found = parts(job)
     ahead, now = Feed(*found, is_ahead=True), Feed(*found, is_ahead=False)
     try:
         torch.manual_seed(0)
-        for step in (0, 1, 2, 7, 8, 3):  # with a resumed run's jump, and back
-            torch.rand(3)  # what others draw meanwhile is nothing to it
+        for step in (0, 1, 2, 7, 8, 3):  # forwards and back, as a resumed run may
+            torch.rand(3)  # the global generator has no influence
             assert_same(ahead.passes(step), now.passes(step))
     finally:
         ahead.close()
         now.close()
 
 
-def test_a_fault_in_drawing_comes_out_of_the_step(base: Path, tmp_path: Path) -> None:
+def test_an_error_in_preparing_a_step_is_raised_by_that_step(base: Path, tmp_path: Path) -> None:
     job = make_job(base, tmp_path)
     _, network, noise, latents, schedule, alone = parts(job)
     wrong = Feed(replace(job, max_timestep=-1), network, noise, latents, schedule, alone,
@@ -81,27 +81,29 @@ def test_a_fault_in_drawing_comes_out_of_the_step(base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_text_encoders_go_where_captions_never_change(
+def test_text_encoders_are_released_where_captions_never_change(
     base: Path, tmp_path: Path, dropout: float
 ) -> None:
     job = make_job(base, tmp_path, network_train_unet_only=True, caption_dropout_rate=dropout)
-    saved = CachedBase()
-    found = parts(job, saved)
+    cached = CachedBase()
+    found = parts(job, cached)
     network = found[1]
-    before = saved.num_bytes
-    weights = [weakref.ref(encoder._words) for _, encoder in network.texts.encoders]
+    before = cached.num_bytes
+    weights = [weakref.ref(encoder._token_embedding) for _, encoder in network.texts.encoders]
     trainer = Trainer(*found, EventWriter(silent=True))
     counts: list[tuple[int, int]] = []
     assert trainer.encode_captions(lambda done, total: counts.append((done, total)))
-    saved.drop_texts()
+    cached.drop_texts()
     gc.collect()
     assert [each() for each in weights] == [None, None]
-    assert saved.num_bytes < before
+    assert cached.num_bytes < before
     assert counts[-1] == (6 + (dropout > 0),) * 2
     trainer._one_step()
 
 
-def test_they_stay_where_captions_change_or_they_are_trained(base: Path, tmp_path: Path) -> None:
+def test_text_encoders_stay_where_captions_change_or_they_are_trained(
+    base: Path, tmp_path: Path
+) -> None:
     for changes in ({"shuffle_caption": True, "network_train_unet_only": True}, {}):
         found = parts(make_job(base, tmp_path, **changes))
         trainer = Trainer(*found, EventWriter(silent=True))
@@ -109,7 +111,7 @@ def test_they_stay_where_captions_change_or_they_are_trained(base: Path, tmp_pat
         assert len(found[1].texts.encoders) == 2
 
 
-def test_every_caption_that_is_shown_is_among_those_listed(base: Path, tmp_path: Path) -> None:
+def test_every_caption_of_the_training_is_listed(base: Path, tmp_path: Path) -> None:
     job = make_job(base, tmp_path, caption_dropout_rate=0.5, keep_tokens_separator="|||")
     items = tuple(replace(each, caption=f"a ||| {each.caption}\nsecond") for each in job.items)
     job = replace(job, items=items)

@@ -1,5 +1,5 @@
-"""A pass can stand in a CUDA graph: shown on a CPU by a stand-in that refuses what a graph cannot
-do, and by tensors without contents on a device of their own."""
+"""A pass can be a CUDA graph: tested on a CPU by a stand-in that refuses what a graph cannot do,
+and by fake tensors on a device of their own."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tenner.core.train_job import TrainJob
 from tenner.engines.native import small_maps
 from tenner.engines.native.batches import schedule_of
 from tenner.engines.native.feed import Samples
-from tenner.engines.native.graphs import GraphedPass, why_not
+from tenner.engines.native.graphs import GraphedPass, reason_against
 from tenner.engines.native.latents import encode_all
 from tenner.engines.native.load import load_base, load_vae
 from tenner.engines.native.loop import Trainer
@@ -91,7 +91,7 @@ LONG = ("convolutions, SDXL", "text encoders, SDXL, bf16", "checkpointing, loss 
 @pytest.mark.parametrize(
     "case", [pytest.param(each, marks=pytest.mark.long) if each in LONG else each for each in CASES]
 )
-def test_replayed_passes_give_the_weights_of_the_passes_themselves(
+def test_replayed_passes_train_the_same_weights(
     case: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     family, changes = CASES[case]
@@ -129,12 +129,12 @@ def test_masks_are_inputs_too(bases: dict[str, Path], tmp_path: Path) -> None:
     for run in (trainer._pass, graphed):
         other = replace(masked, samples=replace(masked.samples, masks=masks.square()))
         bank.begin_pass(first=True, num_samples=len(masks))
-        found.append((run(other).clone(), bank.sinks.clone()))
+        found.append((run(other).clone(), bank.pass_grads.clone()))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_a_shape_that_was_not_captured_is_run_as_it_is(
+def test_a_shape_that_was_not_captured_runs_without_a_graph(
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tenner.engines.native.loop.MOST_GRAPHS", 1)
@@ -163,7 +163,7 @@ class Failing(Replaying):
         return super().capture(run)
 
 
-def test_a_capture_that_fails_leaves_a_notice_and_the_same_training(
+def test_a_failed_capture_is_reported_and_trains_the_same_weights(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
     job = make_job(bases, tmp_path, "sd1")
@@ -180,7 +180,7 @@ def test_a_capture_that_fails_leaves_a_notice_and_the_same_training(
     assert found[1] == expected[1]
 
 
-def test_memory_that_runs_out_in_a_capture_is_an_error_as_in_a_step(
+def test_running_out_of_memory_in_a_capture_raises_as_in_a_step(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
     trainer, events = make_trainer(make_job(bases, tmp_path, "sd1", cuda_graphs=True))
@@ -189,7 +189,7 @@ def test_memory_that_runs_out_in_a_capture_is_an_error_as_in_a_step(
     assert not any(isinstance(event, Warned) for event in events)
 
 
-def test_on_a_cpu_the_setting_changes_nothing_and_an_event_says_so(
+def test_on_a_cpu_the_setting_changes_nothing_and_is_reported(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
     job = make_job(bases, tmp_path, "sd1", max_train_steps=2)
@@ -218,12 +218,12 @@ def test_what_cannot_be_captured_is_named(
     changes: dict[str, object], reason: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     job = make_job(bases, tmp_path, "sd1", **changes)
-    found = why_not(job, torch.device("cuda"))
+    found = reason_against(job, torch.device("cuda"))
     assert reason in (found or "") if reason else found is None
 
 
 def not_static() -> dict[str, Callable[[], object]]:
-    """Functions that a graph would not repeat as they are, each with its fault."""
+    """Functions that a graph would repeat wrongly, by their fault."""
     numbers, state = torch.ones(4), {"step": 0, "buffer": torch.ones(4), "old": []}
 
     def counts() -> None:
@@ -258,7 +258,7 @@ def test_the_stand_in_refuses_what_a_graph_would_not_repeat(fault: str) -> None:
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Refuses every operation that reads or makes a tensor of the host."""
+    """Refuses operations that read or make a tensor on the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,8 +280,8 @@ class OnOneDevice(TorchDispatchMode):
 def test_a_pass_neither_waits_for_its_device_nor_copies_from_the_host(
     case: str, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On tensors without contents, which no number can be read from."""
-    monkeypatch.setattr(small_maps, "MOST_POSITIONS", 0)  # a way of a CPU
+    """On fake tensors, from which no number can be read."""
+    monkeypatch.setattr(small_maps, "MOST_POSITIONS", 0)  # used on CPUs alone
     family, changes = CASES[case]
     job = make_job(bases, tmp_path, family, **changes)
     meta = torch.device("meta")

@@ -1,4 +1,4 @@
-"""Masked loss: a picture's alpha says where the loss counts, as sd-scripts reads it."""
+"""Masked loss: a picture's alpha weights the loss of each position, as in sd-scripts."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from tenner.settings import load_request
 
 
 class StandInVae:
-    """Returns latents an eighth as large, and keeps the pixels that it was shown."""
+    """Returns latents an eighth as large, and stores the pixels it was called with."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -51,14 +51,14 @@ def views(tmp_path: Path, image: Image.Image, **changes: object) -> tuple[list[E
 
 
 def left_half_hidden() -> Image.Image:
-    """Red, 32x16; of the left half nothing is to be learnt, of the column beside it a quarter."""
+    """Red, 32x16; its left half is masked, and the column beside it by three quarters."""
     image = Image.new("RGBA", (32, 16), (255, 0, 0, 255))
     image.paste((255, 0, 0, 0), (0, 0, 16, 16))
     image.paste((255, 0, 0, 64), (16, 0, 24, 16))
     return image
 
 
-def test_the_alpha_becomes_a_mask_of_the_latents_size_and_is_turned_with_the_picture(
+def test_the_alpha_becomes_a_mask_of_the_latents_size_and_is_mirrored_with_the_picture(
     tmp_path: Path,
 ) -> None:
     (plain, mirrored), pixels = views(tmp_path, left_half_hidden(), alpha_mask=True, flip_aug=True)
@@ -76,7 +76,7 @@ def test_without_the_option_transparent_parts_are_white_and_count(tmp_path: Path
     assert pixels[0, 1, 0, 0] == 1.0
 
 
-def test_a_picture_without_alpha_counts_whole_beside_masked_ones(tmp_path: Path) -> None:
+def test_a_picture_without_alpha_has_a_mask_of_ones_beside_masked_ones(tmp_path: Path) -> None:
     (masked,), _ = views(tmp_path, left_half_hidden(), alpha_mask=True)
     (whole,), _ = views(tmp_path, Image.new("RGB", (32, 16)), alpha_mask=True)
     assert whole.mask is None
@@ -101,7 +101,7 @@ def losses(job: TrainJob) -> list[float]:
     return [event.loss for event in events if isinstance(event, Step)]
 
 
-def test_what_is_hidden_is_not_learnt(tmp_path: Path) -> None:
+def test_masked_parts_have_no_loss(tmp_path: Path) -> None:
     base = tiny_model.make_base(tmp_path / "base")
     hidden = tiny_model.make_items(tmp_path / "data", 2)
     for item in hidden:

@@ -88,21 +88,23 @@ def gradients_of(
     model,
     family: str,
     *,
-    plain: bool = False,
+    uses_autograd: bool = False,
     recomputed: int | None = 0,
     conv_dim: int | None = None,
     dropouts: Dropouts = NO_DROPOUTS,
 ):
-    """The answer, the LoRA's gradients and the text's, with so many blocks computed again."""
+    """The prediction, the gradients of the LoRA and of the text, with `recomputed` units."""
     bank = LoraBank()
-    plan = plan_for(bank, conv_dim=conv_dim, conv_alpha=1.0, plain=plain, dropouts=dropouts)
+    plan = plan_for(
+        bank, conv_dim=conv_dim, conv_alpha=1.0, uses_autograd=uses_autograd, dropouts=dropouts
+    )
     parts = Parts(model.state_dict(), device=CPU, dtype=torch.float32, plan=plan,
                   adapts=lambda name: adapts_unet(name, conv_dim is not None))  # fmt: skip
     unet = Unet(parse_unet_config(dict(model.config)), parts)
     torch.manual_seed(5)
     randomise(bank)
     unet.recompute(recomputed)
-    unet.keeps_rng = bool(dropouts)
+    unet.restores_rng = bool(dropouts)
     latents, times, context, added = inputs(family)
     context.requires_grad_(True)
     bank.begin_pass(first=True, num_samples=2)
@@ -116,10 +118,10 @@ def gradients_of(
 @pytest.mark.parametrize("conv_dim", [None, 2])
 def test_fused_lora_is_the_plain_sum(tmp_path: Path, family: str, conv_dim: int | None) -> None:
     model = tiny_model.make_unet(tmp_path, family)
-    want = gradients_of(model, family, plain=True, conv_dim=conv_dim)
+    expected = gradients_of(model, family, uses_autograd=True, conv_dim=conv_dim)
     for recomputed in (0, None):
         found = gradients_of(model, family, recomputed=recomputed, conv_dim=conv_dim)
-        for one, other in zip(found, want, strict=True):
+        for one, other in zip(found, expected, strict=True):
             assert float(other.abs().max()) > 0
             torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-6)
 
@@ -128,17 +130,24 @@ def test_fused_lora_is_the_plain_sum(tmp_path: Path, family: str, conv_dim: int 
 def test_blocks_that_are_computed_again_leave_every_bit(tmp_path: Path, dropouts: Dropouts) -> None:
     """However many there are, of all kinds, with dropouts in the LoRA too."""
     model = tiny_model.make_unet(tmp_path, "sdxl")
-    plain = bool(dropouts)
-    want = gradients_of(model, "sdxl", plain=plain, conv_dim=2, dropouts=dropouts)
+    uses_autograd = bool(dropouts)
+    expected = gradients_of(
+        model, "sdxl", uses_autograd=uses_autograd, conv_dim=2, dropouts=dropouts
+    )
     units = Unet(
         parse_unet_config(dict(model.config)),
         Parts(model.state_dict(), device=CPU, dtype=torch.float32),
     ).units
     for number in (*range(1, len(units) + 1), None):
         found = gradients_of(
-            model, "sdxl", plain=plain, recomputed=number, conv_dim=2, dropouts=dropouts
+            model,
+            "sdxl",
+            uses_autograd=uses_autograd,
+            recomputed=number,
+            conv_dim=2,
+            dropouts=dropouts,
         )
-        for one, other in zip(found, want, strict=True):
+        for one, other in zip(found, expected, strict=True):
             assert float(other.abs().max()) > 0
             assert torch.equal(one, other), number
 
@@ -153,9 +162,9 @@ def test_narrow_transformer_blocks_are_computed_again_first_and_the_last_one_las
     kinds = [each.kind for each in units]
     assert kinds == sorted(kinds)
     for kind in ("block", "resnet"):
-        places = [(each.channels, each.index) for each in units if each.kind == kind]
-        assert places == sorted(places)
-        assert places
+        positions = [(each.channels, each.index) for each in units if each.kind == kind]
+        assert positions == sorted(positions)
+        assert positions
     assert last.kind == "block"
     assert last.index > max(each.index for each in units if each.kind == "block")
     unet.recompute(3)

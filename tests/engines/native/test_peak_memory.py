@@ -1,5 +1,4 @@
-"""The peak that is reported is that of the steps alone: not of the search in the first, nor
-before."""
+"""The reported peak is that of the steps after the first, without what was allocated before."""
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from tenner.engines.native.peak_memory import PeakMemory
 
 
 class Allocator:
-    """A card's allocator: what is taken now and at most, as torch.cuda tells it."""
+    """A card's allocator: the memory allocated now and at the peak, as torch.cuda returns it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.peak = 0
@@ -26,7 +25,7 @@ class Allocator:
         self.peak = self.now
 
 
-def test_only_what_steps_after_the_first_take_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_the_steps_after_the_first_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     card, events = Allocator(monkeypatch), list[Event]()
     memory = PeakMemory(torch.device("cuda"), events.append)
     card.take(90)  # the VAE
@@ -44,7 +43,7 @@ def test_only_what_steps_after_the_first_take_is_reported(monkeypatch: pytest.Mo
     assert events[1:] == [MemoryUsed(step=23, allocated_bytes=45, reserved_bytes=46)]
 
 
-def test_a_cpu_tells_nothing() -> None:
+def test_on_a_cpu_nothing_is_reported() -> None:
     events: list[Event] = []
     memory = PeakMemory(torch.device("cpu"), events.append)
     for step in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""A convolution as a matrix product is the same convolution, in either layout, both ways."""
+"""A convolution as a matrix product equals `conv2d`, forward and backward, in either layout."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from tenner.engines.native.tensor_file import Renamed, TensorFile
 from tenner.sample.load import LoadError, lora_tag
 
 
-def test_every_number_format_comes_back(tmp_path: Path) -> None:
+def test_every_dtype_is_read_back(tmp_path: Path) -> None:
     saved = {
         f"a.{dtype}".replace("torch.", ""): torch.arange(6).reshape(2, 3).to(dtype)
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.float64)
@@ -54,7 +54,7 @@ def test_numbers_of_a_format_that_torch_lacks_are_reported(tmp_path: Path) -> No
         TensorFile(path)["a"]
 
 
-def test_renamed_tensors_are_looked_up_when_asked_for(tmp_path: Path) -> None:
+def test_renamed_tensors_are_read_when_they_are_looked_up(tmp_path: Path) -> None:
     save_file({"unet.a": torch.ones(2), "vae.b": torch.zeros(2)}, tmp_path / "x.safetensors")
     found = Renamed.of(TensorFile(tmp_path / "x.safetensors"), "unet.")
     assert list(found) == ["a"]

@@ -1,5 +1,5 @@
-"""What a step changes: nothing where its gradients are not finite, and with AdamW8bit over flat
-tensors what it changes over each matrix alone."""
+"""Optimizer steps: none where gradients are not finite; AdamW8bit over flat tensors has the result
+of separate matrices."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def make_bank(rank: int, small: int | None = None) -> LoraBank:
-    """Sites as a U-Net has them: three matrices that read one input, and widths that differ."""
+    """Sites as in a U-Net: three matrices that read one input, and different widths."""
     bank = LoraBank(small)
     for segment in ("text_encoder", "unet"):
         mark = "lora_te" if segment == "text_encoder" else "lora_unet"
@@ -44,13 +44,13 @@ def make_job(**changes: object) -> TrainJob:
     return tiny_model.make_job(Path("base"), Path("out"), (), **changes)
 
 
-def draw(bank: LoraBank, step: int) -> None:
-    """Gradients of very different sizes, zero where the memory only aligns."""
-    draws = torch.Generator().manual_seed(step)
+def random_gradients(bank: LoraBank, step: int) -> None:
+    """Gradients of very different sizes, zero in the padding."""
+    rng = torch.Generator().manual_seed(step)
     bank.grads.zero_()
     for _, start, size in bank.matrices():
-        spread = 10.0 ** (torch.rand(1, generator=draws) * 6 - 6)
-        bank.grads[start : start + size] = torch.randn(size, generator=draws) * spread
+        spread = 10.0 ** (torch.rand(1, generator=rng) * 6 - 6)
+        bank.grads[start : start + size] = torch.randn(size, generator=rng) * spread
 
 
 OPTIMIZERS = ("AdamW", "Adam", "SGD", "SGDNesterov", "Lion", "Prodigy", "Adafactor")
@@ -65,7 +65,7 @@ def test_a_step_that_is_not_finite_changes_nothing(name: str, broken: set[int]) 
     updaters = [Updater(job, bank, CPU, num_steps=100) for bank in banks]
     for step in range(6):
         for bank, updater, meets in zip(banks, updaters, (True, False), strict=True):
-            draw(bank, step)
+            random_gradients(bank, step)
             if step in broken:
                 if not meets:
                     continue
@@ -104,7 +104,7 @@ def per_matrix_adamw8bit(bank: LoraBank, job: TrainJob) -> Any:
 
 
 @pytest.mark.parametrize("rank", [2, 6, 8])
-def test_flat_8_bit_states_give_the_numbers_of_a_state_for_each_matrix(rank: int) -> None:
+def test_flat_8_bit_states_equal_separate_states_of_each_matrix(rank: int) -> None:
     job = make_job(optimizer_type="AdamW8bit", learning_rate=1e-3)
     flat, single = (make_bank(rank, small_below(job)) for _ in range(2))
     ours = flat_adamw8bit(_block_groups(job, flat), {"lr": 1e-3, "weight_decay": 0.1})
@@ -113,7 +113,7 @@ def test_flat_8_bit_states_give_the_numbers_of_a_state_for_each_matrix(rank: int
     theirs = per_matrix_adamw8bit(single, job)
     for step in range(5):
         for bank, optimizer in ((flat, ours), (single, theirs)):
-            draw(bank, step)
+            random_gradients(bank, step)
             optimizer.step()
     assert torch.equal(flat.weights, single.weights)
     num_flat = sum(len(group["params"]) for group in ours.param_groups)
@@ -152,7 +152,7 @@ def test_an_8_bit_step_waits_for_nothing_and_is_undone_where_it_is_not_finite(
     updaters = [Updater(job, bank, CPU, num_steps=100) for bank in banks]
     for step in range(5):
         for bank, updater, meets in zip(banks, updaters, (True, False), strict=True):
-            draw(bank, step)
+            random_gradients(bank, step)
             if step == 2:
                 if not meets:
                     continue

@@ -109,7 +109,7 @@ def test_the_tiny_base_s_encoder_is_read() -> None:
     same_bits(vae, weights)
 
 
-def test_what_is_missing_or_of_another_kind_is_named() -> None:
+def test_missing_tensors_and_other_architectures_are_named() -> None:
     vae = diffusers_vae()
     weights = vae.state_dict()
     del weights["encoder.mid_block.attentions.0.to_k.bias"]

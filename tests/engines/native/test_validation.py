@@ -1,4 +1,4 @@
-"""The loss on held-out pictures: the same questions each time, and the training is as it was."""
+"""The loss on held-out pictures: on the same samples each time, without effect on the training."""
 
 import os
 import subprocess

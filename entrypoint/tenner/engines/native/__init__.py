@@ -1,5 +1,6 @@
 """Our own trainer: LoRA on Stable Diffusion 1.x, 2.x and XL, in its own process.
 
-`job` says what to train (standard library only), `engine` how the process is started and read
-(pure), `train` is the process. Nothing here imports torch until `train` runs.
+`engine` starts the process and reads its lines (no torch), `train` is the process: `load` reads the
+base, `latents` and `text` encode the dataset, `network` builds U-Net, text encoders and LoRA, and
+`loop` trains. What to train is a `tenner.core.train_job.TrainJob`.
 """

@@ -1,8 +1,8 @@
 """Which images are in which step: repeats, buckets, order, and how many steps there are.
 
-A batch holds pictures of one bucket. With several processes a batch is the whole of what all of
-them see in one pass; each takes its share, so the order does not depend on how many there are as
-long as `train_batch_size` times the processes stays the same.
+A batch holds pictures of one bucket. With several processes a batch is what all of them train on in
+one pass, and each takes its share: the order is the same for any number of processes as long as
+`train_batch_size` times their number stays the same.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from tenner.core.messages import msg
 from tenner.core.train_job import TrainItem, TrainJob
-from tenner.engines.native.rng import python_draw
+from tenner.engines.native.rng import python_rng
 
 Batch = tuple[int, ...]
-"""Indices of items; an item stands here once for each repeat."""
+"""Indices into a job's items; an item occurs once for each of its repeats in the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The whole run as numbers. A step is one optimizer step; a pass is one forward-backward."""
+    """How many steps and epochs a run has. A step is one optimizer step over the batches that are
+    accumulated; each batch is one forward-backward pass."""
 
     steps_per_epoch: int
     num_steps: int
@@ -27,7 +28,7 @@ class Schedule:
 
 
 def repeats_of(items: Sequence[TrainItem]) -> tuple[int, ...]:
-    """How often each item is seen in an epoch.
+    """How often an epoch has each item, in the order of the items.
 
     Regularisation images are repeated, or left out at the end, so that an epoch holds as many of
     them as of training images, as sd-scripts does.
@@ -62,16 +63,16 @@ def epoch_batches(
     items: Sequence[TrainItem], total_batch_size: int, seed: int, epoch: int
 ) -> list[Batch]:
     """The batches of epoch number `epoch` (from 0), in order."""
-    draw = python_draw(seed, "order", epoch)
+    rng = python_rng(seed, "order", epoch)
     batches: list[Batch] = []
     for members in buckets_of(items).values():
         shuffled = list(members)
-        draw.shuffle(shuffled)
+        rng.shuffle(shuffled)
         batches += [
             tuple(shuffled[start : start + total_batch_size])
             for start in range(0, len(shuffled), total_batch_size)
         ]
-    draw.shuffle(batches)
+    rng.shuffle(batches)
     return batches
 
 
@@ -95,7 +96,8 @@ def schedule_of(job: TrainJob, num_processes: int = 1) -> Schedule:
 
 
 def share_of(batch: Batch, rank: int, num_processes: int) -> range:
-    """The positions in `batch` that process `rank` takes: equal runs, the first ones longer."""
+    """The positions in `batch` that process `rank` trains on: consecutive ones, as many for each
+    process; the first processes have one more where they cannot be equal."""
     size, rest = divmod(len(batch), num_processes)
     start = rank * size + min(rank, rest)
     return range(start, start + size + (rank < rest))

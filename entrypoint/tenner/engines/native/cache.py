@@ -1,6 +1,6 @@
-"""The frozen tensors of one base model, kept on the device from one training to the next.
+"""A cache of one base model's frozen tensors on the device, for a process that trains several jobs.
 
-Nothing in a training changes them: a LoRA lies beside the layers that it adapts.
+A training does not change them: the LoRA's weights are separate.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Identity = tuple[object, ...]
 
 
 class CachedBase:
-    """Holds one base at a time; another base, precision or layout takes its place."""
+    """Caches one base at a time; another base, precision or layout replaces it."""
 
     def __init__(self) -> None:
         self._identity: Identity = ()
@@ -24,10 +24,11 @@ class CachedBase:
 
     @property
     def num_bytes(self) -> int:
+        """The size of the cached tensors, in bytes."""
         return sum(each.numel() * each.element_size() for each in self._tensors.values())
 
     def recorder(self, job: TrainJob, device: torch.device) -> Callable[[str], GetTensor]:
-        """What keeps the tensors of each part of the job's base. Raises OSError."""
+        """A function from a part's name to its `GetTensor`, for the job's base. Raises OSError."""
         layout = job.channels_last is not False
         identity = (*base_identity(Path(job.base)), str(device), job.mixed_precision, layout)
         if identity != self._identity:
@@ -36,12 +37,12 @@ class CachedBase:
         return self._getter_of
 
     def drop(self) -> None:
-        """Let go of everything."""
+        """Release all tensors."""
         self._tensors.clear()
         self._identity = ()
 
     def drop_texts(self) -> None:
-        """Let go of the text encoders alone."""
+        """Release the text encoders' tensors."""
         for part, name in list(self._tensors):
             if part.startswith("text_encoder"):
                 del self._tensors[part, name]
@@ -57,7 +58,7 @@ class CachedBase:
 
 
 def base_identity(base: Path) -> Identity:
-    """A base's path and the size and time of its weight files. Raises OSError."""
+    """The paths, sizes and modification times of a base's weight files. Raises OSError."""
     files = sorted(base.rglob("*.safetensors")) if base.is_dir() else [base]
     stats = [(file, file.stat()) for file in files]
     return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)

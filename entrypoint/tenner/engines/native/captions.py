@@ -1,36 +1,37 @@
-"""What text a picture is shown with this time: shuffled, thinned, dropped, or as written."""
+"""A picture's caption for one sample: as written, or with tags shuffled, some or all dropped."""
 
 import re
 from dataclasses import replace
 from random import Random
 
 from tenner.core.train_job import TrainJob
-from tenner.engines.native.rng import python_draw
+from tenner.engines.native.rng import python_rng
 
 
 def draw_caption(job: TrainJob, caption: str, *, epoch: int, position: int) -> str:
-    """The text for one showing; `epoch` counts from 0, `position` names the showing in the run.
+    """The text of one sample; `epoch` counts from 0, `position` is its number in the run.
 
-    As in sd-scripts only the first line counts unless one is drawn, `keep_tokens` tags at the
-    start stay in place, and a caption is dropped whole either by chance or in every n-th epoch.
+    As in sd-scripts only the first line counts (with `enable_wildcard` a random one), the first
+    `keep_tokens` tags are neither moved nor dropped, and a whole caption is dropped either by
+    chance or in every n-th epoch.
     """
-    draw = python_draw(job.seed, "caption", position)
-    dropped = draw.random() < job.caption_dropout_rate
+    rng = python_rng(job.seed, "caption", position)
+    dropped = rng.random() < job.caption_dropout_rate
     every = job.caption_dropout_every_n_epochs
     if dropped or (every > 0 and (epoch + 1) % every == 0):
         return ""
-    line = _drawn(caption, draw) if job.enable_wildcard else caption.split("\n", 1)[0]
+    line = _drawn(caption, rng) if job.enable_wildcard else caption.split("\n", 1)[0]
     if not (job.shuffle_caption or job.caption_tag_dropout_rate > 0):
         return line
     before, tags, after = _parts(job, line)
     if job.shuffle_caption:
-        draw.shuffle(tags)
-    left = [tag for tag in tags if draw.random() >= job.caption_tag_dropout_rate]
+        rng.shuffle(tags)
+    left = [tag for tag in tags if rng.random() >= job.caption_tag_dropout_rate]
     return ", ".join([*before, *left, *after])
 
 
 def fixed_captions(job: TrainJob) -> list[str] | None:
-    """All texts that the job's pictures are ever shown with; None where they are drawn anew."""
+    """All texts that the job trains with; None where random captions make the list unlimited."""
     if job.shuffle_caption or job.caption_tag_dropout_rate > 0 or job.enable_wildcard:
         return None
     plain = replace(job, caption_dropout_rate=0.0, caption_dropout_every_n_epochs=0)
@@ -41,17 +42,17 @@ def fixed_captions(job: TrainJob) -> list[str] | None:
     return list(dict.fromkeys(found))
 
 
-def _drawn(caption: str, draw: Random) -> str:
-    """One of the lines, with one of the words of each `{red|blue}`."""
-    line = draw.choice(caption.split("\n"))
-    pieces = re.split(r"(\{\{|\}\})", line)  # doubled braces are themselves, nothing to draw
+def _drawn(caption: str, rng: Random) -> str:
+    """A random line, with a random choice of each `{red|blue}`; `{{` and `}}` are plain braces."""
+    line = rng.choice(caption.split("\n"))
+    pieces = re.split(r"(\{\{|\}\})", line)  # doubled braces are themselves, nothing to rng
     marked = "".join({"{{": "\0", "}}": "\1"}.get(piece, piece) for piece in pieces)
-    chosen = re.sub(r"\{([^}]+)\}", lambda found: draw.choice(found[1].split("|")), marked)
+    chosen = re.sub(r"\{([^}]+)\}", lambda found: rng.choice(found[1].split("|")), marked)
     return chosen.replace("\0", "{").replace("\1", "}")
 
 
 def _parts(job: TrainJob, line: str) -> tuple[list[str], list[str], list[str]]:
-    """Tags that stay at the start, tags that may move or go, tags that stay at the end."""
+    """Fixed tags at the start, tags that may be moved or dropped, fixed tags at the end."""
     separator = job.keep_tokens_separator
     if separator and separator in line:
         first, rest = line.split(separator, 1)

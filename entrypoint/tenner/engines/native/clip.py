@@ -1,8 +1,8 @@
 """The CLIP text encoder, written for training a LoRA on it.
 
-The arithmetic is that of transformers' CLIPTextModel (a test holds it to that), from the tensors
-under its names. Only the layers whose output is wanted are run. As in the U-Net, tokens stay
-[tokens, features] and query, key and value are one product.
+The arithmetic and the names of the weights are those of transformers' CLIPTextModel (a test
+compares both). Only the layers whose output is used are run. As in the U-Net, features are
+[tokens, width] and query, key and value are one product.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -60,37 +60,45 @@ class _Layer:
     activation: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Tensor, batch: int) -> Tensor:
-        """x [batch * words, width]."""
+        """x [batch * tokens, width] to the same shape."""
         query, key, value = heads_of(self.qkv(self.norm1(x)), batch, 3, self.num_heads)
         x = self.out(attention(query, key, value, causal=True), x)
         return self.feed_out(self.activation(self.feed_in(self.norm2(x))), x)
 
 
 class ClipText:
-    """Token ids [batch, words] to hidden states; weights are taken out of `parts`."""
+    """From token ids [batch, tokens] to hidden states. Its weights are made by `parts`.
+
+    `checkpointing` recomputes the layers in the backward pass, and `restores_rng` then restores the
+    random state, as dropouts need it.
+    """
 
     def __init__(self, config: ClipConfig, parts: Parts) -> None:
         self.config = config
         self.checkpointing = False
-        self.keeps_rng = False
-        self._words = parts.tensor("embeddings.token_embedding.weight")
-        self._positions = parts.tensor("embeddings.position_embedding.weight")
+        self.restores_rng = False
+        self._token_embedding = parts.tensor("embeddings.token_embedding.weight")
+        self._position_embedding = parts.tensor("embeddings.position_embedding.weight")
         self._layers = [self._layer(parts, index) for index in range(config.num_layers)]
         self._final_norm = parts.layer_norm("final_layer_norm", config.eps)
 
     def hidden(self, ids: Tensor, skip: int = 1) -> Tensor:
-        """The output of the `skip`-th layer from the end, [batch * words, width], not normed."""
+        """The output of the `skip`-th layer from the end, [batch * tokens, width], not normed."""
         return self.run(ids, 0, self.config.num_layers + 1 - skip)
 
     def run(self, x: Tensor, first: int, last: int, batch: int | None = None) -> Tensor:
-        """Layers `first` to `last`: from ids where `first` is 0, else from hidden states."""
+        """Run layers `first` to `last`, the latter excluded.
+
+        `x` are token ids [batch, tokens] where `first` is 0, else hidden states
+        [batch * tokens, width], with their `batch`.
+        """
         if first == 0:
             batch = x.shape[0]
-            x = (self._words[x] + self._positions[: x.shape[1]]).flatten(0, 1)
+            x = (self._token_embedding[x] + self._position_embedding[: x.shape[1]]).flatten(0, 1)
         for layer in self._layers[first:last]:
             if self.checkpointing and torch.is_grad_enabled():
                 found = checkpoint(
-                    layer, x, batch, use_reentrant=False, preserve_rng_state=self.keeps_rng
+                    layer, x, batch, use_reentrant=False, preserve_rng_state=self.restores_rng
                 )
                 x = cast(Tensor, found)
             else:
@@ -98,6 +106,7 @@ class ClipText:
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
+        """The norm after the last layer, over x [tokens, width]."""
         return self._final_norm(x)
 
     def _layer(self, parts: Parts, index: int) -> _Layer:

@@ -1,8 +1,8 @@
-"""What a LoRA leaves out at random while it is trained: inner values, ranks, whole modules.
+"""Dropout of a LoRA's inner values, ranks and whole modules.
 
-As in sd-scripts' `networks.lora`: chances are drawn anew in every forward pass, a module's for
-itself even where it is computed beside others, a rank's for each sample; what is left of the ranks
-is scaled up.
+As in sd-scripts' `networks.lora`: random in every forward pass, for each module even where several
+are computed together, and for each rank and sample; the remaining ranks are scaled up. The
+generator is torch's global one, which the loop seeds before each pass.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class Dropouts:
-    """Chances that an inner value, a rank, or a whole module is left out in one pass."""
+    """The probabilities that an inner value, a rank, or a whole module is dropped in a pass."""
 
     inner: float = 0.0
     rank: float = 0.0
@@ -25,14 +25,14 @@ class Dropouts:
         return bool(self.inner or self.rank or self.module)
 
     def modules_trained(self, count: int) -> list[bool]:
-        """For each of `count` modules whether it is there in this pass. Drawn on the CPU: no
-        device is waited for."""
+        """Whether each of `count` modules is used in this pass. Random numbers of the CPU, since
+        a decision of the host would have to wait for the device's."""
         if not self.module:
             return [True] * count
         return [float(torch.rand(())) >= self.module for _ in range(count)]
 
-    def thinned(self, inner: Tensor, num_samples: int) -> Tensor:
-        """Inner values [tokens, ranks] or [samples, ranks, height, width] with some left out.
+    def drop(self, inner: Tensor, num_samples: int) -> Tensor:
+        """Inner values [tokens, ranks] or [samples, ranks, height, width], some of them zero.
 
         Tokens are those of `num_samples` samples, one after the other.
         """
@@ -49,7 +49,7 @@ class Dropouts:
 
     @property
     def scale(self) -> float:
-        """What makes up for the ranks that are left out."""
+        """The factor that makes up for dropped ranks."""
         return 1.0 / (1.0 - self.rank) if self.rank else 1.0
 
 

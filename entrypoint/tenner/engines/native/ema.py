@@ -1,4 +1,4 @@
-"""The moving average of a LoRA's weights over its training: steadier than the last step's.
+"""The exponential moving average of a LoRA's weights, with less noise than those of the last step.
 
 Both factors of each module are averaged, as OneTrainer and diffusers' training scripts do.
 """

@@ -1,7 +1,7 @@
 """How the trainer's process is started and what its lines mean. Pure; no torch.
 
-The process prints one event (`tenner.core.events`) a line on stdout; anything else it or its
-libraries print goes to stderr, or is not an event and is passed over.
+The process prints one event (`tenner.core.events`) a line on stdout. What else it or its libraries
+print goes to stderr, or is ignored.
 """
 
 import os
@@ -16,7 +16,7 @@ MODULE = "tenner.engines.native.train"
 
 
 class EngineExit(IntEnum):
-    """What the trainer's process ends with; a `failed` event says the same in words."""
+    """Exit codes of the trainer's process. A `failed` event explains those that are errors."""
 
     DONE = 0
     """Finished, or stopped by the stop file with its state saved."""
@@ -42,8 +42,8 @@ def command(
     threads_per_process: int = 1,
     module: str = MODULE,
 ) -> Command:
-    """The process that does the job at `job_path`, or one for each of `num_processes` GPUs, each
-    with so many CPU threads.
+    """The command that does the job at `job_path`: one process, or one for each of `num_processes`
+    GPUs, each with `threads_per_process` CPU threads.
 
     `python` is an interpreter with torch, diffusers and transformers; this package is put on its
     path, so that tenner's own dependencies need not be installed there.
@@ -54,6 +54,7 @@ def command(
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Buckets differ in size: without it, fixed segments fragment until memory runs out.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
     run = ("-m", module, str(job_path))
@@ -62,6 +63,7 @@ def command(
     launch = (
         *("-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", str(num_processes), "--num_machines", "1"),
+        # The job has the precision and the compiler; the launcher's own would be a second one.
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(threads_per_process), "--no_python"),
     )

@@ -1,8 +1,9 @@
-"""What each step is shown: latents, noise, timesteps and captions of its pictures, on the device.
+"""The samples of each step: latents, noise, timesteps and captions, on the device.
 
-Every draw is named by its place in the run (`rng`), so nothing depends on when it is made. On a
-card the next step's samples are therefore drawn on a thread while the card works on this one's,
-put into pinned memory and copied on a stream of their own: a step then waits for no copy.
+All random numbers are seeded by their position in the run (`rng`), so nothing depends on when they
+are made. On a card the next step's samples are therefore made on a thread while the card computes
+the current step, put into pinned memory and copied on a stream of their own: no step waits for a
+copy.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -28,8 +29,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """One process's share of a batch. `share` weights each sample's loss, `masks` [n, 1, h, w] its
-    places; `sizes` [n, 6] is what SDXL is conditioned on."""
+    """One process's n samples of a batch.
+
+    `noisy` [n, 4, h, w] has the run's precision, `target` [n, 4, h, w] is fp32, `timesteps` [n]
+    are integers. `share` [n] is each sample's factor in the step's loss, `masks` [n, 1, h, w] the
+    factor of each position (None: 1 everywhere), `sizes` [n, 6] SDXL's size conditioning.
+    """
 
     noisy: Tensor
     target: Tensor
@@ -40,7 +45,7 @@ class Samples:
     captions: Sequence[str]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by their names."""
+        """The tensors by their names, without `masks` where there are none."""
         found = {name: getattr(self, name) for name in _TENSORS}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -50,23 +55,26 @@ _TENSORS = ("noisy", "target", "timesteps", "share", "sizes", "masks")
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """A forward-backward pass. `samples` is None where the batch is too small for all processes;
-    `num_images` counts those of all of them."""
+    """The samples of a forward-backward pass. `samples` is None where the batch has none for this
+    process; `num_images` counts those of all processes."""
 
     samples: Samples | None
     num_images: int
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """The passes of a step; `arrived` is the event after which their copies are on the card."""
+class _Prepared:
+    """The passes of a step. `arrived` is the CUDA event that ends their copies; None on a CPU."""
 
     passes: list[Pass]
     arrived: Any = None
 
 
 class Feed:
-    """The passes of any step. Close it at the end of the run."""
+    """The passes of any step, in any order of steps. Close it at the end of the run.
+
+    `is_ahead` prepares the next step on a thread; by default on a card.
+    """
 
     def __init__(
         self,
@@ -89,24 +97,24 @@ class Feed:
         self._on_card = network.device.type == "cuda"
         self._stream: Any = torch.cuda.Stream(network.device) if self._on_card else None
         ahead = self._on_card if is_ahead is None else is_ahead
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draws") if ahead else None
-        self._next: tuple[int, Future[_Drawn]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed") if ahead else None
+        self._next: tuple[int, Future[_Prepared]] | None = None
 
     def passes(self, step: int) -> list[Pass]:
         """The passes of step `step` (from 0), on the device."""
         if self._thread is None:
-            return self._drawn(step).passes
+            return self._prepare(step).passes
         if self._next is None or self._next[0] != step:
-            self._next = (step, self._thread.submit(self._drawn, step))
-        drawn = self._next[1].result()
+            self._next = (step, self._thread.submit(self._prepare, step))
+        prepared = self._next[1].result()
         self._next = None
         if step + 1 < self._schedule.num_steps:
-            self._next = (step + 1, self._thread.submit(self._drawn, step + 1))
-        return self._received(drawn)
+            self._next = (step + 1, self._thread.submit(self._prepare, step + 1))
+        return self._after_copies(prepared)
 
     def examples(self, at_most: int) -> list[Samples]:
-        """A pass of each shape that this process has in an epoch, on the device; of more than
-        `at_most` shapes the commonest."""
+        """Samples of each shape that this process has in an epoch, on the device: of the
+        `at_most` most frequent shapes."""
         job, processes = self._job, self._processes
         total = job.train_batch_size * processes.count
         found: dict[tuple[object, ...], int] = {}
@@ -122,34 +130,35 @@ class Feed:
             self._samples(batches[found[shape]], found[shape], 1)
             for shape, _ in counts.most_common(at_most)
         ]
-        sent = [self._sent(each) if self._on_card else each for each in drawn]
+        sent = [self._on_device(each) if self._on_card else each for each in drawn]
         return [each for each in sent if each is not None]
 
     def close(self) -> None:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def _received(self, drawn: _Drawn) -> list[Pass]:
-        """The passes, for use on the present stream."""
-        if drawn.arrived is not None:
+    def _after_copies(self, prepared: _Prepared) -> list[Pass]:
+        """The passes; the current stream waits for their copies, the host does not."""
+        if prepared.arrived is not None:
             stream = torch.cuda.current_stream(self._network.device)
-            stream.wait_event(drawn.arrived)
-            for each in drawn.passes:
+            stream.wait_event(prepared.arrived)
+            for each in prepared.passes:
                 for tensor in each.samples.tensors().values() if each.samples else ():
+                    # Else the allocator reuses its memory for the next copies once Python drops it.
                     tensor.record_stream(stream)
-        return drawn.passes
+        return prepared.passes
 
-    def _drawn(self, step: int) -> _Drawn:
-        passes = list(self._on_host(step))
+    def _prepare(self, step: int) -> _Prepared:
+        passes = list(self._host_passes(step))
         if not self._on_card:
-            return _Drawn(passes)
+            return _Prepared(passes)
         with torch.cuda.stream(self._stream):
-            sent = [replace(each, samples=self._sent(each.samples)) for each in passes]
+            sent = [replace(each, samples=self._on_device(each.samples)) for each in passes]
             arrived = torch.cuda.Event()
             arrived.record(self._stream)
-        return _Drawn(sent, arrived)
+        return _Prepared(sent, arrived)
 
-    def _sent(self, samples: Samples | None) -> Samples | None:
+    def _on_device(self, samples: Samples | None) -> Samples | None:
         if samples is None:
             return None
         moved = {
@@ -158,7 +167,7 @@ class Feed:
         }
         return replace(samples, **moved)
 
-    def _on_host(self, step: int) -> Iterator[Pass]:
+    def _host_passes(self, step: int) -> Iterator[Pass]:
         batches = self._batches(step)
         for index, batch in batches:
             samples = self._samples(batch, index, len(batches))
@@ -177,7 +186,10 @@ class Feed:
         return list(enumerate(found, start))
 
     def _samples(self, batch: Batch, index: int, num_batches: int) -> Samples | None:
-        """This process's share of a batch, in the host's memory."""
+        """This process's share of a batch, in the host's memory; None where it has none.
+
+        `index` is the batch's number in the run, `num_batches` those of its step.
+        """
         job, indices = self._job, share_of(batch, self._processes.rank, self._processes.count)
         if not indices:
             return None
@@ -189,20 +201,20 @@ class Feed:
             self._latents.pick(batch[index_in_batch], position)
             for index_in_batch, position in zip(indices, positions, strict=True)
         ]
-        questions = [
-            self._noise.ask(view.latents, position)
+        drawn = [
+            self._noise.sample(view.latents, position)
             for view, position in zip(views, positions, strict=True)
         ]
         shares = [
-            question.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
-            for question, item in zip(questions, items, strict=True)
+            sample.weight * item.loss_weight * (job.prior_loss_weight if item.is_reg else 1.0)
+            for sample, item in zip(drawn, items, strict=True)
         ]
         network = self._network
-        noisy = torch.stack([question.noisy for question in questions])
+        noisy = torch.stack([sample.noisy for sample in drawn])
         return Samples(
             noisy=noisy.to(network.dtype, memory_format=network.memory_format),
-            target=torch.stack([question.target for question in questions]),
-            timesteps=torch.tensor([question.timestep for question in questions]),
+            target=torch.stack([sample.target for sample in drawn]),
+            timesteps=torch.tensor([sample.timestep for sample in drawn]),
             share=torch.tensor(shares) / (len(batch) * num_batches),
             captions=[
                 draw_caption(job, item.caption, epoch=epoch, position=position)

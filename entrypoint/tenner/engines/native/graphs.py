@@ -1,13 +1,13 @@
-"""CUDA graphs of a run's passes: the thousands of launches of a pass as a single one.
+"""CUDA graphs of a run's passes: the thousands of kernel launches of a pass as a single one.
 
 Before the first step one pass of each shape is run on a side stream until every library has chosen
-what it computes with, then captured; from then on its inputs are copied into the memory that was
-captured, and the graph is replayed. All graphs take their memory from one pool, the largest first,
-so it holds what the largest pass needs, once. A pass whose shape has no graph is run as it is.
+its kernels and workspaces, then captured. From then on a pass's inputs are copied into the memory
+of the capture and the graph is replayed. All graphs share one memory pool; the largest is captured
+first, so the pool is as large as that pass needs. A pass whose shape has no graph runs without one.
 
-Nothing but the loss leaves a graph, in memory outside of the pool, so replays may follow each other
-in any order. Random numbers of the card go on in a graph as they do without: torch hands it seed
-and offset at each replay.
+Only the loss and the gradients leave a graph, in memory outside of the pool, so graphs may be
+replayed in any order. Random numbers are those of a pass without a graph: torch passes the
+generator's seed and offset to each replay.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -28,9 +28,10 @@ from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.passes import PassInputs, TrainingPass
 
 MOST_GRAPHS = 32
-"""Shapes that are captured, the commonest ones: each takes time at the start, which no card has
-measured yet."""
+"""Most shapes that are captured, the most frequent ones: each takes time at the start, which no
+card has measured yet."""
 _WARM_UPS = 2
+"""Runs before a capture: libraries choose kernels and allocate workspaces outside of it."""
 
 Run = Callable[[], object]
 
@@ -40,19 +41,22 @@ class GraphError(Exception):
 
 
 class Backend(Protocol):
-    """What makes graphs."""
+    """Captures graphs: `CudaBackend`, or a stand-in on a CPU for tests."""
 
     def warm_up(self, run: Run) -> None:
-        """Run what will be captured, where it will be captured."""
+        """Call `run` on the stream of the captures, before its capture."""
         ...
 
     def capture(self, run: Run) -> Run:
-        """What repeats the operations of `run` on the same memory. Raises RuntimeError."""
+        """Call `run` and return a function that repeats its operations on the same memory.
+
+        Raises RuntimeError.
+        """
         ...
 
 
-def why_not(job: TrainJob, device: torch.device) -> Message | None:
-    """Why passes of this job cannot be captured; None where they can."""
+def reason_against(job: TrainJob, device: torch.device) -> Message | None:
+    """The reason why passes of this job cannot be captured; None where they can."""
     obstacle = graph_obstacle(
         on_card=device.type == "cuda",
         module_dropout=bool(job.module_dropout),
@@ -71,7 +75,7 @@ class _Graph:
 
 
 class GraphedPass:
-    """Does what the pass does that it is given, by graphs where there are any."""
+    """Calls `run`, a pass, by its graph where one of that shape was captured."""
 
     def __init__(self, run: TrainingPass, bank: LoraBank, backend: Backend) -> None:
         self._run = run
@@ -88,20 +92,22 @@ class GraphedPass:
         return graph.loss
 
     def prepare(self, examples: Iterable[PassInputs], *, accumulates: bool) -> int:
-        """Capture passes of these shapes, before the first step: what they leave in the gradients
-        is overwritten there. How many graphs there are. Raises GraphError, or the error of memory
-        that ran out.
+        """Capture a pass of each shape of `examples`; returns the number of graphs.
+
+        To be called before the first step, which overwrites the gradients of these passes. With
+        `accumulates` a step has several passes, of which the later ones add to the gradients.
+        Raises GraphError, or the error of memory that ran out.
         """
         kinds = [(each, first) for each in examples for first in (True, not accumulates)]
         kinds.sort(key=lambda kind: kind[0].samples.noisy.numel(), reverse=True)
-        inputs_of = {self._begun(*kind): kind for kind in kinds}
+        inputs_of = {self._begin_pass(*kind): kind for kind in kinds}
         for inputs, first in inputs_of.values():
-            self._begun(inputs, first)
+            self._begin_pass(inputs, first)
             for _ in range(_WARM_UPS):
                 self._backend.warm_up(lambda inputs=inputs: self._run(inputs))
         try:
             for key, (inputs, first) in inputs_of.items():
-                self._begun(inputs, first)
+                self._begin_pass(inputs, first)
                 self._graphs[key] = self._captured(inputs.cloned())
         except RuntimeError as error:
             self._graphs.clear()
@@ -115,25 +121,25 @@ class GraphedPass:
         replay = self._backend.capture(lambda: loss.copy_(self._run(inputs)))
         return _Graph(inputs=inputs, loss=loss, replay=replay)
 
-    def _begun(self, inputs: PassInputs, first: bool) -> tuple[object, ...]:
+    def _begin_pass(self, inputs: PassInputs, first: bool) -> tuple[object, ...]:
         self._bank.begin_pass(first=first, num_samples=len(inputs.samples.noisy))
         return self._key(inputs)
 
     def _key(self, inputs: PassInputs) -> tuple[object, ...]:
-        """What decides over the operations of the pass that is about to run: a first one writes
-        gradients where a later one adds to them (runs of low precision have first ones alone)."""
+        """What the operations of the next pass depend on: its shapes, and whether it overwrites
+        gradients or adds to them (in low precision every pass overwrites them)."""
         return (inputs.shapes(), self._bank.first_pass)
 
 
 class CudaBackend:
-    """torch's CUDA graphs, of one stream and one pool."""
+    """torch's CUDA graphs, captured on one stream with one memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: Any = torch.cuda.Stream(device)
         self._pool: Any = torch.cuda.graph_pool_handle()
         self.peak_bytes = 0
-        """Allocated at most while graphs were captured: what their replays take counts as free."""
+        """The peak in captures: the allocator counts the memory that replays use as free."""
 
     def warm_up(self, run: Run) -> None:
         current = torch.cuda.current_stream(self._device)
@@ -148,11 +154,11 @@ class CudaBackend:
         failure: list[Exception] = []
         torch.cuda.reset_peak_memory_stats(self._device)
         try:
-            # Other threads go on: only what this one calls may spoil the capture.
+            # With "global", a pinned allocation of another thread would end the capture.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
-                _noting(run, failure)
+                _run_noting_failure(run, failure)
         except RuntimeError as error:
             self._clean_up()
             torch.cuda.set_stream(current)
@@ -161,9 +167,9 @@ class CudaBackend:
         return graph.replay
 
     def _clean_up(self) -> None:
-        """After a capture that failed. Up to torch 2.11 the allocator then goes on believing that
-        it is under way and never frees what another stream has used, and the generator refuses to
-        draw until a capture has ended well."""
+        """Reset torch after a failed capture. Up to torch 2.11 the allocator's capture is still
+        open, so that it never frees memory that another stream has used, and the generator raises
+        until another capture has succeeded."""
         for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
             end = getattr(torch._C, name, None)  # pyright: ignore[reportPrivateUsage]
             if end is not None:
@@ -175,8 +181,8 @@ class CudaBackend:
         torch.cuda.synchronize(self._device)
 
 
-def _noting(run: Run, failure: list[Exception]) -> None:
-    """Run; an error is kept, as the capture that it ends reports one of its own."""
+def _run_noting_failure(run: Run, failure: list[Exception]) -> None:
+    """Call `run` and note its error in `failure`: the capture that it ends raises another one."""
     try:
         run()
     except Exception as error:

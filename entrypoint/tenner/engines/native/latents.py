@@ -1,7 +1,7 @@
-"""Pictures to latents, once: read, resized, cut, encoded, kept in memory and on disk.
+"""Latents of the pictures, made once before the training and cached in memory and on disk.
 
-A file on disk is named by what it holds (the picture's bytes, its cut, the VAE, the version of
-this code), so a changed picture or VAE never meets a stale one.
+A file on disk is named by a digest of what it depends on (the picture's bytes, its cut, the VAE,
+the version of this code), so a changed picture or VAE never finds an outdated file.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -22,12 +22,12 @@ from torch.nn.functional import interpolate
 from tenner.core.files import write_atomically
 from tenner.core.messages import msg
 from tenner.core.train_job import TrainItem, TrainJob
-from tenner.engines.native.rng import python_draw, torch_rng
+from tenner.engines.native.rng import python_rng, torch_rng
 from tenner.engines.native.vae import VaeEncoder
 
 _VERSION = "1"
-# Cuts kept of a picture that is cut at random places.
 NUM_RANDOM_CUTS = 8
+"""Views that are encoded of a picture with `random_crop`; each sample shows one of them."""
 
 
 class NoPictureError(Exception):
@@ -36,7 +36,12 @@ class NoPictureError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """One view of a picture: where it is cut from the resized picture, and whether mirrored."""
+    """One view of a picture: the corner of its cut in pixels of the resized picture, and whether it
+    is mirrored.
+
+    Its `repr` is part of the cache's keys, and these seed the VAE's noise: renaming this class or
+    a field changes what a run with the same seed trains.
+    """
 
     left: int
     top: int
@@ -45,9 +50,9 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One view's latents [4, h, w] in fp32, scaled as the U-Net wants them, and SDXL's sizes:
-    (original height, width, crop top, left, target height, width). `mask` [h, w], 0 to 1, is how
-    much the loss counts where; None is everywhere alike."""
+    """One view's latents [4, h, w] in fp32, scaled by the VAE's scaling factor, and SDXL's sizes:
+    (original height, width, crop top, left, target height, width) in pixels. `mask` [h, w], 0 to 1,
+    is the factor of the loss at each position; None is 1 everywhere."""
 
     latents: Tensor
     sizes: tuple[int, int, int, int, int, int]
@@ -55,22 +60,22 @@ class Encoded:
 
 
 class LatentCache:
-    """The latents of every view of every picture."""
+    """The latents of every view of every picture; `views[i]` are those of item i."""
 
     def __init__(self, job: TrainJob, views: list[list[Encoded]]) -> None:
         self._job = job
         self._views = views
 
     def pick(self, index: int, position: int) -> Encoded:
-        """A view of item `index`; `position` names the showing in the run."""
+        """A view of item `index` for the sample at `position` in the run."""
         views = self._views[index]
         if len(views) == 1:
             return views[0]
-        return python_draw(self._job.seed, "view", position).choice(views)
+        return python_rng(self._job.seed, "view", position).choice(views)
 
 
 def masks_of(views: Sequence[Encoded], device: torch.device) -> Tensor | None:
-    """The masks of a batch, [n, 1, h, w]; a picture without one counts whole. None without any."""
+    """The masks of a batch, [n, 1, h, w]; 1 for a picture without one. None where all are."""
     if all(view.mask is None for view in views):
         return None
     masks = [
@@ -80,12 +85,13 @@ def masks_of(views: Sequence[Encoded], device: torch.device) -> Tensor | None:
 
 
 def cuts_of(job: TrainJob, item: TrainItem) -> list[Cut]:
-    """The views that are kept of a picture."""
+    """The views that are encoded of a picture: one, or several random ones, each mirrored too where
+    `flip_aug` is set."""
     margin = (max(0, item.resized[0] - item.bucket[0]), max(0, item.resized[1] - item.bucket[1]))
     if item.random_crop and any(margin):
-        draw = python_draw(job.seed, "cuts", item.image)
+        rng = python_rng(job.seed, "cuts", item.image)
         corners = [
-            (draw.randint(0, margin[0]), draw.randint(0, margin[1])) for _ in range(NUM_RANDOM_CUTS)
+            (rng.randint(0, margin[0]), rng.randint(0, margin[1])) for _ in range(NUM_RANDOM_CUTS)
         ]
     else:
         left = margin[0] // 2 if item.crop_left is None else item.crop_left
@@ -106,9 +112,10 @@ def encode_all(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> LatentCache:
-    """The latents of all items. The VAE is loaded only if something is missing on disk.
+    """The latents of all items. The VAE is loaded only if a file is missing in the cache.
 
-    Raises NoPictureError.
+    `vae_name` distinguishes VAEs in the cache (`vae_fingerprint`). Raises NoPictureError for a
+    picture that cannot be read or is encoded to values that are not finite.
     """
     encoder = _Encoder(job, load_vae, vae_name, device)
     views: list[list[Encoded]] = []
@@ -162,6 +169,8 @@ class _Encoder:
             self._vae = self._load_vae().to(self._device)
         pixels = _pixels(picture, item.bucket, cut).to(self._device)
         mean, std = self._vae.encode(pixels[None])
+        # A sample of the distribution, as sd-scripts caches it, the same in every run (seed 0): so
+        # a cache that two runs share does not depend on which of them made it.
         noise = torch.randn(mean.shape, generator=torch_rng(0, "vae", key))
         latents = mean + std * noise.to(mean)
         scaled = (latents - self._vae.shift_factor) * self._vae.scaling_factor
@@ -178,7 +187,7 @@ class _Encoder:
         try:
             return load_file(path)["latents"]
         except (SafetensorError, KeyError, OSError):
-            return None  # a cut file from another attempt is written anew
+            return None  # an incomplete file of another attempt is replaced
 
     def _store(self, key: str, latents: Tensor) -> None:
         if self._folder:
@@ -189,7 +198,7 @@ class _Encoder:
 def _opened(item: TrainItem, *, keeps_alpha: bool) -> tuple[Image.Image, Image.Image | None]:
     """The picture upright and in RGB, and its alpha where that is requested and there is one.
 
-    Transparent parts become white; where the alpha is kept they stay as they are stored.
+    Transparent parts become white, or with `keeps_alpha` stay as they are stored.
     """
     with Image.open(item.image) as image:
         upright = ImageOps.exif_transpose(image)
@@ -203,16 +212,17 @@ def _opened(item: TrainItem, *, keeps_alpha: bool) -> tuple[Image.Image, Image.I
 
 
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Smaller by averaging areas, larger by Lanczos, as is where the size fits."""
+    """`picture` at `size` (width, height), as sd-scripts resizes: smaller by area, larger by
+    Lanczos."""
     if picture.size == size:
         return picture
     smaller = picture.width > size[0] and picture.height > size[1]
-    way = Image.Resampling.BOX if smaller else Image.Resampling.LANCZOS
-    return picture.resize(size, way)
+    method = Image.Resampling.BOX if smaller else Image.Resampling.LANCZOS
+    return picture.resize(size, method)
 
 
 def _pixels(picture: Image.Image, size: tuple[int, int], cut: Cut) -> Tensor:
-    """[3, height, width] from -1 to 1."""
+    """A view's pixels, [3, height, width] in fp32 from -1 to 1."""
     region = picture.crop((cut.left, cut.top, cut.left + size[0], cut.top + size[1]))
     values = torch.from_numpy(np.array(region, dtype=np.uint8)).permute(2, 0, 1)
     values = values.flip(2) if cut.mirrored else values

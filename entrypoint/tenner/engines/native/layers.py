@@ -1,8 +1,8 @@
 """The frozen parts of the models: convolutions, norms, gates, attention.
 
-Their weights never change, so their backward passes need the input's gradient alone. A frozen
-convolution then needs nothing of its input but the size, where autograd would keep it; a gated
-unit keeps its input once instead of three tensors.
+Their weights never change, so their backward passes compute the input's gradient alone. A frozen
+convolution then saves only the size of its input, where autograd would save the input; a gated unit
+saves its input instead of three tensors.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -21,8 +21,8 @@ from tenner.engines.native.lora import LoraSite
 class Conv:
     """A frozen convolution, with a LoRA where `site` is given.
 
-    `x` is [batch, in, height, width]. `added` is summed to the result: another feature map of
-    its size, or [batch, out, 1, 1].
+    Call with `x` [batch, in, height, width]; the result is [batch, out, height, width], divided by
+    the stride. `added` is added to it: another feature map of its size, or [batch, out, 1, 1].
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Conv:
 
     def _low_rank(self, x: Tensor, site: LoraSite, dropouts: Dropouts) -> Tensor:
         inner = functional.conv2d(x, site.down, stride=self.stride, padding=self.padding)
-        inner = dropouts.thinned(inner, inner.shape[0])
+        inner = dropouts.drop(inner, inner.shape[0])
         up = site.up.view(-1, site.rank, 1, 1)
         return functional.conv2d(inner * (site.scale * dropouts.scale), up)
 
@@ -76,7 +76,7 @@ class _FrozenConv(torch.autograd.Function):
         elif ctx.needs_input_grad[0]:
             dx = torch.ops.aten.convolution_backward(
                 grad,
-                grad.new_empty(1).expand(ctx.size),
+                grad.new_empty(1).expand(ctx.size),  # the input: only its size is read
                 conv.weight,
                 None,
                 (conv.stride, conv.stride),
@@ -91,7 +91,7 @@ class _FrozenConv(torch.autograd.Function):
 
 
 class GroupNorm:
-    """A frozen group norm over [batch, channels, height, width], followed by SiLU if asked."""
+    """A frozen group norm over [batch, channels, height, width]."""
 
     def __init__(self, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> None:
         self.weight = weight
@@ -160,9 +160,9 @@ def _split_heads(joined: Tensor, batch: int, num_parts: int, num_heads: int) -> 
 
 
 class _Heads(torch.autograd.Function):
-    """The parts of a joined product. Autograd's own gradient of it stacks those of the parts, and
-    copies the stack into the order of the product; this one writes them there at once, and a
-    single part that lies so already is not copied."""
+    """The parts of a joined product. Autograd's own gradient stacks those of the parts and copies
+    the stack into the layout of the product. This one writes them there in one operation, and
+    returns a view for a single part in that layout."""
 
     @staticmethod
     def forward(
@@ -178,7 +178,7 @@ class _Heads(torch.autograd.Function):
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 * x), CLIP's activation, keeping its input alone."""
+    """x * sigmoid(1.702 * x), CLIP's activation; saves only its input."""
     return cast(Tensor, _QuickGelu.apply(x))
 
 

@@ -1,7 +1,7 @@
 """The base model's tensors and configurations, from a diffusers folder or a checkpoint file.
 
-Nothing is fetched from anywhere. The U-Net and the text encoders are taken as plain tensors for
-our own layers, and so is the VAE's encoder.
+Nothing is downloaded. U-Net, text encoders and the VAE's encoder are tensors for our own layers,
+read from the disk when they are looked up.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from tenner.engines.native.vae import VaeEncoder
 
 
 class BaseModelError(Exception):
-    """The base model cannot be used: `text` says what is wrong, `fix` what to do."""
+    """The base model cannot be used: `text` is the reason, `fix` what to do."""
 
     def __init__(self, text: str, fix: str = "") -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""The training itself, step by step: exact from any step on, saved on the way."""
+"""The training loop: steps, validation, checkpoints, and states to resume from bit for bit."""
 # pyright: reportUnknownMemberType=false
 
 import hashlib
@@ -26,7 +26,7 @@ from tenner.engines.native.graphs import (
     CudaBackend,
     GraphedPass,
     GraphError,
-    why_not,
+    reason_against,
 )
 from tenner.engines.native.latents import LatentCache
 from tenner.engines.native.lora_file import lora_tensors, lost_in_saving, write_lora
@@ -42,12 +42,13 @@ from tenner.engines.native.state import Progress, drop_old_states, load_state, s
 from tenner.engines.native.update import Updater
 from tenner.engines.native.validation import Validation
 
-# Steps between looking at the other processes' stop flags.
+# Steps between exchanges of the processes' stop flags: each waits for the device.
 _STOP_INTERVAL = 5
 
 
 class StopRequest:
-    """Whether the run was asked to end: by a signal at once, by the stop file with the epoch."""
+    """Whether the run is requested to end: by SIGTERM or SIGINT after the current step, by the stop
+    file after the current epoch."""
 
     def __init__(self, stop_file: str | None) -> None:
         self.by_signal = False
@@ -55,7 +56,7 @@ class StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
-    def made(self, *, at_epoch_end: bool) -> bool:
+    def requested(self, *, at_epoch_end: bool) -> bool:
         by_file = at_epoch_end and self._file is not None and self._file.exists()
         return self.by_signal or by_file
 
@@ -64,7 +65,7 @@ class StopRequest:
 
 
 class Trainer:
-    """Trains one job. `run` returns whether it reached the last step."""
+    """Trains one job, in one of its processes."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Trainer:
         self._pass = TrainingPass(network, self._updater.scaled)
         self._run_pass: Callable[[PassInputs], Tensor] = self._pass
         self._feed = Feed(job, network, noise, latents, schedule, processes)
-        self._draws_in_passes = network.unet.keeps_rng
+        self._seeds_passes = network.unet.restores_rng
         self._losses = Losses(emit, schedule, job.max_nonfinite_steps)
         self._step = 0
         self._memory = PeakMemory(network.device, emit)
@@ -97,7 +98,7 @@ class Trainer:
         self._started = time.time()
 
     def resume(self, path: Path) -> None:
-        """Go on from a state. Raises BrokenStateError."""
+        """Resume from the state at `path`. Raises BrokenStateError."""
         progress, tensors = load_state(path, self._fingerprint())
         bank = self._network.bank
         with torch.no_grad():
@@ -112,8 +113,8 @@ class Trainer:
         self._losses.epoch_count = progress.epoch_loss_count
 
     def encode_captions(self, on_caption: Callable[[int, int], None]) -> bool:
-        """Encode all captions now where they never change, and let go of the text encoders.
-        Whether that was done."""
+        """Encode all captions now and release the text encoders, where captions never change and
+        the encoders are not trained. Returns whether that was done."""
         fixed = fixed_captions(self._job)
         if self._pass.captions is None or fixed is None:
             return False
@@ -122,14 +123,17 @@ class Trainer:
         return True
 
     def capture_graphs(self, backend: Backend | None = None) -> None:
-        """Make CUDA graphs of the passes to come, before the first step, where the job has them.
-        Where that cannot be, the passes are run as without, and an event says why."""
+        """Capture CUDA graphs of the job's passes, if it has `cuda_graphs`, before the first step.
+
+        Where they cannot be captured, passes run without, and an event reports the reason. Raises
+        the error of memory that ran out.
+        """
         if not self._job.cuda_graphs:
             return
         device = self._network.device
-        reason = None if backend else why_not(self._job, device)
+        reason = None if backend else reason_against(self._job, device)
         if reason is not None:
-            self._runs_without_graphs(reason)
+            self._report_no_graphs(reason)
             return
         started, backend = time.monotonic(), backend or CudaBackend(device)
         self._emit(Phase(name="capturing", detail="CUDA graphs, one for each shape of a pass"))
@@ -140,14 +144,14 @@ class Trainer:
                 examples, accumulates=self._job.gradient_accumulation_steps > 1
             )
         except GraphError as error:
-            self._runs_without_graphs(msg("the capture failed: {error}", error=error))
+            self._report_no_graphs(msg("the capture failed: {error}", error=error))
             return
         self._run_pass = graphed
-        self._memory.least_bytes = getattr(backend, "peak_bytes", 0)
+        self._memory.graph_bytes = getattr(backend, "peak_bytes", 0)
         seconds = time.monotonic() - started
         self._emit(Phase(name="capturing", detail=f"{number} CUDA graphs took {seconds:.0f} s"))
 
-    def _runs_without_graphs(self, reason: Message) -> None:
+    def _report_no_graphs(self, reason: Message) -> None:
         text = msg("trained without CUDA graphs: {reason}", reason=reason)
         self._emit(Warned(text=text, level="note"))
 
@@ -155,7 +159,10 @@ class Trainer:
         self._feed.close()
 
     def run(self, stop: StopRequest) -> bool:
-        """All steps that are left. Raises NotFiniteError, OutOfMemoryError."""
+        """Train the remaining steps; False where the run was stopped before the last one.
+
+        Raises NotFiniteError, or torch's OutOfMemoryError.
+        """
         first = self._step
         while self._step < self._schedule.num_steps:
             if self._job.torch_compile and self._step == first:
@@ -164,7 +171,7 @@ class Trainer:
                 self._one_step()
             self._memory.after_step(self._step)
             self._validate()
-            stopping = self._stops(stop)
+            stopping = self._should_stop(stop)
             self._save_what_is_due(stopping)
             if stopping and self._step < self._schedule.num_steps:
                 self._memory.report(self._step)
@@ -176,9 +183,9 @@ class Trainer:
             self.save_state()
         return True
 
-    def loss_on(self, questions: Validation) -> float:
-        """The network's loss on questions that are put to it as it is now."""
-        return questions.loss(self._pass.answer)
+    def validation_loss(self, validation: Validation) -> float:
+        """The loss of the network, as it is now, on the samples of `validation`."""
+        return validation.loss(self._pass.predict)
 
     def final_path(self) -> Path:
         return Path(self._job.output_dir) / f"{self._job.output_name}.safetensors"
@@ -190,7 +197,7 @@ class Trainer:
     # One step
 
     def _compiling_step(self) -> None:
-        """The first step of a compiled network, with what the compilation costs said."""
+        """The first step of a compiled network; events report the compilation and its time."""
         self._emit(Phase(name="compiling", detail="the U-Net's blocks, for each size of picture"))
         started = time.monotonic()
         self._one_step()
@@ -207,7 +214,8 @@ class Trainer:
             if each.samples is None:
                 bank.skip_pass(first=part_index == 0)
                 continue
-            if self._draws_in_passes:
+            if self._seeds_passes:
+                # Dropouts use torch's global generators; seeded here, a resumed run has the same.
                 seed = seed_of(self._job.seed, "pass", number, part_index, self._processes.rank)
                 torch.manual_seed(seed)
             inputs = self._pass.inputs(each.samples)
@@ -224,24 +232,24 @@ class Trainer:
         self._losses.add(self._step, loss, rates, sum(each.num_images for each in passes))
 
     def _validate(self) -> None:
-        """The loss on held-out pictures, where an epoch has just ended and it is due."""
+        """Report the loss on held-out pictures where an epoch has just ended and it is due."""
         epoch, rest = divmod(self._step, self._schedule.steps_per_epoch)
         ended = rest == 0 or self._step == self._schedule.num_steps
         due = _due(epoch, self._job.validate_every_n_epochs) or rest != 0
         if self.validation is None or not ended or not due or not self._processes.is_main:
             return
         self._losses.flush()
-        loss = self.validation.loss(self._pass.answer)
+        loss = self.validation.loss(self._pass.predict)
         number = len(self._job.validation_items)
         self._emit(Validated(step=self._step, epoch=epoch, loss=loss, num_images=number))
 
     # Saving
 
-    def _stops(self, stop: StopRequest) -> bool:
+    def _should_stop(self, stop: StopRequest) -> bool:
         at_epoch_end = self._step % self._schedule.steps_per_epoch == 0
         if self._processes.count > 1 and self._step % _STOP_INTERVAL and not at_epoch_end:
             return False
-        return self._processes.any(stop.made(at_epoch_end=at_epoch_end))
+        return self._processes.any(stop.requested(at_epoch_end=at_epoch_end))
 
     def _save_what_is_due(self, stopping: bool) -> None:
         job, step = self._job, self._step
@@ -257,14 +265,15 @@ class Trainer:
         minutes = job.save_state_every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > minutes * 60
         if self._processes.count > 1:
-            late = step % _STOP_INTERVAL == 0 and self._processes.any(late)  # all ask, or none
+            # `any` is collective: every process has to call it in the same step.
+            late = step % _STOP_INTERVAL == 0 and self._processes.any(late)
         beside = job.save_state and (by_epoch or by_step)
         if stopping or beside or late or _due(step, job.save_state_every_n_steps):
             self.save_state()
 
     def save_weights(self, name: str = "", *, final: bool = False) -> None:
-        """Write the LoRA file: the final one, or that of an epoch or step. The moving average's
-        comes before it, so that the event that reports both finds both."""
+        """Write the LoRA file: the final one, or that of an epoch or step (`name`). The moving
+        average's is written first, so that both exist when the event names them."""
         if not self._processes.is_main:
             return
         job = self._job
@@ -300,6 +309,7 @@ class Trainer:
         write_lora(path, tensors, metadata)
 
     def save_state(self) -> None:
+        """Write a state of the current step and drop those that are too old. Collective."""
         self._losses.flush()
         if self._processes.is_main:
             folder = Path(self._job.state_dir)
@@ -323,7 +333,8 @@ class Trainer:
         self._processes.wait()
 
     def _fingerprint(self) -> str:
-        """What a state must share with the job that resumes from it."""
+        """A digest of what must be equal in a state and in the job that resumes from it: modules,
+        optimizer, the layout of the flat tensors, whether there is a moving average."""
         specs = [repr(spec) for spec in self._network.bank.specs()]
         layout = ["in blocks"] if self._network.bank.small_below else []
         average = ["ema"] if self._ema is not None else []

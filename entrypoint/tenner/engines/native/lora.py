@@ -1,12 +1,12 @@
-"""The LoRA's weights: which modules have them, how they start, and where they lie in memory.
+"""The LoRA's weights: which modules have them, their initial values, and their memory layout.
 
 The network is that of sd-scripts' `networks.lora`: a `lora_down` and a `lora_up` matrix beside
-each adapted module, `alpha / dim` as scale, the same names and shapes in the file. How it is held
-is our own, and is why peft is not in the hot path: all weights are one flat tensor, and so are
-their gradients. The optimizer then works on one tensor for each learning rate instead of hundreds,
-clipping and the all-reduce are one operation each, low-precision copies are made in one
-operation, and the backward pass writes gradients where they belong instead of handing them on.
-Modules that read the same input (query, key, value) lie side by side and share one product.
+each adapted module, `alpha / dim` as scale, the same names and shapes in the file. The memory
+layout is our own, and the reason why peft is not used: all weights are one flat tensor, and so are
+their gradients. The optimizer then updates one tensor for each learning rate instead of hundreds,
+clipping, the all-reduce and the copy to low precision are one operation each, and the backward pass
+writes gradients directly into the flat tensor. Modules that read the same input (query, key, value)
+are adjacent and share one product.
 """
 
 import math
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from tenner.engines.native.rng import torch_rng
 
-# Elements; keeps every matrix on a boundary that a GPU's matrix units read fast.
+# Elements: 128 bytes in bf16, on which GPUs read matrices fastest.
 _ALIGNMENT = 64
 BLOCK = 256
-"""Numbers that an 8-bit optimizer scales together."""
+"""Elements that have one scale in the states of bitsandbytes' 8-bit optimizers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class LoraSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """Modules of a site that have equal widths and lie next to each other.
+class UpGroup:
+    """Adjacent modules of a site with equal output widths, which one batched product computes.
 
-    `up` is [count, out, rank], `sink` its gradient; `columns` is where their output stands in
-    the site's output and `ranks` where their inner values stand in [tokens, count * rank].
+    `up` is [count, out, rank], `up_grad` its gradient. `columns` (first, last) are theirs in the
+    site's output, and `ranks` theirs in its inner values [tokens, modules * rank].
     """
 
     count: int
@@ -61,25 +61,27 @@ class Run:
     columns: tuple[int, int]
     ranks: tuple[int, int]
     up: Tensor
-    sink: Tensor
+    up_grad: Tensor
     up_t: Tensor
-    """`up` with its matrices turned; views are made once, not at every step."""
+    """`up` with its matrices transposed: views cost the host time, so they are made once."""
     single: Tensor
+    """The first matrix, [out, rank]."""
     single_t: Tensor
 
 
 class LoraSite:
-    """Modules that read one input, as one: `down` is [count * rank, in], the ups follow in runs.
+    """Modules that read one input, computed together: `down` is [modules * rank, in], or
+    [modules * rank, in, height, width] for convolutions.
 
-    `down` and `up` are the leaves of autograd's graph; `down_sink` and the runs' sinks are views
+    `down` and `up` are leaves of autograd's graph; `down_grad` and the groups' `up_grad` are views
     of the flat gradient.
     """
 
     down: Tensor
     up: Tensor
     down_t: Tensor
-    down_sink: Tensor
-    runs: tuple[Run, ...]
+    down_grad: Tensor
+    up_groups: tuple[UpGroup, ...]
 
     def __init__(self, bank: "LoraBank", specs: tuple[LoraSpec, ...]) -> None:
         self.bank = bank
@@ -87,8 +89,9 @@ class LoraSite:
         self.rank = specs[0].rank
         self.scale = specs[0].scale
         self.kernel = specs[0].kernel
-        self.plain = False
-        """True leaves gradients to autograd (convolutions, dropout, compiled blocks)."""
+        self.uses_autograd = False
+        """Whether autograd computes the gradients (3x3 convolutions, dropout, compiled blocks), not
+        `projection`'s own backward pass."""
 
     @property
     def down_numel(self) -> int:
@@ -98,29 +101,30 @@ class LoraSite:
     def up_numel(self) -> int:
         return sum(math.prod(spec.up_shape) for spec in self.specs)
 
-    def bind(self, weights: Tensor, sinks: Tensor, start: int, middle: int) -> None:
-        """Take views of the flat tensors: downs from element `start` on, ups from `middle`."""
+    def bind(self, weights: Tensor, pass_grads: Tensor, start: int, middle: int) -> None:
+        """Make the views of the flat tensors: downs from element `start` on, ups from `middle`."""
         end = middle + self.up_numel
         spatial = self.specs[0].down_shape[1:]
         shape = (len(self.specs) * self.rank, *spatial)
         self.down = weights[start : start + self.down_numel].view(shape).detach()
-        self.down_sink = sinks[start : start + self.down_numel].view(shape[0], -1)
+        self.down_grad = pass_grads[start : start + self.down_numel].view(shape[0], -1)
         self.up = weights[middle:end].detach()
         self.down_t = self.down.detach().flatten(1).t()
-        self.runs = tuple(_runs(self.specs, self.up, sinks[middle:end]))
-        for leaf, sink in ((self.down, self.down_sink.view(shape)), (self.up, sinks[middle:end])):
+        self.up_groups = tuple(_up_groups(self.specs, self.up, pass_grads[middle:end]))
+        up_grad = pass_grads[middle:end]
+        for leaf, grad in ((self.down, self.down_grad.view(shape)), (self.up, up_grad)):
             leaf.requires_grad_(True)
-            leaf.grad = sink
+            leaf.grad = grad  # autograd adds to a gradient in place, so into the flat tensor
 
     def matrices(self) -> Iterator[tuple[int, int]]:
-        """Numbers of each module's (down, up)."""
+        """The element counts of each module's (down, up)."""
         for spec in self.specs:
             yield math.prod(spec.down_shape), math.prod(spec.up_shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Where a site's downs and ups begin in the flat tensors."""
+    """The first elements of a site's downs and ups in the flat tensors."""
 
     segment: str
     site: LoraSite
@@ -129,51 +133,52 @@ class Span:
 
 
 class LoraBank:
-    """All LoRA weights of a run. Ask for sites, `allocate`, then train.
+    """All LoRA weights of a run: `add` every site, then `allocate`.
 
-    `weights` are fp32; `compute` is what the models multiply with (the same tensor in fp32
-    runs, else a copy in the run's precision); `grads` are fp32 and `sinks` what the backward
-    pass writes (again the same tensor in fp32 runs). Segments are the parts with a learning rate
-    of their own.
+    `weights` are fp32, since updates are smaller than what bf16 resolves; `compute` is what the
+    models multiply with (the same tensor in fp32 runs, else a copy in the run's precision).
+    `pass_grads` are the gradients of one pass, in the precision of `compute`, and `grads` their sum
+    over the passes of a step, in fp32 (the same tensor in fp32 runs). Segments are the parts that
+    have their own learning rate: `text_encoder`, `text_encoder_2`, `unet`.
 
-    With `small_below` the tensors lie as an 8-bit optimizer takes them: on boundaries of its
-    blocks, and in each segment matrices of fewer numbers, whose states have 32 bits, at the end.
+    With `small_below` matrices begin at the blocks of an 8-bit optimizer, and those with fewer
+    elements, whose states have 32 bits, are at the end of each segment.
     """
 
     weights: Tensor
     compute: Tensor
     grads: Tensor
-    sinks: Tensor
+    pass_grads: Tensor
 
     def __init__(self, small_below: int | None = None) -> None:
         self._sites: dict[str, list[LoraSite]] = {}
         self.small_below = small_below
         self._alignment = _ALIGNMENT if small_below is None else BLOCK
         self.first_pass = True
-        """Whether the next backward pass overwrites the sinks instead of adding to them."""
+        """Whether the next backward pass overwrites `pass_grads` instead of adding to them."""
         self.num_samples = 1
-        """Pictures in the present pass; rank dropout draws for each."""
+        """Pictures in the current pass; rank dropout has its own ranks for each."""
         self.evaluating = False
-        """Nothing is dropped while the network is only looked at."""
+        """Whether the loss is only measured (validation): without dropout."""
 
     def add(self, segment: str, specs: tuple[LoraSpec, ...]) -> LoraSite:
-        """A site for `specs`, which must have equal ranks and inputs."""
+        """A new site for `specs`, which must have equal ranks and inputs."""
         assert len({(spec.rank, spec.in_features, spec.kernel) for spec in specs}) == 1
         site = LoraSite(self, specs)
         self._sites.setdefault(segment, []).append(site)
         return site
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Make the flat tensors and bind every site. `dtype` is the run's compute precision."""
+        """Make the flat tensors, and every site's views of them. `dtype` is the run's precision."""
         spans = self.spans()
         total = sum(span.stop - span.start for span in self.segments().values())
         self.weights = torch.zeros(total, device=device)
         self.grads = torch.zeros(total, device=device)
         low = dtype != torch.float32
         self.compute = torch.zeros(total, device=device, dtype=dtype) if low else self.weights
-        self.sinks = torch.zeros(total, device=device, dtype=dtype) if low else self.grads
+        self.pass_grads = torch.zeros(total, device=device, dtype=dtype) if low else self.grads
         for span in spans:
-            span.site.bind(self.compute, self.sinks, span.down, span.up)
+            span.site.bind(self.compute, self.pass_grads, span.down, span.up)
 
     def sites(self) -> Iterator[LoraSite]:
         for sites in self._sites.values():
@@ -184,7 +189,7 @@ class LoraBank:
             yield from site.specs
 
     def segments(self) -> dict[str, slice]:
-        """Where each segment lies in the flat tensors, in order."""
+        """Each segment's slice of the flat tensors, in order."""
         found: dict[str, slice] = {}
         start = 0
         for name, sites in self._sites.items():
@@ -197,7 +202,7 @@ class LoraBank:
         return found
 
     def spans(self) -> list[Span]:
-        """Where every site lies, in the order of the sites."""
+        """The position of every site, in the order of the sites."""
         found: list[Span] = []
         start = 0
         for segment, sites in self._sites.items():
@@ -213,7 +218,7 @@ class LoraBank:
         return found
 
     def matrices(self) -> Iterator[tuple[str, int, int]]:
-        """(segment, first number, numbers) of every matrix, in the order of the flat tensors."""
+        """(segment, first element, element count) of every matrix, in the flat tensors' order."""
         found: list[tuple[str, int, int]] = []
         for span in self.spans():
             down, up = span.down, span.up
@@ -236,12 +241,12 @@ class LoraBank:
                 down, up = down + down_size, up + up_size
 
     def ups(self) -> Iterator[tuple[str, Tensor]]:
-        """(segment, all `lora_up` numbers of a site), flat."""
+        """(segment, all `lora_up` values of a site), flat."""
         for span in self.spans():
             yield span.segment, self.weights[span.up : span.up + span.site.up_numel]
 
     def _comes_last(self, part: tuple[LoraSite, bool]) -> bool:
-        """Whether all matrices of a site's downs (or ups) are small ones."""
+        """Whether a site's downs (or ups) are all below `small_below`."""
         site, is_up = part
         largest = max(sizes[is_up] for sizes in site.matrices())
         return self.small_below is not None and largest < self.small_below
@@ -251,10 +256,10 @@ class LoraBank:
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Start values as in sd-scripts: down uniform (Kaiming, a = sqrt 5), up zero.
+        """Initial values as in sd-scripts: down uniform (Kaiming, a = sqrt 5), up zero.
 
-        Kaiming's bound with a = sqrt(5) is 1 / sqrt(fan_in). Each module draws by its own name,
-        so a start does not depend on which other modules there are.
+        Kaiming's bound with a = sqrt(5) is 1 / sqrt(fan_in). Each module's generator is seeded by
+        its name, so its values do not depend on which other modules there are.
         """
         for spec, down, up in self.named_views(self.weights):
             bound = 1.0 / math.sqrt(math.prod(spec.down_shape[1:]))
@@ -266,7 +271,7 @@ class LoraBank:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the compute copy up to date after the weights changed."""
+        """Copy the weights to `compute` after they have changed."""
         if self.compute is not self.weights:
             self.compute.copy_(self.weights)
 
@@ -274,20 +279,21 @@ class LoraBank:
     def begin_pass(self, *, first: bool, num_samples: int = 1) -> None:
         """Before a forward-backward pass; `first` is the first one of an optimizer step."""
         self.num_samples = num_samples
-        first_in_sinks = first or self.sinks is not self.grads
-        self.first_pass = first_in_sinks and not any(site.plain for site in self.sites())
-        if first_in_sinks and not self.first_pass:
-            self.sinks.zero_()
+        overwrites = first or self.pass_grads is not self.grads
+        # Autograd only adds to gradients: where a site uses it, all are set to zero instead.
+        self.first_pass = overwrites and not any(site.uses_autograd for site in self.sites())
+        if overwrites and not self.first_pass:
+            self.pass_grads.zero_()
 
     @torch.no_grad()
     def end_pass(self, *, first: bool) -> None:
-        """After a backward pass: add what it found to the fp32 gradients."""
-        if self.sinks is self.grads:
+        """After a backward pass: add its gradients to those of the step, in fp32."""
+        if self.pass_grads is self.grads:
             return
         if first:
-            self.grads.copy_(self.sinks)
+            self.grads.copy_(self.pass_grads)
         else:
-            self.grads.add_(self.sinks)
+            self.grads.add_(self.pass_grads)
 
     @torch.no_grad()
     def skip_pass(self, *, first: bool) -> None:
@@ -296,7 +302,7 @@ class LoraBank:
             self.grads.zero_()
 
 
-def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run]:
+def _up_groups(specs: tuple[LoraSpec, ...], up: Tensor, up_grad: Tensor) -> Iterator[UpGroup]:
     rank, row, column, inner, first = specs[0].rank, 0, 0, 0, 0
     while first < len(specs):
         out = specs[first].out_features
@@ -306,7 +312,7 @@ def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run
         count = last - first
         end = row + count * out * rank
         ups = up[row:end].view(count, out, rank).detach()
-        yield Run(
+        yield UpGroup(
             count=count,
             out=out,
             columns=(column, column + count * out),
@@ -315,6 +321,6 @@ def _runs(specs: tuple[LoraSpec, ...], up: Tensor, sink: Tensor) -> Iterator[Run
             up_t=ups.mT,
             single=ups[0],
             single_t=ups[0].t(),
-            sink=sink[row:end].view(count, out, rank),
+            up_grad=up_grad[row:end].view(count, out, rank),
         )
         row, column, inner, first = end, column + count * out, inner + count * rank, last

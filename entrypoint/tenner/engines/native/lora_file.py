@@ -39,9 +39,8 @@ def lora_tensors(
 
 @torch.no_grad()
 def lost_in_saving(bank: LoraBank, precision: SavePrecision) -> dict[str, float]:
-    """The share of each part's `lora_up` that the file's precision takes away: 0 in fp32, 1 where
-    all of it becomes zero. Parts are those of `tenner.lora_files.names`; one that is zero anyway
-    is left out."""
+    """The relative error (by the 2-norm) of each segment's `lora_up` in the file's precision: 0 in
+    fp32, 1 where all values become zero. Segments that are zero anyway are left out."""
     squares: dict[str, list[float]] = {}
     for segment, up in bank.ups():
         whole = up.double()

@@ -1,7 +1,7 @@
-"""What a LoRA file says of itself: `ss_*` as sd-scripts writes them, `modelspec.*`, hashes.
+"""The metadata of a LoRA file: `ss_*` as sd-scripts writes them, `modelspec.*`, hashes.
 
-No paths, no user names: a base model is called by its file name, a folder by its own. The hashes
-are those that A1111's tools look for (`sshs_model_hash` is the SHA-256 of the tensors' bytes,
+They have no paths and no user names: of a base model and a folder only the last part. The hashes
+are those of A1111's tools (`sshs_model_hash` is the SHA-256 of the tensors' bytes,
 `sshs_legacy_hash` the first eight digits of a SHA-256 of 64 KiB at 1 MiB).
 """
 # pyright: reportUnknownMemberType=false

@@ -1,4 +1,4 @@
-"""Base model, LoRA and text side put together on a device, ready for training."""
+"""Builds U-Net, text encoders and LoRA of a job on a device."""
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What is trained, and what it is trained on."""
+    """The models of a job, and the LoRA on them. `dtype` is the precision of all but the LoRA's
+    weights; `trains_text` is whether a text encoder has a LoRA."""
 
     unet: Unet
     texts: TextEncoders
@@ -42,9 +43,9 @@ class Network:
 def build_network(
     job: TrainJob, base: BaseModel, device: torch.device, cached: CachedBase | None = None
 ) -> Network:
-    """The network at its start: initial weights, or those of `network_weights`.
+    """The network before its first step: with initial weights, or those of `network_weights`.
 
-    `kept` holds the frozen tensors of a base that was loaded before.
+    `cached` are the frozen tensors of the base, where the process has loaded it before.
 
     Raises BaseModelError (the base is not of the family, a tensor is missing) or LoraFileError.
     """
@@ -84,17 +85,17 @@ def build_network(
 
 
 def _set_recomputation(job: TrainJob, unet: Unet, encoders: Sequence[ClipText]) -> None:
-    """What the backward passes compute again. The text encoders' layers only where all of the
-    U-Net's blocks are: they free little."""
+    """Set what the backward passes recompute. The text encoders' layers are recomputed only if
+    all of the U-Net's blocks are, since they free little memory."""
     unet.recompute(job.checkpointed_blocks if job.gradient_checkpointing else 0)
-    unet.keeps_rng = bool(_dropouts(job))
+    unet.restores_rng = bool(_dropouts(job))
     for each in encoders:
         each.checkpointing = job.gradient_checkpointing and job.checkpointed_blocks is None
-        each.keeps_rng = bool(_dropouts(job))
+        each.restores_rng = bool(_dropouts(job))
 
 
 def _memory_format(job: TrainJob) -> torch.memory_format:
-    """Channels last unless asked otherwise: tokens are then views of the feature maps."""
+    """Channels last unless it is switched off: tokens are then views of the feature maps."""
     return torch.contiguous_format if job.channels_last is False else torch.channels_last
 
 
@@ -133,6 +134,7 @@ def _build_unet(
 
 
 def adapts_unet(name: str, convolutions: bool) -> bool:
+    """Whether the U-Net's module `name` has a LoRA; `convolutions`: residual blocks too."""
     if ".attentions." in name:
         return True
     inner = (".resnets.", ".downsamplers.", ".upsamplers.")
@@ -179,8 +181,8 @@ def _text_parts(
 
 
 def _is_trained(job: TrainJob, segment: str) -> bool:
-    """Whether a part gets a LoRA: not one that a switch leaves out, nor one at a rate of 0 beside
-    others (SDXL's two text encoders have a rate each)."""
+    """Whether a segment has a LoRA: unless an option leaves it out, or its learning rate is 0 and
+    another's is not (SDXL's text encoders have one each)."""
     if segment == "unet":
         left_out = job.network_train_text_encoder_only
     else:
@@ -199,7 +201,7 @@ def _plan(job: TrainJob, bank: LoraBank, segment: str, name_of: Callable[[str], 
         conv_dim=job.conv_dim,
         conv_alpha=job.conv_alpha,
         dropouts=_dropouts(job),
-        plain=job.torch_compile or bool(_dropouts(job)),
+        uses_autograd=job.torch_compile or bool(_dropouts(job)),
     )
 
 
@@ -216,8 +218,9 @@ def _lora_name(prefix: str, path: str) -> str:
 
 
 def _compile_blocks(unet: Unet) -> None:
-    """One compiled function for all transformer blocks: compiled once for each shape of block."""
+    """Compile the function that runs a transformer block: once for each shape of its input."""
     unet.run_block = torch.compile(unet.run_block, dynamic=False)
+    # Widths times buckets; past torch's limit of 8 it would run further shapes uncompiled.
     torch._dynamo.config.cache_size_limit = 64  # pyright: ignore
 
 

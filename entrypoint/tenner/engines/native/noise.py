@@ -1,4 +1,4 @@
-"""How much noise, of what kind, and what the model should have answered.
+"""Noisy latents, and what the model should predict for them.
 
 The schedule is the base's own (`scheduler_config.json`), else Stable Diffusion's: betas scaled
 linearly from 0.00085 to 0.012 over 1000 steps. Formulas: min-SNR, arXiv 2303.09556; zero terminal
@@ -19,9 +19,9 @@ from tenner.engines.native.rng import torch_rng
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the model is asked for one sample: noisy latents [4, h, w] at a timestep, and the
-    right answer; `weight` multiplies the sample's loss."""
+class NoisySample:
+    """Noisy latents [4, h, w] in fp32 at a timestep, and the `target` [4, h, w] to predict from
+    them: the noise, or the velocity. `weight` multiplies the sample's loss."""
 
     noisy: Tensor
     target: Tensor
@@ -30,7 +30,11 @@ class Question:
 
 
 class NoiseSchedule:
-    """Signal and noise at each of the base's timesteps."""
+    """The share of signal and of noise at each of the base's timesteps.
+
+    `alphas` [timesteps] is the cumulated product of 1 - beta: the signal's share of the variance.
+    Raises ValueError for a `beta_schedule` that is not known.
+    """
 
     def __init__(self, job: TrainJob, scheduler: Mapping[str, Any]) -> None:
         betas = _betas(scheduler)
@@ -47,27 +51,33 @@ class NoiseSchedule:
         self.alphas = torch.cumprod(1.0 - betas, dim=0)
         self._job = job
 
-    def ask(self, latents: Tensor, position: int) -> Question:
-        """The question for one showing of `latents`; `position` names the showing in the run."""
+    def sample(self, latents: Tensor, position: int) -> NoisySample:
+        """`latents` [4, h, w] with the noise of `position`, the number of the sample in the run."""
         job = self._job
-        draw = torch_rng(job.seed, "noise", position)
+        rng = torch_rng(job.seed, "noise", position)  # in this order: timestep, noise, perturbation
         high = min(job.max_timestep, len(self.alphas))
-        timestep = int(torch.randint(job.min_timestep, high, (1,), generator=draw))
-        noise = _noise(job, latents, draw)
-        return self.question(latents, noise, timestep, seen=_perturbed(job, noise, draw))
+        timestep = int(torch.randint(job.min_timestep, high, (1,), generator=rng))
+        noise = _noise(job, latents, rng)
+        return self.add_noise(latents, noise, timestep, seen=_perturbed(job, noise, rng))
 
-    def question(
+    def add_noise(
         self, latents: Tensor, noise: Tensor, timestep: int, seen: Tensor | None = None
-    ) -> Question:
-        """`latents` under `noise`; the model sees `seen` in its place where that differs."""
+    ) -> NoisySample:
+        """`latents` with `noise` of its strength at `timestep`; all tensors are [4, h, w].
+
+        `seen` is the noise that is added, where it is not the one to predict (input perturbation).
+        """
         alpha = self.alphas[timestep]
         signal, sigma = alpha.sqrt(), (1.0 - alpha).sqrt()
         noisy = signal * latents + sigma * (noise if seen is None else seen)
         target = signal * noise - sigma * latents if self.predicts_velocity else noise
-        return Question(noisy, target, timestep, self.weight(timestep))
+        return NoisySample(noisy, target, timestep, self.weight(timestep))
 
     def weight(self, timestep: int) -> float:
-        """What the options make of a loss at `timestep`."""
+        """The factor of a loss at `timestep`: min-SNR, debiased estimation, v like noise.
+
+        The caps (1000, 1e-8, 1e-20) keep it finite at zero terminal SNR; 1000 is sd-scripts'.
+        """
         job, alpha = self._job, float(self.alphas[timestep])
         snr = alpha / max(1.0 - alpha, 1e-20)
         weight = 1.0
@@ -95,7 +105,7 @@ def _betas(scheduler: Mapping[str, Any]) -> Tensor:
 
 
 def _zero_terminal(betas: Tensor) -> Tensor:
-    """Betas moved and scaled so that nothing of the picture is left at the last step."""
+    """Betas whose last step has no signal: algorithm 1 of arXiv 2305.08891."""
     roots = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = roots[0].clone(), roots[-1].clone()
     roots = (roots - last) * (first / (first - last))
@@ -103,29 +113,29 @@ def _zero_terminal(betas: Tensor) -> Tensor:
     return 1.0 - torch.cat([products[:1], products[1:] / products[:-1]])
 
 
-def _noise(job: TrainJob, latents: Tensor, draw: torch.Generator) -> Tensor:
-    noise = torch.randn(latents.shape, generator=draw)
+def _noise(job: TrainJob, latents: Tensor, rng: torch.Generator) -> Tensor:
+    noise = torch.randn(latents.shape, generator=rng)
     if job.noise_offset:
         strength = job.noise_offset
         if job.noise_offset_random_strength:
-            strength *= float(torch.rand(1, generator=draw))
+            strength *= float(torch.rand(1, generator=rng))
         offset: Tensor | float = strength
         if job.adaptive_noise_scale is not None:
             level = latents.mean(dim=(1, 2), keepdim=True).abs()
             offset = (strength + job.adaptive_noise_scale * level).clamp(min=0.0)
-        noise = noise + offset * torch.randn((latents.shape[0], 1, 1), generator=draw)
+        noise = noise + offset * torch.randn((latents.shape[0], 1, 1), generator=rng)
     if job.multires_noise_iterations:
-        noise = _pyramid(job, noise, draw)
+        noise = _pyramid(job, noise, rng)
     return noise
 
 
-def _pyramid(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
-    """Noise with coarser noise laid over it, scaled back to unit variance."""
+def _pyramid(job: TrainJob, noise: Tensor, rng: torch.Generator) -> Tensor:
+    """`noise` [c, h, w] with coarser noise added, scaled to unit variance (multires noise)."""
     channels, height, width = noise.shape
     for level in range(job.multires_noise_iterations or 0):
-        ratio = float(torch.rand(1, generator=draw)) * 2 + 2
+        ratio = float(torch.rand(1, generator=rng)) * 2 + 2
         small = [max(1, int(side / ratio**level)) for side in (height, width)]
-        coarse = torch.randn((1, channels, *small), generator=draw)
+        coarse = torch.randn((1, channels, *small), generator=rng)
         enlarged = functional.interpolate(coarse, size=(height, width), mode="bilinear")
         noise = noise + enlarged[0] * job.multires_noise_discount**level
         if 1 in small:
@@ -133,11 +143,11 @@ def _pyramid(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
     return noise / noise.std()
 
 
-def _perturbed(job: TrainJob, noise: Tensor, draw: torch.Generator) -> Tensor:
-    """The noise that the model sees, where input perturbation is requested."""
+def _perturbed(job: TrainJob, noise: Tensor, rng: torch.Generator) -> Tensor:
+    """The noise that is added to the latents: `noise` with input perturbation, where it is set."""
     if not job.ip_noise_gamma:
         return noise
     strength = job.ip_noise_gamma
     if job.ip_noise_gamma_random_strength:
-        strength *= float(torch.rand(1, generator=draw))
-    return noise + strength * torch.randn(noise.shape, generator=draw)
+        strength *= float(torch.rand(1, generator=rng))
+    return noise + strength * torch.randn(noise.shape, generator=rng)

@@ -1,9 +1,10 @@
-"""Which optimizer updates the weights, all of them kept libraries.
+"""Which optimizer updates the weights, each from its own library.
 
-AdamW, Adam, SGD and Lion treat every number alone, so they are given one flat tensor for each
-learning rate: a step is then a handful of operations instead of hundreds. AdamW8bit treats blocks
-of 256 numbers alone, and is given flat tensors whose blocks never reach into two matrices. Those
-that look at matrices or tensors as such (Adafactor, Prodigy) are given the modules' own matrices.
+AdamW, Adam, SGD and Lion are elementwise, so they get one flat tensor for each learning rate: a
+step is then a handful of kernels instead of hundreds. AdamW8bit scales its states in blocks of 256
+numbers, and gets flat tensors in which no block has numbers of two matrices, so that its result is
+that of separate matrices. Optimizers that use the shape or the norm of a tensor (Adafactor,
+Prodigy) get the modules' own matrices.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
@@ -22,7 +23,7 @@ from tenner.engines.native.lora import BLOCK, LoraBank
 
 
 class OptimizerError(Exception):
-    """The optimizer cannot be had: `text` says why, `fix` what to do."""
+    """The optimizer cannot be made: `text` is the reason, `fix` what to do."""
 
     def __init__(self, text: str, fix: str) -> None:
         super().__init__(text)
@@ -79,7 +80,10 @@ def make_optimizer(job: TrainJob, bank: LoraBank, device: torch.device) -> torch
 
 
 def small_below(job: TrainJob) -> int | None:
-    """For AdamW8bit the numbers below which a matrix keeps a state of 32 bits; None for others."""
+    """The size below which a matrix has states of 32 bits with AdamW8bit; None for others.
+
+    4096 is bitsandbytes' own default.
+    """
     if job.optimizer_type.lower() != "adamw8bit":
         return None
     return int(job.optimizer_args.get("min_8bit_size", 4096))
@@ -115,8 +119,8 @@ def _matrix_groups(job: TrainJob, bank: LoraBank) -> Groups:
 
 
 @dataclass
-class _Stretch:
-    """Matrices that lie next to each other and are updated as one tensor."""
+class _Chunk:
+    """Adjacent matrices, from `start` to `end` in the flat tensors, updated as one tensor."""
 
     segment: str
     start: int
@@ -127,11 +131,11 @@ class _Stretch:
 def _block_groups(job: TrainJob, bank: LoraBank) -> Groups:
     """For each segment a group of large matrices, in 8 bits, and one of small ones, in 32."""
     rates, groups = base_rates(job), []
-    stretches = list(_stretches(bank))
+    chunks = list(_chunks(bank))
     for segment in bank.segments():
         for is_small in (False, True):
             parameters: list[nn.Parameter] = []
-            for each in stretches:
+            for each in chunks:
                 if (each.segment, each.is_small) == (segment, is_small):
                     parameter = nn.Parameter(bank.weights[each.start : each.end])
                     parameter.grad = bank.grads[each.start : each.end]
@@ -142,10 +146,10 @@ def _block_groups(job: TrainJob, bank: LoraBank) -> Groups:
     return groups
 
 
-def _stretches(bank: LoraBank) -> Iterator[_Stretch]:
-    """Matrices in the order of memory, joined as far as no block of an 8-bit state would hold
-    numbers of two. What lies between them for alignment is zero, and stays zero."""
-    current: _Stretch | None = None
+def _chunks(bank: LoraBank) -> Iterator[_Chunk]:
+    """Matrices in the order of the flat tensors, joined where no block of an 8-bit state has
+    numbers of two of them. The padding between them is zero, and stays zero."""
+    current: _Chunk | None = None
     for segment, start, size in bank.matrices():
         is_small = size < (bank.small_below or 0)
         joins = current is not None and (current.segment, current.is_small) == (segment, is_small)
@@ -154,7 +158,7 @@ def _stretches(bank: LoraBank) -> Iterator[_Stretch]:
             continue
         if current is not None:
             yield current
-        current = _Stretch(segment, start, start + size, is_small)
+        current = _Chunk(segment, start, start + size, is_small)
     if current is not None:
         yield current
 
@@ -193,8 +197,8 @@ def _adamw8bit(groups: Groups, args: dict[str, Any], device: torch.device) -> to
 def flat_adamw8bit(groups: Groups, args: dict[str, Any]) -> torch.optim.Optimizer:
     """bitsandbytes' AdamW8bit over flat tensors. Raises ImportError.
 
-    Its own step waits for the card after every tensor; this one does not wait, except with paged
-    states, which the card fetches from the host. A group's `state_bits` holds for its tensors.
+    Its own step synchronizes after every tensor; this one does so only with paged states, which
+    the card fetches from the host. A group's `state_bits` overrides `optim_bits` for its tensors.
     """
     import bitsandbytes  # pyright: ignore[reportMissingImports]
 

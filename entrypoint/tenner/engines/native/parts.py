@@ -1,4 +1,4 @@
-"""Takes a model's tensors one by one and makes layers of them, each with its LoRA if it has one.
+"""Makes layers of a model's tensors, one by one, each with its LoRA where it has one.
 
 Which modules have a LoRA is sd-scripts' rule: in the U-Net every linear layer and 1x1
 convolution inside the transformers, and, where `conv_dim` is given, also those of the residual
@@ -19,27 +19,27 @@ from tenner.engines.native.lora import LoraBank, LoraSite, LoraSpec
 from tenner.engines.native.projection import Projection
 
 GetTensor = Callable[[str, Callable[[], Tensor]], Tensor]
-"""Returns a frozen tensor by its name, made by the function where it is not there yet."""
+"""Returns the frozen tensor of a name, calling the function where it is not cached."""
 
 
-def make_anew(name: str, make: Callable[[], Tensor]) -> Tensor:
-    """Keeps nothing: what a process does that trains once."""
+def read_every_time(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """A `GetTensor` without a cache, for a process that trains once."""
     del name
     return make()
 
 
 def uncached(part: str) -> GetTensor:
-    """For every part of a base."""
+    """`read_every_time` for every part of a base."""
     del part
-    return make_anew
+    return read_every_time
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlan:
-    """Where one model's LoRA goes: into which segment of the bank, of what rank, named how.
+    """The LoRA of one model: its segment of the bank, its ranks and the names of its modules.
 
-    `name_of` turns a module's path into its name in the file. `conv_dim` None leaves residual
-    blocks alone.
+    `name_of` turns a module's path into its name in the file. Without `conv_dim` residual blocks
+    have no LoRA. `uses_autograd` is `LoraSite.uses_autograd`.
     """
 
     bank: LoraBank
@@ -50,14 +50,14 @@ class LoraPlan:
     conv_dim: int | None = None
     conv_alpha: float | None = None
     dropouts: Dropouts = NO_DROPOUTS
-    plain: bool = False
+    uses_autograd: bool = False
 
 
 class Parts:
-    """A model's tensors on their way into layers.
+    """Makes layers of `tensors`, moved to `device` and `dtype` one by one.
 
-    Tensors are moved to `device` and `dtype` as they are taken. Raises KeyError naming a tensor
-    that the file lacks.
+    `adapts` decides by a module's path whether it has a LoRA of `plan`. The methods raise KeyError
+    naming a tensor that the file lacks.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Parts:
         channels_last: bool = True,
         plan: LoraPlan | None = None,
         adapts: Callable[[str], bool] = lambda name: True,
-        get: GetTensor = make_anew,
+        get: GetTensor = read_every_time,
     ) -> None:
         self._tensors = tensors
         self._device = device
@@ -83,8 +83,8 @@ class Parts:
         return f"{name}.weight" in self._tensors
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor on the device. Always a copy: what stays mapped from the file can be pushed
-        out of memory by the system and read from the disk again at every step."""
+        """The tensor on the device. Always a copy: the system may drop pages that are mapped from
+        a file, and would read them from the disk again at every step."""
         return self._get(name, lambda: self._read(name))
 
     def _read(self, name: str) -> Tensor:
@@ -116,7 +116,7 @@ class Parts:
     def stacked_projection(
         self, names: Sequence[str], *, bias_of: Sequence[str] = ()
     ) -> Projection:
-        """Layers that read the same input as one; outputs stand side by side in this order.
+        """Layers that read the same input as one layer, whose output is theirs concatenated.
 
         `bias_of` names modules whose biases are added to those of the layers.
         """
@@ -155,7 +155,7 @@ class Parts:
         if not found or self._plan is None:
             return None
         site = self._plan.bank.add(self._plan.segment, found)
-        site.plain = self._plan.plain or found[0].kernel == (3, 3)
+        site.uses_autograd = self._plan.uses_autograd or found[0].kernel == (3, 3)
         return site
 
     def _spec(self, name: str, weight: Tensor) -> LoraSpec | None:

@@ -1,10 +1,10 @@
 """A forward-backward pass, in two parts: its inputs, and what is computed from them.
 
-All that depends on captions, chance or the host's memory is in the inputs, made anew for each
-pass. What is then computed reads their tensors and the network's alone, always the same operations
-for the same shapes, and nothing of it waits for the device: so a CUDA graph can stand for it
-(`graphs`). The optimizer's step is no part of it. Its rates, its count of steps and what is undone
-of it are the host's, and over flat tensors it is a handful of kernels beside a pass's thousands.
+All that depends on captions, on random numbers of the host or on the host's memory is in the
+inputs, which are made for each pass. The computation reads only their tensors and the network's,
+has the same operations for the same shapes, and never waits for the device: so a CUDA graph can
+replace it (`graphs`). The optimizer's step is not part of it: its rates and its count of steps are
+on the host, and over flat tensors it is a handful of kernels beside a pass's thousands.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -23,37 +23,38 @@ _SIZE_EMBEDDING = 256
 
 @dataclass(frozen=True, kw_only=True)
 class PassInputs:
-    """What a pass is computed from, on the device. `text` holds token ids of each text encoder
-    where one is trained, else the encoded captions and, for SDXL, their pooled text."""
+    """The inputs of a pass, on the device. `text` are the token ids of each text encoder,
+    [captions * chunks, tokens], where one is trained; else the encoded captions [n, tokens, width]
+    and, for SDXL, their pooled text [n, width]."""
 
     samples: Samples
     text: tuple[Tensor, ...]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors, in an order that does not change."""
+        """All tensors, always in the same order."""
         return (*self.samples.tensors().values(), *self.text)
 
     def shapes(self) -> tuple[object, ...]:
-        """Equal for inputs that are computed on by the same operations."""
+        """A key that is equal for inputs on which a pass has the same operations."""
         described = [(tuple(each.shape), each.dtype, each.stride()) for each in self.tensors()]
         return (*described, self.samples.masks is not None)
 
     def cloned(self) -> "PassInputs":
-        """The same numbers in memory of their own."""
+        """A copy in new memory."""
         own = {name: each.clone() for name, each in self.samples.tensors().items()}
         return PassInputs(
             samples=replace(self.samples, **own), text=tuple(each.clone() for each in self.text)
         )
 
     def take(self, other: "PassInputs") -> None:
-        """Copy the numbers of `other`, which has these shapes, into this memory."""
+        """Copy the values of `other`, which has the same shapes, into these tensors."""
         for own, given in zip(self.tensors(), other.tensors(), strict=True):
             own.copy_(given, non_blocking=True)
 
 
 class TrainingPass:
-    """Forward and backward of a network; called with inputs it leaves gradients in the bank's
-    sinks and returns the loss, detached. `scaled` is the loss scale."""
+    """Forward and backward pass of a network. A call adds the gradients to the bank's `pass_grads`
+    and returns the loss, a detached scalar; `scaled` multiplies a loss by fp16's loss scale."""
 
     def __init__(self, network: Network, scaled: Callable[[Tensor], Tensor]) -> None:
         self._network = network
@@ -62,7 +63,7 @@ class TrainingPass:
         self._frequencies = _frequencies(network) if network.unet.config.is_sdxl else None
 
     def inputs(self, samples: Samples) -> PassInputs:
-        """A pass's inputs: those of the feed, with their captions encoded or in tokens."""
+        """A pass's inputs: the feed's samples, with their captions encoded or as tokens."""
         return PassInputs(samples=samples, text=self._text(samples.captions))
 
     def __call__(self, inputs: PassInputs) -> Tensor:
@@ -70,16 +71,16 @@ class TrainingPass:
         self._scaled(loss).backward()
         return loss.detach()
 
-    def answer(
+    def predict(
         self, noisy: Tensor, timesteps: Tensor, captions: Sequence[str], sizes: Tensor
     ) -> Tensor:
-        """What the U-Net predicts for noisy latents."""
+        """The U-Net's prediction [n, 4, h, w] for noisy latents [n, 4, h, w]; see `Predict`."""
         return self._predicted(noisy, timesteps, self._text(captions), sizes)
 
     def _loss(self, inputs: PassInputs) -> Tensor:
         samples = inputs.samples
         predicted = self._predicted(samples.noisy, samples.timesteps, inputs.text, samples.sizes)
-        error = (predicted.float() - samples.target).square()
+        error = (predicted.float() - samples.target).square()  # in fp32
         if samples.masks is not None:
             error = error * samples.masks
         return (error.mean(dim=(1, 2, 3)) * samples.share).sum()

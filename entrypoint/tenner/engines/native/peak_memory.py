@@ -1,8 +1,8 @@
-"""How much of a card's memory the steps take at their peak.
+"""The peak of a card's memory over the steps.
 
-What comes before them is not in it: the VAE, and the search for the fastest convolutions in the
-first step, which tries workspaces that no later step needs. So counting starts anew after the first
-step, and is reported after the second (all that a step takes is there by then) and at the end.
+The VAE is not in it, nor cudnn's search for the fastest convolutions in the first step, which tries
+workspaces that no later step needs. So the peak is reset after the first step. It is reported after
+the second, which has allocated all that a step needs, and at the end.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -14,14 +14,14 @@ from tenner.core.events import Event, MemoryUsed
 
 
 class PeakMemory:
-    """Follows the steps of this process. On a CPU it does nothing."""
+    """Measures the steps of this process. On a CPU it does nothing."""
 
     def __init__(self, device: torch.device, emit: Callable[[Event], object]) -> None:
         self._device = device
         self._emit = emit
         self._num_steps = 0
-        self.least_bytes = 0
-        """What CUDA graphs took when they were captured; the allocator counts a replay as none."""
+        self.graph_bytes = 0
+        """The peak in CUDA graphs' captures: the allocator does not count replays."""
 
     def after_step(self, step: int) -> None:
         """`step` (from 1, over all attempts) was queued."""
@@ -37,13 +37,13 @@ class PeakMemory:
             self.report(step)
 
     def report(self, step: int) -> None:
-        """Tell of the peak so far, where more than one step was made."""
+        """Report the peak so far, after the second step or later."""
         if self._device.type == "cuda" and self._num_steps > 1:
             allocated = torch.cuda.max_memory_allocated(self._device)
             self._emit(
                 MemoryUsed(
                     step=step,
-                    allocated_bytes=max(allocated, self.least_bytes),
+                    allocated_bytes=max(allocated, self.graph_bytes),
                     reserved_bytes=torch.cuda.max_memory_reserved(self._device),
                 )
             )

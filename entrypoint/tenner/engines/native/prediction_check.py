@@ -1,8 +1,8 @@
-"""Which prediction a base was trained for: `python -m …native.prediction_check JOB`.
+"""Whether a base predicts noise or velocity: `python -m …native.prediction_check JOB`.
 
-The base answers for the job's held-out pictures at high noise, under either reading of its answer.
-Prints three `validated` events: the mean squared error of the answer as noise, as v, and that of
-answering nothing (zeros) held against v. No weights are changed and nothing is written.
+It predicts for the job's held-out pictures at high noise. Prints three `validated` events: the
+mean squared error of the prediction against the noise, against v, and that of zeros against v. No
+weights are changed and nothing is written.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -29,7 +29,7 @@ from tenner.engines.native.validation import Validation
 
 
 def main(path: Path) -> None:
-    """Do the check that the job at `path` describes."""
+    """Check the base of the job at `path`, whose `validation_items` are the pictures."""
     processes, emit = join_processes(), EventWriter(silent=False)
     job = read_job(path)
     if job.num_threads:
@@ -43,14 +43,14 @@ def main(path: Path) -> None:
     noise = NoiseSchedule(job, base.scheduler)
     trainer = Trainer(job, network, noise, latents, schedule_of(job, 1), processes, emit)
 
-    def questions(*, v: bool) -> Validation:
+    def validation(*, v: bool) -> Validation:
         check_job: TrainJob = replace(job, v_parameterization=v, zero_terminal_snr=False)
         return Validation(check_job, network, NoiseSchedule(check_job, base.scheduler), views)
 
     for loss in (
-        trainer.loss_on(questions(v=False)),
-        trainer.loss_on(questions(v=True)),
-        questions(v=True).loss(_nothing),
+        trainer.validation_loss(validation(v=False)),
+        trainer.validation_loss(validation(v=True)),
+        validation(v=True).loss(_nothing),
     ):
         emit(Validated(step=0, epoch=0, loss=loss, num_images=len(views)))
 
@@ -69,4 +69,4 @@ if __name__ == "__main__":
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     main(Path(sys.argv[1]))
     sys.stdout.flush()
-    os._exit(0)  # to take itself apart takes torch a second
+    os._exit(0)  # torch's teardown takes a second

@@ -1,7 +1,7 @@
-"""The processes of a run: which device this one uses, and how gradients are brought together.
+"""The processes of a run: each one's device, and sums over all of them.
 
-One process needs no library for that. Several are joined by accelerate, which reads what its
-launcher (or torchrun) has put into the environment.
+Several processes are joined by accelerate, which reads the environment that its launcher (or
+torchrun) has set. One process does not import it.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-PATIENCE = timedelta(minutes=30)
-"""How long processes wait for one that encodes all pictures, or saves."""
+TIMEOUT = timedelta(minutes=30)
+"""How long processes wait for the main one, which encodes all pictures and saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Processes:
             dist.all_reduce(values)
 
     def wait(self) -> None:
+        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier()
 
@@ -57,7 +58,7 @@ def join_processes() -> Processes:
         return Processes(rank=0, count=1, device=torch.device("cuda" if cuda else "cpu"))
     from accelerate import PartialState
 
-    state = PartialState(cpu=not cuda, timeout=PATIENCE)
+    state = PartialState(cpu=not cuda, timeout=TIMEOUT)
     return Processes(
         rank=state.process_index, count=state.num_processes, device=torch.device(str(state.device))
     )

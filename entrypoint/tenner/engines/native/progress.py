@@ -1,7 +1,7 @@
-"""What the process says while it trains: events on stdout, and losses read back without waiting.
+"""Events on stdout, and losses read back from the device without waiting.
 
-A loss is on the device when its step has been queued, not when it has been computed. On a GPU it
-is copied aside and told of a step or two later, when it has arrived by itself.
+A step is queued long before the device has computed its loss. On a GPU the loss is therefore copied
+to pinned memory asynchronously, and reported a step or two later, when the copy is complete.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -21,14 +21,16 @@ from tenner.core.messages import msg
 from tenner.engines.native.batches import Schedule
 
 _MOST_PENDING = 16
+"""Losses that may be on their way; with more the host waits, so that it is never far ahead."""
 
 
 class NotFiniteError(Exception):
-    """So many losses in a row were NaN or infinite that the run is over."""
+    """More losses in a row were NaN or infinite than the job allows (`max_nonfinite_steps`)."""
 
 
 class EventWriter:
-    """Writes events, one a line, to where stdout was; all else that prints goes to stderr."""
+    """Writes events to stdout, one a line. From then on `sys.stdout` is stderr, so that what
+    libraries print does not get between them. Silent ones write `failed` events alone."""
 
     def __init__(self, *, silent: bool) -> None:
         self._out: TextIO = sys.stdout
@@ -37,7 +39,7 @@ class EventWriter:
         sys.stdout = sys.stderr
 
     def __call__(self, event: Event) -> None:
-        if not self.is_silent or isinstance(event, Failed):  # whichever process meets it
+        if not self.is_silent or isinstance(event, Failed):
             self._out.write(event.to_json() + "\n")
             self._out.flush()
             for listener in self.listeners:
@@ -57,7 +59,7 @@ class _Pending:
 class Losses:
     """Losses on their way to the host, and the running mean of the epoch.
 
-    Steps count from 1 here, over all attempts of the run.
+    Steps count from 1 here, over all attempts of the run. Seconds per step are a moving average.
     """
 
     emit: EventWriter
@@ -71,14 +73,17 @@ class Losses:
     _seconds: float = 0.0
 
     def add(self, step: int, loss: Tensor, rates: dict[str, float], num_images: int) -> None:
-        """A step was queued; report those that have arrived. Raises NotFiniteError."""
+        """Take the loss of a step that was queued, and report those that have arrived.
+
+        `loss` is a scalar on the device. Raises NotFiniteError.
+        """
         arrived = None
         if loss.device.type == "cuda":
-            aside = torch.empty((), pin_memory=True)
-            aside.copy_(loss.detach(), non_blocking=True)
+            pinned = torch.empty((), pin_memory=True)
+            pinned.copy_(loss.detach(), non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-            loss = aside
+            loss = pinned
         self._pending.append(_Pending(step, loss.detach(), rates, num_images, arrived))
         while self._pending:
             first = self._pending[0]
@@ -89,7 +94,7 @@ class Losses:
             self._record(self._pending.popleft())
 
     def flush(self) -> None:
-        """Wait for all losses. Raises NotFiniteError."""
+        """Wait for all losses and report them. Raises NotFiniteError."""
         while self._pending:
             if self._pending[0].arrived is not None:
                 self._pending[0].arrived.synchronize()
@@ -102,7 +107,7 @@ class Losses:
             0.8 * self._seconds + 0.2 * (now - self._last)
         )  # fmt: skip
         self._last = now
-        self._judge(found.step, loss)
+        self._check_finite(found.step, loss)
         mean = self.epoch_sum / self.epoch_count if self.epoch_count else loss
         epoch = (found.step - 1) // per_epoch + 1
         self.emit(
@@ -122,7 +127,7 @@ class Losses:
             self.emit(EpochEnd(epoch=epoch, num_epochs=self.schedule.num_epochs, loss_avg=mean))
             self.epoch_sum, self.epoch_count = 0.0, 0
 
-    def _judge(self, step: int, loss: float) -> None:
+    def _check_finite(self, step: int, loss: float) -> None:
         if math.isfinite(loss):
             self._nonfinite = 0
             self.epoch_sum += loss

@@ -1,11 +1,11 @@
-"""A frozen linear layer with a LoRA beside it, in as few operations and bytes as it takes.
+"""A frozen linear layer with a LoRA beside it, in few operations and little memory.
 
-Plain autograd on `base(x) + up(down(x)) * scale` runs the scale and the sum as operations of
-their own over the whole output, and saves what the frozen weight's gradient would need. Here the
-low-rank part is added by the matrix product itself (one multiply-add with the scale folded in),
-the gradient of the input is two products into one tensor, the weight gradients are products
-written straight into the flat gradient, and only the input and the narrow inner values are kept
-for the backward pass. Tokens are always [tokens, features]: nothing is reshaped on the way.
+Autograd of `base(x) + up(down(x)) * scale` has separate operations over the whole output for the
+scale and the sum, and saves what the frozen weight's gradient would need. Here the low-rank part is
+added by the matrix product itself (`addmm` with alpha), the gradient of the input is two products
+into one tensor, the weights' gradients are products written directly into the flat gradient, and
+only the input and the inner values [tokens, rank] are saved for the backward pass. Inputs are
+always [tokens, features], so that nothing is reshaped.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tenner.engines.native.dropouts import NO_DROPOUTS
-from tenner.engines.native.lora import LoraSite, Run
+from tenner.engines.native.lora import LoraSite, UpGroup
 
 
 class Projection:
@@ -39,14 +39,14 @@ class Projection:
         site = self.site
         if site is None:
             return _FrozenLinear.apply(x, residual, self)
-        if site.plain:
-            y = plain_lora(x, self)
+        if site.uses_autograd:
+            y = lora_by_autograd(x, self)
             return y if residual is None else y + residual
         return _LoraLinear.apply(x, residual, site.down, site.up, self)
 
 
-def plain_lora(x: Tensor, projection: Projection) -> Tensor:
-    """The same sum written plainly, for autograd and the compiler; also with dropouts."""
+def lora_by_autograd(x: Tensor, projection: Projection) -> Tensor:
+    """The same for autograd and the compiler: x [tokens, in] to [tokens, out]; with dropouts."""
     site = projection.site
     y = functional.linear(x, projection.weight, projection.bias)
     assert site is not None
@@ -54,12 +54,12 @@ def plain_lora(x: Tensor, projection: Projection) -> Tensor:
     trained = dropouts.modules_trained(len(site.specs))
     if not any(trained):
         return y
-    inner = dropouts.thinned(functional.linear(x, site.down.flatten(1)), site.bank.num_samples)
-    return y + _plain_up(inner, site, trained) * (site.scale * dropouts.scale)
+    inner = dropouts.drop(functional.linear(x, site.down.flatten(1)), site.bank.num_samples)
+    return y + _up_by_autograd(inner, site, trained) * (site.scale * dropouts.scale)
 
 
-def _plain_up(inner: Tensor, site: LoraSite, trained: Sequence[bool]) -> Tensor:
-    """[tokens, out] of all modules side by side; zeros for those that are left out."""
+def _up_by_autograd(inner: Tensor, site: LoraSite, trained: Sequence[bool]) -> Tensor:
+    """[tokens, out]: the outputs of all modules, concatenated; zeros for dropped ones."""
     ups = site.up.split([spec.out_features * site.rank for spec in site.specs])
     inners = inner.split(site.rank, dim=1)
     parts = [
@@ -78,7 +78,7 @@ def _base(x: Tensor, projection: Projection) -> Tensor:
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """Without a LoRA nothing of the input is kept."""
+    """A layer without a LoRA: saves nothing for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, projection: Projection) -> Tensor:
@@ -107,8 +107,8 @@ class _LoraLinear(torch.autograd.Function):
         assert site is not None
         y = _base(x, projection)
         inner = torch.mm(x, site.down_t)
-        for run in site.runs:
-            _add_up(y, inner, run, site)
+        for group in site.up_groups:
+            _add_up(y, inner, group, site)
         if residual is not None:
             y.add_(residual)
         ctx.save_for_backward(x, inner)
@@ -117,6 +117,7 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        # `_stacked` needs adjacent columns; a sum's gradient is an expanded scalar.
         grad = grads[0] if grads[0].stride(-1) == 1 else grads[0].contiguous()
         x, inner = ctx.saved_tensors
         projection: Projection = ctx.projection
@@ -124,9 +125,9 @@ class _LoraLinear(torch.autograd.Function):
         assert site is not None
         beta = 0.0 if site.bank.first_pass else 1.0
         grad_inner = _grad_inner(grad, site)
-        for run in site.runs:
-            _sink_up(grad, inner, run, site.scale, beta)
-        _sink(site.down_sink, grad_inner.t(), x, site.scale, beta)
+        for group in site.up_groups:
+            _accumulate_up(grad, inner, group, site.scale, beta)
+        _accumulate(site.down_grad, grad_inner.t(), x, site.scale, beta)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.mm(grad, projection.weight)
@@ -134,42 +135,44 @@ class _LoraLinear(torch.autograd.Function):
         return dx, grad if ctx.needs_input_grad[1] else None, None, None, None
 
 
-def _sink(sink: Tensor, left: Tensor, right: Tensor, scale: float, beta: float) -> None:
-    torch.addmm(sink, left, right, beta=beta, alpha=scale, out=sink)
+def _accumulate(total: Tensor, left: Tensor, right: Tensor, scale: float, beta: float) -> None:
+    """total = beta * total + scale * left @ right, in place."""
+    torch.addmm(total, left, right, beta=beta, alpha=scale, out=total)
 
 
-def _single(run: Run, site: LoraSite) -> bool:
-    return run.count == 1 and len(site.runs) == 1
+def _single(group: UpGroup, site: LoraSite) -> bool:
+    return group.count == 1 and len(site.up_groups) == 1
 
 
-def _add_up(y: Tensor, inner: Tensor, run: Run, site: LoraSite) -> None:
-    """y[:, columns] += scale * inner[:, ranks] @ up.T for every module of the run at once."""
-    if _single(run, site):
-        y.addmm_(inner, run.single_t, alpha=site.scale)
+def _add_up(y: Tensor, inner: Tensor, group: UpGroup, site: LoraSite) -> None:
+    """y[:, columns] += scale * inner[:, ranks] @ up.T for every module of the group at once."""
+    if _single(group, site):
+        y.addmm_(inner, group.single_t, alpha=site.scale)
         return
-    target = _stacked(y, run.columns, run.count)
-    target.baddbmm_(_stacked(inner, run.ranks, run.count), run.up_t, alpha=site.scale)
+    target = _stacked(y, group.columns, group.count)
+    target.baddbmm_(_stacked(inner, group.ranks, group.count), group.up_t, alpha=site.scale)
 
 
-def _sink_up(grad: Tensor, inner: Tensor, run: Run, scale: float, beta: float) -> None:
-    left = _stacked(grad, run.columns, run.count).mT
-    right = _stacked(inner, run.ranks, run.count)
-    torch.baddbmm(run.sink, left, right, beta=beta, alpha=scale, out=run.sink)
+def _accumulate_up(grad: Tensor, inner: Tensor, group: UpGroup, scale: float, beta: float) -> None:
+    """The same for the ups of a group: [count, out, rank] of grad [tokens, …] and inner."""
+    left = _stacked(grad, group.columns, group.count).mT
+    right = _stacked(inner, group.ranks, group.count)
+    torch.baddbmm(group.up_grad, left, right, beta=beta, alpha=scale, out=group.up_grad)
 
 
 def _grad_inner(grad: Tensor, site: LoraSite) -> Tensor:
     """[tokens, count * rank]: the gradient of the inner values, without the scale."""
-    if _single(site.runs[0], site):
-        return torch.mm(grad, site.runs[0].single)
+    if _single(site.up_groups[0], site):
+        return torch.mm(grad, site.up_groups[0].single)
     found = grad.new_empty(grad.shape[0], len(site.specs) * site.rank)
-    for run in site.runs:
-        target = _stacked(found, run.ranks, run.count)
-        torch.bmm(_stacked(grad, run.columns, run.count), run.up, out=target)
+    for group in site.up_groups:
+        target = _stacked(found, group.ranks, group.count)
+        torch.bmm(_stacked(grad, group.columns, group.count), group.up, out=target)
     return found
 
 
 def _stacked(values: Tensor, columns: tuple[int, int], count: int) -> Tensor:
-    """[tokens, count * width] at `columns`, seen as [count, tokens, width]. No copy."""
+    """`values[:, columns]`, [tokens, count * width], as a view [count, tokens, width]."""
     first, last = columns
     tokens, stride = values.shape[0], values.stride(0)
     width = (last - first) // count

@@ -1,8 +1,8 @@
 """States: all that is needed to resume from a step, written whole or not at all.
 
-A state is a folder `step-00000020` with `state.json` (what, and the digest of the rest) and
-`state.pt` (weights, optimizer). It is made under another name, synced and renamed, so a folder of
-that name is complete; the digest finds what the disk has spoilt since.
+A state is a folder `step-00000020` with `state.json` (progress, the job's fingerprint, the digest
+of `state.pt`) and `state.pt` (weights, optimizer). It is made under another name, synced and
+renamed, so a folder of that name is complete; the digest detects later damage.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -29,7 +29,7 @@ class BrokenStateError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands: steps done, the sum and count of the epoch's losses."""
+    """How far a run is: steps done, and the sum and number of the current epoch's losses."""
 
     step: int = 0
     epoch_loss_sum: float = 0.0
@@ -37,7 +37,10 @@ class Progress:
 
 
 def save_state(folder: Path, progress: Progress, tensors: dict[str, Any], fingerprint: str) -> Path:
-    """Write a state under `folder`; the path of the new state."""
+    """Write a state into `folder` and return its path.
+
+    Raises OSError, or RuntimeError where torch cannot write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{progress.step:08d}"
     making = part_of(final)

@@ -1,8 +1,8 @@
-"""Safetensors read one tensor at a time, each into memory of its own.
+"""Safetensors files read one tensor at a time, each into its own memory.
 
 A memory-mapped file is quicker to open, but its pages count as the process's memory until it is
-closed, so that a base model would be held twice while it is loaded; and the system may push mapped
-pages out and read them again at every step.
+closed: a base model would need its size twice while it is loaded. The system may also drop mapped
+pages and read them again at every step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ class Renamed(Mapping[str, Tensor]):
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor], prefix: str) -> "Renamed":
-        """Those whose names begin with `prefix`, without it."""
+        """The tensors whose names begin with `prefix`, by the rest of their names."""
         return Renamed(
             {name[len(prefix) :]: (tensors, name) for name in tensors if name.startswith(prefix)}
         )

@@ -15,10 +15,10 @@ from tenner.engines.native.progress import EventWriter
 
 @contextlib.contextmanager
 def logged(folder: str | None, emit: EventWriter, *, first_step: int) -> Generator[None]:
-    """While the context lasts, what is reported goes into a TensorBoard log in `folder` too.
+    """Write the events of `emit` to a TensorBoard log in `folder` too, inside of this context.
 
-    Without TensorBoard, or where nothing can be written there, that is reported and the run goes
-    on.
+    Without TensorBoard, or where the folder cannot be written, an event warns of it and there is no
+    log.
     """
     if folder is None or emit.is_silent:
         yield
@@ -43,7 +43,7 @@ def logged(folder: str | None, emit: EventWriter, *, first_step: int) -> Generat
 
 
 class TensorBoard:
-    """Writes what is told of steps and epochs; its own thread brings it to the disk.
+    """Writes the events of steps and epochs; a thread of TensorBoard flushes them every 20 s.
 
     Raises ImportError where TensorBoard is not installed. Steps from `first_step` on replace what
     an earlier attempt of the run wrote of them.

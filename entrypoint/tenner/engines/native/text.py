@@ -1,7 +1,6 @@
-"""Captions to what the U-Net is conditioned on: tokens, chunks, hidden states, pooled text.
+"""From captions to the U-Net's conditioning: tokens, chunks, hidden states, pooled text.
 
-Where no text encoder is trained and captions do not change, every caption is encoded once and
-looked up from then on.
+Where no text encoder is trained, encoded captions are cached.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -22,12 +21,12 @@ from tenner.core.family import Family
 from tenner.engines.native.clip import ClipText
 
 CACHE_BYTES = 1 << 30
-"""What encoded captions may take of the host's memory: 4,500 of SD 1.5 in fp32, 1,700 of SDXL."""
+"""The host's memory for encoded captions: 4,500 of SD 1.5 in fp32, 1,700 of SDXL."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """context [batch, words, width]; pooled [batch, width] for SDXL."""
+    """Encoded captions: context [batch, tokens, width], for SDXL pooled [batch, width] too."""
 
     context: Tensor
     pooled: Tensor | None = None
@@ -49,20 +48,22 @@ class Tokenizer:
         return self.pad == self.eos
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Token ids [captions * chunks, chunk + 2], each chunk with its begin and end."""
+        """Token ids [captions * chunks, chunk + 2]: each chunk has a begin and an end token."""
         rows = [row for caption in captions for row in self._rows(caption)]
         return torch.tensor(rows, dtype=torch.long)
 
     def _rows(self, caption: str) -> list[list[int]]:
         length = self.chunk * self.num_chunks
-        words: list[int] = self._tokenizer(
+        tokens: list[int] = self._tokenizer(
             caption, add_special_tokens=False, truncation=True, max_length=length
         )["input_ids"][:length]
-        filled = [*words, self.eos]
+        filled = [*tokens, self.eos]
         filled += [self.pad] * (length + 1 - len(filled))
         return [self._row(filled, index * self.chunk) for index in range(self.num_chunks)]
 
     def _row(self, filled: list[int], start: int) -> list[int]:
+        """One chunk, by sd-scripts' rules, which differ by the tokenizer's padding: SD 1.x pads
+        with the end token; SD 2.x and SDXL's second tokenizer with 0 after one end token."""
         inner = filled[start : start + self.chunk]
         if self.pads_with_eos or self.num_chunks == 1:
             end = self.eos if self.num_chunks > 1 else filled[self.chunk]
@@ -91,19 +92,20 @@ class TextEncoders:
         self.device = device
 
     def release(self) -> None:
-        """Let go of the weights: nothing is encoded any more."""
+        """Release the weights; nothing can be encoded from then on."""
         self.encoders = ()
         self._projection = None
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
+        """Encode captions on the device."""
         return self.encode_tokens(self.tokens(captions))
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, ...]:
-        """Token ids of each encoder, [captions * chunks, words], on the device."""
+        """Token ids of each encoder, [captions * chunks, tokens], on the device."""
         return tuple(to_device(tokenizer(captions), self.device) for tokenizer, _ in self.encoders)
 
     def encode_tokens(self, tokens: Sequence[Tensor]) -> Conditioning:
-        """What token ids of each encoder stand for. Reads nothing of the host's."""
+        """Encode each encoder's token ids. Uses the device alone: a graph can capture it."""
         if not self._sdxl:
             return Conditioning(self._single(tokens[0]))
         first = self._hidden(tokens[0], 0)
@@ -120,7 +122,8 @@ class TextEncoders:
         return _rejoined(encoder.hidden(ids, 2), tokenizer)
 
     def _second(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The last layer but one, and the projected end of text after the last."""
+        """SDXL's second encoder: the hidden states of its last layer but one, and the pooled text:
+        the end token's state after the last layer, normed and projected, of each first chunk."""
         tokenizer, encoder = self.encoders[1]
         layers = encoder.config.num_layers
         hidden = encoder.hidden(ids, 2)
@@ -133,11 +136,11 @@ class TextEncoders:
 
 
 class CaptionCache:
-    """Remembers what each caption encodes to. For frozen text encoders only.
+    """A cache of encoded captions, for frozen text encoders.
 
-    Captions lie in the host's memory, pinned where the encoders are on a card: a batch of them is
-    copied in less time than one is encoded in, and the card's memory does not fill with captions
-    that are drawn anew at every showing. Past `max_bytes` the one used longest ago is dropped.
+    It is in the host's memory, pinned where the encoders are on a card: a batch is copied in less
+    time than one caption takes to encode, and captions that change with every sample do not fill
+    the card's memory. Above `max_bytes` the least recently used caption is dropped.
     """
 
     def __init__(self, encoders: TextEncoders, max_bytes: int = CACHE_BYTES) -> None:
@@ -147,7 +150,7 @@ class CaptionCache:
         self._known: OrderedDict[str, Conditioning] = OrderedDict()
 
     def fill(self, captions: Sequence[str], on_caption: Callable[[int, int], None]) -> None:
-        """Encode `captions` now and keep them all, whatever they take: there will be no others."""
+        """Encode and cache `captions`, of any size in all: the training has no others."""
         self._max_bytes = sys.maxsize
         for done, caption in enumerate(captions):
             self._find(caption)
@@ -155,10 +158,11 @@ class CaptionCache:
 
     @property
     def num_bytes(self) -> int:
-        """What is kept now."""
+        """The size of the cached captions, in bytes."""
         return self._num_bytes
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
+        """The captions' conditioning, on the encoders' device."""
         found = {caption: self._find(caption) for caption in dict.fromkeys(captions)}
         each = [found[caption] for caption in captions]
         pooled = [one.pooled for one in each if one.pooled is not None]
@@ -183,7 +187,7 @@ class CaptionCache:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device, without waiting for the copy."""
+    """A copy of the host's tensor on the device, which is not waited for."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -209,10 +213,13 @@ def _size(found: Conditioning) -> int:
 
 
 def _rejoined(hidden: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """Chunks side by side: the first begin, the words of all, the last end. `hidden` is
-    [captions * chunks * words, width]."""
-    words = tokenizer.chunk + 2
-    states = hidden.view(-1, tokenizer.num_chunks, words, hidden.shape[-1])
+    """The chunks of each caption joined: the first begin, the inner tokens of all, the last end.
+
+    `hidden` is [captions * chunks * (chunk + 2), width]; returns
+    [captions, chunks * chunk + 2, width].
+    """
+    tokens = tokenizer.chunk + 2
+    states = hidden.view(-1, tokenizer.num_chunks, tokens, hidden.shape[-1])
     if tokenizer.num_chunks == 1:
         return states[:, 0]
     inner = states[:, :, 1:-1].flatten(1, 2)

@@ -1,7 +1,7 @@
 """The trainer's process: `python -m tenner.engines.native.train JOB.json`.
 
 Reads the job, prints events, and ends with an `EngineExit`. Models are loaded in the order that
-needs the least memory: the VAE first and gone again, then U-Net and text encoders.
+needs the least memory: the VAE, which is freed after the latents, then U-Net and text encoders.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -38,7 +38,10 @@ _CAPTIONS_BETWEEN_EVENTS = 50
 
 
 def main(arguments: list[str], cached: CachedBase | None = None) -> int:
-    """Do one job. `kept` is what a process that does several keeps of their base."""
+    """Do the job whose file is the only argument; returns an `EngineExit`.
+
+    `cached` are the frozen tensors of a process that does several jobs.
+    """
     if len(arguments) != 1:
         print("usage: python -m tenner.engines.native.train JOB.json", file=sys.stderr)
         return EngineExit.JOB
@@ -101,7 +104,7 @@ def _train(
 
 
 def _encode(job: TrainJob, base: BaseModel, processes: Processes, emit: EventWriter) -> LatentCache:
-    """All latents; the main process first, so that the others find them on disk."""
+    """All latents. The main process makes them first, the others read its cache on the disk."""
 
     def progress(done: int, total: int) -> None:
         emit(Phase(name="caching latents", done=done, total=total))
@@ -120,7 +123,7 @@ def _encode(job: TrainJob, base: BaseModel, processes: Processes, emit: EventWri
 def _encode_captions(
     trainer: Trainer, processes: Processes, emit: EventWriter, cached: CachedBase | None
 ) -> None:
-    """Captions that never change, before the training: the text encoders then leave the card."""
+    """Encode captions that never change before the training, to free the text encoders' memory."""
 
     def progress(done: int, total: int) -> None:
         if done == total or done % _CAPTIONS_BETWEEN_EVENTS == 0:
@@ -135,8 +138,11 @@ def _encode_captions(
 def _set_backends(job: TrainJob) -> None:
     if job.num_threads:
         torch.set_num_threads(job.num_threads)
+    # TF32 for products and convolutions of fp32: several times faster on cards since Ampere, with
+    # 10 bits of mantissa, more than bf16's 7. A CPU ignores it.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
+    # Try the algorithms of each convolution once: a run has few shapes, one or two for each bucket.
     torch.backends.cudnn.benchmark = True
 
 
@@ -152,14 +158,14 @@ _KNOWN = (
 
 
 def _explain(emit: EventWriter, job: TrainJob, error: Exception) -> int:
-    """The `failed` event and exit status of a failure that we know."""
+    """Report an error of `_KNOWN` as a `failed` event; returns its exit code."""
     text = str(error)
     if isinstance(error, BaseModelError):
         return _failed(emit, EngineExit.BASE_MODEL, "base_model", text, error.fix)
     if isinstance(error, OptimizerError):
         return _failed(emit, EngineExit.JOB, "other", text, error.fix)
     if isinstance(error, BrokenStateError):
-        fix = msg("go on from the state before it")
+        fix = msg("resume from the state before it")
         return _failed(emit, EngineExit.BROKEN_STATE, "broken_state", text, fix)
     if isinstance(error, NotFiniteError):
         fix = msg("lower the learning rate, or use bf16 instead of fp16")
@@ -189,12 +195,12 @@ def _out_of_memory(emit: EventWriter, job: TrainJob, error: BaseException) -> in
         )
     else:
         peak = ""
-    reason = next(iter(str(error).splitlines()), "") or msg("the system said nothing more")
+    reason = next(iter(str(error).splitlines()), "") or msg("the system gave no reason")
     text = msg(
-        "out of memory at batch {train_batch_size}{peak}: {said}",
+        "out of memory at batch {train_batch_size}{peak}: {reason}",
         train_batch_size=job.train_batch_size,
         peak=peak,
-        said=reason,
+        reason=reason,
     )
     fix = msg("a smaller train_batch_size, or gradient_checkpointing = true")
     return _failed(emit, EngineExit.OUT_OF_MEMORY, "oom", text, fix)
@@ -212,4 +218,4 @@ if __name__ == "__main__":
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     code = main(sys.argv[1:])
     sys.stderr.flush()
-    os._exit(code)  # all is written and closed: to take itself apart takes torch a second
+    os._exit(code)  # all files are closed; torch's teardown takes a second

@@ -1,10 +1,10 @@
 """A step whose gradients are not finite, undone on the device.
 
-torch's fused optimizers take a flag that leaves all as it is. The others are given gradients of
-zero instead, which still decay their states and weights and count a step; so what they have
-changed is put back where the flag says so, and nothing waits for the flag on its way to the host.
-What an optimizer keeps in Python (its count of steps) is put back when the flag has arrived, before
-the next step needs it: by then the card has long been working on that one.
+torch's fused optimizers take a flag on the device (`found_inf`) with which they change nothing. The
+others get gradients of zero instead, which still decay their states and weights and count a step.
+So what they have changed is restored by a selection on the device, and the host does not wait for
+the flag. What an optimizer has in Python (its count of steps) is restored before the next step,
+when the flag's copy has arrived: by then the card is busy with the passes of that step.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 
 _FEW = 64
-"""So many tensors are put back one by one, by selection; more of them at once, as sums with one
-part times zero: all numbers are finite there, as the gradients were set to zero."""
+"""Up to so many tensors are restored by a `torch.where` each. More of them (Adafactor
+has several for each matrix) are restored by three `foreach` operations, as
+tensor * flag + copy * (1 - flag): exact, since gradients of zero have left all numbers finite."""
 
 
 @dataclass
-class Before:
-    """An optimizer as it was before a step. A parameter that had no state yet has no `values`."""
+class Snapshot:
+    """An optimizer before a step. `weights` are the bank's flat weights, `values` each parameter's
+    states in Python, `tensors` and `copies` the keys and copies of its states that are tensors. A
+    parameter that had no state yet has no `values`."""
 
     weights: Tensor
     values: dict[Any, dict[str, Any]] = field(default_factory=dict[Any, dict[str, Any]])
@@ -33,7 +36,7 @@ class Before:
 
 
 class Undo:
-    """Puts back what a step has changed. Around each step: `before`, the step, `after`."""
+    """Restores what a step has changed: call `snapshot`, the step, then `restore_unless`."""
 
     def __init__(self, optimizer: Any, weights: Tensor) -> None:
         self._optimizer = optimizer
@@ -43,10 +46,10 @@ class Undo:
         self._arrived: Any = None
 
     @torch.no_grad()
-    def before(self) -> Before:
-        """What the coming step may change, copied."""
+    def snapshot(self) -> Snapshot:
+        """A copy of what the next step may change."""
         self.settle()
-        found = Before(self._weights.clone())
+        found = Snapshot(self._weights.clone())
         for parameter in self._parameters():
             state = self._optimizer.state.get(parameter)
             if not state:
@@ -57,11 +60,11 @@ class Undo:
         return found
 
     @torch.no_grad()
-    def after(self, before: Before, finite: Tensor) -> None:
-        """Put weights and state tensors back where `finite` (a flag on the device) is false."""
-        torch.where(finite, self._weights, before.weights, out=self._weights)
-        _put_back(self._present(before), before.copies, finite)
-        self._values, self._flag = before.values, finite
+    def restore_unless(self, snapshot: Snapshot, finite: Tensor) -> None:
+        """Restore weights and state tensors if `finite`, a boolean on the device, is false."""
+        torch.where(finite, self._weights, snapshot.weights, out=self._weights)
+        _put_back(self._present(snapshot), snapshot.copies, finite)
+        self._values, self._flag = snapshot.values, finite
         if finite.device.type == "cuda":
             self._flag = torch.empty((), dtype=torch.bool, pin_memory=True)
             self._flag.copy_(finite, non_blocking=True)
@@ -69,7 +72,7 @@ class Undo:
             self._arrived.record()
 
     def settle(self) -> None:
-        """Put the last step's Python values back if it was not finite."""
+        """Restore the optimizer's Python values if the last step was not finite."""
         if self._flag is None:
             return
         if self._arrived is not None:
@@ -87,8 +90,8 @@ class Undo:
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def _present(self, before: Before) -> list[Tensor]:
-        return [self._optimizer.state[parameter][key] for parameter, key in before.tensors]
+    def _present(self, snapshot: Snapshot) -> list[Tensor]:
+        return [self._optimizer.state[parameter][key] for parameter, key in snapshot.tensors]
 
 
 def _copied(tensors: list[Tensor]) -> list[Tensor]:

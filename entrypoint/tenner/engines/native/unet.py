@@ -1,11 +1,11 @@
-"""The U-Net of Stable Diffusion, written for training a LoRA on it and nothing else.
+"""The U-Net of Stable Diffusion, written for training a LoRA on it.
 
-The arithmetic is that of diffusers' UNet2DConditionModel (a test holds it to that); the weights
-come under its names. What differs is how often memory is touched: features pass through the
-transformer blocks as [tokens, channels] without being turned around; query, key and value are one
-product; keys and values of *all* cross-attentions are one product, since they read the same text;
-the time embedding is looked up and projected for all residual blocks at once; and before the
-first adapted module nothing is recorded for the backward pass.
+The arithmetic and the names of the weights are those of diffusers' UNet2DConditionModel (a test
+compares both). It reads and writes less memory: features pass through the transformer blocks as
+[tokens, channels] without being transposed; query, key and value are one product; keys and values
+of *all* cross-attentions are one product, since they read the same text; the time embedding is
+looked up and projected for all residual blocks at once; and before the first module with a LoRA
+nothing is saved for the backward pass.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -27,13 +27,13 @@ from tenner.engines.native.recomputation import Unit, cheapest_first
 from tenner.engines.native.unet_config import UnetConfig
 
 NUM_TIMESTEPS = 1000
-# diffusers' Transformer2DModel has an epsilon of its own.
+# The epsilon of the group norm in diffusers' Transformer2DModel, whatever the configuration has.
 _TRANSFORMER_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A transformer block: attention within the picture, attention to the text, feed-forward."""
+    """A transformer block: self-attention, cross-attention to the text, feed-forward."""
 
     norm1: LayerNorm
     self_qkv: Projection
@@ -46,10 +46,11 @@ class Block:
     feed_out: Projection
     num_heads: int
     unit: Unit
-    """Its index tells which of the keys and values are this block's."""
+    """Its index is that of this block's keys and values."""
 
     def __call__(self, x: Tensor, key_value: Tensor, batch: int) -> Tensor:
-        """x [batch * tokens, channels]; key_value [batch * words, 2 * channels]."""
+        """x and the result are [batch * tokens, channels], `key_value` is
+        [batch * text tokens, 2 * channels]."""
         query, key, value = heads_of(self.self_qkv(self.norm1(x)), batch, 3, self.num_heads)
         x = self.self_out(attention(query, key, value), x)
         (query,) = heads_of(self.cross_query(self.norm2(x)), batch, 1, self.num_heads)
@@ -60,6 +61,8 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
+    """The attention of a layer: its blocks between a norm and two projections."""
+
     norm: GroupNorm
     proj_in: Projection
     blocks: tuple[Block, ...]
@@ -68,16 +71,18 @@ class Transformer:
 
 @dataclass(frozen=True, kw_only=True)
 class Resnet:
+    """A residual block."""
+
     norm1: GroupNorm
     conv1: Conv
     norm2: GroupNorm
     conv2: Conv
     shortcut: Conv | None
     unit: Unit
-    """Its index tells which of the projected time embeddings is this block's."""
+    """Its index is that of this block's projected time embedding."""
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [batch, in, h, w]; time [batch, out, 1, 1], which holds conv1's bias too."""
+        """x [batch, in, h, w] to [batch, out, h, w]; time [batch, out, 1, 1] with conv1's bias."""
         inner = self.conv1(functional.silu(self.norm1(x)), time)
         inner = functional.silu(self.norm2(inner))
         return self.conv2(inner, x if self.shortcut is None else self.shortcut(x))
@@ -85,14 +90,16 @@ class Resnet:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
+    """The layers of one resolution, and the convolution to the next one."""
+
     resnets: tuple[Resnet, ...]
     transformers: tuple[Transformer | None, ...]
     resample: Conv | None = None
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What every part of one pass is given besides its features."""
+class _Shared:
+    """What all layers of a pass share: keys and values of each block, times of each resnet."""
 
     batch: int
     key_values: Sequence[Tensor]
@@ -100,14 +107,14 @@ class _Given:
 
 
 class Unet:
-    """Predicts the noise (or velocity) in noisy latents. Weights are taken out of `parts`."""
+    """Predicts the noise (or velocity) in noisy latents. Its weights are made by `parts`."""
 
     def __init__(self, config: UnetConfig, parts: Parts) -> None:
         self.config = config
         self.recomputed: frozenset[Unit] = frozenset()
-        """Whose inner values are computed again in the backward pass, instead of kept."""
-        self.keeps_rng = False
-        """Whether computing again must restore the random state (dropout in use)."""
+        """Units whose inner values are computed again in the backward pass, not saved."""
+        self.restores_rng = False
+        """Whether recomputation restores the random state, as dropouts need it."""
         self.run_block: Callable[[Block, Tensor, Tensor, int], Tensor] = _run_block
         self._resnet_names: list[str] = []
         self._block_names: list[tuple[str, int]] = []
@@ -127,7 +134,7 @@ class Unet:
         self._time_widths = [self._width_of(parts, name) for name in self._resnet_names]
         self._time_table = _time_table(config, parts)
         self.units = cheapest_first(self._units)
-        """What can be computed again in the backward pass, the cheapest first."""
+        """The blocks that can be recomputed in the backward pass, the cheapest first."""
         self._added = [
             parts.projection(f"add_embedding.linear_{each}") for each in (1, 2) if config.is_sdxl
         ]
@@ -135,39 +142,40 @@ class Unet:
     def __call__(
         self, latents: Tensor, timesteps: Tensor, context: Tensor, added: Tensor | None = None
     ) -> Tensor:
-        """The prediction for `latents` [batch, 4, h, w] at `timesteps` [batch], given the text.
+        """The prediction [batch, 4, h, w] for `latents` [batch, 4, h, w] at `timesteps` [batch].
 
-        `context` is [batch, words, context_dim]; `added` is SDXL's [batch, pooled + sizes].
+        `context`, the encoded text, is [batch, text tokens, context_dim]; `added` is SDXL's pooled
+        text and embedded sizes, [batch, pooled + sizes].
         """
         batch = latents.shape[0]
-        given = _Given(batch, self._key_values_of(context), self._times_of(timesteps, added))
+        shared = _Shared(batch, self._key_values_of(context), self._times_of(timesteps, added))
         x = self._conv_in(latents)
         skips = [x]
         for level in self._down:
             for resnet, transformer in zip(level.resnets, level.transformers, strict=True):
-                x = self._layer(x, resnet, transformer, given)
+                x = self._layer(x, resnet, transformer, shared)
                 skips.append(x)
             if level.resample is not None:
                 x = level.resample(x)
                 skips.append(x)
-        x = self._layer(x, self._middle.resnets[0], self._middle.transformers[0], given)
-        x = self._layer(x, self._middle.resnets[1], None, given)
+        x = self._layer(x, self._middle.resnets[0], self._middle.transformers[0], shared)
+        x = self._layer(x, self._middle.resnets[1], None, shared)
         for level in self._up:
             for resnet, transformer in zip(level.resnets, level.transformers, strict=True):
-                x = self._layer(torch.cat([x, skips.pop()], 1), resnet, transformer, given)
+                x = self._layer(torch.cat([x, skips.pop()], 1), resnet, transformer, shared)
             if level.resample is not None:
                 size = list(skips[-1].shape[2:])
                 x = level.resample(functional.interpolate(x, size=size, mode="nearest"))
         return self._conv_out(functional.silu(self._norm_out(x)))
 
     def recompute(self, number: int | None) -> None:
-        """Compute so many units again in the backward pass, the cheapest first; None is all."""
+        """Recompute `number` units in the backward pass, the cheapest first; None is all."""
         self.recomputed = frozenset(self.units[:number])
 
     # What all blocks share
 
     def _key_values_of(self, context: Tensor) -> Sequence[Tensor]:
-        """Keys and values of every block, by its index, from one product over the text."""
+        """Keys and values [batch * text tokens, 2 * channels] of each block, from one product."""
         joined = self._key_value(context.flatten(0, 1))
         widths = [2 * width for _, width in self._sorted_blocks()]
         found: list[Tensor | None] = [None] * len(widths)
@@ -176,6 +184,7 @@ class Unet:
         return cast("list[Tensor]", found)
 
     def _times_of(self, timesteps: Tensor, added: Tensor | None) -> Sequence[Tensor]:
+        """The time embeddings [batch, channels, 1, 1] of each residual block, from one product."""
         embedded = self._time_table[timesteps]
         if added is not None:
             first, second = self._added
@@ -184,36 +193,36 @@ class Unet:
         return projected[:, :, None, None].split(self._time_widths, 1)
 
     def _sorted_blocks(self) -> list[tuple[int, int]]:
-        """(index, width) of all blocks, those of equal width together."""
+        """(index, width) of all blocks by width: equal widths are one `UpGroup` of the LoRA."""
         widths = [(index, width) for index, (_, width) in enumerate(self._block_names)]
         return sorted(widths, key=lambda each: each[1])
 
     # One layer
 
     def _layer(
-        self, x: Tensor, resnet: Resnet, transformer: Transformer | None, given: _Given
+        self, x: Tensor, resnet: Resnet, transformer: Transformer | None, shared: _Shared
     ) -> Tensor:
-        time = given.times[resnet.unit.index]
+        time = shared.times[resnet.unit.index]
         recomputed = resnet.unit in self.recomputed
-        x = self._saving(resnet, x, time) if recomputed else resnet(x, time)
-        return x if transformer is None else self._transform(x, transformer, given)
+        x = self._checkpointed(resnet, x, time) if recomputed else resnet(x, time)
+        return x if transformer is None else self._transform(x, transformer, shared)
 
-    def _transform(self, x: Tensor, transformer: Transformer, given: _Given) -> Tensor:
+    def _transform(self, x: Tensor, transformer: Transformer, shared: _Shared) -> Tensor:
         height, width = x.shape[2:]
         tokens = _tokens(transformer.norm(x))
         inner = transformer.proj_in(tokens)
         for block in transformer.blocks:
-            key_value = given.key_values[block.unit.index]
+            key_value = shared.key_values[block.unit.index]
             if block.unit in self.recomputed:
-                inner = self._saving(self.run_block, block, inner, key_value, given.batch)
+                inner = self._checkpointed(self.run_block, block, inner, key_value, shared.batch)
             else:
-                inner = self.run_block(block, inner, key_value, given.batch)
+                inner = self.run_block(block, inner, key_value, shared.batch)
         found = transformer.proj_out(inner, _tokens(x))
-        return found.view(given.batch, height, width, -1).permute(0, 3, 1, 2)
+        return found.view(shared.batch, height, width, -1).permute(0, 3, 1, 2)
 
-    def _saving(self, run: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """Run without keeping what is inside; the backward pass computes it again."""
-        found = checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=self.keeps_rng)
+    def _checkpointed(self, run: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`run(*inputs)` with gradient checkpointing."""
+        found = checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=self.restores_rng)
         return cast(Tensor, found)
 
     # Building
@@ -329,7 +338,8 @@ def _tokens(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _time_table(config: UnetConfig, parts: Parts) -> Tensor:
-    """The embedding of every timestep, [1000, 4 * channels]; frozen, so made once."""
+    """The embedding of every timestep, [1000, 4 * channels]: its layers are frozen, so it is made
+    once and looked up in every pass."""
     half = config.channels[0] // 2
     exponents = torch.arange(half, dtype=torch.float32) / (half - config.freq_shift)
     angles = torch.arange(NUM_TIMESTEPS)[:, None] * torch.exp(-math.log(10000.0) * exponents)

@@ -1,7 +1,6 @@
-"""Which U-Nets the engine knows: the Stable Diffusion architecture, in any width and depth.
+"""The configuration of a U-Net of Stable Diffusion's architecture, in any width and depth.
 
-Reads diffusers' `unet/config.json`. What is not of this architecture is refused by name rather
-than trained wrongly.
+Reads diffusers' `unet/config.json`, and refuses options of other architectures by name.
 """
 
 from collections.abc import Mapping

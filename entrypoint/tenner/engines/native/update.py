@@ -1,7 +1,7 @@
 """From gradients to new weights: unscale, clip, skip what is not finite, step, schedule.
 
-All decisions are taken on the device. Nothing waits for a number on its way to the host, so the
-next step's work is queued while this one still runs.
+All decisions are taken on the device. The host waits for no number of it, so the next step is
+queued while this one still runs.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -20,9 +20,9 @@ from tenner.engines.native.undo import Undo
 # Loss scaling for fp16, with the numbers of torch.amp.GradScaler.
 _FIRST_SCALE = 2.0**16
 _GROWTH_INTERVAL = 2000
-WAITING = frozenset({"prodigy"})
-"""Optimizers that read a number back from the card in every step anyway (its estimate of the step
-size): whether the gradients are finite is asked there at no cost."""
+SYNCHRONOUS = frozenset({"prodigy"})
+"""Optimizers whose step waits for the card anyway (for Prodigy's estimate of the step size): there,
+reading whether the gradients are finite costs nothing more."""
 
 
 class Updater:
@@ -35,13 +35,14 @@ class Updater:
         self.optimizer: Any = make_optimizer(job, bank, device)
         self._rates = base_rates(job)
         self._skips_on_device = bool(self.optimizer.defaults.get("fused"))
-        self._waits = job.optimizer_type.lower() in WAITING
+        self._is_synchronous = job.optimizer_type.lower() in SYNCHRONOUS
         self._undo = Undo(self.optimizer, bank.weights)
         self._scales = job.mixed_precision == "fp16"
         self.scale = torch.tensor(_FIRST_SCALE if self._scales else 1.0, device=device)
         self._finite_run = torch.zeros((), device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
+        """`loss` times the loss scale, against underflow of fp16 gradients."""
         return loss * self.scale if self._scales else loss
 
     def rates(self, step: int) -> dict[str, float]:
@@ -62,20 +63,21 @@ class Updater:
             self.optimizer.step()
         else:
             self._bank.grads.div_(divisor)
+            # NaN times 0 is NaN, so such numbers are replaced before all others become zero.
             self._bank.grads.nan_to_num_(0.0, 0.0, 0.0).mul_(finite)
-            self._step_undone_unless(finite)
+            self._step_if_finite(finite)
         if self._scales:
             self._adjust_scale(finite)
         self._bank.refresh()
 
-    def _step_undone_unless(self, finite: Tensor) -> None:
-        if self._waits:
+    def _step_if_finite(self, finite: Tensor) -> None:
+        if self._is_synchronous:
             if bool(finite):
                 self.optimizer.step()
             return
-        before = self._undo.before()
+        before = self._undo.snapshot()
         self.optimizer.step()
-        self._undo.after(before, finite)
+        self._undo.restore_unless(before, finite)
 
     def state(self) -> dict[str, Any]:
         self._undo.settle()
@@ -95,8 +97,9 @@ class Updater:
         return self.optimizer.param_groups
 
     def _divisor(self) -> tuple[Tensor, Tensor]:
-        """What gradients are to be divided by (loss scale and clipping), and whether they are
-        finite."""
+        """What to divide the gradients by (loss scale and clipping), and whether they are finite:
+        two scalars on the device."""
+        # Infinite or NaN where any gradient is, so one number decides.
         norm = torch.linalg.vector_norm(self._bank.grads) / self.scale
         finite = torch.isfinite(norm)
         divisor = self.scale

@@ -1,8 +1,7 @@
-"""The encoder of the VAE, which turns the pictures into latents once, before the training.
+"""The encoder of the VAE, which encodes the pictures before the training.
 
-The arithmetic is that of diffusers' AutoencoderKL, operation for operation (a test holds both to
-the same bits). Reading diffusers' modules took longer than a short training, and nothing else of
-them is needed here.
+It has the operations of diffusers' AutoencoderKL in the same order (a test compares the bits).
+Importing diffusers takes longer than a short training, and nothing else of it is needed here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ class VaeEncoder:
         self._check()
 
     def to(self, device: torch.device) -> "VaeEncoder":
-        """Move the weights there. Returns the encoder itself."""
+        """Move the weights to `device`. Returns the encoder itself."""
         for name, value in self._weights.items():
             self._weights[name] = value.to(device)
         return self
@@ -102,7 +101,7 @@ class VaeEncoder:
         return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def _check(self) -> None:
-        """Raise KeyError now, and not in the middle, where a tensor is missing."""
+        """Raise KeyError for a missing tensor before anything is encoded."""
         needed = ["conv_in", "conv_out", "conv_norm_out"]
         needed += ["quant_conv"] if self._has_quant_conv else []
         blocks = [f"mid_block.resnets.{index}" for index in (0, 1)]
@@ -152,7 +151,7 @@ def _resnet_part(parts: list[str]) -> list[str]:
 
 
 def _encoder_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """What the encoder needs, in fp32, without its prefix; attention weights as matrices."""
+    """The encoder's tensors in fp32, without their prefix, attention weights as matrices."""
     for name in tensors:
         if not name.startswith(("encoder.", "quant_conv.")):
             continue

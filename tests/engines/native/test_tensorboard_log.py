@@ -30,7 +30,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.long
-def test_a_real_run_is_logged_and_a_run_without_tensorboard_says_so(tmp_path: Path) -> None:
+def test_a_run_is_logged_and_without_tensorboard_it_warns(tmp_path: Path) -> None:
     job = tiny_model.make_job(
         tiny_model.make_base(tmp_path / "base"),
         tmp_path / "out",
@@ -63,7 +63,7 @@ def test_a_real_run_is_logged_and_a_run_without_tensorboard_says_so(tmp_path: Pa
     assert {"lr/unet", *SCALARS} <= logged.keys()
 
 
-def test_steps_that_are_trained_again_replace_those_of_before(tmp_path: Path) -> None:
+def test_steps_of_a_resumed_run_replace_those_of_the_earlier_attempt(tmp_path: Path) -> None:
     first = TensorBoard(tmp_path, first_step=1)
     for number in range(1, 7):
         first.handle(step(number, 1.0))

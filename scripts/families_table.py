@@ -68,7 +68,14 @@ _CHROMA = {
     "delivered": YES,
     "loads in diffusers": _NEWER,
 }
+_ANIMA = {
+    **_PARSER,
+    "real training": _SMALL,
+    "delivered": YES,
+    "resumed": "smaller sizes, bit for bit",
+}
 PROOFS |= {
+    "anima": _ANIMA,
     "sd3": _SD3,
     "sd35-large": _SD3,
     "chroma": {**_CHROMA, "resumed": "as FLUX.1 dev, not tried on it"},

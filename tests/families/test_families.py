@@ -50,16 +50,16 @@ SHAPES: dict[str, dict[str, list[int]]] = {
 }
 
 
-def safetensors(path: Path, shapes: dict[str, list[int]]) -> Path:
+def safetensors(path: Path, shapes: dict[str, list[int]], dtype: str = "BF16") -> Path:
     """A whole file of zeros, of which the disk holds none."""
     header: dict[str, object] = {}
     end = 0
     for name, shape in shapes.items():
-        start, size = end, 2
+        start, size = end, 1 if dtype.startswith("F8") else 2
         for each in shape:
             size *= each
         end = start + size
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     head = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)

@@ -1,6 +1,7 @@
 """A transformer whose card runs out of memory: the cheapest lever that frees a good part of it."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from tenner.families import FAMILIES
@@ -14,6 +15,11 @@ from tenner.planning.lighter import (
 )
 from tenner.planning.vram import Load, needed_gb
 from tenner.settings.model import Settings
+from tenner.supervision.captions_fallback import (
+    TextEncoders,
+    captions_fix,
+    next_rung_for_captions,
+)
 from tenner.supervision.oom_fallback import next_rung
 from tests.families.test_families import SHAPES, safetensors
 from tests.run.program import StandIn
@@ -83,17 +89,25 @@ def test_what_is_set_by_name_is_not_changed() -> None:
     assert rung.states_fit
 
 
+def flux_words(machine: StandIn, t5_dtype: str = "BF16") -> list[str]:
+    """The words for FLUX.1 dev, whose files are written for it."""
+    models = machine.folder / "models"
+    models.mkdir()
+    machine.base = safetensors(
+        models / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [100_000_000]}
+    )
+    words = ["--engine", "sd-scripts", "--mixed_precision", "bf16"]
+    for each in FAMILIES["flux"].files:
+        shapes = {each.mark: list(each.shape) or [1]}
+        dtype = t5_dtype if each.option == "t5xxl" else "BF16"
+        file = safetensors(models / Path(each.file).name, shapes, dtype)
+        words += [f"--{each.option}", str(file)]
+    return words
+
+
 def test_blocks_are_swapped_until_it_fits_and_the_run_resumes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_SWAPS="12")
-    (tmp_path / "models").mkdir()
-    shapes = SHAPES["flux"] | {"big": [100_000_000]}
-    machine.base = safetensors(tmp_path / "models" / "flux1-dev.safetensors", shapes)
-    files = {each.option: each for each in FAMILIES["flux"].files}
-    words = ["--engine", "sd-scripts", "--mixed_precision", "bf16"]
-    for option, each in files.items():
-        shape = list(each.shape) or [1]
-        name = safetensors(tmp_path / "models" / Path(each.file).name, {each.mark: shape})
-        words += [f"--{option}", str(name)]
+    words = flux_words(machine)
     words += ["--max_train_steps", "24", "--save_every_n_steps", "4", "--batch_size", "1"]
     assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
     starts = machine.commands("cat")
@@ -107,3 +121,71 @@ def test_blocks_are_swapped_until_it_fits_and_the_run_resumes(tmp_path: Path) ->
     assert f"blocks_to_swap = {swapped[-1]}" in machine.output
     assert machine.ledger("cat")["savings"]["blocks_to_swap"] == swapped[-1]
     assert [each["step"] for each in machine.events("cat", "step")][-1] == 24
+
+
+NOT_CAPTIONS = ("train_batch_size", "gradient_checkpointing", "blocks_to_swap", "max_train_steps")
+"""Options that have no part in the encoding of captions."""
+
+
+def test_captions_that_do_not_fit_take_what_helps_there_and_nothing_else(tmp_path: Path) -> None:
+    machine = StandIn(
+        tmp_path,
+        STAND_IN="oom_captions",
+        STAND_IN_CAPTIONS="text_encoder_batch_size=1,fp8_base=true",
+    )
+    name, memory = "NVIDIA A100-SXM4-80GB", {"memory.total": 81920, "memory.free": 81000}
+    machine.describe({**machine.card, "name": name, "compute_cap": "8.0", **memory})
+    words = [*flux_words(machine, "F8_E4M3"), "--max_train_steps", "4", "--batch_size", "2"]
+    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    starts = machine.commands("cat")
+    at_a_time = [each.get("text_encoder_batch_size") for each in starts]
+    assert at_a_time == [None, "1", "1"]
+    assert [each.get("fp8_base") for each in starts] == [None, None, "true"]
+    for option in NOT_CAPTIONS:
+        assert len({each.get(option) for each in starts}) == 1, option
+    assert "out of memory while captions were encoded" in machine.output
+    assert "captions are encoded one at a time" in machine.output
+    assert machine.ledger("cat")["savings"]["text_encoder_batch_size"] == 1
+
+
+def test_captions_that_never_fit_end_at_once_with_what_to_do(tmp_path: Path) -> None:
+    """A T5 in 16 bits stays so whatever fp8_base says."""
+    machine = StandIn(tmp_path, STAND_IN="oom_captions", STAND_IN_CAPTIONS="never=true")
+    words = [*flux_words(machine), "--max_train_steps", "4", "--batch_size", "1"]
+    assert machine.finish(*machine.train("cat", *words)) == 5, machine.output
+    assert len(machine.commands("cat")) == 1
+    assert "t5xxl_fp8_e4m3fn.safetensors" in machine.output
+    assert "the text encoders alone take 9.8 GB" in machine.output
+
+
+def test_levers_of_captions_that_are_set_by_name_stay() -> None:
+    t5 = TextEncoders(family="flux", t5_in_8_bits=True)
+    own = train_options(
+        train_batch_size=4, mixed_precision="bf16", text_encoder_batch_size=2, fp8_base=False
+    )
+    assert next_rung_for_captions(own, Settings(), t5) is None
+    assert "a card with more memory" in captions_fix(own, t5)
+    in_16 = replace(t5, t5_in_8_bits=False)
+    whole = train_options(train_batch_size=1, mixed_precision="bf16")
+    assert next_rung_for_captions(whole, Settings(), in_16) is None
+    rung = next_rung_for_captions(whole, Settings(), t5)
+    assert rung is not None
+    assert dict(rung.changed) == {"fp8_base": True}
+    full = train_options(train_batch_size=1, mixed_precision="no")
+    assert next_rung_for_captions(full, Settings(), t5) is None
+
+
+def test_each_family_has_its_own_levers_of_captions() -> None:
+    """HunyuanImage: its encoder in 8 bits, then on the CPU. SDXL: captions go in batches of the
+    training's size, and checkpointing is not tried."""
+    options, tried = train_options(train_batch_size=2, mixed_precision="bf16"), list[str]()
+    while rung := next_rung_for_captions(options, Settings(), TextEncoders(family="hunyuan-image")):
+        tried += rung.changed
+        options = options.with_changed(rung.changed)
+    assert tried == ["text_encoder_batch_size", "fp8_vl", "text_encoder_cpu"]
+    options, sdxl = train_options(train_batch_size=2), TextEncoders(family="sdxl")
+    rung = next_rung_for_captions(options, Settings(), sdxl)
+    assert rung is not None
+    options = options.with_changed(rung.changed)
+    assert options.train_batch_size == 1
+    assert next_rung_for_captions(options, Settings(), sdxl) is None

@@ -2,10 +2,11 @@
 
 It is driven as the real one is, by the class and the functions that `with_states.py` wraps.
 
-STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan`
-(from step STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at
-most STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the
-U-Net is trained; or, with STAND_IN_SWAPS, unless so many blocks are swapped), `hang` (after five
+STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan` (from
+step STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
+STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
+is trained; or, with STAND_IN_SWAPS, unless so many blocks are swapped), `oom_captions` (before the
+first step, unless it has all options of STAND_IN_CAPTIONS, as in `a=1,b=true`), `hang` (after five
 lines), `learns_nothing` (the final weights are where they began), `deaf` (to SIGTERM), `crashed`,
 `disk_full` (after STAND_IN_STEPS steps of this start), `killed`, `bus_error` (whenever it reaches
 the run's step STAND_IN_STEPS; with STAND_IN_SPARES=0 only while it has processes that load images,
@@ -51,6 +52,16 @@ def fits(reported: dict[str, str]) -> bool:
     return int(reported["train_batch_size"]) <= max(1, least) and (
         least > 0 or "gradient_checkpointing" in reported
     )
+
+
+def encode_captions(reported: dict[str, str]) -> None:
+    record("move vae and unet to cpu to save memory")
+    record("move text encoders to gpu")
+    needed = os.environ["STAND_IN_CAPTIONS"].split(",")
+    if not {each for each in needed if each} <= {f"{k}={v}" for k, v in reported.items()}:
+        say(OOM + "\n")
+        sys.exit(1)
+    record("caching Text Encoder outputs with caching strategy.")
 
 
 def spares(reported: dict[str, str]) -> bool:
@@ -226,6 +237,8 @@ class NetworkTrainer:
             error = "No data found. Please verify arguments / 画像がありません。"
             say(f"2026-11-25 04:46:17 ERROR    {error:<80} train_util.py:1\n")
             return
+        if ending == "oom_captions":
+            encode_captions(reported)
         say("running training / 学習開始\n")
         take_memory(int(reported["train_batch_size"]))
         bar = ""

@@ -209,6 +209,9 @@ class FamilyFacts:
     options: Mapping[str, Default[Scalar]] = field(default_factory=dict[str, Default[Scalar]])
     required: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     without: Mapping[str, str] = field(default_factory=dict[str, str])
+    captions_levers: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    """Options that take memory from the encoding of captions, in the order in which they are
+    tried."""
     transformer: Transformer | None = None
     licence: Licence | None = None
     tokenizers: tuple[str, ...] = ()

@@ -85,6 +85,7 @@ HUNYUAN_IMAGE = FamilyFacts(
         "fp8_base_unet": msg("sd-scripts has fp8_scaled for it instead"),
         "text_encoder_lr": msg("its text encoders cannot be trained"),
     },
+    captions_levers={"fp8_vl": True, "text_encoder_cpu": True},
     transformer=Transformer(
         parameters=17.0e9,
         blocks=Blocks(parameters=(462.0, 193.0), numbers=(20, 40)),

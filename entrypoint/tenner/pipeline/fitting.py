@@ -8,6 +8,7 @@ from tenner.base.tokenizers import write_clip_tokenizers
 from tenner.core.command import Command
 from tenner.core.files import write_json
 from tenner.core.run_dir import RunDir
+from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
 from tenner.core.temporary_files import remove_abandoned_parts
 from tenner.families.transformers import T5_XXL
 from tenner.pipeline.start import own_engine, sd_scripts_engine, train_items
@@ -18,6 +19,11 @@ from tenner.planning.prepared import Prepared
 from tenner.runs.ledger import LedgerBook
 from tenner.runs.resume import with_options
 from tenner.runs.session import Session
+from tenner.supervision.captions_fallback import (
+    TextEncoders,
+    captions_fix,
+    next_rung_for_captions,
+)
 from tenner.supervision.guards import DoneGuard, StopFileGuard
 from tenner.supervision.oom_fallback import Rung, last_words, next_rung, next_rung_on_host
 from tenner.supervision.training import Engine, Lighter, rename_out_of_use, states, step_of
@@ -39,9 +45,13 @@ def engine_for(
     nothing of before may be resumed from, here or (`forget`) at a destination.
     """
     settings = prepared.settings
+    encoders = _text_encoders(prepared)
 
     def lighter() -> Lighter | None:
         return lighter_by(next_rung(plan.options, settings, _transformer(prepared, plan)))
+
+    def lighter_captions() -> Lighter | None:
+        return lighter_by(next_rung_for_captions(plan.options, settings, encoders))
 
     def lighter_on_host() -> Lighter | None:
         on_cpu = plan.device == "cpu"
@@ -84,6 +94,8 @@ def engine_for(
         lighter=lighter,
         lighter_on_host=lighter_on_host,
         out_of_memory_fix=last_words(plan.options, settings),
+        lighter_captions=None if own_stop else lighter_captions,
+        captions_fix=captions_fix(plan.options, encoders),
         guards=() if own_stop else (StopFileGuard(stop_file=run_dir.stop_file), DoneGuard()),
     )
 
@@ -99,6 +111,18 @@ def _transformer(prepared: Prepared, plan: Plan) -> Trained | None:
         card=plan.gpu or "",
         num_processes=plan.num_processes,
     )
+
+
+def _text_encoders(prepared: Prepared) -> TextEncoders:
+    """The text encoders that encode the run's captions."""
+    base = prepared.base
+    (t5,) = [each for each in base.facts.files if each.option == "t5xxl"] or [None]
+    if t5 is None:
+        return TextEncoders(family=base.family)
+    path = base.further.get(t5.option, base.path)
+    entries = tensor_entries(read_safetensors_header(path)) if path.is_file() else {}
+    dtypes = {entry["dtype"] for name, entry in entries.items() if name.endswith(t5.mark)}
+    return TextEncoders(family=base.family, t5_in_8_bits=dtypes == {"F8_E4M3"})
 
 
 def _leave_behind(run_dir: RunDir, book: LedgerBook, name: str) -> None:

@@ -21,7 +21,17 @@ from tenner.core.errors import (
     TennerError,
     TrainingError,
 )
-from tenner.core.events import Checkpoint, Done, Event, Failed, FailureKind, Rounded, Step, Warned
+from tenner.core.events import (
+    Checkpoint,
+    Done,
+    Event,
+    Failed,
+    FailureKind,
+    Phase,
+    Rounded,
+    Step,
+    Warned,
+)
 from tenner.core.messages import as_message, msg
 from tenner.core.run_dir import RunDir
 from tenner.core.weights import Weights, inspect_weights
@@ -32,6 +42,8 @@ from tenner.supervision.supervise import Control, Ending, StopRequest, follow
 
 _IN_GOOD_ORDER = ("done", "budget", "stop_file")
 """Why an engine may be ended whose final weights are complete: its exit code is ignored then."""
+_CAPTIONS = "caching captions"
+"""The phase in which both engines encode captions."""
 STATE_MARK = "state.json"
 """The file that an engine writes last into a state: one without it was cut and is no state."""
 
@@ -64,8 +76,9 @@ class Engine:
     """How to start an engine from a state (None: from the beginning), and read its lines.
 
     `lighter` gives the next engine to try where the card's memory ran out, `lighter_on_host` where
-    the machine's did; `out_of_memory_fix` is what the user can do where none is left. `guards` are
-    those that this very engine needs.
+    the machine's did; `out_of_memory_fix` is what the user can do where none is left.
+    `lighter_captions` and `captions_fix` stand for them while captions are encoded, where an engine
+    needs others then. `guards` are those that this very engine needs.
     """
 
     name: str
@@ -75,6 +88,8 @@ class Engine:
     lighter: Callable[[], Lighter | None] = lambda: None
     lighter_on_host: Callable[[], Lighter | None] = lambda: None
     out_of_memory_fix: str = ""
+    lighter_captions: Callable[[], Lighter | None] | None = None
+    captions_fix: str = ""
     guards: tuple[Guard, ...] = ()
 
 
@@ -84,6 +99,8 @@ class Follower:
 
     on_event: Callable[[Event], None]
     step: int = 0
+    phase: str = ""
+    """What was begun before the steps; empty while steps are done."""
     first_step: int | None = None
     done: Done | None = None
     checkpoint: Checkpoint | None = None
@@ -93,7 +110,9 @@ class Follower:
         match event:
             case Step(step=step):
                 self.first_step = step if self.first_step is None else self.first_step
-                self.step = step
+                self.step, self.phase = step, ""
+            case Phase(name=name):
+                self.phase = name
             case Done():
                 self.done = event
             case Checkpoint():
@@ -188,19 +207,7 @@ def _another_try(
     """The engine that takes over after a failure; None where it ends the training. With the failure
     as it is reported then."""
     if failed.kind == "oom":
-        lighter = engine.lighter()
-        if lighter is None:
-            return None, replace(failed, fix=engine.out_of_memory_fix or failed.fix)
-        follower.on_event(
-            Warned(
-                text=msg(
-                    "out of memory after step {step}: {change}",
-                    step=follower.step,
-                    change=lighter.description,
-                )
-            )
-        )
-        return lighter.engine, failed
+        return _less_memory(engine, failed, follower)
     if failed.kind not in KILLED_FROM_OUTSIDE:
         return None, failed
     newest = newest_step(run_dir)
@@ -219,6 +226,22 @@ def _another_try(
     follower.on_event(Warned(text=text))
     stop.wait(restarts.pause_seconds)
     return (lighter.engine if lighter else engine), failed
+
+
+def _less_memory(
+    engine: Engine, failed: Failed, follower: Follower
+) -> tuple[Engine | None, Failed]:
+    """As `_another_try`, where the card's memory ran out."""
+    if follower.phase == _CAPTIONS and engine.lighter_captions is not None:
+        lighter, fix = engine.lighter_captions(), engine.captions_fix
+        when = msg("out of memory while captions were encoded")
+    else:
+        lighter, fix = engine.lighter(), engine.out_of_memory_fix
+        when = msg("out of memory after step {step}", step=follower.step)
+    if lighter is None:
+        return None, replace(failed, fix=fix or failed.fix)
+    follower.on_event(Warned(text=msg("{when}: {change}", when=when, change=lighter.description)))
+    return lighter.engine, failed
 
 
 def states(run_dir: RunDir) -> list[Path]:

@@ -12,7 +12,9 @@ from pathlib import Path
 SIZES = """
 import sys
 sys.path.insert(0, REAL)
-from library import chroma_models, flux_models, flux_utils, sd3_utils
+import transformers
+from library import anima_models, chroma_models, flux_models, flux_utils, sd3_utils
+from library import qwen_image_autoencoder_kl
 from dataclasses import replace
 
 def smaller(kind, **sizes):
@@ -27,6 +29,23 @@ chroma_models.chroma_params = replace(
     chroma_models.chroma_params, depth=1, depth_single_blocks=1, hidden_size=256, num_heads=2,
     approximator_depth=1, approximator_hidden_size=64,
 )
+QWEN3 = {
+    "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+transformers.Qwen3Config.from_pretrained = smaller(
+    transformers.Qwen3Config.from_pretrained, **QWEN3
+)
+anima_models.LLMAdapter = smaller(
+    anima_models.LLMAdapter, source_dim=64, target_dim=64, model_dim=64, num_layers=1
+)
+anima_models.Anima = smaller(
+    anima_models.Anima, model_channels=256, num_heads=2, num_blocks=2, crossattn_emb_channels=64,
+    adaln_lora_dim=16,
+)
+qwen_image_autoencoder_kl.AutoencoderKLQwenImage = smaller(
+    qwen_image_autoencoder_kl.AutoencoderKLQwenImage, base_dim=16
+)
 """
 SCRIPT = """REAL = {real!r}
 {sizes}
@@ -34,7 +53,7 @@ from pathlib import Path
 _file = Path(REAL) / {name!r}
 exec(compile(_file.read_text(encoding="utf-8"), str(_file), "exec"), globals())
 """
-SHRUNKEN = ("flux_train_network.py", "sd3_train_network.py")
+SHRUNKEN = ("flux_train_network.py", "sd3_train_network.py", "anima_train_network.py")
 
 
 def sd_scripts(folder: Path, real: Path) -> Path:
@@ -68,8 +87,12 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
     def save(tensors: dict[str, torch.Tensor], name: str) -> None:
         save_file(tensors, folder / name, metadata={"format": "pt"})
 
-    save(random(t5(flux_utils)), "t5xxl_fp16.safetensors")
-    save(random(clip(sd3_utils, 768, 12)), "clip_l.safetensors")
+    if {*families} - {"anima"}:
+        save(random(t5(flux_utils)), "t5xxl_fp16.safetensors")
+        save(random(clip(sd3_utils, 768, 12)), "clip_l.safetensors")
+    if "anima" in families:
+        for name, tensors in anima(Path(real), random).items():
+            save(tensors, name)
     flows = {"flux": ("dev", "flux1-dev"), "flux-schnell": ("schnell", "flux1-schnell")}
     for version, name in [each for family, each in flows.items() if family in families]:
         parameters = replaced(flux_models.configs[version].params, depth=1, depth_single_blocks=1)
@@ -111,6 +134,51 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
             1, 384 * 384, 128, dtype=torch.bfloat16
         )
         save(tensors, f"{name}.safetensors")
+
+
+def anima(real: Path, random) -> dict[str, dict]:
+    """Anima, its text encoder and its autoencoder by file names, with tensors named as in the
+    single files, which sd-scripts' loaders rename."""
+    import torch
+    import transformers
+    from library import anima_models, qwen_image_autoencoder_kl
+
+    known = {
+        "max_img_h": 512,
+        "max_img_w": 512,
+        "max_frames": 128,
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_spatial": 2,
+        "patch_temporal": 1,
+        "pos_emb_cls": "rope3d",
+        "use_adaln_lora": True,
+        "use_llm_adapter": True,
+    }
+    with torch.device("meta"):
+        config = transformers.Qwen3Config.from_pretrained(real / "configs" / "qwen3_06b")
+        qwen3 = transformers.Qwen3ForCausalLM(config).model
+        dit = anima_models.Anima(**known)
+        vae = qwen_image_autoencoder_kl.AutoencoderKLQwenImage()
+    single = {own: name for name, own in key_map(qwen_image_autoencoder_kl).items()}
+    return {
+        "anima-preview.safetensors": random(dit, "net."),
+        "qwen_3_06b_base.safetensors": random(qwen3, "model."),
+        "qwen_image_vae.safetensors": {
+            ".".join((single[name.rpartition(".")[0]], name.rpartition(".")[2])): each
+            for name, each in random(vae).items()
+        },
+    }
+
+
+def key_map(module) -> dict[str, str]:
+    """What sd-scripts calls the modules of the autoencoder's single file: written in a function."""
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(module.convert_comfyui_state_dict))
+    (found,) = [each for each in ast.walk(tree) if isinstance(each, ast.Dict) and each.keys]
+    return ast.literal_eval(found)
 
 
 def replaced(found, **changes):

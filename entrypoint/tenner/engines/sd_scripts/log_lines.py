@@ -358,6 +358,9 @@ PHASES = {
     "prepare images": "dataset",
     "loading model for process": "loading",
     "caching latents...": "caching latents",
+    "move text encoder to gpu": "caching captions",
+    "move text encoders to gpu": "caching captions",
+    "move text encoders to cuda": "caching captions",
     "caching Text Encoder outputs": "caching captions",
     "generating sample images": "sampling",
 }

@@ -4,7 +4,8 @@
 
 A job as the guide has it (5,000 images seen, rank 32; of SD 1.5 at 512 px with the text encoder, of
 SDXL at 1024 px without) on every card with a price, at the cheapest price of the book. A plan is
-written as `4` or, with gradient checkpointing, `4g`; then seconds a step and dollars.
+written as `4` or, with gradient checkpointing, `4g` (`4g9`: of nine of the U-Net's blocks); then
+seconds a step and dollars.
 """
 
 from tenner.core.errors import TennerError
@@ -37,8 +38,16 @@ def cell(card: Card, load: Load) -> str:
     except TennerError:
         return "-"
     size, saving = batch.batch_size, batch.gradient_checkpointing
-    step = step_time(load, gpu_name=card.name, batch_size=size, gradient_checkpointing=saving)
-    written = f"{size}{'g' if saving else ''}{'?' if batch.is_unsure else ''}"
+    blocks = batch.checkpointed_blocks
+    step = step_time(
+        load,
+        gpu_name=card.name,
+        batch_size=size,
+        gradient_checkpointing=saving,
+        checkpointed_blocks=blocks,
+    )
+    levels = "" if blocks is None else str(blocks)
+    written = f"{size}{f'g{levels}' if saving else ''}{'?' if batch.is_unsure else ''}"
     if step is None:
         return written
     dollars = min(price.usd_per_hour for price in book_prices(card.name))

@@ -2,6 +2,8 @@
 
     python -m bench.traced_memory [--families sd1 sdxl] [--batches 1 4] [--ranks 8 128]
     python -m bench.traced_memory --stored   # the rows of traced.json, nothing is traced
+    python -m bench.traced_memory --blocks 9 20   # so many of the U-Net's blocks recomputed
+    python -m bench.traced_memory --levels   # what each level of recomputation frees and costs
 
 A step of the built-in trainer with its LoRA (forward and backward, bf16; of the U-Net alone, or
 with its text encoders trained too) is run on tensors that have sizes and no contents, and every
@@ -16,27 +18,31 @@ be undone is followed likewise, and the larger of both counts. With `--store` ro
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench.engine_ops import CONFIGS
+from bench.engine_ops import CONFIGS, VIEWS, OperationCounter
 from tenner.engines.native import small_maps
 from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
+from tenner.engines.native.recomputation import Unit
 from tenner.engines.native.text import TextEncoders
 from tenner.engines.native.undo import Undo
-from tenner.engines.native.unet import Unet
+from tenner.engines.native.unet import Resnet, Unet
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.optimizers import state_bytes
+from tenner.planning.checkpointing import LEVELS, Shares
 from tenner.planning.vram import Load, memory_parts
 
 SIDES = {"sd1": 512, "sdxl": 1024}
@@ -150,21 +156,15 @@ def trace(
     batch: int,
     rank: int,
     checkpointing: bool,
+    blocks: int | None = None,
     text: bool = False,
     conv_dim: int = 0,
     plain: bool = False,
 ) -> Traced:
-    """One step at the family's native side; `plain` is the LoRA as dropouts have it."""
-    from diffusers import UNet2DConditionModel
-
-    small_maps.MOST_POSITIONS = 0  # a way of a CPU, not of a card
-    config = json.loads(CONFIGS.read_text())[family]["unet"]
-    with torch.device("meta"):
-        model = UNet2DConditionModel(**config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    size, half, cpu = SIDES[family] // 8, torch.bfloat16, torch.device("cpu")
+    """One step at the family's native side; `plain` is the LoRA as dropouts have it, `blocks` how
+    many of the U-Net's blocks are recomputed with checkpointing (None: all)."""
+    half, cpu, shapes = torch.bfloat16, torch.device("cpu"), unet_shapes(family)
     with FakeTensorMode():
-        tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
         bank = LoraBank()
         plan = LoraPlan(
             bank=bank,
@@ -175,20 +175,14 @@ def trace(
             conv_dim=conv_dim or None,
             uses_autograd=plain,
         )
-        parsed = parse_unet_config(config)
-        adapts = lambda name: adapts_unet(name, conv_dim > 0)  # noqa: E731
-        parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts)
-        unet = Unet(parsed, parts)
-        unet.recompute(None if checkpointing else 0)
+        unet = fake_unet(family, shapes, plan)
+        unet.recompute(blocks if checkpointing else 0)
         encoders, text_bytes = None, 0
         if text:
-            encoders, text_bytes = text_encoders(family, bank, rank, checkpointing)
+            whole = checkpointing and blocks is None
+            encoders, text_bytes = text_encoders(family, bank, rank, whole)
         bank.allocate(cpu, half)
-        shape = (batch, 4, size, size)
-        latents = torch.empty(shape, dtype=half).to(memory_format=torch.channels_last)
-        context = torch.empty(batch, 77, parsed.context_dim, dtype=half)
-        added = torch.empty(batch, 2816, dtype=half) if parsed.is_sdxl else None
-        times = torch.empty(batch, dtype=torch.long)
+        latents, times, context, added = fake_inputs(family, unet, batch)
         bank.begin_pass(first=True)
         storages = Storages()
         flat = [bank.weights, bank.grads, bank.compute, bank.pass_grads]
@@ -205,6 +199,102 @@ def trace(
         lora=sum(each.nbytes for each in flat),
         step=storages.peak,
     )
+
+
+def unet_shapes(family: str) -> dict[str, torch.Size]:
+    """Of the U-Net's tensors, by diffusers' names."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        model = UNet2DConditionModel(**json.loads(CONFIGS.read_text())[family]["unet"])
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+def fake_unet(family: str, shapes: Mapping[str, torch.Size], plan: LoraPlan) -> Unet:
+    """The trainer's U-Net with its LoRA; under fake tensors."""
+    small_maps.MOST_POSITIONS = 0  # a way of a CPU, not of a card
+    half, cpu = torch.bfloat16, torch.device("cpu")
+    tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
+    adapts = lambda name: adapts_unet(name, plan.conv_dim is not None)  # noqa: E731
+    parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts)
+    return Unet(parse_unet_config(json.loads(CONFIGS.read_text())[family]["unet"]), parts)
+
+
+def fake_inputs(
+    family: str, unet: Unet, batch: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Latents, timesteps, the text and SDXL's sizes, at the family's side."""
+    size, half = SIDES[family] // 8, torch.bfloat16
+    latents = torch.empty((batch, 4, size, size), dtype=half)
+    latents = latents.to(memory_format=torch.channels_last)
+    context = torch.empty(batch, 77, unet.config.context_dim, dtype=half)
+    added = torch.empty(batch, 2816, dtype=half) if unet.config.is_sdxl else None
+    return latents, torch.empty(batch, dtype=torch.long), context, added
+
+
+class AttentionFlops(TorchDispatchMode):
+    """Counts those of attention, which torch's own counter leaves out on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "attention" in function.overloadpacket.__name__:
+            self.number += 4 * args[0].numel() * args[1].shape[-2]
+        return function(*args, **(kwargs or {}))
+
+
+def costs_of_blocks(family: str) -> list[tuple[int, int]]:
+    """Floating point operations and kernels of each block's forward pass, in the order in which
+    they are recomputed; one image, rank 32."""
+    found: dict[Unit, tuple[int, int]] = {}
+
+    def run(function: Callable[..., torch.Tensor], *inputs: Any) -> torch.Tensor:
+        """As the U-Net's own, which gives a residual block or a function and its block."""
+        block = function if isinstance(function, Resnet) else inputs[0]
+        products, kernels = FlopCounterMode(display=False), OperationCounter()
+        with products, kernels, AttentionFlops() as attention:
+            answer = function(*inputs)
+        number = sum(count for name, count in kernels.names.items() if name not in VIEWS)
+        found[block.unit] = (products.get_total_flops() + attention.number, number)
+        return answer
+
+    shapes = unet_shapes(family)
+    with FakeTensorMode():
+        bank = LoraBank()
+        plan = LoraPlan(bank=bank, segment="unet", name_of=str, dim=32, alpha=1.0)
+        unet = fake_unet(family, shapes, plan)
+        bank.allocate(torch.device("cpu"), torch.bfloat16)
+        unet.recompute(None)
+        unet._saving = run
+        bank.begin_pass(first=True)
+        unet(*fake_inputs(family, unet, 1))
+    return [found[unit] for unit in unet.units]
+
+
+def levels(family: str) -> list[Shares]:
+    """What recomputing so many blocks frees and costs, from the stored rows of rank 32 and batch 1,
+    and the counted blocks; all as shares of what recomputing all of them does."""
+    costs = costs_of_blocks(family)
+    steps = {
+        row.get("blocks", len(costs) if row["checkpointing"] else 0): row["step"]
+        for row in stored_rows()
+        if (row["family"], row["rank"], row["batch"], row["text"]) == (family, 32, 1, False)
+        and not row.get("conv_dim")
+        and not row.get("plain")
+    }
+    work, kernels = (sum(column) for column in zip(*costs, strict=True))
+    most, least = steps[0], steps[len(costs)]
+    return [
+        Shares(
+            blocks=number,
+            memory=round((most - steps[number]) / (most - least), 4),
+            work=round(sum(each for each, _ in costs[:number]) / work, 4),
+            kernels=round(sum(each for _, each in costs[:number]) / kernels, 4),
+        )
+        for number in (each.blocks for each in LEVELS[family])  # pyright: ignore[reportArgumentType]
+    ]
 
 
 def _weights(model: object, seen: set[int] | None = None) -> list[torch.Tensor]:
@@ -264,7 +354,13 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="the LoRA as dropouts have it")
     parser.add_argument("--store", action="store_true", help="add the rows to traced.json")
     parser.add_argument("--stored", action="store_true", help="print the rows of traced.json")
+    parser.add_argument("--blocks", nargs="+", type=int, help="so many recomputed, instead")
+    parser.add_argument("--levels", action="store_true", help="what each level frees and costs")
     options = parser.parse_args()
+    if options.levels:
+        for family in options.families:
+            print(family, *levels(family), sep="\n")
+        return
     print(
         "| family | rank | batch | checkpointing | text encoders | weights | LoRA | step | update"
         " | traced | model | error |"
@@ -278,30 +374,33 @@ def main() -> None:
         options.families,
         options.ranks,
         options.batches,
-        (False, True),
+        (True,) if options.blocks else (False, True),
         (False, True) if options.text else (False,),
+        options.blocks or (None,),
     )
     kind = (options.conv_dim, options.plain)
     known = {
-        tuple(list(row.values())[:5])
+        (*list(row.values())[:5], row.get("blocks"))
         for row in stored_rows()
         if options.store and (row.get("conv_dim", 0), row.get("plain", False)) == kind
     }
     for case in cases:
         if case in known:
             continue
-        family, rank, batch, saving, text = case
+        family, rank, batch, saving, text, blocks = case
         traced = trace(
             family,
             batch=batch,
             rank=rank,
             checkpointing=saving,
+            blocks=blocks,
             text=text,
             conv_dim=options.conv_dim,
             plain=options.plain,
         )
         names = ("family", "rank", "batch", "checkpointing", "text")
-        row = {**dict(zip(names, case, strict=True)), **asdict(traced)}
+        row = {**dict(zip(names, case[:5], strict=True)), **asdict(traced)}
+        row |= {} if blocks is None else {"blocks": blocks}
         row |= {"conv_dim": options.conv_dim} if options.conv_dim else {}
         row |= {"plain": True} if options.plain else {}
         if options.store:
@@ -337,7 +436,12 @@ def modelled_gb(row: dict) -> float:
         plain_lora=row.get("plain", False),
         engine="native",
     )
-    parts = memory_parts(load, batch_size=row["batch"], gradient_checkpointing=row["checkpointing"])
+    parts = memory_parts(
+        load,
+        batch_size=row["batch"],
+        gradient_checkpointing=row["checkpointing"],
+        checkpointed_blocks=row.get("blocks"),
+    )
     return sum(gb for name, gb in parts.items() if name not in ("context", "reserve"))
 
 
@@ -349,6 +453,8 @@ def print_row(row: dict) -> None:
     cells = (row["weights"] / 1e9, lora / 1e9, passes, update, whole, model)
     numbers = " | ".join(f"{each:.2f}" for each in cells)
     words = ["on" if row[name] else "off" for name in ("checkpointing", "text")]
+    if "blocks" in row:
+        words[0] = f"{row['blocks']} blocks"
     name = row["family"] + (f", conv_dim {row['conv_dim']}" if row.get("conv_dim") else "")
     name += ", dropouts" if row.get("plain") else ""
     case = f"| {name} | {row['rank']} | {row['batch']} | {' | '.join(words)} |"

@@ -133,9 +133,10 @@ def _seen(offers: "Sequence[Offer]") -> str:
 _FOOTNOTES = (
     "≠: not the same training as the other rows. !: few updates of the weights. The rate is the",
     "U-Net's, for the images of one update (scale_lr).",
-    "g: with gradient checkpointing. ?: may not fit. m: measured on such cards by others, else by",
-    "the card's peak; a quarter more or less, half with the built-in trainer, which no card has",
-    "timed, and of FLUX.1 and its like. Time is without set-up.",
+    "g: with gradient checkpointing, g9 of nine of the U-Net's blocks. ?: may not fit. m: measured",
+    "on such cards by others, else by the card's peak; a quarter more or less, half with the",
+    "built-in trainer, which no card has timed, and of FLUX.1 and its like. Time is without",
+    "set-up.",
     "guide: the price and the hours of the guide's own table, for a first run by hand.",
     "Prices are dated: --json tells their sources; price_per_hour takes their place.",
 )
@@ -165,8 +166,10 @@ def _updates_cell(offer: "Offer") -> str:
 
 
 def batch_cell(offer: "Offer") -> str:
-    """`4`, `4g` with gradient checkpointing, `4×2` with two batches a step."""
-    batch = f"{offer.batch_size}{'g' if offer.gradient_checkpointing else ''}"
+    """`4`, `4g` with gradient checkpointing (`4g9`: of nine blocks), `4×2` with two batches a
+    step."""
+    blocks = "" if offer.checkpointed_blocks is None else str(offer.checkpointed_blocks)
+    batch = f"{offer.batch_size}{f'g{blocks}' if offer.gradient_checkpointing else ''}"
     return f"{batch}×{offer.accumulation}" if offer.accumulation > 1 else batch
 
 

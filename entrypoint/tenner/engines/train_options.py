@@ -82,6 +82,9 @@ class TrainOptions:
     train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    checkpointed_blocks: int | None
+    """Of the U-Net, which the built-in trainer recomputes with gradient checkpointing; None is all
+    of them."""
     mixed_precision: Precision
     attention: Literal["xformers", "sdpa"]
     max_data_loader_n_workers: int

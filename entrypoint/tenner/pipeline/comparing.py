@@ -40,6 +40,8 @@ class Offer:
     price: Price | None = None
     batch_size: int = 0
     gradient_checkpointing: bool = False
+    checkpointed_blocks: int | None = None
+    """Of the U-Net, with gradient checkpointing; None is all."""
     accumulation: int = 1
     num_steps: int = 0
     """Updates of the weights."""
@@ -83,6 +85,7 @@ class Offer:
             "why_not": self.why_not,
             "batch_size": self.batch_size,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "checkpointed_blocks": self.checkpointed_blocks,
             "gradient_accumulation_steps": self.accumulation,
             "num_steps": self.num_steps,
             "images_per_update": self.images_per_update,
@@ -370,6 +373,7 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         price=price,
         batch_size=batch.batch_size,
         gradient_checkpointing=batch.gradient_checkpointing,
+        checkpointed_blocks=batch.checkpointed_blocks,
         accumulation=batch.accumulation,
         num_steps=length.num_steps,
         images_per_update=images,

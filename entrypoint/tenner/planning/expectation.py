@@ -83,6 +83,7 @@ def expect(
         gpu_name=gpu_name,
         batch_size=batch.batch_size,
         gradient_checkpointing=batch.gradient_checkpointing,
+        checkpointed_blocks=batch.checkpointed_blocks,
         accumulation=batch.accumulation,
     )
     if step is None:

@@ -58,6 +58,7 @@ class Shape:
     batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    checkpointed_blocks: int | None = None
     mixed_precision: Literal["no", "fp16", "bf16"]
     attention: Literal["xformers", "sdpa"]
     num_workers: int
@@ -228,6 +229,7 @@ def decided_options(
         train_batch_size=shape.batch_size,
         gradient_accumulation_steps=shape.gradient_accumulation_steps,
         gradient_checkpointing=shape.gradient_checkpointing,
+        checkpointed_blocks=shape.checkpointed_blocks,
         mixed_precision=shape.mixed_precision,
         attention=shape.attention,
         max_data_loader_n_workers=shape.num_workers,

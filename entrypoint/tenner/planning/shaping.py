@@ -12,6 +12,7 @@ from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
+from tenner.planning.checkpointing import num_blocks
 from tenner.planning.levers import fit_transformer
 from tenner.planning.plan import Device, EngineName, Shape
 from tenner.planning.sizing import (
@@ -111,7 +112,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
         Choice(name="batch size", value=str(batch.batch_size), reason=batch.reason),
         Choice(
             name="checkpointing",
-            value="on" if batch.gradient_checkpointing else "off",
+            value=_checkpointing_words(batch, ground.family),
             reason=batch.why_checkpointing,
         ),
         *(fitted.choices if fitted else ()),
@@ -127,6 +128,7 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
             batch_size=batch.batch_size,
             gradient_accumulation_steps=batch.accumulation,
             gradient_checkpointing=batch.gradient_checkpointing,
+            checkpointed_blocks=batch.checkpointed_blocks,
             mixed_precision=precision,
             attention=attention,
             num_workers=workers,
@@ -137,6 +139,16 @@ def shape_run(settings: Settings, ground: Ground) -> Shaped:
         load=load,
         choices=choices,
         problems=tuple(each for each in (optimizer_trouble, attention_trouble) if each),
+    )
+
+
+def _checkpointing_words(batch: BatchChoice, family: Family) -> str:
+    if batch.checkpointed_blocks is None:
+        return "on" if batch.gradient_checkpointing else "off"
+    return msg(
+        "recomputes {number} of {total} blocks",
+        number=batch.checkpointed_blocks,
+        total=num_blocks(family),
     )
 
 

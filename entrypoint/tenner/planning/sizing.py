@@ -3,13 +3,15 @@
 Pure: from the card and the settings to a choice with its reason.
 """
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tenner.core.errors import MachineError, SettingsError
 from tenner.core.messages import msg
 from tenner.hardware.cards import Card, card_named
+from tenner.planning.checkpointing import LEVELS, num_blocks
 from tenner.planning.speed import modelled_seconds, swapping_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 
@@ -78,6 +80,8 @@ class BatchChoice:
     needed_gb: float | None
     reason: str
     why_checkpointing: str
+    checkpointed_blocks: int | None = None
+    """With gradient checkpointing: how many of the U-Net's blocks are recomputed; None is all."""
     accumulation: int = 1
     why_accumulation: str = ""
     is_unsure: bool = False
@@ -170,7 +174,7 @@ def _as_requested(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchC
     _refuse_too_small(load, card, wish)
     fits = {
         saving: largest_batch(load, free_gb=card.usable_gb, gradient_checkpointing=saving)
-        for saving in _allowed(wish)
+        for saving in _switches(wish)
     }
     most = max(fits.values())
     fix = msg("set batch_size = {most}", most=most) if most else msg("set batch_size = 1")
@@ -200,10 +204,16 @@ def _as_requested(load: Load, card: CardMemory, wish: Wish, size: int) -> BatchC
 
 
 def _of_size(load: Load, card: CardMemory, size: int, checkpointing: bool | None) -> BatchChoice:
-    """A given batch: without checkpointing where it fits, as that is faster."""
+    """A given batch: without checkpointing where it fits, as that is faster, else with as few
+    recomputed blocks as fit."""
     plain = needed_gb(load, batch_size=size, gradient_checkpointing=False)
     recompute = plain > card.usable_gb if checkpointing is None else checkpointing
-    needed = needed_gb(load, batch_size=size, gradient_checkpointing=recompute)
+    blocks = None
+    if recompute and checkpointing is None and load.is_traced:
+        blocks = _fewest_blocks(load, card, size)
+    needed = needed_gb(
+        load, batch_size=size, gradient_checkpointing=recompute, checkpointed_blocks=blocks
+    )
     fits = needed <= card.usable_gb
     why = msg("as set") if checkpointing is not None else msg("not needed, and it costs time")
     if recompute and checkpointing is None:
@@ -218,25 +228,40 @@ def _of_size(load: Load, card: CardMemory, size: int, checkpointing: bool | None
             of=_of(needed, card),
         ),
         why_checkpointing=why,
+        checkpointed_blocks=blocks,
         is_unsure=not fits,
     )
 
 
+def _fewest_blocks(load: Load, card: CardMemory, size: int) -> int | None:
+    """How many blocks must be recomputed for a batch to fit; None where that is all of them."""
+    some = range(1, num_blocks(load.family))
+
+    def fits(number: int) -> bool:
+        needed = needed_gb(
+            load, batch_size=size, gradient_checkpointing=True, checkpointed_blocks=number
+        )
+        return needed <= card.usable_gb
+
+    place = bisect_left(some, True, key=fits)
+    return some[place] if place < len(some) else None
+
+
 def _fastest(load: Load, card: CardMemory, wish: Wish, limit: int) -> BatchChoice:
     """The pair of batch and checkpointing that trains an image soonest, by the time model."""
-    pairs = [
-        (min(fits, limit), saving)
-        for saving in _allowed(wish)
+    choices = [
+        _of_size(load, card, min(fits, limit), saving)
+        for saving in _switches(wish)
         if (fits := largest_batch(load, free_gb=card.usable_gb, gradient_checkpointing=saving))
     ]
-    if not pairs:  # the least that can run may still fit, as the model is not exact
+    if not choices:  # the least that can run may still fit, as the model is not exact
         return _of_size(load, card, 1, wish.gradient_checkpointing is not False)
-    size, saving = min(pairs, key=lambda pair: seconds_per_image(load, card, *pair))
-    choice = _of_size(load, card, size, saving)
-    why = choice.why_checkpointing
-    if len(pairs) == 2:
-        other = next(pair for pair in pairs if pair[1] != saving)
-        why = _compared(load, card, (size, saving), other)
+    partly = _partly_checkpointed(load, card, limit) if _may_choose_blocks(load, wish) else ()
+    choice = min((*choices, *partly), key=lambda each: _seconds_per_image(load, card, each))
+    size, why = choice.batch_size, choice.why_checkpointing
+    others = [each for each in choices if each != choice]
+    if others:
+        why = _compared(load, card, choice, others[0])
     elif wish.gradient_checkpointing is None:
         why = msg("not one image fits without it")
     bound = (
@@ -251,14 +276,40 @@ def _fastest(load: Load, card: CardMemory, wish: Wish, limit: int) -> BatchChoic
     )
 
 
-def _compared(
-    load: Load, card: CardMemory, chosen: tuple[int, bool], other: tuple[int, bool]
-) -> str:
-    share = seconds_per_image(load, card, *other) / seconds_per_image(load, card, *chosen) - 1
-    words = msg("with") if other[1] else msg("without")
+def _may_choose_blocks(load: Load, wish: Wish) -> bool:
+    return load.is_traced and wish.gradient_checkpointing is None
+
+
+def _partly_checkpointed(load: Load, card: CardMemory, limit: int) -> Iterator[BatchChoice]:
+    """Each batch that some level of recomputation allows, with the fewest blocks that it needs."""
+    sizes = {
+        largest_batch(
+            load,
+            free_gb=card.usable_gb,
+            gradient_checkpointing=True,
+            checkpointed_blocks=level.blocks,
+        )
+        for level in LEVELS[load.family]
+    }
+    for size in sorted({min(size, limit) for size in sizes if size}):
+        choice = _of_size(load, card, size, None)
+        if choice.checkpointed_blocks is not None:
+            yield choice
+
+
+def _compared(load: Load, card: CardMemory, chosen: BatchChoice, other: BatchChoice) -> str:
+    seconds = _seconds_per_image(load, card, other)
+    share = seconds / _seconds_per_image(load, card, chosen) - 1
+    if chosen.checkpointed_blocks is not None and other.gradient_checkpointing:
+        return msg(
+            "batch {other} with all of them would take {share} longer",
+            other=other.batch_size,
+            share=f"{share:.0%}",
+        )
+    words = msg("with") if other.gradient_checkpointing else msg("without")
     return msg(
         "batch {other} {words} it would take {share} longer",
-        other=other[0],
+        other=other.batch_size,
         words=words,
         share=f"{share:.0%}",
     )
@@ -270,8 +321,22 @@ def _limited_by(wish: Wish, limit: int) -> str:
     return msg("auto takes (max fills the card)")
 
 
+def _seconds_per_image(load: Load, card: CardMemory, choice: BatchChoice) -> float:
+    return seconds_per_image(
+        load,
+        card,
+        choice.batch_size,
+        choice.gradient_checkpointing,
+        choice.checkpointed_blocks,
+    )
+
+
 def seconds_per_image(
-    load: Load, card: CardMemory, batch_size: int, gradient_checkpointing: bool
+    load: Load,
+    card: CardMemory,
+    batch_size: int,
+    gradient_checkpointing: bool,
+    checkpointed_blocks: int | None = None,
 ) -> float:
     """By the time model, to compare choices."""
     peak = card.known.peak_tflops if card.known else None
@@ -281,6 +346,7 @@ def seconds_per_image(
         peak_tflops=peak or _USUAL_PEAK,
         batch_size=batch_size,
         gradient_checkpointing=gradient_checkpointing,
+        checkpointed_blocks=checkpointed_blocks,
         text_encoder_trained=load.text_encoder_trained,
         engine=load.engine,
     )
@@ -344,7 +410,7 @@ def _part_of_effective(wish: Wish) -> int | None:
     return part
 
 
-def _allowed(wish: Wish) -> tuple[bool, ...]:
+def _switches(wish: Wish) -> tuple[bool, ...]:
     """With and without checkpointing, or only as the user set it."""
     requested = wish.gradient_checkpointing
     return (False, True) if requested is None else (requested,)

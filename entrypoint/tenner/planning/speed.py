@@ -20,6 +20,7 @@ from tenner.core.messages import msg
 from tenner.families import FAMILIES
 from tenner.hardware.cards import card_named
 from tenner.hardware.cards.measured import MeasuredSpeed, Trainer, measured_speed
+from tenner.planning.checkpointing import shares_of
 from tenner.planning.vram import NATIVE_SIDE, Load
 
 LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
@@ -80,6 +81,7 @@ def step_time(
     gpu_name: str,
     batch_size: int,
     gradient_checkpointing: bool,
+    checkpointed_blocks: int | None = None,
     accumulation: int = 1,
 ) -> StepTime | None:
     """Expected seconds of an optimizer step; None for a card whose peak is not known, or in
@@ -93,11 +95,11 @@ def step_time(
         peak_tflops=card.peak_tflops,
         batch_size=batch_size,
         gradient_checkpointing=gradient_checkpointing,
+        checkpointed_blocks=checkpointed_blocks,
         text_encoder_trained=load.text_encoder_trained,
-        accumulation=accumulation,
         engine=load.engine,
     )
-    seconds += swapping_seconds(load) * accumulation
+    seconds = (seconds + swapping_seconds(load)) * accumulation
     factor, sources = _by_measurement(card.name, load.family, load.engine, load.cuda_graphs)
     source = "; ".join(sources) or msg("the time model, from the card's peak")
     error = load.transformer.error if load.transformer else ERROR
@@ -123,17 +125,24 @@ def modelled_seconds(
     batch_size: int,
     gradient_checkpointing: bool,
     text_encoder_trained: bool,
-    accumulation: int = 1,
+    checkpointed_blocks: int | None = None,
     engine: Trainer = "sd-scripts",
 ) -> float:
-    """Seconds of an optimizer step by the model alone."""
+    """Seconds of a pass and its update by the model alone. Recomputing some of the blocks costs
+    their share of what recomputing all does."""
     work = _work_of(family)
-    launches = work.launches * (CHECKPOINTING_LAUNCHES if gradient_checkpointing else 1)
+    kernels = arithmetic_share = float(gradient_checkpointing)
+    if gradient_checkpointing and checkpointed_blocks is not None:
+        shares = shares_of(family, checkpointed_blocks)
+        kernels, arithmetic_share = shares.kernels, shares.work
+    launches = work.launches * (1 + (CHECKPOINTING_LAUNCHES - 1) * kernels)
     launches += work.text_launches * text_encoder_trained
     launches *= launch_share(family, engine)
-    tflop = batch_size * work.step_tflop[gradient_checkpointing] * work.share(pixels)
+    kept, recomputed = work.step_tflop
+    tflop = kept + (recomputed - kept) * arithmetic_share
+    tflop *= batch_size * work.share(pixels)
     arithmetic = tflop / (peak_tflops * work.use)
-    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * accumulation
+    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND)
 
 
 def launch_share(family: Family, engine: Trainer) -> float:
@@ -199,16 +208,16 @@ def modelled_row(row: MeasuredSpeed) -> float:
     card = card_named(row.card)
     if card is None or card.peak_tflops is None:
         raise ValueError(f"no peak known for {row.card}")
-    return modelled_seconds(
+    seconds = modelled_seconds(
         row.family,
         pixels=row.side**2,
         peak_tflops=card.peak_tflops,
         batch_size=row.batch_size,
         gradient_checkpointing=row.gradient_checkpointing,
         text_encoder_trained=row.text_encoder_trained,
-        accumulation=row.gradient_accumulation_steps,
         engine=row.engine,
     )
+    return seconds * row.gradient_accumulation_steps
 
 
 @cache

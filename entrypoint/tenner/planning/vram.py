@@ -24,6 +24,7 @@ from tenner.core.family import Family
 from tenner.families import FAMILIES, Transformer
 from tenner.hardware.cards.measured import MeasuredMemory, Trainer, measured_memory
 from tenner.optimizers import state_bytes
+from tenner.planning.checkpointing import shares_of
 
 MOST_IMAGES = 1 << 14
 """In a batch: more than any card holds."""
@@ -183,14 +184,27 @@ class Load:
 
 
 def memory_parts(
-    load: Load, *, batch_size: int, gradient_checkpointing: bool
+    load: Load,
+    *,
+    batch_size: int,
+    gradient_checkpointing: bool,
+    checkpointed_blocks: int | None = None,
 ) -> Mapping[str, float]:
-    """GB by what they are for. `context` and `reserve` are outside the allocator's own peak."""
+    """GB by what they are for. `context` and `reserve` are outside the allocator's own peak.
+
+    `checkpointed_blocks` is how many of the U-Net's blocks gradient checkpointing recomputes, which
+    only the built-in trainer can choose; None is all.
+    """
     width = 2 if load.full_precision else 1
     if load.transformer:
         return _transformer_parts(load, load.transformer, batch_size, gradient_checkpointing)
     if load.is_traced:
-        return _traced_parts(load, batch_size, gradient_checkpointing)
+        image = per_image_gb(
+            load,
+            gradient_checkpointing=gradient_checkpointing,
+            checkpointed_blocks=checkpointed_blocks,
+        )
+        return _traced_parts(load, image * batch_size)
     text = load.text_encoder_trained or load.text_encoder_held
     training_text = TEXT_TRAINING_GB[load.family][gradient_checkpointing] * width
     return {
@@ -205,12 +219,11 @@ def memory_parts(
     }
 
 
-def _traced_parts(load: Load, batch_size: int, gradient_checkpointing: bool) -> dict[str, float]:
-    """As `memory_parts`, of the built-in trainer. The update follows when the passes have let go of
-    their tensors: the larger of the two counts."""
+def _traced_parts(load: Load, passes: float) -> dict[str, float]:
+    """As `memory_parts`, of the built-in trainer, whose `passes` take so many GB. The update
+    follows when they have let go of their tensors: the larger of the two counts."""
     width = 2 if load.full_precision else 1
     text = load.text_encoder_trained or load.text_encoder_held
-    passes = per_image_gb(load, gradient_checkpointing=gradient_checkpointing) * batch_size
     activations = max(passes, update_gb(load))
     return {
         "context": CONTEXT_GB,
@@ -230,9 +243,20 @@ def update_gb(load: Load) -> float:
     return load.lora_parameters * (4 + state_bytes(load.optimizer)) / 1e9
 
 
-def needed_gb(load: Load, *, batch_size: int, gradient_checkpointing: bool) -> float:
+def needed_gb(
+    load: Load,
+    *,
+    batch_size: int,
+    gradient_checkpointing: bool,
+    checkpointed_blocks: int | None = None,
+) -> float:
     """Peak memory of the training process in GB."""
-    parts = memory_parts(load, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+    parts = memory_parts(
+        load,
+        batch_size=batch_size,
+        gradient_checkpointing=gradient_checkpointing,
+        checkpointed_blocks=checkpointed_blocks,
+    )
     return max(sum(parts.values()), encoding_gb(load))
 
 
@@ -268,30 +292,54 @@ def _transformer_parts(
     }
 
 
-def largest_batch(load: Load, *, free_gb: float, gradient_checkpointing: bool) -> int:
+def largest_batch(
+    load: Load,
+    *,
+    free_gb: float,
+    gradient_checkpointing: bool,
+    checkpointed_blocks: int | None = None,
+) -> int:
     """The largest batch that fits in `free_gb`; 0 where not even one image does."""
 
     def needed(batch_size: int) -> float:
-        return needed_gb(load, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing)
+        return needed_gb(
+            load,
+            batch_size=batch_size,
+            gradient_checkpointing=gradient_checkpointing,
+            checkpointed_blocks=checkpointed_blocks,
+        )
 
     return bisect_right(range(1, MOST_IMAGES), free_gb, key=needed)
 
 
-def per_image_gb(load: Load, *, gradient_checkpointing: bool) -> float:
+def per_image_gb(
+    load: Load, *, gradient_checkpointing: bool, checkpointed_blocks: int | None = None
+) -> float:
     """What one more image in a step takes: about linear in pixels (counts of traced U-Nets)."""
     if size := load.transformer:
         share = load.pixels / FAMILIES[load.family].side ** 2
         each = size.checkpointed_gb if gradient_checkpointing else size.activations_gb
         return each * share * (2 if load.full_precision else 1)
     if load.is_traced:
-        return _traced_image_gb(load, gradient_checkpointing)
+        if gradient_checkpointing and checkpointed_blocks is not None:
+            return _partly_traced_gb(load, checkpointed_blocks)
+        return sum(_traced_image_gb(load, gradient_checkpointing))
     table = CHECKPOINTED_GB if gradient_checkpointing else ACTIVATIONS_GB
     share = load.pixels / NATIVE_SIDE[load.family] ** 2
     return table[load.family] * share * (2 if load.full_precision else 1)
 
 
-def _traced_image_gb(load: Load, gradient_checkpointing: bool) -> float:
-    """An image in a step of the built-in trainer. Captions take the same whatever the pixels."""
+def _partly_traced_gb(load: Load, checkpointed_blocks: int) -> float:
+    """The same where some of the U-Net's blocks are recomputed, and nothing of text encoders."""
+    kept, text = _traced_image_gb(load, False)
+    recomputed, _ = _traced_image_gb(load, True)
+    freed = shares_of(load.family, checkpointed_blocks).memory
+    return kept - freed * (kept - recomputed) + text
+
+
+def _traced_image_gb(load: Load, gradient_checkpointing: bool) -> tuple[float, float]:
+    """An image in a step of the built-in trainer, in the U-Net and in text encoders. Captions take
+    the same whatever the pixels."""
     width = 2 if load.full_precision else 1
     step = TRACED_STEPS[load.family][gradient_checkpointing]
     share = load.pixels / NATIVE_SIDE[load.family] ** 2
@@ -300,11 +348,12 @@ def _traced_image_gb(load: Load, gradient_checkpointing: bool) -> float:
         found += TRACED_CONVOLUTIONS[load.family][gradient_checkpointing]
     if load.plain_lora:
         found += TRACED_PLAIN[load.family][gradient_checkpointing]
-    found *= share
+    words = 0.0
     if load.text_encoder_trained:
         text = TRACED_TEXT[load.family][gradient_checkpointing]
-        found += text.image_gb + text.rank_gb * load.network_dim
-    return found * width * _measured_share(load.family, gradient_checkpointing)
+        words = text.image_gb + text.rank_gb * load.network_dim
+    factor = width * _measured_share(load.family, gradient_checkpointing)
+    return found * share * factor, words * factor
 
 
 def is_measured(family: Family, engine: Trainer) -> bool:

@@ -19,6 +19,7 @@ from tenner.settings.model import Settings
 OF_THE_CARD = frozenset(
     (
         "attention",
+        "checkpointed_blocks",
         "cuda_graphs",
         "gradient_accumulation_steps",
         "gradient_checkpointing",

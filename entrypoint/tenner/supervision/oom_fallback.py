@@ -1,8 +1,9 @@
 """What is given up, and in which order, when a card or its machine runs out of memory. Pure.
 
 On a card first the images of a micro-batch (their number in a step stays the same, by
-accumulation), then the activations that gradient checkpointing computes again, and last, where the
-user allows it, the training of the text encoder. The first two change nothing of what is learnt.
+accumulation), then the activations that gradient checkpointing computes again, of all blocks where
+it was some, and last, where the user allows it, the training of the text encoder. The first two
+change nothing of what is learnt.
 A transformer has more levers: blocks that wait in memory, and weights in 8 bits; of all of them the
 cheapest in time is taken (`tenner.planning.lighter`).
 """
@@ -40,9 +41,10 @@ def next_rung(
     batch = options.train_batch_size
     if batch > 1 and (settings.may_change_batch or not isinstance(settings.batch_size, int)):
         return _smaller_batch(batch, options.gradient_accumulation_steps)
-    if not options.gradient_checkpointing and settings.gradient_checkpointing is not False:
+    is_whole = options.gradient_checkpointing and options.checkpointed_blocks is None
+    if not is_whole and settings.gradient_checkpointing is not False:
         return Rung(
-            changed={"gradient_checkpointing": True},
+            changed={"gradient_checkpointing": True, "checkpointed_blocks": None},
             description=msg(
                 "activations are computed again instead of stored (gradient_checkpointing = true)"
             ),

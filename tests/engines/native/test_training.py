@@ -19,6 +19,18 @@ from tenner.core.events import (
 pytestmark = pytest.mark.timeout(240)
 
 
+def test_a_run_that_recomputes_some_blocks_saves_the_same_weights(
+    base, items, tmp_path: Path
+) -> None:
+    changes = {"max_train_steps": 4, "conv_dim": 2}
+    partial = {"gradient_checkpointing": True, "checkpointed_blocks": 3}
+    train(tiny_model.make_job(base, tmp_path / "none", items, **changes))
+    train(tiny_model.make_job(base, tmp_path / "some", items, **changes, **partial))
+    assert_same(tmp_path / "none" / "lora.safetensors", tmp_path / "some" / "lora.safetensors")
+    with safe_open(tmp_path / "some" / "lora.safetensors", "pt") as file:
+        assert file.metadata()["ss_checkpointed_blocks"] == "3"
+
+
 @pytest.mark.long
 def test_precisions_schedules_and_options_all_learn(base, items, tmp_path: Path) -> None:
     variants = [

@@ -103,6 +103,8 @@ def training_metadata(
         alpha = conv_alpha_of(job.conv_dim, job.conv_alpha)
         network = {"conv_dim": str(job.conv_dim), "conv_alpha": str(alpha)}
         found["ss_network_args"] = json.dumps(network)
+    if job.gradient_checkpointing and job.checkpointed_blocks is not None:
+        found["ss_checkpointed_blocks"] = job.checkpointed_blocks
     if job.base_sha256:
         found["ss_new_sd_model_hash"] = job.base_sha256
     return {name: str(value) for name, value in found.items()}

@@ -198,7 +198,7 @@ def program(
             "family": family,
             "side": day.side(family),
             "needed_gb": plan.get("needed_gb"),
-            **{key: options.get(key) for key in ("train_batch_size", "gradient_checkpointing")},
+            **{key: options.get(key) for key in _BATCH},
             "network_dim": options.get("network_dim"),
             "optimizer_type": options.get("optimizer_type"),
         }
@@ -245,6 +245,9 @@ def _read_events(path: Path, done: Reported) -> Reported:
         second = datetime.fromisoformat(time_of).timestamp() if time_of else 0.0
         found.add(parse_event(line), second)
     return found
+
+
+_BATCH = ("train_batch_size", "gradient_checkpointing", "checkpointed_blocks")
 
 
 def planned(day: Day, family: str) -> tuple[int, bool]:

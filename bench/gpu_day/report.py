@@ -48,12 +48,20 @@ def _modelled_gb(row: Mapping[str, Any]) -> float | None:
         engine="sd-scripts" if row.get("engine") == "sd-scripts" else "native",
     )
     saving = bool(row.get("gradient_checkpointing"))
-    parts = memory_parts(load, batch_size=row["train_batch_size"], gradient_checkpointing=saving)
+    parts = memory_parts(
+        load,
+        batch_size=row["train_batch_size"],
+        gradient_checkpointing=saving,
+        checkpointed_blocks=row.get("checkpointed_blocks"),
+    )
     return sum(gb for name, gb in parts.items() if name != "context")
 
 
 def _toml(row: Mapping[str, Any]) -> list[str]:
-    """[[memory]] and [[speed]] of a row, as `hardware/cards/measured.toml` holds them."""
+    """[[memory]] and [[speed]] of a row, as `hardware/cards/measured.toml` holds them; nothing of
+    one that recomputed only some blocks, which the models interpolate."""
+    if row.get("checkpointed_blocks") is not None:
+        return []
     about: dict[str, Any] = {
         "card": row["card"],
         "family": row["family"],

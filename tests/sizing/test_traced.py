@@ -217,5 +217,6 @@ def test_the_kit_names_the_trainer_of_its_rows() -> None:
         "seconds_per_step": 0.5,
     }
     assert all('engine = "native"' in table for table in _toml(row))
+    assert not _toml({**row, "gradient_checkpointing": True, "checkpointed_blocks": 9})
     others = _toml({**row, "engine": "sd-scripts"})
     assert all('engine = "sd-scripts"' in table for table in others)

@@ -11,10 +11,11 @@ from bench.traced_memory import levels, stored_rows
 from tenner.base.inspection import inspect_base
 from tenner.core.family import Family
 from tenner.core.run_dir import RunDir
+from tenner.hardware.cards.measured import Trainer
 from tenner.pipeline.start import train_job
 from tenner.planning.checkpointing import LEVELS, num_blocks, shares_of
 from tenner.planning.plan import Plan, RunFacts, Shape, plan_run
-from tenner.planning.sizing import CardMemory, Wish, choose_batch, seconds_per_image
+from tenner.planning.sizing import MIN_GAIN, CardMemory, Wish, choose_batch, seconds_per_image
 from tenner.planning.speed import modelled_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 from tenner.runs.fingerprint import fingerprint
@@ -126,6 +127,85 @@ def test_all_or_none_for_sd_scripts_and_where_the_user_set_it(load: Load, wish: 
         assert choice.checkpointed_blocks is None
 
 
+def images_a_second(load: Load, card: CardMemory, size: int, blocks: int | None) -> float:
+    """With so many blocks recomputed; None is all."""
+    return 1 / seconds_per_image(load, card, size, blocks != 0, blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "free_mib", "batch_size"),
+    [
+        ("NVIDIA GeForce RTX 5090", 30800, 3),
+        ("Tesla V100", 15400, 1),
+        ("Quadro RTX 6000", 23100, 2),
+        ("TITAN V", 11550, 5),
+    ],
+)
+def test_a_gain_within_the_time_models_error_changes_nothing(
+    name: str, free_mib: int, batch_size: int
+) -> None:
+    """A row whose batch would change for a few per cent: all or none stay, and the plan says what
+    recomputing some of the blocks would gain."""
+    card = CardMemory(name=name, free_mib=free_mib)
+    choice = choose_batch(SDXL, card, PLENTY)
+    assert (choice.batch_size, choice.checkpointed_blocks) == (batch_size, None)
+    kept = images_a_second(SDXL, card, batch_size, None if choice.gradient_checkpointing else 0)
+    gains: dict[str, float] = {}
+    for size in range(1, 9):
+        needs_checkpointing = largest_batch(
+            SDXL, free_gb=card.usable_gb, gradient_checkpointing=False
+        )
+        for blocks in range(1, num_blocks("sdxl")):
+            most = largest_batch(
+                SDXL,
+                free_gb=card.usable_gb,
+                gradient_checkpointing=True,
+                checkpointed_blocks=blocks,
+            )
+            if needs_checkpointing < size <= most:
+                words = f"batch {size} with {blocks} blocks recomputed"
+                gains[words] = images_a_second(SDXL, card, size, blocks) / kept - 1
+                break
+    best = max(gains, key=lambda words: gains[words])
+    assert 0 < gains[best] < MIN_GAIN
+    assert f"{best} would train {gains[best]:.0%} more" in choice.why_checkpointing
+
+
+@pytest.mark.parametrize("free_mib", range(8000, 31000, 500))
+def test_some_blocks_are_recomputed_only_for_a_gain_above_the_models_error(free_mib: int) -> None:
+    card = replace(RTX_3060, free_mib=free_mib)
+    choice = choose_batch(SDXL, card, PLENTY)
+    if choice.checkpointed_blocks is None:
+        return
+    chosen = images_a_second(SDXL, card, choice.batch_size, choice.checkpointed_blocks)
+    for recomputes in (False, True):
+        most = largest_batch(SDXL, free_gb=card.usable_gb, gradient_checkpointing=recomputes)
+        if most:
+            other = images_a_second(SDXL, card, min(most, 8), None if recomputes else 0)
+            assert chosen >= other * (1 + MIN_GAIN)
+
+
+def test_a_batch_that_is_set_recomputes_all_where_some_would_gain_little() -> None:
+    """A card that leaves so little that nearly all blocks are recomputed anyway."""
+    needed = needed_gb(
+        SDXL, batch_size=2, gradient_checkpointing=True, checkpointed_blocks=num_blocks("sdxl") - 4
+    )
+    card = replace(RTX_3060, name="some card", free_mib=int(needed / 0.92 * 1e9 / 2**20) + 2)
+    choice = choose_batch(SDXL, card, replace(PLENTY, batch_size=2))
+    assert (choice.gradient_checkpointing, choice.checkpointed_blocks) == (True, None)
+
+
+@pytest.mark.parametrize("engine", ["native", "sd-scripts"])
+def test_nobody_set_the_checkpointing_of_the_least_that_may_fit(engine: Trainer) -> None:
+    load = replace(SDXL, network_dim=128, engine=engine)
+    card = replace(RTX_3060, free_mib=11800 if engine == "native" else 10500)
+    choice = choose_batch(load, card, PLENTY)
+    assert (choice.batch_size, choice.is_unsure, choice.gradient_checkpointing) == (1, True, True)
+    assert choice.why_checkpointing == "not one image fits without it"
+    its_own = choose_batch(load, card, replace(PLENTY, gradient_checkpointing=True))
+    assert its_own.why_checkpointing == "as set"
+
+
 def test_out_of_memory_recomputes_all_blocks_after_the_batch_was_halved() -> None:
     options = train_options(train_batch_size=2, gradient_checkpointing=True, checkpointed_blocks=9)
     tried: list[dict[str, object]] = []
@@ -183,3 +263,22 @@ def test_the_comparison_of_cards_names_the_number(tmp_path: Path) -> None:
     assert 0 < number < num_blocks("sdxl")
     shown = tenner(*words, cwd=tmp_path)
     assert f" 1g{number} " in shown.stdout
+
+
+def test_the_batch_that_some_blocks_allow_scales_the_rate_and_is_marked(tmp_path: Path) -> None:
+    """Recomputing some of the blocks takes an RTX 3060 from batch 5 to 1: five times as many
+    updates, at the rate for one image."""
+    photos(tmp_path / "photos", 20, 1024)
+    words = ("plan", "photos", "--base_model", "sdxl", "--engine", "native", "--json")
+    words = (*words, "--network_train_unet_only", "true")
+    words = (*words, "--gpu", "RTX 3060", "--gpu", "RTX 4090", "--max_train_epochs", "2")
+    for more, factor, marks in ((), 0.5**0.5, []), (("--scale_lr", "none"), 1, ["batch"]):
+        done = tenner(*words, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        offers = {each["card"]: each for each in json.loads(done.stdout)["offers"]}
+        small, large = offers["RTX 3060"], offers["RTX 4090"]
+        assert small["checkpointed_blocks"]
+        assert (small["batch_size"], large["batch_size"]) == (1, 2)
+        assert small["num_steps"] == 2 * large["num_steps"]
+        assert small["learning_rate"] == pytest.approx(large["learning_rate"] * factor, rel=0.01)
+        assert (small["unlike"], large["unlike"]) == (marks, [])

@@ -232,7 +232,7 @@ def choose_precision(
         reason = msg(
             "{gpu_name} does not report what it can do; every card computes fp16", gpu_name=gpu_name
         )
-        return (requested, "as set") if requested is not None else ("fp16", reason)
+        return (requested, msg("as set")) if requested is not None else ("fp16", reason)
     has_bf16 = capability >= (8, 0)
     if requested == "bf16" and not has_bf16:
         raise SettingsError(
@@ -240,7 +240,7 @@ def choose_precision(
             fix=msg("set mixed_precision = 'fp16', or leave it out"),
         )
     if requested is not None:
-        return requested, "as set"
+        return requested, msg("as set")
     return ("bf16", msg("the card has it")) if has_bf16 else ("fp16", msg("the card has no bf16"))
 
 

@@ -267,7 +267,7 @@ def costs_of_blocks(family: str) -> list[tuple[int, int]]:
         unet = fake_unet(family, shapes, plan)
         bank.allocate(torch.device("cpu"), torch.bfloat16)
         unet.recompute(None)
-        unet._saving = run
+        unet._checkpointed = run
         bank.begin_pass(first=True)
         unet(*fake_inputs(family, unet, 1))
     return [found[unit] for unit in unet.units]

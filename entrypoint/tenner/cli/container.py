@@ -63,8 +63,12 @@ def _leave_root(arguments: Sequence[str], environ: MutableMapping[str, str]) -> 
     if (user.uid, user.gid) == (0, 0):
         return
     if missing := _missing_capabilities():
-        text = msg("runs as root: the container has no {missing}", missing=" and no ".join(missing))
-        _say(Problem(text=msg("{text} to become uid {uid}", text=text, uid=user.uid), level="note"))
+        text = msg(
+            "runs as root: to become uid {uid} the container lacks {missing}",
+            uid=user.uid,
+            missing=", ".join(missing),
+        )
+        _say(Problem(text=text, level="note"))
         return
     _keep_secrets(environ)
     if user.named and parsed.command in _CREATES:

@@ -97,15 +97,13 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
             )
         case number if number in _DENIED:
             text = msg(
-                "{shown} cannot be used: {there} belongs to {owner}, and tenner runs as",
+                "{shown} cannot be used: {there} belongs to {owner}, and tenner runs as uid {uid}",
                 shown=shown,
                 there=there,
                 owner=owner,
+                uid=os.geteuid(),
             )
-            return Problem(
-                text=msg("{text} uid {geteuid}", text=text, geteuid=os.geteuid()),
-                fix=_own_it(there),
-            )
+            return Problem(text=text, fix=_own_it(there))
         case number if number in _NO_FOLDER:
             text = msg("{shown} cannot be a folder: {there} is a file", shown=shown, there=there)
             return Problem(text=text, fix=msg("name another folder, or move that file away"))

@@ -85,7 +85,7 @@ def _coverage(captions: Mapping[str, Caption], extension: str, drafted_by: str) 
         instead=instead,
     )
     if len(missing) < total:
-        text = msg("{text} for {names}", text=text, names=names(missing))
+        text = msg("{text}; without one: {names}", text=text, names=names(missing))
     fix = msg(
         "draft them by `tenner caption`, or write a {extension} file for each of them",
         extension=extension,

@@ -100,11 +100,12 @@ def possible_engine(
     if settings.ema:
         return "native", msg("sd-scripts keeps no moving average of the weights (ema)")
     if other_noise and requested == "sd-scripts":
-        text = msg(
-            "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
-        )
         raise SettingsError(
-            msg("{text} {other_noise}", text=text, other_noise=other_noise),
+            msg(
+                "sd-scripts trains with Stable Diffusion's noise schedule alone, and the base has"
+                " {other_noise}",
+                other_noise=other_noise,
+            ),
             fix=msg("train with the built-in trainer (engine = 'native')"),
         )
     if other_noise:

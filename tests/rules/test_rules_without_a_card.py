@@ -48,7 +48,8 @@ def test_it_is_reported_without_a_card_or_a_base(
         assert "fix:" in done.stderr
     if done.stdout:
         whole = json.loads(done.stdout)
-        message = whole["findings"] if command == "check" else whole["notices"]
+        listed = "findings" if command == "check" else "notices"
+        message = whole[listed] if listed in whole else whole["problems"]
         found = [each for each in message if text in each["text"]]
         assert [each["level"] for each in found] == [level]
 

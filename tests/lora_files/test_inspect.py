@@ -143,7 +143,7 @@ def test_without_numpy_all_but_the_norms_is_reported(tmp_path: Path) -> None:
     reported = json.loads(done.stdout)
     assert (reported["ranks"], reported["family"]) == ([8], "sd1")
     assert "norm" not in reported["parts"]["unet"]
-    assert "there is no numpy here" in reported["problems"][0]["text"]
+    assert "numpy is not installed here" in reported["problems"][0]["text"]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
 
     assert machine.finish(*words) == 0, machine.output
     done = found(machine)
-    assert (done["state"], done["step"], len(done["lives"])) == ("delivered", 12, 3)
+    assert (done["state"], done["step"], len(done["attempts"])) == ("delivered", 12, 3)
     assert done["cost_usd"] > 0
     output = status(machine)
     assert "step       12/12" in output

@@ -1,4 +1,4 @@
-"""The command line: what each command is called, says of itself and takes."""
+"""The command line: each command's name, description and arguments."""
 
 import argparse
 import itertools
@@ -15,12 +15,12 @@ COMMANDS = {
     "train": "check everything, train, draw samples, deliver, verify",
     "plan": "steps, batch, memory, hours and dollars, before anything is rented",
     "doctor": "look at the card, the driver, the trainer, memory and disks of this machine",
-    "check": "look at every image, caption and setting, and say what is wrong",
+    "check": "look at every image, caption and setting, and report what is wrong",
     "caption": "draft captions with a tagger, never over one that you wrote",
     "batch": "train many LoRAs in one session: a folder of settings, a list of jobs, a sweep",
     "inspect": "what a LoRA file is, who reads it, and whether it learnt anything",
     "demo": "train a real LoRA on the built-in tiny base, on this machine, in minutes",
-    "status": "how far a run is, what it has cost, and where its result lies",
+    "status": "how far a run is, what it has cost, and where its result is",
     "deliver": "deliver a finished run again",
     "serve": "show a run's page on a port, while it trains or after",
     "completion": "completion of commands, flags and files for a shell",
@@ -73,7 +73,7 @@ def _parsers(
     words: Sequence[str],
 ) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
     """The command line with the arguments of the one command that `words` name, and its parser:
-    the settings of the others would take time to no end."""
+    adding the settings of all others would only take time."""
     parser = _main_parser()
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     named = None
@@ -111,7 +111,7 @@ def _add_arguments(command: argparse.ArgumentParser, name: str, *, explained: bo
 
 
 def _as_command(words: Sequence[str]) -> list[str]:
-    """`-V`, `--version` and `help [COMMAND]` as the commands that they stand for."""
+    """`-V`, `--version` and `help [COMMAND]` as the commands that they mean."""
     match list(words):
         case [("-V" | "--version"), *_]:
             return ["version"]
@@ -319,7 +319,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", default="./output", help="where runs would be kept")
+    parser.add_argument("--output_dir", default="./output", help="the folder that runs would be in")
     parser.add_argument(
         "--base_model",
         default="",
@@ -330,7 +330,7 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", default="./demo", help="where the demo run is kept")
+    parser.add_argument("--output_dir", default="./demo", help="the folder of the demo's run")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 

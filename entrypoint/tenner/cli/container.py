@@ -32,7 +32,7 @@ _CREATES = ("train", "batch", "demo")
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """Whom to become. `named` tells that PUID or PGID say so."""
+    """The user to become. `named` is true where PUID or PGID name it."""
 
     uid: int
     gid: int
@@ -57,7 +57,7 @@ def _leave_root(arguments: Sequence[str], environ: MutableMapping[str, str]) -> 
     try:
         folder = written_folder(parsed, environ)
     except (TennerError, OSError):
-        folder = Path("output")  # the command says what is wrong, and writes nothing
+        folder = Path("output")  # the command reports what is wrong, and writes nothing
     folder = folder.expanduser().absolute()
     user = find_user(folder, environ)
     if (user.uid, user.gid) == (0, 0):
@@ -108,7 +108,7 @@ def find_user(folder: Path, environ: Mapping[str, str]) -> User:
 
 
 def _missing_capabilities() -> list[str]:
-    """What this process lacks to become another user; nothing where the kernel does not tell."""
+    """What this process lacks to become another user; empty where the kernel does not show it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:

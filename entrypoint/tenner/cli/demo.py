@@ -1,7 +1,7 @@
 """`tenner demo`: a real LoRA, learnt from twenty shipped pictures on the built-in tiny base.
 
 What was learnt is measured on pictures that were not trained on: the base and the LoRA draw the
-held-out pictures' captions, and `tenner.cli.measure` says how far each is from the real ones.
+held-out pictures' captions, and `tenner.cli.measure` computes how far each is from the real ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class Measured:
 def run_demo(
     output_dir: Path, device: str, environ: Mapping[str, str], *, quiet: bool = False
 ) -> ExitCode:
-    """Train, draw, measure, deliver to a folder, and say what was seen.
+    """Train, draw, measure, deliver to a folder, and print the result.
 
     A finished demo in `output_dir` is removed first: a demo is there to be watched.
     """

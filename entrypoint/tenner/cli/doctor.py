@@ -31,13 +31,13 @@ Mark = Literal["ok", "warning", "error", "note"]
 T = TypeVar("T")
 
 WORD_SECONDS = 4.0
-"""So long is waited without a word."""
+"""Seconds of waiting between two progress lines."""
 LEAST_RAM_MIB = 8 * 1024
 """SDXL's checkpoint of 6.9 GB passes through it."""
 LEAST_SHM_MIB = 64
 """Docker's default, and enough where latents are cached."""
 LEAST_DISK_MIB = 5 * 1024
-"""A run keeps checkpoints and two states of a few hundred MB, and samples."""
+"""Of a run: checkpoints and two states of a few hundred MB, and samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def examine(
     base_model: str = "",
 ) -> Iterator[Check]:
     """Every check, in the order of a run, each as soon as it is known. Starts the trainer's Python,
-    which takes seconds: `say` is told what is waited for."""
+    which takes seconds: `say` prints what is waited for."""
     python = trainer_python(environ)
     machine = _waiting(
         "the card and its driver",
@@ -105,7 +105,7 @@ def examine(
 
 
 def _waiting(what: str, look: Callable[[], T], say: Callable[[str], None]) -> T:
-    """What `look` gives, with a word before it and every few seconds while it takes."""
+    """The result of `look`, with a line before it and every few seconds while it lasts."""
     say(f"looking at {what}")
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
@@ -117,10 +117,10 @@ def _waiting(what: str, look: Callable[[], T], say: Callable[[str], None]) -> T:
 
 def _card_checks(machine: Machine) -> Iterator[Check]:
     for gpu in machine.chosen:
-        memory = "memory not told"
+        memory = "memory unknown"
         if gpu.total_mib and gpu.free_mib is not None:
             memory = f"{gpu.free_mib} of {gpu.total_mib} MiB free"
-        capability = capability_text(gpu.capability) if gpu.capability else "not told"
+        capability = capability_text(gpu.capability) if gpu.capability else "unknown"
         yield Check(name="card", mark="ok", found=f"{gpu.label}: {memory}, capability {capability}")
     for gpu in machine.gpus:
         if gpu not in machine.chosen:
@@ -129,7 +129,7 @@ def _card_checks(machine: Machine) -> Iterator[Check]:
         yield Check(
             name="driver",
             mark="ok",
-            found=f"{machine.driver or 'not told'}, for {machine.cuda.label}",
+            found=f"{machine.driver or 'unknown'}, for {machine.cuda.label}",
         )
     for problem in machine.problems:
         yield _of(problem, "card")

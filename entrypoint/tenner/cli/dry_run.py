@@ -23,7 +23,7 @@ from tenner.ui.screen import make_screen
 
 @dataclass(frozen=True, kw_only=True)
 class PricedJob:
-    """A job on each card that was asked about, or what is wrong with it."""
+    """A job on each card to compare, or what is wrong with it."""
 
     name: str
     offers: tuple[Offer, ...] = ()
@@ -91,8 +91,8 @@ def _price(
                 request,
                 environ,
                 folder,
-                lambda asked, workdir: datasets.inspect(
-                    asked, workdir, lambda done, total: None, None
+                lambda dataset, workdir: datasets.inspect(
+                    dataset, workdir, lambda done, total: None, None
                 ),
             )
             found.append(PricedJob(name=name, offers=compare(job, cards).offers))
@@ -107,14 +107,14 @@ def _price(
 
 def _totals(jobs: Sequence[PricedJob]) -> tuple[Total, ...]:
     """Cards and providers that take all jobs, cheapest first; those without a price last."""
-    by_place: dict[tuple[str, str], dict[str, Offer]] = {}
+    by_provider: dict[tuple[str, str], dict[str, Offer]] = {}
     for job in jobs:
         for offer in job.offers:
             if offer.fits and offer.seconds is not None:
-                by_place.setdefault((offer.card, offer.provider), {})[job.name] = offer
+                by_provider.setdefault((offer.card, offer.provider), {})[job.name] = offer
     totals = [
         Total(card=card, provider=provider, offers=offers)
-        for (card, provider), offers in by_place.items()
+        for (card, provider), offers in by_provider.items()
         if len(offers) == len(jobs)
     ]
     return tuple(sorted(totals, key=lambda each: (each.usd is None, each.usd or each.seconds)))

@@ -1,6 +1,6 @@
 """Settings as command-line flags, made from the settings' own model and texts.
 
-Values stay text here: `settings` judges them together with those of the other doors.
+Values stay text here: `settings` validates them together with those of the other sources.
 """
 
 import argparse
@@ -33,8 +33,8 @@ def known_flags(parser: argparse.ArgumentParser) -> frozenset[str]:
 def add_other_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Flags among `words` that are no settings: options of sd-scripts, or typos.
 
-    Slips are let in too, with whatever follows them: `settings` tells them together with all else
-    that is wrong, and with the name that was meant.
+    Typos are accepted too, with the values that follow them: `settings` reports them together with
+    everything else that is wrong, and suggests the name that was meant.
     """
     known = set(known_flags(parser))
     for word in words:

@@ -33,7 +33,7 @@ def _print(file: LoraFile, measured: Measured | None, problems: Sequence[Problem
     kinds = ", ".join(KIND_NAMES[kind] for kind in file.kinds)
     dtypes = ", ".join(f"{name} ({number})" for name, number in file.dtypes.items())
     print(f"{file.path.name}: {kinds} for {file.architecture}, {file.num_bytes / 1e6:,.1f} MB")
-    source = f" (told by {file.family_from})" if file.family_from else ""
+    source = f" (by {file.family_from})" if file.family_from else ""
     rows = {
         "family": f"{file.family or 'none that tenner trains'}{source}",
         "names": f"as {NAMING_NAMES[file.naming]} writes them",
@@ -54,9 +54,9 @@ def _print(file: LoraFile, measured: Measured | None, problems: Sequence[Problem
         print(f"  {each.program:26} {'no: ' + each.why_not if each.why_not else 'yes'}")
     trained = trained_on(file.metadata)
     print(
-        "trained on, as the file says"
+        "trained on, by the file's metadata"
         if trained
-        else "the file does not say on what it was trained"
+        else "the file does not name what it was trained on"
     )
     for name, value in trained.items():
         print(f"  {name:22} {value[:300]}")

@@ -110,7 +110,8 @@ def _print_result(**values: object) -> None:
 
 
 def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
-    """The settings of a job. What is given in place of the settings file may be the dataset.
+    """The settings of a job. The positional argument may be the dataset instead of the settings
+    file.
 
     Raises SettingsError.
     """
@@ -131,7 +132,8 @@ def _request(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Request:
 
 
 def written_folder(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Path:
-    """The folder that a command writes to, by all that settles it. Raises SettingsError."""
+    """The folder that a command writes to, by its flags, variables and settings file. Raises
+    SettingsError."""
     match parsed.command:
         case "train" | "plan" | "check":
             return Path(_request(parsed, environ).settings.output_dir)
@@ -250,7 +252,7 @@ def _read_batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> "Batc
     """Raises SettingsError."""
     from tenner.queue.jobs import read_batch
 
-    said = {
+    options = {
         "stop_after": parsed.stop_after,
         "shortest_first": parsed.shortest_first,
         "max_cost_usd": parsed.session_cost_usd,
@@ -263,7 +265,7 @@ def _read_batch(parsed: argparse.Namespace, environ: Mapping[str, str]) -> "Batc
         flag_values(parsed, not_settings=(*NOT_SETTINGS, *own)),
         environ,
         preset=parsed.preset or environ.get("TENNER_PRESET"),
-        options={key: value for key, value in said.items() if value is not None},
+        options={key: value for key, value in options.items() if value is not None},
     )
 
 
@@ -364,7 +366,7 @@ _COMMANDS = {
 
 
 def _print_outcome(result: "Result") -> None:
-    """The last words of a good run: where everything is."""
+    """Print the end of a delivered run: where everything is."""
     print(f"trained {result.num_steps} steps in {duration(result.seconds)}")
     print(f"  LoRA    {result.weights} ({size_words(result.num_bytes)})")
     if result.samples:

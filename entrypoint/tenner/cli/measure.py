@@ -7,7 +7,7 @@ pixels, so a patch is 27 numbers; patches are projected on 256 fixed random dire
 sorted projections compared. The unit is colour levels (0 to 255).
 
 What to expect is measured by `tests/tiny/test_measure.py` on the shipped pictures: two real
-pictures of the concept on the same background at different places are about 2 apart, the empty
+pictures of the concept on the same background at different positions are about 2 apart, the empty
 background and the concept about 20.
 """
 
@@ -26,13 +26,13 @@ Floats = NDArray[np.float64]
 
 
 def concept_distance(drawn: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
-    """Mean distance of each drawn picture to the real one at the same place in `real`.
+    """Mean distance of each drawn picture to the real one at the same index in `real`.
 
     Both are given the same background, so what differs is the concept. Raises ValueError where the
     numbers of pictures differ or there are none.
     """
     if not drawn or len(drawn) != len(real):
-        raise ValueError("want as many drawn pictures as real ones, and at least one")
+        raise ValueError("expected as many drawn pictures as real ones, and at least one")
     distances = [picture_distance(one, other) for one, other in zip(drawn, real, strict=True)]
     return float(np.mean(distances))
 

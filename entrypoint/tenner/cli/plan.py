@@ -1,4 +1,4 @@
-"""`tenner plan`: what a run would do, told before anything is paid for."""
+"""`tenner plan`: what a run would do, before anything is paid for."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,8 @@ def print_comparison(
     as_json: bool,
     quiet: bool = False,
 ) -> None:
-    """Print the same run on cards that are only named, cheapest first. Raises TennerError."""
+    """Print the same run on cards that need not be in this machine, cheapest first. Raises
+    TennerError."""
     found = compare(request, gpus, environ=environ)
     if as_json:
         rows = [offer.to_json() for offer in found.offers]
@@ -138,7 +139,7 @@ _FOOTNOTES = (
     "built-in trainer, which no card has timed, and of FLUX.1 and its like. Time is without",
     "set-up.",
     "guide: the price and the hours of the guide's own table, for a first run by hand.",
-    "Prices are dated: --json tells their sources; price_per_hour takes their place.",
+    "Prices are dated: --json names their sources; price_per_hour takes their place.",
 )
 
 

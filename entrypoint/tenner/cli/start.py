@@ -1,4 +1,4 @@
-"""The first thing that runs of tenner in the image: a signal is answered from here on.
+"""The entry point of the image: from its first line on a signal ends the program with a message.
 
 python -m tenner.cli.start COMMAND …
 """

@@ -1,4 +1,4 @@
-"""`tenner status RUN`: how far a run is, what it has cost, and where its result lies."""
+"""`tenner status RUN`: how far a run is, what it has cost, and where its result is."""
 
 import fcntl
 import json
@@ -21,7 +21,8 @@ State = Literal["running", "delivered", "trained, not delivered", "stopped", "fa
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A run as its directory tells it. `seconds_left` is of the training alone."""
+    """The state of a run, by the files in its directory. `seconds_left` is of the training
+    alone."""
 
     name: str
     state: State
@@ -40,7 +41,7 @@ class Status:
     at_destinations: Mapping[str, int]
     """The newest step that each destination holds a state or weights of."""
     delivered_to: tuple[str, ...]
-    lives: tuple[AttemptRecord, ...]
+    attempts: tuple[AttemptRecord, ...]
     last_problem: str
 
     def to_json(self) -> str:
@@ -113,7 +114,7 @@ def status_of(run_dir: RunDir) -> Status:
         checkpoints=tuple(file.name for file in ledger.checkpoints),
         at_destinations=seen.sent,
         delivered_to=ledger.delivered_to,
-        lives=ledger.attempts,
+        attempts=ledger.attempts,
         last_problem="" if ledger.delivered_to else seen.problem,
     )
 
@@ -142,7 +143,7 @@ def status_lines(status: Status) -> list[str]:
     if status.seconds_left is not None:
         lines.append(f"  left       {duration(status.seconds_left)} of training")
     spent = f", ${status.cost_usd:.2f}" if status.cost_usd is not None else ""
-    starts = f"{len(status.lives)} start{'' if len(status.lives) == 1 else 's'}"
+    starts = f"{len(status.attempts)} start{'' if len(status.attempts) == 1 else 's'}"
     lines.append(f"  spent      {duration(status.paid_seconds)}{spent} in {starts}")
     lines.append(f"  saved      step {status.saved_step}, {len(status.checkpoints)} checkpoints")
     for destination, step in status.at_destinations.items():
@@ -156,12 +157,12 @@ def status_lines(status: Status) -> list[str]:
     if status.last_problem:
         lines.append(f"  problem    {status.last_problem}")
     if status.state not in ("running", "delivered"):
-        lines.append("  next       start the same command again: it goes on from there")
+        lines.append("  next       start the same command again: it resumes from there")
     return lines
 
 
 class _Seen:
-    """What the events of a run said last."""
+    """The latest of each kind of event of a run."""
 
     def __init__(self) -> None:
         self.step: dict[str, Any] = {}

@@ -1,4 +1,5 @@
-"""Addresses that may hold credentials: as they are shown, and as their server gets them.
+"""Addresses that may hold credentials: the form that is shown, and the form that is sent to the
+server.
 
 `Address` is a text without them, so that whatever prints, logs, hashes or delivers it is safe by
 itself; only what sends a request calls `full_address`. Hidden are the user part, the value of
@@ -23,7 +24,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,40}")
 
 
 _SHORTEST_HIDDEN = 8
-"""Shorter values are hidden in their address alone: a text would lose its words with them."""
+"""Shorter values are hidden in their own address only: masked in every text, they would hide
+ordinary words too."""
 _hidden: set[str] = set()
 
 
@@ -42,7 +44,7 @@ class Address(str):
 
     @property
     def lacks_credentials(self) -> bool:
-        """Whether it was copied from where credentials had been left out."""
+        """Whether it was copied from a text in which credentials were masked."""
         return MASK in self.full
 
 

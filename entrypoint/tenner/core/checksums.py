@@ -1,7 +1,7 @@
-"""Files as they are at one moment: their size and SHA-256, which everything later is held against.
+"""Files as they are at one moment: their size and SHA-256, which everything later is compared with.
 
-They are hashed on threads of their own, so that they can be on their way meanwhile: only what needs
-a hash waits for it.
+They are hashed on threads of their own, so that uploads can begin meanwhile: only what needs a hash
+waits for it.
 """
 
 import hashlib
@@ -29,9 +29,11 @@ class DeliveredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class HashedFile:
-    """A file whose size in bytes and SHA-256 (hex) are read once and held to from then on.
+    """A file whose size in bytes and SHA-256 (hex) are read once; from then on the file must match
+    them.
 
-    `stamp` (inode, time in ns, size) shows cheaply that it was not written to since.
+    `stamp` (inode, time of change in ns, size) shows without reading it that it was not written to
+    since.
     """
 
     path: Path
@@ -46,12 +48,12 @@ class HashedFile:
     @property
     def sha256(self) -> str:
         """Waits until it is known. Raises PermanentError where the file cannot be read, or changed
-        its size while it was."""
+        its size while it was read."""
         return self.hashed.result()
 
     def is_as_hashed(self) -> bool:
         """Whether size and times are those of when it was hashed: then its content is too. False
-        means that only hashing it again can tell. Raises OSError."""
+        means that only hashing it again shows whether the content changed. Raises OSError."""
         return self.stamp == _stamp(self.path)
 
 
@@ -93,13 +95,13 @@ def hashed_text(path: Path, content: str, name: str) -> HashedFile:
 
 
 def stop_hashing(files: Sequence[HashedFile]) -> None:
-    """Cancel the hashing of files that was not begun."""
+    """Cancel the hashing of files that have not been begun."""
     for file in files:
         file.hashed.cancel()
 
 
 def wait_until_hashed(files: Sequence[HashedFile]) -> None:
-    """Wait for every hash. Raises DeliveryError with all that cannot be known."""
+    """Wait for every hash. Raises DeliveryError with all that could not be computed."""
     refused = [file.hashed.exception() for file in files]
     problems = [each.problem for each in refused if isinstance(each, PermanentError)]
     if problems:

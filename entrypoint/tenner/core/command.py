@@ -22,11 +22,11 @@ ReadLine = Callable[[str], Event | None]
 
 THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "2000"}
 """How long PyTorch's threads on a CPU spin for each other before they sleep, unless the user sets
-otherwise. As quick as the default on an idle machine, several times on one that does other work
-(`bench/thread_waiting.py`)."""
+otherwise. As fast as the default on an idle machine, several times as fast on one that does other
+work (`bench/thread_waiting.py`)."""
 NO_COMPILE_WORKERS: Mapping[str, str] = {"TORCH_WARM_POOL": "0"}
 """torch starts no processes that compile (one for each core, 90 to 190 MB each) before something is
-compiled. Whoever imports its compiler, as xformers and diffusers do, starts them else; with
+compiled. Without this, importing its compiler (as xformers and diffusers do) starts them; with
 torch_compile they start at the first step."""
 CHILD_DEFAULTS: Mapping[str, str] = {**THREAD_WAITING, **NO_COMPILE_WORKERS}
 """Environment of processes with torch, unless the user sets it."""

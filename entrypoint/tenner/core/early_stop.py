@@ -1,4 +1,5 @@
-"""A line where SIGTERM ends the program while no run handles it: while it starts, or at its end.
+"""Prints a line where SIGTERM ends the program while no run handles the signal: at its start, or at
+its end.
 
 Only the standard library is used here: this is imported before all else.
 """

@@ -1,6 +1,6 @@
-"""How a run can end badly: the problem, its fix, and who must act (the exit code).
+"""How a run can fail: the problem, its fix, and who has to act (the exit code).
 
-Exceptions are drawn as a tree under `TennerError`. Each carries every problem found, not the
+The exceptions are a tree under `TennerError`. Each carries every problem found, not the
 first one, so that a user can fix them all before the next start.
 """
 
@@ -15,7 +15,8 @@ Level = Literal["error", "warning", "note"]
 
 
 class ExitCode(IntEnum):
-    """What the process exits with; scripts and hosts read from it who must act."""
+    """What the process exits with; scripts and hosts read from it who has to act: the user, another
+    machine, or nobody."""
 
     DELIVERED = 0
     SETTINGS = 2
@@ -47,7 +48,8 @@ class Problem:
 
 
 class TennerError(Exception):
-    """A run that has to end. `problems` holds all of them; `exit_code` says who must act.
+    """A run that has to end. `problems` holds all of them; `exit_code` is that of its kind of
+    failure.
 
     `is_delivered` is True once all that was trained until then is delivered and verified.
     """

@@ -1,4 +1,4 @@
-"""The run's own record: every event with its time, one JSON line each, in `events.jsonl`."""
+"""The run's log: every event with its time, one JSON line each, in `events.jsonl`."""
 
 import contextlib
 import errno
@@ -24,9 +24,9 @@ _MOST_WAITING = 10_000
 class EventLog:
     """Appends events, each line whole or not at all.
 
-    A full disk is no error here: it is in `trouble`, the lines wait, and are written once there is
-    space. A line that a kill cut is removed at the next start. Safe to use from
-    several threads.
+    A full disk is no error here: `trouble` holds it, the lines wait in memory, and are written once
+    there is space. A line that a kill cut is removed at the next start. Safe to use from several
+    threads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +123,7 @@ def _shown(value: Any) -> Any:
 
 
 def _remove_torn_lines(path: Path) -> None:
-    """Remove what is no whole line: cut by a kill, by a full disk or with the power."""
+    """Remove incomplete lines: cut by a kill, by a full disk or by a loss of power."""
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)

@@ -1,4 +1,5 @@
-"""What happened, one JSON line each: the words between an engine, the log and the screen.
+"""What happened in a run, one JSON line each: the protocol between an engine, the log and the
+screen.
 
 Only the standard library is used here: engines import this module in environments that hold
 nothing else of tenner's dependencies. Times are seconds, steps are optimizer steps counted from 1
@@ -94,7 +95,7 @@ class Validated(Event):
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Event):
     """LoRA weights were written, whole, at `path`, and their moving average at `ema` where one is
-    kept. `final` marks the end of the training."""
+    computed. `final` marks the end of the training."""
 
     event: ClassVar[str] = "checkpoint"
     path: str

@@ -1,3 +1,3 @@
-"""The name of a family of base models, such as `sdxl`. `tenner.families` says what each is."""
+"""The name of a family of base models, such as `sdxl`. `tenner.families` describes each."""
 
 Family = str

@@ -1,5 +1,5 @@
-"""What keeps the passes of a training from being CUDA graphs: the plan warns of it, the built-in
-trainer then trains without."""
+"""What prevents the capture of a training's passes as CUDA graphs. The plan warns of it, and the
+built-in trainer then trains without graphs."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""JSON from files that anybody may have written: whatever is wrong with it is a ValueError."""
+"""JSON from files that anybody may have written: any fault in it is raised as ValueError."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Unexpected errors as a sentence: no traceback is shown to the user.
+"""Unexpected errors as messages: no traceback is shown to the user.
 
 The full report goes into a file, without secrets, and the exit code is one of those in README.
 """
@@ -91,7 +91,7 @@ def write_report(
 
 
 def handle_threads(environ: Mapping[str, str]) -> None:
-    """Report errors in threads as a sentence too."""
+    """Report errors in threads as messages too."""
 
     def handle(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):

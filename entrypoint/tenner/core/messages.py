@@ -14,7 +14,7 @@ from typing import Any, Self, TypeGuard, cast, overload
 class Message(str):
     """A text with its id and values.
 
-    `many` is the id for other numbers than one, and `number` the one that chooses. A text without
+    `many` is the id for numbers other than one, and `number` the one that decides. A text without
     an id (`without_id`) is another program's.
     """
 
@@ -83,7 +83,7 @@ def plural(one: str, many: str, number: int, /, **values: object) -> Message:
 
 
 def joined(*texts: str, separator: str = "; ") -> Message:
-    """Texts after each other, each a message still; empty ones are left out."""
+    """Texts joined by `separator`, of which each stays a message; empty ones are left out."""
     filled = [text for text in texts if text]
     names = [f"part{number}" for number in range(1, len(filled) + 1)]
     if len(filled) < 2:
@@ -131,7 +131,7 @@ def redacted(text: Message, redact: Callable[[str], str]) -> Message: ...
 @overload
 def redacted(text: str, redact: Callable[[str], str]) -> str: ...
 def redacted(text: str, redact: Callable[[str], str]) -> str:
-    """`text` after `redact`, still a message with its id where its values alone were concerned."""
+    """`text` after `redact`, still a message with its id where only its values were changed."""
     clean = redact(text)
     if isinstance(text, Message):
         message = text.with_values(redact)

@@ -1,8 +1,8 @@
-"""Work side by side on threads that can be left behind.
+"""Parallel work on threads that can be abandoned.
 
 A library call that never returns must not hold a run past its deadline, nor the interpreter at its
-end. `ThreadPoolExecutor` joins its threads there, and pebble's pool joins them when it is stopped;
-so these are daemon threads, and waiting for them ends with the deadline and a short grace.
+end. `ThreadPoolExecutor` joins its threads when the interpreter exits, and pebble's pool when it is
+stopped. So these are daemon threads, and waiting for them ends with the deadline and a short grace.
 """
 
 import queue
@@ -65,8 +65,8 @@ def in_parallel(
 ) -> list[T | BaseException]:
     """Run all jobs; for each, its result or what it raised, in order.
 
-    A job that is still running `_GRACE_SECONDS` after the deadline is left behind and counts as a
-    TransientError; its thread ends at its own next look at the deadline.
+    A job that is still running `_GRACE_SECONDS` after the deadline is abandoned and counts as a
+    TransientError; its thread ends when it next checks the deadline.
     """
     executor = DaemonExecutor(num_workers, name)
     futures = [executor.submit(job) for job in jobs]
@@ -87,6 +87,7 @@ def _outcome(future: Future[T]) -> T | BaseException:
 
 
 def first_error(results: Sequence[object]) -> BaseException | None:
-    """The gravest of what was raised: anything else comes before a TransientError."""
+    """The most severe of the errors: any other comes before a TransientError. None where there are
+    none."""
     errors = [result for result in results if isinstance(result, BaseException)]
     return min(errors, key=lambda error: isinstance(error, TransientError), default=None)

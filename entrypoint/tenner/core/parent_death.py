@@ -1,8 +1,9 @@
 """A child process that does not outlive this program, even where that is killed.
 
-An engine whose program is gone would go on writing into the run's directory, beside the engine of
-the next start. On Linux the kernel ends it: the child requests that itself, and then becomes the
-program that was to be started.
+An engine whose program is gone would continue to write into the run's directory, beside the engine
+of the next start. On Linux the kernel ends it: a small Python program requests that for itself
+(`prctl` with PR_SET_PDEATHSIG, in effect after execve too) and then executes the program that was
+to be started. Elsewhere the command is returned unchanged.
 """
 
 import os
@@ -14,7 +15,7 @@ _WITH_PARENT = (
     "import ctypes, os, signal, sys\n"
     "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, which lasts across execve
     "parent, program = int(sys.argv[1]), sys.argv[2]\n"
-    "os.getppid() == parent or sys.exit(1)\n"  # it died before prctl
+    "os.getppid() == parent or sys.exit(1)\n"  # the parent ended before prctl
     "os.execv(program, sys.argv[2:])\n"
 )
 
@@ -27,7 +28,8 @@ _WITH_LAUNCHER = (
 
 
 def dying_with_launcher(python: str, words: Sequence[str]) -> tuple[str, ...]:
-    """`words` for `python`, as a program that ends with the launcher that starts it.
+    """The arguments `words` for `python` as a command (argv) that is killed when the launcher that
+    starts it ends.
 
     Launchers give each worker a session of its own, where no signal to their group arrives.
     """
@@ -37,7 +39,8 @@ def dying_with_launcher(python: str, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def dying_with_parent(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """`argv` as a command that ends with this program. Raises FileNotFoundError."""
+    """`argv` as a command that is killed when this program ends. Raises FileNotFoundError where
+    PATH in `environ` has no such program."""
     program = shutil.which(argv[0], path=environ.get("PATH"))
     if program is None:
         raise FileNotFoundError(2, "no such program", argv[0])

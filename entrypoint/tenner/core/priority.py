@@ -1,6 +1,6 @@
 """Low priority for work beside a training, which must not slow it down.
 
-Where the system has no priorities, it is done like everything else.
+Where the system has no priorities, it runs with the usual one.
 """
 
 import contextlib

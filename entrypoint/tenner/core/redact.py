@@ -1,4 +1,4 @@
-"""Texts without the paths of this machine, for what leaves it: they name its user and its folders.
+"""Removes this machine's paths, which name its user and its folders, from texts that leave it.
 
 A path in the run's directory becomes relative to it, the home folder becomes `~`, and of any other
 absolute path its last name is left. Addresses (`s3://…`, `https://…`) are no paths.

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and when it is given up.
+"""Which errors are retried, how often, and when to stop.
 
 Three kinds of failure: a `TransientError` (server errors, cuts, timeouts, a remote file that is not
 yet what was sent) is tried again until the time is up; a `PermanentError` (no permission, no such
@@ -39,7 +39,7 @@ class PermanentError(Exception):
 
 
 class Deadline:
-    """A total limit in seconds, shared by everything that is done towards one end."""
+    """A total limit in seconds, shared by all steps of one task."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -54,7 +54,7 @@ class Deadline:
         return self.remaining() <= 0
 
     def cancel(self) -> None:
-        """End all waiting that goes by this deadline now."""
+        """End every wait under this deadline now."""
         self._cancelled.set()
 
     def extend(self, seconds: float) -> None:
@@ -73,7 +73,7 @@ class Deadline:
         return _ReportingDeadline(self, report)
 
     def report(self, trouble: str) -> None:
-        """Called with what is tried again. Does nothing here."""
+        """Called with the text of each error that is retried. Does nothing here."""
 
     def sleep(self, seconds: float) -> None:
         """Wait, no longer than the time left."""

@@ -1,4 +1,4 @@
-"""Where every file of a run is, and how files are written so that none is ever half there."""
+"""The paths of all files of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class RunDir:
 
     @property
     def live(self) -> Path:
-        """The parts of the page that change while the run goes on, for its viewers."""
+        """The parts of the page that change during the run, for its viewers."""
         return self.path / "live.json"
 
     @property

@@ -1,8 +1,8 @@
-"""The head of a safetensors file, and what a file is that has none.
+"""The header of a safetensors file, and what a file without one is.
 
 Only the beginning is read: a wrong, cut or foreign file is reported in milliseconds, whatever its
-size. Every program part that opens a safetensors file reads its head here, so that a file which
-somebody made to harm ends in a sentence.
+size. Every program part that opens a safetensors file reads its head here, so that a maliciously
+made file leads to an error message, nothing worse.
 """
 
 import math
@@ -16,7 +16,7 @@ from tenner.core.json_text import parse_object, read_object
 from tenner.core.messages import Message, msg
 
 _LONGEST_HEADER_BYTES = 100_000_000
-"""What safetensors itself reads."""
+"""The largest header that safetensors itself reads, in bytes."""
 _DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),

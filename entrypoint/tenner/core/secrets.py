@@ -2,7 +2,7 @@
 
 Secrets have the names their owners gave them (`HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`, ...) and may
 come as `NAME_FILE`, a path to a file that holds the value, as Docker and Kubernetes mount them.
-They live in one `Secrets` value, whose `repr` is masked. Everything that writes text for people
+They are held in one `Secrets` value, whose `repr` is masked. Everything that writes text for people
 or files passes it through `redact`; every child process gets an environment from
 `child_environ`.
 """
@@ -59,7 +59,7 @@ _USER_IN_URL = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 CHILD_ENV = "TENNER_CHILD_ENV"
 """Names further variables that child processes may see."""
 _CHILD_NAME = re.compile(
-    # The process itself: where programs, libraries and temporary files lie, who it is, how it talks
+    # The process itself: paths of programs, libraries and temporary files, its user, its language
     r"PATH|HOME|USER|LOGNAME|SHELL|PWD|HOSTNAME|TERM|COLORTERM|COLUMNS|LINES|TZ|LANG|LANGUAGE|LC_\w+"
     r"|TMPDIR|TEMP|TMP|XDG_\w+|LD_\w+|DYLD_\w+|NO_COLOR|FORCE_COLOR|MALLOC_\w+|GLIBC_TUNABLES"
     # Windows
@@ -195,8 +195,8 @@ def child_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """What of `env` (the process's own by default) a child process may see.
 
     Only variables that are known to be of use to a trainer or its libraries, and those that
-    TENNER_CHILD_ENV names (`NAME,OTHER_*`); of these none whose name says that it holds a secret,
-    and none whose value has the shape of one.
+    TENNER_CHILD_ENV names (`NAME,OTHER_*`); of these none whose name is that of a secret, and none
+    whose value has the shape of one.
     """
     source = os.environ if env is None else env
     more = tuple(part for part in re.split(r"[\s,]+", source.get(CHILD_ENV, "")) if part)
@@ -208,8 +208,8 @@ def child_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def without_secrets(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """`env` (the process's own by default) without names that say they hold a secret (also as
-    `NAME_FILE`), and without values that have the shape of one.
+    """`env` (the process's own by default) without variables whose names are those of secrets (also
+    as `NAME_FILE`), and without values that have the shape of one.
 
     For what stays within the program; a child process is given `child_environ`.
     """

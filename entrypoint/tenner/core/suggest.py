@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def nearest_name(typo: str, known: Iterable[str], *, least: float = 70.0) -> str | None:
-    """The known name that is most alike, or None where none is by at least `least` of 100.
+    """The most similar known name, or None where no similarity reaches `least` of 100.
 
     70 allows one or two typing errors in names of usual length, 60 in short ones.
     """

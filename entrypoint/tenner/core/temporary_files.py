@@ -1,5 +1,5 @@
 """Files and folders under a temporary name that names their owner, and the removal of those
-whose owner is gone.
+whose process has ended.
 
 What a process was writing when it was killed stays under its temporary name: in a run's directory,
 at a destination, in the system's folder for temporary files. The name holds the machine, the
@@ -24,7 +24,8 @@ OTHERS_SECONDS = 3600.0
 """After so long without a change, what a process on another machine was writing counts as
 abandoned."""
 _LONGEST_BYTES = 160
-"""Of the final name: with the owner behind it the whole stays below the usual limit of 255."""
+"""Bytes of the final name that the temporary one holds: with the owner after it the whole stays
+below the usual limit of 255 bytes."""
 _OWNER = r"(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<start>\d+)"
 _PART = re.compile(rf"\..*\.{_OWNER}-[0-9a-f]{{8}}\.part")
 _FOLDER = re.compile(rf"tenner-[a-z]+-{_OWNER}-\w+")
@@ -66,8 +67,8 @@ def remove_abandoned_parts(*folders: Path, inside: Iterable[Path] = ()) -> list[
 
 
 def remove_every_part(*inside: Path) -> list[Path]:
-    """Remove all parts at any depth of folders that are this run's alone, but those of processes
-    that live: when nothing will take up a download any more. Returns those that it removed."""
+    """Remove all parts at any depth of folders that are this run's alone, except those of running
+    processes: for use when no download will be resumed any more. Returns those that it removed."""
     found = _at_any_depth(inside)
     return [*_remove(_PART, found), *_remove(_UNOWNED, [p for p in found if not _is_owned(p)])]
 
@@ -109,8 +110,8 @@ def _remove(pattern: re.Pattern[str], paths: Iterable[Path]) -> list[Path]:
 
 
 def _is_in_use(path: Path, named: re.Match[str]) -> bool:
-    """Whether the process that made it may still be writing: on this machine it is looked for, on
-    another one the time decides."""
+    """Whether the process that made it may still be writing: on this machine the process is looked
+    up, for another one the file's time decides."""
     if named["machine"] == _machine():
         return _start_of(int(named["process"])) == int(named["start"])
     try:
@@ -125,7 +126,7 @@ def _owner() -> str:
 
 @functools.cache
 def _machine() -> str:
-    """This start of this machine, and in it the namespace that process numbers are of."""
+    """A hash of this machine's name, its boot and the namespace of its process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))

@@ -155,7 +155,8 @@ class TrainJob:
     optimizer_args: dict[str, Any] = field(default_factory=dict[str, Any])
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
-    """Of the weights' moving average, kept and saved beside them; None for none."""
+    """Decay of the moving average of the weights, which is computed and saved beside them; None for
+    no average."""
 
     # The loss
     min_snr_gamma: float | None = None
@@ -203,7 +204,7 @@ class TrainJob:
 
 
 def conv_alpha_of(conv_dim: int, conv_alpha: float | None) -> float:
-    """Alpha of the convolutions: 1 where it is open, and 0 is the rank, as in sd-scripts'
+    """Alpha of the convolutions: 1 where it is not set, and 0 means the rank, as in sd-scripts'
     `networks/lora.py`."""
     return 1.0 if conv_alpha is None else conv_alpha or float(conv_dim)
 

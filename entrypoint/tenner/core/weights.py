@@ -1,7 +1,8 @@
 """Whether a LoRA file is one: readable to its last byte, and every number finite.
 
-Works on the bytes with the standard library alone, so that the program that judges a trainer
-needs nothing of the trainer's environment. A 38 MB file takes about a tenth of a second.
+Works on the bytes with the standard library alone, so that the program, which checks what the
+trainer wrote, needs no package of the trainer's environment. A 38 MB file takes about a tenth of a
+second.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,12 +22,13 @@ from tenner.core.safetensors_head import (
 
 _CHUNK_BYTES = 1 << 20
 CUT_FIX = msg("look whether the disk is full, and start the same command again")
-"""A LoRA that a run has just written is not to be had anywhere else."""
+"""The fix for a cut file that a run itself has just written, which cannot be fetched again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatFormat:
-    """How a number is laid out: bytes, and the exponent's bits. All of them set: not finite."""
+    """The layout of a number: its size in bytes, and a mask of the exponent's bits. A number with
+    all of these set is infinite or NaN."""
 
     num_bytes: int
     exponent: int
@@ -50,7 +52,8 @@ class Weights:
 
 
 def ema_path(path: Path) -> Path:
-    """Where the moving average of the weights at `path` lies: `lora-ema.safetensors`."""
+    """The path of the moving average of the weights at `path`: `lora-ema.safetensors` beside
+    `lora.safetensors`."""
     return path.with_name(f"{path.stem}-ema{path.suffix}")
 
 
@@ -87,8 +90,9 @@ def inspect_weights(path: Path) -> Weights | Problem:
 def any_not_finite(data: bytes, layout: FloatFormat) -> bool:
     """Whether any number in `data` (little-endian, whole numbers of them) is NaN or infinite.
 
-    All lanes at once, as one long integer: keep the exponents; adding the exponent's lowest bit
-    carries into the sign bit just where all exponent bits were set.
+    All numbers are tested at once, as one long integer: all bits but the exponents' are cleared;
+    then adding the exponent's lowest bit to each carries into the sign bit exactly where all
+    exponent bits were set.
     """
     lanes = len(data) // layout.num_bytes
     lowest = layout.exponent & -layout.exponent

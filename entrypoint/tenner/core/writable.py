@@ -1,4 +1,4 @@
-"""Whether tenner may write where it must, and in one sentence why not.
+"""Whether tenner may write to a folder, and why not.
 
 A folder is judged by writing to it, as modes do not show a read-only mount, a quota or a full
 disk.
@@ -124,7 +124,7 @@ def _own_it(path: Path) -> Message:
 
 
 def _nearest(path: Path) -> tuple[Path, str]:
-    """The nearest part of `path` that can be seen, and whose it is."""
+    """The nearest part of `path` that exists and can be read, and its owner with its mode."""
     for each in (path, *path.parents):
         try:
             found = each.stat()

@@ -96,7 +96,7 @@ def _base(name: str | None, environ: Mapping[str, str]) -> Base | None:
 def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> Measured | Problem:
     python = sys.executable if find_spec("numpy") else environ.get(PYTHON_VARIABLE)
     if not python:
-        text = msg("norms are not told: there is no numpy here")
+        text = msg("norms are not measured: numpy is not installed here")
         return Problem(text=text, fix=msg("pip install numpy"), level="note")
     job = MeasureJob(
         path=str(file.path.absolute()),
@@ -121,15 +121,17 @@ def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> 
         return Measured.from_json(done.stdout)
     except (ValueError, KeyError, TypeError):
         lines = done.stderr.strip().splitlines()
-        return _not_measured(lines[-1] if lines else msg("the measuring program said nothing"))
+        return _not_measured(
+            lines[-1] if lines else msg("the measuring program ended without a message")
+        )
 
 
 def _not_measured(why: str) -> Problem:
-    return Problem(text=msg("norms are not told: {why}", why=why), level="note")
+    return Problem(text=msg("norms are not measured: {why}", why=why), level="note")
 
 
 def _training(metadata: Mapping[str, str]) -> Training:
-    """What the file itself says of how it was trained; anyone can write anything into it."""
+    """The training as the file's metadata describes it, which anyone can have edited."""
     unet = _number(metadata.get("ss_unet_lr")) or _number(metadata.get("ss_learning_rate"))
     text = _number(metadata.get("ss_text_encoder_lr")) or unet
     rates: dict[Part, float] = {}

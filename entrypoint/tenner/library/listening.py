@@ -21,7 +21,7 @@ class Listener:
     """Passes events on to `on_event`, one at a time, and to `screen` where there is one.
 
     Problems are events too: `Warned`, or `Failed` for errors. Sentences go to the logger `tenner`.
-    What `on_event` raises is kept as `failure`, asks the run to end in order, and `on_event` is not
+    What `on_event` raises is stored in `failure` and ends the run in order; `on_event` is not
     called again. While a run is only prepared, a request to stop is answered at the next event.
     """
 
@@ -49,8 +49,8 @@ class Listener:
         if self.screen:
             self.screen.show(event)
         self._call(event)
-        is_asked = self.stop.signal is not None and self.stop.ends_at_once
-        if is_asked and threading.get_ident() == self._thread:
+        ends_here = self.stop.signal is not None and self.stop.ends_at_once
+        if ends_here and threading.get_ident() == self._thread:
             raise KeyboardInterrupt
 
     def show_address(self, what: AddressOf, address: str) -> None:

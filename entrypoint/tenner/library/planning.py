@@ -66,7 +66,7 @@ def compare(
     environ: Mapping[str, str] | None = None,
     preset: str | None = None,
 ) -> "Comparison":
-    """The same run on cards that are only named, at each provider, cheapest first.
+    """The same run on cards that need not be in this machine, at each provider, cheapest first.
 
     Neither card nor base model need be here. Raises SettingsError for an unknown card and where the
     job is refused on each of them, DatasetError for the dataset.

@@ -16,8 +16,9 @@ def environ_of(environ: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def request_of(given: Given, environ: Mapping[str, str], *, preset: str | None = None) -> Request:
-    """What is requested. As on the command line, `TENNER_*` variables of `environ` are weaker than
-    given values and stronger than a file; `./training_config.toml` is not read by itself.
+    """The settings as a request. As on the command line, `TENNER_*` variables of `environ` are
+    weaker than given values and stronger than a file; `./training_config.toml` is not read by
+    itself.
 
     Raises SettingsError with every problem of every source.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tenner.ui.screen import Screen
 
 _LOOKS_SECONDS = 0.1
-"""How often a caller's `stop` is looked at."""
+"""Seconds between two looks at whether the run has ended, while waiting for the caller's `stop`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +94,16 @@ def train(
     given = environ_of(environ)
     request = request_of(settings, given, preset=preset)
     stopping = stop_on_signals() if handle_signals else contextlib.nullcontext(StopRequest())
-    with stopping as asked:
-        listener = Listener(on_event=on_event, screen=screen, stop=asked)
-        with _stopped_by(stop, asked), _failure_of(listener):
-            outcome = run(request, given, listener, restart=restart, stop=asked)
+    with stopping as stop_request:
+        listener = Listener(on_event=on_event, screen=screen, stop=stop_request)
+        with _stopped_by(stop, stop_request), _failure_of(listener):
+            outcome = run(request, given, listener, restart=restart, stop=stop_request)
     return _result(outcome)
 
 
 @contextlib.contextmanager
-def _stopped_by(stop: threading.Event | None, asked: "StopRequest") -> Generator[None]:
-    """Hand the caller's request on while the run goes on."""
+def _stopped_by(stop: threading.Event | None, stop_request: "StopRequest") -> Generator[None]:
+    """Pass the caller's request to stop on to the run while the context lasts."""
     if stop is None:
         yield
         return
@@ -114,7 +114,7 @@ def _stopped_by(stop: threading.Event | None, asked: "StopRequest") -> Generator
     def watch() -> None:
         while not ended.is_set():
             if stop.wait(_LOOKS_SECONDS):
-                asked.request(SIGTERM)
+                stop_request.request(SIGTERM)
                 return
 
     watching = threading.Thread(target=watch, name="tenner-stop", daemon=True)
@@ -128,7 +128,7 @@ def _stopped_by(stop: threading.Event | None, asked: "StopRequest") -> Generator
 
 @contextlib.contextmanager
 def _failure_of(listener: "Listener") -> Generator[None]:
-    """Raise what the caller's own function raised, in place of how that ended the run."""
+    """Raise the error of the caller's `on_event` instead of the one that it ended the run with."""
     try:
         yield
     except TennerError as error:

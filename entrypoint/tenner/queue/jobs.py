@@ -36,7 +36,7 @@ _OWN_TABLES = ("batch", "jobs", "sweep")
 
 
 class BatchOptions(BaseModel):
-    """`[batch]`: what is set for the session rather than of a job."""
+    """`[batch]`: options of the whole batch rather than of one job."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -244,12 +244,13 @@ def _request(job: _RawJob, for_all: Sequence[Source], weakest: Sequence[Source])
 
 
 def _without(layer: Layer, key: str) -> Layer:
-    """A name that is set for all jobs would call them all the same."""
+    """`layer` without `key`: a name that is set for all jobs would give all the same one."""
     return replace(layer, values={k: v for k, v in layer.values.items() if k != key})
 
 
 def _own_folder(destination: str, name: str) -> str:
-    """The job's folder at a destination. A repository is not parted: it belongs to one job."""
+    """The job's folder at a destination. A repository has no folder for each job: it belongs to one
+    job."""
     if destination.startswith("hf://"):
         return destination
     address, mark, options = destination.partition("?")
@@ -257,7 +258,7 @@ def _own_folder(destination: str, name: str) -> str:
 
 
 def _clashes(jobs: Sequence[Request]) -> list[Problem]:
-    """Jobs that would write over each other."""
+    """Problems of jobs that would overwrite each other's runs or deliveries."""
     problems: list[Problem] = []
     names: set[tuple[str, str]] = set()
     owners: dict[str, str] = {}

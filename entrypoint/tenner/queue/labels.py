@@ -9,7 +9,7 @@ from typing import Any
 from tenner.queue.record import JobRecord
 
 LONG_NAME = 24
-"""Letters; names that are shorter stand whole, whatever they have in common."""
+"""Letters; shorter names are shown whole, whatever they have in common."""
 
 
 def value_slug(value: Any) -> str:
@@ -20,7 +20,8 @@ def value_slug(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class JobLabel:
-    """What tells a job from the others: its own name, where it has one, and its settings."""
+    """What distinguishes a job from the others: its own name, where it has one, and its
+    settings."""
 
     name: str
     pairs: tuple[tuple[str, str], ...] = ()
@@ -78,7 +79,7 @@ def _own_name(record: JobRecord) -> str:
 
 
 def _without_common_start(names: Mapping[str, str]) -> dict[str, str]:
-    """Long names without the words that all of them begin with, which `…` stands for."""
+    """Long names without the words that all of them begin with, which `…` replaces."""
     if max(map(len, names.values())) <= LONG_NAME:
         return dict(names)
     words = [re.split(r"(?<=[-_. ])", own) for own in names.values()]

@@ -65,8 +65,8 @@ class Lease:
     def take(self, say: Callable[[str], None], *, patience_seconds: float | None = None) -> None:
         """Wait for this run's lease and take it.
 
-        Raises DeliveryError where the destination cannot be reached or cannot tell which
-        machine was first, LeaseLost where another machine held it for `patience_seconds`.
+        Raises DeliveryError where the destination cannot be reached or cannot decide which machine
+        was first, LeaseLost where another machine held it for `patience_seconds`.
         """
         until = math.inf if patience_seconds is None else now() + patience_seconds
         while not self._try(say, until):
@@ -138,7 +138,7 @@ class Lease:
         if again:
             raise DeliveryError(
                 msg(
-                    "{destination} ignores conditions (If-None-Match): it cannot tell"
+                    "{destination} ignores conditions (If-None-Match): it does not show"
                     " which of two machines was first",
                     destination=self.remote.destination,
                 ),
@@ -168,7 +168,7 @@ class Lease:
         self._valid_until = requested_at + _OWN_SHARE * self.seconds
 
     def _watch(self) -> None:
-        """Whatever the network does, the turn ends when its time is over."""
+        """End the lease when its time is over, whatever the network does."""
         while not self._closing.wait(min(0.2, self.seconds / 50)):
             if now() > self._valid_until:
                 self._lost(msg("its destination was out of reach for too long"))
@@ -199,7 +199,7 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the turn back, where it is still this machine's."""
+        """Give the lease back, where this machine still holds it."""
         self._closing.set()
         for thread in self._threads:
             thread.join()

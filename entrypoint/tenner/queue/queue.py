@@ -208,7 +208,7 @@ _NOTHING_LEFT = (ExitCode.DELIVERED, ExitCode.TRAINING, ExitCode.BUDGET)
 
 
 def _end_machine(job: Request, environ: Mapping[str, str], screen: Screen) -> None:
-    """Stop or remove this machine where the jobs' settings say so."""
+    """Stop or remove this machine where the jobs' settings request it."""
     host = find_host(environ, secrets_from(environ)[0])
     problem = end_host(job.settings, host, environ, usd_per_hour=None, say=screen.say)
     if problem:
@@ -244,7 +244,8 @@ def show_records(screen: Screen, records: Sequence[JobRecord], folder: Path) -> 
 
 
 def work_of(prepared: Prepared) -> float:
-    """How much work a job is, against others: pixels seen, dearer ones counted more."""
+    """The work of a job, to compare jobs: pixels seen, weighted by what a step of the base
+    costs."""
     plan = prepared.plan
     width, height = plan.resolution
     weight = _SDXL_WORK if plan.base.family == "sdxl" else 1.0
@@ -254,7 +255,8 @@ def work_of(prepared: Prepared) -> float:
 
 
 def within(job: Request, options: BatchOptions, records: Sequence[JobRecord]) -> Request | None:
-    """The job held to what is left for all jobs; None where that is nothing."""
+    """The job with the batch's remaining money and time as its limits; None where nothing
+    remains."""
     settings, changed = job.settings, dict[str, float]()
     if options.max_cost_usd is not None:
         left = options.max_cost_usd - sum(each.cost_usd or 0.0 for each in records)

@@ -1,6 +1,6 @@
 """What the jobs of a batch share: each dataset is prepared once, and so is each job's plan.
 
-A plan is made before anything is on the card, so that what a batch keeps loaded there does not
+A plan is made before anything is on the card, so that models that a batch holds loaded there do not
 count as another program's memory.
 """
 

@@ -31,7 +31,7 @@ STATES: Mapping[JobState, Message] = {
     "stopped": msg("stopped"),
 }
 NUM_SEEDS = 3
-"""Seeds that are compared: more pictures would be smaller ones."""
+"""Most seeds that are compared: more pictures would have to be smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class RemoteRun:
             limit_seconds=limit_seconds,
             on_trouble=on_trouble,
         )
-        self._ask, self._again = self._calls.ask, self._calls.again
+        self._call, self._again = self._calls.call, self._calls.again
 
     def put_set(
         self, shipment: Shipment, *, limit_seconds: float | None = None
@@ -121,20 +121,20 @@ class RemoteRun:
                     states.remove_older(keep_states, coming)
                 return coming
 
-            return self._ask(put, limit_seconds)
+            return self._call(put, limit_seconds)
 
     def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
         """What the keys may do there besides writing."""
         if self.destination.kind != "s3":
             return ALL_PERMISSIONS
-        return self._ask(
+        return self._call(
             lambda store, deadline: self._again(deadline, lambda: store.permissions(deadline)),
             limit_seconds,
         )
 
     def states(self, *, limit_seconds: float | None = None) -> tuple[RemoteState, ...]:
         """The complete states of this job, the newest (highest step) first."""
-        return self._ask(
+        return self._call(
             lambda store, deadline: self._states(store, deadline).whole(), limit_seconds
         )
 
@@ -162,7 +162,7 @@ class RemoteRun:
             part.replace(into)
             sync_directory(into.parent)
 
-        self._ask(fetch, limit_seconds)
+        self._call(fetch, limit_seconds)
 
     def fetch_file(
         self, entry: RemoteEntry, into: Path, *, limit_seconds: float | None = None
@@ -179,7 +179,7 @@ class RemoteRun:
             part.replace(into)
             sync_directory(into.parent)
 
-        self._ask(fetch, limit_seconds)
+        self._call(fetch, limit_seconds)
 
     def drop_states(self, keep_states: int, *, limit_seconds: float | None = None) -> None:
         """Remove all but the `keep_states` newest complete states, and unfinished ones older than
@@ -203,7 +203,7 @@ class RemoteRun:
     def get_file(self, name: str, *, limit_seconds: float | None = None) -> bytes | None:
         """The content that `put_file` sent last under this name, None where there is none."""
         whole = f"{self._folder}/{name}"
-        return self._ask(
+        return self._call(
             lambda store, deadline: self._again(deadline, lambda: store.read(whole, deadline)),
             limit_seconds,
         )
@@ -211,7 +211,7 @@ class RemoteRun:
     def create_file(self, name: str, content: bytes, *, limit_seconds: float | None = None) -> bool:
         """Write a small file of the run where none of this name is; False where there is one."""
         whole = f"{self._folder}/{name}"
-        return self._ask(
+        return self._call(
             lambda store, deadline: self._again(
                 deadline, lambda: store.create(whole, content, deadline)
             ),
@@ -221,7 +221,7 @@ class RemoteRun:
     def names(self, under: str, *, limit_seconds: float | None = None) -> tuple[str, ...]:
         """The run's own files in the folder `under`, by their names in it."""
         start = f"{self._folder}/{under}"
-        found = self._ask(
+        found = self._call(
             lambda store, deadline: self._again(deadline, lambda: store.names(start, deadline)),
             limit_seconds,
         )
@@ -229,7 +229,7 @@ class RemoteRun:
 
     def link(self, name: str) -> str:
         """Where a person opens the file that `put_file` sent, or an empty text."""
-        return self._ask(lambda store, deadline: store.link(f"{self._folder}/{name}"), None)
+        return self._call(lambda store, deadline: store.link(f"{self._folder}/{name}"), None)
 
     def cancel(self) -> None:
         """End all calls that are under way now, as if their time were up."""

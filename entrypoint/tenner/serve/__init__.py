@@ -1,7 +1,8 @@
 """The page of a run on a port, for those who hold its token.
 
-`access` decides who may ask for what, `app` answers, `limits` holds strangers off, `process` is
-where this happens, and `server` opens the port and keeps the process running.
+`access` decides who may request what, `app` answers, `limits` bounds what strangers can use up,
+`process` is the program in which this runs, and `server` opens the port, starts that program and
+restarts it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Who may see the page. Pure: names, tokens and headers in, a verdict out.
+"""Who may see the page. Pure: names, tokens and headers in, a decision out.
 
 A page on a loopback port can be reached by any web site that the same browser visits: a name of
 the site's own that resolves to 127.0.0.1 (DNS rebinding) makes it the same origin. So a request
@@ -79,7 +79,7 @@ def _is_address(name: str) -> bool:
 
 def _same_origin(headers: Mapping[str, str], host: str) -> bool:
     """Whether the request comes from the page itself, or opens it: from the address bar or a link
-    (which holds the token, or is reported nothing)."""
+    (which needs the token)."""
     origin = headers.get("origin")
     if origin is not None:
         try:

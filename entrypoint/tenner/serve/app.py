@@ -1,5 +1,5 @@
-"""What the server answers: the page, its live parts, trained weights, and the wish to finish after
-this epoch.
+"""What the server answers: the page, its live parts, trained weights, and the request to finish
+after this epoch.
 
 Files are sent as the run wrote them; nothing is made for a request, so a hundred viewers cost the
 run next to nothing.
@@ -51,7 +51,7 @@ class _Version:
 
 
 class Shelf:
-    """The newest version of a file, read and compressed once for all who ask."""
+    """The newest version of a file, read and compressed once for all requests."""
 
     def __init__(self, path: Path, change: Callable[[bytes], bytes] = bytes) -> None:
         self._path = path
@@ -105,7 +105,7 @@ class Served:
         )
 
     async def finish(self, request: Request) -> Response:
-        """Ask the run to end after this epoch, as `touch RUN/STOP` does."""
+        """Request that the run ends after this epoch, as `touch RUN/STOP` does."""
         if refusal := self._refusal(request, changes_something=True):
             return refusal
         run_dir = await run_in_threadpool(self._run_dir, request)

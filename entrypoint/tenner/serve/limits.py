@@ -49,13 +49,13 @@ class Connections(Generic[C]):
         return None
 
     def is_answered(self, connection: C) -> None:
-        """Its request is whole."""
+        """Note that its request is complete."""
         group = self._waiting.pop(connection, None)
         if group is not None:
             self._answered[connection] = group
 
     def waits(self, connection: C) -> None:
-        """It has its answer, and may ask again."""
+        """Note that it has its answer, and may send another request."""
         group = self._answered.pop(connection, None)
         if group is not None:
             self._waiting[connection] = group
@@ -69,7 +69,7 @@ class Connections(Generic[C]):
 
 
 def address_group(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 address: what one stranger surely has."""
+    """An IPv4 address, or the /64 of an IPv6 address: what a single client surely has."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

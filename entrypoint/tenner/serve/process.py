@@ -1,4 +1,5 @@
-"""The process that serves a run's page: `python -m tenner.serve.process`, its order on stdin.
+"""The process that serves a run's page: `python -m tenner.serve.process`, with its instructions (a
+line of JSON) on stdin.
 
 It is apart from the run, so that attacks on it do not reach the run: it has few descriptors,
 little memory and a low priority, is the first that the kernel ends for memory,
@@ -34,7 +35,7 @@ _LIMITS = {
 
 
 def main() -> int:
-    """Serve by the order in the first line of stdin, until stdin is closed."""
+    """Serve by the instructions in the first line of stdin, until stdin is closed."""
     order = json.loads(sys.stdin.readline())
     limit_this_process()
     os.nice(NICE)

@@ -30,7 +30,7 @@ _SECONDS_TO_END = 5.0
 @dataclass(frozen=True, kw_only=True)
 class PageEndpoint:
     """Where the page is reached. `token` is made anew at each start unless one was given; `outside`
-    is how its address begins for those who are not on this machine, where the host says it."""
+    is how its address begins for those who are not on this machine, where the host provides it."""
 
     host: str
     port: int
@@ -80,7 +80,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def _outside(port: int, environ: Mapping[str, str]) -> str:
     """How a rented machine's port is reached from elsewhere: RunPod's proxy by the pod's name, on
-    Vast.ai the public address and the port that this one is mapped to. Empty where none says it."""
+    Vast.ai the public address and the port that this one is mapped to. Empty where neither is
+    known."""
     if pod := environ.get("RUNPOD_POD_ID"):
         return f"https://{pod}-{port}.proxy.runpod.net"
     address, mapped = environ.get("PUBLIC_IPADDR"), environ.get(f"VAST_TCP_PORT_{port}")
@@ -125,7 +126,7 @@ def open_page(
 @dataclass(kw_only=True)
 class _PageProcess:
     """Runs a process that answers on a socket which this one holds open: while there is none,
-    viewers wait. When it ends the run is warned, and nothing else."""
+    viewers' connections wait in its backlog. When it ends the run is warned, and nothing else."""
 
     run_dir: RunDir
     endpoint: PageEndpoint

@@ -1,4 +1,4 @@
-"""Environment variables without what their way here added to them.
+"""Environment variables without the quotes that some tools add to them.
 
 `docker run --env-file` and some hosts' forms leave quotes around a value that a shell takes off.
 """

@@ -1,4 +1,4 @@
-"""What a user can ask for. The text under a key is its documentation everywhere (`texts`).
+"""All settings. The text under a key is its documentation everywhere (`texts`).
 
 Keys are sd-scripts' option names wherever it has one, and mean what they mean there; the defaults
 are those of the guide that most people start from. `None` means that the plan decides, and reports
@@ -57,7 +57,8 @@ Sampler = Literal[
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 _PART = _STRICT | ConfigDict(defer_build=True)
-"""Of the sections, which are read and never made: their validators would be built for nothing."""
+"""Of the sections, which only group the keys and are never created: building their validators would
+take time for nothing."""
 
 
 class BaseModelSettings(BaseModel):
@@ -109,8 +110,8 @@ class DatasetSettings(BaseModel):
     """Times each image is seen in an epoch, for folders whose names do not give it; 10."""
     caption: Literal["never", "auto", "tags", "sentences"] = "never"
     """Draft captions that are missing, before the training, as `tenner caption` does: tags,
-    sentences, or what the base learnt. The drafts are kept in the run's folder, and files of yours
-    stay as they are."""
+    sentences, or what the base learnt. The drafts are stored in the run's folder, and files of
+    yours stay as they are."""
     caption_extension: str | None = None
     """File ending of captions. Found by itself (`.txt`, `.caption`) unless set."""
     caption_prefix: str = ""
@@ -137,7 +138,7 @@ class DatasetSettings(BaseModel):
     shuffle_caption: Switch = False
     """Shuffle the comma-separated tags of a caption at each step."""
     keep_tokens: Whole = Field(0, ge=0, le=255)
-    """The first N tags stay in place when tags are shuffled or dropped."""
+    """The first N tags stay first when tags are shuffled or dropped."""
     caption_separator: str = ","
     """What separates tags."""
     caption_dropout_rate: Share = 0.0
@@ -251,7 +252,7 @@ class TrainingSettings(BaseModel):
     optimizer_type: str = "AdamW8bit"
     """AdamW8bit, AdamW, Lion, Prodigy, Adafactor, SGD and, in sd-scripts, all that it knows. What
     the authors of Prodigy, D-Adaptation, Adafactor and the schedule-free ones recommend is taken
-    for what is not set, such as a rate of 1 and a constant schedule, and said."""
+    for what is not set, such as a rate of 1 and a constant schedule, and reported."""
     optimizer_args: Arguments = ()
     """More arguments for the optimizer, as `key=value`."""
     max_grad_norm: Rate = Field(1.0, le=1_000_000)
@@ -303,7 +304,7 @@ class OutputSettings(BaseModel):
     save_every_n_steps: Count | None = Field(None, le=10_000_000)
     """Keep a checkpoint every N steps."""
     save_state_every_minutes: Rate = Field(5.0, gt=0)
-    """Save a state to go on from every so many minutes: the most that a kill can cost."""
+    """Save a state every so many minutes: a kill costs no more than this."""
     save_precision: Literal["fp16", "bf16", "float"] = "fp16"
     """Number format of the LoRA file."""
     save_model_as: Literal["safetensors"] = "safetensors"
@@ -321,12 +322,12 @@ class OutputSettings(BaseModel):
     log_tracker_name: str = "tenner"
     """Name of the project in such a tracker; the run there has the name of this one."""
     deliver_for: Literal["none", "civitai"] = "none"
-    """Deliver also `NAME-civitai.zip`, with what Civitai's form asks for: the file, previews with
+    """Deliver also `NAME-civitai.zip`, with what Civitai's form needs: the file, previews with
     their prompts, trigger words, the base by Civitai's name, a description. Nothing is sent
     there."""
     keep_remote_states: Whole = Field(1, ge=0, le=1000)
     """While training, the newest states are stored at each destination too, so that another machine
-    can go on; this many. 0 sends none."""
+    can resume: this many. 0 sends none."""
 
 
 class SampleSettings(BaseModel):
@@ -402,7 +403,7 @@ class LimitSettings(BaseModel):
     """When the card runs out of memory, a batch that you fixed may be halved too. The images of a
     step stay the same."""
     may_freeze_text_encoder: Switch = False
-    """When nothing else makes a run fit the card, go on with the U-Net alone."""
+    """When nothing else makes a run fit the card, train the U-Net alone."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to train. A CPU is only used when set, or for the built-in tiny base."""
 

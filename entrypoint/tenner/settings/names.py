@@ -1,4 +1,4 @@
-"""Which key a name stands for: a setting, another name of it, or an option of sd-scripts."""
+"""Names of keys: of a setting, another name of it, or an option of sd-scripts."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ PROGRAM_VARIABLES = {
     "TENNER_CHILD_ENV": "further variables that the trainer may see",
     "TENNER_LOG": "how much is printed: quiet, normal, debug",
 }
-"""Variables that steer the program rather than a run; they are no settings."""
+"""Variables that configure the program rather than a run; they are no settings."""
 
 OTHER_NAMES = {
     "epochs": "max_train_epochs",

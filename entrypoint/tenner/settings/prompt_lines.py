@@ -2,8 +2,8 @@
 
 `a cat --n blurry --w 512 --h 768 --d 7 --l 5 --s 30` is a prompt with its own negative prompt, size
 in pixels, seed, guidance scale and steps (`line_to_prompt_dict` and `load_prompts` of sd-scripts'
-`library/train_util.py`). Files are read when the settings are, so that the run's settings hold the
-prompts themselves.
+`library/train_util.py`). Files are read together with the settings, so that the run's settings hold
+the prompts themselves.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Which value of each key holds, where it was set, and everything that is wrong, at once.
+"""The effective value of each key, where it was set, and everything that is wrong, at once.
 
 Sources in order of strength: flags, environment, TOML file, preset, defaults.
 """
@@ -145,7 +145,7 @@ def _only_sd_scripts(
 
 
 def _unknown(key: str, where: str) -> Problem:
-    """An unknown name, with the known one that it most likely stands for."""
+    """An unknown name, with the known one that was most likely meant."""
     variable = where.startswith(PREFIX)
     program = [name.removeprefix(PREFIX).lower() for name in PROGRAM_VARIABLES] if variable else []
     suggestion = nearest(key, (*setting_names(), *program, *facts.options()))
@@ -179,7 +179,8 @@ def _validated(
     found: dict[str, Problem] = {}
     try:
         loaded = LoadedSettings(sources=sources)
-        return Settings.model_construct(**dict(loaded)), []  # which holds on to no source
+        # A plain copy, which holds no reference to the sources.
+        return Settings.model_construct(**dict(loaded)), []
     except ValidationError as error:
         merged = {key: value for each in reversed(sources) for key, value in each.given.items()}
         for detail in error.errors(include_url=False):

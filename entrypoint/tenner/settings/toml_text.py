@@ -1,4 +1,4 @@
-"""A TOML file as text: its values, or what is wrong with it, in the user's words."""
+"""A TOML file as text: its values, or what is wrong with it, as problems with their fixes."""
 
 import re
 import tomllib

@@ -10,7 +10,8 @@ from tenner.settings.model import Settings
 
 
 def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
-    """The settings with the switches that their learning rates mean, and what that comes to.
+    """The settings with the switches that their learning rates mean, and a note of each part that
+    is left out.
 
     Two rates for SDXL's two text encoders, of which one is 0, are left as they are. Where nothing
     would be trained, that is the problem.
@@ -41,7 +42,7 @@ def trained_parts(settings: Settings) -> tuple[Settings, tuple[Problem, ...]]:
 def _nothing(settings: Settings) -> tuple[Problem, ...]:
     """All rates are 0, or the one that is not is of a part that a switch leaves out."""
     if settings.network_train_unet_only and settings.network_train_text_encoder_only:
-        return ()  # a rule of its own
+        return ()  # both switches at once are reported by `rules`
     text = msg(
         "nothing would be trained: the learning rates of all parts are 0 or left out by a switch"
     )

@@ -15,9 +15,9 @@ from tenner.core.json_text import parse_json
 from tenner.core.messages import msg
 
 SMALLEST_SIDE = 16
-"""Pixels: two latents, the least that the tiny base's U-Net takes."""
+"""Pixels: two latents, the smallest input of the tiny base's U-Net."""
 LARGEST_SIDE = 8192
-"""Pixels: past what any card trains at."""
+"""Pixels: more than any card can train at."""
 
 Scalar = str | int | float | bool
 
@@ -128,7 +128,8 @@ def _engine(value: Any) -> Any:
 
 
 def _digits(value: Any) -> Any:
-    """Digits as a number: flags and variables are text, and a choice of numbers takes none."""
+    """Digits as a number: flags and variables are text, and pydantic matches text with no choice of
+    numbers (`Literal[75, 150]`)."""
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
@@ -137,7 +138,7 @@ def _batch(value: Any) -> Any:
         return value.strip().lower()
     number = _number(value)
     if not re.fullmatch(r"[1-9]\d{0,4}", str(number)):
-        raise ValueError(msg('want "auto", "max" or a whole number of images up to 99999'))
+        raise ValueError(msg('expected "auto", "max" or a whole number of images up to 99999'))
     return int(number)
 
 

@@ -27,7 +27,8 @@ _EXAMPLES = msg(
 
 
 def read_bucket(text: str, named: Callable[[str], Message]) -> Destination:
-    """The bucket or remote that `text` names; `named` says in errors what the address is for.
+    """The bucket or remote that `text` names; `named` makes of an address the words for it in
+    errors, such as `dataset s3://a`.
 
     Raises SettingsError with every problem that `text` has.
     """

@@ -1,8 +1,8 @@
 """Delivery to Google Cloud Storage and Azure Blob Storage, through fsspec's file systems.
 
 What was stored is verified by size and by the MD5 that Google's server itself has taken; where the
-server names none (Azure keeps what its client said), the object is read back and its SHA-256
-compared. Objects appear whole: both servers show an upload once it is complete.
+server names none (Azure stores the hash that its client sent), the object is read back and its
+SHA-256 compared. Objects appear whole: both servers show an upload once it is complete.
 """
 
 import base64
@@ -58,7 +58,7 @@ def open_cloud(
     module, extra = _PACKAGES[destination.kind]
     try:
         if destination.kind == "gs":
-            # The plain one: the package's own asks by gRPC what kind each bucket is.
+            # The plain class: the package's default one first requests each bucket's kind by gRPC.
             from gcsfs.core import GCSFileSystem  # pyright: ignore[reportMissingTypeStubs]
 
             kind, options = GCSFileSystem, _google_options(env)
@@ -70,7 +70,7 @@ def open_cloud(
         text = msg("{destination} needs {module}", destination=destination, module=module)
         fix = msg("pip install 'tenner[{extra}]'", extra=extra)
         raise PermanentError(Problem(text=text, fix=fix)) from error
-    fs = _asked(
+    fs = _call_library(
         destination, lambda: kind(**options, use_listings_cache=False, skip_instance_cache=True)
     )
     return CloudStore(destination, fs)
@@ -118,7 +118,7 @@ class CloudStore:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file. Raises TransientError or PermanentError."""
-        self._ask(lambda: self._fs.pipe_file(self._path(name), content))
+        self._call(lambda: self._fs.pipe_file(self._path(name), content))
 
     def missing(self, files: Sequence[HashedFile], deadline: Deadline) -> tuple[HashedFile, ...]:
         found: list[HashedFile] = []
@@ -150,13 +150,13 @@ class CloudStore:
         for file in files:
             deadline.check()
             path = self._path(file.name)
-            self._ask(lambda file=file, path=path: self._fs.put_file(str(file.path), path))
+            self._call(lambda file=file, path=path: self._fs.put_file(str(file.path), path))
             on_bytes(file.size)
         self.delete(gone, deadline)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         try:
-            self._ask(lambda: self._fs.pipe_file(self._path(name), content, mode="create"))
+            self._call(lambda: self._fs.pipe_file(self._path(name), content, mode="create"))
         except PermanentError as refused:
             if refused.code == "exists":
                 return False
@@ -165,7 +165,7 @@ class CloudStore:
 
     def read(self, name: str, deadline: Deadline) -> bytes | None:
         try:
-            return self._ask(lambda: self._fs.cat_file(self._path(name)))
+            return self._call(lambda: self._fs.cat_file(self._path(name)))
         except PermanentError as refused:
             if refused.code == "absent":
                 return None
@@ -173,7 +173,7 @@ class CloudStore:
 
     def read_part(self, name: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` of a file."""
-        return self._ask(lambda: self._fs.cat_file(self._path(name), start, end))
+        return self._call(lambda: self._fs.cat_file(self._path(name), start, end))
 
     def beginning(self, name: str, num_bytes: int, deadline: Deadline) -> bytes:
         return retrying(deadline, lambda: self.read_part(name, 0, num_bytes))
@@ -201,7 +201,7 @@ class CloudStore:
     def names(self, under: str, deadline: Deadline) -> tuple[str, ...]:
         folder = self._path(under) if under else self._path("").rstrip("/")
         try:
-            found = retrying(deadline, lambda: self._ask(lambda: self._fs.find(folder)))
+            found = retrying(deadline, lambda: self._call(lambda: self._fs.find(folder)))
         except PermanentError as refused:
             if refused.code == "absent":
                 return ()
@@ -215,7 +215,7 @@ class CloudStore:
             try:
                 retrying(
                     deadline,
-                    lambda name=name: self._ask(lambda: self._fs.rm_file(self._path(name))),
+                    lambda name=name: self._call(lambda: self._fs.rm_file(self._path(name))),
                 )
             except PermanentError as refused:
                 if refused.code != "absent":
@@ -226,7 +226,7 @@ class CloudStore:
 
     def _info(self, name: str) -> Mapping[str, Any] | None:
         try:
-            found = self._ask(lambda: self._fs.info(self._path(name)))
+            found = self._call(lambda: self._fs.info(self._path(name)))
         except PermanentError as refused:
             if refused.code == "absent":
                 return None
@@ -236,15 +236,16 @@ class CloudStore:
     def _path(self, name: str) -> str:
         return f"{self.destination.root}/{self.destination.name_in_root(name)}"
 
-    def _ask(self, ask: Callable[[], T]) -> T:
+    def _call(self, action: Callable[[], T]) -> T:
         self._fs.invalidate_cache()
-        return _asked(self.destination, ask)
+        return _call_library(self.destination, action)
 
 
-def _asked(destination: Destination, ask: Callable[[], T]) -> T:
-    """What a library answers; its errors as ours, by the server's status where they have one."""
+def _call_library(destination: Destination, action: Callable[[], T]) -> T:
+    """The result of `action`, with the library's errors as TransientError or PermanentError, by the
+    server's status where they have one."""
     try:
-        return ask()
+        return action()
     except Exception as error:
         status = _status(error)
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
@@ -275,7 +276,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_login(error: BaseException) -> bool:
-    """Whether credentials are missing or were refused before anything was asked."""
+    """Whether credentials are missing or were refused before any request."""
     names = {each.__name__ for each in type(error).__mro__}
     return bool(
         names & {"GoogleAuthError", "ClientAuthenticationError", "CredentialUnavailableError"}

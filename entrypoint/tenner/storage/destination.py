@@ -16,8 +16,8 @@ class Destination:
     """One bucket, repo, remote or folder to deliver to.
 
     `root` is the bucket, the container, the repo id, the remote's name or the folder; `prefix` is
-    the folder inside it, without slashes at its ends. `notes` say what was corrected in the address
-    that was given.
+    the folder inside it, without slashes at its ends. `notes` are the corrections of the address as
+    it was written.
     """
 
     kind: Kind

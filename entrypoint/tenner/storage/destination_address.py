@@ -1,4 +1,4 @@
-"""Destinations as they are written: `s3://bucket/prefix`, `gs://bucket/prefix`,
+"""Reads the addresses of destinations: `s3://bucket/prefix`, `gs://bucket/prefix`,
 `azure://container/prefix`, `hf://user/repo`, `rclone:REMOTE:path`, `file:///path`.
 
 People paste what their browser or console shows: these shapes are understood, corrected where the
@@ -96,7 +96,7 @@ def _parse_plain(pasted: PastedAddress) -> Destination:
             "{address} may be a folder, a bucket or a Hugging Face repo",
             address=pasted.title,
         ),
-        fix=msg("say which: s3://{address}, hf://{address} or ./{address}", address=address),
+        fix=msg("write s3://{address}, hf://{address} or ./{address}", address=address),
     )
 
 

@@ -17,7 +17,7 @@ ENDPOINT_HOSTS = re.compile(
     r"|backblazeb2\.com|wasabisys\.com|digitaloceanspaces\.com|storage\.googleapis\.com"
     r"|scw\.cloud|linodeobjects\.com|your-objectstorage\.com|s3[.-][a-z0-9.-]+)$"
 )
-"""Hosts that are known to speak S3, or whose name begins with a word that says so."""
+"""Hosts that are known to speak S3, or whose name begins with one of these words."""
 
 _REGION_IN_HOST = (
     re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.(?:backblazeb2|wasabisys|scw)\."),

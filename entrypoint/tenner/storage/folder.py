@@ -1,4 +1,5 @@
-"""Delivery into a folder: copied under a temporary name, read back, renamed into place."""
+"""Delivery into a folder: copied under a temporary name, read back, then renamed to the final
+one."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""One cached file over HTTP: fetched again only where it has changed, resumed where it was cut off.
+"""Fetches a file over HTTP into a cache: again only where it has changed, and resumed after a cut.
 
 A file's version as its server names it (ETag, Last-Modified, length) is stored beside it. A cached
 file is revalidated with it (`If-None-Match`); the rest of a partial one is fetched only of the same
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 OnBytes = Callable[[int, int | None], None]
 ATTEMPTS = 5
-"""Tries in a row that bring nothing new."""
+"""Failed tries in a row, without a new byte, after which a download is given up."""
 FIRST_WAIT_SECONDS = 0.5
-"""Doubled at each further try in a row."""
+"""Before the second try; doubled at each further one."""
 TIMEOUT_SECONDS = 60
 
 
@@ -210,8 +210,8 @@ class _Task:
 def read_beginning(
     url: str, num_bytes: int, *, kind: DownloadKind = DATASET
 ) -> tuple[bytes, int | None]:
-    """The first `num_bytes` bytes of a file, asked for with a range, and the size of all of it,
-    None where the server does not say.
+    """The first `num_bytes` bytes of a file, requested with a range, and the size of all of it in
+    bytes, None where the server does not give it.
 
     A server that takes no ranges is cut off after them. Raises `kind.error`.
     """

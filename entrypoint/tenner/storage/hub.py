@@ -25,7 +25,7 @@ from tenner.storage.permissions import ALL_PERMISSIONS, Permissions
 from tenner.storage.store import OnBytes
 
 _MOST_PATHS = 500
-"""The Hub takes up to 1,000 paths in one question (huggingface_hub, issue 1503)."""
+"""The Hub takes up to 1,000 paths in one request (huggingface_hub, issue 1503)."""
 _NO_REPO = {"RepoNotFound", "RevisionNotFound"}
 
 
@@ -48,7 +48,7 @@ class HubStore:
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
         """Who the token is, that the repo is there (made private where it is not), and that a
         small large-file arrives. That file is in no commit: it leaves no trace in the repo."""
-        who = self._ask(deadline, self._client.api.whoami)
+        who = self._call(deadline, self._client.api.whoami)
         if reason := _reads_only(who):
             problem = Problem(
                 text=msg("{destination}: {reason}", destination=self.destination, reason=reason),
@@ -61,7 +61,7 @@ class HubStore:
             raise _in_whose_name(refused, self.destination, who) from refused
         content = io.BytesIO(token_hex(16).encode())
         name = self.destination.name_in_root(f".tenner-check-{token_hex(4)}.safetensors")
-        self._ask(
+        self._call(
             deadline,
             self._client.api.preupload_lfs_files,
             self.destination.root,
@@ -140,7 +140,7 @@ class HubStore:
             return answer.content
 
         try:
-            return self._ask(deadline, get)
+            return self._call(deadline, get)
         except PermanentError as refused:
             if refused.code in {"EntryNotFound", *_NO_REPO}:
                 return None
@@ -148,7 +148,7 @@ class HubStore:
 
     def fetch(self, name: str, target: Path, deadline: Deadline) -> None:
         cache = target.with_name(f".{target.name[:100]}.hub")  # a cut one resumes from here
-        found = self._ask(
+        found = self._call(
             deadline,
             self._client.api.hf_hub_download,
             self.destination.root,
@@ -173,7 +173,7 @@ class HubStore:
             return [str(each.path) for each in tree if hasattr(each, "size")]
 
         try:
-            found = self._ask(deadline, walk)
+            found = self._call(deadline, walk)
         except PermanentError as refused:
             if refused.code in {"EntryNotFound", *_NO_REPO}:
                 return ()
@@ -199,7 +199,7 @@ class HubStore:
         where = f"{self._client.endpoint}/{self.destination.root}"
         return f"{where}/blob/{self.destination.revision}/{self.destination.name_in_root(name)}"
 
-    def _ask(self, deadline: Deadline, action: Any, *given: Any, **more: Any) -> Any:
+    def _call(self, deadline: Deadline, action: Any, *given: Any, **more: Any) -> Any:
         return call_hub(self.destination, self._client, deadline, action, *given, **more)
 
     def _make_ready(self, deadline: Deadline) -> Any:
@@ -211,19 +211,21 @@ class HubStore:
             return None
         where, api = self.destination, self._client.api
         try:
-            repo = self._ask(deadline, api.repo_info, where.root)
+            repo = self._call(deadline, api.repo_info, where.root)
         except PermanentError as refused:
             if refused.code != "RepoNotFound":
                 raise
-            self._ask(deadline, api.create_repo, where.root, private=where.private, exist_ok=True)
-            repo = self._ask(deadline, api.repo_info, where.root)
+            self._call(deadline, api.create_repo, where.root, private=where.private, exist_ok=True)
+            repo = self._call(deadline, api.repo_info, where.root)
         if where.revision != "main":
-            self._ask(deadline, api.create_branch, where.root, branch=where.revision, exist_ok=True)
+            self._call(
+                deadline, api.create_branch, where.root, branch=where.revision, exist_ok=True
+            )
         self._ready = True
         return repo
 
     def _commit(self, deadline: Deadline, operations: Sequence[Any], title: str) -> None:
-        self._ask(
+        self._call(
             deadline,
             self._client.api.create_commit,
             self.destination.root,
@@ -239,7 +241,7 @@ class HubStore:
         requested = list(paths)
         for start in range(0, len(requested), _MOST_PATHS):
             try:
-                answer = self._ask(
+                answer = self._call(
                     deadline,
                     self._client.api.get_paths_info,
                     self.destination.root,
@@ -307,7 +309,7 @@ def _git_hash(path: Path) -> str:
 
 
 def _reads_only(who: Mapping[str, Any]) -> str:
-    """Why this token cannot write anything, where the Hub tells; else an empty text."""
+    """Why this token cannot write anything, where the Hub's answer shows it; else an empty text."""
     token = who.get("auth", {}).get("accessToken", {})
     return (
         msg("the token of {get} may only read", get=who.get("name"))
@@ -325,7 +327,7 @@ def _write_fix() -> Message:
 def _in_whose_name(
     refused: PermanentError, destination: Destination, who: Mapping[str, Any]
 ) -> PermanentError:
-    """A refusal, with the names that this token may write to."""
+    """`refused`, with the user and organisations that this token may write to."""
     owner, _, repo = destination.root.partition("/")
     mine = [str(who.get("name")), *(str(org["name"]) for org in who.get("orgs", ()))]
     if owner in mine or refused.code not in {"401", "403", "404", "RepoNotFound"}:

@@ -12,11 +12,12 @@ from tenner.storage.redirects import ServerGuard
 
 T = TypeVar("T")
 OFFLINE = "OfflineModeIsEnabled"
-"""The code of a PermanentError that says that HF_HUB_OFFLINE is set."""
+"""The code of the PermanentError that is raised where HF_HUB_OFFLINE is set."""
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 _ANSWER_SECONDS = 60.0
 _PASSING_STATUS = {408, 409, 412, 425, 429}
-"""409 and 412: another commit came between. 429 also stands for the hourly limit on commits."""
+"""409 and 412: another commit came between. 429 is the answer to the hourly limit on commits
+too."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -1,8 +1,8 @@
 """Files of a model repo by huggingface_hub's own downloader, in a cache of its layout, verified.
 
 `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT` and Xet storage work as in every program that uses the
-library. Two things are added. A file is held to the SHA-256 that the Hub or tenner names for it.
-And what comes over plain HTTP is resumed by a later start too: the library resumes after a cut
+library. Two things are added. A file must have the SHA-256 that the Hub or tenner names for it. And
+a download over plain HTTP is resumed by a later start too: the library resumes after a cut
 connection, but drops a partial download when its process ends.
 """
 

@@ -51,7 +51,7 @@ class LimitedCalls:
             for deadline in self._under_way:
                 deadline.cancel()
 
-    def ask(self, action: Callable[[Store, Deadline], T], limit_seconds: float | None) -> T:
+    def call(self, action: Callable[[Store, Deadline], T], limit_seconds: float | None) -> T:
         """Do `action` within its limit. Raises DeliveryError for whatever prevented it."""
         deadline = Deadline(self._limit_seconds if limit_seconds is None else limit_seconds)
         with self._lock:

@@ -1,4 +1,4 @@
-"""A local copy of a remote folder: which files are here already, which are gone.
+"""A local copy of a remote folder: which files are here already, which were removed.
 
 Each file's version is noted as it arrives, so that a killed start loses one file at most.
 """

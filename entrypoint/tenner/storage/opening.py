@@ -1,4 +1,4 @@
-"""Which store a destination is."""
+"""Opens the store of a destination, and the source of a dataset or base."""
 
 from collections.abc import Mapping
 

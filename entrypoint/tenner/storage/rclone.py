@@ -27,7 +27,7 @@ _OPTIONS = ("--retries", "1", "--low-level-retries", "3", "--log-level", "ERROR"
 _ABSENT = (3, 4)
 """rclone's exit codes: directory not found, file not found."""
 _FATAL = (1, 7)
-"""A wrong configuration or an unknown remote; an error that no retry mends."""
+"""A wrong configuration or an unknown remote; an error that retrying cannot fix."""
 _HASHES = ("sha256", "sha1", "md5")
 _CHUNK_SECONDS = 600.0
 

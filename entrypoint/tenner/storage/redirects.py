@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import httpx
 
 _NAT64 = IPv6Network("64:ff9b::/96")
-"""IPv6 addresses whose last 32 bits are the IPv4 address that they stand for (RFC 6052)."""
+"""IPv6 addresses whose last 32 bits are the IPv4 address that is embedded in them (RFC 6052)."""
 
 
 @dataclass(kw_only=True)
@@ -128,7 +128,7 @@ def is_inside(address: str) -> bool:
 
 
 def _embedded_addresses(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Address]:
-    """The address, or the IPv4 addresses that an IPv6 address stands for."""
+    """The address, or the IPv4 addresses embedded in an IPv6 address."""
     if isinstance(address, IPv4Address):
         return [address]
     embedded = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]

@@ -142,8 +142,8 @@ class S3Store:
         Raises TransientError or PermanentError.
         """
         try:
-            ask = getattr(self._client, action)
-            _persist(deadline, call, self.destination, deadline, ask, **what)
+            request = getattr(self._client, action)
+            _persist(deadline, call, self.destination, deadline, request, **what)
         except PermanentError as refused:
             if refused.code not in _FORBIDDEN | _ABSENT:
                 raise
@@ -209,7 +209,8 @@ class S3Store:
         return sent.is_signed or is_proven(file, sent.answer)
 
     def _head(self, name: str, deadline: Deadline, mode: Mapping[str, str]) -> Answer:
-        """What is known of an object. A refusal has no text: GET is requested it."""
+        """The server's answer to HEAD. A refused HEAD has no body, so the reason is read from a GET
+        of one byte."""
         key = self._key(name)
         try:
             return call(self.destination, deadline, self._client.head_object, **key, **mode)
@@ -253,8 +254,8 @@ class S3Store:
 
     def beginning(self, name: str, num_bytes: int, deadline: Deadline) -> bytes:
         """The first bytes of an object. Raises PermanentError where there is none."""
-        wanted = {**self._key(name), "Range": f"bytes=0-{num_bytes - 1}"}
-        answer = call(self.destination, deadline, self._client.get_object, **wanted)
+        part = {**self._key(name), "Range": f"bytes=0-{num_bytes - 1}"}
+        answer = call(self.destination, deadline, self._client.get_object, **part)
         return call(self.destination, deadline, answer["Body"].read)
 
     def version(self, name: str, deadline: Deadline) -> tuple[int, str]:
@@ -276,8 +277,8 @@ class S3Store:
         found: list[str] = []
         more: dict[str, str] = {}
         while True:
-            ask = partial(call, self.destination, deadline, self._client.list_objects_v2)
-            page = retrying(deadline, partial(ask, **start, **more))
+            request = partial(call, self.destination, deadline, self._client.list_objects_v2)
+            page = retrying(deadline, partial(request, **start, **more))
             found += [str(each["Key"]).removeprefix(root) for each in page.get("Contents", ())]
             if not page.get("IsTruncated"):
                 return tuple(sorted(found))
@@ -313,7 +314,8 @@ def _check_name() -> str:
     return f"{CHECK_NAME}-{token_hex(4)}"
 
 
-def _persist(deadline: Deadline, ask: Callable[..., T], *what: Any, **more: Any) -> T:
-    """Ask until there is an answer: in a row of requests each is tried again by itself, else one
-    trouble would cost all of them. A refusal is an answer, and raised at once."""
-    return retrying(deadline, partial(ask, *what, **more), max_refusals=1)
+def _persist(deadline: Deadline, request: Callable[..., T], *what: Any, **more: Any) -> T:
+    """Call `request` until it is answered. In a series of requests each is retried by itself;
+    otherwise one transient error would repeat all of them. A refusal is an answer, and raised at
+    once."""
+    return retrying(deadline, partial(request, *what, **more), max_refusals=1)

@@ -24,7 +24,8 @@ def download_object(
     """Fetch to `target`, atomically. What arrived stays, and a second call resumes there, which
     s3transfer cannot: it throws away what arrived when a transfer fails.
 
-    `on_bytes` is reported how many bytes are here. Raises TransientError or PermanentError.
+    `on_bytes` is called with the number of bytes that are here. Raises TransientError or
+    PermanentError.
     """
     head = call(destination, deadline, client.head_object, **key)
     size, etag = int(head["ContentLength"]), str(head.get("ETag", ""))

@@ -30,7 +30,7 @@ def growth_of(destination: Destination, retention: Retention) -> tuple[Problem, 
     return (
         Problem(
             text=msg(
-                "{destination}: this bucket keeps each version of a file{until}: it grows"
+                "{destination}: this bucket stores each version of a file{until}: it grows"
                 " by a state at each save, and all of it is paid for",
                 destination=destination,
                 until=until,
@@ -54,7 +54,7 @@ def limits_of(destination: Destination, permissions: Permissions) -> tuple[Probl
             Problem(
                 text=msg(
                     "{destination}: files can be written but not read back: each is"
-                    " verified by the server's answer to its upload, no states are kept"
+                    " verified by the server's answer to its upload, no states are stored"
                     " there, and a run resumes from this machine's disk alone",
                     destination=destination,
                 ),

@@ -94,7 +94,9 @@ def explain_answer(
                 code=code,
                 message=message,
             ),
-            fix=msg("free space there or raise its limit; the files are kept here meanwhile"),
+            fix=msg(
+                "free space there or raise its limit; meanwhile the files stay in the run's folder"
+            ),
         )
         return PermanentError(problem, code=FULL)
     if status >= 500 or status == 429 or code in _PASSING_CODES:

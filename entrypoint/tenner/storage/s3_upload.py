@@ -187,7 +187,9 @@ class S3Uploads:
             numbers = range(1, -(-file.size // upload.part_bytes) + 1)
             jobs = [partial(retrying, deadline, partial(send, number)) for number in numbers]
             whole = {"MultipartUpload": {"Parts": _all_done(jobs, deadline)}}
-            answer = self._ask(upload, deadline, self.client.complete_multipart_upload, **whole)
+            answer = self._call_upload(
+                upload, deadline, self.client.complete_multipart_upload, **whole
+            )
         except (PermanentError, _UploadLost) as error:
             self._give_up(file.name, deadline)
             text = msg("an unfinished upload of {name} could not be resumed", name=file.name)
@@ -200,7 +202,7 @@ class S3Uploads:
         found: dict[int, Answer] = {}
         more: dict[str, int] = {}
         while True:
-            page = self._ask(upload, deadline, self.client.list_parts, **more)
+            page = self._call_upload(upload, deadline, self.client.list_parts, **more)
             found |= {int(part["PartNumber"]): part for part in page.get("Parts", ())}
             if not page.get("IsTruncated"):
                 return found
@@ -224,11 +226,13 @@ class S3Uploads:
         part = there.get(number)
         if part is None or not _is_part(part, content, checksum):
             send = partial(self.client.upload_part, Body=content, PartNumber=number)
-            part = self._ask(upload, deadline, send, **proof)
+            part = self._call_upload(upload, deadline, send, **proof)
         on_bytes(len(content))
         return {"PartNumber": number, "ETag": part["ETag"], **proof}
 
-    def _ask(self, upload: "_Upload", deadline: Deadline, action: Any, **more: Any) -> Answer:
+    def _call_upload(
+        self, upload: "_Upload", deadline: Deadline, action: Any, **more: Any
+    ) -> Answer:
         """A call for an unfinished upload. Raises _UploadLost where the server has forgotten it, or
         has no such call."""
         try:

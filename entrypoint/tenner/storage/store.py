@@ -53,9 +53,9 @@ class Store(Protocol):
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
         """Write a small file where none of this name is. False, and nothing changed, where there
-        is one. Of several at once one alone is reported True.
+        is one. Of several callers at once only one gets True.
 
-        Raises PermanentError where the other side has no way to promise that.
+        Raises PermanentError where the destination cannot guarantee that.
         """
         ...
 

@@ -78,7 +78,7 @@ class Cluster:
         return any(each["Alive"] for each in self.ray.nodes() if each["NodeID"] == node)
 
     def request(self, needs: Sequence[Mapping[str, float]]) -> None:
-        """Tell an autoscaling cluster which resources would be used at once."""
+        """Report to an autoscaling cluster which resources would be used at once."""
         bundles = [{"CPU": each["num_cpus"], "GPU": each["num_gpus"]} for each in needs]
         bundles = [{kind: count for kind, count in each.items() if count} for each in bundles]
         importlib.import_module("ray.autoscaler.sdk").request_resources(bundles=bundles)

@@ -98,7 +98,7 @@ def _here(request: Request) -> Request:
 
 
 def _first_that_leases(destinations: tuple[Destination, ...]) -> Destination | None:
-    """The destination that holds the lease: a Hub repo or a remote of rclone cannot tell which
+    """The destination that holds the lease: a Hub repo or a remote of rclone cannot decide which
     machine was first."""
     leasing = (each for each in destinations if each.kind not in ("hub", "rclone"))
     return next(leasing, None) or next(iter(destinations), None)

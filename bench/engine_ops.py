@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +27,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tenner.engines.native import small_maps
+from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
+from tenner.engines.native.text import TextEncoders
 from tenner.engines.native.unet import Unet
 from tenner.engines.native.unet_config import parse_unet_config
 
@@ -39,6 +42,7 @@ VIEWS = {
     *("slice", "select", "unsqueeze", "squeeze", "detach", "as_strided", "alias", "_unsafe_view"),
     *("empty", "new_empty", "empty_like", "unfold", "lift_fresh", "_reshape_alias", "chunk"),
 }
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # Forward of sd-scripts' own U-Nets with networks.lora under autocast, per image, as traced at
 # commit 48d368f.
 SD_SCRIPTS_FORWARD = {"sd1": (2668, 6.24e9), "sdxl": (8617, 45.6e9)}
@@ -51,6 +55,11 @@ class OperationCounter(TorchDispatchMode):
         super().__init__()
         self.names: Counter[str] = Counter()
         self.bytes = 0
+
+    @property
+    def num_kernels(self) -> int:
+        """Operations that launch one; views do not."""
+        return sum(count for name, count in self.names.items() if name not in VIEWS)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -80,6 +89,12 @@ def main() -> None:
             theirs, their_whole = ((each.names.total(), each.bytes) for each in there)
         print_line(family, "forward", forward, theirs)
         print_line(family, "forward and backward", whole, their_whole)
+    for family in ("sd1", "sd2", "sdxl"):
+        forward, whole = (trace_text(family, trained=each) for each in (False, True))
+        print(
+            f"{family:5} text encoders: {forward} kernels to encode a caption, {whole} to train;"
+            f" transformers' {trace_clip(family)} to encode"
+        )
 
 
 def print_line(
@@ -131,6 +146,100 @@ def trace(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:
     whole.bytes = forward.bytes + backward.bytes
     assert math.isfinite(whole.bytes)
     return forward, whole
+
+
+def trace_text(family: str, *, trained: bool) -> int:
+    """Kernels for encoding a caption, or for that and the backward pass with a LoRA."""
+    with FakeTensorMode():
+        bank = LoraBank()
+        encoders, _ = text_encoders(
+            family, bank, 32, False, adapts=adapts_text if trained else never
+        )
+        if trained:
+            bank.allocate(torch.device("cpu"), torch.bfloat16)
+            bank.begin_pass(first=True)
+        with OperationCounter() as counted, torch.set_grad_enabled(trained):
+            found = encoders.encode([""])
+            if trained:
+                pooled = 0 if found.pooled is None else found.pooled.float().mean()
+                (found.context.float().mean() + pooled).backward()
+    return counted.num_kernels
+
+
+def trace_clip(family: str) -> int:
+    """Kernels of encoding a caption with transformers' CLIP, as sd-scripts does."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    number = 0
+    for part in TEXT_ENCODERS[: 2 if family == "sdxl" else 1]:
+        config = json.loads(CONFIGS.read_text())[family][part]
+        with FakeTensorMode(), torch.no_grad():
+            model = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+            with OperationCounter() as counted:
+                model(torch.zeros(1, 77, dtype=torch.long))
+        number += counted.num_kernels
+    return number
+
+
+class Captions:
+    """Stand-in for a tokenizer: token ids of 77 words, without contents."""
+
+    num_chunks, chunk, eos = 1, 75, 49407
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        return torch.empty(len(captions), 77, dtype=torch.long)
+
+
+def text_shapes(family: str) -> list[tuple[dict, dict[str, torch.Size]]]:
+    """Configuration and tensors of each text encoder, by the names that the trainer reads."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    found = []
+    for part in TEXT_ENCODERS[: 2 if family == "sdxl" else 1]:
+        config = json.loads(CONFIGS.read_text())[family][part]
+        with torch.device("meta"):
+            model = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+        shapes = {
+            name.removeprefix("text_model."): value.shape
+            for name, value in model.state_dict().items()
+        }
+        if not found:
+            shapes.pop("text_projection.weight")
+        found.append((config, shapes))
+    return found
+
+
+def text_encoders(
+    family: str,
+    bank: LoraBank,
+    rank: int,
+    checkpointing: bool,
+    *,
+    adapts: Callable[[str], bool] | None = None,
+) -> tuple[TextEncoders, int]:
+    """Text encoders with their LoRA, and the bytes of their weights."""
+    half, cpu, encoders, projection, num_bytes = torch.bfloat16, torch.device("cpu"), [], None, 0
+    for number, (config, shapes) in enumerate(text_shapes(family)):
+        tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
+        num_bytes += sum(each.nbytes for each in tensors.values())
+        projection = tensors.pop("text_projection.weight", None)
+        segment = f"te{number}"
+        plan = LoraPlan(bank=bank, segment=segment, name_of=str, dim=rank, alpha=1.0)
+        parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts or adapts_text)
+        clip = ClipText(parse_clip_config(config), parts)
+        clip.checkpointing = checkpointing
+        encoders.append((Captions(), clip))
+    return TextEncoders(family, encoders, projection, None, cpu), num_bytes  # pyright: ignore[reportArgumentType]
+
+
+def adapts_text(name: str) -> bool:
+    """Attention and MLP, as in the trainer."""
+    return ".self_attn." in name or ".mlp." in name
+
+
+def never(name: str) -> bool:
+    """As where text encoders are not trained."""
+    return False
 
 
 def trace_sd_scripts(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:

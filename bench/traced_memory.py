@@ -18,7 +18,7 @@ be undone is followed likewise, and the larger of both counts. With `--store` ro
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.engine_ops import CONFIGS, VIEWS, OperationCounter
+from bench.engine_ops import CONFIGS, OperationCounter, text_encoders
 from tenner.engines.native import small_maps
-from tenner.engines.native.clip import ClipText, parse_clip_config
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.network import adapts_unet
 from tenner.engines.native.parts import LoraPlan, Parts
 from tenner.engines.native.recomputation import Unit
-from tenner.engines.native.text import TextEncoders
 from tenner.engines.native.undo import Undo
 from tenner.engines.native.unet import Resnet, Unet
 from tenner.engines.native.unet_config import parse_unet_config
@@ -45,7 +43,7 @@ from tenner.optimizers import state_bytes
 from tenner.planning.checkpointing import LEVELS, Shares
 from tenner.planning.vram import Load, memory_parts
 
-SIDES = {"sd1": 512, "sdxl": 1024}
+SIDES = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 LOOK_EVERY = 4
 """Operations between two looks at which storages are gone."""
 
@@ -97,57 +95,6 @@ class Traced:
     weights: int
     lora: int
     step: int
-
-
-class Captions:
-    """Stand-in for a tokenizer: token ids of 77 words, without contents."""
-
-    num_chunks, chunk, eos = 1, 75, 49407
-
-    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        return torch.empty(len(captions), 77, dtype=torch.long)
-
-
-def text_shapes(family: str) -> list[tuple[dict, dict[str, torch.Size]]]:
-    """Configuration and tensors of each text encoder, by the names that the trainer reads."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    found = []
-    for part in ("text_encoder", "text_encoder_2")[: 2 if family == "sdxl" else 1]:
-        config = json.loads(CONFIGS.read_text())[family][part]
-        with torch.device("meta"):
-            model = CLIPTextModelWithProjection(CLIPTextConfig(**config))
-        shapes = {
-            name.removeprefix("text_model."): value.shape
-            for name, value in model.state_dict().items()
-        }
-        if not found:
-            shapes.pop("text_projection.weight")
-        found.append((config, shapes))
-    return found
-
-
-def text_encoders(
-    family: str, bank: LoraBank, rank: int, checkpointing: bool
-) -> tuple[TextEncoders, int]:
-    """Text encoders with their LoRA, and the bytes of their weights."""
-    half, cpu, encoders, projection, num_bytes = torch.bfloat16, torch.device("cpu"), [], None, 0
-    for number, (config, shapes) in enumerate(text_shapes(family)):
-        tensors = {name: torch.empty(shape, dtype=half) for name, shape in shapes.items()}
-        num_bytes += sum(each.nbytes for each in tensors.values())
-        projection = tensors.pop("text_projection.weight", None)
-        segment = f"te{number}"
-        plan = LoraPlan(bank=bank, segment=segment, name_of=str, dim=rank, alpha=1.0)
-        parts = Parts(tensors, device=cpu, dtype=half, plan=plan, adapts=adapts_text)
-        clip = ClipText(parse_clip_config(config), parts)
-        clip.checkpointing = checkpointing
-        encoders.append((Captions(), clip))
-    return TextEncoders(family, encoders, projection, None, cpu), num_bytes  # pyright: ignore[reportArgumentType]
-
-
-def adapts_text(name: str) -> bool:
-    """Attention and MLP, as in the trainer."""
-    return ".self_attn." in name or ".mlp." in name
 
 
 def trace(
@@ -256,8 +203,7 @@ def costs_of_blocks(family: str) -> list[tuple[int, int]]:
         products, kernels = FlopCounterMode(display=False), OperationCounter()
         with products, kernels, AttentionFlops() as attention:
             answer = function(*inputs)
-        number = sum(count for name, count in kernels.names.items() if name not in VIEWS)
-        found[block.unit] = (products.get_total_flops() + attention.number, number)
+        found[block.unit] = (products.get_total_flops() + attention.number, kernels.num_kernels)
         return answer
 
     shapes = unet_shapes(family)

@@ -100,13 +100,9 @@ def test_larger_batches_save_time_as_they_did_on_an_rtx_4090() -> None:
     at 11, and 23 at 14 and more with gradient checkpointing; only ratios are known."""
 
     def per_image(batch: int, *, checkpointing: bool = False) -> float:
+        load = Load(family="sd1", pixels=512 * 512, network_dim=32, text_encoder_trained=True)
         seconds = modelled_seconds(
-            "sd1",
-            pixels=512 * 512,
-            peak_tflops=165.2,
-            batch_size=batch,
-            gradient_checkpointing=checkpointing,
-            text_encoder_trained=True,
+            load, peak_tflops=165.2, batch_size=batch, gradient_checkpointing=checkpointing
         )
         return seconds / batch
 

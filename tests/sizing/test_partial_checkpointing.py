@@ -35,6 +35,13 @@ def test_the_levels_are_those_of_the_stored_traces_and_the_counted_blocks(family
     assert levels(family) == list(LEVELS[family])
 
 
+@pytest.mark.long
+def test_the_levels_of_sd2_are_those_of_sd1() -> None:
+    for found, taken in zip(levels("sd2"), LEVELS["sd2"], strict=True):
+        assert found.memory == pytest.approx(taken.memory, abs=0.001)
+        assert replace(found, memory=taken.memory) == taken
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_more_blocks_free_more_and_cost_more(family: Family) -> None:
     number = num_blocks(family)
@@ -61,14 +68,11 @@ def test_the_traced_rows_have_levels_and_numbers_between_them() -> None:
 def test_no_block_takes_the_time_of_none_and_every_block_that_of_all(family: Family) -> None:
     def seconds(on: bool, blocks: int | None = None) -> float:
         return modelled_seconds(
-            family,
-            pixels=SDXL.pixels,
+            replace(SDXL, family=family),
             peak_tflops=100,
             batch_size=2,
             gradient_checkpointing=on,
             checkpointed_blocks=blocks,
-            text_encoder_trained=False,
-            engine="native",
         )
 
     found = [seconds(True, each) for each in range(num_blocks(family) + 1)]

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from bench.engine_ops import trace_clip, trace_text
 from bench.gpu_day.report import _toml
 from bench.traced_memory import modelled_gb, stored_rows, trace_update, traced_gb
+from tenner.core.family import Family
 from tenner.hardware.cards.measured import MeasuredMemory, MeasuredSpeed
 from tenner.pipeline.probing import reason_to_measure
 from tenner.planning import speed, vram
 from tenner.planning.shaping import Ground, load_of
-from tenner.planning.sizing import CardMemory
+from tenner.planning.sizing import CardMemory, seconds_per_image
 from tenner.planning.speed import modelled_seconds, step_time
 from tenner.planning.vram import Load, largest_batch, memory_parts, needed_gb
 from tenner.settings import Settings
@@ -22,7 +24,7 @@ def test_the_model_is_within_five_percent_of_every_traced_step() -> None:
     rows = stored_rows()
     seen = {name: {row[name] for row in rows} for name in ("family", "checkpointing", "text")}
     assert seen == {
-        "family": {"sd1", "sdxl"},
+        "family": {"sd1", "sd2", "sdxl"},
         "checkpointing": {True, False},
         "text": {True, False},
     }
@@ -178,13 +180,10 @@ def test_fewer_kernels_make_small_steps_faster_and_large_ones_hardly(
     def share(peak: float, batch: int) -> float:
         own, other = (
             modelled_seconds(
-                family,
-                pixels=side**2,
+                Load(family=family, pixels=side**2, network_dim=32, engine=engine),
                 peak_tflops=peak,
                 batch_size=batch,
                 gradient_checkpointing=False,
-                text_encoder_trained=False,
-                engine=engine,
             )
             for engine in ("native", "sd-scripts")
         )
@@ -195,10 +194,41 @@ def test_fewer_kernels_make_small_steps_faster_and_large_ones_hardly(
     assert share(25.6, 8) > 0.95
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_kernels_of_text_encoders_are_those_that_are_counted(family: Family) -> None:
+    counted = (trace_text(family, trained=False), trace_text(family, trained=True))
+    assert speed.TEXT_KERNELS[family] == counted
+    if speed.CLIP_KERNELS[family]:
+        assert speed.CLIP_KERNELS[family] == trace_clip(family)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_captions_that_change_are_encoded_in_every_step(family: Family) -> None:
+    """On a card that computes in no time a step takes its launches, of which the built-in trainer
+    makes as many more as encoding each caption of the batch takes."""
+    load = Load(family=family, pixels=512**2, network_dim=8, engine="native")
+    sd_scripts = replace(load, engine="sd-scripts")
+
+    def seconds(load: Load) -> float:
+        card = CardMemory(name="no known card", free_mib=None)
+        return 4 * seconds_per_image(replace(load, pixels=1), card, 4, False)
+
+    kernel = speed.LAUNCH_SECONDS[family] / speed.KERNELS[family]["sd-scripts"]
+    more = seconds(replace(load, text_encoder_held=True)) - seconds(load)
+    assert more == pytest.approx(4 * speed.TEXT_KERNELS[family][0] * kernel, rel=1e-3)
+    trained = seconds(replace(load, text_encoder_trained=True)) - seconds(load)
+    assert trained == pytest.approx(speed.TEXT_KERNELS[family][1] * kernel, rel=1e-3)
+    others = seconds(replace(sd_scripts, text_encoder_held=True)) - seconds(sd_scripts)
+    assert others == pytest.approx(576 * kernel if family == "sdxl" else 0.0, rel=1e-3)
+
+
 def test_memory_that_no_card_has_measured_is_measured_where_much_is_planned() -> None:
     case = {"family": "sdxl", "capability": (8, 9), "engine": "native"}
     assert "built-in trainer" in reason_to_measure("auto", needed_gb=15.0, free_gb=24.0, **case)
     assert not reason_to_measure("auto", needed_gb=8.0, free_gb=24.0, **case)
+    older = {**case, "family": "sd2"}
+    assert "built-in trainer" in reason_to_measure("auto", needed_gb=15.0, free_gb=24.0, **older)
     other = {**case, "engine": "sd-scripts"}
     assert not reason_to_measure("auto", needed_gb=15.0, free_gb=24.0, **other)
 

@@ -151,7 +151,7 @@ def reason_to_measure(
         )
     if needed_gb < free_gb * _FAR_SHARE:
         return ""
-    if family == "sd2":
+    if family == "sd2" and engine == "sd-scripts":
         return msg("the memory model was never held against SD 2.x")
     if capability is None or capability < _CALIBRATED_FROM:
         return msg("the memory model was never held against such a card")

@@ -391,14 +391,11 @@ def seconds_per_image(
     """By the time model, to compare choices."""
     peak = card.known.peak_tflops if card.known else None
     seconds = modelled_seconds(
-        load.family,
-        pixels=load.pixels,
+        load,
         peak_tflops=peak or _USUAL_PEAK,
         batch_size=batch_size,
         gradient_checkpointing=gradient_checkpointing,
         checkpointed_blocks=checkpointed_blocks,
-        text_encoder_trained=load.text_encoder_trained,
-        engine=load.engine,
     )
     return (seconds + swapping_seconds(load)) / batch_size
 

@@ -26,7 +26,8 @@ from tenner.planning.vram import NATIVE_SIDE, Load
 LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
 """The least time of a step, however fast the card."""
 TEXT_LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.05, "sd2": 0.10, "sdxl": 0.20}
-"""More where text encoders are trained: fitted for SDXL's 264 modules, by number for the others."""
+"""More where sd-scripts trains text encoders: fitted for SDXL's 264 modules, by number for the
+others."""
 KERNELS: Mapping[Family, Mapping[Trainer, int]] = {
     "sd1": {"sd-scripts": 4_600, "native": 2_042},
     "sd2": {"sd-scripts": 4_600, "native": 2_042},
@@ -34,6 +35,16 @@ KERNELS: Mapping[Family, Mapping[Trainer, int]] = {
 }
 """Kernels of a training step (`bench.engine_ops`), by which the launches of the built-in trainer
 are sd-scripts' measured ones: no card has timed its own."""
+TEXT_KERNELS: Mapping[Family, tuple[int, int]] = {
+    "sd1": (147, 631),
+    "sd2": (233, 1_042),
+    "sdxl": (466, 2_035),
+}
+"""Kernels of the built-in trainer's text encoders: for encoding a caption, each of which it encodes
+alone, and for a step of a batch in which they are trained (`bench.engine_ops`)."""
+CLIP_KERNELS: Mapping[Family, int] = {"sd1": 0, "sd2": 0, "sdxl": 576}
+"""Kernels of sd-scripts for encoding a batch of captions (`bench.engine_ops`). With SD 1.x and 2.x
+it does so in every step: there the launches that were measured hold them."""
 CHECKPOINTING_LAUNCHES = 1.7
 """Forward runs twice."""
 USE: Mapping[Family, float] = {"sd1": 0.16, "sd2": 0.16, "sdxl": 0.42}
@@ -52,6 +63,7 @@ FORWARD_LAUNCHES = 0.18
 """Kernel launches of a bare U-Net's forward pass to those of a training step: 3,062 to 17,000 in
 SDXL, by tracing."""
 BLEND = 1.5
+_NO_MATTER = 1  # of network_dim: the model's time does not depend on it
 BUS_BYTES_PER_SECOND = 20e9
 """PCI Express 4.0 with 16 lanes, from pinned memory: two thirds of its 32 GB/s."""
 TRANSFORMER_PIXEL_POWER = 1.13
@@ -90,14 +102,11 @@ def step_time(
     if card is None or card.peak_tflops is None or load.full_precision:
         return None
     seconds = modelled_seconds(
-        load.family,
-        pixels=load.pixels,
+        load,
         peak_tflops=card.peak_tflops,
         batch_size=batch_size,
         gradient_checkpointing=gradient_checkpointing,
         checkpointed_blocks=checkpointed_blocks,
-        text_encoder_trained=load.text_encoder_trained,
-        engine=load.engine,
     )
     seconds = (seconds + swapping_seconds(load)) * accumulation
     factor, sources = _by_measurement(card.name, load.family, load.engine, load.cuda_graphs)
@@ -118,31 +127,45 @@ def swapping_seconds(load: Load) -> float:
 
 
 def modelled_seconds(
-    family: Family,
+    load: Load,
     *,
-    pixels: int,
     peak_tflops: float,
     batch_size: int,
     gradient_checkpointing: bool,
-    text_encoder_trained: bool,
     checkpointed_blocks: int | None = None,
-    engine: Trainer = "sd-scripts",
 ) -> float:
-    """Seconds of a pass and its update by the model alone. Recomputing some of the blocks costs
-    their share of what recomputing all does."""
+    """Seconds of a pass and its update by the model alone, without a transformer's swapping.
+    Recomputing some of the blocks costs their share of what recomputing all does."""
+    family = load.family
     work = _work_of(family)
     kernels = arithmetic_share = float(gradient_checkpointing)
     if gradient_checkpointing and checkpointed_blocks is not None:
         shares = shares_of(family, checkpointed_blocks)
         kernels, arithmetic_share = shares.kernels, shares.work
     launches = work.launches * (1 + (CHECKPOINTING_LAUNCHES - 1) * kernels)
-    launches += work.text_launches * text_encoder_trained
-    launches *= launch_share(family, engine)
+    launches *= launch_share(family, load.engine)
+    launches += _text_launches(load, batch_size)
     kept, recomputed = work.step_tflop
     tflop = kept + (recomputed - kept) * arithmetic_share
-    tflop *= batch_size * work.share(pixels)
+    tflop *= batch_size * work.share(load.pixels)
     arithmetic = tflop / (peak_tflops * work.use)
     return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND)
+
+
+def _text_launches(load: Load, batch_size: int) -> float:
+    """Seconds that text encoders take to launch in a step. Their arithmetic is under 2 % of it."""
+    family, trained = load.family, load.text_encoder_trained
+    if not trained and not load.text_encoder_held:
+        return 0.0
+    if family not in KERNELS:
+        return _work_of(family).text_launches * trained
+    if load.engine == "sd-scripts" and trained:
+        return TEXT_LAUNCH_SECONDS[family]
+    encoding, training = TEXT_KERNELS[family]
+    kernels = training if trained else encoding * batch_size
+    if load.engine == "sd-scripts":
+        kernels = CLIP_KERNELS[family]
+    return kernels * LAUNCH_SECONDS[family] / KERNELS[family]["sd-scripts"]
 
 
 def launch_share(family: Family, engine: Trainer) -> float:
@@ -208,14 +231,18 @@ def modelled_row(row: MeasuredSpeed) -> float:
     card = card_named(row.card)
     if card is None or card.peak_tflops is None:
         raise ValueError(f"no peak known for {row.card}")
-    seconds = modelled_seconds(
-        row.family,
+    load = Load(
+        family=row.family,
         pixels=row.side**2,
+        network_dim=_NO_MATTER,
+        text_encoder_trained=row.text_encoder_trained,
+        engine=row.engine,
+    )
+    seconds = modelled_seconds(
+        load,
         peak_tflops=card.peak_tflops,
         batch_size=row.batch_size,
         gradient_checkpointing=row.gradient_checkpointing,
-        text_encoder_trained=row.text_encoder_trained,
-        engine=row.engine,
     )
     return seconds * row.gradient_accumulation_steps
 

@@ -10,8 +10,8 @@ That is so for sd-scripts. The built-in trainer's step is traced instead (`bench
 tensors without contents): its parts are counted, and only what is outside of a trace is assumed.
 No card has measured it yet.
 
-Not known: anything of SD 2.x (taken as SD 1.x, whose channels it has), other attention than
-xformers and sdpa, and what torch.compile changes.
+Not known: what sd-scripts takes for SD 2.x (taken as SD 1.x, whose channels it has), other
+attention than xformers and sdpa, and what torch.compile changes.
 """
 
 import math
@@ -73,8 +73,8 @@ TRACED_STEPS: Mapping[Family, tuple[TracedStep, TracedStep]] = {
         TracedStep(image_gb=0.2262, rank_gb=0.0001619),
     ),
     "sd2": (
-        TracedStep(image_gb=0.7795, rank_gb=0.0005274),
-        TracedStep(image_gb=0.2262, rank_gb=0.0001619),
+        TracedStep(image_gb=0.7793, rank_gb=0.0005274),
+        TracedStep(image_gb=0.2261, rank_gb=0.0001619),
     ),
     "sdxl": (
         TracedStep(image_gb=5.6502, rank_gb=0.0017665),
@@ -84,19 +84,22 @@ TRACED_STEPS: Mapping[Family, tuple[TracedStep, TracedStep]] = {
 """Without and with gradient checkpointing, fitted to `bench/traced.json` within 5 %."""
 TRACED_TEXT: Mapping[Family, tuple[TracedStep, TracedStep]] = {
     "sd1": (TracedStep(image_gb=0.0336, rank_gb=0.0), TracedStep(image_gb=0.0120, rank_gb=0.0)),
-    "sd2": (TracedStep(image_gb=0.0920, rank_gb=0.0), TracedStep(image_gb=0.0330, rank_gb=0.0)),
+    "sd2": (
+        TracedStep(image_gb=0.0686, rank_gb=0.0000213),
+        TracedStep(image_gb=0.0143, rank_gb=0.0),
+    ),
     "sdxl": (TracedStep(image_gb=0.2173, rank_gb=0.0), TracedStep(image_gb=0.0889, rank_gb=0.0)),
 }
-"""The same of training the text encoders besides, at 77 tokens; SD 2.x by its LoRA's size."""
+"""The same of training the text encoders besides, at 77 tokens."""
 TRACED_CONVOLUTIONS: Mapping[Family, tuple[float, float]] = {
     "sd1": (0.0986, 0.0287),
-    "sd2": (0.0986, 0.0287),
+    "sd2": (0.0989, 0.0291),
     "sdxl": (0.430, 0.117),
 }
 """GB more of an image where 3x3 convolutions are adapted too (conv_dim), whose inputs are kept."""
 TRACED_PLAIN: Mapping[Family, tuple[float, float]] = {
     "sd1": (0.0187, 0.0237),
-    "sd2": (0.0187, 0.0237),
+    "sd2": (0.0105, 0.0026),
     "sdxl": (0.0103, 0.0210),
 }
 """GB more of an image where the LoRA is plain autograd: with its dropouts, and compiled."""

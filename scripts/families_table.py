@@ -84,8 +84,6 @@ PROOFS |= {
 
 def proofs(family: FamilyFacts) -> dict[str, str]:
     """What is shown of a family, and by what."""
-    if family.untrained:
-        return {**dict.fromkeys(COLUMNS, NO), "recognised": YES, "planned": "refused with why"}
     return PROOFS.get(family.name, _PARSER)
 
 

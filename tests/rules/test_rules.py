@@ -50,7 +50,6 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
     ),
     ("sd35-large", {"network_module": "networks.dylora"}, "cannot be laid over"),
     ("sd1", {"network_module": "networks.oft"}, "diffusers does not load its files"),
-    ("lumina2", {}, "cannot be trained here"),
     ("flux", {"clip_skip": 2}, "clip_skip has no meaning for FLUX.1"),
     ("sd35-large", {"clip_skip": 2}, "clip_skip has no meaning for Stable Diffusion 3.5 Large"),
     ("sd35-medium", {"v_parameterization": True}, "it predicts the flow"),

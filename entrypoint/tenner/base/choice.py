@@ -145,7 +145,12 @@ def find_base(
     known = known_base(base_model)
     about = known_notices(known) if known else family_notices(base.family)
     notices = (*base.notices, *about, *further.notices)
-    return replace(base, further=further.files, notices=tuple(dict.fromkeys(notices)))
+    return replace(
+        base,
+        further=further.files,
+        hub_tokenizers=further.tokenizers,
+        notices=tuple(dict.fromkeys(notices)),
+    )
 
 
 def known_notices(known: KnownBase) -> tuple[Problem, ...]:

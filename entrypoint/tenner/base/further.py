@@ -5,9 +5,10 @@ has the tensors of such a file, else it is fetched. A base that holds the part i
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tenner.base.hub_tokenizers import find_tokenizers
 from tenner.base.model import Base
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
@@ -38,9 +39,11 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Further:
-    """The files by the option that names them, and a note for each that is fetched later."""
+    """The files by the option that names them, tokenizers as `user/repo/file`, and a note for each
+    that is fetched later."""
 
     files: Mapping[str, Path]
+    tokenizers: Mapping[str, Path] = field(default_factory=dict[str, Path])
     notices: tuple[Problem, ...] = ()
 
 
@@ -65,9 +68,13 @@ def find_further(base: Base, search: Search) -> Further:
             files[part.option] = found
         else:
             problems.append(_to_fetch(part))
+    tokenizers = find_tokenizers(
+        base.family, search.environ, fetches=search.fetches, on_bytes=search.on_bytes
+    )
+    problems += tokenizers.problems
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
-    return Further(files=files, notices=tuple(problems))
+    return Further(files=files, tokenizers=tokenizers.files, notices=tuple(problems))
 
 
 def named_problems(family: Family, settings: Settings) -> tuple[Problem, ...]:

@@ -53,6 +53,8 @@ class Base:
     betas: NoiseBetas = USUAL_BETAS
     further: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Text encoders and autoencoder in files of their own, by the option that names them."""
+    hub_tokenizers: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Files of tokenizers that sd-scripts looks up on the Hub, as `user/repo/file`."""
 
     @property
     def facts(self) -> FamilyFacts:

@@ -90,6 +90,21 @@ class FurtherFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubTokenizer:
+    """A tokenizer that sd-scripts looks up by `hub_id` in the Hub's cache while it trains.
+
+    `files` are those that it reads, at the commit `revision`, each with its SHA-256 where that is
+    known: the commit alone decides the others.
+    """
+
+    title: str
+    hub_id: str
+    revision: str
+    files: Mapping[str, str]
+    is_gated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Blocks that sd-scripts swaps between card and memory.
 
@@ -202,8 +217,6 @@ class FamilyFacts:
     """Class of the denoiser in a folder of diffusers layout."""
     drawing: Drawing
     trainers: tuple[str, ...] = ("sd-scripts",)
-    untrained: str = ""
-    """Why it is recognised and refused; empty where it is trained."""
     bases: tuple[KnownBase, ...] = ()
     files: tuple[FurtherFile, ...] = ()
     options: Mapping[str, Default[Scalar]] = field(default_factory=dict[str, Default[Scalar]])
@@ -216,6 +229,7 @@ class FamilyFacts:
     licence: Licence | None = None
     tokenizers: tuple[str, ...] = ()
     """Folders of tokenizers that sd-scripts looks for, by its names."""
+    hub_tokenizers: tuple[HubTokenizer, ...] = ()
     lora_family: Family = ""
     """The family whose LoRAs fit too; empty where it is itself."""
     name_patterns: str = ""

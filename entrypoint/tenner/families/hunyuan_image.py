@@ -12,6 +12,7 @@ from tenner.families.facts import (
     Drawing,
     FamilyFacts,
     FurtherFile,
+    HubTokenizer,
     KnownBase,
     Licence,
     Transformer,
@@ -106,8 +107,23 @@ HUNYUAN_IMAGE = FamilyFacts(
             " South Korea, and limits commercial use"
         ),
     ),
-    untrained=msg(
-        "sd-scripts requests from the Hub the tokenizers of Qwen2.5-VL and byT5 while it trains"
+    hub_tokenizers=(
+        HubTokenizer(
+            title=msg("the tokenizer of Qwen2.5-VL"),
+            hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
+            revision="cc594898137f460bfe9f0759e9844b3ce807cfb5",
+            files={
+                "vocab.json": "ca10d7e9fb3ed18575dd1e277a2579c16d108e32f27439684afa0e10b1440910",
+                "merges.txt": "",
+                "tokenizer_config.json": "",
+            },
+        ),
+        HubTokenizer(
+            title=msg("the tokenizer of byT5"),
+            hub_id="google/byt5-small",
+            revision="68377bdc18a2ffec8a0533fef03b1c513a4dd49d",
+            files={"config.json": "", "tokenizer_config.json": "", "special_tokens_map.json": ""},
+        ),
     ),
     name_patterns=r"hunyuan[-_ ]?image",
     bases=(

@@ -11,6 +11,7 @@ from tenner.families.facts import (
     Drawing,
     FamilyFacts,
     FurtherFile,
+    HubTokenizer,
     KnownBase,
     Licence,
     Transformer,
@@ -79,8 +80,19 @@ LUMINA = FamilyFacts(
     licence=Licence(
         name="Apache License 2.0", url="https://huggingface.co/Alpha-VLLM/Lumina-Image-2.0"
     ),
-    untrained=msg(
-        "sd-scripts requests from the Hub the tokenizer of Gemma 2, which is gated, while it trains"
+    hub_tokenizers=(
+        HubTokenizer(
+            title=msg("the tokenizer of Gemma 2"),
+            hub_id="google/gemma-2-2b",
+            revision="c5ebcd40d208330abc697524c919956e692655cf",
+            files={
+                "tokenizer.json": (
+                    "3f289bc05132635a8bc7aca7aa21255efd5e18f3710f43e3cdb96bcd41be4922"
+                ),
+                "tokenizer_config.json": "",
+            },
+            is_gated=True,
+        ),
     ),
     name_patterns=r"lumina",
     bases=(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tenner.base.hub_tokenizers import write_tokenizers
 from tenner.base.tokenizers import write_clip_tokenizers
 from tenner.core.command import Command
 from tenner.core.files import write_json
@@ -138,13 +139,15 @@ def tokenizers_for(prepared: Prepared, run_dir: RunDir) -> Path | None:
 
 
 def _trainers_tokenizers(prepared: Prepared, run_dir: RunDir) -> Path:
-    """CLIP's tokenizers, and T5's, a link to the one among sd-scripts' files. Raises OSError."""
+    """CLIP's tokenizers, T5's, a link to the one among sd-scripts' files, and those of the Hub.
+    Raises OSError."""
     folder = write_clip_tokenizers(run_dir.tokenizers).absolute()
     trainer = prepared.engine.trainer
     if T5_XXL in prepared.base.facts.tokenizers and trainer:
         link = folder / T5_XXL
         if not link.is_symlink():
             link.symlink_to(trainer.directory / "configs" / "t5_old", target_is_directory=True)
+    write_tokenizers(folder, prepared.base.family, prepared.base.hub_tokenizers)
     return folder
 
 

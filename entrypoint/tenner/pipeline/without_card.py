@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base, known_notices
 from tenner.base.further import named_problems
+from tenner.base.hub_tokenizers import tokenizer_problems
 from tenner.base.local import find_local_base
 from tenner.base.model import Base, known_shape
 from tenner.base.tiny import base_dir
@@ -89,6 +90,7 @@ def judge_without_card(
     if known and base is None:
         problems += known_notices(known)
         problems += _access_problems(known, environ)
+        problems += tokenizer_problems(known.family, environ)
         problems += named_problems(known.family, request.settings)
     assumed = assume_base(request.settings, base)
     family = None if assumed.notice else assumed.family

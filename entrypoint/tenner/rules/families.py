@@ -103,22 +103,7 @@ def _choices_of_the_script(view: View) -> Iterator[Problem]:
             )
 
 
-def _untrained(view: View) -> str:
-    facts = _facts(view)
-    return facts.untrained if facts else ""
-
-
 RULES = (
-    Rule(
-        when=lambda view: bool(_untrained(view)),
-        text=lambda view: msg(
-            "{family} cannot be trained here: {why}",
-            family=FAMILIES[view.family or ""].title,
-            why=_untrained(view),
-        ),
-        fix=msg("take a base of another family (docs/families.md)"),
-        needs="trainer",
-    ),
     Check(find=_without, needs="trainer"),
     Check(find=_required, needs="trainer"),
     Check(find=_of_other_scripts, trainers=SD_SCRIPTS, needs="trainer"),

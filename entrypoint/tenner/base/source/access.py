@@ -5,7 +5,7 @@ for the file itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tenner.core.errors import Problem
@@ -19,14 +19,30 @@ _SECONDS = 10.0
 _REFUSED = frozenset({"401", "402", "403", "GatedRepo", "RepoNotFound"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatedFile:
+    """A file of a repo on the Hub that may be gated."""
+
+    hub_id: str
+    revision: str
+    file: str
+
+
 def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """Why this user cannot fetch the base; empty where it is open, or the Hub does not answer."""
     if not known.is_gated:
         return ()
+    file = GatedFile(hub_id=known.hub_id, revision=known.revision, file=known.file)
+    return file_access_problems(file, environ)
+
+
+def file_access_problems(gated: GatedFile, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Why this user cannot fetch the file; empty where nothing is refused, or the Hub does not
+    answer."""
     secrets = secrets_from(environ)[0]
     try:
-        client = open_hub_client(known.hub_id, secrets=secrets, env=environ)
-        call_hub(known.hub_id, client, Deadline(_SECONDS), _head, known, client)
+        client = open_hub_client(gated.hub_id, secrets=secrets, env=environ)
+        call_hub(gated.hub_id, client, Deadline(_SECONDS), _head, gated, client)
     except TransientError:
         return ()
     except PermanentError as error:
@@ -34,12 +50,12 @@ def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Probl
             return ()
         fix = msg(
             "open {address}, accept its licence, and set HF_TOKEN to a token that may read it",
-            address=f"https://huggingface.co/{known.hub_id}",
+            address=f"https://huggingface.co/{gated.hub_id}",
         )
         return (replace(error.problem, fix=fix, level="error"),)
     return ()
 
 
-def _head(known: KnownBase, client: Any) -> object:
-    url = f"{client.endpoint}/{known.hub_id}/resolve/{known.revision}/{known.file}"
+def _head(gated: GatedFile, client: Any) -> object:
+    url = f"{client.endpoint}/{gated.hub_id}/resolve/{gated.revision}/{gated.file}"
     return client.api.get_hf_file_metadata(url=url, token=client.api.token)

@@ -136,6 +136,8 @@ def _environment(job: Job, threads: int) -> dict[str, str]:
         "TQDM_NCOLS": "100",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
+    if FAMILIES[job.family].hub_tokenizers and job.paths.tokenizers:
+        found["HF_HUB_CACHE"] = str(job.paths.tokenizers.absolute())
     if job.on_cpu:
         found["ACCELERATE_USE_CPU"] = "true"
     return found

@@ -79,7 +79,7 @@ def test_each_host_is_ended_in_its_own_words(
     api: FakeHost, environ: dict[str, str], action: Any, requested: tuple[str, str, Any]
 ) -> None:
     settings = Settings(end_action=action)
-    assert end_host(settings, host_of(environ, api), {}, usd_per_hour=0.5, say=print) is None
+    assert end_host(settings, host_of(environ, api), {}, usd_per_hour=0.5, report=print) is None
     assert [(each.method, each.path, each.body) for each in api.asked] == [requested]
 
 
@@ -107,7 +107,7 @@ def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost)
 def test_a_machine_that_goes_on_costing_is_reported_with_its_price_and_place(api: FakeHost) -> None:
     api.answer = lambda sent: (401, {})
     problem = end_host(
-        Settings(end_action="stop"), host_of(RUNPOD, api), {}, usd_per_hour=0.69, say=print
+        Settings(end_action="stop"), host_of(RUNPOD, api), {}, usd_per_hour=0.69, report=print
     )
     assert problem is not None
     assert "NOT stopped and costs $0.69 an hour: HTTP 401" in problem.text
@@ -118,11 +118,11 @@ def test_a_users_command_takes_the_place_of_the_host(api: FakeHost, tmp_path: Pa
     settings = Settings(end_action="stop", end_command=f"echo $WHERE >> {tmp_path}/ended")
     assert check_ending(settings, None) == ()
     environ = {"WHERE": "here"}
-    assert end_host(settings, host_of(VAST, api), environ, usd_per_hour=None, say=print) is None
+    assert end_host(settings, host_of(VAST, api), environ, usd_per_hour=None, report=print) is None
     assert (tmp_path / "ended").read_text() == "here\n"
     assert api.asked == []
     failing = Settings(end_command="exit 3")
-    problem = end_host(failing, None, {}, usd_per_hour=None, limit_seconds=1, say=print)
+    problem = end_host(failing, None, {}, usd_per_hour=None, limit_seconds=1, report=print)
     assert problem is not None
     assert "code 3, 3 times" in problem.text
 

@@ -106,7 +106,7 @@ def test_an_idle_or_throttled_card_is_reported_while_steps_are_made() -> None:
     idle = [Reading(utilization_percent=4)] * 12
     [warned] = verdicts(idle)
     assert isinstance(warned, Warned)
-    assert "at work for 4 % of the time" in warned.text
+    assert "busy only 4 % of the time" in warned.text
     assert verdicts(idle, steps=False) == [], "loading needs no card"
     [hot] = verdicts([Reading(utilization_percent=99, is_throttled=True, celsius=91)] * 12)
     assert isinstance(hot, Warned)

@@ -141,7 +141,7 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
         ({"STAND_IN": "nan"}, 5, "not a number for 20 steps"),
         ({"STAND_IN": "nan_latents", "STAND_IN_SECONDS": "0.05"}, 5, "replaced with zeros"),
         ({"STAND_IN": "crashed"}, 5, "the trainer crashed (SIGSEGV)"),
-        ({"STAND_IN": "killed"}, 4, "started again 3 times in this attempt"),
+        ({"STAND_IN": "killed"}, 4, "restarted 3 times in this attempt"),
         ({"STAND_IN": "bus_error"}, 4, "/dev/shm is full"),
         ({"STAND_IN": "disk_full"}, 4, "No space left"),
     ],
@@ -260,7 +260,7 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
         *("--destinations", str(destination), "--price_per_hour", "1.6"),
     )
     assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
-    assert "the budget ends here ($0.0" in machine.output
+    assert "the budget is used up ($0.0" in machine.output
     assert "delivered and verified: checkpoints/star-" in machine.output  # by its step or its epoch
     last = machine.events("star", "step")[-1]["step"]
     assert list(destination.glob(f".tenner/star/state/step-{last:08d}-*/complete.json"))

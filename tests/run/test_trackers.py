@@ -106,7 +106,7 @@ def test_a_tracker_that_refuses_the_key_does_not_end_a_run_of_sd_scripts(tmp_pat
     finally:
         server.shutdown()
         server.server_close()
-    assert "wandb does not take this run" in machine.output
+    assert "wandb does not record this run" in machine.output
     assert KEY not in machine.output
     (given,) = machine.commands("star")
     assert "log_with" not in given
@@ -125,7 +125,7 @@ def test_a_trackers_process_that_dies_is_reported_once(tmp_path: Path) -> None:
             )
     (warned,) = said
     assert isinstance(warned, Warned)
-    assert warned.text == "wandb does not take this run: its process ended with code 3"
+    assert warned.text == "wandb does not record this run: its process ended with code 3"
 
 
 def test_the_process_is_given_its_own_key_alone_and_none_in_its_arguments(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tenner.core.messages import msg
 from tenner.core.retry import retry_policy
 from tenner.core.secrets import redact_shapes
 
-_PASSING = frozenset((408, 425, 429))
+_TRANSIENT = frozenset((408, 425, 429))
 _CALL_SECONDS = 15.0
 _REFUSALS_TRIED = 3
 
@@ -36,8 +36,8 @@ class ApiRequest:
 def call(
     request: ApiRequest, *, url: str, key: str, limit_seconds: float, waits: float = 1.0
 ) -> Any:
-    """The answer's JSON (None where it holds none), tried again until `limit_seconds` are over;
-    what is refused is tried three times. `waits` scales the pauses. Raises HostError."""
+    """The answer's JSON (None where it has none). Transient errors are retried for `limit_seconds`,
+    refusals twice. `waits` scales the pauses. Raises HostError."""
     again = retry_policy(
         lambda error: isinstance(error, HostError),
         stop_after_delay(limit_seconds) | _Refused(_REFUSALS_TRIED),
@@ -54,12 +54,12 @@ class _Refused(stop_after_attempt):
 
     def __call__(self, retry_state: Any) -> bool:
         error = retry_state.outcome.exception()
-        passing = isinstance(error, HostError) and error.is_transient
-        return not passing and super().__call__(retry_state)
+        is_transient = isinstance(error, HostError) and error.is_transient
+        return not is_transient and super().__call__(retry_state)
 
 
 def _once(request: ApiRequest, *, url: str, key: str, seconds: float) -> Any:
-    import httpx  # a plan looks for the host too, and sends nothing
+    import httpx  # `plan` imports this module and sends nothing
 
     headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
     try:
@@ -87,5 +87,5 @@ def _once(request: ApiRequest, *, url: str, key: str, seconds: float) -> Any:
     raise HostError(
         msg("HTTP {status}{what}", status=status, what=msg(": {body}", body=body) if body else ""),
         status=status,
-        is_transient=status >= 500 or status in _PASSING,
+        is_transient=status >= 500 or status in _TRANSIENT,
     )

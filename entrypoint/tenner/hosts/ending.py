@@ -1,7 +1,7 @@
-"""The end of a rented machine: stopped or removed once everything is delivered and verified.
+"""Ends a rented machine: stops or removes it once everything is delivered and verified.
 
 A machine that keeps running costs money for nothing, so the call is retried for minutes, and a
-failure is reported prominently. A command of the user's is run instead of the host's API if set.
+failure is reported prominently. If `end_command` is set, it is run instead of the host's API.
 """
 
 import subprocess
@@ -45,9 +45,9 @@ def check_ending(settings: Settings, host: Host | None) -> tuple[Problem, ...]:
 
 
 def fetch_price(settings: Settings, host: Host | None) -> tuple[Price | None, tuple[Problem, ...]]:
-    """The host's own price where its API gives it, and what is wrong with that API.
+    """The price by the host's API, and the problems with that API.
 
-    A key that is refused is an error where it will be needed at the end.
+    A refused key is an error if the API will be needed to end the machine.
     """
     if host is None or not host.key:
         return None, ()
@@ -73,20 +73,20 @@ def end_host(
     *,
     usd_per_hour: float | None,
     limit_seconds: float = LIMIT_SECONDS,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Problem | None:
-    """Do what is requested at the end of a delivered run. Returns the problem where it failed."""
+    """Stop or remove the machine after a delivered run, as set; returns a failure."""
     action = settings.end_action
     if settings.end_command:
-        return _run_command(settings.end_command, environ, limit_seconds, say)
+        return _run_command(settings.end_command, environ, limit_seconds, report)
     if action == "none" or host is None:
         return None
-    say(f"{'stopping' if action == 'stop' else 'removing'} this {host}")
+    report(f"{'stopping' if action == 'stop' else 'removing'} this {host}")
     try:
         call(host.end[action], url=host.url, key=host.key, limit_seconds=limit_seconds)
     except HostError as error:
         if error.status == 404 and action == "remove":
-            return None  # it is gone already
+            return None  # it is removed already
         return _still_running(str(host), action, str(error), host.page, usd_per_hour)
     return None
 
@@ -96,13 +96,13 @@ class _CommandFailed(Exception):
 
 
 def _run_command(
-    command: str, environ: Mapping[str, str], limit_seconds: float, say: Callable[[str], None]
+    command: str, environ: Mapping[str, str], limit_seconds: float, report: Callable[[str], None]
 ) -> Problem | None:
     """Run the user's command in a shell, with this program's environment."""
     until = time.monotonic() + limit_seconds
 
     def once() -> None:
-        say("running end_command")
+        report("running end_command")
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             env=dict(environ),

@@ -1,4 +1,4 @@
-"""Which host this is, by the environment it gives its containers, and what an hour costs.
+"""Which host this is, by the environment of its containers, and the price of an hour.
 
 RunPod: `RUNPOD_POD_ID` and a key for this pod in `RUNPOD_API_KEY`
 (docs.runpod.io, "Pod environment variables"; REST API at rest.runpod.io/v1).
@@ -17,15 +17,14 @@ from tenner.hosts.api import ApiRequest, HostError, call
 
 Action = Literal["none", "stop", "remove"]
 URL_VARIABLE = "TENNER_HOST_API"
-"""Another address of the host's API: a proxy, or a test's server."""
+"""Overrides the address of the host's API, for a proxy or a test's server."""
 _PRICE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Host:
-    """A rented machine. `provider` is its name in the price book, `page` where a person stops it.
-
-    `key` is the pod's own; it is sent to `url` and shown nowhere.
+    """A rented machine. `provider` is its name in the price book, `page` the address where the
+    user can stop it. `key` is the pod's own; it is sent to `url` and never shown.
     """
 
     name: str
@@ -91,8 +90,7 @@ def find_host(environ: Mapping[str, str], secrets: Secrets) -> Host | None:
 
 
 def price_of_host(host: Host, *, limit_seconds: float = _PRICE_SECONDS) -> Price | None:
-    """What this machine costs by the host's API; None where that gives no price. Raises
-    HostError."""
+    """The price of this machine by the host's API; None where it has none. Raises HostError."""
     if not host.key:
         raise HostError(msg("{key_name} is not set", key_name=host.key_name))
     answer = call(host.fetch_status, url=host.url, key=host.key, limit_seconds=limit_seconds)
@@ -108,7 +106,7 @@ def price_of_host(host: Host, *, limit_seconds: float = _PRICE_SECONDS) -> Price
 
 
 def _runpod_price(answer: Any) -> float | None:
-    """`adjustedCostPerHr` holds savings plans, `costPerHr` none; both may be text."""
+    """`adjustedCostPerHr` includes savings plans, `costPerHr` does not; both may be text."""
     table = _table(answer)
     found = (_usd(table.get(key)) for key in ("adjustedCostPerHr", "costPerHr"))
     return next((usd for usd in found if usd), None)

@@ -47,7 +47,7 @@ class Rented:
             self.host,
             self.context.environ,
             usd_per_hour=self.known.usd_per_hour if self.known else None,
-            say=self.context.screen.say,
+            report=self.context.screen.say,
         )
         if problem:
             self.context.screen.problem(problem)

@@ -1,8 +1,8 @@
-"""What a run may cost, and when it has to end so that its result still gets out in time.
+"""What a run may cost, and when it has to end so that its result can still be delivered.
 
 Dollars and hours count over all attempts of the run, from the start of the program: what a machine
-cost before that is not known here. The time that delivery needs is reserved, by the upload speed
-that was measured, or by a guess while nothing was sent yet.
+cost before that is not known here. The time for the delivery is reserved, by the measured upload
+speed, or by an assumed one until something was sent.
 """
 
 import time
@@ -13,8 +13,8 @@ from tenner.core.events import Event, Warned
 from tenner.core.messages import joined, msg
 from tenner.supervision.guards import Verdict
 
-GUESSED_BYTES_PER_SECOND = 5e6
-"""40 Mbit/s: what a slow host uploads with; only until the run has measured its own."""
+ASSUMED_BYTES_PER_SECOND = 5e6
+"""40 Mbit/s, a slow host's upload; used until the run has measured its own."""
 SAVING_SECONDS = 10.0
 WARN_AT = 0.8
 
@@ -22,7 +22,7 @@ WARN_AT = 0.8
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """The limits, and what earlier attempts have used of them. `price_per_hour` is None where the
-    machine's price is not known: then only hours can be held to."""
+    machine's price is not known: then only the limit of hours can be enforced."""
 
     max_cost_usd: float | None
     max_hours: float | None
@@ -32,7 +32,7 @@ class Budget:
 
     @property
     def seconds(self) -> float | None:
-        """What is left for this attempt, in seconds; None without a limit."""
+        """The seconds left for this attempt; None without a limit."""
         left: list[float] = []
         if self.max_hours is not None:
             left.append(self.max_hours * 3600 - self.spent_seconds)
@@ -41,11 +41,11 @@ class Budget:
         return min(left, default=None)
 
     def cost_usd(self, seconds: float) -> float | None:
-        """What `seconds` of this machine cost."""
+        """The dollars that `seconds` of this machine cost; None where its price is not known."""
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
     def describe(self, seconds: float) -> str:
-        """`$1.24 of $10.00`, `0.5 of 2.0 hours`: after `seconds` of this attempt."""
+        """The part of the budget used after `seconds` of this attempt: `$1.24 of $10.00`."""
         parts: list[str] = []
         cost = self.cost_usd(seconds)
         if cost is not None and self.max_cost_usd is not None:
@@ -69,16 +69,16 @@ class Budget:
 
 
 def delivery_seconds(num_bytes: int, bytes_per_second: float | None) -> float:
-    """What is reserved to save and deliver: twice the time at the measured speed."""
-    return SAVING_SECONDS + 2 * num_bytes / (bytes_per_second or GUESSED_BYTES_PER_SECOND)
+    """The seconds reserved to save and deliver: twice the time at the measured speed."""
+    return SAVING_SECONDS + 2 * num_bytes / (bytes_per_second or ASSUMED_BYTES_PER_SECOND)
 
 
 @dataclass(kw_only=True)
 class BudgetGuard:
-    """Warns at 80 % and has the engine save and end when only the delivery still fits.
+    """Warns at 80 %, and ends the engine with a save when only the delivery still fits.
 
-    `reserve` returns what that takes now, in seconds; `started` is when this attempt began
-    (monotonic).
+    `reserve` returns the seconds that saving and delivering take now; `started` is when this
+    attempt began (monotonic).
     """
 
     budget: Budget
@@ -97,7 +97,7 @@ class BudgetGuard:
         used = self.now() - self.started
         if used >= left - self.reserve():
             text = msg(
-                "the budget ends here ({used}): saving and delivering",
+                "the budget is used up ({used}): saving and delivering",
                 used=self.budget.describe(used),
             )
             return Verdict(event=Warned(text=text), end="save", reason="budget")

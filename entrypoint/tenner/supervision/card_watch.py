@@ -1,6 +1,6 @@
-"""Whether the card is still there and at work, by nvidia-smi now and then while it trains.
+"""Whether the card still works, by nvidia-smi every 30 s while it trains.
 
-nvidia-smi can hang where a driver has died, so it runs in a thread of its own.
+nvidia-smi can hang after a driver's failure, so it runs on a separate thread.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tenner.supervision.guards import Verdict
 EVERY_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
 FAILURES = 3
-"""So many failed readings in a row, a second apart: the host has lost the card."""
+"""After so many failed readings in a row, a second apart, the host has lost the card."""
 IDLE_PERCENT = 20.0
 IDLE_READINGS = 10
 HOT_READINGS = 3
@@ -31,7 +31,8 @@ _ACTIVE = "active"
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One answer: what the busiest card does, or why there is none. None where it is not known."""
+    """One answer of nvidia-smi: the values of the busiest and hottest card (None: unknown), or in
+    `trouble` why there are none."""
 
     utilization_percent: float | None = None
     is_throttled: bool = False
@@ -59,7 +60,7 @@ def parse_reading(text: str, returncode: int) -> Reading:
 
 
 def read_smi(environ: Mapping[str, str]) -> Reading:
-    """Run nvidia-smi once; it is given 20 s."""
+    """Run nvidia-smi once, for at most 20 s. Never raises."""
     argv = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
@@ -80,7 +81,10 @@ def read_smi(environ: Mapping[str, str]) -> Reading:
 
 @dataclass(kw_only=True)
 class CardWatch:
-    """A guard. Used as a context, so that its thread ends with the training."""
+    """A guard that reads the card on a thread, inside of its context.
+
+    Ends the training where the card is lost; warns once each of an idle and of a throttled card.
+    """
 
     read: Callable[[], Reading]
     every_seconds: float = EVERY_SECONDS
@@ -124,7 +128,7 @@ class CardWatch:
         return self._slow(readings) if trains else None
 
     def take(self, reading: Reading) -> None:
-        """An answer came, from any thread."""
+        """Take a reading, from any thread."""
         self._answers.put(reading)
 
     def _slow(self, readings: list[Reading]) -> Verdict | None:
@@ -134,13 +138,13 @@ class CardWatch:
         ]
         if len(used) == IDLE_READINGS and statistics.median(used) < IDLE_PERCENT:
             text = msg(
-                "the card is at work for {median} % of the time only",
+                "the card is busy only {median} % of the time",
                 median=f"{statistics.median(used):.0f}",
             )
             return self._once(
                 "idle",
                 text,
-                msg("the CPU or the disk holds it up, or another program has the card"),
+                msg("the CPU or the disk is too slow for it, or another program uses the card"),
             )
         hot = readings[-HOT_READINGS:]
         if len(hot) == HOT_READINGS and all(each.is_throttled for each in hot):
@@ -151,7 +155,7 @@ class CardWatch:
             )
             fix = msg("the host's cooling or power is bad: another machine would be faster")
             return self._once(
-                "hot", msg("the card is slowed down by its own protection{at}", at=at), fix
+                "hot", msg("the card throttles itself to protect its hardware{at}", at=at), fix
             )
         return None
 

@@ -1,7 +1,7 @@
-"""What killed an engine that ended without an error message of its own: which limit, which fault.
+"""Why an engine ended that printed no error: a memory limit, a signal, a crash.
 
-Where a memory limit is reached the kernel kills without a message in the program's output, so the
-kernel's counters are read before and after.
+At a memory limit the kernel kills a program without a message in its output, so the kernel's
+counters are read before and after.
 """
 
 import re
@@ -18,18 +18,18 @@ _DIED_OF = re.compile(
     r"exitcode\s*: -(\d+) \(pid|died with <Signals\.\w+: (\d+)>"
     r"|Signal (\d+) \(\w+\) received by PID"
 )
-"""torchrun, Python's subprocess (accelerate), torchrun again."""
+"""How torchrun and Python's subprocess (accelerate) report a killed process."""
 RESUME = msg("start the same command again: it resumes from the last state")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kills:
-    """How often the kernel has killed for memory: in this process's control groups, by folder."""
+    """How many processes the kernel has killed for memory, by this process's control groups."""
 
     by_group: dict[Path, int]
 
     def newer_than(self, before: "Kills") -> list[Path]:
-        """Groups in which a kill happened since `before`, the innermost first."""
+        """The groups with a kill since `before`, the innermost first."""
         return [
             folder
             for folder, number in self.by_group.items()
@@ -38,7 +38,7 @@ class Kills:
 
 
 def count_kills(root: Path = Path("/")) -> Kills:
-    """The kernel's own counters, of cgroup v2 and v1."""
+    """Read the kernel's counters, of cgroup v2 and v1."""
     found: dict[Path, int] = {}
     for controller, name in (("", "memory.events"), ("memory", "memory.oom_control")):
         for folder in cgroup_folders(root, controller=controller):
@@ -92,7 +92,7 @@ def explain(
             return Failed(
                 kind="other",
                 text=msg("the trainer crashed ({name})", name=signal.Signals(number).name),
-                fix=msg("{go_on}; if it crashes again, rent another machine", go_on=RESUME),
+                fix=msg("{resume}; if it crashes again, rent another machine", resume=RESUME),
             )
         case _:
             return None
@@ -117,14 +117,14 @@ def _memory_limit(group: Path, root: Path) -> Failed:
         ),
         fix=msg(
             "give the container more memory (docker run --memory, the pod's RAM), or set"
-            " max_data_loader_n_workers = 0; {go_on}",
-            go_on=RESUME,
+            " max_data_loader_n_workers = 0; {resume}",
+            resume=RESUME,
         ),
     )
 
 
 def _signal_in(lines: Sequence[str]) -> int | None:
-    """The signal of which, by a launcher's output, a process of its own died."""
+    """The signal that killed a process of a launcher, by the launcher's output."""
     found = [each for line in lines if (each := _DIED_OF.search(line))]
     return next(int(number) for number in found[-1].groups() if number) if found else None
 

@@ -17,11 +17,11 @@ from tenner.core.messages import msg
 Reason = Literal["", "stall", "nan", "host", "budget", "stop_file", "left", "done", "disk"]
 
 BEFORE_FIRST_STEP_SECONDS = 3600.0
-"""Loading, caching latents and compiling may be long without output, so the limit is wide there."""
+"""Loading, caching latents and compiling may take long without output."""
 LEAST_SECONDS = 900.0
-"""No run counts as hung sooner: a save to a slow network disk takes minutes without output."""
+"""The shortest limit: a save to a slow network disk takes minutes without output."""
 STEP_TIMES = 50.0
-"""A slow engine is given this many of its own median steps."""
+"""The limit in median steps of the run, for slow engines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class Verdict:
 
 
 class Guard(Protocol):
-    """Watches one engine. Both calls come from the thread that follows it."""
+    """Watches one engine. Both methods are called on the thread that follows it."""
 
     def handle(self, event: Event | None) -> Verdict | None:
-        """A line came; `event` is what was read from it, None where that was no event."""
+        """Called for each line of output; `event` is None where the line is none."""
         ...
 
     def check(self) -> Verdict | None:
@@ -48,7 +48,7 @@ class Guard(Protocol):
 
 @dataclass(kw_only=True)
 class Guards:
-    """Several guards as one: all their verdicts are returned."""
+    """Several guards; returns the verdicts of all."""
 
     each: Sequence[Guard]
 
@@ -78,13 +78,13 @@ class StallGuard:
 
     @property
     def limit_seconds(self) -> float:
-        """The longest time without output that still counts as work."""
+        """The seconds without output after which the engine counts as hung."""
         if not self.steps_seconds:
             return BEFORE_FIRST_STEP_SECONDS
         return max(LEAST_SECONDS, STEP_TIMES * statistics.median(self.steps_seconds))
 
     def check(self) -> Verdict | None:
-        """The clock starts at the first call."""
+        """Compare the silence with the limit; the first call starts the clock."""
         if self.last_line_at is None:
             self.last_line_at = self.now()
         silent = self.now() - self.last_line_at
@@ -168,7 +168,7 @@ class SlowGuard:
     def handle(self, event: Event | None) -> Verdict | None:
         if not isinstance(event, Step):
             if event is not None:
-                self._step_at = None  # saving, encoding and the like are no part of a step
+                self._step_at = None  # its time would include saving or encoding
             return None
         now, before = self.now(), self._step_at
         self._step_at = now

@@ -1,8 +1,8 @@
 """Start a program, follow its output, and stop it on request: once, with all its children.
 
-The program gets its own session, so that a signal to the container reaches it through this
-module alone and never twice. Its output goes to a log as it is, and to `read` line by line; the
-supervisor knows nothing of trainers.
+The program gets its own session, so that a signal to the container reaches it only through this
+module, and once. Its output is written to a log unchanged, and passed to `read` line by line;
+nothing here depends on a certain trainer.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from tenner.supervision.guards import Guard, Guards, Verdict
 _MAX_LINE_BYTES = 65_536
 _CHECK_SECONDS = 0.9
 PATIENCE_SECONDS = 120.0
-"""What an engine that a guard ends in order may take to save: on a slow disk, a minute."""
+"""The time for an engine to save after a guard's request: on a slow disk, a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a program ended. `signal` is the one that stopped this run, where one did; `ended_by`
-    the guard's verdict that ended it, where one did."""
+    """How a program ended: `signal` is the signal to this run that stopped it, `ended_by` the
+    verdict of the guard that did; None where there was none."""
 
     returncode: int
     signal: int | None = None
@@ -56,7 +56,7 @@ class StopRequest:
     ends_at_once: bool = False
 
     def request(self, number: int) -> None:
-        """Request an orderly end, as the signal `number` does; a second time the end at once."""
+        """Request an orderly end, as the signal `number` does; the second time an immediate one."""
         self.signal = number
         self.times += 1
         self.requested_at = self.requested_at or time.monotonic()
@@ -65,7 +65,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Generator[None]:
-        """While nothing can be lost: a first signal raises KeyboardInterrupt here."""
+        """A context in which a first signal raises KeyboardInterrupt: nothing can be lost yet."""
         self.ends_at_once = True
         try:
             if self.signal is not None:
@@ -75,14 +75,13 @@ class StopRequest:
             self.ends_at_once = False
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until a signal requests the end."""
+        """Wait `seconds`, or until a signal requests the end."""
         until = time.monotonic() + seconds
         while self.signal is None and time.monotonic() < until:
             time.sleep(0.1)
 
     def seconds_left(self, grace_seconds: float) -> float:
-        """What is left of the time after the first signal: all of it while there was none, and
-        nothing after a second one."""
+        """The seconds left of the grace time: all before a first signal, 0 after a second one."""
         if self.times > 1:
             return 0.0
         gone = time.monotonic() - self.requested_at if self.signal is not None else 0.0
@@ -91,10 +90,10 @@ class StopRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What a program of a run is started with, and how it is stopped.
+    """The environment of a run's program, and how it is stopped.
 
-    `environ` is its environment, `stop` the run's request to end, `grace_seconds` the time that the
-    program has to end by itself after a signal.
+    `stop` is the run's request to end, `grace_seconds` the time that the program has to end by
+    itself after a signal.
     """
 
     environ: Mapping[str, str]
@@ -134,7 +133,8 @@ class _Program:
     failures: list[Failed] = field(default_factory=list[Failed])
 
     def judge(self, verdicts: Sequence[Verdict]) -> None:
-        """Do what guards request. A failure that the program itself reported has priority."""
+        """Emit the guards' events and end the program where they request it. A failure that the
+        program itself reported has priority."""
         for each in verdicts:
             if isinstance(each.event, Failed):
                 self.failures.extend([] if self.failures else [each.event])
@@ -149,7 +149,7 @@ class _Program:
                 _signal_group(self.pid, signal.SIGKILL)
 
     def end_if_late(self, *, quiet: bool) -> None:
-        """End what did not end by itself in time, and children that hold the output open."""
+        """Kill the program after its time, and its children that hold the output open after it."""
         now = time.monotonic()
         late = self.stop.signal is not None and now - self.stop.requested_at > self.grace_seconds
         overdue = self.verdict is not None and now - self.requested_at > self.patience_seconds
@@ -177,11 +177,11 @@ def follow(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=40)
     watch = Guards(each=guards)
-    surroundings = {**CHILD_DEFAULTS, **control.environ, **command.env}
+    environ = {**CHILD_DEFAULTS, **control.environ, **command.env}
     with log.open("ab", buffering=0) as log_file:
         process = subprocess.Popen(
-            dying_with_parent(command.argv, surroundings),
-            env=surroundings,
+            dying_with_parent(command.argv, environ),
+            env=environ,
             cwd=command.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -190,7 +190,7 @@ def follow(
         )
         assert process.stdout is not None
         stop.pids.add(process.pid)
-        if stop.signal is not None:  # it came between the last check and the start
+        if stop.signal is not None:  # received between the last check and the start
             _signal_group(process.pid, signal.SIGTERM)
         program = _Program(
             pid=process.pid,
@@ -215,7 +215,7 @@ def follow(
                         break
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
-            # Not yet waited for, so the group's number cannot be another's: end what outlived it.
+            # Before `wait`, while the group's number cannot be reused: kill remaining children.
             _signal_group(process.pid, signal.SIGKILL)
             process.stdout.close()
             returncode = process.wait()
@@ -258,7 +258,7 @@ def _lines(output: int, log: io.RawIOBase, program: _Program, watch: Guards) -> 
 
 
 def _has_exited(pid: int) -> bool:
-    """Whether the process ended, leaving it to be waited for."""
+    """Whether the process ended; it can still be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 

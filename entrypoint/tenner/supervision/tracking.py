@@ -1,7 +1,6 @@
-"""A run's numbers on their way to trackers (Weights & Biases and others), in a process beside it.
+"""Sends a run's numbers to trackers (Weights & Biases and others), in a separate process.
 
-Nothing here waits for a tracker while the training continues, and a tracker that fails is reported
-once and let go.
+The training never waits for a tracker, and one that fails is reported once and not used any more.
 """
 
 import contextlib
@@ -23,13 +22,13 @@ from tenner.core.secrets import Secrets
 from tenner.engines.trackers import TrackedRun
 
 LAST_SECONDS = 60.0
-"""What trackers are given after the run to send the rest."""
+"""The time for trackers to send the rest after the run."""
 _MOST_WAITING = 20_000
 
 
 class Tracking:
-    """Used as a context around a run; `hear` takes its events. `seconds_left` is the time that
-    trackers may take at the end."""
+    """A context around a run; `handle` takes its events. `seconds_left` is the time that trackers
+    may take at the end."""
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class Tracking:
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            text = msg("it did not take the rest within {limit} s", limit=round(limit))
+            text = msg("it did not accept the last numbers within {limit} s", limit=round(limit))
             self._warn_all(text)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # with the programs that trackers started
@@ -170,5 +169,5 @@ class Tracking:
         self._is_open.clear()
 
     def _warn(self, name: str, trouble: str) -> None:
-        text = msg("{name} does not take this run: {trouble}", name=name, trouble=trouble)
+        text = msg("{name} does not record this run: {trouble}", name=name, trouble=trouble)
         self._on_event(Warned(text=text, fix=msg("the report and the TensorBoard log continue")))

@@ -1,4 +1,4 @@
-"""Train: start the plan's engine, follow it, and rely only on files that were verified.
+"""Train: start the plan's engine, follow it, and use only files that were verified.
 
 A run may have several attempts, and an attempt several engines: each starts from the newest state
 that the engine accepts; a state that turns out to be broken is renamed and the one before is
@@ -40,18 +40,18 @@ from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
 from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
 from tenner.supervision.supervise import Control, Ending, StopRequest, follow
 
-_IN_GOOD_ORDER = ("done", "budget", "stop_file")
-"""Why an engine may be ended whose final weights are complete: its exit code is ignored then."""
+_ORDERLY = ("done", "budget", "stop_file")
+"""Reasons of guards after which complete final weights are the result, whatever the exit code."""
 _CAPTIONS = "caching captions"
 """The phase in which both engines encode captions."""
 STATE_MARK = "state.json"
-"""The file that an engine writes last into a state: one without it was cut and is no state."""
+"""The file that an engine writes last into a state: without it a state is incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training left: weights that were read and are finite. `finished` is False where a
-    stop file ended it early."""
+    """The result of a training: weights that were read back and are finite. `finished` is False
+    where a stop file ended it early."""
 
     weights: Weights
     step: int
@@ -59,13 +59,13 @@ class Trained:
     seconds: float
     resumed_from: int = 0
     lost_in_saving: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Share of each network part's update that the precision of the file took away, as far as the
+    """The relative rounding error of each network part's update in the file's precision, if the
     trainer reported it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lighter:
-    """The same training with less memory. `description` is what was given up for it."""
+    """An engine for the same training with less memory. `description` is what changes for it."""
 
     engine: "Engine"
     description: str
@@ -73,12 +73,12 @@ class Lighter:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How to start an engine from a state (None: from the beginning), and read its lines.
+    """How an engine is started from a state (None: from the beginning), and its lines are read.
 
-    `lighter` gives the next engine to try where the card's memory ran out, `lighter_on_host` where
-    the machine's did; `out_of_memory_fix` is what the user can do where none is left.
-    `lighter_captions` and `captions_fix` stand for them while captions are encoded, where an engine
-    needs others then. `guards` are those that this very engine needs.
+    `lighter` returns the next engine to try where the card's memory ran out, `lighter_on_host`
+    where the machine's did; `out_of_memory_fix` is what the user can do where none is left.
+    `lighter_captions` and `captions_fix` are used instead of them while captions are encoded, if
+    the engine sets them. `guards` are those that this engine needs besides the usual ones.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Engine:
 
 @dataclass(kw_only=True)
 class Follower:
-    """Remembers what matters of an engine's events while passing all of them on."""
+    """Passes an engine's events on, and stores the last step, checkpoint and end."""
 
     on_event: Callable[[Event], None]
     step: int = 0
@@ -132,7 +132,7 @@ def train(
     on_event: Callable[[Event], None],
     guards: Sequence[Guard] = (),
 ) -> Trained:
-    """Train to the end of the plan, or as far as a stop file lets it.
+    """Train to the end of the plan, or until a stop file ends it.
 
     Raises Stopped where a signal ended it, BudgetReached where a guard did, and where it failed
     MachineError for a fault of the host, else TrainingError.
@@ -144,12 +144,12 @@ def train(
         kills = count_kills()
         ending = _one_attempt(engine, run_dir, control, follower, guards)
         seconds += ending.seconds
-        if _ended_in_good_order(ending, follower):
+        if _ended_orderly(ending, follower):
             return _verified(follower, seconds)
         failed = ending.failed or (None if ending.ended_by else _explained(ending, kills))
         again = None
         if failed and ending.signal is None:
-            again, failed = _another_try(engine, failed, restarts, follower, run_dir, control.stop)
+            again, failed = _next_engine(engine, failed, restarts, follower, run_dir, control.stop)
         if again is None:
             error = _error_of(engine, ending, failed, follower, run_dir)
             if error is not None:
@@ -163,17 +163,17 @@ def _reason(ending: Ending) -> str:
     return ending.ended_by.reason if ending.ended_by else ""
 
 
-def _ended_in_good_order(ending: Ending, follower: Follower) -> bool:
+def _ended_orderly(ending: Ending, follower: Follower) -> bool:
     """Whether the final weights were reported before anything but their guard ended the engine."""
-    ordered = _reason(ending) in _IN_GOOD_ORDER
+    ordered = _reason(ending) in _ORDERLY
     return follower.done is not None and ordered and ending.signal is None
 
 
 def _error_of(
     engine: Engine, ending: Ending, failed: Failed | None, follower: Follower, run_dir: RunDir
 ) -> TennerError | None:
-    """The error with which a training ends that no other engine takes up; None where it ended well
-    or a stop file ended it early, with weights."""
+    """The error of a training that is not continued; None where it was successful, or a stop file
+    ended it early with weights."""
     reason = _reason(ending)
     if ending.signal is not None:
         return _stopped(follower, run_dir)
@@ -196,7 +196,7 @@ def _explained(ending: Ending, before: Kills) -> Failed | None:
     return explain(ending.returncode, before, last_lines=ending.last_lines)
 
 
-def _another_try(
+def _next_engine(
     engine: Engine,
     failed: Failed,
     restarts: Restarts,
@@ -204,8 +204,8 @@ def _another_try(
     run_dir: RunDir,
     stop: StopRequest,
 ) -> tuple[Engine | None, Failed]:
-    """The engine that takes over after a failure; None where it ends the training. With the failure
-    as it is reported then."""
+    """The engine to continue with after a failure (None: it ends the training), and the failure as
+    it is reported then."""
     if failed.kind == "oom":
         return _less_memory(engine, failed, follower)
     if failed.kind not in KILLED_FROM_OUTSIDE:
@@ -213,14 +213,14 @@ def _another_try(
     newest = newest_step(run_dir)
     if not restarts.allows(newest):
         text = msg(
-            "{text}; it was started again {in_all} times in this attempt",
+            "{text}; it was restarted {in_all} times in this attempt",
             text=failed.text,
             in_all=restarts.in_all,
         )
         fix = msg("rent a machine with more memory and start the same command there")
         return None, replace(failed, text=text, fix=fix)
-    lighter = engine.lighter_on_host() if restarts.wants_less_memory(failed.kind) else None
-    text = msg("{text}; it is started again from step {newest}", text=failed.text, newest=newest)
+    lighter = engine.lighter_on_host() if restarts.needs_less_memory(failed.kind) else None
+    text = msg("{text}; it is restarted from step {newest}", text=failed.text, newest=newest)
     if lighter:
         text = msg("{text}: {change}", text=text, change=lighter.description)
     follower.on_event(Warned(text=text))
@@ -231,7 +231,7 @@ def _another_try(
 def _less_memory(
     engine: Engine, failed: Failed, follower: Follower
 ) -> tuple[Engine | None, Failed]:
-    """As `_another_try`, where the card's memory ran out."""
+    """As `_next_engine`, where the card's memory ran out."""
     if follower.phase == _CAPTIONS and engine.lighter_captions is not None:
         lighter, fix = engine.lighter_captions(), engine.captions_fix
         when = msg("out of memory while captions were encoded")
@@ -245,19 +245,19 @@ def _less_memory(
 
 
 def states(run_dir: RunDir) -> list[Path]:
-    """Whole states in the run's directory, newest first."""
+    """The complete states in the run's directory, newest first."""
     found = [each for each in run_dir.state.iterdir() if (each / STATE_MARK).is_file()]
     whole = [each for each in found if each.name.startswith("step-")]
     return sorted(whole, key=lambda each: each.name, reverse=True)
 
 
 def step_of(state: Path) -> int:
-    """The absolute step that a state of the run's directory is of."""
+    """The absolute step of a state in the run's directory."""
     return int(state.name.rpartition("-")[2])
 
 
 def newest_step(run_dir: RunDir) -> int:
-    """The step of the newest whole state here; 0 where there is none."""
+    """The step of the newest complete state here; 0 where there is none."""
     return max(map(step_of, states(run_dir)), default=0)
 
 
@@ -268,7 +268,7 @@ def _one_attempt(
     follower: Follower,
     guards: Sequence[Guard],
 ) -> Ending:
-    """One engine's run, from the newest state that it takes."""
+    """Run an engine from the newest state that it accepts; broken ones are renamed."""
     for state in [*states(run_dir), None]:
         ending = _start(engine, state, run_dir, control, follower, guards)
         if state is None or not _is_broken(ending, engine):
@@ -276,11 +276,12 @@ def _one_attempt(
         text = msg("the state {name} is broken; resuming from the one before", name=state.name)
         follower.on_event(Warned(text=text))
         rename_out_of_use([state], "broken")
-    raise AssertionError("the last candidate is the beginning itself")
+    raise AssertionError("the last candidate is a start without a state")
 
 
 def _is_broken(ending: Ending, engine: Engine) -> bool:
-    """Whether the state was. A launcher of several processes hides their exit codes."""
+    """Whether the engine ended because its state is broken. Its event is the evidence where a
+    launcher of several processes hides their exit codes."""
     reported = ending.failed is not None and ending.failed.kind == "broken_state"
     return reported or ending.returncode == engine.broken_state_exit
 
@@ -345,7 +346,7 @@ def _verified(follower: Follower, seconds: float) -> Trained:
 
 
 def _stopped(follower: Follower, run_dir: RunDir) -> Stopped:
-    """The error of a run that a signal stopped; its fix names the newest state that is there."""
+    """The error of a run that a signal stopped; its fix names the newest state."""
     done, saved = follower.step, states(run_dir)
     if not saved:
         text = msg("stopped by a signal after step {done}, before any state was saved", done=done)
@@ -370,7 +371,7 @@ _ERROR_OF: dict[FailureKind, type[TennerError]] = {
 def _failed(
     engine: Engine, ending: Ending, reported: Failed | None, run_dir: RunDir
 ) -> TennerError:
-    failed = reported or Failed(kind="other", text=_last_words(engine, ending))
+    failed = reported or Failed(kind="other", text=_last_output(engine, ending))
     fix = as_message(failed.fix) or msg(
         "the whole log is in {engine_log}", engine_log=run_dir.engine_log
     )
@@ -400,16 +401,16 @@ def _budget_reached(follower: Follower) -> BudgetReached:
     )
 
 
-def _last_words(engine: Engine, ending: Ending) -> str:
+def _last_output(engine: Engine, ending: Ending) -> str:
     code = ending.returncode
     how = (
         msg("was ended by signal {code}", code=-code)
         if code < 0
         else msg("ended with code {code}", code=code)
     )
-    words = "\n    ".join(ending.last_lines[-5:])
+    lines = "\n    ".join(ending.last_lines[-5:])
     return (
-        msg("{name} {how}\n    {words}", name=engine.name, how=how, words=words)
-        if words
+        msg("{name} {how}\n    {lines}", name=engine.name, how=how, lines=lines)
+        if lines
         else msg("{name} {how}", name=engine.name, how=how)
     )

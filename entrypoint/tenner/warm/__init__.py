@@ -1,12 +1,12 @@
-"""A process that keeps the base model loaded between jobs.
+"""A worker process in which the base model stays loaded between jobs.
 
-`start` runs the worker and decides which commands go to it, `worker` serves them, and `client` is
-the process that represents one job. Client and worker speak JSON lines over a Unix socket:
+`start` runs the worker and decides which commands it executes, `worker` executes them, and `client`
+is a process that represents one job. Client and worker exchange JSON lines over a Unix socket:
 
-    {"module": "tenner.sample.draw", "arguments": ["job.json"]}   do this
-    {"busy": true}       another job is under way
-    {"output": "..."}    what the job printed
-    {"signal": 15}       sent by the client: pass it on
+    {"module": "tenner.sample.draw", "arguments": ["job.json"]}   a job, from the client
+    {"busy": true}       the answer: whether another job is running
+    {"output": "..."}    output of the job
+    {"signal": 15}       from the client: a signal for the job
     {"exit": 0}          the job's exit code, the last line
-    {"state": true}      whether the worker is busy
+    {"state": true}      from a client: asks for `busy` alone
 """

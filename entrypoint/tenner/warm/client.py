@@ -1,8 +1,8 @@
 """One job of a warm worker: `python -m tenner.warm.client SOCKET MODULE ARGUMENTS…`.
 
-From outside it is `python -m MODULE ARGUMENTS…`: the same output, signals and exit code. Where no
-worker answers, or it is busy, this process becomes that command itself. Standard library only, so
-that it starts at once.
+It behaves as `python -m MODULE ARGUMENTS…`: the same output, signals and exit code. Where no worker
+answers, or it is busy, this process executes that command itself. Standard library only, so that it
+starts fast.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import Any
 MODULE = "tenner.warm.client"
 
 
-def main(words: Sequence[str]) -> int:
-    """Returns the exit code of the job, or does not return."""
-    address, module, *arguments = words
+def main(argv: Sequence[str]) -> int:
+    """Run the job; returns its exit code, or does not return where no worker is free."""
+    address, module, *arguments = argv
     try:
         worker = connect(Path(address), {"module": module, "arguments": arguments})
     except OSError:
@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
 
 
 class Connection:
-    """A connection to a worker, `lines` being the JSON lines that come from it."""
+    """A connection to a worker, with JSON lines in both directions."""
 
     def __init__(self, address: Path) -> None:
         """Raises OSError where no worker listens."""
@@ -45,11 +45,11 @@ class Connection:
         self.lines = self._socket.makefile("rb")
 
     def send(self, message: dict[str, Any]) -> None:
-        """Raises OSError."""
+        """Send a message. Raises OSError."""
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message; None where the worker is gone."""
+        """The next message; None where the worker has ended."""
         line = self.lines.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
@@ -60,7 +60,7 @@ class Connection:
     def follow(self) -> int:
         """Print what the job prints, pass signals on, and return its exit code.
 
-        A worker that goes without a last word was killed, and so is this process.
+        Where the worker ends without an exit code it was killed, and this process kills itself.
         """
 
         def pass_on(number: int, frame: FrameType | None) -> None:
@@ -79,9 +79,9 @@ class Connection:
 
 
 def connect(address: Path, request: dict[str, Any]) -> Connection | None:
-    """A connection on which `request` is under way; None where the worker is busy.
+    """A connection over which `request` is running; None where the worker is busy.
 
-    Raises OSError where none listens, or it ends before it has begun.
+    Raises OSError where no worker listens, or it ends before it answers.
     """
     connection = Connection(address)
     connection.send(request)

@@ -16,14 +16,14 @@ from tenner.warm.client import Connection
 
 WORKER = "tenner.warm.worker"
 WARM_MODULES = ("tenner.engines.native.train", "tenner.sample.draw")
-"""What a worker does; every other command is started as it is."""
+"""The modules that a worker runs; every other command is started as its own process."""
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 10.0
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A worker process, where it listens, and what it was started with."""
+    """A worker process: its socket, and the Python and environment it was started with."""
 
     process: subprocess.Popen[bytes]
     address: Path
@@ -31,7 +31,7 @@ class _Worker:
     environ: dict[str, str]
 
     def is_busy(self) -> bool | None:
-        """Whether a job is under way; None where it does not listen."""
+        """Whether it runs a job; None where it does not answer."""
         try:
             with contextlib.closing(Connection(self.address)) as connection:
                 connection.send({"state": True})
@@ -40,8 +40,8 @@ class _Worker:
             return None
         return bool(answer["busy"]) if answer else None
 
-    def gets_ready(self) -> bool:
-        """Wait until it takes work; False where it ended instead."""
+    def wait_until_ready(self) -> bool:
+        """Wait until it answers; False where it ended, or did not within two minutes."""
         until = time.monotonic() + _SECONDS_TO_START
         while time.monotonic() < until and self.process.poll() is None:
             if self.is_busy() is not None:
@@ -50,7 +50,7 @@ class _Worker:
         return False
 
     def end(self) -> None:
-        """Close its input, by which it ends; one that hangs is killed."""
+        """Close its input, upon which it ends; one that hangs is killed."""
         with contextlib.suppress(OSError):
             if self.process.stdin:
                 self.process.stdin.close()
@@ -63,9 +63,9 @@ class _Worker:
 
 @dataclass(kw_only=True)
 class WarmTrainer:
-    """Its `launch` sends work to a worker. Used as a context: the worker ends with it.
+    """Starts commands in a warm worker where it can (`launch`). A context: the worker ends with it.
 
-    What the worker itself prints goes to `log`.
+    The worker's own output is appended to `log`.
     """
 
     log: Path
@@ -74,27 +74,27 @@ class WarmTrainer:
     _number: int = 0
 
     def launch(self, command: Command, environ: Mapping[str, str]) -> Command:
-        """The command as a client of the worker, where it is work for one that is free."""
-        python, *words = command.argv
-        if words[:1] != ["-m"] or words[1] not in WARM_MODULES:
+        """The command as a client of the worker; unchanged where the worker cannot run it, or is
+        busy."""
+        python, *arguments = command.argv
+        if arguments[:1] != ["-m"] or arguments[1] not in WARM_MODULES:
             return command
         if self._worker is not None and self._worker.is_busy():
-            return command  # pictures during the training: a process of their own
+            return command  # pictures during the training
         worker = self._worker_for(python, {**environ, **command.env})
         if worker is None:
             return command
-        return replace(command, argv=(python, "-m", CLIENT, str(worker.address), *words[1:]))
+        return replace(command, argv=(python, "-m", CLIENT, str(worker.address), *arguments[1:]))
 
     def rest(self) -> None:
-        """End an idle worker, so that its memory on the card is free; the next job starts
-        another."""
+        """End an idle worker to free its memory on the card; the next job starts another."""
         if self._worker is not None and not self._worker.is_busy():
             self._worker.end()
             self._worker = None
 
     def _worker_for(self, python: str, environ: dict[str, str]) -> _Worker | None:
-        """The worker that is there, or a new one where it ended or was started with another
-        Python or environment; None where it cannot be started."""
+        """The running worker, or a new one where it ended or has another Python or environment;
+        None where it cannot be started."""
         worker = self._worker
         if worker:
             fits = (worker.python, worker.environ) == (python, environ)
@@ -102,7 +102,7 @@ class WarmTrainer:
                 return worker
             worker.end()
         self._worker = self._start(python, environ)
-        return self._worker if self._worker.gets_ready() else None
+        return self._worker if self._worker.wait_until_ready() else None
 
     def _start(self, python: str, environ: dict[str, str]) -> _Worker:
         self._number += 1

@@ -1,8 +1,8 @@
 """A process that trains and draws one job after another, with the base model loaded throughout.
 
-`python -m tenner.warm.worker SOCKET`. Jobs are done by the same functions as in processes of their
-own, on the main thread; each connection has a thread that reads what its client sends. After a
-failure the worker ends, so that no job meets what another has left; it also ends when its input
+`python -m tenner.warm.worker SOCKET`. Jobs are run on the main thread by the same functions as in
+separate processes; each connection has a thread that reads the client's messages. After a failed
+job the worker ends, so that the next one starts in a clean process; it also ends when its input
 closes, that is, with the process that started it.
 """
 # pyright: reportUnknownMemberType=false
@@ -34,7 +34,7 @@ Work = Callable[[list[str]], int]
 
 
 class Worker:
-    """What stays loaded, and the jobs that use it."""
+    """The cached base and sampling pipeline, and the jobs that use them."""
 
     def __init__(self) -> None:
         self.base = CachedBase()
@@ -55,12 +55,12 @@ class Worker:
             self.pipeline.rest()
 
     def run(self, module: str, arguments: list[str]) -> int:
-        """The exit code that the job would have had as a process."""
+        """Run a job; returns the exit code that it would have as a process."""
         try:
             return self.modules[module](arguments)
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else 1
-        except BaseException:  # noqa: BLE001 - a process would end the same way
+        except BaseException:  # noqa: BLE001 - a process would print it and exit with 1
             traceback.print_exc()
             return 1
 
@@ -76,12 +76,12 @@ class Job:
     _sending: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: dict[str, Any]) -> None:
-        with self._sending, contextlib.suppress(OSError):  # a client that is gone ends the worker
+        with self._sending, contextlib.suppress(OSError):  # `_listen` handles a lost client
             self.client.sendall(json.dumps(message).encode() + b"\n")
 
 
 class Server:
-    """Takes one job at a time; other clients are answered that it is busy."""
+    """Accepts one job at a time; other clients get `busy`."""
 
     def __init__(self, address: Path) -> None:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -98,7 +98,7 @@ class Server:
                 threading.Thread(target=self._listen, args=(client,), daemon=True).start()
 
     def _listen(self, client: socket.socket) -> None:
-        """Take one request, and then the signals for its job."""
+        """Read one request, and then the signals for its job."""
         with client, client.makefile("rb") as lines, contextlib.suppress(OSError):
             request = json.loads(lines.readline() or b"{}")
             if "module" not in request or not self.busy.acquire(blocking=False):
@@ -114,10 +114,10 @@ class Server:
                 os._exit(1)
 
 
-def main(words: Sequence[str]) -> NoReturn:
-    """Serve until the input closes or a job fails; the process ends with the job's code."""
+def main(argv: Sequence[str]) -> NoReturn:
+    """Run jobs until the input closes or a job fails; the process then ends with its exit code."""
     threading.Thread(target=_end_with_input, daemon=True).start()
-    worker, server = Worker(), Server(Path(words[0]))
+    worker, server = Worker(), Server(Path(argv[0]))
     while True:
         job = server.jobs.get()
         with _output_to(job), _settings_restored():
@@ -143,7 +143,7 @@ def _end_with_input() -> None:
 
 @contextlib.contextmanager
 def _output_to(job: Job) -> Generator[None]:
-    """All that is printed, by Python or below it, goes to the job's client."""
+    """Send all output to the job's client, that of libraries on descriptors 1 and 2 too."""
     outside, inside = os.pipe()
     streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
     own = [os.dup(number) for number in (1, 2)]
@@ -174,7 +174,7 @@ def _send_output(pipe: int, job: Job) -> None:
 
 @contextlib.contextmanager
 def _settings_restored() -> Generator[None]:
-    """Afterwards torch's global settings and the signals are what they were before."""
+    """Restore torch's global settings and the signal handlers after a job."""
     threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     convolutions, benchmark = cudnn.allow_tf32, cudnn.benchmark

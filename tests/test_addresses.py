@@ -75,7 +75,7 @@ def address_with(secret: str, position: str, scheme: str, host: str, name: str) 
 
 @pytest.mark.parametrize("position", PLACE)
 @given(secret=SECRET, scheme=SCHEME, host=HOST, name=NAME)
-def test_a_secret_in_any_place_is_in_nothing_that_is_made_of_the_address(
+def test_a_secret_in_any_part_is_in_nothing_that_is_made_of_the_address(
     position: str, secret: str, scheme: str, host: str, name: str
 ) -> None:
     text = address_with(secret, position, scheme, host, name)
@@ -132,7 +132,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @settings(max_examples=30, deadline=None)
 @given(secret=SECRET, position=st.sampled_from(PLACE), scheme=SCHEME, name=NAME)
-def test_neither_the_page_nor_the_card_nor_the_webhook_tells_of_one(
+def test_neither_the_page_nor_the_card_nor_the_webhook_shows_one(
     prepared: Prepared, secret: str, position: str, scheme: str, name: str
 ) -> None:
     """Of a run whose every address holds the secret, and whose errors repeat the address."""

@@ -128,7 +128,7 @@ def test_a_cut_download_is_reported(tmp_path: Path, saved: float) -> None:
     assert "is cut" in refusal(path)
 
 
-def test_a_diffusers_folder_tells_its_family_and_schedule(tmp_path: Path) -> None:
+def test_a_diffusers_folder_shows_its_family_and_schedule(tmp_path: Path) -> None:
     schedule = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     base = inspect_base(diffusers_folder(tmp_path / "m", cross=1024, scheduler=schedule), name="m")
     assert (base.family, base.prediction, base.zero_terminal_snr) == ("sd2", "v_prediction", True)

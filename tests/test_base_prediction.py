@@ -66,7 +66,7 @@ def modelspec(says: str) -> dict[str, str]:
         ("previously_unknown", {}, {}, "epsilon", "", False),
     ],
 )
-def test_a_single_file_tells_what_it_predicts(
+def test_a_single_file_shows_what_it_predicts(
     tmp_path: Path,
     name: str,
     shapes: dict[str, list[int]],
@@ -86,7 +86,7 @@ def test_a_single_file_tells_what_it_predicts(
         assert "assumed to predict noise" in reported[0]
 
 
-def test_the_address_tells_it_too(tmp_path: Path) -> None:
+def test_the_address_shows_it_too(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "model.safetensors")
     base = inspect_base(path, name="hf://Laxhar/noobai-XL-Vpred-1.0")
     assert (base.prediction, base.zero_terminal_snr) == ("v_prediction", True)

@@ -35,7 +35,7 @@ def test_paths_in_the_run_are_reported_from_there(
     monkeypatch.setenv("HOME", str(tmp_path / "people" / "ali"))
     paths = LocalPaths(inside=(tmp_path / "out" / "cat",))
     assert paths.removed(f"{tmp_path}/out/cat/state/step-1") == "state/step-1"
-    assert paths.removed(f"kept in {tmp_path}/out/cat") == "kept in ."
+    assert paths.removed(f"saved in {tmp_path}/out/cat") == "saved in ."
     assert paths.removed(f"{tmp_path}/people/ali") == "~"
     value = {"a": [f"{tmp_path}/out/cat/x", 1], "b": None}
     assert paths.removed_in(value) == {"a": ["x", 1], "b": None}

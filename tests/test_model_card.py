@@ -58,7 +58,7 @@ def test_the_hub_reads_its_metadata() -> None:
     assert ModelCard(text).data.to_dict()["pipeline_tag"] == "text-to-image"
 
 
-def test_it_tells_how_to_load_the_weights_everywhere() -> None:
+def test_it_shows_how_to_load_the_weights_everywhere() -> None:
     text = render_card(CARD)
     assert 'pipe.load_lora_weights("me/cat", weight_name="my_cat.safetensors")' in text
     assert "StableDiffusionXLPipeline" in text
@@ -169,7 +169,7 @@ def test_pictures_show_every_prompt_at_the_usual_strength() -> None:
     assert shown == ["a-0.7-1.png", "b-0.7-1.png", "a-0.7-2.png", "b-0.7-2.png"]
 
 
-def test_a_card_of_a_training_that_ended_early_says_so_and_promises_no_whole_set() -> None:
+def test_a_card_of_a_training_that_ended_early_states_that_and_promises_no_whole_set() -> None:
     early = "the training ended early, after 40 of 200 steps: its budget was reached"
     card = replace(
         CARD, early=early, is_whole_set=False, weights="checkpoints/my_cat-000002.safetensors"

@@ -2,11 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
+
+from servers.fault_proxy import fault_proxy
+from servers.hub_server import Hub
+from servers.s3_servers import KEY_ID, SECRET_KEY, rclone_server, s3_client
 
 from tenner.base.choice import find_base
 from tenner.base.inspection import inspect_base
@@ -18,39 +24,12 @@ from tenner.core.secrets import NO_SECRETS, Secrets
 from tenner.families import KnownBase
 from tenner.settings import Settings
 from tenner.settings.known_bases import KNOWN_BASES
-from tests.base.test_fetching import (
-    KEY_ID,
-    SECRET_KEY,
-    TOKEN,
-    Account,
-    Hub,
-    Site,
-    checkpoint,
-    fault_proxy,
-    hub_env,
-    hub_server,
-    rclone_server,
-    s3_client,
-    web_site,
-)
+from tests.base.base_servers import TOKEN, Site, checkpoint, hub_env
 from tests.hardware.fake_smi import card, install_smi
 from tests.hardware.program import photos, sparse_base, tenner
 
 LARGE = 120_000_000
 """Bytes of weights of a base that is not taken for the tiny one."""
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with web_site() as site:
-        yield site
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with hub_server() as hub:
-        hub.state.tokens[TOKEN] = Account("me")
-        yield hub
 
 
 def both(requested: str, tmp_path: Path, *, secrets: Secrets = NO_SECRETS, **environ: str):

@@ -87,10 +87,10 @@ def test_one_bad_job_does_not_stop_the_others_and_a_second_start_does_only_what_
     assert len(list((shared / "latents").iterdir())) == 20
     page = (shared / "batch.html").read_text()
     assert 'href="../one/report.html"' in page
-    told = tenner(tmp_path, "status", "output/jobs.batch")
-    assert "one: delivered" in told.stdout
-    assert "bad: failed\n  problem    the dataset later is not there" in told.stdout
-    assert "2 of 3 jobs delivered" in told.stdout
+    status = tenner(tmp_path, "status", "output/jobs.batch")
+    assert "one: delivered" in status.stdout
+    assert "bad: failed\n  problem    the dataset later is not there" in status.stdout
+    assert "2 of 3 jobs delivered" in status.stdout
     listed = json.loads(tenner(tmp_path, "status", "output/jobs.batch", "--json").stdout)
     assert [each["run_status"] and each["run_status"]["step"] for each in listed] == [3, None, 3]
 

@@ -74,7 +74,7 @@ def test_nothing_is_cut_and_axe_is_content(
         assert faults(page) == []
 
 
-def test_rows_are_named_by_what_differs_and_no_taller_than_what_they_say(
+def test_rows_are_named_by_what_differs_and_no_taller_than_their_text(
     browser: Any, summary: Path
 ) -> None:
     with opened(browser, summary, width=390) as page:
@@ -87,7 +87,7 @@ def test_rows_are_named_by_what_differs_and_no_taller_than_what_they_say(
         assert not [each for each in rows if "portrait" in each]
 
 
-def test_a_batch_that_goes_on_is_loaded_again_in_the_language_that_was_chosen(
+def test_a_batch_that_is_running_is_loaded_again_in_the_language_that_was_chosen(
     browser: Any, summary: Path, tmp_path: Path
 ) -> None:
     page_text = summary.read_text(encoding="utf-8")

@@ -104,7 +104,7 @@ def test_a_folder_called_like_a_base_is_the_dataset(
         (["sdxl", "photos", "--base_model", "sd15"], "the base is given twice: sdxl and"),
     ],
 )
-def test_names_that_cannot_be_told_apart_are_reported(words: list[str], answer: str) -> None:
+def test_ambiguous_names_are_reported(words: list[str], answer: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_command_line(["plan", *words])
     (problem,) = caught.value.problems
@@ -266,7 +266,7 @@ def test_a_run_for_programs_is_json_lines_and_its_text_goes_to_stderr(tmp_path: 
     assert json.loads(again.stdout.splitlines()[-1])["state"] == "delivered before"
 
 
-def test_a_refused_run_is_told_to_programs_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_refused_run_is_reported_to_programs_and_leaves_no_folder(tmp_path: Path) -> None:
     done = tenner(tmp_path, *RUN, "deep/er/out", "--learning_rate", "-3", "--json")
     assert done.returncode == 2
     result = json.loads(done.stdout.splitlines()[-1])

@@ -99,15 +99,15 @@ def start(folder: Path, node: str, order: Order) -> subprocess.Popen[bytes]:
     return process
 
 
-def steps_told(folder: Path, node: str) -> list[tuple[str, int]]:
-    """When this node took which step, and not what it was told of earlier attempts."""
+def steps_taken(folder: Path, node: str) -> list[tuple[str, int]]:
+    """When this node took which step, without the steps of earlier attempts."""
     log = folder / node / "cat" / "engine.log"
     events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [(node, each["step"]) for each in events if each["event"] == "step"]
 
 
 @pytest.mark.long
-def test_a_job_whose_machine_is_killed_goes_on_on_another_one_and_never_on_both(
+def test_a_job_whose_machine_is_killed_resumes_on_another_one_and_never_on_both(
     tmp_path: Path,
 ) -> None:
     there = tmp_path / "there"
@@ -133,8 +133,8 @@ def test_a_job_whose_machine_is_killed_goes_on_on_another_one_and_never_on_both(
                 each.stdin.close()
     result = json.loads((tmp_path / "two.json").read_text())
     assert (result["state"], result["generation"]) == ("delivered", 2)
-    first_steps = [step for _, step in steps_told(tmp_path, "one")]
-    second_steps = [step for _, step in steps_told(tmp_path, "two")]
+    first_steps = [step for _, step in steps_taken(tmp_path, "one")]
+    second_steps = [step for _, step in steps_taken(tmp_path, "two")]
     assert second_steps[-1] == 60
     assert second_steps[0] > 10, "what was saved was trained again"
     assert second_steps[0] <= first_steps[-1] + 1

@@ -64,7 +64,7 @@ def fetch(
     )
 
 
-def test_a_cut_download_goes_on_where_it_was(host: tuple[Proxy, str], tmp_path: Path) -> None:
+def test_a_cut_download_is_resumed(host: tuple[Proxy, str], tmp_path: Path) -> None:
     done = fetch(host, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "some.safetensors").read_bytes() == CONTENT
@@ -74,7 +74,7 @@ def test_a_cut_download_goes_on_where_it_was(host: tuple[Proxy, str], tmp_path: 
     assert [each.headers.get("Range") for each in large] == [None, "bytes=10485760-"]
 
 
-def test_another_file_under_that_name_is_refused_and_not_kept(
+def test_another_file_under_that_name_is_refused_and_removed(
     host: tuple[Proxy, str], tmp_path: Path
 ) -> None:
     done = fetch(host, tmp_path, sha256="0" * 64)
@@ -83,7 +83,7 @@ def test_another_file_under_that_name_is_refused_and_not_kept(
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_what_is_not_there_is_not_asked_for_again(host: tuple[Proxy, str], tmp_path: Path) -> None:
+def test_what_is_not_there_is_not_requested_again(host: tuple[Proxy, str], tmp_path: Path) -> None:
     done = fetch(host, tmp_path, file="other.safetensors")
     assert done.returncode != 0
     assert "404" in done.stderr

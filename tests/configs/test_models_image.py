@@ -14,7 +14,7 @@ WEIGHTS = bytes(range(256)) * 100
 
 
 def layer(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The tar and what is told of it, as the workflow makes them of what was fetched."""
+    """The tar and its description, as the workflow makes them of what was fetched."""
     folder.mkdir()
     (folder / "some.safetensors").write_bytes(WEIGHTS)
     (folder / "some.txt").write_text("some/model at abc\n")

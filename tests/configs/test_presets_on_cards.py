@@ -32,9 +32,7 @@ def job(preset: str, dataset: Path, workdir: Path) -> Job:
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "demo"])
-def test_a_preset_fits_every_card_it_says_it_does(
-    preset: str, dataset: Path, tmp_path: Path
-) -> None:
+def test_a_preset_fits_every_card_that_it_names(preset: str, dataset: Path, tmp_path: Path) -> None:
     planned = job(preset, dataset, tmp_path)
     cards = {gb: card_named(name) for gb, name in CARDS.items()}
     offers = {

@@ -64,7 +64,7 @@ def test_there_is_a_preset_for_each_goal_and_base() -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_is_a_settings_file_and_says_for_whom_it_is(path: Path) -> None:
+def test_a_preset_is_a_settings_file_and_names_its_purpose(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for word in ("For whom", "Images", "Hours", "Dollars"):
         assert re.search(rf"^# {word}: .", text, re.MULTILINE), word
@@ -99,7 +99,7 @@ def test_the_templates_open_the_live_pages_port() -> None:
         assert "TENNER_SERVE_TOKEN" not in environ, "made anew at each start"
 
 
-def test_runpods_newer_template_says_the_same() -> None:
+def test_runpods_newer_template_has_the_same_content() -> None:
     old, new = load("runpod/template.json"), load("runpod/template-v2.json")
     assert {name: RUNPOD_V2_FIELDS[name] for name in new} == {k: type(v) for k, v in new.items()}
     assert {"name", "image"} <= set(new), "what it requires"

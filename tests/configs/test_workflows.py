@@ -22,7 +22,7 @@ def commands(job: str) -> str:
     return "\n".join(each.get("run", "") for each in steps(job))
 
 
-def test_a_job_for_a_model_asks_for_the_room_that_it_takes_first() -> None:
+def test_a_job_for_a_model_first_requires_the_space_that_it_takes() -> None:
     models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
     rooms = {
         each["model"]: each["room"]
@@ -35,7 +35,7 @@ def test_a_job_for_a_model_asks_for_the_room_that_it_takes_first() -> None:
 
 
 @pytest.mark.parametrize("job", ["test", "publish", "models"])
-def test_room_is_made_and_asked_for_before_anything_is_built(job: str) -> None:
+def test_space_is_freed_and_required_before_anything_is_built(job: str) -> None:
     text = commands(job)
     requested = text.index("docker/require_room.sh")
     built = re.search(r"buildx bake|fetch_model\.py", text)
@@ -45,7 +45,7 @@ def test_room_is_made_and_asked_for_before_anything_is_built(job: str) -> None:
 
 
 @pytest.mark.parametrize(("needed", "code"), [("1", 0), ("999999", 1)])
-def test_too_little_room_ends_the_job(needed: str, code: int) -> None:
+def test_too_little_space_ends_the_job(needed: str, code: int) -> None:
     done = subprocess.run(
         ["bash", ROOT / "docker" / "require_room.sh", needed, "this"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""An output folder that goes with the container is found by its mounts, and said."""
+"""An output folder that goes with the container is found by its mounts, and reported."""
 
 import os
 from pathlib import Path

@@ -119,7 +119,7 @@ def early() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_stop_while_it_starts_says_a_line(early: subprocess.Popen[str]) -> None:
+def test_a_stop_while_it_starts_prints_a_line(early: subprocess.Popen[str]) -> None:
     assert early.stdout is not None
     assert early.stdout.readline() == "here\n"
     early.send_signal(signal.SIGTERM)

@@ -143,7 +143,9 @@ def test_what_is_no_users_number_is_refused(tmp_path: Path, puid: str) -> None:
 
 @as_root
 @pytest.mark.parametrize("left", ["setuid", "none"])
-def test_without_the_privileges_it_goes_on_as_root_and_says_so(folder: Path, left: str) -> None:
+def test_without_the_privileges_it_continues_as_root_and_reports_it(
+    folder: Path, left: str
+) -> None:
     owned(owned(folder / "output") / "my_lora")
     dropped = {"setuid": "-setgid", "none": "-setuid,-setgid"}[left]
     before = ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
@@ -166,7 +168,7 @@ def test_a_secret_that_only_root_may_read_is_read(folder: Path) -> None:
 
 
 @as_root
-def test_a_secret_that_is_not_there_is_still_said(folder: Path) -> None:
+def test_a_secret_that_is_not_there_is_still_reported(folder: Path) -> None:
     owned(folder / "output")
     done = start("train", "--dataset", "none", cwd=folder, HF_TOKEN_FILE="/run/none")
     assert done.returncode == 2

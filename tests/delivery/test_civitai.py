@@ -1,4 +1,4 @@
-"""The archive for Civitai: what its form asks, from what lies in a run's directory."""
+"""The archive for Civitai: what its form needs, from the files in a run's directory."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def test_a_run_is_packed_and_delivered_with_what_the_form_asks(run: RunDir) -> None:
+def test_a_run_is_packed_and_delivered_with_what_the_form_needs(run: RunDir) -> None:
     there = run.path / "there"
     words = ("--deliver-for", "civitai", "--destinations", f"file://{there}")
     assert main(["deliver", str(run.path), *words]) == 0

@@ -210,16 +210,16 @@ def test_a_base_is_fetched_from_there(cloud: Cloud, address: str, tmp_path: Path
     cloud.write(address, "models/base.safetensors", content, tmp_path)
     base = parse_base_address(f"{address}/models/base.safetensors")
     assert base is not None
-    told: list[int] = []
+    reported: list[int] = []
     fetched = fetch_base(
         base,
         cache=tmp_path / "cache",
         secrets=cloud.secrets,
         environ=cloud.env,
-        on_bytes=lambda done, total: told.append(done),
+        on_bytes=lambda done, total: reported.append(done),
     )
     assert fetched.path.read_bytes() == content
-    assert told == [16 << 20, len(content)]
+    assert reported == [16 << 20, len(content)]
 
 
 class _Refusing(MemoryFileSystem):
@@ -246,7 +246,7 @@ class _Refusing(MemoryFileSystem):
 
 
 @pytest.mark.parametrize("refused", ["", "write", "read", "delete"])
-def test_what_the_keys_may_not_do_is_said_before_the_training(refused: str) -> None:
+def test_what_the_keys_may_not_do_is_reported_before_the_training(refused: str) -> None:
     fs = _Refusing()
     fs.refused = refused
     store = CloudStore(parse_destination("gs://loras/a"), fs)
@@ -288,7 +288,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         parse_destination(text)
 
 
-def test_a_machine_without_rclone_is_told_how_to_get_it(
+def test_without_rclone_the_error_names_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

@@ -107,7 +107,7 @@ def test_a_checkpoint_its_state_and_the_notes_are_one_commit_and_the_older_state
     assert ".tenner/cat/ledger.json" in tree
 
 
-def test_a_checkpoint_without_a_state_waits_no_longer_than_the_policy_says(
+def test_a_checkpoint_without_a_state_waits_no_longer_than_the_policy_allows(
     hub: Hub, run_dir: RunDir
 ) -> None:
     events: list[Event] = []
@@ -139,7 +139,7 @@ def test_in_a_hurry_everything_that_waits_is_sent_notes_too(hub: Hub, run_dir: R
     assert len(commits(hub)) == 2
 
 
-def test_the_events_that_are_delivered_tell_no_path_of_this_machine(
+def test_the_events_that_are_delivered_hold_no_path_of_this_machine(
     hub: Hub, run_dir: RunDir, tmp_path: Path
 ) -> None:
     events: list[Event] = []

@@ -68,7 +68,7 @@ def test_second_delivery_sends_only_what_is_missing_or_changed(tmp_path: Path) -
 
 def test_one_failing_destination_does_not_stop_another(tmp_path: Path) -> None:
     files = files_of_a_run(tmp_path / "run")
-    (tmp_path / "blocked").write_text("a file where a folder is wanted")
+    (tmp_path / "blocked").write_text("a file where a folder is expected")
     blocked = parse_destination(f"file://{tmp_path}/blocked/out")
     good = parse_destination(f"file://{tmp_path}/good")
     with pytest.raises(DeliveryError) as raised:

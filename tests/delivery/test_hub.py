@@ -124,7 +124,7 @@ def test_a_second_delivery_sends_only_what_changed(
     assert len(repo_of(hub).branches["main"]) == 3
 
 
-def test_large_files_go_up_in_parts_where_the_hub_asks_for_it(
+def test_large_files_go_up_in_parts_where_the_hub_requires_it(
     hub: Hub, proxy: Proxy, files: list[DeliveredFile]
 ) -> None:
     hub.state.part_bytes = 1 << 20
@@ -247,7 +247,7 @@ def test_check_makes_the_repo_private_and_leaves_no_commit(hub: Hub, proxy: Prox
     assert any(sent.method == "PUT" and "/large/" in sent.path for sent in proxy.seen)
 
 
-def test_check_makes_a_public_repo_only_where_asked_and_warns_of_a_public_one(
+def test_check_makes_a_public_repo_only_where_requested_and_warns_of_a_public_one(
     hub: Hub, proxy: Proxy
 ) -> None:
     assert check(proxy, parse_destination("hf://club/open?public")) == ()

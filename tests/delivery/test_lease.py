@@ -84,7 +84,7 @@ def test_a_holder_that_dies_is_followed_after_the_lease_and_not_before(
         lease.check()
 
 
-def test_one_that_is_kept_outlasts_its_time(destination: Destination) -> None:
+def test_one_that_is_renewed_outlasts_its_time(destination: Destination) -> None:
     with lease_at(destination) as first:
         first.take(lambda text: None)
         with pytest.raises(LeaseLost):

@@ -134,7 +134,7 @@ def test_no_secret_is_left_behind_whatever_fails(proxy: Proxy, tmp_path: Path) -
 
 @pytest.mark.long
 def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
-    """A dataset behind a password and a signature: trained on, delivered, and told of nowhere."""
+    """A dataset behind a password and a signature: trained on, delivered, and written nowhere."""
     hidden = {
         each: f"{each}Loopback{number}Word" for number, each in enumerate(("pw", "sig", "tok"))
     }
@@ -162,7 +162,7 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
         location = f"127.0.0.1:{server.server_address[1]}"
         query = f"sig={hidden['sig']}&token={hidden['tok']}"
         address = f"http://alice:{hidden['pw']}@{location}/photos.zip?{query}"
-        to = f"file://{tmp_path}/kept"
+        to = f"file://{tmp_path}/delivered"
         done = tenner(tmp_path, "train", "--dataset", address, *SHORT, "--destinations", to)
         assert done.returncode == 0, done.stdout + done.stderr
         ways = [
@@ -179,7 +179,7 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
                 "--destinations",
                 f"s3://KEY:{hidden['pw']}@bucket/x",
             ),
-            ("train", str(tmp_path / "kept" / "settings.toml"), "--destinations", to),
+            ("train", str(tmp_path / "delivered" / "settings.toml"), "--destinations", to),
         ]
         failed = [tenner(tmp_path, *words) for words in ways]
     finally:
@@ -189,7 +189,7 @@ def test_no_credential_of_an_address_is_left_behind(tmp_path: Path) -> None:
     assert "without its password or token" in failed[-1].stdout + failed[-1].stderr
     output = [text for each in (done, *failed) for text in (each.stdout, each.stderr)]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert (tmp_path / "kept" / "events.jsonl").is_file() or len(files) > 10
+    assert (tmp_path / "delivered" / "events.jsonl").is_file() or len(files) > 10
     for name, secret in hidden.items():
         assert [text for text in output if secret in text] == [], name
         assert [path for path in files if secret.encode() in path.read_bytes()] == [], name

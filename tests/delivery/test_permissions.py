@@ -192,10 +192,10 @@ def test_what_the_keys_lack_is_reported_before_the_run_and_leaves_one_file_at_mo
 
 @pytest.mark.parametrize("server_port", ["moto"], indirect=True)  # the other keeps no versions
 @pytest.mark.parametrize("keeps", ["versions", "locked"])
-def test_a_bucket_that_keeps_each_version_is_named_before_the_run_with_the_rule_that_ends_it(
+def test_a_bucket_that_stores_each_version_is_named_before_the_run_with_the_rule_that_ends_it(
     server_port: int, keeps: str
 ) -> None:
-    client, name = s3_client(server_port), f"kept-{keeps}"
+    client, name = s3_client(server_port), f"versions-{keeps}"
     if keeps == "locked":
         client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
         retention = {"Mode": "COMPLIANCE", "Days": 1}
@@ -246,7 +246,7 @@ def test_a_set_is_delivered_and_delivered_anew_and_never_called_whole_in_between
     assert [text for _, text in manifests if '"files"' in text] == []
 
 
-def test_a_drop_box_is_asked_for_nothing_that_it_refuses_again_and_again(
+def test_a_drop_box_gets_no_request_again_that_it_has_refused(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     allow_only(bucket.proxy, BUCKET, *DROP_BOX)

@@ -121,7 +121,7 @@ def test_the_newest_comes_first_and_jobs_do_not_mix(remote: RemoteKind, tmp_path
     assert remote.run("dog").states() == ()
 
 
-def test_two_states_of_one_step_do_not_take_each_others_place(
+def test_two_states_of_one_step_do_not_replace_each_other(
     remote: RemoteKind, tmp_path: Path
 ) -> None:
     first = put_state(remote.run(), state_folder(tmp_path / "a", b"first"), 5)

@@ -1,4 +1,4 @@
-"""S3 as accounts have it: profiles, roles, encrypted buckets, regions; told before training."""
+"""S3 as accounts have it: profiles, roles, encrypted buckets, regions; checked before training."""
 
 import hashlib
 import os

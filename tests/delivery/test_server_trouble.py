@@ -97,7 +97,7 @@ def test_a_token_that_ran_out_is_named_although_head_has_no_words(
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6])
-def test_small_files_arrive_though_the_server_asks_to_slow_down(
+def test_small_files_arrive_though_the_server_answers_slow_down(
     proxy: Proxy, tmp_path: Path, share: float
 ) -> None:
     """Each request is tried again by itself, so that one refusal costs one request."""

@@ -43,7 +43,7 @@ def test_the_manual_page_has_every_command_and_every_flag() -> None:
 UPDATE = "run: python -m scripts.man_page"
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_a_description() -> None:
     keys = [key for section in SECTIONS for key in section.model_fields]
     assert [key for key in keys if not setting_texts().get(key)] == []
 
@@ -89,7 +89,7 @@ def test_every_file_and_command_that_is_named_is_there(page: Path) -> None:
     assert [str(each) for each in positions if not each.exists()] == []
 
 
-def test_what_hosts_cost_is_what_their_prices_say() -> None:
+def test_what_hosts_cost_follows_from_their_prices() -> None:
     """Of the README's times on these cards, at the price book's dollars for an hour."""
     page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
     book = tomllib.loads(

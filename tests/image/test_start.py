@@ -226,7 +226,7 @@ def test_a_volume_over_opt_is_reported(engine: Engine, folder: Path) -> None:
     assert "is hidden by what is mounted at /opt" in done.output
 
 
-def test_a_stop_while_it_starts_says_a_line(engine: Engine) -> None:
+def test_a_stop_while_it_starts_prints_a_line(engine: Engine) -> None:
     container = engine.start("doctor")
     try:
         engine.wait_for(container, "looking at the card")

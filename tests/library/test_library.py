@@ -25,7 +25,7 @@ NOT_LOADED = ("torch", "numpy", "PIL", "pydantic_core", "rich", "httpx", "jinja2
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with pictures, and an environment that sets nothing."""
     shutil.copytree(concept_dir(), tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def test_types_and_names_are_the_same() -> None:
         tenner.fly  # noqa: B018  # pyright: ignore
 
 
-def test_the_documented_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_examples_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In order and in one namespace, as a reader types them; nothing is printed but by them."""
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(examples) == 3
@@ -91,8 +91,10 @@ def test_the_documented_examples_run(place: Path, capsys: pytest.CaptureFixture[
         exec(compile(each, str(PAGE), "exec"), names)
     output = capsys.readouterr()
     assert output.err == ""
-    assert names["result"].weights == place / "output" / "star" / "checkpoints" / "star.safetensors"
-    assert (place / "output" / "star" / "delivered.json").is_file()
+    assert (
+        names["result"].weights == folder / "output" / "star" / "checkpoints" / "star.safetensors"
+    )
+    assert (folder / "output" / "star" / "delivered.json").is_file()
     assert names["lora"].file.ranks() == (4,)
 
 
@@ -105,7 +107,7 @@ def test_every_error_is_documented() -> None:
     assert rows == expected
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 def test_a_run_that_is_to_stop_before_its_training_begins_none() -> None:
     stop, heard = threading.Event(), list[Event]()
 
@@ -121,8 +123,8 @@ def test_a_run_that_is_to_stop_before_its_training_begins_none() -> None:
     assert not [each for each in heard if isinstance(each, Step)]
 
 
-@pytest.mark.usefixtures("place")
-def test_signals_are_handled_where_that_is_asked_for_and_possible() -> None:
+@pytest.mark.usefixtures("folder")
+def test_signals_are_handled_where_that_is_requested_and_possible() -> None:
     found: list[BaseException] = []
 
     def elsewhere() -> None:
@@ -152,7 +154,7 @@ def test_signals_are_handled_where_that_is_asked_for_and_possible() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 def test_two_threads_train_at_once_and_leave_signals_and_output_alone(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -184,7 +186,7 @@ def test_two_threads_train_at_once_and_leave_signals_and_output_alone(
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 def test_a_stopped_run_and_one_whose_listener_fails_are_resumed() -> None:
     settings = job(max_train_steps=60, save_state_every_minutes=60)
     stop, heard = threading.Event(), list[Event]()
@@ -215,10 +217,10 @@ def test_a_stopped_run_and_one_whose_listener_fails_are_resumed() -> None:
     assert (result.state, result.num_steps) == ("delivered", 60)
 
 
-def test_everything_that_is_wrong_is_raised_at_once(place: Path) -> None:
-    (place / "job.toml").write_text('base_model = "tiny"\ndataset = "photoz"\n')
+def test_everything_that_is_wrong_is_raised_at_once(folder: Path) -> None:
+    (folder / "job.toml").write_text('base_model = "tiny"\ndataset = "photoz"\n')
     with pytest.raises(tenner.DatasetError) as caught:
-        tenner.check(place / "job.toml")
+        tenner.check(folder / "job.toml")
     assert "photoz" in str(caught.value)
     with pytest.raises(tenner.SettingsError) as wrong:
         tenner.plan({"learning_rat": 1e-4, "max_train_steps": "many"})

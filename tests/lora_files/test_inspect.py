@@ -61,7 +61,7 @@ def test_a_kohya_file_is_reported_whole(tmp_path: Path) -> None:
         assert word in words
 
 
-def test_other_makers_files_say_who_reads_them(tmp_path: Path) -> None:
+def test_of_other_makers_files_it_is_reported_who_reads_them(tmp_path: Path) -> None:
     peft = write(
         tmp_path / "adapter_model.safetensors",
         {
@@ -99,7 +99,7 @@ def test_a_bf16_file_is_measured_too(tmp_path: Path) -> None:
     assert reported["parts"]["unet"]["norm"] == pytest.approx(0.25 * (320 * 768) ** 0.5, rel=1e-9)
 
 
-def test_a_lora_that_learnt_nothing_ends_it_with_5_and_the_cause_that_it_tells(
+def test_a_lora_that_learnt_nothing_ends_it_with_5_and_its_cause(
     tmp_path: Path,
 ) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 320, 768, 8, 4.0)

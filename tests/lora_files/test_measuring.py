@@ -222,7 +222,7 @@ def test_rounding_to_bf16_is_torchs(values: list[float]) -> None:
     assert torch.equal(got, expected)
 
 
-def test_as_a_program_it_answers_in_json_and_says_why_it_cannot(tmp_path: Path) -> None:
+def test_as_a_program_it_answers_in_json_and_reports_why_it_cannot(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"path": str(save(tmp_path / "a.safetensors", linear()[0]))}))
     argv = [sys.executable, "-m", "tenner.lora_files.measuring", str(job)]

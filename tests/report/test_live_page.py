@@ -1,4 +1,4 @@
-"""The page while a run goes on, and at every way it can end."""
+"""The page during a run, and at every way it can end."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def page_of(prepared: Prepared, tmp_path: Path, **more: object) -> LivePage:
 
 
 def end(page: LivePage, event: Event, error: BaseException) -> None:
-    """Hear an event, then end with an error, which goes on its way."""
+    """Take an event, then end with an error, which is raised further."""
 
     def run() -> None:
         with page:
@@ -97,7 +97,7 @@ def end(page: LivePage, event: Event, error: BaseException) -> None:
         run()
 
 
-def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_path: Path) -> None:
+def test_it_shows_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_path: Path) -> None:
     seconds = 0.0
     budget = Budget(
         max_cost_usd=10, max_hours=None, price_per_hour=2, spent_usd=1.25, spent_seconds=1800
@@ -111,7 +111,7 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
     reported = re.sub(r"<[^>]*>", "", page.run_dir.report.read_text(encoding="utf-8"))
     for words in ("40 / 100", "the card is throttling", "let it cool", "36 min 00 s"):
         assert words in reported, words
-    assert "$2.05" in reported, "what earlier lives cost, and 24 minutes at $2 an hour"
+    assert "$2.05" in reported, "what earlier attempts cost, and 24 minutes at $2 an hour"
     assert "$3.25" in reported, "and 36 minutes more"
     assert "$10.00" in reported
     live = json.loads(page.run_dir.live.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def test_it_tells_steps_time_left_dollars_and_warnings(prepared: Prepare, tmp_pa
     assert f'data-live="{live["outline"]}"' in page.run_dir.report.read_text(encoding="utf-8")
 
 
-def test_a_base_is_shown_by_its_name_not_its_place(prepared: Prepare, tmp_path: Path) -> None:
+def test_a_base_is_shown_by_its_name_not_its_path(prepared: Prepare, tmp_path: Path) -> None:
     made = prepared()
     path = tmp_path / "bases" / "photo.safetensors"
     base = replace(made.base, name=str(path), path=path, hub_id="")

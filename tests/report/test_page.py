@@ -81,7 +81,7 @@ def test_the_file_and_the_grid_stand_first_then_what_needs_attention_then_the_cu
     assert order(render_report(failed))[0] == "h-warning", "what went wrong stands above all"
     copy = Elements(render_report(replace(facts, state="trained")))
     (link,) = [each["href"] for each in copy.of("a") if each.get("class") == "download"]
-    assert link == "./my_lora.safetensors", "the page that is delivered lies beside the file"
+    assert link == "./my_lora.safetensors", "the page that is delivered is beside the file"
 
 
 def test_images_that_are_held_out_are_marked_and_shown_first(

@@ -27,7 +27,7 @@ def rises(t: float) -> float:
 
 
 def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, list[Event]]:
-    """The epoch at whose end the run was asked to stop."""
+    """The epoch at whose end the run was requested to stop."""
     chance, losses, text = random.Random(1), list[float](), list[Event]()
     early = StopWhen(
         condition=condition,
@@ -57,7 +57,7 @@ def ended_after(condition: str, shape, run_dir: RunDir) -> tuple[int | None, lis
         ("settled", flat, False),
     ],
 )
-def test_it_ends_what_was_requested_and_says_so(
+def test_it_ends_what_was_requested_and_reports_it(
     tmp_path: Path, condition: str, shape, ends: bool
 ) -> None:
     run_dir = RunDir(tmp_path).create()

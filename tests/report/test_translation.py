@@ -50,7 +50,7 @@ def names(template: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
 
 
-def test_the_catalogues_hold_what_the_program_says() -> None:
+def test_the_catalogues_hold_the_program_s_messages() -> None:
     """`python -m scripts.catalogues` brings them up to date."""
     text = {strings(each.id) for each in catalogues.extracted() if each.id}
     assert text == {strings(each.id) for each in read(catalogues.TEMPLATE) if each.id}
@@ -63,9 +63,9 @@ def test_every_text_is_translated(path: Path) -> None:
     assert catalogues.missing(read(path)) == []
 
 
-SAYS = {"text", "fix", "reason", "why", "why_checkpointing", "why_accumulation"}
+TEXT_ARGUMENTS = {"text", "fix", "reason", "why", "why_checkpointing", "why_accumulation"}
 """Arguments that people read."""
-SPEAKERS = re.compile(
+TEXT_MAKERS = re.compile(
     r"(Problem|Warned|Failed|Choice|BatchChoice|ChosenEngine|Rule|Finding|FileIssue)$"
     r"|(Error|BudgetReached|Stopped)$"
 )
@@ -79,11 +79,11 @@ def plain_texts(path: Path) -> list[int]:
         if not isinstance(call, ast.Call):
             continue
         name = getattr(call.func, "id", "") or getattr(call.func, "attr", "")
-        if not SPEAKERS.search(name):
+        if not TEXT_MAKERS.search(name):
             continue
-        said = [each.value for each in call.keywords if each.arg in SAYS]
-        said += call.args[:1] if ERRORS.search(name) else []
-        for value in said:
+        texts = [each.value for each in call.keywords if each.arg in TEXT_ARGUMENTS]
+        texts += call.args[:1] if ERRORS.search(name) else []
+        for value in texts:
             either = (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,)
             for each in either:
                 is_text = isinstance(each, ast.Constant) and isinstance(each.value, str)
@@ -113,7 +113,7 @@ def test_every_message_is_given_its_values() -> None:
 
 
 @pytest.mark.parametrize("path", catalogues.translations(), ids=lambda path: path.parts[-3])
-def test_a_translation_has_the_places_of_its_original(path: Path) -> None:
+def test_a_translation_has_the_names_of_its_original(path: Path) -> None:
     for each in read(path):
         if not each.id:
             continue
@@ -238,7 +238,7 @@ def test_a_problem_takes_messages_alone() -> None:
 
 def test_redacting_keeps_the_message() -> None:
     secrets = Secrets(values={"HF_TOKEN": "sesame-open"})
-    text = secrets.redact(msg("{name} could not be kept: {error}", name="x", error="sesame-open"))
+    text = secrets.redact(msg("{name} could not be saved: {error}", name="x", error="sesame-open"))
     assert isinstance(text, Message)
     assert "sesame" not in text
     assert "sesame" not in json.dumps(text.to_json())
@@ -287,7 +287,7 @@ def test_labels_of_the_page_count_too() -> None:
         ("NVIDIA GeForce RTX 3060", 12288, "8.6", {"max_hours": 0.5, "attention": "xformers"}),
     ],
 )
-def test_all_that_a_plan_says_has_its_translation(
+def test_all_texts_of_a_plan_have_their_translation(
     tmp_path: Path, name: str, memory: int, capability: str, settings: dict[str, object]
 ) -> None:
     photos(tmp_path / "photos", 16, side=320)

@@ -281,7 +281,7 @@ def test_every_setting_is_drawn() -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(drawn=flags())
-def test_plan_and_the_start_of_train_say_the_same(
+def test_plan_and_the_start_of_train_report_the_same(
     trainer: str,
     drawn: dict[str, str],
     places: dict[str, Place],

@@ -134,7 +134,7 @@ JOB = {
     "device": "cpu",
     "batch_size": "4",
     "optimizer_type": "AdamW",
-    "max_train_steps": "20000",  # it is told to stop, so that it lasts as long as the strangers
+    "max_train_steps": "20000",  # the test stops it when the strangers are done
     "save_every_n_epochs": "1000",
     "no_samples": "true",
     "output_name": "served",
@@ -192,7 +192,8 @@ def test_1500_half_open_connections_do_not_end_a_run_of_1024_files(tmp_path: Pat
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["come", "come", "come", "ask", "answered", "go"]), st.integers(0, 5)
+            st.sampled_from(["connect", "connect", "connect", "request", "answer", "leave"]),
+            st.integers(0, 5),
         ),
         max_size=200,
     )
@@ -204,16 +205,16 @@ def test_no_more_than_the_limits_are_held_and_none_that_is_answered_is_closed(
     where, answered, chance = dict[int, str](), set[int](), random.Random(len(acts))
     for number, (act, address) in enumerate(acts):
         some = chance.choice(list(where)) if where else None
-        if act == "come":
+        if act == "connect":
             where[number] = f"10.0.0.{address}"
             if (closed := found.admit(number, where[number])) is not None:
                 assert closed not in answered
                 found.leave(closed)
                 del where[closed]
-        elif some is not None and act == "ask":
+        elif some is not None and act == "request":
             found.is_answered(some)
             answered.add(some)
-        elif some is not None and act == "answered":
+        elif some is not None and act == "answer":
             found.waits(some)
             answered.discard(some)
         elif some is not None:

@@ -32,7 +32,7 @@ def test_a_line_with_options() -> None:
     assert parse_prompt("well--known -- and 2 --3") == PromptLine(text="well--known -- and 2 --3")
 
 
-def test_text_toml_and_json_say_the_same(tmp_path: Path) -> None:
+def test_text_toml_and_json_mean_the_same(tmp_path: Path) -> None:
     keys = {"prompt": "sks cat, red", "negative_prompt": "blurry, low quality", "width": 520}
     keys |= {"height": 768, "seed": 7, "scale": 5.5, "sample_steps": 12}
     (tmp_path / "p.txt").write_text(LINES)
@@ -55,7 +55,7 @@ def test_text_toml_and_json_say_the_same(tmp_path: Path) -> None:
         assert parse_prompt(lines[0]) == first
 
 
-def test_a_file_becomes_pictures_with_what_each_line_asks(tmp_path: Path) -> None:
+def test_a_file_becomes_pictures_with_the_options_of_each_line(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(LINES)
     settings = resolved(sample_prompts=str(tmp_path / "p.txt"), sample_seeds="1,2").settings
     cells = grid_cells(settings, ["other"], "sks cat")

@@ -28,7 +28,7 @@ assert red > green + 30 and red > blue + 30, (red, green, blue)
 """
 
 
-def test_diffusers_opens_the_base_and_draws_what_is_asked() -> None:
+def test_diffusers_opens_the_base_and_draws_the_prompt() -> None:
     done = subprocess.run(
         [sys.executable, "-c", DRAW, str(base_dir())],
         capture_output=True,

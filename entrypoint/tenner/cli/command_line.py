@@ -31,7 +31,7 @@ COMMANDS = {
 def parse_command_line(words: Sequence[str]) -> argparse.Namespace:
     """The arguments in `words`. Flags are read with dashes and with underscores alike.
 
-    Raises SettingsError for a command that there is not, and for names that cannot be told apart;
+    Raises SettingsError for a command that there is not, and for ambiguous names;
     argparse exits by itself on `--help` and on arguments that a command does not take.
     """
     words = _as_command(_with_command_first(words))
@@ -220,7 +220,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu",
         action="append",
         metavar="NAME",
-        help="plan for a card that is not here, such as 'RTX 4090' or A100-40; may be said"
+        help="plan for a card that is not here, such as 'RTX 4090' or A100-40; may be given"
         " several times, or 'all', to compare what they cost",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tenner.base.tiny import concept_dir, held_out, regularisation_dir
 from tenner.core.errors import ExitCode
+from tenner.core.messages import msg
 from tenner.pipeline.run import Outcome, run
 from tenner.pipeline.sampler import Sampler
 from tenner.planning.prepared import Prepared
@@ -23,7 +24,7 @@ from tenner.supervision.training import Trained
 from tenner.ui.lines import duration
 from tenner.ui.screen import make_screen
 
-DEFINITION = (
+DEFINITION = msg(
     "Sliced Wasserstein distance between 3×3-cell patches of drawn and held-out pictures of the"
     " concept, in colour levels (0 is the same; two real pictures are about 2.5 apart)."
 )
@@ -48,10 +49,10 @@ class Measured:
     def facts(self) -> tuple[ConceptFact, ...]:
         """As the report shows them."""
         return (
-            ConceptFact(name="the base alone, prompted for the concept", distance=self.base),
-            ConceptFact(name="with the LoRA, prompted for the concept", distance=self.lora),
+            ConceptFact(name=msg("the base alone, prompted for the concept"), distance=self.base),
+            ConceptFact(name=msg("with the LoRA, prompted for the concept"), distance=self.lora),
             ConceptFact(
-                name="other prompts: how far the LoRA moves them from the base",
+                name=msg("other prompts: how far the LoRA moves them from the base"),
                 distance=self.drift,
             ),
         )

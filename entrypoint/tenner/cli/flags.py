@@ -14,7 +14,8 @@ from tenner.settings.texts import setting_texts
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, *, explained: bool) -> None:
-    """A flag for each setting, in groups as in the documentation; `explained` for a reader."""
+    """A flag for each setting, in groups as in the documentation; `explained` adds each setting's
+    description."""
     texts = setting_texts() if explained else dict[str, str]()
     other_names: dict[str, list[str]] = {}
     for other, key in ALIASES.items():

@@ -42,7 +42,7 @@ def base_and_dataset(words: Sequence[str], *, command: str) -> tuple[str, str]:
     """The base among two `words`, in either order, and the dataset or settings file beside it.
 
     A folder that is here is a dataset even where a base is called like it. Raises SettingsError
-    where it cannot be told which is which.
+    where it is not clear which is which.
     """
     bases = [word for word in words if _is_base(word)]
     if len(bases) > 1:

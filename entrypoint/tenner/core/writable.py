@@ -103,7 +103,7 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
                 owner=owner,
                 uid=os.geteuid(),
             )
-            return Problem(text=text, fix=_own_it(there))
+            return Problem(text=text, fix=_ownership_fix(there))
         case number if number in _NO_FOLDER:
             text = msg("{shown} cannot be a folder: {there} is a file", shown=shown, there=there)
             return Problem(text=text, fix=msg("name another folder, or move that file away"))
@@ -114,7 +114,7 @@ def unwritable(path: Path, error: OSError, *, name: str = "") -> Problem:
             return Problem(text=text, fix=msg("name another folder, or repair that one"))
 
 
-def _own_it(path: Path) -> Message:
+def _ownership_fix(path: Path) -> Message:
     return msg(
         "let this user use it (chown -R {geteuid} {path}), start with its owner's uid"
         " (docker run --user), or name another folder",

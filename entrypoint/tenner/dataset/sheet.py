@@ -140,8 +140,10 @@ def render_sheet(result: CheckResult) -> str:
     groups = _groups(result, cards)
     grouped = {card.number for group in groups for card in group}
     filters = _filters(cards)
-    style = page_style() + _own("sheet.css") + _rules(cards, [kind for kind, _ in filters])
-    return environment.from_string(_own("sheet.html"), globals=text).render(
+    style = (
+        page_style() + _packaged_text("sheet.css") + _rules(cards, [kind for kind, _ in filters])
+    )
+    return environment.from_string(_packaged_text("sheet.html"), globals=text).render(
         headline=headline(result),
         findings=result.findings,
         buckets=result.images_by_bucket(),
@@ -227,5 +229,5 @@ def _card(result: CheckResult, image: ImageItem, number: int, common: frozenset[
     )
 
 
-def _own(name: str) -> str:
+def _packaged_text(name: str) -> str:
     return files("tenner.dataset").joinpath(name).read_text(encoding="utf-8")

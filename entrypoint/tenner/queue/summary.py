@@ -51,7 +51,7 @@ def write_summary(path: Path, name: str, records: Sequence[JobRecord]) -> None:
 
 def render_summary(folder: Path, name: str, records: Sequence[JobRecord]) -> str:
     """The page as HTML; links are relative to `folder`, where it will be."""
-    style = page_style() + _own("page.css")
+    style = page_style() + _packaged_text("page.css")
     seeds = comparisons(records)
     shown = [path for each in seeds for _, paths in each.rows for path in paths if path]
     costs = [each.cost_usd for each in records if each.cost_usd is not None]
@@ -124,7 +124,7 @@ def _link(folder: Path, record: JobRecord) -> str:
     return os.path.relpath(report.absolute(), folder.absolute()) if report.is_file() else ""
 
 
-def _own(name: str) -> str:
+def _packaged_text(name: str) -> str:
     return (files("tenner.queue") / name).read_text(encoding="utf-8")
 
 
@@ -132,4 +132,4 @@ def _own(name: str) -> str:
 def _template() -> Template:
     known: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
     environment = Environment(trim_blocks=True, lstrip_blocks=True, **known)
-    return environment.from_string(_own("page.html"), globals=TEXTS)
+    return environment.from_string(_packaged_text("page.html"), globals=TEXTS)

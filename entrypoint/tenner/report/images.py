@@ -1,4 +1,4 @@
-"""Makes pictures small enough to live inside the page.
+"""Makes pictures small enough to be stored inside the page.
 
 Pictures of up to `PIXEL_ART` pixels stay PNG and are enlarged by the browser with hard edges;
 larger ones become WebP. All pictures of a page share `BUDGET_BYTES`: where they do not fit, all

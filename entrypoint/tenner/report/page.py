@@ -61,11 +61,11 @@ def render_page(facts: ReportFacts, pictures: PictureStore) -> tuple[str, str]:
         "reading": reading,
         "notice_groups": notice_groups(facts.notices),
         "was_ended": facts.state in ("stopped", "budget"),
-        "groups": [_laid_out(each) for each in reversed(facts.sample_sets)],
+        "groups": [_as_tables(each) for each in reversed(facts.sample_sets)],
         "download": _download_address(facts),
         "compared": compared,
         "lowest_validation": min(facts.curve.validation, key=lambda each: each[1], default=None),
-        "pictures": pictures.inline_all([*_pictures(facts), *_again(compared)]),
+        "pictures": pictures.inline_all([*_pictures(facts), *_compared_pictures(compared)]),
         "dataset_images": facts.dataset.images[:MAX_DATASET_IMAGES] if facts.dataset else (),
         "next_steps": next_steps(facts, reading),
         "weights_bounds": (LEAST_RATIO, MOST_RATIO),
@@ -104,14 +104,15 @@ def _download_address(facts: ReportFacts) -> str:
 
 
 def _outline(facts: ReportFacts) -> str:
-    """A short name for all that a page shows beside its live parts."""
+    """A hash of all that the page shows beside its live parts: it changes where the page has to be
+    loaded again."""
     drawn = (facts.sample_sets, facts.concept, facts.weights)
     rest = (facts.state, *drawn, facts.files, len(facts.timings))
     return hashlib.sha256(repr(rest).encode()).hexdigest()[:16]
 
 
 def next_steps(facts: ReportFacts, reading: CurveReading) -> tuple[Message, ...]:
-    """What to do now, the most pressing first."""
+    """What to do next, the most important first."""
     steps: list[Message] = []
     if facts.state == "not_delivered":
         steps.append(labels.NEXT_STEPS["deliver"])
@@ -127,7 +128,7 @@ def next_steps(facts: ReportFacts, reading: CurveReading) -> tuple[Message, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """A group of pictures as a table: seeds down, strengths across."""
+    """A group of pictures as a table: a row for each seed, a column for each strength."""
 
     name: str
     columns: tuple[str, ...]
@@ -135,14 +136,14 @@ class _Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Laid:
+class _PictureTables:
     drawn: SampleSet
     tables: tuple[_Table, ...]
 
 
-def _laid_out(drawn: SampleSet) -> _Laid:
+def _as_tables(drawn: SampleSet) -> _PictureTables:
     names = dict.fromkeys(image.group for image in drawn.images)
-    return _Laid(drawn=drawn, tables=tuple(_table(name, drawn) for name in names))
+    return _PictureTables(drawn=drawn, tables=tuple(_table(name, drawn) for name in names))
 
 
 def _table(name: str, drawn: SampleSet) -> _Table:
@@ -159,7 +160,7 @@ def _table(name: str, drawn: SampleSet) -> _Table:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """A prompt's pictures at one strength: seeds down, epochs across."""
+    """A prompt's pictures at one strength: a row for each seed, a column for each epoch."""
 
     strength: str
     table: _Table
@@ -201,7 +202,7 @@ def _groups(drawn: SampleSet) -> list[str]:
     return list(dict.fromkeys(image.group for image in drawn.images))
 
 
-def _again(compared: Sequence[_Compared]) -> list[Path]:
+def _compared_pictures(compared: Sequence[_Compared]) -> list[Path]:
     shown = (image for each in compared for _, row in each.table.rows for image in row)
     return [image.path for image in shown if image]
 
@@ -213,7 +214,7 @@ def _pictures(facts: ReportFacts) -> list[Path]:
 
 
 @cache
-def _own(name: str) -> str:
+def _packaged_text(name: str) -> str:
     return files("tenner.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -229,7 +230,7 @@ def _template(name: str) -> Template:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=FunctionLoader(_own),
+        loader=FunctionLoader(_packaged_text),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -43,14 +43,14 @@ _GZIP_LEVEL = 3
 
 @dataclass(frozen=True, kw_only=True)
 class _Version:
-    """A file as it was at one time."""
+    """One version of a file: its bytes as they are and compressed by gzip."""
 
     etag: str
     plain: bytes
     zipped: bytes
 
 
-class Shelf:
+class CachedFile:
     """The newest version of a file, read and compressed once for all requests."""
 
     def __init__(self, path: Path, change: Callable[[bytes], bytes] = bytes) -> None:
@@ -60,12 +60,12 @@ class Shelf:
         self._current: _Version | None = None
 
     def current(self) -> _Version | None:
-        """What was read, where it still is the newest. Raises FileNotFoundError."""
+        """The cached version where it is still the newest, else None. Raises FileNotFoundError."""
         current = self._current
         return current if current is not None and current.etag == self._etag() else None
 
     def newest(self) -> _Version:
-        """Raises FileNotFoundError."""
+        """The newest version, read again where the file has changed. Raises FileNotFoundError."""
         with self._lock:
             etag = self._etag()
             if self._current is None or self._current.etag != etag:
@@ -85,7 +85,7 @@ class Served:
 
     run_dir: RunDir
     access: Access
-    shelves: dict[Path, Shelf] = field(default_factory=dict[Path, Shelf])
+    cached_files: dict[Path, CachedFile] = field(default_factory=dict[Path, CachedFile])
 
     async def page(self, request: Request) -> Response:
         return await self._file(request, "report", "text/html; charset=utf-8")
@@ -129,23 +129,25 @@ class Served:
         except OSError:
             return None
 
-    def _shelf(self, request: Request, what: Literal["report", "live"]) -> Shelf:
-        """Raises FileNotFoundError."""
+    def _cached_file(self, request: Request, what: Literal["report", "live"]) -> CachedFile:
+        """The page or its live parts of the run that is requested. Raises FileNotFoundError."""
         run_dir = self._run_dir(request)
         if run_dir is None:
             raise FileNotFoundError(request.url.path)
         path = run_dir.report if what == "report" else run_dir.live
         if what == "report" and is_batch(run_dir.path):
             path, token = run_dir.path / SUMMARY, self.access.token
-            return self.shelves.setdefault(path, Shelf(path, lambda page: with_token(page, token)))
-        return self.shelves.setdefault(path, Shelf(path))
+            return self.cached_files.setdefault(
+                path, CachedFile(path, lambda page: with_token(page, token))
+            )
+        return self.cached_files.setdefault(path, CachedFile(path))
 
     async def _file(self, request: Request, what: Literal["report", "live"], kind: str) -> Response:
         if refusal := self._refusal(request):
             return refusal
         try:
-            shelf = await run_in_threadpool(self._shelf, request, what)
-            found = shelf.current() or await run_in_threadpool(shelf.newest)
+            cached = await run_in_threadpool(self._cached_file, request, what)
+            found = cached.current() or await run_in_threadpool(cached.newest)
         except FileNotFoundError:
             return _text(HTTPStatus.NOT_FOUND, "the run has not written its page yet; try again")
         headers = {**self._headers(request), "ETag": found.etag, "Vary": "Accept-Encoding"}

@@ -23,12 +23,14 @@ from pydantic_settings import (
 )
 
 from tenner.core.errors import Problem
+from tenner.core.json_text import parse_json
 from tenner.core.messages import msg
+from tenner.settings.dataset_config import import_dataset_config, is_dataset_config
 from tenner.settings.environment import unquoted
+from tenner.settings.gui_form import import_gui_form, is_gui_form
 from tenner.settings.imported import Imported
 from tenner.settings.model import Settings
 from tenner.settings.names import PREFIX, PROGRAM_VARIABLES, canonical, setting_names
-from tenner.settings.sd_scripts_files import import_json, import_tables
 from tenner.settings.subsets import SubsetRequest
 from tenner.settings.toml_text import line_of, parse_toml, read_toml
 
@@ -217,6 +219,38 @@ def read_layer(path: Path) -> Layer:
     if imported:
         return _imported(imported, path.name)
     return tables_layer(tables, name=path.name, path=path)
+
+
+def import_json(text: str, *, name: str) -> Imported:
+    """A JSON file: the form of kohya_ss' GUI, a dataset configuration of sd-scripts, or plain keys.
+
+    (The GUI saves its form as JSON; the training TOML that it writes has sd-scripts' own keys.)
+    """
+    try:
+        tables = parse_json(text.removeprefix("\ufeff"))
+    except ValueError as error:
+        problem = Problem(
+            text=msg("{name} is not JSON: {error}", name=name, error=error),
+            fix=msg("export it again, or use TOML"),
+        )
+        return Imported(values={}, problems=(problem,))
+    if not isinstance(tables, dict):
+        problem = Problem(
+            text=msg("{name} holds no keys", name=name),
+            fix=msg('a settings file is {{"key": value, …}}'),
+        )
+        return Imported(values={}, problems=(problem,))
+    found = cast("dict[str, Any]", tables)
+    return import_tables(found) or Imported(values=found)
+
+
+def import_tables(tables: Mapping[str, Any]) -> Imported | None:
+    """Another tool's tables, read; None where they are an ordinary settings file."""
+    if is_dataset_config(tables):
+        return import_dataset_config(tables)
+    if is_gui_form(tables):
+        return import_gui_form(tables)
+    return None
 
 
 def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = None) -> Layer:

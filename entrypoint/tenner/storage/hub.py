@@ -186,7 +186,8 @@ class HubStore:
             self._commit(deadline, gone, _title("Remove", names))
 
     def _deletions(self, names: Sequence[str], deadline: Deadline) -> list[Any]:
-        """The removal of those that are there: the Hub refuses that of others."""
+        """Operations that delete those of `names` which exist: the Hub refuses a commit that
+        deletes others."""
         from huggingface_hub import CommitOperationDelete
 
         there = self._entries(names, deadline) if names else {}
@@ -235,7 +236,7 @@ class HubStore:
         )
 
     def _entries(self, names: Sequence[str], deadline: Deadline) -> dict[str, Any]:
-        """What the Hub knows of these files, those that are there."""
+        """The Hub's entries of those of these files that exist, by name."""
         paths = {self.destination.name_in_root(name): name for name in names}
         found: dict[str, Any] = {}
         requested = list(paths)

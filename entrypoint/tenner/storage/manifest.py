@@ -1,4 +1,4 @@
-"""What a complete delivery is: each file's name, size and SHA-256, written down and sent last.
+"""The manifest of a complete delivery: each file's name, size and SHA-256, sent last.
 
 A reader that finds `manifest.json` knows that the set is whole; one that does not must wait.
 """
@@ -19,7 +19,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A complete set. `job` is whatever the caller identifies the run by (a name, a hash)."""
+    """A complete set. `job` identifies the run; the caller chooses how (a name, a hash)."""
 
     files: tuple[HashedFile, ...]
     job: str = ""
@@ -36,7 +36,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteEntry:
-    """A line of a manifest that was read from a destination."""
+    """A file in a manifest that was read from a destination."""
 
     name: str
     size: int

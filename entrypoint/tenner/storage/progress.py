@@ -61,11 +61,11 @@ class Progress:
         self._reported_at = 0.0
 
     def already_there(self, destination: str, num_bytes: int) -> None:
-        """Bytes that were there already."""
+        """Count bytes that were at the destination already."""
         self._add(destination, num_bytes)
 
     def left(self, destination: str, name: str) -> None:
-        """A person's own file, which is not replaced."""
+        """Report a file that a person wrote there, which is not replaced."""
         text = msg(
             "{destination}: its {name} was edited by hand and stays as it is",
             destination=destination,

@@ -1,8 +1,9 @@
-"""Sending to S3: small files whole, larger ones by s3transfer, and what it left unfinished by part.
+"""Uploads to S3: small files whole, larger ones in parts by s3transfer, unfinished ones part by
+part.
 
-Everything is sent with its SHA-256 (`ChecksumAlgorithm`), which the server checks as it arrives and
-stores. One that refuses it, or stores it unchecked, is sent the rest with a signed SHA-256 of each
-request, which every server has to check.
+Everything is sent with its SHA-256 (`ChecksumAlgorithm`), which the server checks on arrival and
+stores. A server that refuses these headers, or stores them unchecked, gets the rest with a signed
+SHA-256 of each request, which every server has to check.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,15 +41,15 @@ class Sent:
 
 
 class S3Uploads:
-    """All that is sent to one destination. Safe to call from several threads.
+    """Uploads to one destination. Safe to call from several threads.
 
-    `open_client` opens a client that signs each request's SHA-256, or does not.
+    `open_client(signs)` opens a client that signs each request's SHA-256, or one that does not.
     """
 
     def __init__(self, destination: Destination, open_client: Callable[[bool], S3Client]) -> None:
         self.client = open_client(False)
         self.takes_sha256 = True
-        """False once the server was seen not to."""
+        """Whether the server takes and checks the headers; False once it was seen not to."""
         self._destination = destination
         self._open_client = open_client
         self._sent: dict[str, Sent] = {}
@@ -56,7 +57,7 @@ class S3Uploads:
         self._given_up: set[str] = set()
 
     def sent(self, file: HashedFile) -> "Sent | None":
-        """What is known of the upload of exactly this file."""
+        """The upload of exactly this file, where it was sent; None for another version of it."""
         found = self._sent.get(file.name)
         return found if found and found.file == file else None
 
@@ -78,7 +79,8 @@ class S3Uploads:
                 status, code = status_and_code(error)
                 if status not in {400, 501} or code in _ARRIVED_DAMAGED:
                     raise
-                self.sign_instead()  # where it is for another reason, it is refused again
+                # Where the headers are not the reason, the request without them is refused too.
+                self.sign_instead()
         return action({})
 
     def put_object(self, name: str, content: bytes, deadline: Deadline, **more: str) -> Answer:
@@ -176,9 +178,8 @@ class S3Uploads:
     def _resume(
         self, file: HashedFile, upload_id: str, deadline: Deadline, on_bytes: OnBytes
     ) -> Answer:
-        """Send the parts that are missing in an upload: s3transfer begins each upload anew.
-
-        Raises TransientError, and has the upload forgotten, where the server does not take it.
+        """Send the parts that are missing in an upload, as s3transfer cannot resume one. Raises
+        TransientError, and forgets the upload, where the server does not take it.
         """
         upload = _Upload(file=file, which={**self._key(file.name), "UploadId": upload_id})
         try:
@@ -275,8 +276,9 @@ class _Upload:
 
 
 class _PartRecorder:
-    """The client as s3transfer gets it: when an upload fails the parts that arrived stay, which
-    s3transfer would abort; the answer to a complete one is stored, which it drops. Both by key."""
+    """The client as s3transfer gets it. An upload that fails is not aborted, as s3transfer would
+    do, so that its parts can be resumed; and the answer to a completed one, which s3transfer drops,
+    is stored. Both by key."""
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
@@ -295,7 +297,8 @@ class _PartRecorder:
 
 
 class _Transfers:
-    """s3transfer's managers while files are sent: one, and one more where signing begins."""
+    """s3transfer's managers while files are sent: one, and a second where signing begins
+    meanwhile."""
 
     def __init__(self) -> None:
         self._lock = Lock()

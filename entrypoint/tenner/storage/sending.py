@@ -11,7 +11,8 @@ from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.store import OnBytes, Store
 
 OWN_FOLDER = ".tenner"
-"""Where a run's own files (states, ledger) are at a destination, outside of the delivered set."""
+"""The folder of a run's own files (states, ledger) at a destination, outside of the delivered
+set."""
 _NO_MANIFEST = "{}\n"
 
 
@@ -23,7 +24,8 @@ def put_verified(
     on_retry: Callable[[str], None] | None,
     gone: Sequence[str] = (),
 ) -> None:
-    """Send what is missing until the store holds all of it; `gone` are removed with it."""
+    """Send what is missing until the store holds all of it; files named in `gone` are removed with
+    it."""
     missing = tuple(files)
     sent = False
 
@@ -52,7 +54,7 @@ def put_verified(
 def is_in_a_set(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> bool:
     """Whether a manifest there calls a set complete of which these would replace files.
 
-    Where it cannot be read it is taken for one. Raises TransientError or PermanentError.
+    A manifest that cannot be read counts as one. Raises TransientError or PermanentError.
     """
     names = {file.name for file in missing} - {MANIFEST_NAME}
     names = {name for name in names if not name.startswith(f"{OWN_FOLDER}/")}

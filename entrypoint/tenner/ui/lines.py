@@ -1,4 +1,4 @@
-"""What a person reads of a run, a line for each thing."""
+"""The lines that people read of a run: one for a step, one for an event."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 
 def event_line(event: Event) -> str | None:
-    """One line for an event that is worth one; None for those that only move a bar."""
+    """The line of an event; None for events that only move a progress bar."""
     match event:
         case Phase(name=name, detail=detail, done=None):
             return f"{name}: {detail}" if detail else name

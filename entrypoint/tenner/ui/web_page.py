@@ -13,14 +13,14 @@ from importlib.resources import files
 @cache
 def page_style() -> str:
     """The style of all pages; a page adds its own after it."""
-    return _own("page.css")
+    return _packaged_text("page.css")
 
 
 @cache
 def page_script() -> str:
     """The script of all pages: languages, the plot's values under the pointer, updates of a page
     during its run."""
-    return _own("page.js")
+    return _packaged_text("page.js")
 
 
 def content_policy(style: str, *, connects: bool = False) -> str:
@@ -38,5 +38,5 @@ def _hash_source(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _own(name: str) -> str:
+def _packaged_text(name: str) -> str:
     return files("tenner.ui").joinpath(name).read_text(encoding="utf-8")

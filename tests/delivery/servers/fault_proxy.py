@@ -23,7 +23,7 @@ class SeenRequest:
 @dataclass(frozen=True)
 class Spoil:
     """What is done to a request: answered with `status`, `cut` (before or in the middle of the
-    answer), done but not answered (`lose_answer`), kept waiting until the end (`silent`), or given
+    answer), done but not answered (`lose_answer`), left waiting until the end (`silent`), or given
     another Content-Length or ETag on HEAD, or another ETag or SHA-256 on other calls."""
 
     status: int = 0

@@ -87,7 +87,7 @@ class HubState:
     """Large files are requested in parts of this size; 0 for whole ones."""
     storage_limit: int | None = None
     storage: str = ""
-    """Where large files are said to lie; empty for this server under its other name."""
+    """The address of large files in its answers; empty for this server under its other name."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def account(self, authorization: str) -> Account | None:
@@ -108,7 +108,7 @@ class HubState:
         return repo
 
     def add_files(self, repo: Repo, files: dict[str, bytes], branch: str = "main") -> Commit:
-        """Commit files directly, as a test prepares what lies there."""
+        """Commit files directly, as a test prepares the repo."""
         changes: Tree = {}
         for path, content in files.items():
             if self.is_large(path, len(content)):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tenner.settings.imported import Imported
-from tenner.settings.sd_scripts_files import import_json, import_tables
+from tenner.settings.sources import import_json, import_tables
 
 FORM: dict[str, Any] = {
     "LoRA_type": "Kohya LoCon",

@@ -1,5 +1,6 @@
 """Many cards and machines: jobs of a batch as tasks of a Ray cluster, each a run of the pipeline.
 
-`order` is what travels to a node and what comes back, `task` what Ray runs there, `job` the process
-that does it under a lease, `driver` hands out jobs. Ray itself is only imported by the driver.
+`order` has the values that are sent to a node and come back, `task` what Ray runs there, `job` the
+process that does it under a lease, `driver` hands out jobs. Ray itself is only imported by the
+driver.
 """

@@ -36,7 +36,7 @@ from tenner.ui.screen import Screen
 LOCAL = "local"
 """Instead of an address: Ray started on this machine alone, for as long as the batch takes."""
 MOST_STARTS = 20
-"""Starts of a job: one that takes down every node it runs on has to end."""
+"""Most starts of a job, so that one which brings down every node that it runs on ends."""
 _GRACE_SECONDS = 15.0
 
 
@@ -48,7 +48,8 @@ class Cluster:
     has_cards: bool
 
     def needs(self, request: Request) -> dict[str, float]:
-        """What a job holds while it runs. Raises MachineError where there is no such thing."""
+        """The resources that a job holds while it runs. Raises MachineError where the cluster has
+        no such node."""
         settings = request.settings
         tiny = settings.base_model == "tiny" and not self.has_cards
         if settings.device == "cpu" or (settings.device == "auto" and tiny):
@@ -141,7 +142,7 @@ class Running:
 
 @dataclass(kw_only=True)
 class Scheduler:
-    """The jobs, the record of each, and those that are submitted (`out`, by Ray's references)."""
+    """The jobs, the record of each, and those that are `submitted`, by Ray's references."""
 
     batch: Batch
     cluster: Cluster
@@ -149,7 +150,7 @@ class Scheduler:
     screen: Screen
     lease_seconds: float = LEASE_SECONDS
     records: dict[str, JobRecord] = field(default_factory=dict[str, JobRecord])
-    out: dict[Any, Running] = field(default_factory=dict[Any, "Running"])
+    submitted: dict[Any, Running] = field(default_factory=dict[Any, "Running"])
     starts: dict[str, int] = field(default_factory=dict[str, int])
     failures: int = 0
 
@@ -173,7 +174,7 @@ class Scheduler:
     def run(self, left: list[Request], stop: StopRequest) -> None:
         """Submit and collect until nothing is left. Raises Stopped."""
         most = self.batch.options.stop_after
-        while left or self.out:
+        while left or self.submitted:
             if stop.signal is not None:
                 self._stop_jobs()
                 raise Stopped(
@@ -185,14 +186,14 @@ class Scheduler:
                     left.clear()
                     break
                 self._submit(left.pop(0), node)
-            if not self.out:
+            if not self.submitted:
                 time.sleep(1.0)  # no node is there now
                 continue
             left[:0] = self._collect_lost()
             left[:0] = self._collect_ended()
 
     def _free_node(self, job: Request) -> str | None:
-        taken = Counter(each.node for each in self.out.values())
+        taken = Counter(each.node for each in self.submitted.values())
         return self.cluster.free_node(self.cluster.needs(job), taken)
 
     def _submit(self, job: Request, node: str) -> None:
@@ -207,14 +208,14 @@ class Scheduler:
         )
         self.starts[name] = self.starts.get(name, 0) + 1
         ref = self.cluster.submit(order, node, self.cluster.needs(job))
-        self.out[ref] = Running(job=job, node=node)
+        self.submitted[ref] = Running(job=job, node=node)
         self._note(name, state="training")
         self.screen.say(f"{name}: submitted")
 
     def _collect(self, ref: Any) -> Request | None:
         """Record how a job ended. Returns the job where its lease was lost and it is to be
         retried."""
-        job = self.out.pop(ref).job
+        job = self.submitted.pop(ref).job
         name = job.settings.output_name
         try:
             result: Result = self.cluster.ray.get(ref)
@@ -243,20 +244,20 @@ class Scheduler:
 
     def _collect_ended(self) -> list[Request]:
         """Wait a second for jobs that end. Returns those to be retried."""
-        if not self.out:
+        if not self.submitted:
             return []
-        ready, _ = self.cluster.ray.wait(list(self.out), num_returns=1, timeout=1.0)
+        ready, _ = self.cluster.ray.wait(list(self.submitted), num_returns=1, timeout=1.0)
         return [again for each in ready if (again := self._collect(each)) is not None]
 
     def _collect_lost(self) -> list[Request]:
         """The jobs whose node is gone, to be retried."""
         again: list[Request] = []
-        for ref, running in list(self.out.items()):
+        for ref, running in list(self.submitted.items()):
             name = running.job.settings.output_name
             if not self.cluster.is_alive(running.node) and self._retries(
                 name, msg("its node is gone")
             ):
-                del self.out[ref]
+                del self.submitted[ref]
                 self.cluster.cancel(ref)
                 again.append(running.job)
         return again
@@ -275,13 +276,13 @@ class Scheduler:
 
     def _stop_jobs(self) -> None:
         """Have every running job save and end; what they saved is at their destinations."""
-        for ref in self.out:
+        for ref in self.submitted:
             self.cluster.ray.cancel(ref, force=False)
         until = time.monotonic() + _GRACE_SECONDS
         self.cluster.ray.wait(
-            list(self.out), num_returns=len(self.out), timeout=until - time.monotonic()
+            list(self.submitted), num_returns=len(self.submitted), timeout=until - time.monotonic()
         )
-        for running in self.out.values():
+        for running in self.submitted.values():
             self._note(
                 running.job.settings.output_name, state="stopped", exit_code=ExitCode.STOPPED
             )

@@ -1,4 +1,5 @@
-"""What travels to a node and what comes back. Values only: both ends may be different machines."""
+"""The values that are sent to a node, and those that come back: both ends may be different
+machines."""
 
 import os
 import signal
@@ -14,8 +15,8 @@ from tenner.settings import Request
 LOST = 75
 """Exit code of a job whose lease was lost: another machine has it, or may have."""
 _TRAVELS = ("AWS_", "HF_", "HUGGING_FACE_", "TENNER_WEBHOOK")
-"""Variables that a job sees on its node as its user's machine has them: those of destinations. A
-node's own keys (RunPod's, Vast's) stay where they are."""
+"""Variables that a job gets on its node from the machine that submits it: those of destinations. A
+node's own keys (RunPod's, Vast's) are not replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of an order. Seconds and dollars are those of all attempts of the run."""
+    """How a job ended. Seconds and dollars are those of all attempts of the run."""
 
     state: JobState
     exit_code: int
@@ -51,7 +52,7 @@ def travelling(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below `pid`, the nearest first."""
+    """All descendants of the process `pid`, the nearest first."""
     found: list[int] = []
     for task in _listed(Path(f"/proc/{pid}/task")):
         with suppress(OSError):
@@ -69,7 +70,7 @@ def _listed(folder: Path) -> Iterable[Path]:
 
 
 def kill_all_below(pid: int) -> None:
-    """End every process below `pid` at once. What is started meanwhile is found, too."""
+    """Kill every descendant of `pid` at once; those that are started meanwhile too."""
     while below := descendants(pid):
         alive = 0
         for each in below:

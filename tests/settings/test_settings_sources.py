@@ -1,4 +1,4 @@
-"""What users write, and what tenner makes of it: one strict model behind every door."""
+"""What users write, and what tenner makes of it: one strict model behind every source."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def test_empty_variables_count_as_not_set(tmp_path: Path) -> None:
     assert load(tmp_path, env={"TENNER_SEED": ""}).settings.seed == 42
 
 
-def test_quotes_kept_by_an_env_file_are_taken_off(tmp_path: Path) -> None:
+def test_quotes_left_by_an_env_file_are_removed(tmp_path: Path) -> None:
     request = load(tmp_path, env={"TENNER_TRIGGER": '"sks dog"', "TENNER_SEED": "'7'"})
     assert (request.settings.trigger, request.settings.seed) == ("sks dog", 7)
 
@@ -227,14 +227,14 @@ class_tokens = "sks cat"
         assert "of cats: expected a whole number from 1 to 10000" in text
 
 
-def test_steps_said_at_a_stronger_source_take_the_place_of_epochs(tmp_path: Path) -> None:
+def test_steps_of_a_stronger_source_replace_epochs(tmp_path: Path) -> None:
     settings = load(tmp_path, GUIDE, {"TENNER_MAX_TRAIN_STEPS": "500"}).settings
     assert (settings.max_train_steps, settings.max_train_epochs) == (500, None)
     text = refused(tmp_path, "max_train_epochs = 2\nmax_train_steps = 50")
     assert "are both set" in text
 
 
-def test_the_built_in_trainer_keeps_its_earlier_name(tmp_path: Path) -> None:
+def test_the_built_in_trainer_s_earlier_name_is_accepted(tmp_path: Path) -> None:
     assert load(tmp_path, 'engine = "native"').settings.engine == "native"
     assert load(tmp_path, 'engine = "diffusers"').settings.engine == "native"
     assert load(tmp_path, flags={"engine": "diffusers"}).settings.engine == "native"

@@ -85,3 +85,10 @@ def test_an_unknown_card_or_family_is_refused_with_what_is_known(
     done = tenner("plan", str(photos), *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "its family is not known" in done.stderr
+
+
+def test_the_tiny_base_which_a_cpu_trains_is_refused(photos: Path, tmp_path: Path) -> None:
+    words = ("plan", str(photos), "--base_model", "tiny", "--resolution", "64", "--gpu", "RTX 4090")
+    done = tenner(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "the built-in tiny base has no time or cost on a card" in done.stderr

@@ -214,6 +214,11 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
     same = [each for each in tried[0].problems if all(each in one.problems for one in tried)]
     if errors := errors_in(same):
         raise SettingsError(problems=errors)
+    if any(each.shaped is not None and each.shaped.load is None for each in tried):
+        raise SettingsError(
+            msg("the built-in tiny base has no time or cost on a card: it is trained on a CPU"),
+            fix=msg("set base_model = 'sd15' or 'sdxl' to compare cards"),
+        )
     offers = tuple(
         sorted(
             _marked(job, [offer for each in tried for offer in _offers(job, each)]),

@@ -8,7 +8,7 @@ from tenner.core.errors import MachineError, Problem, TennerError
 from tenner.core.messages import msg
 from tenner.core.sizes import size_words
 from tenner.families import FAMILY_NAMES
-from tenner.hardware.inspection import inspect_machine
+from tenner.hardware.smi import is_without_driver
 from tenner.library.planning import PlanResult, compare, plan, problems_json
 from tenner.planning.sizing import Choice
 from tenner.settings import Request
@@ -56,8 +56,8 @@ def print_plan(
 
 
 def _print_usual_cards(request: Request, environ: Mapping[str, str], *, quiet: bool) -> bool:
-    """Print the comparison for `USUAL_CARDS` if there is no card here and the job is sound."""
-    if inspect_machine(environ).has_gpu:
+    """Print the comparison for `USUAL_CARDS` if no card was expected here and the job is sound."""
+    if not is_without_driver(environ):
         return False
     try:
         found = compare(request, USUAL_CARDS, environ=environ)

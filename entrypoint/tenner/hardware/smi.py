@@ -33,6 +33,7 @@ FIELDS = (
 
 TIME_LIMIT_SECONDS = 45.0
 
+_DEVICE = Path("/dev/nvidiactl")
 _DRIVER = re.compile(r"\d{3,4}\.\d{1,4}(\.\d{1,4})?")
 _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
 _UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field to query')
@@ -352,22 +353,31 @@ def _abandon(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
+def is_without_driver(env: Mapping[str, str]) -> bool:
+    """Whether NVIDIA's driver is not here at all, as on a laptop, not even one that fails."""
+    return not _programs(env) and not _DEVICE.exists()
+
+
+def _programs(env: Mapping[str, str]) -> list[Path]:
+    """Each nvidia-smi on the PATH, and WSL's, also one that cannot be run."""
+    programs = [Path(folder) / "nvidia-smi" for folder in _folders(env)]
+    return [each for each in programs if os.path.isfile(each)]  # noqa: PTH113 it never raises
+
+
+def _folders(env: Mapping[str, str]) -> list[str]:
+    folders = [*env.get("PATH", os.defpath).split(os.pathsep), "/usr/lib/wsl/lib"]
+    return [folder for folder in folders if folder]
+
+
 def _find_program(env: Mapping[str, str]) -> tuple[str | None, Problem | None]:
-    path = env.get("PATH", os.defpath)
-    for search in (path, "/usr/lib/wsl/lib"):
-        if program := shutil.which("nvidia-smi", path=search):
-            return program, None
-    folders = [Path(part) for part in path.split(os.pathsep) if part]
-    programs = [folder / "nvidia-smi" for folder in folders]
-    blocked = [each for each in programs if os.path.isfile(each)]  # noqa: PTH113 it never raises
-    if blocked:
+    if program := shutil.which("nvidia-smi", path=os.pathsep.join(_folders(env))):
+        return program, None
+    if blocked := _programs(env):
         return None, Problem(
             text=msg("{blocked} is there, but cannot be run", blocked=blocked[0]),
             fix=msg("chmod +x {blocked}, or reinstall the NVIDIA driver", blocked=blocked[0]),
         )
-    return None, missing_program(
-        in_container=_in_container(), has_device=Path("/dev/nvidiactl").exists(), env=env
-    )
+    return None, missing_program(in_container=_in_container(), has_device=_DEVICE.exists(), env=env)
 
 
 def _in_container() -> bool:

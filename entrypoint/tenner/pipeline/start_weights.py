@@ -91,9 +91,9 @@ def _from_lycoris(
     for key, value in own.items():
         if key in given and str(given[key]).lower() != value.lower():
             text = msg(
-                "network_args: {key} = {asked}, but network_weights has {value}",
+                "network_args: {key} = {given}, but network_weights has {value}",
                 key=key,
-                asked=given[key],
+                given=given[key],
                 value=value,
             )
             problems.append(Problem(text=text, fix=msg("remove {key}", key=key)))

@@ -46,6 +46,7 @@ def _modelled_gb(row: Mapping[str, Any]) -> float | None:
         optimizer=row.get("optimizer_type") or "AdamW8bit",
         full_precision=row.get("mixed_precision") == "no",
         engine="sd-scripts" if row.get("engine") == "sd-scripts" else "native",
+        cuda_graphs=bool(row.get("cuda_graphs")),
     )
     saving = bool(row.get("gradient_checkpointing"))
     parts = memory_parts(
@@ -59,7 +60,8 @@ def _modelled_gb(row: Mapping[str, Any]) -> float | None:
 
 def _toml(row: Mapping[str, Any]) -> list[str]:
     """[[memory]] and [[speed]] of a row, as `hardware/cards/measured.toml` holds them; nothing of
-    one that recomputed only some blocks, which the models interpolate."""
+    one that recomputed only some blocks, which the models interpolate, and no memory of CUDA
+    graphs, in which there is more than what images take."""
     if row.get("checkpointed_blocks") is not None:
         return []
     about: dict[str, Any] = {
@@ -73,7 +75,7 @@ def _toml(row: Mapping[str, Any]) -> list[str]:
         "source": "gpu_day",
     }
     found: list[str] = []
-    if row.get("allocated_gb") and row.get("network_dim"):
+    if row.get("allocated_gb") and row.get("network_dim") and not row.get("cuda_graphs"):
         memory = {"network_dim": row["network_dim"], "gb": round(row["allocated_gb"], 3)}
         found.append(_table("memory", about | memory | {"scope": "allocator"}, row))
     if row.get("seconds_per_step"):

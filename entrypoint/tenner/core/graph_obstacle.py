@@ -1,11 +1,14 @@
-"""What prevents the capture of a training's passes as CUDA graphs. The plan warns of it, and the
-built-in trainer then trains without graphs."""
+"""Which passes of a training are captured as CUDA graphs, and what prevents it. The plan warns of
+that, and the built-in trainer then trains without graphs."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 from tenner.core.messages import Message, msg
 
+MOST_GRAPHS = 32
+"""Shapes of passes that the built-in trainer captures, the commonest ones: each takes time at the
+start, which no card has measured yet."""
 GraphObstacle = Literal["no card", "module_dropout", "recomputed dropouts", "torch_compile"]
 REASONS: Mapping[GraphObstacle, Message] = {
     "no card": msg("there is no NVIDIA card"),

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
+from tenner.core.graph_obstacle import graph_obstacle
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
 from tenner.planning.checkpointing import num_blocks
@@ -201,8 +202,23 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         num_processes=settings.num_processes,
         plain_lora=settings.torch_compile or any(dropouts),
         averaged=settings.ema,
-        cuda_graphs=settings.cuda_graphs,
+        cuda_graphs=settings.cuda_graphs and _can_have_graphs(settings, ground),
+        num_buckets=max(1, len(ground.buckets)),
+        tokens=(settings.max_token_length or 75) + 2,
     )
+
+
+def _can_have_graphs(settings: Settings, ground: Ground) -> bool:
+    """Of the built-in trainer, but for dropouts, which checkpointing keeps from it."""
+    words = keyword_arguments(settings.network_args)
+    obstacle = graph_obstacle(
+        on_card=ground.device == "cuda",
+        module_dropout=bool(words.get("module_dropout")),
+        dropouts=False,
+        gradient_checkpointing=False,
+        torch_compile=settings.torch_compile,
+    )
+    return ground.engine == "native" and obstacle is None
 
 
 def _precision(settings: Settings, ground: Ground) -> tuple[Precision, str]:

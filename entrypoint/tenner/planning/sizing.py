@@ -414,6 +414,8 @@ def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
         ways.append(msg("set network_train_unet_only = true"))
     if not saving:
         ways.append(msg("set gradient_checkpointing = true"))
+    if load.cuda_graphs:
+        ways.append(msg("set cuda_graphs = false"))
     raise MachineError(
         msg(
             "one image needs {least} GB {even}; {name} has {free_gb} GB free",

@@ -25,6 +25,7 @@ from tenner.families import FAMILIES, Transformer
 from tenner.hardware.cards.measured import MeasuredMemory, Trainer, measured_memory
 from tenner.optimizers import state_bytes
 from tenner.planning.checkpointing import shares_of
+from tenner.planning.graph_memory import beside_pool_gb, inputs_gb, num_shapes
 
 MOST_IMAGES = 1 << 14
 """In a batch: more than any card holds."""
@@ -145,7 +146,11 @@ class Load:
     averaged: bool = False
     """The built-in trainer holds a moving average of the LoRA beside it (ema)."""
     cuda_graphs: bool = False
-    """Passes are replayed; counts in time alone, and only on a card that has measured it."""
+    """Passes are replayed where nothing keeps them from it; the time that it gains counts only on a
+    card that has measured it."""
+    num_buckets: int = 1
+    tokens: int = 77
+    """Of a caption."""
     blocks_to_swap: int = 0
     """Of a transformer: how many blocks wait in memory, in sd-scripts' counting."""
     text_gb: float | None = None
@@ -207,7 +212,12 @@ def memory_parts(
             gradient_checkpointing=gradient_checkpointing,
             checkpointed_blocks=checkpointed_blocks,
         )
-        return _traced_parts(load, image * batch_size)
+        passes = image * batch_size
+        # The update follows when the passes have let go of their tensors.
+        activations = max(passes, update_gb(load))
+        if _replays(load, gradient_checkpointing):
+            activations = passes + _beside_graphs_gb(load, passes, batch_size)
+        return _traced_parts(load, activations)
     text = load.text_encoder_trained or load.text_encoder_held
     training_text = TEXT_TRAINING_GB[load.family][gradient_checkpointing] * width
     return {
@@ -222,12 +232,32 @@ def memory_parts(
     }
 
 
-def _traced_parts(load: Load, passes: float) -> dict[str, float]:
-    """As `memory_parts`, of the built-in trainer, whose `passes` take so many GB. The update
-    follows when they have let go of their tensors: the larger of the two counts."""
+def _replays(load: Load, gradient_checkpointing: bool) -> bool:
+    """Whether passes are CUDA graphs: not with recomputed dropouts."""
+    return load.cuda_graphs and not (load.plain_lora and gradient_checkpointing)
+
+
+def _beside_graphs_gb(load: Load, passes: float, batch_size: int) -> float:
+    inputs = inputs_gb(
+        load.family,
+        pixels=load.pixels,
+        tokens=load.tokens,
+        trains_text=load.text_encoder_trained,
+        full_precision=load.full_precision,
+    )
+    return beside_pool_gb(
+        shapes=num_shapes(load.num_buckets, batch_size),
+        inputs=inputs * batch_size,
+        passes=passes,
+        update=update_gb(load),
+        full_precision=load.full_precision,
+    )
+
+
+def _traced_parts(load: Load, activations: float) -> dict[str, float]:
+    """As `memory_parts`, of the built-in trainer, whose passes and update take so many GB."""
     width = 2 if load.full_precision else 1
     text = load.text_encoder_trained or load.text_encoder_held
-    activations = max(passes, update_gb(load))
     return {
         "context": CONTEXT_GB,
         "weights": UNET_GB[load.family] * width,

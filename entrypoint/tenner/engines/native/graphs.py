@@ -27,9 +27,6 @@ from tenner.core.train_job import TrainJob
 from tenner.engines.native.lora import LoraBank
 from tenner.engines.native.passes import PassInputs, TrainingPass
 
-MOST_GRAPHS = 32
-"""Most shapes that are captured, the most frequent ones: each takes time at the start, which no
-card has measured yet."""
 _WARM_UPS = 2
 """Runs before a capture: libraries choose kernels and allocate workspaces outside of it."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenner.core.events import Checkpoint, Phase, Rounded, StateSaved, Validated, Warned
+from tenner.core.graph_obstacle import MOST_GRAPHS
 from tenner.core.messages import Message, msg
 from tenner.core.train_job import TrainJob
 from tenner.core.weights import ema_path
@@ -21,7 +22,6 @@ from tenner.engines.native.captions import fixed_captions
 from tenner.engines.native.ema import Ema
 from tenner.engines.native.feed import Feed
 from tenner.engines.native.graphs import (
-    MOST_GRAPHS,
     Backend,
     CudaBackend,
     GraphedPass,

@@ -78,7 +78,6 @@ class OperationCounter(TorchDispatchMode):
 
 
 def main() -> None:
-    small_maps.MOST_POSITIONS = 0  # only CPUs compute small maps that way
     print(f"torch {torch.__version__}, {platform.machine()}, fake tensors, bf16, dim 32, batch 1")
     for family, size in (("sd1", 64), ("sdxl", 128)):
         forward, whole = trace(family, size)
@@ -113,6 +112,7 @@ def trace(family: str, size: int) -> tuple[OperationCounter, OperationCounter]:
     """The forward pass, and forward and backward together, of one image."""
     from diffusers import UNet2DConditionModel
 
+    small_maps.MOST_POSITIONS = 0  # only CPUs compute small maps that way
     config = json.loads(CONFIGS.read_text())[family]["unet"]
     with torch.device("meta"):
         model = UNet2DConditionModel(**config)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.engine_ops import trace_clip, trace_text
+from bench.engine_ops import trace, trace_clip, trace_text
 from bench.gpu_day.report import _toml
 from bench.traced_memory import modelled_gb, stored_rows, trace_update, traced_gb
 from tenner.core.family import Family
@@ -192,6 +192,12 @@ def test_fewer_kernels_make_small_steps_faster_and_large_ones_hardly(
     kernels = speed.KERNELS[family]
     assert share(1e6, 1) == pytest.approx(kernels["native"] / kernels["sd-scripts"], rel=0.01)
     assert share(25.6, 8) > 0.95
+
+
+@pytest.mark.long
+def test_the_kernels_of_a_step_are_those_that_are_counted() -> None:
+    _, whole = trace("sd1", 64)
+    assert speed.KERNELS["sd1"]["native"] == whole.num_kernels
 
 
 @pytest.mark.long

@@ -29,9 +29,9 @@ TEXT_LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.05, "sd2": 0.10, "sdxl":
 """More where sd-scripts trains text encoders: fitted for SDXL's 264 modules, by number for the
 others."""
 KERNELS: Mapping[Family, Mapping[Trainer, int]] = {
-    "sd1": {"sd-scripts": 4_600, "native": 2_042},
-    "sd2": {"sd-scripts": 4_600, "native": 2_042},
-    "sdxl": {"sd-scripts": 15_400, "native": 5_913},
+    "sd1": {"sd-scripts": 4_600, "native": 1_892},
+    "sd2": {"sd-scripts": 4_600, "native": 1_892},
+    "sdxl": {"sd-scripts": 15_400, "native": 5_569},
 }
 """Kernels of a training step (`bench.engine_ops`), by which the launches of the built-in trainer
 are sd-scripts' measured ones: no card has timed its own."""

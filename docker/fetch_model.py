@@ -70,7 +70,7 @@ def main(name: str, models: str, folder: str, host: str = HOST) -> None:
     path = fetch(name, facts, Path(folder), host=host)
     about = f"{facts['id']} at {facts['revision']}\nlicence: {facts['licence']}\n"
     path.with_suffix(".txt").write_text(about + f"SHA-256: {facts['sha256']}\n", encoding="utf-8")
-    print(f"{path}: {facts['num_bytes'] / 1e9:.2f} GB, SHA-256 as wanted")
+    print(f"{path}: {facts['num_bytes'] / 1e9:.2f} GB, SHA-256 as expected")
 
 
 if __name__ == "__main__":

@@ -102,9 +102,9 @@ def main(command: str, *words: str) -> None:
     if command == "layer":
         name, folder = words
         packed = layer(name, Path(folder))
-        told = json.dumps(describe(packed, name))
-        packed.with_suffix(".json").write_text(told, encoding="utf-8")
-        print(told)
+        description = json.dumps(describe(packed, name))
+        packed.with_suffix(".json").write_text(description, encoding="utf-8")
+        print(description)
         return
     out, manifest, config, *models = map(Path, words)
     whole, content = join(

@@ -11,7 +11,7 @@ from .train import Recipe, train
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.tiny_base", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True)
-    training = stages.add_parser("train", help="train text encoder and U-Net, or go on training")
+    training = stages.add_parser("train", help="train text encoder and U-Net, or resume a training")
     training.add_argument("folder", type=Path)
     training.add_argument("--steps", type=int, default=Recipe.num_steps)
     training.add_argument("--rate", type=float, default=Recipe.learning_rate)

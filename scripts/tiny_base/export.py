@@ -49,7 +49,7 @@ def _old_names(path: Path) -> None:
 
 
 def _loads_as_float32(path: Path) -> None:
-    """Say float32, which diffusers gives the other parts when it is asked for nothing else.
+    """Set float32, which diffusers gives the other parts unless another type is requested.
 
     Without it, transformers 5 keeps the number format of the file (fp16) and the pipeline mixes
     two; transformers 4 loads float32 anyway.

@@ -1,7 +1,7 @@
 """Training the text encoder and U-Net: one endless set of pictures, a state every few minutes.
 
 Every step's pictures, timesteps and noise are a function of (seed, step), so a run that was
-killed goes on from its last state as if nothing had happened.
+killed resumes from its last state with the same result.
 """
 
 import json

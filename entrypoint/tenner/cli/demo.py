@@ -103,6 +103,8 @@ def measure(prepared: Prepared, trained: Trained, sampler: Sampler) -> tuple[Con
 
 
 def _compare(drawn: Drawn, cells: Sequence[Cell], real_paths: Sequence[Path]) -> Measured:
+    """The mean distances of the drawn pictures. `cells` are those at strength 0, then the same at
+    1; in each half the held-out captions come first, one for each of `real_paths` and `SEEDS`."""
     from tenner.cli.measure import concept_distance
 
     folder = drawn.listing.parent

@@ -82,6 +82,7 @@ def _cards_here(environ: Mapping[str, str]) -> tuple[Card, ...]:
 def _price(
     batch: Batch, environ: Mapping[str, str], cards: Sequence[Card], folder: Path
 ) -> tuple[PricedJob, ...]:
+    """Each job on each card, without a GPU: the dataset is read, the rest computed."""
     datasets = SharedDatasets(folder=folder)
     found: list[PricedJob] = []
     for request in batch.jobs:
@@ -141,6 +142,8 @@ def _to_json(jobs: Sequence[PricedJob], totals: Sequence[Total]) -> dict[str, An
 
 
 def _print(batch: Batch, jobs: Sequence[PricedJob], totals: Sequence[Total]) -> None:
+    """Print the cheapest card that takes all jobs, the next three in a line each, and a warning
+    where the jobs cost more than the session's limit."""
     from rich.table import Table
     from rich.text import Text
 

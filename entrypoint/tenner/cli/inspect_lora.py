@@ -30,6 +30,7 @@ def run_inspect(
 
 
 def _print(file: LoraFile, measured: Measured | None, problems: Sequence[Problem]) -> None:
+    """Print the file's form, each part's measures, who reads the file, and the problems."""
     kinds = ", ".join(KIND_NAMES[kind] for kind in file.kinds)
     dtypes = ", ".join(f"{name} ({number})" for name, number in file.dtypes.items())
     print(f"{file.path.name}: {kinds} for {file.architecture}, {file.num_bytes / 1e6:,.1f} MB")

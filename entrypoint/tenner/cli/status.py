@@ -171,6 +171,7 @@ class _Seen:
         self.sent: dict[str, int] = {}
 
     def take(self, line: Mapping[str, Any]) -> None:
+        """Take over what a line of `events.jsonl` shows."""
         match line.get("event"):
             case "step":
                 self.step, self.phase = dict(line), "training"
@@ -186,6 +187,8 @@ class _Seen:
 
 
 def _state(ledger: Ledger, *, running: bool) -> State:
+    """The state of the run: the ledger's last ending, unless a program holds the run's
+    directory."""
     if running:
         return "running"
     if ledger.delivered_to:

@@ -75,6 +75,8 @@ class Step(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd(Event):
+    """An epoch ended; `loss_avg` is its mean loss."""
+
     event: ClassVar[str] = "epoch"
     epoch: int
     num_epochs: int
@@ -149,6 +151,8 @@ class Warned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
+    """The engine ended with an error. `text` and `fix` are for the user."""
+
     event: ClassVar[str] = "failed"
     kind: FailureKind
     text: str

@@ -42,6 +42,7 @@ def as_tenner_error(
 
 
 def _in_words(error: BaseException, where: str) -> TennerError:
+    """An error that nothing else handled, as a TennerError; `where` names its report."""
     match error:
         case MemoryError():
             return MachineError(

@@ -113,6 +113,7 @@ def message_of(found: object, text: str) -> Message:
 
 
 def _read(found: object) -> Message | None:
+    """The message in its JSON form; None where the value is anything else, or ill-formed."""
     if not isinstance(found, dict):
         return None
     read = cast("dict[str, Any]", found)

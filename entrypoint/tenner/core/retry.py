@@ -81,6 +81,8 @@ class Deadline:
 
 
 class _ReportingDeadline(Deadline):
+    """A deadline that shares another's limit and reports errors to a function of its own."""
+
     def __init__(self, parent: Deadline, report: Callable[[str], None]) -> None:
         self.seconds = parent.seconds
         self._parent = parent

@@ -95,6 +95,8 @@ def _at_any_depth(folders: Iterable[Path]) -> list[Path]:
 
 
 def _remove(pattern: re.Pattern[str], paths: Iterable[Path]) -> list[Path]:
+    """Remove those of `paths` whose names match `pattern` and whose process has ended. Returns
+    them."""
     gone: list[Path] = []
     for path in paths:
         named = pattern.fullmatch(path.name)

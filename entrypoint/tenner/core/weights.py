@@ -106,6 +106,7 @@ def _repeat(value: int, lanes: int, num_bytes: int) -> int:
 
 
 def _not_finite(path: Path, tensors: Mapping[str, TensorEntry]) -> Iterator[str]:
+    """The names of tensors that hold a NaN or an infinity."""
     start = data_start(path)
     with path.open("rb") as file:
         for name, tensor in tensors.items():

@@ -94,6 +94,7 @@ def _base(name: str | None, environ: Mapping[str, str]) -> Base | None:
 
 
 def _measured(file: LoraFile, base: Base | None, environ: Mapping[str, str]) -> Measured | Problem:
+    """The norms, measured by a process that has numpy; a note where they could not be."""
     python = sys.executable if find_spec("numpy") else environ.get(PYTHON_VARIABLE)
     if not python:
         text = msg("norms are not measured: numpy is not installed here")
@@ -176,6 +177,7 @@ def _base_problems(measured: Measured, base: Base | None) -> list[Problem]:
 
 
 def _form_problems(file: LoraFile) -> list[Problem]:
+    """Warnings of modules that lack a tensor, and a note of tensors of unknown kind."""
     found: list[Problem] = []
     if file.num_incomplete:
         text = msg(

@@ -141,6 +141,7 @@ def _failure_of(listener: "Listener") -> Generator[None]:
 
 
 def _result(outcome: "Outcome | AlreadyDelivered") -> Result:
+    """The outcome of a run as the caller gets it."""
     from tenner.pipeline.run import AlreadyDelivered
 
     run_dir = outcome.run_dir

@@ -66,6 +66,7 @@ class Queue:
         self.write()
 
     def _prepare(self, job: Request, screen: Screen) -> None:
+        """Prepare one job; one that cannot be trained is recorded as failed, with its problems."""
         name = job.settings.output_name
 
         def decoded(done: int, total: int) -> None:
@@ -107,6 +108,7 @@ class Queue:
         return jobs
 
     def failed(self, job: Request, error: TennerError) -> None:
+        """Record that the job failed, with its exit code and problems."""
         self.failures += 1
         self.note(
             replace(

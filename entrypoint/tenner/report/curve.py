@@ -69,6 +69,8 @@ def block_means(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[
 
 
 def _read_means(means: Sequence[float], middles: Sequence[int]) -> CurveReading:
+    """The reading of the blocks' means. `middles` are the steps in the middle of the blocks. All
+    values are relative to the level, the mean of all; start and end are means of four blocks."""
     level = fmean(means)
     if level <= 0:
         return CurveReading(reading="noisy")

@@ -20,6 +20,8 @@ Level = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
+    """A name and a value, a row of a table."""
+
     name: str
     value: str
 
@@ -119,6 +121,8 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetImage:
+    """A picture of the dataset on the page."""
+
     path: Path
     name: str
     caption: str = ""
@@ -139,6 +143,8 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
+    """A problem, warning or note on the page."""
+
     text: str
     fix: str = ""
     level: Level = "warning"
@@ -156,6 +162,8 @@ class FileFact:
 
 @dataclass(frozen=True, kw_only=True)
 class TimingFact:
+    """How long a part of the run took, in seconds."""
+
     name: str
     seconds: float
 

@@ -72,6 +72,8 @@ class History:
                 pass
 
     def _step(self, event: Step) -> None:
+        """Append a step. Steps at or after it, of an attempt that was killed, are removed first,
+        and with them the ends of their epochs."""
         again = bool(self.steps) and self.steps[-1] >= event.step
         while self.steps and self.steps[-1] >= event.step:
             for series in (self.steps, self.losses, *self.rates.values()):

@@ -158,6 +158,7 @@ class LivePage:
             self._thread.join()
 
     def _cannot_write(self, error: OSError) -> None:
+        """Warn, once in a run, that the page cannot be written."""
         if not self._failed:
             self._failed = True
             why = error.strerror or str(error)
@@ -204,6 +205,8 @@ class LivePage:
         return book_price(plan.gpu, num_gpus=plan.num_processes) if plan.gpu else None
 
     def _refresh(self) -> None:
+        """The thread: write the page whenever something changed, at most every `LEAST_SECONDS`, and
+        so seldom that pages take no more than `MAX_SHARE` of the time."""
         lower_thread_priority()
         pause = 0.0
         while not self._closing.wait(pause):

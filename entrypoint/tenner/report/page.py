@@ -137,6 +137,8 @@ class _Table:
 
 @dataclass(frozen=True, kw_only=True)
 class _PictureTables:
+    """The pictures drawn at one time, a table for each group."""
+
     drawn: SampleSet
     tables: tuple[_Table, ...]
 
@@ -177,6 +179,8 @@ def compare_epochs(sets: Sequence[SampleSet]) -> list[_Compared]:
 
 
 def _compared(name: str, sets: Sequence[SampleSet]) -> _Compared | None:
+    """One prompt at all of `sets`, at the strength nearest to `USUAL` that all of them have; None
+    where they share only strength 0. Pictures of averaged weights are left out."""
     own = [[image for image in each.images if image.group == name] for each in sets]
     shared = set[float].intersection(*({each.strength for each in images} for images in own))
     usual = min(shared - {0.0}, key=lambda strength: abs(strength - USUAL), default=None)

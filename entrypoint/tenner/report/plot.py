@@ -26,12 +26,16 @@ RATE_HEIGHT = 64.0
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
+    """A mark on an axis: its position in the drawing, and its text."""
+
     at: float
     label: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateLine:
+    """The line of one part's learning rate."""
+
     name: str
     points: str
     last: str
@@ -151,6 +155,8 @@ def _limits(
     columns: Sequence[tuple[int, int]],
     validation: Sequence[float],
 ) -> tuple[float, float]:
+    """The lowest and highest loss on the axis: all smoothed and validation values, and the raw ones
+    without their lowest and highest 2 %, with a margin of 6 %."""
     ordered = sorted(losses)
     low = min(ordered[len(ordered) // 50], *validation, *(smoothed[end - 1] for _, end in columns))
     high = max(
@@ -161,6 +167,7 @@ def _limits(
 
 
 def _rates(curve: LossCurve, x: _Scale) -> tuple[tuple[RateLine, ...], str]:
+    """The lines of the learning rates, scaled to the highest of all, and that rate as text."""
     series = {name: rates for name, rates in curve.learning_rates.items() if any(rates)}
     top = max((max(rates) for rates in series.values()), default=0.0)
     if not top > 0 or not math.isfinite(top):

@@ -93,6 +93,7 @@ def report_facts(
 
 
 def dataset_facts(prepared: Prepared) -> DatasetFacts:
+    """The dataset's pictures with captions, and its counts."""
     dataset = prepared.dataset
     buckets = dataset.images_by_bucket()
     shapes = ", ".join(f"{width}×{height}" for width, height in sorted(buckets))
@@ -145,6 +146,7 @@ def shown(value: object) -> str:
 
 
 def machine_facts(prepared: Prepared) -> tuple[Pair, ...]:
+    """The card with its driver, where one is used, the base's family, cores, memory and system."""
     machine, host = prepared.machine, prepared.machine.host
     pairs = [
         Pair(name="base", value=FAMILY_NAMES[prepared.base.family]),

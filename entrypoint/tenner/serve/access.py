@@ -28,6 +28,8 @@ class PageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
+    """Why a request is refused: the HTTP status and a sentence."""
+
     status: HTTPStatus
     text: str
 

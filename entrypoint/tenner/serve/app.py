@@ -143,6 +143,8 @@ class Served:
         return self.cached_files.setdefault(path, CachedFile(path))
 
     async def _file(self, request: Request, what: Literal["report", "live"], kind: str) -> Response:
+        """The answer with the page or its live parts: 304 where the client has this version, else
+        the content, compressed where the client takes that."""
         if refusal := self._refusal(request):
             return refusal
         try:

@@ -27,7 +27,7 @@ C = TypeVar("C")
 
 @dataclass(kw_only=True)
 class Connections(Generic[C]):
-    """Who is connected. `C` is a connection; those that are being answered are never closed."""
+    """The open connections. `C` is a connection; those that are being answered are never closed."""
 
     per_address: int = PER_ADDRESS
     overall: int = OVERALL
@@ -96,6 +96,10 @@ def limited_protocol(
     """uvicorn's protocol for HTTP/1.1, within these limits."""
 
     class Limited(H11Protocol):
+        """The protocol with one timer: for the request to arrive, then for the client to take the
+        answer. When it expires the connection is aborted. `_reads` is True until the request is
+        whole."""
+
         _timer: asyncio.TimerHandle | None = None
         _reads = True
 

@@ -81,6 +81,8 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
+    """A table of the configuration without unknown keys, which are added to `problems` with the key
+    that was probably meant."""
     if not isinstance(value, dict):
         problems.append(
             Problem(
@@ -101,6 +103,8 @@ def _table(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _subset(row: Mapping[str, Any], problems: list[Problem]) -> SubsetRequest | None:
+    """A folder of images from a `[[datasets.subsets]]` row, where general keys were filled in; None
+    where it names none. Adds to `problems`."""
     folder = row.get("image_dir")
     if row.get("metadata_file"):
         text = msg(

@@ -77,6 +77,8 @@ def import_gui_form(form: Mapping[str, Any]) -> Imported:
 
 
 def _is_set(key: str, value: Any) -> bool:
+    """Whether a field of the form has a value: empty text, false and, for some fields, 0 mean that
+    it was not set."""
     if isinstance(value, str):
         value = value.strip()
         return value not in ("", "None") and not (key in _ZERO_IS_OFF and _number(value) == 0)
@@ -144,6 +146,7 @@ def _learning_rates(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(form: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The kind of network by `LoRA_type`, with its ranks and dropouts. Adds to `problems`."""
     kind = str(form.get("LoRA_type", "Standard"))
     if kind not in ("Standard", "Kohya LoCon", "LyCORIS/LoCon"):
         problems.append(

@@ -64,6 +64,8 @@ def parse_prompt(line: str) -> PromptLine:
 
 
 def _read_option(name: str, value: str, found: dict[str, Any]) -> None:
+    """Add the option `--name value` to `found`, with sd-scripts' own rounding: sides to multiples
+    of 8. Raises ValueError for a wrong value and an unknown option."""
     wholes = {"w": "width", "h": "height", "d": "seed", "s": "steps"}
     if name == "n":
         found["negative"] = value
@@ -109,6 +111,7 @@ def looks_like_file(entry: str) -> bool:
 
 
 def _problems_of(line: str, where: str) -> Iterator[Problem]:
+    """What is wrong with a prompt, and which of its options have no effect here."""
     try:
         parse_prompt(line)
     except ValueError as error:

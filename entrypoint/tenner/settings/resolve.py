@@ -191,6 +191,7 @@ def _validated(
 
 
 def _invalid(key: str, value: Any, where: str, detail: ErrorDetails) -> Problem:
+    """A value that pydantic refused, as a problem with its source and its fix."""
     expected, fix = _expected(key, value, detail)
     return Problem(
         text=msg(

@@ -296,6 +296,8 @@ def tables_layer(tables: Mapping[str, Any], *, name: str, path: Path | None = No
 
 
 def _preset_layer(name: str) -> Layer:
+    """The values of the packaged preset `name`; a problem with the known ones where there is
+    none."""
     folder = resources.files("tenner") / "presets"
     known = sorted(
         each.name.removesuffix(".toml")

@@ -67,6 +67,8 @@ def line_of(path: Path, key: str) -> int | None:
 
 
 def _explain(text: str, message: str, name: str) -> Problem:
+    """The parser's error as a problem: the line that it is about, and how to correct it. An error
+    at the end of the text is about the last line that is not empty."""
     found = re.search(r"at line (\d+), column (\d+)", message)
     lines = text.split("\n")
     number = int(found.group(1)) if found else len(lines)
@@ -88,6 +90,7 @@ def _explain(text: str, message: str, name: str) -> Problem:
 
 
 def _hint(line: str, reason: str) -> Message:
+    """How to correct a line, by the mistakes that people make most often in TOML."""
     _, _, value = line.partition("=")
     value = value.split("#")[0].strip()
     if "\\" in value:

@@ -107,6 +107,8 @@ def parse_s3(pasted: PastedAddress, clean: str) -> Destination:
 
 
 def _s3_name_problems(bucket: str, pasted: PastedAddress) -> list[Problem]:
+    """What is wrong with a bucket's name by the rules of S3, each with the name that was probably
+    meant."""
     if "@" in bucket:
         return [
             Problem(

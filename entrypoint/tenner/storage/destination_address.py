@@ -85,6 +85,8 @@ def _destination(address: str) -> Message:
 
 
 def _parse_plain(pasted: PastedAddress) -> Destination:
+    """An address without a scheme: of the Hub's web site, or a path where it begins as one. Raises
+    SettingsError where it could mean several things."""
     address = pasted.text
     host, _, path = address.partition("/")
     if host.lower() in _HUB_HOSTS:
@@ -132,6 +134,8 @@ def _parse_url(pasted: PastedAddress) -> Destination:
 
 
 def _parse_hub(pasted: PastedAddress, clean: str) -> Destination:
+    """A model repo of the Hub, from `hf://user/repo/folder` or a browser's address of it. Raises
+    SettingsError with every problem of the address."""
     body, _, query = clean.partition("?")
     options, problems = pasted.options("hub", query)
     parts = [part.strip() for part in unquote(body).split("/") if part.strip()]
@@ -199,6 +203,7 @@ def _corrected_repo_name(pasted: str) -> str:
 
 
 def _parse_folder(pasted: PastedAddress, clean: str) -> Destination:
+    """A local folder from `file://PATH` or a path. Raises SettingsError."""
     body, _, query = clean.partition("?") if clean != pasted.text else (clean, "", "")
     options, problems = pasted.options("folder", query)
     if clean != pasted.text:

@@ -84,6 +84,8 @@ class FolderStore:
     def _put_one(
         self, file: HashedFile, target: Path, deadline: Deadline, on_bytes: OnBytes
     ) -> None:
+        """Copy one file under a temporary name, compare what is read back with its hash, and rename
+        it."""
         target.parent.mkdir(parents=True, exist_ok=True)
         part = part_of(target)
         try:
@@ -104,6 +106,8 @@ class FolderStore:
         sync_directory(target.parent)
 
     def create(self, name: str, content: bytes, deadline: Deadline) -> bool:
+        """Create the file as a hard link to a temporary one: of several programs only one
+        succeeds."""
         target = self._root / name
         part = part_of(target)
         try:

@@ -146,6 +146,8 @@ def download(
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
+    """One download: its address, its target, and the limits that it has to keep."""
+
     url: str
     target: Path
     max_bytes: int
@@ -186,6 +188,8 @@ class _Task:
             self._receive(answer, version, have if answer.status_code == 206 else 0)
 
     def _receive(self, answer: "httpx.Response", version: Version, have: int) -> None:
+        """Write the answer to the partial file, behind the `have` bytes that are there, and rename
+        it once it is whole. Raises httpx.ReadError where the answer is cut off."""
         import httpx
 
         total = version.length
@@ -275,6 +279,7 @@ def refuse_size(num_bytes: int, max_bytes: int, kind: DownloadKind = DATASET) ->
 
 
 def _headers(cached: Version | None, partial: Version | None, have: int) -> dict[str, str]:
+    """Headers of the request: conditional for a cached file, or for the rest of a partial one."""
     headers = {"Accept-Encoding": "identity"}
     if cached and cached.etag:
         headers["If-None-Match"] = cached.etag
@@ -308,6 +313,8 @@ def _same_without_validator(cached: Version, now: Version) -> bool:
 
 
 def _refuse(answer: "httpx.Response", kind: DownloadKind) -> None:
+    """Raise `kind.error` for an answer that another try would not change, httpx.HTTPStatusError for
+    others, and nothing for a file."""
     host, status = answer.url.host, answer.status_code
     if status in (401, 403, 404, 410):
         why = {404: msg("there is no such file"), 410: msg("the file is gone")}.get(

@@ -93,6 +93,8 @@ class HubStore:
         on_bytes: OnBytes,
         gone: Sequence[str] = (),
     ) -> None:
+        """Send all files and remove `gone` in one commit. The library hashes each file first; a
+        file whose hash is another one by then is refused."""
         self._make_ready(deadline)
         with ExitStack() as opened:
             readers: list[tuple[HashedFile, _Counted]] = []

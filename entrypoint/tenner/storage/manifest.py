@@ -45,6 +45,8 @@ class RemoteEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteManifest:
+    """The files of a complete delivery, and the run that it is of."""
+
     job: str
     files: tuple[RemoteEntry, ...]
 

@@ -91,6 +91,8 @@ class S3Store:
         return self._uploads.client
 
     def probe(self, deadline: Deadline) -> tuple[Problem, ...]:
+        """Write, read back, list and delete a small object, and note which of these the keys may
+        do."""
         deletes = self._may(deadline, "delete_object", **self._key(_check_name()))
         # Without the right to delete it is one name, so that not each start leaves a file.
         name = _check_name() if deletes else CHECK_NAME
@@ -124,6 +126,8 @@ class S3Store:
         return self._permissions
 
     def _may_read(self, deadline: Deadline, *, lists: bool) -> bool:
+        """Whether the keys may read. Keys that may not list get 403 for an object that is not there
+        too, so then one is written and read."""
         if self._may(deadline, "get_object", **self._key(_check_name())):
             return True
         if lists:
@@ -151,6 +155,8 @@ class S3Store:
         return True
 
     def _read_if_allowed(self, name: str, deadline: Deadline) -> "_ReadBack | None":
+        """An object's content and its bucket's retention; None where the keys may not read."""
+
         def read() -> tuple[Any, bytes]:
             get, key = self._client.get_object, self._key(name)
             answer = call(self.destination, deadline, get, **key)
@@ -179,6 +185,8 @@ class S3Store:
         return missing
 
     def _holds(self, file: HashedFile, deadline: Deadline) -> bool:
+        """Whether the object is the file, by size and by the server's hash or, without one, its
+        bytes. Where the keys may not read, the answer to the upload is the proof."""
         if self._permissions and not self._permissions.reads:
             return self._was_taken(file)
         try:

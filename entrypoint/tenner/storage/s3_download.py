@@ -33,7 +33,9 @@ def download_object(
     part = target.with_name(f".{target.name[:200]}.{mark}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
 
-    def go_on() -> None:
+    def fetch_rest() -> None:
+        """Fetch what is missing in the partial file, of the same version (If-Match). Raises
+        TransientError where the answer is cut."""
         done = part.stat().st_size if part.exists() else 0
         if done > size:
             part.unlink()
@@ -54,5 +56,5 @@ def download_object(
         if part.stat().st_size != size:
             raise TransientError(msg("{name}: the transfer was cut", name=target.name))
 
-    retrying(deadline, go_on)
+    retrying(deadline, fetch_rest)
     part.replace(target)

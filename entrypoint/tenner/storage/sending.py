@@ -30,6 +30,8 @@ def put_verified(
     sent = False
 
     def once() -> None:
+        """One round: send what is missing, and look again. Raises TransientError where something
+        still is."""
         nonlocal missing, sent
         if sent:  # listings can lag behind: look before sending again
             missing = store.missing(missing, deadline)

@@ -197,6 +197,8 @@ class Scheduler:
         return self.cluster.free_node(self.cluster.needs(job), taken)
 
     def _submit(self, job: Request, node: str) -> None:
+        """Submit the job to a node; one for which no money or time is left is recorded as over its
+        budget."""
         name = job.settings.output_name
         allowed = within(job, self.batch.options, list(self.records.values()))
         if allowed is None:

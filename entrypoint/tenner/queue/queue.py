@@ -212,7 +212,7 @@ _NOTHING_LEFT = (ExitCode.DELIVERED, ExitCode.TRAINING, ExitCode.BUDGET)
 def _end_machine(job: Request, environ: Mapping[str, str], screen: Screen) -> None:
     """Stop or remove this machine where the jobs' settings request it."""
     host = find_host(environ, secrets_from(environ)[0])
-    problem = end_host(job.settings, host, environ, usd_per_hour=None, say=screen.say)
+    problem = end_host(job.settings, host, environ, usd_per_hour=None, report=screen.say)
     if problem:
         screen.problem(problem)
 

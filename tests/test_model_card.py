@@ -12,8 +12,10 @@ from tenner.core.checksums import DeliveredFile
 from tenner.core.events import Event, Warned
 from tenner.core.secrets import NO_SECRETS
 from tenner.families import FAMILIES
+from tenner.kohya.networks import ALGORITHMS
+from tenner.lora_files.programs import written_by
 from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
-from tenner.runs.card import shown_samples
+from tenner.runs.card import loaders, shown_samples
 from tenner.runs.deliver import deliver
 from tenner.sample.job import Cell, Sample
 from tenner.storage.destination_address import parse_destination
@@ -76,6 +78,59 @@ def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
     assert "is not for commercial use" in text.split("## Licence")[1]
     assert "joint_attention_kwargs" in text
     assert "does not load these weights" in render_card(replace(CARD, pipeline=""))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "kind", "has_comfyui"),
+    [
+        ("", (), "LoRA", True),
+        ("networks.lora_fa", (), "LoRA", True),
+        ("networks.dylora", ("unit=4",), "LoRA", True),
+        ("networks.oft", (), "OFT", False),  # named oft_unet_…, which comfy/lora.py does not map
+        *(
+            ("lycoris.kohya", (f"algo={algo}",), kind, True)
+            for algo, kind in {
+                "lora": "LoRA",
+                "locon": "LoRA",
+                "dylora": "LoRA",
+                "loha": "LoHa",
+                "lokr": "LoKr",
+                "glora": "GLoRA",
+                "full": "full difference",
+                "diag-oft": "OFT",
+                "boft": "OFT",
+            }.items()
+        ),
+        ("lycoris.kohya", ("algo=lora", "dora_wd=True"), "DoRA", True),
+        ("lycoris.kohya", ("dora_wd=True", "factor=4", "algo=lokr"), "LoKr", True),
+    ],
+)
+def test_the_card_names_the_programs_that_load_each_kind(
+    module: str, arguments: tuple[str, ...], kind: str, has_comfyui: bool
+) -> None:
+    found = loaders(FAMILIES["sdxl"], module, arguments)
+    assert found == {"kind": kind, "webui": "AUTOMATIC1111, Forge", "has_comfyui": has_comfyui}
+    text = render_card(replace(CARD, **found))
+    assert ("**ComfyUI** does not load these weights" in text) == (not has_comfyui)
+    assert "A LoRA" in text
+    assert (f"of the kind {kind}" in text) == (kind != "LoRA")
+
+
+def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
+    written = {written_by("lycoris.kohya", (f"algo={each}",)).kind for each in ALGORITHMS}
+    assert written == {"lora", "loha", "lokr", "glora", "full", "oft"}
+
+
+@pytest.mark.parametrize(
+    ("family", "webui"), [("flux", "Forge"), ("anima", ""), ("sd1", "AUTOMATIC1111, Forge")]
+)
+def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, webui: str) -> None:
+    text = render_card(replace(CARD, **loaders(FAMILIES[family], "", ())))
+    if webui:
+        assert f"**{webui}:** put" in text
+    else:
+        assert "**AUTOMATIC1111, Forge** do not load these weights" in text
+    assert "**ComfyUI:** put" in text
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -2,11 +2,15 @@
 
 ComfyUI (comfy/lora.py, `model_lora_keys_unet`) takes `lora_unet_` and the path of any `.weight` of
 the model, dots as underscores; its models have the names of the single files that it loads, which
-sd-scripts' models have too. diffusers' own names of SD 3 are `tenner.sample.sd3_lora`'s.
+sd-scripts' models have too. Of text encoders (`model_lora_keys_clip`) it takes CLIP's layers as
+`lora_te1_` and `lora_te2_` (one alone also as `lora_te_`), and T5's modules under the number after
+CLIP's: 3 with CLIP-L, and 1 without any CLIP. diffusers' own names of SD 3 are
+`tenner.sample.sd3_lora`'s.
 """
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -31,11 +35,56 @@ def names() -> dict[str, dict[str, list[str]]]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+_CLIP = re.compile(
+    r"(clip_[lg])\.transformer\.(text_model\.encoder\.layers\.\d+\."
+    r"(?:mlp\.fc[12]|self_attn\.[kqv]_proj|self_attn\.out_proj))\.weight"
+)
+_T5 = re.compile(r"t5xxl\.transformer\.(.+)\.weight")
+
+
+def taken_of_text(encoders: list[str]) -> set[str]:
+    """The names of modules of text encoders that ComfyUI's table has."""
+    has = {
+        each: any(name.startswith(f"{each}.") for name in encoders) for each in ("clip_l", "clip_g")
+    }
+    t5 = 1 + has["clip_g"] + has["clip_l"]
+    t5_numbers = {2, 3} if t5 == 2 and has["clip_l"] else {t5}
+    prefixes = {"clip_l": ("te", "te1"), "clip_g": ("te2",) if has["clip_l"] else ("te",)}
+    found: set[str] = set()
+    for name in encoders:
+        if match := _CLIP.fullmatch(name):
+            module = match[2].replace(".", "_")
+            found |= {f"lora_{prefix}_{module}" for prefix in prefixes[match[1]]}
+        elif match := _T5.fullmatch(name):
+            found |= {f"lora_te{each}_{match[1].replace('.', '_')}" for each in t5_numbers}
+    return found
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "flux", "sd3"])
+def test_comfyui_takes_every_module_of_the_text_encoders(
+    names: dict[str, dict[str, list[str]]], family: str
+) -> None:
+    text = set(names[family]["text"])
+    assert len(text) >= 12 * 6
+    assert text <= taken_of_text(names[family]["encoders"])
+
+
+def test_comfyui_takes_none_of_chromas_t5(names: dict[str, dict[str, list[str]]]) -> None:
+    """sd-scripts calls it the third encoder, and ComfyUI's Chroma has no other: documented."""
+    text = names["chroma"]["text"]
+    assert len(text) > 100
+    assert all(each.startswith("lora_te3_encoder_block_") for each in text)
+    assert not taken_of_text(names["chroma"]["encoders"]).intersection(text)
+    page = Path(__file__).parents[2] / "docs" / "families.md"
+    assert "`lora_te3`" in page.read_text(encoding="utf-8")
+
+
 def test_comfyui_takes_every_module_of_every_family(
     names: dict[str, dict[str, list[str]]],
 ) -> None:
-    assert set(names) == {"flux", "flux-schnell", "chroma", "anima", *LAST}
-    for family, found in names.items():
+    families = {family: found for family, found in names.items() if "modules" in found}
+    assert set(families) == {"flux", "flux-schnell", "chroma", "anima", *LAST}
+    for family, found in families.items():
         weights = [each for each in found["weights"] if each.endswith(".weight")]
         taken = {f"lora_unet_{each.removesuffix('.weight').replace('.', '_')}" for each in weights}
         assert len(found["modules"]) > 100, family

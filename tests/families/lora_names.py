@@ -3,7 +3,9 @@
     python lora_names.py SD_SCRIPTS_DIR
 
 For each family `modules`, the LoRA's modules that its network module makes over the transformer in
-full size, and `weights`, the transformer's own tensors. On the meta device: no weights are made.
+full size, and `weights`, the transformer's own tensors; `text`, the modules over its text encoders
+with T5, and `encoders`, their tensors as ComfyUI names them. On the meta device: no weights are
+made.
 """
 
 import json
@@ -14,7 +16,8 @@ def main(real: str) -> None:
     sys.path.insert(0, real)
     import torch
     from library import anima_models, chroma_models, flux_models, sd3_models
-    from networks import lora_anima, lora_flux, lora_sd3
+    from networks import lora, lora_anima, lora_flux, lora_sd3
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     def sd3(kind: str, depth: int, norm: str | None, dual: list[int]) -> torch.nn.Module:
         return sd3_models.create_sd3_mmdit(
@@ -30,6 +33,15 @@ def main(real: str) -> None:
                 context_embedder_out_features=64 * depth,
                 model_type=kind,
             )
+        )
+
+    def clip(width: int, layers: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            projection_dim=width,
         )
 
     anima = {
@@ -61,11 +73,37 @@ def main(real: str) -> None:
             "sd35-large": (sd3("5-large", 38, "rms", []), lora_sd3),
             "anima": (anima_models.Anima(**anima), lora_anima),
         }
+        clip_l = CLIPTextModelWithProjection(clip(768, 12))
+        clip_g = CLIPTextModelWithProjection(clip(1280, 32))
+        t5 = T5EncoderModel(
+            T5Config(
+                d_model=64, num_layers=24, d_ff=32, num_heads=2, feed_forward_proj="gated-gelu"
+            )
+        )
+        texts = {
+            "sd1": ([clip_l], ["clip_l"], lora),
+            "sdxl": ([clip_l, clip_g], ["clip_l", "clip_g"], lora),
+            "flux": ([clip_l, t5], ["clip_l", "t5xxl"], lora_flux),
+            "chroma": ([None, t5], ["", "t5xxl"], lora_flux),
+            "sd3": ([clip_l, clip_g, t5], ["clip_l", "clip_g", "t5xxl"], lora_sd3),
+        }
         found = {}
         for family, (model, module) in models.items():
             network = module.create_network(1.0, 4, 4.0, None, [], model)
             names = [each.lora_name for each in network.unet_loras]
             found[family] = {"modules": names, "weights": list(model.state_dict())}
+        for family, (encoders, comfyui, module) in texts.items():
+            more = {} if module is lora else {"train_t5xxl": "True"}
+            model = torch.nn.Module() if module is lora else models[family][0]
+            network = module.create_network(1.0, 4, 4.0, None, encoders, model, **more)
+            found.setdefault(family, {}).update(
+                text=[each.lora_name for each in network.text_encoder_loras],
+                encoders=[
+                    f"{name}.transformer.{tensor}"
+                    for name, each in zip(comfyui, encoders, strict=True)
+                    for tensor in (each.state_dict() if each else ())
+                ],
+            )
     print(json.dumps(found))
 
 

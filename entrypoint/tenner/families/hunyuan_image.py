@@ -125,6 +125,7 @@ HUNYUAN_IMAGE = FamilyFacts(
             files={"config.json": "", "tokenizer_config.json": "", "special_tokens_map.json": ""},
         ),
     ),
+    lora_widths=(3584,),
     name_patterns=r"hunyuan[-_ ]?image",
     bases=(
         KnownBase(

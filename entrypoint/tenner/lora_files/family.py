@@ -19,9 +19,14 @@ _METADATA_FAMILIES: tuple[tuple[str, Family], ...] = (
     ("sd_v1", "sd1"),
     ("stable-diffusion-v1", "sd1"),
 )
+_LUMINA_LAYERS = 26
+"""Models of the same kind and more layers are others'."""
 _FLUX = re.compile(r"double_blocks|single_blocks|single_transformer_blocks")
 _SD3 = re.compile(r"joint_blocks")
 _ANIMA = re.compile(r"blocks_\d+_(self_attn|cross_attn|mlp|adaln)")
+_LUMINA = re.compile(
+    r"(layers|noise_refiner|context_refiner)_(\d+)_(attention_(qkv|out)|feed_forward|adaLN)"
+)
 _DOUBLE_ATTENTION = re.compile(r"joint_blocks[._]\d+[._]x_block[._]attn2")
 
 
@@ -43,16 +48,23 @@ def _of_transformer(
     modules: Sequence[LoraModule], metadata: Mapping[str, str]
 ) -> tuple[Family | None, str]:
     """The family of a transformer's LoRA, and what else it is. Chroma has FLUX.1's names without
-    its modulations; only the metadata distinguishes it from a FLUX.1 LoRA that leaves them out."""
+    its modulations; only the metadata distinguishes it from a FLUX.1 LoRA that leaves them out.
+    HunyuanImage has the same names too, and another width."""
     paths = [each.path for each in modules if each.part == "transformer"]
     if any(_FLUX.match(path) for path in paths):
         keys = ("ss_base_model_version", "modelspec.architecture")
         base = " ".join(metadata.get(key, "") for key in keys)
+        widths = {each.in_features for each in modules if each.path.endswith("img_attn_qkv")}
+        if "hunyuan" in base.lower() or widths & set(FAMILIES["hunyuan-image"].lora_widths):
+            return "hunyuan-image", "HunyuanImage 2.1"
         return ("chroma" if "chroma" in base.lower() else "flux"), "FLUX.1"
     if any(_SD3.match(path) for path in paths):
         return _of_sd3(modules), "Stable Diffusion 3"
     if any(_ANIMA.match(path) for path in paths):
         return "anima", "Anima"
+    layers = [int(found[2]) for path in paths if (found := _LUMINA.match(path))]
+    if layers and max(layers) < _LUMINA_LAYERS:
+        return "lumina2", "Lumina Image 2.0"
     return None, "a transformer model"
 
 

@@ -102,6 +102,7 @@ _BARE: tuple[tuple[str, Part], ...] = (
 )
 _TRANSFORMER = re.compile(
     r"(double_blocks|single_blocks|joint_blocks|(single_)?transformer_blocks|blocks|layers)[._]\d"
+    r"|((noise|context)_refiner|llm_adapter|final_layer|(x|t|y|cap|context)_embedder)[._]"
 )
 
 

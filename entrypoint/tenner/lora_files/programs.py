@@ -4,8 +4,10 @@ From the programs' own loaders: A1111's `extensions-builtin/Lora`, ComfyUI's `co
 diffusers' `load_lora_weights`, sd-scripts' `networks/lora.py`, PEFT's `load_adapter`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tenner.kohya.networks import LYCORIS
 from tenner.lora_files.continuing import CONTINUED, is_of_lycoris, lycoris_start
 from tenner.lora_files.names import Kind, Naming
 from tenner.lora_files.reading import LoraFile
@@ -13,11 +15,16 @@ from tenner.lora_files.reading import LoraFile
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program that loads LoRAs: the names and kinds that it knows."""
+    """A program that loads LoRAs: the names and kinds that it knows, and where it says so.
+
+    `unread` are beginnings of module names that it does not look for.
+    """
 
     name: str
     namings: tuple[Naming, ...]
     kinds: tuple[Kind, ...]
+    source: str = ""
+    unread: tuple[str, ...] = ()
 
 
 PROGRAMS = (
@@ -25,16 +32,21 @@ PROGRAMS = (
         name="A1111, Forge",
         namings=("kohya",),
         kinds=("lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "norm"),
+        source="extensions-builtin/Lora/networks.py",
     ),
     Program(
         name="ComfyUI",
         namings=("kohya", "diffusers", "diffusers_old", "comfyui"),
         kinds=("lora", "dora", "loha", "lokr", "oft", "glora", "full", "norm"),
+        source="comfy/lora.py, comfy/weight_adapter",
+        unread=("oft_unet_",),
     ),
     Program(
         name="diffusers",
         namings=("kohya", "diffusers", "diffusers_old"),
         kinds=("lora", "dora"),
+        source="loaders/lora_conversion_utils.py",
+        unread=("oft_unet_",),
     ),
     Program(name="PEFT", namings=("peft",), kinds=("lora", "dora")),
     Program(name="sd-scripts (networks.lora)", namings=("kohya",), kinds=("lora",)),
@@ -65,8 +77,54 @@ def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
 def _why_not(program: Program, file: LoraFile) -> str:
     if file.naming not in program.namings:
         return f"modules are named as {NAMING_NAMES[file.naming]} does"
+    if unread := next((each for each in program.unread if _has(file, each)), ""):
+        return f"it looks for no modules named {unread}…"
     unknown: list[Kind] = [kind for kind in file.kinds if kind not in program.kinds]
     return f"it has no {', '.join(KIND_NAMES[kind] for kind in unknown)}" if unknown else ""
+
+
+def _has(file: LoraFile, beginning: str) -> bool:
+    return any(each.name.startswith(beginning) for each in file.modules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a network module writes: the kind, and how the names of its U-Net's modules begin."""
+
+    kind: Kind
+    beginning: str = "lora_unet_"
+
+    def read_by(self, name: str) -> bool:
+        """Whether the program of this name loads it."""
+        (program,) = [each for each in PROGRAMS if each.name == name]
+        return self.kind in program.kinds and self.beginning not in program.unread
+
+
+_ALGORITHMS: Mapping[str, Kind] = {
+    **dict.fromkeys(("lora", "locon", "dylora"), "lora"),
+    "loha": "loha",
+    "lokr": "lokr",
+    "glora": "glora",
+    "full": "full",
+    **dict.fromkeys(("diag-oft", "boft"), "oft"),
+}
+"""What LyCORIS writes for each of its `algo`."""
+
+
+def written_by(network_module: str, network_args: Sequence[str]) -> Written:
+    """What sd-scripts writes with a network module (empty: the family's LoRA) and its arguments.
+
+    LoRA-FA and DyLoRA differ from a LoRA in their training alone.
+    """
+    if network_module == "networks.oft":
+        return Written(kind="oft", beginning="oft_unet_")
+    if network_module != LYCORIS:
+        return Written(kind="lora")
+    pairs = (each.partition("=") for each in network_args)
+    arguments = {name: value for name, _, value in pairs}
+    kind = _ALGORITHMS.get(arguments.get("algo", "lora"), "lora")
+    has_magnitude = arguments.get("dora_wd", "").lower() == "true"
+    return Written(kind="dora" if has_magnitude and kind == "lora" else kind)
 
 
 NAMING_NAMES: dict[Naming, str] = {

@@ -40,6 +40,12 @@ class Card:
     family: str
     pipeline: str
     """Class of diffusers; empty where diffusers does not load these weights."""
+    kind: str = "LoRA"
+    """Of network, in words."""
+    webui: str = "AUTOMATIC1111, Forge"
+    """Those of the two that load these weights; empty where neither does."""
+    has_comfyui: bool = True
+    """Whether ComfyUI loads these weights."""
     tag: str
     """The Hub's tag for the kind of base."""
     base_name: str

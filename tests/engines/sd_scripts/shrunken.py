@@ -14,7 +14,9 @@ import sys
 sys.path.insert(0, REAL)
 import transformers
 from library import anima_models, chroma_models, flux_models, flux_utils, sd3_utils
-from library import qwen_image_autoencoder_kl
+from library import hunyuan_image_models, hunyuan_image_text_encoder, hunyuan_image_vae
+from library import lumina_models, lumina_util, qwen_image_autoencoder_kl
+import inspect
 from dataclasses import replace
 
 def smaller(kind, **sizes):
@@ -46,6 +48,50 @@ anima_models.Anima = smaller(
 qwen_image_autoencoder_kl.AutoencoderKLQwenImage = smaller(
     qwen_image_autoencoder_kl.AutoencoderKLQwenImage, base_dim=16
 )
+LUMINA = {
+    "dim": 96, "n_heads": 2, "n_kv_heads": 1, "axes_dims": [16, 16, 16], "multiple_of": 32,
+    "cap_feat_dim": 64,
+}
+_NextDiT = lumina_models.NextDiT
+lumina_models.NextDiT = type("NextDiT", (_NextDiT,), {
+    "__init__": lambda self, **known: _NextDiT.__init__(self, **{**known, **LUMINA})
+})
+lumina_util.Gemma2Config = smaller(
+    lumina_util.Gemma2Config, hidden_size=64, intermediate_size=64, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=32,
+)
+
+def rewritten(module, name, changes):
+    "A class whose sizes are written in its code, with others: all else is its own code."
+    text = inspect.getsource(getattr(module, name))
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    exec(compile(text, module.__file__, "exec"), module.__dict__)
+
+rewritten(hunyuan_image_models, "HYImageDiffusionTransformer", {
+    "self.hidden_size = 3584": "self.hidden_size = 256",
+    "self.heads_num = 28": "self.heads_num = 2",
+    "mm_double_blocks_depth = 20": "mm_double_blocks_depth = 1",
+    "mm_single_blocks_depth = 40": "mm_single_blocks_depth = 1",
+    "text_states_dim = 3584": "text_states_dim = 128",
+})
+rewritten(hunyuan_image_vae, "HunyuanVAE2D", {
+    "(128, 256, 512, 512, 1024, 1024)": "(32, 32, 64, 64, 128, 128)",
+})
+VL = {
+    "hidden_size": 128, "intermediate_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1,
+}
+SEES = {
+    "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128,
+    "fullatt_block_indexes": [0],
+}
+_VL = hunyuan_image_text_encoder.Qwen2_5_VLConfig
+hunyuan_image_text_encoder.Qwen2_5_VLConfig = lambda **known: _VL(**{
+    **known, **VL, "text_config": {**known["text_config"], **VL},
+    "vision_config": {**known["vision_config"], **SEES},
+})
+hunyuan_image_text_encoder.T5Config = smaller(hunyuan_image_text_encoder.T5Config, **T5)
 """
 SCRIPT = """REAL = {real!r}
 {sizes}
@@ -53,7 +99,13 @@ from pathlib import Path
 _file = Path(REAL) / {name!r}
 exec(compile(_file.read_text(encoding="utf-8"), str(_file), "exec"), globals())
 """
-SHRUNKEN = ("flux_train_network.py", "sd3_train_network.py", "anima_train_network.py")
+SHRUNKEN = (
+    "flux_train_network.py",
+    "sd3_train_network.py",
+    "anima_train_network.py",
+    "lumina_train_network.py",
+    "hunyuan_image_train_network.py",
+)
 
 
 def sd_scripts(folder: Path, real: Path) -> Path:
@@ -87,11 +139,17 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
     def save(tensors: dict[str, torch.Tensor], name: str) -> None:
         save_file(tensors, folder / name, metadata={"format": "pt"})
 
-    if {*families} - {"anima"}:
+    if {*families} - {"anima", "lumina2", "hunyuan-image"}:
         save(random(t5(flux_utils)), "t5xxl_fp16.safetensors")
         save(random(clip(sd3_utils, 768, 12)), "clip_l.safetensors")
     if "anima" in families:
         for name, tensors in anima(Path(real), random).items():
+            save(tensors, name)
+    if "lumina2" in families:
+        for name, tensors in lumina(random).items():
+            save(tensors, name)
+    if "hunyuan-image" in families:
+        for name, tensors in hunyuan_image(random).items():
             save(tensors, name)
     flows = {"flux": ("dev", "flux1-dev"), "flux-schnell": ("schnell", "flux1-schnell")}
     for version, name in [each for family, each in flows.items() if family in families]:
@@ -103,7 +161,7 @@ def write_models(real: str, folder: Path, families: list[str]) -> None:
         with torch.device("meta"):
             model = chroma_models.Chroma(chroma_models.chroma_params)
         save(random(model), "Chroma1-Base.safetensors")
-    if {*flows, "chroma"} & {*families}:
+    if {*flows, "chroma", "lumina2"} & {*families}:
         with torch.device("meta"):
             ae = flux_models.AutoEncoder(flux_models.configs["dev"].ae_params)
         save(random(ae), "ae.safetensors")
@@ -168,6 +226,74 @@ def anima(real: Path, random) -> dict[str, dict]:
             ".".join((single[name.rpartition(".")[0]], name.rpartition(".")[2])): each
             for name, each in random(vae).items()
         },
+    }
+
+
+def lumina(random) -> dict[str, dict]:
+    """Lumina Image 2.0 and its text encoder by file names; its autoencoder is FLUX.1's."""
+    import torch
+    from library import lumina_models, lumina_util
+    from transformers import Gemma2Model
+
+    with torch.device("meta"):
+        model = lumina_models.NextDiT_2B_GQA_patch2_Adaln_Refiner()
+        gemma = Gemma2Model(lumina_util.Gemma2Config(num_hidden_layers=26, vocab_size=256000))
+    return {
+        "lumina_2_model_bf16.safetensors": random(model),
+        "gemma_2_2b_fp16.safetensors": random(gemma, "model."),
+    }
+
+
+def hunyuan_image(random) -> dict[str, dict]:
+    """HunyuanImage 2.1, its text encoders and its autoencoder by file names, with tensors named as
+    in the single files, which sd-scripts' loaders rename."""
+    import contextlib
+
+    import torch
+    from library import hunyuan_image_models, hunyuan_image_text_encoder, hunyuan_image_vae
+    from transformers import ByT5Tokenizer
+
+    made = {}
+
+    def keep(name):
+        kind = getattr(hunyuan_image_text_encoder, name)
+
+        class Kept:
+            @staticmethod
+            def _from_config(config):
+                made[name] = kind._from_config(config)
+                raise Made
+
+        setattr(hunyuan_image_text_encoder, name, Kept)
+
+    class Made(Exception):
+        """The model has been made as sd-scripts makes it."""
+
+    keep("Qwen2_5_VLForConditionalGeneration")
+    keep("T5ForConditionalGeneration")
+    hunyuan_image_text_encoder.AutoTokenizer = type(
+        "NoTokenizer", (), {"from_pretrained": staticmethod(lambda *_: None)}
+    )
+    with torch.device("meta"):
+        dit = hunyuan_image_models.HYImageDiffusionTransformer()
+        vae = hunyuan_image_vae.HunyuanVAE2D()
+    for load in ("load_qwen2_5_vl", "load_byt5"):
+        with contextlib.suppress(Made):
+            getattr(hunyuan_image_text_encoder, load)("", torch.bfloat16, "cpu")
+    vl = made["Qwen2_5_VLForConditionalGeneration"]
+    byt5 = made["T5ForConditionalGeneration"].get_encoder()
+    hunyuan_image_text_encoder.add_special_token(ByT5Tokenizer(), byt5)
+    renamed = {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): each
+        for name, each in random(vl).items()
+    }
+    encoder = random(byt5, "encoder.")
+    encoder["shared.weight"] = encoder.pop("encoder.embed_tokens.weight")
+    return {
+        "hunyuanimage2.1.safetensors": random(dit),
+        "qwen_2.5_vl_7b.safetensors": renamed,
+        "byt5_small_glyphxl_fp16.safetensors": encoder,
+        "hunyuan_image_2.1_vae_fp16.safetensors": random(vae),
     }
 
 

@@ -74,8 +74,12 @@ _ANIMA = {
     "delivered": YES,
     "resumed": "smaller sizes, bit for bit",
 }
+_HUB_TOKENIZER = "smaller sizes and a loopback Hub, on a CPU"
+_OF_HUB = {**_PARSER, "real training": _HUB_TOKENIZER, "delivered": YES}
 PROOFS |= {
     "anima": _ANIMA,
+    "lumina2": _OF_HUB,
+    "hunyuan-image": _OF_HUB,
     "sd3": _SD3,
     "sd35-large": _SD3,
     "chroma": {**_CHROMA, "resumed": "as FLUX.1 dev, not tried on it"},

@@ -222,6 +222,9 @@ class FamilyFacts:
     options: Mapping[str, Default[Scalar]] = field(default_factory=dict[str, Default[Scalar]])
     required: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     without: Mapping[str, str] = field(default_factory=dict[str, str])
+    has_captions_on_disk: bool = False
+    """Whether captions are encoded to the disk, where sd-scripts cannot train from its cache in
+    memory."""
     captions_levers: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     """Options that take memory from the encoding of captions, in the order in which they are
     tried."""

@@ -86,6 +86,7 @@ HUNYUAN_IMAGE = FamilyFacts(
         "fp8_base_unet": msg("sd-scripts has fp8_scaled for it instead"),
         "text_encoder_lr": msg("its text encoders cannot be trained"),
     },
+    has_captions_on_disk=True,  # its `ocr_mask` is a numpy scalar there, which torch refuses
     captions_levers={"fp8_vl": True, "text_encoder_cpu": True},
     transformer=Transformer(
         parameters=17.0e9,

@@ -74,6 +74,16 @@ def test_captions_that_change_are_not_encoded_once(changing: str) -> None:
     assert "--cache_text_encoder_outputs" not in arguments(translate(expected, family="sdxl"))
 
 
+def test_captions_of_hunyuan_image_are_encoded_to_the_disk() -> None:
+    """sd-scripts fails on its own cache in memory: torch takes no numpy scalar for a tensor."""
+    expected = {**GUIDE, "network_train_unet_only": True}
+    on_disk = "--cache_text_encoder_outputs_to_disk"
+    assert on_disk in arguments(translate(expected, family="hunyuan-image"))
+    assert on_disk not in arguments(translate(expected, family="flux"))
+    changing = {**expected, "shuffle_caption": True}
+    assert on_disk not in arguments(translate(changing, family="hunyuan-image"))
+
+
 def test_images_that_change_are_not_encoded_once() -> None:
     words = arguments(translate({**GUIDE, "random_crop": True}, family="sd1"))
     assert "--cache_latents" not in words

@@ -157,6 +157,9 @@ def _caches(options: Mapping[str, object], *, family: Family) -> dict[str, Value
     has_it = family == "sdxl" or FAMILIES[family].transformer is not None
     if has_it and options.get("network_train_unet_only") and set_by_user is None:
         found["cache_text_encoder_outputs"] = not any(options.get(key) for key in changing)
+    caches = found.get("cache_text_encoder_outputs", set_by_user)
+    if caches and FAMILIES[family].has_captions_on_disk:
+        found["cache_text_encoder_outputs_to_disk"] = True
     return found
 
 

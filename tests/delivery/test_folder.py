@@ -76,7 +76,7 @@ def test_one_failing_destination_does_not_stop_another(tmp_path: Path) -> None:
     failed, done = raised.value.problems
     assert "blocked" in failed.text
     assert done.level == "note"
-    assert done.text.endswith(f"delivered and verified all the same: file://{tmp_path}/good")
+    assert done.text.endswith(f"delivered and verified at: file://{tmp_path}/good")
     assert "blocked" in raised.value.problems[0].text
     assert raised.value.problems[0].fix
     assert (tmp_path / "good" / "manifest.json").exists()

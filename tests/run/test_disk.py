@@ -73,7 +73,7 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_reported_before_
     line = (command, *machine.train("cat", *words)[1:])
     assert machine.finish(*line, "--destinations", f"file://{target}") == 2, machine.output
     assert f"file://{target} has " in machine.output
-    assert "this run brings about 151.0 TB" in machine.output
+    assert "this run writes about 151.0 TB" in machine.output
     assert "keep_remote_states = 0" in machine.output
     assert not target.exists()
 
@@ -135,7 +135,7 @@ def test_older_states_make_room_before_the_next_save_and_it_is_reported_once(
     found = guard.check()
     assert found is not None
     assert isinstance(found.event, Warned)
-    assert "2 older states are dropped" in found.event.text
+    assert "2 older states are removed" in found.event.text
     assert [each.name for each in run_dir.state.iterdir()] == ["step-00000012"]
     guard.handle(state(run_dir, 16))
     assert guard.check() is None

@@ -13,7 +13,7 @@ from tenner.core.temporary_files import part_of
 from tenner.engines.native.engine import command as trainer_command
 from tenner.planning.plan import Device
 from tenner.planning.prepared import Prepared
-from tenner.runs.session import Launch, start_anew
+from tenner.runs.session import Launch, start_separately
 from tenner.sample.job import SAMPLES_FILE, Cell, Drawn, SampleJob
 from tenner.supervision.guards import Guard
 from tenner.supervision.supervise import Control, follow
@@ -34,7 +34,7 @@ def draw(
     run_dir: RunDir,
     control: Control,
     on_event: Callable[[Event], None],
-    launch: Launch = start_anew,
+    launch: Launch = start_separately,
     guards: Sequence[Guard] = (),
 ) -> Drawn | None:
     """Draw a job's pictures into its folder, by a program of the environment of `python`.

@@ -1,5 +1,5 @@
-"""One attempt of a run: what it resumes from, what it sends away while it trains, and how it
-ends."""
+"""One attempt of a run: resumed or begun, uploaded while it trains, delivered or handed over at its
+end."""
 
 import shutil
 import time
@@ -41,20 +41,20 @@ _READ_SECONDS = 60.0
 
 
 class _StopDeadline(Deadline):
-    """A deadline that ends earlier once a signal came."""
+    """A deadline that a signal shortens to the grace time."""
 
     def __init__(self, seconds: float, context: RunContext) -> None:
         super().__init__(seconds)
-        self._stage = context
+        self._context = context
 
     def remaining(self) -> float:
-        left, stop = super().remaining(), self._stage.stop
-        return min(left, stop.seconds_left(self._stage.grace_seconds)) if stop.signal else left
+        left, stop = super().remaining(), self._context.stop
+        return min(left, stop.seconds_left(self._context.grace_seconds)) if stop.signal else left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A run under way. As a context manager it stops the uploads at its end."""
+    """A running attempt. A context: uploads are started at its beginning and stopped at its end."""
 
     prepared: Prepared
     run_dir: RunDir
@@ -75,7 +75,7 @@ class Attempt:
             text = msg("no space could be reserved on the disk for a last save")
             self.context.emit(Warned(text=text, fix=msg("free space there before it is full")))
         self.uploader.__enter__()
-        self._send_what_is_here()
+        self._queue_saved_files()
         return self
 
     def __exit__(self, *of_the_error: object) -> None:
@@ -83,7 +83,7 @@ class Attempt:
         release_reserve(self.run_dir)
 
     def guards(self) -> tuple[Guard, ...]:
-        """What watches the engine besides its own guards."""
+        """The guards of the engine besides its own."""
         budget = BudgetGuard(
             budget=self.budget, started=self.context.started, reserve=self.seconds_to_deliver
         )
@@ -111,7 +111,7 @@ class Attempt:
         self.uploader.take_checkpoint(self.run_dir.path / CARD_NAME, CARD_NAME, newest.step)
 
     def seconds_to_deliver(self) -> float:
-        """What saving and delivering take from here on, by the sizes of what was saved last."""
+        """The seconds that saving and delivering take now, by the sizes of the newest files."""
         ledger = self.book.now
         newest = max((file.size for file in ledger.checkpoints), default=0)
         saved = states(self.run_dir)
@@ -120,8 +120,7 @@ class Attempt:
         return delivery_seconds(newest + state + waiting, self.uploader.bytes_per_second)
 
     def has_time_to_draw(self) -> bool:
-        """Whether the budget and the grace time leave anything for pictures; it is reported if
-        not."""
+        """Whether the budget and the grace time suffice to draw pictures; a warning if not."""
         left = self.budget.seconds
         used = time.monotonic() - self.context.started
         if self.context.stop.signal is not None:
@@ -135,7 +134,7 @@ class Attempt:
         return False
 
     def finish_early(self, trained: Trained) -> Trained:
-        """A stop file ended the training in good order: its last checkpoint is the result."""
+        """Make the last checkpoint the result of a training that a stop file ended."""
         final = self.run_dir.checkpoints / f"{self.plan.output_name}.safetensors"
         shutil.copyfile(trained.weights.path, final)
         now = self.book.now
@@ -150,8 +149,10 @@ class Attempt:
         return replace(trained, weights=replace(trained.weights, path=final))
 
     def hand_over(self, error: TennerError) -> TennerError:
-        """After a training that did not reach its end: deliver what there is, the newest first, and
-        note where it is. Returns the error to end with."""
+        """After a training that did not reach its end: send all files, the newest first.
+
+        Returns the error to end with, which names what was delivered and where.
+        """
         release_reserve(self.run_dir)
         self.recorder.note(ending=type(error).__name__)
         seconds = HAND_OVER_SECONDS
@@ -167,7 +168,7 @@ class Attempt:
         has_something = bool(ledger.checkpoints or ledger.state_step)
         problems = list(error.problems)
         if at and has_something:
-            problems.append(Problem(text=self._what_there_is(at), level="note"))
+            problems.append(Problem(text=self._delivered_text(at), level="note"))
         if missing:
             note = Problem(
                 text=msg(
@@ -186,7 +187,7 @@ class Attempt:
         return ended
 
     def deadline(self) -> Deadline:
-        """For the delivery: half an hour, and after a signal what is left of the grace time."""
+        """The delivery's deadline: half an hour, after a signal the rest of the grace time."""
         return _StopDeadline(HAND_OVER_SECONDS, self.context)
 
     def note_delivered(self, at: Sequence[str]) -> None:
@@ -205,7 +206,7 @@ class Attempt:
             except (DeliveryError, OSError) as error:
                 why = error.problems[0].text if isinstance(error, DeliveryError) else str(error)
                 text = msg(
-                    "the ledger at {destination} is old: {why}",
+                    "the ledger at {destination} is outdated: {why}",
                     destination=remote.destination,
                     why=why,
                 )
@@ -215,7 +216,7 @@ class Attempt:
                 self.context.emit(Warned(text=text, fix=fix))
 
     def is_delivered(self) -> bool:
-        """Whether every destination that was requested still holds this run's complete set."""
+        """Whether every destination still has this run's complete set."""
         ledger = self.book.now
         required = {str(each) for each in self.destinations}
         if ledger.finished is None or not required <= set(ledger.delivered_to):
@@ -231,7 +232,7 @@ class Attempt:
         except TransientError:
             return False
         except PermanentError:
-            return self._is_write_only(destination)  # then the ledger here is what is known
+            return self._is_write_only(destination)  # then the local ledger is the only source
         manifest = read_manifest(content) if content else None
         if manifest is None or manifest.job != self.plan.output_name:
             return False
@@ -241,8 +242,8 @@ class Attempt:
         known = [remote for remote in self.remotes if remote.destination == destination]
         return any(not can_be_read(remote) for remote in known)
 
-    def _send_what_is_here(self) -> None:
-        """What an earlier attempt saved and could not send: what is there already is not sent."""
+    def _queue_saved_files(self) -> None:
+        """Queue what an earlier attempt may not have sent; the uploader skips equal content."""
         ledger = self.book.now
         for file in ledger.checkpoints:
             path = self.run_dir.checkpoints / file.name
@@ -252,7 +253,7 @@ class Attempt:
             self.uploader.take_state(saved[0], step_of(saved[0]))
         self.uploader.note()
 
-    def _what_there_is(self, at: Sequence[str]) -> Message:
+    def _delivered_text(self, at: Sequence[str]) -> Message:
         ledger = self.book.now
         files = [*ledger.checkpoints, *([ledger.finished.file] if ledger.finished else [])]
         newest = max(files, key=lambda file: file.step, default=None)
@@ -272,10 +273,10 @@ def begin_attempt(
     price_per_hour: float | None,
     restart: bool,
 ) -> Attempt:
-    """Resume the run, from here or a destination, or begin it.
+    """Resume the run, from its directory or a destination, or begin it.
 
-    Raises SettingsError where what is there is another job, and DeliveryError where its state
-    cannot be fetched.
+    Raises SettingsError where these have another job, and DeliveryError where the state cannot be
+    fetched.
     """
     settings = prepared.settings
     remotes = [
@@ -351,7 +352,7 @@ def begin_attempt(
 
 
 def can_be_read(remote: RemoteRun) -> bool:
-    """Whether what is sent there can be resumed from; taken for so where no answer comes."""
+    """Whether the keys may read there, so that a run can be resumed; True where nothing answers."""
     try:
         return remote.permissions(limit_seconds=_READ_SECONDS).reads
     except DeliveryError:
@@ -359,18 +360,19 @@ def can_be_read(remote: RemoteRun) -> bool:
 
 
 def is_inside(destination: Destination, run_dir: RunDir) -> bool:
-    """Whether a destination is a folder of the run's own directory: nothing to resume from."""
+    """Whether a destination is a folder in the run's directory, which is no second copy."""
     inside = str(run_dir.path.absolute()) + "/"
     return destination.kind == "folder" and f"{destination.root}/".startswith(inside)
 
 
 def spent(attempt: Attempt) -> str:
-    """What this run has used of its budget until now, in words."""
+    """The part of the budget that this run has used, as text."""
     return attempt.budget.describe(time.monotonic() - attempt.context.started)
 
 
 def trained_before(finished: Finished | None, run_dir: RunDir) -> Trained | None:
-    """The training that an earlier attempt finished, where its weights are still here and good."""
+    """The training that an earlier attempt finished; None where its weights are missing or
+    damaged."""
     if finished is None:
         return None
     found = inspect_weights(run_dir.checkpoints / finished.file.name)

@@ -41,7 +41,7 @@ _SHOWN_OPTIONS = (
     "noise_offset",
     "ema_decay",
 )
-"""What others need to judge or repeat the training; none of these can be a path."""
+"""Options with which others can judge or repeat the training; none of them can be a path."""
 
 
 def write_card(
@@ -52,8 +52,10 @@ def write_card(
     *,
     num_steps: int,
 ) -> None:
-    """Write the card and its pictures into the run's directory, `num_steps` being those that were
-    trained. Raises OSError."""
+    """Write the card and its pictures into the run's directory. `num_steps` are the trained steps.
+
+    Raises OSError.
+    """
     pictures = _pictures(run_dir, drawn)
     card = card_of(prepared, pictures, destinations, has_grid=drawn is not None)
     planned = prepared.plan.length.num_steps
@@ -70,8 +72,10 @@ def write_card_of_checkpoint(
     *,
     why: str,
 ) -> None:
-    """Write the card of a training that ended before its time, of which the checkpoint `newest`
-    is delivered. Raises OSError."""
+    """Write the card of a training that ended early (`why`), with the checkpoint `newest`.
+
+    Raises OSError.
+    """
     card = card_of(prepared, (), destinations, has_grid=False)
     folder = "/".join(part for part in (card.subfolder, "checkpoints") if part)
     weights = f"checkpoints/{newest.name}"
@@ -81,7 +85,7 @@ def write_card_of_checkpoint(
 
 
 def _early(card: Card, num_steps: int, planned: int, why: str = "") -> Card:
-    """The card of a training that ended early: its steps are those that were trained."""
+    """The card of a training that ended early, with the trained steps."""
     early = f"the training ended early, after {num_steps} of {planned} steps"
     steps = ("steps", f"{num_steps} of {planned} planned")
     training = tuple(steps if fact[0] == "steps" else fact for fact in card.training)
@@ -95,7 +99,7 @@ def card_of(
     *,
     has_grid: bool,
 ) -> Card:
-    """All that the card shows of this run. The first repo on the Hub is where one loads it from."""
+    """The card of this run. Its code loads the LoRA from the first destination on the Hub."""
     plan, base, dataset = prepared.plan, prepared.base, prepared.dataset
     hub = next((each for each in destinations if each.kind == "hub"), None)
     return Card(
@@ -155,7 +159,7 @@ def loaders(facts: FamilyFacts, network_module: str, network_args: Sequence[str]
 
 
 def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:
-    """How it was trained, in the words of the settings."""
+    """Facts of the training, by the names of the settings."""
     plan = prepared.plan
     width, height = plan.resolution
     facts = [
@@ -174,7 +178,7 @@ def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:
 
 
 def _pictures(run_dir: RunDir, drawn: Drawn | None) -> tuple[WidgetPicture, ...]:
-    """Copies of a few pictures, as `samples/widget-1.png` and so on; earlier ones go."""
+    """Copy a few pictures to `samples/widget-1.png` and so on; earlier ones are removed."""
     for old in run_dir.samples.glob("widget-*.png"):
         old.unlink()
     if drawn is None:

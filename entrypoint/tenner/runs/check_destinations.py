@@ -1,4 +1,4 @@
-"""The check before money is spent: can we write, read back and delete at every destination?"""
+"""Checks before the training whether the keys may write, read and delete at every destination."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +27,12 @@ def check_destinations(
     total_limit_seconds: float = DEFAULT_CHECK_SECONDS,
     on_trouble: Callable[[str], None] | None = None,
 ) -> tuple[Problem, ...]:
-    """Prove write access everywhere, side by side; all problems by value, none raised.
+    """Write, read and delete a probe at all destinations in parallel; returns all problems.
 
-    What is wrong with an optional destination is a warning. A complete set of another `job` that
-    is there already is a warning too: its files of the same names would be replaced. What is
-    tried again is given to `on_trouble`.
+    Those of an optional destination are warnings, and so is a complete set of another `job` there,
+    whose files of the same names would be replaced. `on_trouble` gets errors that are retried.
     """
-    surroundings = os.environ if env is None else env
+    environ = os.environ if env is None else env
     limit = Deadline(total_limit_seconds)
 
     def check(destination: Destination) -> tuple[Problem, ...]:
@@ -46,7 +45,7 @@ def check_destinations(
 
         deadline = limit.reporting_to(report)
         try:
-            store = open_store(destination, secrets=secrets, env=surroundings)
+            store = open_store(destination, secrets=secrets, env=environ)
             found = retrying(deadline, lambda: store.probe(deadline))
             if errors_in(found) or not store.permissions(deadline).reads:
                 return found
@@ -75,7 +74,7 @@ def check_destinations(
 def _answer(
     ended: tuple[Problem, ...] | BaseException, destination: Destination
 ) -> tuple[Problem, ...]:
-    """How one check ended. A bug of ours is raised as it is."""
+    """The result of one check. Errors of our own code are raised."""
     if isinstance(ended, TransientError):
         text = msg("cannot reach {destination}: {ended}", destination=destination, ended=ended)
         return (Problem(text=text, fix=msg("check the address and the network of this machine")),)
@@ -91,7 +90,7 @@ def _level(problem: Problem, destination: Destination) -> Level:
 
 
 def _other_set(store: Store, job: str, deadline: Deadline) -> tuple[Problem, ...]:
-    """Whether another run's complete set is where this one will go."""
+    """The warning where another run's complete set is at the destination."""
     content = store.read(MANIFEST_NAME, deadline)
     there = read_manifest(content) if content else None
     if there is None or not job or there.job == job:

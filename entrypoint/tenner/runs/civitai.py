@@ -38,20 +38,19 @@ _NAMES = {
     "lumina2": ("Lumina", ()),
     "anima": ("Anima", ()),
 }
-"""Civitai's names of bases: each family's usual one, and those of its further bases by a word in
-the base's own name, the first that is in it. From `baseModelRecords` of civitai/civitai,
+"""Civitai's names of bases: each family's usual one, and others by the first text that is in the
+base's own name. From `baseModelRecords` of civitai/civitai,
 packages/civitai-shared/src/basemodel.constants.ts at ebed661, 2026-08-08. Of SD 2.x it offers the
 names without 768 alone, and SD 3.x no more; HunyuanImage it does not list."""
 _DATE = (2026, 1, 1, 0, 0, 0)
-"""Of every entry, so that equal content is an equal archive."""
+"""The date of every entry, so that equal content makes equal archives."""
 
 
 def base_model_name(family: str, *names: str) -> str:
-    """The base as Civitai spells it, by its names and else by its family; `Other` where it has no
-    word for it."""
+    """Civitai's name of the base, by its own names, else by its family; else `Other`."""
     whole = " ".join(names).lower().replace("_", "-")
     usual, further = _NAMES.get(family, ("Other", ()))
-    return next((civitai for word, civitai in further if word in whole), usual)
+    return next((civitai for text, civitai in further if text in whole), usual)
 
 
 def archive_name(name: str) -> str:

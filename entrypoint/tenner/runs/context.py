@@ -1,4 +1,4 @@
-"""What every stage of a run gets: screen, log and listeners of events, and the request to stop."""
+"""The context of a run's stages: screen, event log, listeners, and the request to stop."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from tenner.ui.screen import Screen
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Passed from stage to stage. Events can be emitted from several threads."""
+    """Passed to every stage. Events can be emitted from several threads."""
 
     screen: Screen
     log: EventLog
@@ -41,5 +41,5 @@ class RunContext:
 
     @property
     def child_environ(self) -> dict[str, str]:
-        """What children are started with: no secret among it."""
+        """The environment of child processes, without secrets."""
         return child_environ(self.environ)

@@ -1,9 +1,8 @@
 """The delivery: every file to every destination, verified, the manifest last.
 
-Destinations are served side by side; one that fails does not stop another. What is there already
-(by size and content) is not sent again, so a second delivery sends only what is missing. A model
-card that a person has edited there is left as it is. A run is delivered when every required
-destination holds the whole set.
+Destinations are served in parallel; a failure of one does not stop the others. Files that are there
+already (by size and content) are not sent again. A model card that a user has edited there is not
+replaced. A run is delivered when every required destination has the complete set.
 """
 
 import os
@@ -39,18 +38,15 @@ from tenner.storage.sending import is_in_a_set, put_verified, withdraw
 from tenner.storage.store import Store
 
 DEFAULT_LIMIT_SECONDS = 1800.0
-_LIBRARY_SECONDS = (
-    60.0  # for reading a client library: a second or two, ten times that on a busy machine
-)
+_LIBRARY_SECONDS = 60.0
+"""For importing a client library: a second or two, ten times that on a busy machine."""
 OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveredTo:
-    """What one destination holds now. `put` was sent, `unchanged` was there already; both verified.
-
-    `left` are a person's own files of the same name, which were not touched.
-    """
+    """The delivery to one destination: files in `put` were sent, those in `unchanged` were there
+    already; both are verified. `left` are a user's edited files, which were not replaced."""
 
     destination: str
     put: tuple[str, ...]
@@ -70,7 +66,7 @@ class Delivered:
     problems: tuple[Problem, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As `delivered.json` holds it: no local path."""
+        """The content of `delivered.json`, without local paths."""
         return {
             "at": [asdict(each) | {"links": dict(each.links)} for each in self.at],
             "files": [
@@ -128,7 +124,7 @@ def deliver(
 
 
 class _Opening:
-    """A store that is being opened, which reads its client library, while other work is done."""
+    """A store that is opened on a thread, which imports its client library."""
 
     def __init__(self, destination: Destination, secrets: Secrets, env: Mapping[str, str]) -> None:
         self._opened: SimpleQueue[Store | BaseException] = SimpleQueue()
@@ -142,10 +138,9 @@ class _Opening:
         Thread(target=work, name="tenner-open", daemon=True).start()
 
     def store(self, deadline: Deadline) -> Store:
-        """The store, once. Raises TransientError or PermanentError.
+        """Wait for the store; may be called once. Raises TransientError or PermanentError.
 
-        The limit is for the other side: what is waited for the client library here, which a busy
-        machine makes long, is added to it.
+        The deadline is for the destination, so the time for the import is added to it.
         """
         start = time.monotonic()
         try:
@@ -161,9 +156,9 @@ class _Opening:
 def deliver_to(
     store: Store, manifest: Manifest, scratch: Path, deadline: Deadline, progress: Progress
 ) -> DeliveredTo:
-    """Bring one destination to hold the files, and then their manifest.
+    """Deliver the files to one destination, and then their manifest.
 
-    `scratch` is a folder for this call alone. Raises TransientError or PermanentError.
+    `scratch` is a temporary folder for this call. Raises TransientError or PermanentError.
     """
     start = time.monotonic()
     shown_name = str(store.destination)
@@ -176,11 +171,11 @@ def deliver_to(
     files = tuple(file for file in manifest.files if file.name not in left)
     put: list[HashedFile] = []
     unchanged: list[HashedFile] = []
-    for act in _acts(store, replace(manifest, files=files), scratch):
-        missing = again(partial(store.missing, act, deadline))
+    for batch in _batches(store, replace(manifest, files=files), scratch):
+        missing = again(partial(store.missing, batch, deadline))
         if not store.whole_sets:
             again(partial(_withdraw_manifest, store, missing, deadline))
-        there = [file for file in act if file not in missing]
+        there = [file for file in batch if file not in missing]
         progress.already_there(shown_name, sum(file.size for file in there))
         if missing:
             put_verified(store, missing, deadline, on_bytes, on_retry)
@@ -198,8 +193,8 @@ def deliver_to(
     )
 
 
-def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[HashedFile]]:
-    """What is sent together, the manifest last. It has every file's hash, and waits for those."""
+def _batches(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[HashedFile]]:
+    """Files that are sent together, the manifest last: it waits for the hash of every file."""
     if store.whole_sets:
         yield *manifest.files, _hashed_manifest(manifest, scratch)
         return
@@ -208,18 +203,18 @@ def _acts(store: Store, manifest: Manifest, scratch: Path) -> Iterator[Sequence[
 
 
 def edited_cards(store: Store, files: Sequence[HashedFile], deadline: Deadline) -> tuple[str, ...]:
-    """The model card's name, where a person has written in the one that is there."""
+    """The model card's name, where a user has edited the one at the destination."""
     if all(file.name != CARD_NAME for file in files):
         return ()
     try:
         content = store.read(CARD_NAME, deadline)
     except PermanentError:
-        return ()  # not allowed to read what may not be there; writing will show
+        return ()  # keys that may not read; there may be none
     return (CARD_NAME,) if content and is_edited(content) else ()
 
 
 def _withdraw_manifest(store: Store, missing: Sequence[HashedFile], deadline: Deadline) -> None:
-    """Take back a manifest that would call a set complete while its files are being replaced."""
+    """Remove a manifest before files of its set are replaced."""
     if is_in_a_set(store, missing, deadline):
         withdraw(store, [MANIFEST_NAME], deadline)
 
@@ -232,13 +227,13 @@ def _hashed_manifest(manifest: Manifest, folder: Path) -> HashedFile:
 def _answer(
     ended: DeliveredTo | Problem | BaseException, destination: Destination
 ) -> DeliveredTo | Problem:
-    """How one destination ended. A bug of ours is raised as it is."""
+    """The result of one destination. Errors of our own code are raised."""
     if isinstance(ended, TransientError):
         return Problem(
             text=msg(
                 "not delivered to {destination}: {ended}", destination=destination, ended=ended
             ),
-            fix=msg("the files stay here; deliver again when the other side answers"),
+            fix=msg("the files stay here; deliver again when the destination answers"),
         )
     if isinstance(ended, BaseException):
         raise ended
@@ -251,7 +246,7 @@ def _sum_up(
     manifest: Manifest,
     secrets: Secrets,
 ) -> Delivered:
-    """Put the ends of all destinations together. Raises DeliveryError for required ones."""
+    """The results of all destinations as one. Raises DeliveryError for required ones."""
     required: list[Problem] = []
     optional: list[Problem] = []
     for destination, result in zip(destinations, results, strict=True):
@@ -260,11 +255,11 @@ def _sum_up(
             (required if destination.required else optional).append(problem)
     at = tuple(result for result in results if isinstance(result, DeliveredTo))
     if required:
-        texts = dict.fromkeys((*required, *optional))  # a file that cannot be read: once
+        texts = dict.fromkeys((*required, *optional))  # each once: a file is unreadable to all
         if at:
             names = ", ".join(each.destination for each in at)
             done = Problem(
-                text=msg("delivered and verified all the same: {names}", names=names), level="note"
+                text=msg("delivered and verified at: {names}", names=names), level="note"
             )
             texts[done] = None
         raise DeliveryError(problems=tuple(texts))

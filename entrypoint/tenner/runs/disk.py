@@ -24,8 +24,8 @@ from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states
 
 STATES = 5
-"""Two that are retained, one that is being written, one that is being sent to a destination, and
-the reserved space for one more."""
+"""Two that are stored, one that is being written, one that is being sent to a destination, and the
+reserved space for one more."""
 OTHER_BYTES = 200_000_000
 """Samples, page, logs, and the copy of the images."""
 OTHER_DELIVERED_BYTES = 50_000_000
@@ -35,8 +35,8 @@ _BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class DiskNeed:
-    """What a run writes, in bytes. `num_remote_states` stay at each destination; one more comes
-    before an older one goes."""
+    """The bytes that a run writes. `num_remote_states` stay at each destination; a new one is sent
+    before an older one is removed."""
 
     checkpoint: int
     state: int
@@ -50,7 +50,7 @@ class DiskNeed:
 
     @property
     def reserved(self) -> int:
-        """What is reserved for a last save and its delivery."""
+        """Reserved for a last save and its delivery."""
         return NOTES_BYTES + self.state + self.checkpoint
 
     @property
@@ -78,7 +78,7 @@ class DiskNeed:
 
 
 def disk_need(plan: Plan, *, num_remote_states: int = 0) -> DiskNeed:
-    """Calculated from the plan; the tiny base's files are too small to count."""
+    """The need by the plan; 0 for the files of the tiny base."""
     options, length = plan.options, plan.length
     parameters = 0 if plan.base.is_tiny else _load(plan).lora_parameters
     moments = state_bytes(options.optimizer_type)
@@ -108,8 +108,10 @@ def _load(plan: Plan) -> Load:
 def disk_problem(
     plan: Plan, run_dir: RunDir, destinations: Sequence[Destination], *, num_remote_states: int = 0
 ) -> Problem | None:
-    """The problem where this run will not fit its own disk, with the destinations that are on it.
-    What it wrote already counts as there."""
+    """The problem where the run and the destinations on its disk do not fit that disk.
+
+    Files that it has written already are not counted again.
+    """
     need = disk_need(plan, num_remote_states=num_remote_states)
     folders = [Path(each.root) for each in destinations if each.kind == "folder"]
     here = [each for each in folders if _disk_of(each) == _disk_of(run_dir.path)]
@@ -144,11 +146,11 @@ def full_destinations(
     num_remote_states: int,
     space_of: Callable[[Path], DiskSpace] = disk_space,
 ) -> tuple[Problem, ...]:
-    """Folders on other disks that will not hold what is delivered there, each with what it needs.
+    """Problems of folders on other disks that do not have the space for the delivery.
 
-    Free space is what the file system grants to us: the quota of a project or a directory is in it
-    (XFS, ZFS, CephFS, NFS), that of a user is not. What is there already is not counted again; of
-    two folders on one disk each is judged with both. An optional one is a warning.
+    Free space is the file system's figure for this user: it includes the quota of a project or a
+    directory (XFS, ZFS, CephFS, NFS), but not that of a user. Files that are there already are not
+    counted again; folders on one disk are added up. An optional destination's is a warning.
     """
     need = disk_need(plan, num_remote_states=num_remote_states)
     by_disk: dict[int, list[Destination]] = {}
@@ -168,7 +170,7 @@ def full_destinations(
 def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Problem:
     return Problem(
         text=msg(
-            "{destination} has {size} free, and this run brings about {size2} there ({need})",
+            "{destination} has {size} free, and this run writes about {size2} there ({need})",
             destination=destination,
             size=size_words(free),
             size2=size_words(total),
@@ -182,7 +184,7 @@ def _full(destination: Destination, need: DiskNeed, total: int, free: int) -> Pr
 
 
 def _delivered_bytes(root: Path, name: str) -> int:
-    """What an earlier attempt of the run `name` brought to a folder."""
+    """The bytes that earlier attempts of the run `name` have written to a folder."""
     final = root / f"{name}.safetensors"
     found = [final, ema_path(final), *root.glob(f"checkpoints/{name}-*.safetensors")]
     return _num_bytes([*found, *(root / OWN_FOLDER / name).rglob("*")])
@@ -194,10 +196,10 @@ def _num_bytes(paths: Iterable[Path]) -> int:
 
 @dataclass(kw_only=True)
 class DiskGuard:
-    """Drops the older states before the next save would fill the disk, and warns once.
+    """Removes older states before the next save would fill the disk, and warns once.
 
-    Where nothing more can be written (`trouble` is a writer's error), the reserved space is
-    released and the trainer is requested to save and end, so that its files can be delivered.
+    Where nothing more can be written (`trouble` is a writer's error), it releases the reserved
+    space and ends the engine with a save, so that its files can be delivered.
     """
 
     run_dir: RunDir
@@ -249,7 +251,7 @@ class DiskGuard:
         if self._has_warned:
             return None
         self._has_warned = True
-        also = msg("; {n} older states are dropped", n=len(dropped)) if dropped else ""
+        also = msg("; {n} older states are removed", n=len(dropped)) if dropped else ""
         return Verdict(
             event=Warned(
                 text=msg(
@@ -264,8 +266,8 @@ class DiskGuard:
 
 
 def _disk_of(path: Path) -> int:
-    """The file system that a folder is on, or will be."""
-    run_dir = path.absolute()
-    while not run_dir.exists() and run_dir != run_dir.parent:
-        run_dir = run_dir.parent
-    return run_dir.stat().st_dev
+    """The device of the file system of a folder, which need not exist yet."""
+    folder = path.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.stat().st_dev

@@ -1,7 +1,7 @@
-"""A run that is extended beyond its first length: it resumes from its last state.
+"""Extends a finished run to more steps, from its last state.
 
-Only the length may differ. The images of a step, the warm-up and all that shapes the weights stay
-as the run was begun; the learning rate follows its schedule over the new length.
+Only the length may differ. The images of a step, the warm-up and all else that the weights depend
+on stay as they were; the learning rate follows its schedule over the new length.
 """
 
 import shutil
@@ -21,13 +21,13 @@ from tenner.settings.model import Settings
 from tenner.supervision.training import states
 
 LENGTH = frozenset(("max_train_epochs", "max_train_steps"))
-"""What may differ between a run and its extension."""
+"""Settings that may differ between a run and its extension."""
 
 
 def longer(plan: Plan, ledger: Ledger, settings: Settings) -> int | None:
-    """The steps of the longer run that is requested; None where it is not longer.
+    """The steps of the longer run that the settings request; None where it is not longer.
 
-    `plan` has the epochs of the run as it was begun, `ledger` its length.
+    `plan` has the steps of an epoch as at the run's beginning, `ledger` its length.
     """
     before = ledger.decided.get("max_train_steps", 0)
     as_set = (settings.max_train_epochs, settings.max_train_steps)
@@ -40,8 +40,10 @@ def longer(plan: Plan, ledger: Ledger, settings: Settings) -> int | None:
 
 
 def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
-    """The ledger of the longer run that `job` and `plan` are, its result being one of its
-    checkpoints; the ledger itself where they are another job, or no longer."""
+    """The ledger of the longer run `job` by `plan`, in which the earlier result is a checkpoint.
+
+    `ledger` itself where that is another job, or not longer.
+    """
     before, num_steps = ledger.decided.get("max_train_steps", 0), plan.length.num_steps
     differing = {key for key in {*ledger.job, *job} if ledger.job.get(key) != job.get(key)}
     if not before or num_steps <= before or not differing or differing - LENGTH:
@@ -59,10 +61,10 @@ def as_longer(ledger: Ledger, job: Mapping[str, Any], plan: Plan) -> Ledger:
 
 
 def retain_delivered(ledger: Ledger, run_dir: RunDir) -> int:
-    """Keep the result of the shorter run under the name of its step, and remove the stop file.
-    Returns the step of the state to resume from.
+    """Copy the result of the shorter run to the name of its step, and remove the stop file.
 
-    Raises SettingsError where there is none, OSError.
+    Returns the step of the state to resume from. Raises SettingsError where there is no state, and
+    OSError.
     """
     if ledger.finished is None:
         return ledger.state_step
@@ -103,7 +105,7 @@ def _name_at_step(ledger: Ledger) -> str:
 
 
 def extension_text(ledger: Ledger, plan: Plan) -> str:
-    """The report of an extension: its lengths, and how the schedule continues."""
+    """The message of an extension: both lengths, and how the schedule continues."""
     before, now = ledger.decided["max_train_steps"], plan.length.num_steps
     at = ledger.finished.file.step if ledger.finished else ledger.state_step
     text = msg(

@@ -1,9 +1,8 @@
-"""Whether a run is this very job: what shapes the weights, noted and compared.
+"""Whether a run is the same job: a fingerprint of all that the final weights depend on.
 
-A second start resumes where the first one was. If the settings or the dataset changed meanwhile,
-resuming would mix two jobs, so the difference is shown instead. What only depends on the card
-(micro-batch, checkpointing, precision, attention) is no part of it: another card can resume the
-run.
+A second start resumes the run. If the settings or the dataset have changed, resuming would mix two
+jobs, so the difference is reported instead. Options that depend on the card (micro-batch,
+checkpointing, precision, attention) are not in it: another card can resume the run.
 """
 
 import json
@@ -32,11 +31,9 @@ OF_THE_CARD = frozenset(
         "train_batch_size",
     )
 )
-"""Options that may differ from attempt to attempt."""
-
-
+"""Options that may differ between attempts."""
 _FILES = ("network_weights", "vae")
-"""Compared by name: they may be in other folders on another machine."""
+"""Files that are compared by name, since folders differ between machines."""
 
 
 def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, Any]:
@@ -63,13 +60,13 @@ def fingerprint(plan: Plan, settings: Settings, *, dataset: str) -> dict[str, An
 
 
 def images_per_step(plan: Plan) -> int:
-    """Images whose gradients make one step of the weights."""
+    """The images of one optimizer step, over all processes."""
     options = plan.options
     return options.train_batch_size * options.gradient_accumulation_steps * plan.num_processes
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between two jobs, one line each; empty where nothing does."""
+    """The differences between two jobs, as `key: before → now`."""
     return tuple(
         f"{key}: {before.get(key)} → {now.get(key)}"
         for key in sorted({*before, *now})
@@ -78,7 +75,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, 
 
 
 def refuse_other_job(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Raises SettingsError where the run at `where` is another job, with what differs."""
+    """Raise SettingsError with the differences where the run at `where` is another job."""
     differs = difference(before, now) if before else ()
     if differs:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""The files of a trained run, brought to its destinations and verified there."""
+"""Delivers the files of a trained run to its destinations, and verifies them there."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tenner.runs.ledger import ledger_of
 from tenner.storage.destination import Destination
 
 PAUSE_SECONDS = 60.0
-"""Between two deliveries while keep_alive_minutes last; each of them tries for itself too."""
+"""Between two deliveries during `keep_alive_minutes`, besides the retries in each."""
 
 
 def default_destination(run_dir: RunDir) -> Destination:
@@ -41,9 +41,9 @@ def deliver_run(
     on_event: Callable[[Event], None],
     deadline: Deadline | None = None,
 ) -> Delivered:
-    """Deliver the files of a trained run, and note where they are verified.
+    """Deliver the files of a trained run, and write where they are to `delivered.json`.
 
-    Raises DeliveryError with the command that tries again; the files stay.
+    Raises DeliveryError with the command to retry; local files stay.
     """
     try:
         delivered = deliver(
@@ -83,9 +83,9 @@ def deliver_persistently(
     on_event: Callable[[Event], None],
     pause_seconds: float = PAUSE_SECONDS,
 ) -> Delivered:
-    """Deliver, and after a failure again and again until `minutes` have passed.
+    """Deliver, and retry after failures until `minutes` have passed or a signal came.
 
-    A signal ends the waiting. Raises the last DeliveryError.
+    Raises the last DeliveryError.
     """
     until = time.monotonic() + 60 * minutes
     while True:
@@ -97,7 +97,7 @@ def deliver_persistently(
                 raise
             why = error.problems[0]
             text = msg(
-                "not delivered: {text}; tried again for {left} more minutes",
+                "not delivered: {text}; retried for {left} more minutes",
                 text=why.text,
                 left=f"{left / 60:.0f}",
             )
@@ -108,9 +108,8 @@ def deliver_persistently(
 
 
 def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
-    """Checkpoints that a stop or a limit saved between two planned saves, by their names: once a
-    run is finished its planned ones are enough. What was the result before the run was extended is
-    not among them."""
+    """The names of checkpoints that a stop or a limit saved between two planned saves: a finished
+    run is delivered without them. The result before an extension is not one of them."""
     try:
         options: dict[str, Any] = json.loads(run_dir.plan.read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -132,9 +131,8 @@ def unplanned_checkpoints(run_dir: RunDir, name: str) -> frozenset[str]:
 
 
 def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
-    """What a run delivers: the LoRA and its moving average, its earlier checkpoints, the model card
-    with its pictures, the grid, the page, the settings. What a stop saved between two planned saves
-    is left out."""
+    """The files of a delivery: the LoRA and its moving average, planned checkpoints, the model card
+    with its pictures, the grid, the page, the settings."""
     final = run_dir.checkpoints / f"{name}.safetensors"
     average = ema_path(final)
     ends = [final, *([average] if average.is_file() else [])]
@@ -161,7 +159,7 @@ def delivered_files(run_dir: RunDir, name: str) -> list[DeliveredFile]:
 
 
 def file_facts(delivered: Delivered) -> tuple[FileFact, ...]:
-    """What was delivered, file by file, and where it is."""
+    """The delivered files, and the destinations that have them."""
     where = ", ".join(each.destination for each in delivered.at)
     return tuple(
         FileFact(name=each.name, size_bytes=each.size, sha256=each.sha256, where=where)

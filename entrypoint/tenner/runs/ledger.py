@@ -19,12 +19,11 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
-    """One start of the program on this run. Times are ISO 8601 in UTC; `seconds` is what the
-    machine was paid for, `ending` is empty while it runs and after a kill.
+    """One start of the program on this run. `started` is ISO 8601 in UTC; `seconds` is the paid
+    time, `ending` is empty while it runs and after a kill.
 
-    `first_step` is the step of the state that it resumed from, `last_step` that of the newest state
-    (or of the final weights) that it left: what was trained beyond it was lost with a kill, and is
-    trained again by a later attempt.
+    `first_step` is the step of the state that it resumed from, `last_step` that of its newest state
+    or of the final weights: steps beyond it were lost with a kill and are trained again.
     """
 
     started: str
@@ -59,8 +58,9 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """`job` is what shapes the weights; `decided` what the first attempt's plan decided and every
-    later one retains, whatever its card; `savings` the options that were changed to fit a card."""
+    """The history of a run. `job` is its fingerprint; `decided` are the decisions of the first
+    attempt for all later ones, whatever their cards; `savings` options that were changed to save
+    memory."""
 
     output_name: str
     job: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -74,7 +74,7 @@ class Ledger:
 
     @property
     def step(self) -> int:
-        """How far the run is surely saved."""
+        """The step up to which the run is saved."""
         return self.finished.file.step if self.finished else self.state_step
 
     @property
@@ -88,7 +88,7 @@ class Ledger:
 
     @property
     def rank(self) -> tuple[int, bool, bool, int, int]:
-        """Which of two ledgers of the same run is ahead: the longer one, where it was extended."""
+        """Which of two ledgers of a run is ahead: first the longer one, if the run was extended."""
         delivered, finished = bool(self.delivered_to), self.finished is not None
         num_steps = self.decided.get("max_train_steps", 0)
         return num_steps, delivered, finished, self.state_step, len(self.attempts)
@@ -101,10 +101,8 @@ class Ledger:
         return replace(self, attempts=(*self.attempts[:-1], replace(self.attempts[-1], **changed)))
 
     def resumed_from(self, step: int) -> "Ledger":
-        """The ledger when a trainer starts from the state of `step`, in the newest attempt.
-
-        That state is what the newest attempt has saved until now, noted or not; steps beyond it are
-        lost, so no attempt counts them.
+        """The ledger once the newest attempt has resumed from the state of `step`: steps beyond it
+        are lost, so no attempt counts them.
         """
         records = [
             replace(
@@ -133,12 +131,12 @@ class Ledger:
     def to_json(self) -> str:
         content: dict[str, Any] = {"ledger_version": _VERSION}
         for key, value in asdict(self).items():
-            content["lives" if key == "attempts" else key] = value  # the name in the file's format
+            content["lives" if key == "attempts" else key] = value  # its name in the file's format
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def read_ledger(content: bytes | str | None) -> Ledger | None:
-    """The ledger in `content`, or None where it is none (absent, cut, of a newer version)."""
+    """The ledger in `content`; None where it is absent, incomplete or of a newer version."""
     try:
         found: Any = json.loads(content or "")
         if found.pop("ledger_version") != _VERSION:
@@ -175,7 +173,7 @@ def ledger_of(run_dir: RunDir) -> Ledger | None:
 
 
 class LedgerBook:
-    """The ledger of the run that is under way, stored on disk. Safe to change from many threads."""
+    """The ledger of the current run, stored on disk. Safe to change from several threads."""
 
     def __init__(self, run_dir: RunDir, ledger: Ledger) -> None:
         self._run_dir = run_dir

@@ -1,7 +1,7 @@
-"""What killed processes left of a run: removed at its next start and once it is delivered.
+"""Removes temporary files of killed processes, at a run's next start and after its delivery.
 
-Only what this program itself made under a temporary name is removed, and only where no process
-writes to it any more (`tenner.core.temporary_files`).
+Only files that this program made under a temporary name are removed, and only where no process
+writes to them any more (`tenner.core.temporary_files`).
 """
 
 import shutil
@@ -19,11 +19,11 @@ from tenner.runs.reserve import release_reserve
 from tenner.storage.destination import Destination
 
 _DELIVERED = ("", "checkpoints", "samples")
-"""Folders of a destination that files are delivered to."""
+"""Folders of a destination with delivered files."""
 
 
 def remove_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
-    """At a start, while nothing is written yet. Partial downloads stay: they are resumed."""
+    """Remove them before anything is written. Partial downloads stay: they are resumed."""
     shutil.rmtree(run_dir.path / "outbox", ignore_errors=True)
     release_reserve(run_dir)
     remove_abandoned_folders()
@@ -32,7 +32,7 @@ def remove_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name:
 
 
 def remove_all_leftovers(run_dir: RunDir, destinations: Sequence[Destination], name: str) -> None:
-    """After a verified delivery: partial files are not resumed any more."""
+    """Remove partial files too, after a verified delivery."""
     remove_every_part(run_dir.path)
     _at_destinations(destinations, name)
 

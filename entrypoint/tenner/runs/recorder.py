@@ -17,13 +17,13 @@ from tenner.supervision.guards import Verdict
 from tenner.supervision.training import states, step_of
 
 NOTE_EVERY_SECONDS = 60.0
-"""An attempt that is killed is charged up to the last note of it."""
+"""The time and cost of a killed attempt are known up to its last note."""
 
 
 @dataclass(kw_only=True)
 class SaveRecorder:
-    """A guard that records saved files. `cost_usd` prices an attempt's seconds, None where
-    unknown."""
+    """A guard that records saved files. `cost_usd` returns the price of an attempt's seconds; None
+    where it is not known."""
 
     run_dir: RunDir
     book: LedgerBook
@@ -49,7 +49,7 @@ class SaveRecorder:
         return None
 
     def note(self, ending: str = "") -> Verdict | None:
-        """Record what this attempt has cost until now."""
+        """Record the time and cost of this attempt until now."""
         self._noted_at = self.now()
         seconds = round(self.now() - self.started, 1)
         changed = {"seconds": seconds, "cost_usd": self.cost_usd(seconds)}
@@ -58,7 +58,7 @@ class SaveRecorder:
         return found
 
     def note_delivered(self, at: Sequence[str]) -> None:
-        """Record where the whole set is."""
+        """Record the destinations that have the complete set."""
         self._change(lambda ledger: replace(ledger, delivered_to=tuple(at)))
         self.note(ending="delivered")
 
@@ -88,12 +88,12 @@ class SaveRecorder:
         return verdict
 
     def _saved(self, path: Path, event: Checkpoint) -> SavedFile | Verdict:
-        """A file of a checkpoint, judged and hashed; the verdict where it is not good."""
+        """A checkpoint's file, checked and hashed; a verdict where its weights are not usable."""
         try:
             found = inspect_weights(path)
             if isinstance(found, Problem):
                 self._rename_bad_states()
-                return _not_good(msg("the weights of step {step}", step=event.step), found)
+                return _unusable(msg("the weights of step {step}", step=event.step), found)
             size, sha256 = hash_file(path)
         except OSError as error:
             text = msg(
@@ -108,7 +108,7 @@ class SaveRecorder:
         weights = Path(event.path) / "model.safetensors"
         if weights.is_file() and isinstance(found := inspect_weights(weights), Problem):
             Path(event.path).rename(Path(event.path).with_name(f"not-finite-{event.step:08d}"))
-            return _not_good(msg("the state of step {step}", step=event.step), found)
+            return _unusable(msg("the state of step {step}", step=event.step), found)
         verdict = self._change(lambda ledger: ledger.with_state(event.step)) or self.note()
         try:
             self.uploader.take_state(Path(event.path), event.step)
@@ -122,7 +122,7 @@ class SaveRecorder:
         return verdict
 
     def _rename_bad_states(self) -> None:
-        """Make states that were saved after the last good weights unusable: they hold bad ones."""
+        """Rename states that were saved after the last usable weights: they have the bad ones."""
         good = max((file.step for file in self.book.now.checkpoints), default=0)
         for state in states(self.run_dir):
             step = step_of(state)
@@ -130,7 +130,7 @@ class SaveRecorder:
                 state.rename(state.with_name(f"not-finite-{step:08d}"))
 
     def _change(self, how: Callable[[Ledger], Ledger]) -> Verdict | None:
-        """A ledger that cannot be written is reported once, and the training continues."""
+        """Change the ledger; warn once where it cannot be written."""
         try:
             self.book.change(how)
         except OSError as error:
@@ -149,7 +149,7 @@ def _with_checkpoints(ledger: Ledger, files: Sequence[SavedFile]) -> Ledger:
     return ledger
 
 
-def _not_good(what: str, problem: Problem) -> Verdict:
-    """Weights that are no numbers stay no numbers: the engine is ended, the file is not sent."""
-    text = msg("{what} are not good: {text}", what=what, text=problem.text)
+def _unusable(what: str, problem: Problem) -> Verdict:
+    """End the engine: weights that are not finite stay so, and the file is not sent."""
+    text = msg("{what} cannot be used: {text}", what=what, text=problem.text)
     return Verdict(event=Failed(kind="nan", text=text, fix=problem.fix), end="now", reason="nan")

@@ -1,7 +1,7 @@
 """The files of a run at a destination while it trains, from which another machine can resume it.
 
-Checkpoints go where the delivery will put them, so that it need not send them again. Everything
-else is in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
+Checkpoints are sent to their final names, so that the delivery need not send them again. All else
+is in `.tenner/<job>/`: small files that change (the ledger, the live page), and states.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ DEFAULT_LIMIT_SECONDS = 900.0
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """What is sent to a destination together, in one commit where the destination has commits.
+    """Files that are sent to a destination together, in one commit where it has commits.
 
-    `files` by the names that they get there, `notes` by their names in the run's own folder with
-    their content, `state` as a folder that does not change and its absolute step. `keep_states` is
-    how many of the newest states stay, the one that is sent among them; None leaves all. `gone` are
-    names of files that are removed in the end, so far as the keys allow.
+    `files` have their names there, `notes` are (name in the run's own folder, content), `state` is
+    (a folder that does not change, its absolute step). The `keep_states` newest states stay, the
+    sent one included; None leaves all. `gone` are names of files to remove in the end, as far as
+    the keys allow it.
     """
 
     files: tuple[DeliveredFile, ...] = ()
@@ -55,12 +55,12 @@ def own_folder_of(job: str) -> str:
 class RemoteRun:
     """One run's files at one destination. Safe to call from several threads.
 
-    On the Hub every call that sends or drops something is a commit, of which it allows a number
-    each hour: there, send small files seldom.
+    On the Hub every call that sends or removes something is a commit, of which it allows a limited
+    number each hour: send small files rarely there.
 
     `job` distinguishes runs that share a destination. Every call ends within `limit_seconds` (and a
-    grace of two), even where the other side never answers, and raises DeliveryError with the cause,
-    redacted. `on_trouble` gets the text of each error that is tried again.
+    grace of two), even where the destination never answers, and raises DeliveryError with the
+    cause, redacted. `on_trouble` gets the text of each error that is retried.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class RemoteRun:
     def put_set(
         self, shipment: Shipment, *, limit_seconds: float | None = None
     ) -> RemoteState | None:
-        """Send a shipment and verify it; nothing is sent where the same content is there.
+        """Send a shipment and verify it; content that is there already is not sent again.
 
-        The mark of its state comes last, and older states are removed after it, or all in one
-        commit. A state that was sent in part is resumed. Returns the state as it is there; None
-        where none was given, or what is there could not be read back.
+        The mark of its state is sent last, and older states are removed after it, or all in one
+        commit. A partly sent state is completed. Returns the state there; None where the shipment
+        has none, or the keys may not read.
         """
         if shipment.keep_states is not None and shipment.keep_states < 0:
             raise ValueError(f"keep_states = {shipment.keep_states}")
@@ -115,7 +115,7 @@ class RemoteRun:
                     return None
                 states = self._states(store, deadline)
                 if not states.permissions().reads:
-                    return None  # nobody could resume from it with these keys
+                    return None  # it could not be resumed from with these keys
                 coming = self._put_state(store, states, packed, deadline) if packed else None
                 if keep_states is not None:
                     states.remove_older(keep_states, coming)
@@ -124,7 +124,7 @@ class RemoteRun:
             return self._call(put, limit_seconds)
 
     def permissions(self, *, limit_seconds: float | None = None) -> Permissions:
-        """What the keys may do there besides writing."""
+        """What the keys are allowed to do there besides writing."""
         if self.destination.kind != "s3":
             return ALL_PERMISSIONS
         return self._call(
@@ -141,10 +141,10 @@ class RemoteRun:
     def fetch_state(
         self, state: RemoteState, into: Path, *, limit_seconds: float | None = None
     ) -> None:
-        """Bring a state's files to the folder `into`, which must not exist yet.
+        """Fetch a state's files into the folder `into`, which must not exist yet.
 
-        It appears whole and verified by size and SHA-256, or not at all. What an interrupted call
-        fetched stays beside it and is used by the next one.
+        It is made only once all are verified by size and SHA-256. Files of an interrupted call
+        stay in a folder beside it and are used by the next one.
         """
         if into.exists():
             raise DeliveryError(
@@ -158,7 +158,7 @@ class RemoteRun:
             for entry in state.files:
                 name = states.entry_name(state, entry)
                 _fetch_verified(store, name, entry, part / entry.name, deadline)
-            deadline.check()  # a caller that got an error finds nothing later
+            deadline.check()  # nothing appears after the caller got an error
             part.replace(into)
             sync_directory(into.parent)
 
@@ -167,9 +167,9 @@ class RemoteRun:
     def fetch_file(
         self, entry: RemoteEntry, into: Path, *, limit_seconds: float | None = None
     ) -> None:
-        """Bring one file of the destination, by its whole name there, to `into`.
+        """Fetch one file of the destination, by its full name there, to `into`.
 
-        It appears whole and verified by size and SHA-256, or not at all.
+        It is made only once it is verified by size and SHA-256.
         """
         part = into.with_name(f".{into.name[:200]}.part")
 
@@ -182,10 +182,8 @@ class RemoteRun:
         self._call(fetch, limit_seconds)
 
     def drop_states(self, keep_states: int, *, limit_seconds: float | None = None) -> None:
-        """Remove all but the `keep_states` newest complete states, and unfinished ones older than
-        them.
-
-        With 0 every state is removed.
+        """Remove all but the `keep_states` newest complete states, and incomplete ones older than
+        those. With 0 every state is removed.
         """
         self.put_set(Shipment(keep_states=keep_states), limit_seconds=limit_seconds)
 
@@ -209,7 +207,7 @@ class RemoteRun:
         )
 
     def create_file(self, name: str, content: bytes, *, limit_seconds: float | None = None) -> bool:
-        """Write a small file of the run where none of this name is; False where there is one."""
+        """Create a small file of the run; False where it exists."""
         whole = f"{self._folder}/{name}"
         return self._call(
             lambda store, deadline: self._again(
@@ -228,11 +226,11 @@ class RemoteRun:
         return tuple(name.removeprefix(f"{start}/") for name in found)
 
     def link(self, name: str) -> str:
-        """Where a person opens the file that `put_file` sent, or an empty text."""
+        """A URL at which the file that `put_file` sent opens, or an empty text."""
         return self._call(lambda store, deadline: store.link(f"{self._folder}/{name}"), None)
 
     def cancel(self) -> None:
-        """End all calls that are under way now, as if their time were up."""
+        """End all running calls now, as if their time were over."""
         self._calls.cancel()
 
     def _states(self, store: Store, deadline: Deadline) -> StoredStates:
@@ -252,7 +250,7 @@ class RemoteRun:
         shipment: Shipment,
         deadline: Deadline,
     ) -> RemoteState | None:
-        """Files, a state with its mark, and what it replaces, in one commit."""
+        """Send files, a state with its mark, and the removal of older states, in one commit."""
         keep_states = shipment.keep_states
         coming = packed.state if packed else None
         states = (*packed.files, packed.mark) if packed else ()
@@ -287,7 +285,7 @@ class RemoteRun:
             if gone:
                 self._again(deadline, lambda: store.delete(gone, deadline))
             return
-        # Until now its manifest calls another run's set complete, whose files are replaced here.
+        # The manifest there lists files that are replaced now: their set is not complete any more.
         replaced = self._again(deadline, lambda: is_in_a_set(store, missing, deadline))
         if replaced and not store.whole_sets:
             self._again(deadline, lambda: withdraw(store, [MANIFEST_NAME], deadline))
@@ -296,7 +294,7 @@ class RemoteRun:
         put_verified(store, missing, deadline, lambda num_bytes: None, self._calls.report, gone)
 
     def _written(self, notes: Sequence[tuple[str, bytes]], scratch: Path) -> list[DeliveredFile]:
-        """The notes as files, by their whole names."""
+        """The notes as files with their full names."""
         written: list[DeliveredFile] = []
         for number, (name, content) in enumerate(notes):
             path = scratch / f"note-{number}"
@@ -315,7 +313,7 @@ class RemoteRun:
 def _fetch_verified(
     store: Store, name: str, entry: RemoteEntry, target: Path, deadline: Deadline
 ) -> None:
-    """Bring one file, held to its size and hash. Raises PermanentError where it is another one."""
+    """Fetch one file and compare its size and hash. Raises PermanentError where they differ."""
     expected = (entry.size, entry.sha256)
     if target.is_file() and hash_file(target) == expected:
         return  # fetched by an earlier call that was interrupted later
@@ -337,7 +335,7 @@ def _fetch_verified(
 
 
 def _folder_name(job: str) -> str:
-    """A folder's name that no other job has: characters that some store refuses become %XX."""
+    """A folder's name that is unique to the job: characters that some stores refuse become %XX."""
     name = "".join(char if char.isalnum() or char in "-_." else quote(char) for char in job)
     name = name.replace("/", "%2F")
     if not name.strip("."):

@@ -1,10 +1,9 @@
-"""A state at a destination: the folder it is in, the names of its files, and its mark.
+"""A state at a destination: its folder, the names of its files, and its mark.
 
-The folder is named by the step and by a hash of the content, so that no state ever overwrites
-another. Where nothing can be deleted or listed, two folders of fixed names (`SLOTS`) are
-overwritten in turn instead, so that one of them always holds a complete state. `complete.json`, the
-mark, lists each file with its size and SHA-256; it comes last and goes first, so that a state
-without it is not seen.
+The folder's name has the step and a hash of the content, so that no state overwrites another. Where
+the keys may not delete or list, two folders of fixed names (`SLOTS`) are overwritten in turn, so
+that one of them always has a complete state. `complete.json`, the mark, lists each file with its
+size and SHA-256. It is sent last and removed first, and a state without it is ignored.
 """
 
 import hashlib
@@ -27,15 +26,15 @@ from tenner.storage.manifest import (
 
 MARK = "complete.json"
 FILES = "files/"
-"""The folder of a state's own files in its folder, beside the mark."""
+"""The folder of the files in a state's folder, beside the mark."""
 SLOTS = ("slot-0", "slot-1")
 STATE_NAME = re.compile(r"step-(\d{8,})-[0-9a-f]{12}|slot-[01]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteState:
-    """A complete state at a destination. `name` is its folder there; the files' names are as
-    they were in the local folder."""
+    """A complete state at a destination. `name` is its folder there; the files have their names of
+    the local folder."""
 
     step: int
     name: str
@@ -48,15 +47,14 @@ class RemoteState:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedState:
-    """A local state, ready to be sent: its files by the names that they get in its folder, and the
-    mark."""
+    """A local state to be sent: its files with their full names there, and the mark."""
 
     state: RemoteState
     files: tuple[HashedFile, ...]
     mark: HashedFile
 
     def in_folder(self, name: str) -> "PackedState":
-        """The same in the folder `name` beside its own."""
+        """The same state, in the folder `name`."""
         start = self.mark.name.removesuffix(f"{self.state.name}/{MARK}")
 
         def moved(file: HashedFile) -> HashedFile:
@@ -71,10 +69,10 @@ class PackedState:
 def pack_state(
     folder: Path, step: int, *, job: str, remote_folder: str, scratch: Path
 ) -> PackedState:
-    """Every file in `folder` as the state of the absolute `step`, in `remote_folder` there.
+    """The files in `folder` as the state of the absolute `step`, below `remote_folder` there.
 
-    The mark is written into `scratch`. Raises DeliveryError where there is nothing, or a file
-    cannot be read.
+    The mark is written into `scratch`. Raises DeliveryError where there is no file, or one cannot
+    be read.
     """
     manifest = _manifest_of_state(folder, job)
     name = f"step-{step:08d}-{hashlib.sha256(manifest.to_json().encode()).hexdigest()[:12]}"
@@ -121,7 +119,7 @@ def newest_first(states: Sequence[RemoteState]) -> tuple[RemoteState, ...]:
 
 
 def step_of(state_name: str) -> int:
-    """The step in a folder's name; 0 for a slot, whose mark alone knows it."""
+    """The step in a folder's name; 0 for a slot, where only the mark has it."""
     return 0 if state_name in SLOTS else int(state_name.split("-")[1])
 
 

@@ -1,7 +1,7 @@
-"""Disk space of a run that is reserved for the case that the disk gets full.
+"""Disk space that a run reserves for the case that the disk gets full.
 
-It is released when nothing more can be written: the trainer can then save once more, and the
-ledger, the events, the page and what a delivery writes still fit.
+It is released when nothing more can be written: then the trainer can save once more, and the
+ledger, the events, the page and the files of a delivery fit.
 """
 
 import contextlib
@@ -11,12 +11,11 @@ from pathlib import Path
 from tenner.core.run_dir import RunDir
 
 NOTES_BYTES = 32 << 20
-"""For the ledger, the events, the page and its copies, and what is written for a delivery."""
+"""For the ledger, the events, the page and its copies, and the files of a delivery."""
 
 
 def reserve(run_dir: RunDir, num_bytes: int) -> bool:
-    """Allocate `num_bytes` on the disk, unless that was done before. Returns whether it is
-    allocated."""
+    """Allocate `num_bytes` on the disk. Returns whether they are allocated."""
     path = _file(run_dir)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

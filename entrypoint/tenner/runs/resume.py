@@ -1,7 +1,7 @@
-"""Where a run can be resumed from: its directory or a destination, and how it is fetched here.
+"""Resumes a run from its directory or a destination, whichever has the most steps.
 
-Of several the one with the most steps is used. Only complete states count: one without its mark is
-ignored, and every file that is fetched has to match its size and hash.
+Only complete states are used: one without its mark is ignored, and every fetched file has to match
+its size and hash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A run at one destination: its ledger and its newest whole state."""
+    """A run at one destination: its ledger and its newest complete state."""
 
     remote: RemoteRun
     ledger: Ledger
@@ -44,21 +44,22 @@ class Found:
 
     @property
     def rank(self) -> tuple[int, bool, bool, int]:
+        """Which of two copies of a run is ahead."""
         num_steps, delivered, finished, *_ = self.ledger.rank
         return num_steps, delivered, finished, self.state.step if self.state else 0
 
 
 def look(remotes: Sequence[RemoteRun], report: Report) -> Found | None:
-    """The run at the destination that has the most of it; None where none has it.
+    """The run at the destination that is the furthest ahead; None where none has it.
 
-    Raises SettingsError where a required destination cannot be reached: what was trained must not
-    be paid for twice because of a short outage.
+    Raises SettingsError where a required destination cannot be reached, so that a short outage does
+    not lead to training the same steps again.
     """
     found: list[Found] = []
     for remote in remotes:
         try:
             if not remote.permissions(limit_seconds=READ_SECONDS).reads:
-                continue  # reported when the destination was checked
+                continue  # `check_destinations` has warned of it
             ledger = read_ledger(remote.get_file(LEDGER_FILE, limit_seconds=READ_SECONDS))
             if ledger is None:
                 continue
@@ -80,10 +81,10 @@ def look(remotes: Sequence[RemoteRun], report: Report) -> Found | None:
 def with_earlier_decisions(
     plan: Plan, ledger: Ledger, settings: Settings, dataset: Dataset
 ) -> Plan:
-    """The plan for this machine's card, with what an earlier attempt decided for the whole run.
+    """The plan for this machine's card, with the decisions of the run's first attempt.
 
-    The images of a step stay the same on every card, by accumulation, and so does the length.
-    A batch size that the user set stays.
+    The images of a step stay the same on every card, by accumulation, and so does the length. A
+    batch size that the user set is not changed.
     """
     images_per_step = ledger.decided.get("images_per_step", 0)
     if (
@@ -106,7 +107,7 @@ def with_earlier_decisions(
 
 
 def with_options(plan: Plan, changed: Mapping[str, Value], dataset: Dataset) -> Plan:
-    """The plan with other options, and an epoch's steps counted anew."""
+    """The plan with other options, and with the steps of an epoch that follow from them."""
     options = plan.options.with_changed(changed)
     batches = dataset.batches_per_epoch(options.train_batch_size)
     in_a_step = options.gradient_accumulation_steps * plan.num_processes
@@ -117,7 +118,7 @@ def with_options(plan: Plan, changed: Mapping[str, Value], dataset: Dataset) -> 
 
 
 def decisions(plan: Plan) -> dict[str, int]:
-    """What the first attempt decides for all."""
+    """What the first attempt decides for all attempts."""
     return {
         "images_per_step": images_per_step(plan),
         "max_train_steps": plan.length.num_steps,
@@ -133,11 +134,11 @@ def resume_or_begin(
     report: Report,
     take_events: Callable[[bytes], None],
 ) -> tuple[Prepared, Ledger]:
-    """Resume this run, here or from a destination, or begin it.
+    """Resume this run, from its directory or a destination, or begin it.
 
-    Returns the plan as earlier attempts decided it and the ledger so far; `take_events` gets their
-    events. Raises SettingsError where the run that is there is another job, DeliveryError where its
-    state cannot be fetched.
+    Returns the plan with the decisions of earlier attempts, and the ledger; `take_events` gets
+    their events. Raises SettingsError where the directory or a destination has another job,
+    DeliveryError where the state cannot be fetched.
     """
     here, found = ledger_of(run_dir), look(remotes, report)
     known = here or (found.ledger if found else None)
@@ -182,12 +183,13 @@ def _length_of(plan: Plan, ledger: Ledger, settings: Settings) -> dict[str, Valu
 
 
 def machine_name(prepared: Prepared) -> str:
-    """The card, or that there is none: savings that one card needed are not for another."""
+    """The card's name or `cpu`: memory savings of one card are not applied on another."""
     return prepared.plan.gpu or "cpu"
 
 
 def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, Value]:
-    """What was given up on an earlier card: on another one only what changed the network."""
+    """The options that earlier attempts changed to save memory; of another card's, only those that
+    changed the network."""
     return {
         key: value
         for key, value in ledger.savings.items()
@@ -196,14 +198,14 @@ def savings_here(ledger: Ledger, *, same_machine: bool) -> dict[str, Value]:
 
 
 def network_of(ledger: Ledger) -> dict[str, Value]:
-    """What was given up of the network itself: states of one do not fit another."""
+    """The changed options of the network itself: states of different networks do not fit."""
     return savings_here(ledger, same_machine=False)
 
 
 def fetch_run(
     found: Found, run_dir: RunDir, report: Report, take_events: Callable[[bytes], None]
 ) -> Ledger:
-    """Fetch what a destination has and this directory lacks. Returns the ledger to resume.
+    """Fetch the files that this directory lacks. Returns the ledger to resume.
 
     Raises DeliveryError where the state cannot be fetched.
     """
@@ -237,9 +239,9 @@ def _fetch_checkpoints(found: Found, run_dir: RunDir, report: Report) -> None:
 
 
 def move_earlier_run(run_dir: RunDir) -> Path | None:
-    """Move an earlier run out of the way, so that this one starts over. Nothing is deleted.
+    """Move an earlier run to a folder beside this one, so that the run starts over.
 
-    Returns where it is now; None where there was nothing. Raises OSError.
+    Returns the folder; None where there was no run. Raises OSError.
     """
     if not run_dir.ledger.is_file() and not run_dir.settings.is_file():
         return None

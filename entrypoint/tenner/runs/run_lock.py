@@ -14,10 +14,10 @@ from tenner.hardware.mounts import in_container
 
 @contextlib.contextmanager
 def lock_run(run_dir: RunDir) -> Generator[None]:
-    """Hold the run's directory. The lock falls with the process, however it ends.
+    """Lock the run's directory. The kernel releases the lock when the process ends.
 
-    Raises SettingsError where another program holds it. A file system without locks (some network
-    mounts) is taken as it is.
+    Raises SettingsError where another program has locked it. On a file system without locks (some
+    network mounts) there is none.
     """
     with (run_dir.path / ".lock").open("a+") as file:
         try:
@@ -31,14 +31,14 @@ def lock_run(run_dir: RunDir) -> Generator[None]:
             ) from None
         except OSError:
             pass
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, without its name
+        with contextlib.suppress(OSError):  # on a full disk the lock has no name
             os.ftruncate(file.fileno(), 0)
             os.pwrite(file.fileno(), _this_process().encode(), 0)
         yield
 
 
 def _this_process() -> str:
-    """This process as the lock names it to programs on this machine and in other containers.
+    """This process's name in the lock, for programs on this machine and in other containers.
 
     A container's host name is its id, unless `--hostname` gave it another.
     """

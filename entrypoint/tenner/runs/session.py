@@ -1,4 +1,4 @@
-"""What runs that follow each other in one process have in common."""
+"""What runs share that are run one after another in one process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,18 +41,18 @@ class Prepare(Protocol):
     ) -> Prepared: ...
 
 
-def start_anew(command: Command, environ: Mapping[str, str]) -> Command:
-    """A process for each piece of work: what a run alone does."""
+def start_separately(command: Command, environ: Mapping[str, str]) -> Command:
+    """Start each command as its own process, as a single run does."""
     del environ
     return command
 
 
 def no_fence() -> None:
-    """No other machine can hold this run."""
+    """The fence of a single run: no other machine can have taken it over."""
 
 
 def nothing_on_card() -> None:
-    """Nothing of an earlier run is on the card."""
+    """For a single run: no earlier one has left anything on the card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Session:
     """
 
     prepare: Prepare
-    launch: Launch = start_anew
+    launch: Launch = start_separately
     latents: Path | None = None
     ends_machine: bool = True
     fence: Callable[[], None] = no_fence

@@ -1,7 +1,7 @@
-"""The states of one run at one destination: which are there, how one is added, what is removed.
+"""The states of one run at one destination: listed, added and removed.
 
-The new state always comes first, with its mark; older ones are removed after that, so far as the
-keys allow. Where files can be neither deleted nor listed, two folders are overwritten in turn.
+A new state is sent first, with its mark; older ones are removed after that, as far as the keys
+allow it. Where they may neither delete nor list, two folders are overwritten in turn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +30,9 @@ T = TypeVar("T")
 
 
 class StoredStates:
-    """The states in the folder `folder` of a store.
+    """The states in the folder `folder` of a store. Methods raise TransientError or PermanentError.
 
-    Every call raises TransientError or PermanentError.
-
-    `report` gets what the user should know once, `on_retry` each error that is tried again.
+    `report` gets messages for the user, `on_retry` each error that is retried.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class StoredStates:
         return self._again(lambda: self._store.permissions(self._deadline))
 
     def uses_slots(self) -> bool:
-        """Whether states overwrite each other, as old ones could not be found or removed."""
+        """Whether states overwrite each other, as the keys may not list or delete old ones."""
         found = self.permissions()
         return not (found.lists and found.deletes)
 
@@ -85,7 +83,7 @@ class StoredStates:
         return placed.state
 
     def outdated_files(self, keep_states: int, coming: RemoteState | None) -> list[list[str]]:
-        """The files of states to remove, in batches: each one's mark before the rest."""
+        """The files of states to remove, in batches: each state's mark before its other files."""
         found = self._files()
         whole = [each for each in self._marked(found) if each != coming]
         gone = outdated(newest_first([*whole, *([coming] if coming else [])]), found, keep_states)
@@ -96,8 +94,8 @@ class StoredStates:
         return [batch for batch in batches if batch]
 
     def remove_older(self, keep_states: int, coming: RemoteState | None) -> None:
-        """Remove all but the `keep_states` newest states, so far as the keys allow: where they do
-        not, and it is 0, their marks are overwritten, so that none counts as complete."""
+        """Remove all but the `keep_states` newest states. Where the keys may not delete, and it is
+        0, their marks are overwritten, so that none counts as complete."""
         if self.uses_slots():
             if keep_states == 0:
                 self._withdraw([self.name(each.name, MARK) for each in self.whole()])
@@ -118,7 +116,7 @@ class StoredStates:
                 self._withdraw([n for names in batches for n in names if n.endswith(f"/{MARK}")])
 
     def entry_name(self, state: RemoteState, entry: RemoteEntry) -> str:
-        """The whole name of a state's file."""
+        """The full name of a state's file."""
         return self.name(state.name, FILES + entry.name)
 
     def name(self, *parts: str) -> str:
@@ -143,7 +141,7 @@ class StoredStates:
         return newest_first(states)
 
     def _in_folder(self, name: str, there: Sequence[str] | None) -> RemoteState | None:
-        """The state in a folder, whose files are `there`, or could not be listed."""
+        """The state in a folder, whose files are `there` (None: they could not be listed)."""
         mark = self.name(name, MARK)
         content = self._again(lambda: self._store.read(mark, self._deadline))
         return read_state(name, content, there)

@@ -1,4 +1,4 @@
-"""What is on its way to a destination while a run trains: weights, states and notes."""
+"""Items that are sent to a destination while a run trains: weights, states and notes."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tenner.runs.ledger import LEDGER_FILE
 
 EVENTS_FILE = "events.jsonl"
 DRAFTS_FILE = "captions.jsonl"
-"""The captions that a run drafted itself, as `pack_drafts` writes them."""
+"""The captions that a run has drafted, as `pack_drafts` writes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class UploadItem:
 
     @property
     def what(self) -> str:
-        """What it is, in a word."""
+        """The kind of item as reported: `state`, `checkpoint` or its name."""
         return "state" if self.is_state else "checkpoint" if self.is_weights else self.name
 
     @property
@@ -43,7 +43,7 @@ class UploadItem:
 
 @dataclass(kw_only=True)
 class Speed:
-    """What was measured of a destination: bytes that arrived, and the seconds that took."""
+    """The measured speed of a destination: bytes that were sent, and their seconds."""
 
     num_bytes: int = 0
     seconds: float = 0.0
@@ -72,7 +72,10 @@ def notes_of(run_dir: RunDir) -> tuple[tuple[str, bytes], ...]:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """`source` again as `target`, without copying where the disk can link. Raises OSError."""
+    """Make hard links of the files of `source` in `target`, or copies where the disk has none.
+
+    Raises OSError.
+    """
     for path in sorted(source.rglob("*")):
         if not path.is_file():
             continue

@@ -1,8 +1,8 @@
-"""What waits to be sent to one destination, and in which state its sending is. Pure: no clock, no
-thread, no network; every method that needs the time takes `now`, in seconds of a monotonic clock.
+"""The upload queue of one destination, as a state machine. Pure: no clock, no thread, no network;
+methods take the time as `now`, in seconds of a monotonic clock.
 
-Checkpoints are all sent; of the states only the newest, so a slow destination falls behind by one
-state and not by all.
+All checkpoints are sent, but only the newest state, so a slow destination is at most one state
+behind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,29 @@ from typing import Literal
 from tenner.runs.upload_item import Speed, UploadItem
 
 RETRY_SECONDS = 30.0
-"""Wait after something could not be sent, on top of the tries that were made meanwhile."""
+"""Wait after a failed upload, besides the retries within it."""
 HURRIED_RETRY_SECONDS = 1.0
 GATHER_SECONDS = 60.0
-"""How long a set waits for more: the state of a checkpoint's step is written right after it."""
+"""How long a set waits for more items: a state is written right after its step's checkpoint."""
 _MARGIN = 1.5
-"""An upload is expected to arrive in time where this many times its expected seconds are left."""
+"""An upload counts as possible in time where so many times its estimated seconds are left."""
 
 
 class State(Enum):
-    """What the sending to one destination is doing."""
+    """The state of a queue."""
 
     IDLE = auto()
-    """Nothing is to be sent."""
+    """Empty."""
     GATHERING = auto()
-    """Something waits for what belongs to the same set."""
+    """Items wait for others of the same set."""
     PAUSED = auto()
-    """Something waits for a moment: after a failure, or between two commits."""
+    """Items wait after a failure, or between two commits."""
     READY = auto()
-    """Something can be sent."""
+    """Items can be sent."""
     SENDING = auto()
-    """An upload is under way."""
+    """An upload is running."""
     CLOSED = auto()
-    """Nothing is sent any more."""
+    """Closed for good."""
 
 
 _WAITING = frozenset({State.IDLE, State.GATHERING, State.PAUSED, State.READY})
@@ -47,12 +47,11 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.SENDING: _WAITING | {State.CLOSED},
     State.CLOSED: frozenset(),
 }
-"""The states that may follow each state: an upload begins only where one is ready, and nothing
-follows the end."""
+"""The states that may follow each state."""
 
 
 class Cleanup(Enum):
-    """Which states are to be removed at the destination."""
+    """Which states to remove at the destination."""
 
     NOTHING = auto()
     OLDER_STATES = auto()
@@ -61,12 +60,12 @@ class Cleanup(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class UploadPolicy:
-    """How one destination is sent to.
+    """What is sent to a destination, and how.
 
-    `keep_states` newest states stay there; with 0 none is sent. `sends_notes` is whether the
-    ledger and the events are sent. With `in_sets` all that waits goes in one commit, a
-    checkpoint with the state of its step, and notes alone wait for company. The seconds are waits:
-    after a failure, between two uploads, and for the rest of a set.
+    The `keep_states` newest states stay there; with 0 none is sent. `sends_notes` is whether the
+    ledger and the events are sent. With `in_sets` all queued items are sent in one commit, a
+    checkpoint with the state of its step, and notes only with items. The seconds are waits: after a
+    failure, between two uploads, and for the rest of a set.
     """
 
     keep_states: int = 0
@@ -79,10 +78,10 @@ class UploadPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """One step at a destination: `items` are sent, or the notes alone, or all states removed.
+    """One action at a destination: send `items`, or the notes alone, or remove all states.
 
-    With `with_notes` notes are sent in the same commit, with `notes_first` before the items.
-    `keep_states` newest states stay; None leaves all.
+    With `with_notes` the notes are sent in the same commit, with `notes_first` before the items.
+    The `keep_states` newest states stay; None leaves all.
     """
 
     kind: Literal["items", "notes", "drop_states"]
@@ -115,17 +114,17 @@ class UploadQueue:
         self._not_before = 0.0
         self._gathering_since = 0.0
 
-    # What comes in
+    # Input
 
     def add_checkpoint(self, item: UploadItem, now: float) -> None:
-        """A weights file or another file; it replaces one of the same name that still waits."""
+        """Add a weights file or another file; it replaces a queued one of the same name."""
         self._begin_to_gather(now)
         self._checkpoints = [each for each in self._checkpoints if each.name != item.name]
         self._checkpoints.append(item)
         self.update(now)
 
     def add_state(self, item: UploadItem, now: float) -> UploadItem | None:
-        """A state; it replaces one that still waits, which is returned."""
+        """Add a state; it replaces the queued one, which is returned."""
         self._begin_to_gather(now)
         replaced, self._newest_state = self._newest_state, item
         self.update(now)
@@ -137,8 +136,8 @@ class UploadQueue:
         self.update(now)
 
     def reset(self, now: float) -> UploadItem | None:
-        """The run starts anew: weights and states that wait are not sent, and those states that
-        were sent are removed before anything else is sent. Returns the state that waited."""
+        """The run starts over: remove queued weights and states, and remove the sent states before
+        anything else is sent. Returns the queued state."""
         dropped, self._newest_state = self._newest_state, None
         self._checkpoints = [each for each in self._checkpoints if not each.is_weights]
         self._cleanup = Cleanup.ALL_STATES if self.policy.keep_states else Cleanup.NOTHING
@@ -146,21 +145,21 @@ class UploadQueue:
         return dropped
 
     def hurry(self, until: float, now: float) -> None:
-        """From now on only what arrives before `until` counts, and nothing waits."""
+        """Send without waits from now on, and first what can arrive before `until`."""
         self._hurry_until, self._not_before = until, 0.0
         self.update(now)
 
     def close(self) -> bool:
-        """Send nothing more. False where it was closed before."""
+        """Close the queue. False where it was closed before."""
         if self.state is State.CLOSED:
             return False
         self._enter(State.CLOSED)
         return True
 
-    # What goes out
+    # Output
 
     def take(self, now: float) -> Upload | None:
-        """The next upload, which is under way from now on; None where nothing is to be sent yet."""
+        """Start and return the next upload; None where nothing can be sent yet."""
         self.update(now)
         if self.state is not State.READY:
             return None
@@ -169,7 +168,7 @@ class UploadQueue:
         return self.under_way
 
     def succeeded(self, now: float) -> None:
-        """The upload under way has arrived."""
+        """The running upload was successful."""
         upload = self._finished()
         if upload.kind == "drop_states":
             self._cleanup = Cleanup.NOTHING
@@ -185,10 +184,10 @@ class UploadQueue:
         self._leave_sending(now)
 
     def failed(self, missing: Sequence[UploadItem], now: float) -> bool:
-        """The upload under way failed. What it held waits again, except for `missing` items, whose
-        files are gone, and those that newer ones replace.
+        """The running upload failed. Its items are queued again, except for `missing` ones, whose
+        files do not exist any more, and outdated ones.
 
-        Returns whether the failure is worth a warning: a failure to send what is outdated is not.
+        Returns whether to warn of the failure: not where its items are outdated.
         """
         upload = self._finished()
         if self.state is State.CLOSED:
@@ -209,12 +208,12 @@ class UploadQueue:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything waits or is under way."""
+        """Whether anything is queued or being sent."""
         return self._is_pending() or self.under_way is not None
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the upload under way holds a state that a newer one makes worthless."""
+        """Whether the running upload has a state that a queued one replaces."""
         newest = self._newest_state
         if newest is None or self.under_way is None:
             return False
@@ -222,16 +221,16 @@ class UploadQueue:
 
     @property
     def items(self) -> tuple[UploadItem, ...]:
-        """All that waits or is under way."""
+        """All items that are queued or being sent."""
         under_way = self.under_way.items if self.under_way else ()
         return (*self._waiting_items(), *under_way)
 
     def update(self, now: float) -> None:
-        """Move to the state that follows from what waits and from the time."""
+        """Enter the state that follows from the queued items and the time."""
         if self.state in _WAITING:
             self._enter(self._waiting_state(now))
 
-    # The machine
+    # Transitions
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -270,7 +269,7 @@ class UploadQueue:
             self._gathering_since = now
 
     def _is_complete(self, now: float) -> bool:
-        """Whether all that belongs to the set is here, or was waited for long enough."""
+        """Whether the set is complete, or has waited for `gather_seconds`."""
         if not self._waiting_items():
             return False
         newest = max((item.step for item in self._checkpoints), default=0)
@@ -280,7 +279,7 @@ class UploadQueue:
         return now >= self._gathering_since + self.policy.gather_seconds
 
     def _next(self, now: float) -> Upload:
-        """What is sent next, taken out of the queue."""
+        """The next upload; its items are taken out of the queue."""
         policy = self.policy
         if self._cleanup is Cleanup.ALL_STATES:
             return Upload(kind="drop_states")
@@ -297,13 +296,13 @@ class UploadQueue:
             return Upload(
                 kind="items", items=items, with_notes=policy.sends_notes, keep_states=keep
             )
-        # A state is never seen without what led to it; older ones go once it is there.
+        # The ledger first, so that no state exists there without it.
         return Upload(kind="items", items=items, notes_first=has_state and policy.sends_notes)
 
     def _next_items(self, now: float) -> tuple[UploadItem, ...]:
-        """The newest weights, then the state, then older weights; in a hurry the state, which
-        holds the weights too, goes first where it will arrive in time. In sets all together, in a
-        hurry where they will arrive in time."""
+        """The newest weights, then the state, then older weights; in a hurry first the state, which
+        has the weights too, if it can arrive in time. With `in_sets` all together, in a hurry if
+        they can arrive in time."""
         state, every = self._newest_state, self._waiting_items()
         if self.policy.in_sets and (self._hurry_until is None or self._arrive_in_time(every, now)):
             self._checkpoints, self._newest_state = [], None

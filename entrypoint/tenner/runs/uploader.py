@@ -1,8 +1,8 @@
-"""Sends what a run saves to its destinations while it trains, and never blocks the trainer.
+"""Sends the files of a run to its destinations while it trains, without blocking the trainer.
 
-Each destination has a thread of its own, of a lower priority than the training. What it sends next
-is decided by its `UploadQueue`. A state is first linked into the run's `outbox`, since engines drop
-their older states when they please.
+Each destination has its own thread, of a lower priority than the training; its `UploadQueue`
+decides what is sent next. States are first linked into the run's `outbox`, since engines may delete
+their older states at any time.
 """
 
 import contextlib
@@ -24,14 +24,15 @@ from tenner.runs.upload_item import Speed, UploadItem, link_tree, notes_of
 from tenner.runs.upload_queue import State, Upload, UploadPolicy, UploadQueue
 
 HUB_PAUSE_SECONDS = 180.0
-"""Between sets to the Hugging Face Hub, where each is a commit: so its
-repositories do not grow by a commit every few seconds, nor the delivery meet a rate limit."""
+"""Between sets to the Hugging Face Hub, where each is a commit: against a long history and the
+Hub's rate limit for commits."""
 
 
 class DestinationUploader:
-    """One destination's queue and the thread that sends what is in it. Safe to call from any
-    thread. `index` is the destination's position in the run's list, and names its folder in the
-    outbox."""
+    """One destination's queue and the thread that sends its items. Safe to call from any thread.
+
+    `index` is the destination's position in the run's list, and its folder's name in the outbox.
+    """
 
     def __init__(
         self,
@@ -57,14 +58,14 @@ class DestinationUploader:
         self._thread.start()
 
     def take_checkpoint(self, path: Path, name: str, step: int) -> None:
-        """Send a file as `name`. Returns at once."""
+        """Queue a file to be sent as `name`."""
         with self._changed:
             item = UploadItem(path=path, step=step, name=name)
             self._queue.add_checkpoint(item, time.monotonic())
             self._changed.notify_all()
 
     def take_state(self, folder: Path, step: int) -> None:
-        """Send a state; it replaces one that still waits. Raises OSError."""
+        """Queue a state; it replaces one that is not sent yet. Raises OSError."""
         if not self.sends_states:
             return
         staged = self._outbox / folder.name
@@ -78,8 +79,8 @@ class DestinationUploader:
             shutil.rmtree(replaced.path, ignore_errors=True)
 
     def forget(self) -> None:
-        """The run starts anew: weights and states that wait or are under way are not sent, and the
-        states that were are removed before anything else is sent."""
+        """The run starts over: cancel queued and running uploads of weights and states, and remove
+        the sent states before anything else is sent."""
         with self._changed:
             dropped = self._queue.reset(time.monotonic())
             upload = self._queue.under_way
@@ -90,14 +91,14 @@ class DestinationUploader:
             self.remote.cancel()
 
     def note(self) -> None:
-        """The ledger or the events have news worth sending."""
+        """Queue the ledger and the events, which have changed."""
         with self._changed:
             self._queue.add_notes(time.monotonic())
             self._changed.notify_all()
 
     def hurry(self, until: float) -> None:
-        """Only what ends before `until` (monotonic) counts now: a state that a newer one makes
-        worthless is no longer sent, and nothing waits for a better moment."""
+        """Send as much as possible before `until` (monotonic): without pauses, and without a state
+        that a newer one replaces."""
         with self._changed:
             self._queue.hurry(until, time.monotonic())
             outdated = self._queue.is_outdated
@@ -106,14 +107,14 @@ class DestinationUploader:
             self.remote.cancel()
 
     def wait(self, until: float) -> bool:
-        """Wait for everything to be sent, no longer than `until`. Returns whether it is."""
+        """Wait until everything is sent, at most until `until`. Returns whether it is."""
         with self._changed:
             while self._queue.is_busy and time.monotonic() < until and self._thread.is_alive():
                 self._changed.wait(min(0.25, max(0.0, until - time.monotonic())))
             return not self._queue.is_busy and self.last_error is None
 
     def close(self) -> None:
-        """End now, whatever still waits."""
+        """Cancel all uploads and end the thread."""
         with self._changed:
             if not self._queue.close():
                 return
@@ -133,7 +134,7 @@ class DestinationUploader:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that are still to be sent."""
+        """The bytes of all items that are queued or being sent."""
         with self._changed:
             items = self._queue.items
         num_bytes = 0
@@ -146,7 +147,7 @@ class DestinationUploader:
         lower_thread_priority()
         while upload := self._next():
             try:
-                self._carry_out(upload)
+                self._execute(upload)
             except (DeliveryError, OSError) as error:
                 self._failed(upload, error)
                 continue
@@ -164,7 +165,7 @@ class DestinationUploader:
                 self._changed.wait(1.0)
             return None
 
-    def _carry_out(self, upload: Upload) -> None:
+    def _execute(self, upload: Upload) -> None:
         """Raises DeliveryError or OSError."""
         match upload.kind:
             case "drop_states":
@@ -206,9 +207,9 @@ class DestinationUploader:
         )
 
     def _failed(self, upload: Upload, error: DeliveryError | OSError) -> None:
-        """Queue what was not sent again, and warn once of each error."""
+        """Queue the failed items again, and warn once of each error."""
         known = error if isinstance(error, DeliveryError) else DeliveryError(as_message(str(error)))
-        missing = [item for item in upload.items if not item.path.exists()]  # renamed meanwhile
+        missing = [item for item in upload.items if not item.path.exists()]  # renamed, as broken
         with self._changed:
             warns = self._queue.failed(missing, time.monotonic())
             before = self.last_error
@@ -216,18 +217,16 @@ class DestinationUploader:
             self._changed.notify_all()
         if warns and (before is None or str(before) != str(known)):
             text = msg(
-                "not yet at {destination}: {text}",
+                "not yet uploaded to {destination}: {text}",
                 destination=self.remote.destination,
                 text=known.problems[0].text,
             )
-            self._on_event(
-                Warned(text=text, fix=msg("it is tried again while the training continues"))
-            )
+            self._on_event(Warned(text=text, fix=msg("it is retried while the training continues")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uploader:
-    """All destinations of a run. Used as a context: no thread outlives it."""
+    """All destinations of a run. A context that starts and ends their threads."""
 
     run_dir: RunDir
     destinations: Sequence[DestinationUploader] = ()
@@ -257,8 +256,8 @@ class Uploader:
             each.note()
 
     def hand_over(self, seconds: float) -> tuple[str, ...]:
-        """Send what waits, the newest first, within `seconds`. Returns the destinations that hold
-        everything now."""
+        """Send all queued items within `seconds`, the newest first. Returns the destinations that
+        have everything then."""
         until = time.monotonic() + seconds
         for each in self.destinations:
             each.hurry(until)

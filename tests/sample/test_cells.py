@@ -21,7 +21,7 @@ def test_the_trigger_is_taken_out_moved_and_asked_away() -> None:
     cells = guide_cells(["a sks star, at night, on grass"], "sks star", seeds=[1])
     prompts = {cell.group: {c.prompt for c in cells if c.group == cell.group} for cell in cells}
     assert prompts["without the trigger"] == {"at night, on grass"}
-    assert prompts["trigger at other places"] == {
+    assert prompts["trigger at other positions"] == {
         "sks star, at night, on grass",
         "at night, sks star, on grass",
         "at night, on grass, sks star",

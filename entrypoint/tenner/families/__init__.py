@@ -1,6 +1,6 @@
-"""What each family of base models is: one module each, data alone.
+"""The families of base models: data alone, one module for each.
 
-To add a family, write its `FamilyFacts` in a module of this folder and put it into `FAMILIES`; see
+To add a family, write its `FamilyFacts` in a module here and add it to `FAMILIES`; see
 `docs/families.md`. Standard library only, and no package of tenner above `core`.
 """
 
@@ -69,7 +69,7 @@ FAMILIES: Mapping[Family, FamilyFacts] = {
 FAMILY_NAMES: Mapping[Family, str] = {name: each.title for name, each in FAMILIES.items()}
 
 TINY_STEPS = 8
-"""Of the tiny base, whose U-Net halves its map once, from latents of 4 pixels."""
+"""`bucket_reso_steps` of the tiny base: latents of 4 pixels, halved once in its U-Net."""
 
 
 def known_bases() -> tuple[KnownBase, ...]:
@@ -78,7 +78,7 @@ def known_bases() -> tuple[KnownBase, ...]:
 
 
 def family_of_shapes(shapes: Shapes) -> Family | None:
-    """The family of a single-file checkpoint by its tensors; None where no family knows it."""
+    """The family of a single-file checkpoint by its tensors; None if it is of no known family."""
     found = (name for name, each in FAMILIES.items() if each.recognises(shapes))
     return next(found, None)
 

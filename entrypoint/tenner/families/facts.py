@@ -1,6 +1,6 @@
-"""The form of a family: what is known of its bases, its training, its memory and its pictures.
+"""The types of a family's facts: its bases, training, memory and pictures.
 
-Each value that a user may leave open carries its reason, which a plan shows, and its source.
+Each default has its reason, which a plan shows, and its source.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True, kw_only=True)
 class Default(Generic[T]):
-    """A value, why it is taken, and its source."""
+    """A value with its reason and its source."""
 
     value: T
     reason: str
@@ -48,7 +48,7 @@ class FamilyDefaults:
 class KnownBase:
     """A base that has a short name. Licences are those of the model's own page.
 
-    `file` at `revision` is what is fetched where the model is not here; `sha256` is that file's.
+    `file` at `revision` is downloaded where the model is not found; `sha256` is that file's.
     """
 
     name: str
@@ -61,7 +61,7 @@ class KnownBase:
     other_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     is_gated: bool = False
-    """The Hub gives it to those who have accepted its licence on its page."""
+    """Whether the Hub allows its download only after accepting the licence on its page."""
     advice: Message = NO_TEXT
     """What its authors recommend for training on it, with the source."""
 
@@ -71,8 +71,8 @@ class FurtherFile:
     """A file that a family's trainer needs beside the base, by the option that names it.
 
     It is recognised by `mark`, a tensor that such a file has (of its `shape`, where another file's
-    differs only in that). `inside` are the beginnings that a base has where it holds the part
-    itself: then no file is needed. `hub_id`, `revision` and `file` are what is fetched.
+    differs only in that). `inside` is the beginning of the names in a base that has the
+    part itself, and needs no file. `hub_id`, `revision` and `file` are downloaded else.
     """
 
     option: str
@@ -85,7 +85,7 @@ class FurtherFile:
     file: str
     sha256: str
     gb: float
-    """Of the fetched file, in 1e9 bytes: what is downloaded, and what it takes on the card."""
+    """The size of the file in 1e9 bytes, on the disk and on the card."""
     other_names: tuple[str, ...] = ()
 
 
@@ -108,17 +108,17 @@ class HubTokenizer:
 class Blocks:
     """Blocks that sd-scripts swaps between card and memory.
 
-    `parameters` of one block of each kind, in millions; `kept` blocks of each kind stay on the card
-    at least. `swapped(n)` is how many of each kind `blocks_to_swap = n` moves.
+    `parameters` of one block of each kind, in millions; at least `resident` blocks of each kind
+    stay on the card. `swapped(n)` is how many of each kind `blocks_to_swap = n` moves.
     """
 
     parameters: tuple[float, ...]
     numbers: tuple[int, ...]
-    kept: int = 2
+    resident: int = 2
 
     def swapped(self, blocks_to_swap: int) -> tuple[int, ...]:
-        """sd-scripts' `enable_block_swap`: with two kinds of blocks, half of the number are double
-        blocks, and two single ones go for each of the other half."""
+        """How many blocks of each kind are moved, by sd-scripts' `enable_block_swap`: with two
+        kinds, half of `blocks_to_swap` are double blocks, the other half two single ones each."""
         if len(self.numbers) == 1:
             return (blocks_to_swap,)
         double = blocks_to_swap // 2
@@ -130,12 +130,12 @@ class Blocks:
 
         def fits(n: int) -> bool:
             pairs = zip(self.swapped(n), self.numbers, strict=True)
-            return all(moved <= there - self.kept for moved, there in pairs)
+            return all(moved <= there - self.resident for moved, there in pairs)
 
         return max(n for n in range(sum(self.numbers)) if fits(n))
 
     def swapped_parameters(self, blocks_to_swap: int) -> float:
-        """Numbers in the blocks that are not on the card."""
+        """The number of parameters that are not on the card."""
         moved = zip(self.swapped(blocks_to_swap), self.parameters, strict=True)
         return sum(number * each for number, each in moved) * 1e6
 
@@ -145,9 +145,9 @@ class Transformer:
     """Size of a family that denoises with a transformer, for the memory and time models.
 
     `parameters` counts all of the transformer; `lora_per_dim` numbers of a LoRA for each rank over
-    its linear layers; `text_gb` the text encoders in 16 bits. Activations are of one image at
-    `side`² pixels, all kept or with gradient checkpointing, in GB; `step_tflop` the work of such an
-    image, without and with checkpointing, and `forward_tflop` that of one denoising step.
+    its linear layers; `text_gb` the text encoders in 16 bits. Activations are those of one image at
+    `side`² pixels in GB, all stored or with gradient checkpointing; `step_tflop` the work of such
+    an image, without and with checkpointing, and `forward_tflop` that of one denoising step.
     """
 
     parameters: float
@@ -162,9 +162,9 @@ class Transformer:
     has_fp8: bool = True
     fp8_option: str = "fp8_base"
     use: float = 0.37
-    """Share of the card's peak that steps reach."""
+    """The share of the card's peak performance that steps reach."""
     error: float = 0.5
-    """How far the time may be off, as a share."""
+    """The relative error of the estimated time."""
     sources: tuple[str, ...] = ()
 
 
@@ -191,7 +191,7 @@ class Drawing:
     why_not: str = ""
     is_converted: bool = False
     takes_negative: bool = True
-    """Whether the pipeline has a second prompt to lead away from."""
+    """Whether the pipeline has a negative prompt."""
     steps: int = 25
     guidance: float = 7.0
     source: str = ""
@@ -231,11 +231,11 @@ class FamilyFacts:
     transformer: Transformer | None = None
     licence: Licence | None = None
     tokenizers: tuple[str, ...] = ()
-    """Folders of tokenizers that sd-scripts looks for, by its names."""
+    """Folders of tokenizers, by sd-scripts' names."""
     hub_tokenizers: tuple[HubTokenizer, ...] = ()
     lora_family: Family = ""
-    """The family whose LoRAs fit too; empty where it is itself."""
+    """Another family whose LoRAs fit; empty without one."""
     name_patterns: str = ""
-    """Of files and repos whose tensors are not here: a regular expression."""
+    """A regular expression for names of files and repos that cannot be read."""
     lora_widths: tuple[int, ...] = ()
     """Inputs of its attention layers, where LoRAs of other families have the same names."""

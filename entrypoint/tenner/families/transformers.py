@@ -1,4 +1,4 @@
-"""What the families that denoise with a transformer have in common: files, options, defaults."""
+"""Common facts of the families with a transformer as denoiser: files, options, defaults."""
 
 from tenner.core.messages import msg
 from tenner.families.facts import Default, FamilyDefaults, FurtherFile, Scalar

@@ -1,7 +1,7 @@
-"""Whether a card and its driver can run what the trainer was compiled for.
+"""Whether a card and its driver can run the trainer's PyTorch.
 
-A PyTorch wheel carries machine code for some GPU generations. On a card of another one it starts,
-loads the model, and only then dies with "no kernel image is available". Here it is known before.
+A PyTorch wheel has machine code for some GPU generations. On another card it starts, loads the
+model, and only then fails with "no kernel image is available". Here that is found beforehand.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ CudaVersion = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CudaBuild:
-    """What a trainer's PyTorch was compiled with."""
+    """The CUDA version and architectures that a trainer's PyTorch was compiled for."""
 
     version: CudaVersion
     architectures: tuple[str, ...]
@@ -39,14 +39,14 @@ ARCHITECTURES: Mapping[CudaVersion, tuple[str, ...]] = {
 itself; the others are from PyTorch's build scripts (.ci/manywheel/build_cuda.sh)."""
 
 CUDA_12_1 = CudaBuild(version=(12, 1), architectures=ARCHITECTURES[12, 1], torch="2.4.1")
-"""The build in the image, so that the answer is known without starting torch."""
+"""The build in the image."""
 
 LEAST_DRIVER: Mapping[int, str] = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 """The oldest Linux driver for each CUDA major version (NVIDIA, "CUDA Compatibility", table of
 minor version compatibility)."""
 
 IMAGE_TAGS: Mapping[CudaVersion, str] = {(12, 1): "cu121", (12, 8): "cu128"}
-"""The image's CUDA lines, by the word that their tags carry."""
+"""The CUDA versions of the images, and their marks in the tags."""
 
 
 def known_build(version: CudaVersion, torch: str = "") -> CudaBuild | None:

@@ -130,7 +130,7 @@ def _limited(limit: int | None, used: int | None, cache: int) -> list[tuple[int,
 
 
 def cgroup_folders(root: Path, *, controller: str) -> Iterator[Path]:
-    """This process's group and all above it: a limit on any of them holds.
+    """This process's group and all above it: the limits of all of them apply.
 
     `controller` is "" for cgroup v2. In a container /proc/self/cgroup may name a path of the host
     that is not there; the mount's top is then the container's own group.

@@ -1,4 +1,4 @@
-"""What this machine can do, found once at the start of a run and handed on as `Machine`."""
+"""The machine of a run, inspected once at its start: cards, driver, CPU, memory (`Machine`)."""
 
 import os
 import re
@@ -16,11 +16,12 @@ from tenner.hardware.smi import GpuQuery, query_gpus
 from tenner.hardware.visible import child_environment, choose_gpus, select_visible
 
 BUSY_SHARE = 0.10
-"""More of the memory than this in other hands is worth a word. A desktop takes about 5 %."""
+"""The share of a card's memory above which other programs' use is reported. A desktop takes about
+5 %."""
 
 
 _SHARES_MEMORY = re.compile(r"\b(GB10|Thor|Orin|Tegra|Jetson|Grace)\b", re.I)
-"""Names of NVIDIA chips whose GPU and CPU use one memory (DGX Spark, Jetson)."""
+"""NVIDIA chips whose GPU and CPU share their memory (DGX Spark, Jetson)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +29,14 @@ class Machine:
     """Cards, driver, host. Without a card `chosen` is empty and `problems` explains why."""
 
     gpus: tuple[Gpu, ...]
-    """All that nvidia-smi shows."""
+    """All cards of nvidia-smi."""
     chosen: tuple[Gpu, ...]
-    """Those to train on."""
+    """The cards to train on."""
     cuda: CudaBuild
     host: Host
     problems: tuple[Problem, ...] = ()
     child_env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What a trainer's process needs to see the chosen cards only."""
+    """Variables with which a process sees only the chosen cards."""
 
     @property
     def has_gpu(self) -> bool:
@@ -51,7 +52,7 @@ class Machine:
 
     @property
     def smallest(self) -> Gpu | None:
-        """The chosen card with the least free memory: with several, it sets the size."""
+        """The chosen card with the least free memory, which limits the batch size."""
         known = [gpu for gpu in self.chosen if gpu.free_mib is not None]
         return min(known, key=lambda gpu: gpu.free_mib or 0) if known else None
 
@@ -69,7 +70,7 @@ class Machine:
 
     @property
     def capability(self) -> Capability | None:
-        """The lowest of the chosen cards, as all have to do the same."""
+        """The lowest of the chosen cards: all run the same kernels."""
         known = [gpu.capability for gpu in self.chosen if gpu.capability]
         return min(known) if known else None
 
@@ -86,8 +87,10 @@ def inspect_machine(
     cuda: CudaBuild = CUDA_12_1,
     root: Path = Path("/"),
 ) -> Machine:
-    """Query the driver and the kernel. `cuda` is the trainer's build. Never raises for what it
-    finds: whether a missing card matters is the caller's decision."""
+    """Query the driver and the kernel. `cuda` is the trainer's build.
+
+    Never raises: problems, as a missing card, are in the result, and the caller decides on them.
+    """
     env = os.environ if env is None else env
     return machine_of(query_gpus(env), env, inspect_host(root), num_gpus=num_gpus, cuda=cuda)
 
@@ -100,7 +103,7 @@ def machine_of(
     num_gpus: int = 1,
     cuda: CudaBuild = CUDA_12_1,
 ) -> Machine:
-    """The decision behind `inspect_machine`, of values only."""
+    """`inspect_machine` for given answers. Pure."""
     if query.problem or not query.gpus:
         problems = (query.problem,) if query.problem else ()
         return Machine(gpus=(), chosen=(), cuda=cuda, host=host, problems=problems)
@@ -134,8 +137,8 @@ def _with_capability(gpu: Gpu) -> Gpu:
 
 
 def _with_memory(gpu: Gpu, host: Host) -> Gpu:
-    """A chip that shares the machine's memory reports none of its own: what the kernel reports is
-    available (MemAvailable) is what it may take."""
+    """The memory of a chip that shares the machine's, and reports none: the kernel's
+    MemAvailable."""
     if gpu.total_mib or gpu.is_divided or not _SHARES_MEMORY.search(gpu.name):
         return gpu
     return replace(gpu, total_mib=host.ram_mib, free_mib=host.free_ram_mib)

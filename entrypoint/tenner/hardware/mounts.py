@@ -1,6 +1,6 @@
-"""Whether this is a container, and whether a folder outlives it.
+"""Whether this is a container, and whether a folder is lost with it.
 
-What a container writes outside of its mounts is in a layer of its own, which is removed with it.
+Files outside of a container's mounts are in its own layer, which is removed with it.
 The kernel lists mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)).
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 Lost = Literal["layer", "memory"]
-"""What is lost with a container: its own layer, or a file system in memory."""
+"""Why files are lost with a container: they are in its own layer, or in memory."""
 _LAYERS = ("overlay", "aufs", "fuse.fuse-overlayfs", "fuse-overlayfs")
 _MEMORY = ("tmpfs", "ramfs")
 _SNAPSHOT = re.compile(r"docker|containers?/|containerd|cri-o")
@@ -45,7 +45,7 @@ def read_mounts(root: Path = Path("/")) -> tuple[Mount, ...]:
 
 
 def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
-    """The mounts in the text of a `mountinfo`; lines of another form are passed over."""
+    """The mounts in the text of a `mountinfo`; other lines are ignored."""
     found: list[Mount] = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

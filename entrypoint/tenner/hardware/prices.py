@@ -1,7 +1,7 @@
-"""What a run costs: the price of an hour, by who knows it best, and dollars for time or steps.
+"""What a run costs: the price of an hour, and dollars for time or steps.
 
-The user's `price_per_hour` goes before the host's own word, and that before the price book: a
-market moves, so a book's price is an estimate and never a reason to stop a run.
+The user's `price_per_hour` has priority over the host's API, and that over the price table: prices
+change, so the table's is an estimate, and never a reason to stop a run.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from tenner.hardware.cards import card_named
 PriceSource = Literal["set", "host", "book"]
 """Set by the user, from the host's API, or from the price table: the values of `plan.json`."""
 GUIDE = "guide"
-"""The provider under which the book holds the guide's own prices."""
+"""The provider of the guide's own prices in the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Price:
     kind: PriceSource
     provider: str = ""
     source: str = ""
-    """Where the figure comes from, with its date, for a person to check."""
+    """The source of the figure with its date, so that the user can check it."""
 
     @property
     def is_sure(self) -> bool:
@@ -44,10 +44,10 @@ def price_of(
     provider: str = "",
     num_gpus: int = 1,
 ) -> Price | None:
-    """The price to calculate with: the user's, the host's, else the book's for the card.
+    """The price to calculate with: the user's, the host's, else the table's for the card.
 
     `set_by_user` and `host` are for the whole machine, prices of the table for one card. None where
-    there is none. 0 is a price: a machine of one's own.
+    there is none. 0 is a price too, of the user's own machine.
     """
     if set_by_user is not None:
         return Price(usd_per_hour=set_by_user, kind="set", source=msg("price_per_hour"))

@@ -1,4 +1,4 @@
-"""Which CUDA the trainer's PyTorch carries, read from its files: importing it takes seconds."""
+"""The CUDA version of the trainer's PyTorch, read from its files: importing it takes seconds."""
 
 import re
 import sysconfig

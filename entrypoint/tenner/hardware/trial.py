@@ -1,9 +1,8 @@
-"""Whether the trainer's Python computes on the card, tried before anything is paid for.
+"""Tests whether the trainer's Python can compute on the card.
 
-nvidia-smi sees a card, the driver and the kernels fit, and still a trainer may die at its first
-tensor: torch without CUDA, a library built for another torch, a card that is lost. A child of the
-trainer's Python tries one small tensor and the libraries that the run would use. It is started
-while the dataset is read, so that it costs no time of its own.
+nvidia-smi may list a card with a suitable driver, and still a trainer fails at its first tensor:
+torch without CUDA, a library built for another torch, a lost card. A child process of the trainer's
+Python tests a small product and the libraries of the run. It runs while the dataset is read.
 """
 
 import json
@@ -27,7 +26,7 @@ LIBRARIES = ("xformers", "bitsandbytes")
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What came of it. `broken` holds what does not work, with its words."""
+    """The result of a trial. `broken` has the error of each library that does not work."""
 
     broken: Mapping[str, str] = field(default_factory=dict[str, str])
     torch: str = ""
@@ -37,8 +36,8 @@ class Tried:
 
     @property
     def problem(self) -> Problem | None:
-        """The error that prevents training on this card; a broken library does not: another
-        replaces it."""
+        """The error that prevents training on this card; a broken library is only replaced by
+        another one."""
         torch_error = self.broken.get(TORCH)
         if torch_error is None:
             return None
@@ -52,7 +51,7 @@ class Tried:
 
 
 class Trial:
-    """A running trial. As a context it leaves no process behind, whatever happens."""
+    """A running trial. A context that ends its process."""
 
     def __init__(
         self, python: Path, libraries: Sequence[str] = (), environ: Mapping[str, str] | None = None
@@ -63,8 +62,8 @@ class Trial:
         self._process: subprocess.Popen[str] | str = self._start(self._names)
 
     def finish(self, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> Tried:
-        """Wait for it. A library that takes the process with it is broken; the rest is tried
-        again without it. Never raises for what is found."""
+        """Wait for the result. A library that crashes the process is broken; the remaining ones are
+        tried again without it. Never raises."""
         lines: list[dict[str, Any]] = []
         broken: dict[str, str] = {}
         names: list[str] = self._names
@@ -108,10 +107,10 @@ class Trial:
     def _wait(
         process: "subprocess.Popen[str]", time_limit_seconds: float
     ) -> tuple[list[dict[str, Any]], str]:
-        """Its output, and how it ended, in words."""
+        """Its output, and a description of its end."""
         try:
             out, err = process.communicate(timeout=time_limit_seconds)
-            last = next((line for line in reversed(err.splitlines()) if line.strip()), "no word")
+            last = next((line for line in reversed(err.splitlines()) if line.strip()), "no output")
             ended = msg("its process died of signal {returncode}", returncode=-process.returncode)
             if process.returncode >= 0:
                 ended = last.strip()[:300]
@@ -137,7 +136,7 @@ class Trial:
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
-    """The objects among the lines: libraries print what they like."""
+    """The JSON objects among the lines; libraries print others."""
     found: list[dict[str, Any]] = []
     for line in text.splitlines():
         if line.startswith("{"):

@@ -1,7 +1,7 @@
-"""Runs in the trainer's own Python: does its torch compute on the card, do its libraries work?
+"""Run by the trainer's Python: tests whether its torch computes on the card, and its libraries.
 
-Nothing of tenner is imported, and what is found is printed at once, a JSON object a line, since a
-broken library may take the whole process with it. Arguments: `torch`, or libraries to try.
+It imports nothing of tenner, and prints each result at once as a JSON object in a line, since a
+broken library may crash the process. Arguments: `torch`, or libraries to test.
 """
 # pyright: basic, reportMissingImports=false
 
@@ -65,9 +65,9 @@ def main(names):
         report(trying=name)
         try:
             TRIALS[name]()
-        except BaseException as error:  # noqa: BLE001 whatever a library raises is the answer
-            words = str(error).strip().splitlines() or [""]
-            report(failed=name, error=f"{type(error).__name__}: {words[0]}"[:300])
+        except BaseException as error:  # noqa: BLE001 any error of a library is a result
+            lines = str(error).strip().splitlines() or [""]
+            report(failed=name, error=f"{type(error).__name__}: {lines[0]}"[:300])
         else:
             report(works=name)
 

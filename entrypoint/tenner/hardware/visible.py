@@ -1,7 +1,7 @@
-"""Which of the cards a run may use: CUDA_VISIBLE_DEVICES, then the best of what is left.
+"""The cards that a run uses: those of CUDA_VISIBLE_DEVICES, and of them the best.
 
-CUDA counts cards from the fastest unless set otherwise, nvidia-smi by PCI bus. Everything here
-counts as nvidia-smi does, and children get `CUDA_DEVICE_ORDER=PCI_BUS_ID` so that they do too.
+CUDA counts cards from the fastest unless set otherwise, nvidia-smi by PCI bus. Here cards are
+numbered as by nvidia-smi, and child processes get `CUDA_DEVICE_ORDER=PCI_BUS_ID` to do the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from tenner.hardware.cards import card_named
 from tenner.hardware.gpu import Gpu
 
 LIKE_MEMORY = 0.9
-"""Cards with this share of the most free memory are taken to have as much: a desktop takes 5 %."""
+"""Cards with this share of the largest free memory count as equal: a desktop takes 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,31 +23,31 @@ class Visible:
     gpus: tuple[Gpu, ...] = ()
     problem: Problem | None = None
     by_user: bool = False
-    """The environment names them, so their order is somebody's wish."""
+    """Whether the environment names them: then their order is the user's."""
 
 
 def select_visible(gpus: Sequence[Gpu], env: Mapping[str, str]) -> Visible:
     """Apply `CUDA_VISIBLE_DEVICES` as CUDA does: the list ends at the first entry it cannot find.
 
-    A name that is not there is an error here, since CUDA would continue without a message.
+    A name that does not exist is an error here, while CUDA ignores it without a message.
     """
-    wish = env.get("CUDA_VISIBLE_DEVICES")
-    if wish is None:
+    value = env.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
         return Visible(gpus=tuple(gpus))
-    entries = [entry.strip() for entry in wish.split(",")]
+    entries = [entry.strip() for entry in value.split(",")]
     if entries[0] in ("", "-1", "NoDevFiles"):
-        return Visible(problem=_hidden(wish, gpus), by_user=True)
+        return Visible(problem=_hidden(value, gpus), by_user=True)
     found: list[Gpu] = []
     for entry in entries:
         gpu = _find(entry, gpus)
         if gpu is None:
-            return Visible(problem=_absent(entry, wish, gpus), by_user=True)
+            return Visible(problem=_absent(entry, value, gpus), by_user=True)
         if gpu in found:
             return Visible(
                 problem=Problem(
                     text=msg(
-                        "CUDA_VISIBLE_DEVICES={wish} names {label} twice",
-                        wish=wish,
+                        "CUDA_VISIBLE_DEVICES={value} names {label} twice",
+                        value=value,
                         label=gpu.label,
                     ),
                     fix=msg("name each card once"),
@@ -73,22 +73,22 @@ def _find(entry: str, gpus: Sequence[Gpu]) -> Gpu | None:
     return slices[0] if nameless and len(slices) == 1 else None
 
 
-def _hidden(wish: str, gpus: Sequence[Gpu]) -> Problem:
+def _hidden(value: str, gpus: Sequence[Gpu]) -> Problem:
     return Problem(
         text=msg(
-            'CUDA_VISIBLE_DEVICES="{wish}" hides every GPU; there would be {listed}',
-            wish=wish,
+            'CUDA_VISIBLE_DEVICES="{value}" hides every GPU of {listed}',
+            value=value,
             listed=_listed(gpus),
         ),
         fix=msg("unset CUDA_VISIBLE_DEVICES, or add --device cpu to use the CPU"),
     )
 
 
-def _absent(entry: str, wish: str, gpus: Sequence[Gpu]) -> Problem:
+def _absent(entry: str, value: str, gpus: Sequence[Gpu]) -> Problem:
     return Problem(
         text=msg(
-            "CUDA_VISIBLE_DEVICES={wish} names {entry}, which is not here; there is {listed}",
-            wish=wish,
+            "CUDA_VISIBLE_DEVICES={value} names {entry}, which does not exist; there is {listed}",
+            value=value,
             entry=entry,
             listed=_listed(gpus),
         ),
@@ -118,7 +118,7 @@ def choose_gpus(
 
 
 def _worth(gpu: Gpu, most_mib: int) -> tuple[bool, float, tuple[int, int], int, int]:
-    """Among cards with about the most memory the faster one is worth more."""
+    """Sort key: enough memory first, then speed, capability, memory, and the lower number."""
     card = card_named(gpu.name)
     enough = _memory(gpu) >= LIKE_MEMORY * most_mib
     speed = (card.peak_tflops or 0.0) if card and enough else 0.0
@@ -130,6 +130,6 @@ def _memory(gpu: Gpu) -> int:
 
 
 def child_environment(chosen: Sequence[Gpu]) -> dict[str, str]:
-    """What a child needs so that it sees the chosen cards and only these."""
+    """Variables with which a child process sees only the chosen cards."""
     names = [gpu.uuid if gpu.is_slice and gpu.uuid else str(gpu.index) for gpu in chosen]
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(names)}

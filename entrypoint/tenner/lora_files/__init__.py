@@ -1,4 +1,4 @@
-"""LoRA files: what one is, by whom it can be read, how far it moved from the base it adapts."""
+"""LoRA files: their networks, the programs that read them, and how much they change their base."""
 
 from tenner.core.network_parts import Part
 from tenner.lora_files.modules import LoraModule

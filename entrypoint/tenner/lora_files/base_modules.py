@@ -1,4 +1,4 @@
-"""The modules of a base that a LoRA can adapt, by kohya's names, read from the heads of its files.
+"""The modules of a base that a LoRA can adapt, by kohya's names, read from its files' headers.
 
 The rule is sd-scripts': in the U-Net all linear layers and 1x1 convolutions inside the attentions,
 with `convolutions` those of the residual blocks and samplers too, in a text encoder all of

@@ -1,9 +1,8 @@
-"""Where in a base model's file the weights are that a LoRA adapts, by the names of the LoRA's
-modules.
+"""The positions of a base model's weights in its files, by the names of the modules in LoRA files.
 
-Only heads are read. Checkpoints in the original layout, folders in diffusers' layout, and text
-encoders of OpenCLIP, whose query, key and value are one tensor, all come under the paths that
-kohya's, PEFT's and diffusers' LoRA files use.
+Only headers are read. Checkpoints in the original layout, folders in diffusers' layout, and text
+encoders of OpenCLIP, whose query, key and value are one tensor, all get the paths of kohya's,
+PEFT's and diffusers' LoRA files.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What LyCORIS files must say for a training to continue from them.
+"""The network of a LyCORIS file, from which a training continues.
 
-lycoris.kohya makes the network from its arguments and then fills it by the names of the file's
-tensors, whatever does not fit being passed over in silence (`load_weights` of lycoris-lora 3.4.0).
-So the network has to be made with the arguments that the file was trained with, which its tensors
-show only in part: sd-scripts writes them into the metadata.
+lycoris.kohya makes the network from its arguments and then loads the file's tensors by name; those
+that do not fit are ignored without a message (`load_weights` of lycoris-lora 3.4.0). So the network
+has to be made with the arguments that the file was trained with. Its tensors show only a part of
+them; sd-scripts writes all into the metadata.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whether trained weights learnt anything, and whether they moved as far as trained LoRAs do.
+"""Whether trained weights learnt anything, and whether they changed as much as other LoRAs do.
 
 The bounds, for the update's Frobenius norm over that of the weights it adapts, in a network part:
 
@@ -26,19 +26,19 @@ from tenner.lora_files.measured import Measured, PartMeasure
 LEAST_RATIO = 2e-4
 MOST_RATIO = 0.5
 MOST_LOST = 0.05
-"""Share of an update that saving may take away: bf16 takes 0.002, fp16 0.0003."""
+"""Most relative rounding error of saving an update: bf16 has 0.002, fp16 0.0003."""
 MOST_TINY = 0.5
 """Share of numbers that may be below the smallest normal one of their precision."""
 
 _STEP_FINDERS = ("prodigy", "dadapt")
-"""Optimizers whose learning rate is a factor on the step that they find: their authors recommend
-1."""
+"""Optimizers that estimate the step size, whose learning rate is a factor on it: their authors
+recommend 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What of a training can explain that nothing was learnt. `rates` are learning rates by part;
-    `lost` the share of the update that saving took away, where the trainer reported it."""
+    """What can explain that nothing was learnt. `rates` are learning rates by part, `lost` the
+    relative rounding errors of saving, if the trainer reported them."""
 
     optimizer: str = ""
     rates: Mapping[Part, float] = field(default_factory=dict[Part, float])
@@ -49,8 +49,8 @@ class Training:
 
 
 def judge(measured: Measured, training: Training) -> tuple[Problem, ...]:
-    """What is wrong with trained weights: errors where nothing was learnt, or nothing in the
-    U-Net; warnings where a part did not move, or moved less or more than trained LoRAs do."""
+    """Problems of trained weights: errors where nothing was learnt, or nothing in the U-Net;
+    warnings where a part is unchanged, or changed less or more than those of other LoRAs."""
     parts = measured.parts
     if parts and all(part.is_unchanged for part in parts):
         return (_nothing_learnt(parts, training),)
@@ -100,7 +100,7 @@ def _part_unchanged(part: PartMeasure, training: Training) -> list[Problem]:
 
 
 def likely_cause(part: PartMeasure, training: Training) -> tuple[Message, Message]:
-    """(why the part did not move, what to do)."""
+    """(why the part is unchanged, what to do)."""
     rate = training.rates.get(part.part)
     again = msg("then start again with --restart")
     if rate == 0:

@@ -1,4 +1,4 @@
-"""What was measured of a LoRA's weights: plain numbers, part by part, as JSON between processes."""
+"""The measurement of a LoRA's weights by network part, as JSON between processes."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -9,9 +9,9 @@ from tenner.core.network_parts import Part
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureJob:
-    """What to measure. `base` is the base model, `start` the LoRA that the training went on from,
+    """What to measure. `base` is the base model, `start` the LoRA that the training started from,
     `reference` the same weights before they were saved in a smaller precision; empty where there
-    is none. `family` decides how a checkpoint names its tensors."""
+    is none. `family` is that of a base in one file."""
 
     path: str
     base: str = ""
@@ -29,8 +29,8 @@ class PartMeasure:
     `base_norm` that of the weights they adapt; both over the same modules where `num_on_base` is
     all of them. `moved` is the norm of the update less the start's. `tiny_share` is the share of
     numbers in the matrices that start at zero (`lora_up`) that are not zero and below the smallest
-    normal number of their precision, `zero_share` of those that are zero. `lost` is what saving
-    took away: |update - reference| / |reference|.
+    normal number of their precision, `zero_share` of those that are zero. `lost` is the
+    rounding error of saving: |update - reference| / |reference|.
     """
 
     part: Part
@@ -49,14 +49,14 @@ class PartMeasure:
 
     @property
     def ratio(self) -> float | None:
-        """|update| / |weights|; None where the base was not looked at, or does not fit."""
+        """|update| / |weights|; None where the base was not measured, or does not fit."""
         if not self.base_norm or self.num_on_base < self.num_measured or not self.num_measured:
             return None
         return self.norm / self.base_norm
 
     @property
     def moved_ratio(self) -> float | None:
-        """What this training added, to what the base has; the whole update without a start."""
+        """|update - start's update| / |weights|; the ratio of the whole update without a start."""
         if self.ratio is None or self.moved is None or not self.base_norm:
             return self.ratio
         return self.moved / self.base_norm

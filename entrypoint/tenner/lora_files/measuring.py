@@ -1,9 +1,9 @@
-"""How far a LoRA moves its base: norms of the updates, and what did not move at all.
+"""How much a LoRA changes its base: norms of the updates, and unchanged modules.
 
     python -m tenner.lora_files.measuring JOB.json
 
-prints one line of JSON (`tenner.lora_files.measured.Measured`). A program of its own, in the
-trainer's Python: it needs numpy, which tenner itself does not. Norms are Frobenius norms over the
+prints one line of JSON (`tenner.lora_files.measured.Measured`). It is run by the trainer's Python,
+since it needs numpy, which tenner itself does not. Norms are Frobenius norms over the
 modules of a network part, with alpha and rank in them.
 """
 
@@ -35,7 +35,7 @@ from tenner.lora_files.updates import Read, Update, update_of
 _NOT_MOVING = ("alpha", "on_input", "rescale", "scalar", "magnitude")
 """Tensors that are not zero in a module that does nothing."""
 _FROM_ZERO = ("up", "hada_w2_a", "hada_w1_a", "lokr_w2", "lokr_w2_b", "diff")
-"""Of each kind of network, the matrices that the training starts at zero; the first one found."""
+"""Matrices that start at zero, of each kind of network; the first one of a module is measured."""
 
 
 def measure(job: MeasureJob) -> Measured:
@@ -110,7 +110,8 @@ def _measured(
 
 
 def _one(module: LoraModule, start: Modules | None, reference: Modules | None) -> _One:
-    """A module's tensors are read here and forgotten after: a part may have gigabytes of them."""
+    """Measure one module. Its tensors are released afterwards: a part may have gigabytes of
+    them."""
     read = _numbers
     found = _One(is_unchanged=_is_unchanged(module, start, read), norm=None)
     role = next((role for role in _FROM_ZERO if role in module.tensors), None)
@@ -156,7 +157,7 @@ def _base_norm(weights: Sequence[BaseWeight]) -> float:
 
 
 def _is_unchanged(module: LoraModule, start: Modules | None, read: Read) -> bool:
-    """Whether the module does what it did at the start: nothing, or what the start's file does.
+    """Whether the module's update is that of the start: zero, or that of the start's file.
 
     The start's numbers are rounded to the precision of the file first, as saving did.
     """
@@ -191,7 +192,7 @@ def _does_nothing(module: LoraModule, read: Read) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Measure what the job's file names; 1 with the reason on stderr where that is not possible."""
+    """Measure the job in the file `argv[0]`; returns 1, with the reason on stderr, on failure."""
     try:
         job = MeasureJob(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
         print(measure(job).to_json())

@@ -10,7 +10,7 @@ from tenner.lora_files.names import Kind, underscored
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """A tensor as the head describes it. `start` and `end` are bytes from the file's beginning."""
+    """A tensor in a file's header. `start` and `end` are bytes from the file's beginning."""
 
     name: str
     dtype: str
@@ -25,7 +25,7 @@ Tensors = Mapping[str, TensorEntry]
 
 @dataclass(frozen=True, kw_only=True)
 class LoraModule:
-    """One adapted module, as the file has it.
+    """One adapted module of a file.
 
     `name` and `path` are those in `file`. `rank` is None where the kind has none; `in_features`,
     `out_features` and `kernel` are None where the tensors do not show them. `is_whole` is False
@@ -47,7 +47,7 @@ class LoraModule:
 
     @property
     def scale(self) -> float:
-        """What the product of the tensors is multiplied with: alpha / rank, 1 without an alpha."""
+        """The factor of the tensors' product: alpha / rank, 1 without an alpha."""
         if self.alpha is None or not self.rank:
             return 1.0
         return self.alpha / self.rank
@@ -98,7 +98,7 @@ _NEEDED: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "glora": (("glora_a1",), ("glora_a2",), ("glora_b1",), ("glora_b2",)),
     "ia3": (("ia3",), ("on_input",)),
 }
-"""For each kind, the tensors that it cannot do without: one of each group."""
+"""The tensors that each kind needs: one of each group."""
 
 
 def is_whole(kind: Kind, tensors: Tensors) -> bool:
@@ -122,7 +122,7 @@ _RANK_AXES = (
 
 
 def rank_of(tensors: Tensors) -> int | None:
-    """The rank; None for kinds that have none, and for a LoKr whose factors are both whole."""
+    """The rank; None for kinds without one, and for a LoKr whose factors are both full matrices."""
     for role, axis in _RANK_AXES:
         if role in tensors and len(tensors[role].shape) > axis:
             return tensors[role].shape[axis]

@@ -24,14 +24,14 @@ Kind = Literal["lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "n
 
 @dataclass(frozen=True, kw_only=True)
 class TensorName:
-    """A tensor's name taken apart. `module` is the whole name without the suffix, as in the file;
+    """The parts of a tensor's name. `module` is the whole name without the suffix, as in the file;
     `path` the module's path inside its part, as in the file (dots or underscores)."""
 
     module: str
     part: Part
     path: str
     role: str
-    """What the tensor is to its module: `down`, `up`, `alpha`, `hada_w1_a`, `lokr_w2`, …"""
+    """The tensor's role in its module: `down`, `up`, `alpha`, `hada_w1_a`, `lokr_w2`, …"""
     naming: Naming
 
 
@@ -107,7 +107,7 @@ _TRANSFORMER = re.compile(
 
 
 def parse_tensor_name(name: str) -> TensorName | None:
-    """The name taken apart; None where it is no tensor of an adapter."""
+    """The parts of the name; None where it is not a tensor of an adapter."""
     found = _split(name)
     if found is None:
         return None
@@ -159,5 +159,5 @@ def _placed(module: str, role: str) -> tuple[Part, str, Naming] | None:
 
 
 def underscored(path: str) -> str:
-    """A module's path as kohya's names hold it."""
+    """A module's path in kohya's names."""
     return path.replace(".", "_")

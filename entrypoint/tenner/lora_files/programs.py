@@ -63,8 +63,8 @@ class ReadBy:
 
 
 def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
-    """Each program, and what it does not know of the file. tenner continues from what
-    sd-scripts or LyCORIS in it reads, for the families that it trains."""
+    """For each program whether it reads the file. tenner continues from files that sd-scripts, or
+    LyCORIS in it, reads, for the families that it trains."""
     found = [ReadBy(program=each.name, why_not=_why_not(each, file)) for each in PROGRAMS]
     mine = _why_not(_CONTINUES, file)
     if not mine and is_of_lycoris(file) and lycoris_start(file) is None:

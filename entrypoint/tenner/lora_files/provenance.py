@@ -1,7 +1,7 @@
-"""The metadata of a LoRA file about its training, in a reader's words.
+"""The metadata of a LoRA file about its training, with readable names.
 
-The entries are sd-scripts' `ss_*` and Stability AI's `modelspec.*`. Anyone can write anything into
-them: they are reported as the file's own words.
+The entries are sd-scripts' `ss_*` and Stability AI's `modelspec.*`. They are not verified, and are
+reported as the file's own claims.
 """
 
 import json
@@ -13,7 +13,7 @@ MOST_TAGS = 10
 
 
 def trained_on(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What is known of the training, by short names, in the order of interest."""
+    """Facts of the training, by short names, the most interesting first."""
     return {name: value for name, value in _facts(metadata) if value}
 
 

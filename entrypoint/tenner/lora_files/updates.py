@@ -100,9 +100,9 @@ def _lora(module: LoraModule, read: Read) -> tuple[Array, Array]:
 
 
 _MOST_COLUMNS = 128
-"""Of a LoHa as thin matrices: its two ranks' product. Norms of matrices of 320 to 1,280 a side
-took, of the whole matrix's time on one core, 0.01 to 0.2 with up to 64 columns and 0.6 to 2.7 with
-256."""
+"""Most columns of a LoHa as thin matrices, the product of its two ranks. Norms of matrices of 320
+to 1,280 a side took, of the whole matrix's time on one core, 0.01 to 0.2 with up to 64 columns and
+0.6 to 2.7 with 256."""
 
 
 def _loha_factors(module: LoraModule, read: Read) -> tuple[Array, Array] | None:

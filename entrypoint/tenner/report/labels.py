@@ -116,7 +116,9 @@ WEIGHTS: Mapping[str, Message] = {
 
 GROUPS: Mapping[str, Message] = {
     "without the trigger": msg("Without the trigger: the LoRA should change little"),
-    "trigger at other places": msg("Trigger at other places in the prompt (strength 0.8)"),
+    "trigger at other positions": msg("Trigger at other positions in the prompt (strength 0.8)"),
+    # The name in files of earlier versions.
+    "trigger at other places": msg("Trigger at other positions in the prompt (strength 0.8)"),
     "concept in the negative prompt": msg(
         "The concept in and out of the negative prompt (strength 0.8)"
     ),

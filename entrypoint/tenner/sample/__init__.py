@@ -1,5 +1,6 @@
-"""Drawing pictures with a trained LoRA: which ones the guide recommends, and how they are shown.
+"""Draws pictures with a trained LoRA: those that the guide recommends, as a grid.
 
-`cells` decides which pictures, `draw` (its own process, the only module here that imports torch)
-makes them, `grid` lays them out.
+`cells` decides which pictures, `draw` is the process that draws them with diffusers, `grid`
+arranges them. `draw`, `load`, `cache` and the modules of the families import torch; the others do
+not.
 """

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
-"""A sampling pipeline that stays loaded from one job to the next, off the card between them."""
+"""A cache of the sampling pipeline between jobs, in the host's memory while none is drawn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ from tenner.sample.job import SampleJob
 from tenner.sample.load import count_loaded, load_pipeline
 
 _HEADROOM_BYTES = 4 << 30
-"""What drawing needs on a card beside the model itself: activations of a batch and the VAE."""
+"""Memory of a card that drawing needs besides the weights: activations of a batch and the VAE."""
 
 
 class CachedPipeline:
-    """Holds the pipeline of one base at a time. `free_memory` frees memory of the card."""
+    """Caches the pipeline of one base. `free_memory` frees memory of the card for it."""
 
     def __init__(self) -> None:
         self.free_memory: Callable[[], None] = lambda: None
@@ -25,7 +25,7 @@ class CachedPipeline:
         self._pipe: Any = None
 
     def load(self, job: SampleJob) -> Any:
-        """As `load_pipeline`; the pipeline carries no LoRA. Raises LoadError."""
+        """As `load_pipeline`: the pipeline without a LoRA. Raises LoadError."""
         identity = _identity(job)
         if self._pipe is None or identity != self._identity:
             self._pipe = None
@@ -37,8 +37,8 @@ class CachedPipeline:
         return self._pipe
 
     def rest(self) -> None:
-        """Take the LoRA off, and move the pipeline off the card. One that cannot be moved is
-        dropped."""
+        """Unload the LoRA and move the pipeline off the card. A pipeline that still has LoRA
+        modules is released."""
         if self._pipe is None:
             return
         self._pipe.unload_lora_weights()
@@ -58,7 +58,7 @@ class CachedPipeline:
 
 
 def _identity(job: SampleJob) -> Identity:
-    """All of a job that decides what the pipeline is."""
+    """All of a job that the pipeline depends on."""
     kind = (job.family, job.tokenizers, job.v_parameterization, job.zero_terminal_snr)
     return (*base_identity(Path(job.base)), *kind, job.sampler, job.device, job.dtype)
 

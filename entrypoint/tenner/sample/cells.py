@@ -1,9 +1,9 @@
-"""Which pictures show whether a LoRA is any good.
+"""The pictures that show the quality of a LoRA.
 
 The guide recommends strengths from 0.5 to 1.0 over at least five seeds, the trigger at other
 positions of the prompt, and the concept in and out of the negative prompt. Strength 0 (the base
 alone) and the prompt without its trigger are drawn beside them, since a LoRA is judged by what it
-changes and by what it leaves alone.
+changes and by what it does not.
 """
 
 import re
@@ -19,28 +19,28 @@ GUIDE_SEEDS = (1, 2, 3, 4, 5)
 FULL = 1.0
 USUAL = 0.8
 _DISTINCT_PROMPTS = 2
-"""Prompts taken from the captions when the user names none: more cost time and show no more."""
+"""Prompts taken from the captions when the user sets none; more take time and show little more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """A prompt with the trigger, and the same without it.
 
-    `plain` is the prompt when the concept is not requested; it is made by taking the trigger out
-    where the user did not give it.
+    `plain` is the prompt without the concept; where the user did not set it, it is the text without
+    the trigger.
     """
 
     text: str
     plain: str
     negative: str = ""
     own: PromptLine | None = None
-    """Size, seed, guidance and steps that its line sets."""
+    """The options of its line: size, seed, guidance and steps."""
 
     @classmethod
     def of(
         cls, text: str, trigger: str, *, plain: str | None = None, negative: str = ""
     ) -> "Prompt":
-        """`text` with the trigger in it: put first where the user left it out."""
+        """The prompt of `text`, at whose beginning the trigger is added if it is missing."""
         full = text if contains(text, trigger) else join_words((trigger, text))
         return cls(
             text=full,
@@ -62,7 +62,7 @@ class Prompt:
 
     @property
     def group(self) -> str:
-        """The words over its pictures: the prompt, and what its line sets."""
+        """The heading of its pictures: the prompt, and the options of its line."""
         own = self.own
         if own is None:
             return self.text
@@ -93,7 +93,7 @@ class Prompt:
 
 
 def sample_prompts(settings: Settings, captions: Sequence[str], trigger: str) -> list[Prompt]:
-    """The user's prompts, else the commonest captions of the dataset, else the trigger alone."""
+    """The user's prompts, else the dataset's most frequent captions, else the trigger alone."""
     negative = settings.sample_negative_prompt
     if settings.sample_prompts:
         lines = settings.sample_prompts
@@ -153,7 +153,7 @@ def guide_cells(
 def strength_cells(
     prompt: Prompt, strengths: Sequence[float], seeds: Sequence[int], *, ema: bool = False
 ) -> Iterable[Cell]:
-    """Strength columns, seed rows; strength 0 is put first."""
+    """Strengths as columns, the first one 0, and seeds as rows."""
     for seed in prompt.seeds(seeds):
         for strength in (0.0, *(each for each in strengths if each != 0.0)):
             cell = Cell(
@@ -172,7 +172,7 @@ def strength_cells(
 
 
 def plain_cells(prompt: Prompt, seeds: Sequence[int]) -> Iterable[Cell]:
-    """The prompt without its trigger, base beside full strength: does the LoRA leak?"""
+    """The prompt without its trigger, with the base and the LoRA: whether the LoRA changes it."""
     for seed in seeds:
         for strength in (0.0, USUAL, FULL):
             yield Cell(
@@ -196,7 +196,7 @@ def position_cells(prompt: Prompt, trigger: str, seeds: Sequence[int]) -> Iterab
                 negative_prompt=prompt.negative,
                 strength=USUAL,
                 seed=seed,
-                group="trigger at other places",
+                group="trigger at other positions",
                 row=seed_label(seed),
                 column=position,
             )
@@ -235,7 +235,7 @@ def seed_label(seed: int) -> str:
 def trigger_positions(plain: str, trigger: str) -> tuple[tuple[str, str], ...]:
     """The prompt with the trigger at its start, between two of its parts, and at its end.
 
-    Parts are what commas divide; a prompt without commas is divided at the word nearest to its
+    Parts are separated by commas; a prompt without commas is divided at the word nearest to its
     middle. An empty prompt has one position only.
     """
     parts = [part.strip() for part in plain.split(",") if part.strip()]
@@ -261,7 +261,7 @@ def contains(text: str, trigger: str) -> bool:
 
 
 def without_trigger(text: str, trigger: str) -> str:
-    """`text` with the trigger and its article taken out, and the commas around it cleaned up."""
+    """`text` without the trigger, its article and superfluous commas."""
     if not trigger:
         return text
     with_article = rf"(?:(?<!\w)(?:a|an|the)\s+)?{_whole(trigger)}"
@@ -271,7 +271,7 @@ def without_trigger(text: str, trigger: str) -> str:
 
 
 def join_words(parts: Iterable[str]) -> str:
-    """`a, b`, passing over empty parts."""
+    """The non-empty parts as `a, b`."""
     return ", ".join(part for part in parts if part)
 
 

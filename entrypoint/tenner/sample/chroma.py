@@ -41,8 +41,8 @@ _PATCH = 16
 
 
 def open_chroma(job: SampleJob, dtype: torch.dtype) -> Any:
-    """The pipeline, where the card's memory lets it be. Raises OSError, KeyError, RuntimeError or
-    ValueError where a file is not what it should be, or sd-scripts is not there."""
+    """The pipeline, on the CPU. Raises OSError, KeyError, RuntimeError or ValueError where a file
+    is not the expected one, or sd-scripts is missing."""
     library: Any = diffusers
     return ChromaPipeline(
         scheduler=library.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **SCHEDULER),

@@ -2,11 +2,11 @@
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 """`python -m tenner.sample.draw JOB.json`: draws the pictures of a job, one event a line.
 
-The LoRA is loaded once and its strength turned; each picture has a generator of its own on the
-CPU, so that a seed gives the same noise at every strength, in every batch and on every card.
-A picture that is there already with the same `parameters` text stays, so a job that was interrupted
-resumes. Ends with exit 0 and a `done` event naming `samples.json`, or with exit 1 and
-`failed`.
+The LoRA is loaded once, and its strength is changed between pictures; each picture has its own
+generator on the CPU, so that a seed gives the same noise at every strength, in every batch and on
+every card. A picture that exists with the same `parameters` text is not drawn again, so that an
+interrupted job is resumed. Ends with exit 0 and a `done` event naming `samples.json`, or with exit
+1 and `failed`.
 """
 
 import os
@@ -66,7 +66,7 @@ Load = Callable[[SampleJob], Any]
 
 
 def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
-    """Draw what is missing of the job's cells and write `samples.json`; its path is returned.
+    """Draw the missing pictures of the job's cells and write `samples.json`; returns its path.
 
     Raises LoadError, and torch's out-of-memory error where even one picture does not fit.
     """
@@ -110,7 +110,7 @@ Picture = tuple[float, bool, str, str, int, Drawing]  # strength, EMA, prompt, n
 
 
 def unique_pictures(cells: Sequence[Cell]) -> dict[Picture, Cell]:
-    """The cells without those that show a picture another cell shows too, by strength."""
+    """One cell of each different picture, sorted by strength."""
     found: dict[Picture, Cell] = {}
     for cell in sorted(cells, key=lambda each: (each.strength, each.ema)):
         found.setdefault(_picture(cell), cell)
@@ -122,7 +122,7 @@ def _picture(cell: Cell) -> Picture:
 
 
 def drawing_of(cell: Cell) -> Drawing:
-    """What all pictures of one batch have in common besides the strength."""
+    """What the pictures of a batch must share besides the strength: size, steps, guidance."""
     return cell.width, cell.height, cell.steps, cell.guidance_scale
 
 
@@ -135,7 +135,7 @@ def file_name(cell: Cell, job: SampleJob) -> str:
 
 
 class Sampler:
-    """A loaded pipeline that draws cells in batches of one strength."""
+    """Draws cells with a loaded pipeline, in batches of one strength."""
 
     def __init__(
         self, *, pipe: Any, job: SampleJob, tags: Mapping[bool, LoraTag], progress: Progress
@@ -158,7 +158,8 @@ class Sampler:
                 self.draw_strength(list(alike))
 
     def draw_strength(self, cells: list[Cell]) -> None:
-        """Draw cells of one strength; a batch that does not fit in memory is halved for good."""
+        """Draw cells of one strength; where a batch does not fit in memory, all further ones are
+        half as large."""
         while cells:
             batch, rest = cells[: self.batch_size], cells[self.batch_size :]
             try:
@@ -215,22 +216,23 @@ class Sampler:
                     fix=msg("draw the samples in float32 or bfloat16: float16 may have overflowed"),
                 )
             )
-        words = PngInfo()
-        words.add_text("parameters", self.words(cell))
+        info = PngInfo()
+        info.add_text("parameters", self.parameters_of(cell))
         path = Path(self.job.out_dir) / self.files[cell]
         part = part_of(path)
-        image.save(part, "PNG", pnginfo=words)
+        image.save(part, "PNG", pnginfo=info)
         part.replace(path)
 
     def is_drawn(self, cell: Cell) -> bool:
         try:
             with Image.open(Path(self.job.out_dir) / self.files[cell]) as image:
                 image.load()
-                return image.info.get("parameters") == self.words(cell)
+                return image.info.get("parameters") == self.parameters_of(cell)
         except OSError:
             return False
 
-    def words(self, cell: Cell) -> str:
+    def parameters_of(self, cell: Cell) -> str:
+        """The `parameters` text of a cell's picture."""
         sampler = type(self.pipe.scheduler).__name__
         return parameters(cell, self.job, sampler=sampler, lora=self.tags.get(cell.ema))
 
@@ -275,4 +277,4 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(code)  # all is written: to take itself apart takes torch a second
+    os._exit(code)  # all files are closed; torch's teardown takes a second

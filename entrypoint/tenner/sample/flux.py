@@ -3,8 +3,8 @@
 # pyright: reportUnknownParameterType=false
 """FLUX.1 as a diffusers pipeline, from the single files that it was trained with.
 
-Sizes are read from the tensors; nothing is fetched. The transformer goes through diffusers' own
-`from_single_file`, so that a base is read as any program with diffusers reads it.
+Sizes are read from the tensors; nothing is fetched. The transformer is read by diffusers' own
+`from_single_file`, as in other programs with diffusers.
 """
 
 from pathlib import Path
@@ -40,8 +40,8 @@ SCHEDULER = {
 
 
 def open_flux(job: SampleJob, dtype: torch.dtype) -> Any:
-    """The pipeline of single files, on the CPU. Raises OSError, KeyError, RuntimeError or
-    ValueError where a file is not what it should be."""
+    """The pipeline, on the CPU. Raises OSError, KeyError, RuntimeError or ValueError where a file
+    is not the expected one."""
     shapes = tensor_shapes(Path(job.base))
     has_guidance = any("guidance_in" in name for name in shapes)
     tokenizers = Path(job.tokenizers or "")

@@ -1,8 +1,8 @@
-"""The grid: strengths as columns, seeds as rows, one picture to look at.
+"""The grid of all pictures as one image: strengths as columns, seeds as rows.
 
-Pillow only. Small pictures are enlarged with nearest neighbour, so that what the model drew is
-seen and not what a filter made of it; large ones are reduced. The sheet has a background of its
-own, so it reads the same on a dark and on a light page.
+It uses Pillow alone. Small pictures are enlarged with nearest neighbour, which adds no detail that
+the model has not drawn; large ones are reduced. The image has its own background, for dark and
+light pages.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ INK = (236, 238, 242)
 QUIET = (158, 165, 178)
 HOLE = (38, 41, 48)
 
-# Fonts with Arabic, Greek and Cyrillic that systems bring; Pillow's own has Latin only
+# Fonts of systems with Arabic, Greek and Cyrillic; Pillow's own has Latin only
 SYSTEM_FONTS = (
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
     "/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf",
@@ -33,7 +33,7 @@ SYSTEM_FONTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture of the grid and the words under which it is shown."""
+    """One picture of the grid with its labels."""
 
     image: Image.Image
     group: str = ""
@@ -98,7 +98,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class _Metrics:
-    """Sizes in pixels, all from the size of a cell."""
+    """Sizes in pixels, derived from the size of a cell."""
 
     cell: tuple[int, int]
     label_size: int
@@ -171,7 +171,7 @@ def _draw_group(
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`image` at `size`: enlarged with hard pixels, reduced with a good filter."""
+    """`image` at `size`: enlarged with nearest neighbour, reduced with Lanczos."""
     smaller = image.width < size[0]
     return image.resize(size, Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
 
@@ -218,5 +218,5 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise OSError("Pillow was built without FreeType: no words can be drawn")
+        raise OSError("Pillow was built without FreeType: no text can be drawn")
     return font

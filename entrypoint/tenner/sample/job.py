@@ -1,4 +1,4 @@
-"""What the sampling process is reported: one JSON file, read by `python -m tenner.sample.draw`.
+"""The job of the sampling process: a JSON file, read by `python -m tenner.sample.draw`.
 
 Only the standard library is used: the file is written by tenner and read in the trainer's
 environment, which holds nothing else of tenner's dependencies.
@@ -17,7 +17,7 @@ class Cell:
     """One picture of a grid. `strength` 0 is the base model itself, without the LoRA; `ema` is
     drawn with the moving average of its weights.
 
-    `group`, `row` and `column` are the words under which the grid shows it. `width`, `height`
+    `group`, `row` and `column` are its labels in the grid. `width`, `height`
     (pixels), `steps` and `guidance_scale` are the job's where they are None.
     """
 
@@ -43,7 +43,7 @@ class SampleJob:
     `tokenizers` is the folder that holds the CLIP tokenizers. `lora` may be missing when the
     base alone is drawn; `lora_ema` is the moving average of its weights, for the cells of it.
     `sampler` is one of sd-scripts' `sample_sampler` names; None takes the scheduler of the base.
-    `batch_size` is a wish: it is halved where memory does not suffice.
+    `batch_size` is the largest: it is halved where memory does not suffice.
     `guidance_rescale` is phi of arXiv 2305.08891, section 3.4; v-prediction bases with zero
     terminal SNR need about 0.7 at high guidance.
     """
@@ -72,7 +72,7 @@ class SampleJob:
     trainer: str | None = None
     """sd-scripts' folder, for families that are drawn with its code."""
     further: dict[str, str] = field(default_factory=dict[str, str])
-    """Text encoders and autoencoder in files of their own, by sd-scripts' option."""
+    """Files of text encoders and autoencoder, by sd-scripts' option."""
 
     def of_cell(self, cell: Cell) -> "SampleJob":
         """The job with the size, steps and guidance of one of its cells."""
@@ -108,7 +108,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What `samples.json` holds: the pictures of one job, in the order of its cells."""
+    """The content of `samples.json`: the pictures of one job, in the order of its cells."""
 
     samples: tuple[Sample, ...]
     lora: str | None = None
@@ -145,7 +145,7 @@ SAMPLES_FILE = "samples.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Pictures that were drawn, listed in `listing`, and the sheet of them all."""
+    """Drawn pictures: their `samples.json` and their grid."""
 
     listing: Path
     grid: Path | None = None

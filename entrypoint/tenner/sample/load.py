@@ -1,10 +1,10 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownParameterType=false
-"""A base model and a LoRA as a diffusers pipeline, with nothing fetched from anywhere.
+"""A base model and a LoRA as a diffusers pipeline, without downloads.
 
-The LoRA goes through diffusers' own `load_lora_weights`: what is drawn here is at the same time
-the proof that other programs can load the file.
+The LoRA is loaded by diffusers' own `load_lora_weights`, which also tests whether other programs
+can load the file.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from tenner.sample.single_file import open_single_file
 ADAPTERS = {False: "tenner", True: "tenner-ema"}
 """Names of the LoRA and of its moving average, by `Cell.ema`."""
 
-# sd-scripts' `sample_sampler` -> diffusers' scheduler and what to set in its configuration
+# sd-scripts' `sample_sampler` -> diffusers' scheduler and changes of its configuration
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "pndm": ("PNDMScheduler", {}),
@@ -64,11 +64,11 @@ _TRANSFORMERS = {
 
 
 class LoadError(Exception):
-    """The base or the LoRA cannot be loaded; the text names which and why."""
+    """The base or the LoRA cannot be loaded; the text has the reason."""
 
 
 def load_pipeline(job: SampleJob) -> Any:
-    """The pipeline of the job's base, on its device, in its dtype, silent.
+    """The pipeline of the job's base, on its device, in its dtype, without progress bars.
 
     Raises LoadError.
     """
@@ -126,7 +126,7 @@ def scheduler_for(found: Any, job: SampleJob) -> Any:
 
 
 class _Records(logging.Handler):
-    """Remembers what a library warned about."""
+    """Records the warnings of a library."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -215,7 +215,7 @@ def count_loaded(pipe: Any, *adapters: str) -> int:
 
 
 def set_strength(pipe: Any, strength: float, adapter: str = ADAPTERS[False]) -> None:
-    """Set the LoRA's strength; 0 switches it off, so that the base alone draws."""
+    """Set the LoRA's strength; 0 switches it off."""
     if strength == 0:
         pipe.disable_lora()
     else:
@@ -224,10 +224,10 @@ def set_strength(pipe: Any, strength: float, adapter: str = ADAPTERS[False]) -> 
 
 
 def lora_tag(path: Path) -> LoraTag:
-    """Name and short hash of a LoRA file: the hash of all that follows the safetensors header.
+    """Name and short hash of a LoRA file: the hash of all bytes after the safetensors header.
 
-    A1111 and Civitai know a LoRA by the first 12 digits of this hash, since it stays the same
-    when only the metadata change. Raises LoadError where it is no such file.
+    A1111 and Civitai identify a LoRA by the first 12 digits of this hash, which does not depend on
+    the metadata. Raises LoadError where the file is not one.
     """
     digest = hashlib.sha256()
     try:

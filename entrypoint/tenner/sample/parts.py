@@ -19,7 +19,7 @@ from tenner.core.temporary_files import temporary_folder
 from tenner.families.transformers import T5_XXL
 
 MEMORY_FACTOR = 1.2
-"""Memory that drawing takes on a card, over that of the weights."""
+"""Memory that drawing takes on a card, as a multiple of the weights."""
 
 
 def move_to_device(pipe: Any, device: str) -> Any:
@@ -74,7 +74,7 @@ def autoencoder_config(*, scaling_factor: float, shift_factor: float) -> dict[st
 
 
 def part_tensors(path: str, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of a file whose names begin with `prefix`, without it."""
+    """The tensors of a file whose names begin with `prefix`, by the rest of their names."""
     with safe_open(path, framework="pt") as file:
         names = [name for name in list(file.keys()) if name.startswith(prefix)]
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

@@ -1,4 +1,4 @@
-"""The words a picture carries: how it was made, as A1111 writes and reads it.
+"""The text in a picture's metadata: how it was drawn, as A1111 writes and reads it.
 
 The layout is that of A1111's `create_infotext`: the prompt, a line `Negative prompt:`, and a line
 of `Key: value` pairs, under the PNG text key `parameters`. Values with a comma, a colon or a line
@@ -30,7 +30,7 @@ SAMPLER_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoraTag:
-    """A LoRA as prompts name it, with A1111's short hash of its tensors where it is known."""
+    """A LoRA's name in prompts, with A1111's short hash of its tensors if known."""
 
     name: str
     short_hash: str = ""

@@ -36,8 +36,8 @@ _BLOCKS = "joint_blocks."
 
 
 def open_sd3(job: SampleJob, dtype: torch.dtype) -> Any:
-    """The pipeline. Raises OSError, KeyError, RuntimeError or ValueError where a file is not what
-    it should be."""
+    """The pipeline, on the CPU. Raises OSError, KeyError, RuntimeError or ValueError where a file
+    is not the expected one."""
     tokenizers = Path(job.tokenizers or "")
     library: Any = diffusers
     return library.StableDiffusion3Pipeline(

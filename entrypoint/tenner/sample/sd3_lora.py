@@ -2,8 +2,8 @@
 
 From both models' code: sd-scripts' MMDiT keeps the original layout (`joint_blocks`, queries, keys
 and values in one matrix), diffusers' `SD3Transformer2DModel` has them apart and under its own
-names. A fused module's update is `up @ down`: each third of `up`'s rows goes with the whole `down`.
-Where scale and shift come in the other order, `up`'s halves change places.
+names. A fused module's update is `up @ down`: each third of `up`'s rows belongs to the whole
+`down`. Where scale and shift are in the other order, `up`'s halves are swapped.
 """
 
 import re

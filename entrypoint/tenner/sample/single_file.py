@@ -1,7 +1,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownParameterType=false
-"""A base in one `.safetensors`, opened by diffusers without asking a hub for its configuration.
+"""A base in one `.safetensors`, opened by diffusers without a configuration from the Hub.
 
 diffusers' `from_single_file` takes a folder in diffusers layout as `config`; it is written here,
 from the published configurations of Stable Diffusion 1.5, 2.1 and XL 1.0 in `architectures.json`,
@@ -27,7 +27,7 @@ _TOKENIZERS: dict[Family, dict[str, str]] = {
     "sd2": {"tokenizer": CLIP_L},
     "sdxl": {"tokenizer": CLIP_L, "tokenizer_2": CLIP_G},
 }
-# what the second text encoders of SD 2.x and SDXL pad with, where SD 1.x uses the end token
+# Padding tokens of SD 2.x and of SDXL's second text encoder; SD 1.x pads with the end token
 _PAD: dict[tuple[Family, str], str] = {("sd2", "tokenizer"): "!", ("sdxl", "tokenizer_2"): "!"}
 
 

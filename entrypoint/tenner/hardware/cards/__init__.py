@@ -19,7 +19,7 @@ class Card:
     peak_tflops: float | None = None
     """Dense 16-bit matrix products with 32-bit sums, in 1e12 operations a second."""
     rented: bool = True
-    """Whether RunPod, Vast.ai or Lambda have it."""
+    """Whether RunPod, Vast.ai or Lambda rent it out."""
     guide_batch: tuple[int, int] | None = None
     guide_hours: float | None = None
     """The guide's hours for SD 1.5: 50 images, 10 repeats, 10 epochs."""
@@ -35,12 +35,12 @@ def cards() -> tuple[Card, ...]:
 def card_named(name: str) -> Card | None:
     """The card that `name` means, nvidia-smi's or a user's; the longest known name in it
     wins, so that a laptop's card is not the desktop's. None for an unknown card."""
-    words = f" {_plain(name)} "
+    whole = f" {_plain(name)} "
     found = [
         (len(_plain(known)), card)
         for card in cards()
         for known in (card.name, *card.other_names)
-        if f" {_plain(known)} " in words
+        if f" {_plain(known)} " in whole
     ]
     return max(found, key=lambda each: each[0])[1] if found else None
 

@@ -1,4 +1,4 @@
-"""What others measured on real cards, as `measured.toml` holds it with its sources."""
+"""Published measurements on real cards, in `measured.toml` with their sources."""
 
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Trainer = Literal["sd-scripts", "native"]
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredMemory:
-    """GB that a training took. `scope` is whether CUDA's context is included; `engine` the
+    """GB that a training used. `scope` is whether CUDA's context is included; `engine` the
     trainer whose model the row is held against ("sd-scripts" for others' trainers too)."""
 
     card: str

@@ -250,10 +250,10 @@ def judge(num_jobs: int, folder: Path, nodes: list[Node]) -> None:
             )
 
         manifest, ledger = read("manifest.json"), read(f".tenner/{name}/ledger.json")
-        ended = [attempt for attempt in ledger["lives"] if attempt["ending"] == "delivered"]
+        ended = [attempt for attempt in ledger["attempts"] if attempt["ending"] == "delivered"]
         delivered += len(ended) == 1 and len(manifest["files"]) > 3
-        attempts += len(ledger["lives"])
-        resumed += any(attempt["first_step"] > 0 for attempt in ledger["lives"])
+        attempts += len(ledger["attempts"])
+        resumed += any(attempt["first_step"] > 0 for attempt in ledger["attempts"])
         _one_at_a_time(name, nodes)
     print(f"{num_jobs} jobs, {delivered} delivered exactly once, in {attempts} attempts;")
     print(f"{resumed} resumed from a state at the destination; no job trained twice at once")

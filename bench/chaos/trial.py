@@ -195,9 +195,9 @@ class Trial:
         history, run = self.history, self.machine.run("star")
         ledger = self.machine.ledger("star")
         history.ledger_steps = sum(
-            each["last_step"] - each["first_step"] for each in ledger["lives"]
+            each["last_step"] - each["first_step"] for each in ledger["attempts"]
         )
-        if any(each["last_step"] < each["first_step"] for each in ledger["lives"]):
+        if any(each["last_step"] < each["first_step"] for each in ledger["attempts"]):
             history.wrong.append("an attempt ends before it begins")
         if history.ledger_steps != STEPS:
             history.wrong.append(f"the attempts add up to {history.ledger_steps} steps")

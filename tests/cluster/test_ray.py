@@ -139,5 +139,5 @@ def test_a_job_whose_machine_is_killed_resumes_on_another_one_and_never_on_both(
     assert second_steps[0] > 10, "what was saved was trained again"
     assert second_steps[0] <= first_steps[-1] + 1
     ledger = json.loads((there / ".tenner" / "cat" / "ledger.json").read_text())
-    assert [attempt["ending"] for attempt in ledger["lives"]][-1] == "delivered"
+    assert [attempt["ending"] for attempt in ledger["attempts"]][-1] == "delivered"
     assert (there / "manifest.json").is_file()

@@ -59,7 +59,7 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
-            found.asked.append(self.path)
+            found.requests.append(self.path)
             move = found.moves.get(url.hostname or "") or found.moves.get(url.path)
             self.send_response(302 if move else 200)
             if move:
@@ -134,8 +134,8 @@ def test_a_redirect_inside_is_refused_before_it_is_asked(
     with pytest.raises(DatasetError, match="redirects to") as caught:
         fetch("http://photos.example/x.zip", request(tmp_path))
     assert caught.value.problems[0].fix
-    assert len(net.asked) == hops
-    assert not any(urlsplit(each).hostname in inside for each in net.asked)
+    assert len(net.requests) == hops
+    assert not any(urlsplit(each).hostname in inside for each in net.requests)
 
 
 def test_a_redirect_among_public_hosts_is_followed(
@@ -274,7 +274,7 @@ def test_no_redirect_of_an_s3_server_is_followed(
         server.shutdown()
         server.server_close()
     assert moves
-    assert net.asked == []
+    assert net.requests == []
 
 
 class _Stream:

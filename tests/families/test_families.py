@@ -158,15 +158,15 @@ def test_a_diffusers_folder_names_the_file_to_take(tmp_path: Path) -> None:
 def test_all_that_is_wrong_is_said_at_once_before_anything_is_rented(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     base = safetensors(tmp_path / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [10**6, 11900]})
-    words = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
-    done = tenner(tmp_path, *words, "--clip_skip", "2", "--t5xxl", str(tmp_path / "none"))
-    said = done.stderr
+    args = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
+    done = tenner(tmp_path, *args, "--clip_skip", "2", "--t5xxl", str(tmp_path / "none"))
+    output = done.stderr
     assert done.returncode == 2
-    assert "there is no such file (the text encoder T5-XXL)" in said
-    good = tenner(tmp_path, *words)
+    assert "there is no such file (the text encoder T5-XXL)" in output
+    good = tenner(tmp_path, *args)
     assert good.returncode == 0, good.stderr
     assert "FLUX.1 [dev] is not for commercial use" in good.stderr
-    wrong = tenner(tmp_path, *words, "--engine", "native")
+    wrong = tenner(tmp_path, *args, "--engine", "native")
     assert "the built-in trainer does not train FLUX.1 dev" in wrong.stderr
 
 
@@ -178,8 +178,8 @@ def test_a_lora_of_another_family_is_refused(tmp_path: Path) -> None:
         tmp_path / "xl.safetensors",
         {f"{name}.lora_down.weight": [4, 2048], f"{name}.lora_up.weight": [640, 4]},
     )
-    words = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
-    done = tenner(tmp_path, *words, "--network_weights", str(lora))
+    args = ("plan", str(folder), "--base-model", str(base), "--gpu", "RTX 4090")
+    done = tenner(tmp_path, *args, "--network_weights", str(lora))
     assert done.returncode == 2
     assert "is a LoRA of Stable Diffusion XL" in done.stderr
 

@@ -38,7 +38,7 @@ MADE = {
 }
 
 
-def words(tmp_path: Path, file: Path) -> tuple[str, ...]:
+def args(tmp_path: Path, file: Path) -> tuple[str, ...]:
     base = sparse_base(tmp_path / "base.safetensors")
     given = ("--base-model", str(base), "--gpu", "RTX 4090", "--network_weights", str(file))
     return ("plan", str(photos(tmp_path / "photos")), *given)
@@ -77,7 +77,7 @@ def test_what_cannot_be_continued_is_refused_by_plan_all_at_once(
     tmp_path: Path, metadata: dict[str, str] | None, more: tuple[str, ...], texts: tuple[str, ...]
 ) -> None:
     file = loha(tmp_path / "before.safetensors", metadata)
-    done = tenner(tmp_path, *words(tmp_path, file), *more)
+    done = tenner(tmp_path, *args(tmp_path, file), *more)
     assert done.returncode == 2, done.stderr
     for text in texts:
         assert text in done.stderr

@@ -96,20 +96,20 @@ def flux_words(machine: StandIn, t5_dtype: str = "BF16") -> list[str]:
     machine.base = safetensors(
         models / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [100_000_000]}
     )
-    words = ["--engine", "sd-scripts", "--mixed_precision", "bf16"]
+    args = ["--engine", "sd-scripts", "--mixed_precision", "bf16"]
     for each in FAMILIES["flux"].files:
         shapes = {each.mark: list(each.shape) or [1]}
         dtype = t5_dtype if each.option == "t5xxl" else "BF16"
         file = safetensors(models / Path(each.file).name, shapes, dtype)
-        words += [f"--{each.option}", str(file)]
-    return words
+        args += [f"--{each.option}", str(file)]
+    return args
 
 
 def test_blocks_are_swapped_until_it_fits_and_the_run_resumes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_SWAPS="12")
-    words = flux_words(machine)
-    words += ["--max_train_steps", "24", "--save_every_n_steps", "4", "--batch_size", "1"]
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    args = flux_words(machine)
+    args += ["--max_train_steps", "24", "--save_every_n_steps", "4", "--batch_size", "1"]
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     starts = machine.commands("cat")
     swapped = [int(each.get("blocks_to_swap", "0")) for each in starts]
     assert swapped == sorted(swapped)
@@ -135,8 +135,8 @@ def test_captions_that_do_not_fit_take_what_helps_there_and_nothing_else(tmp_pat
     )
     name, memory = "NVIDIA A100-SXM4-80GB", {"memory.total": 81920, "memory.free": 81000}
     machine.describe({**machine.card, "name": name, "compute_cap": "8.0", **memory})
-    words = [*flux_words(machine, "F8_E4M3"), "--max_train_steps", "4", "--batch_size", "2"]
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    args = [*flux_words(machine, "F8_E4M3"), "--max_train_steps", "4", "--batch_size", "2"]
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     starts = machine.commands("cat")
     at_a_time = [each.get("text_encoder_batch_size") for each in starts]
     assert at_a_time == [None, "1", "1"]
@@ -151,8 +151,8 @@ def test_captions_that_do_not_fit_take_what_helps_there_and_nothing_else(tmp_pat
 def test_captions_that_never_fit_end_at_once_with_what_to_do(tmp_path: Path) -> None:
     """A T5 in 16 bits stays so whatever fp8_base says."""
     machine = StandIn(tmp_path, STAND_IN="oom_captions", STAND_IN_CAPTIONS="never=true")
-    words = [*flux_words(machine), "--max_train_steps", "4", "--batch_size", "1"]
-    assert machine.finish(*machine.train("cat", *words)) == 5, machine.output
+    args = [*flux_words(machine), "--max_train_steps", "4", "--batch_size", "1"]
+    assert machine.finish(*machine.train("cat", *args)) == 5, machine.output
     assert len(machine.commands("cat")) == 1
     assert "t5xxl_fp8_e4m3fn.safetensors" in machine.output
     assert "the text encoders alone take 9.8 GB" in machine.output

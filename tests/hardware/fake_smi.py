@@ -10,8 +10,8 @@ import json, sys
 described = json.loads({described!r})
 words = sys.argv[1:]
 query = next((word.partition("=")[2] for word in words if word.startswith("--query-gpu=")), None)
-if described.get("says") is not None:
-    print(described["says"]); sys.exit(described["exit"])
+if described.get("message") is not None:
+    print(described["message"]); sys.exit(described["exit"])
 if query is not None:
     fields = query.split(",")
     for field in fields:
@@ -37,7 +37,7 @@ def install_smi(
     *,
     unknown_fields: Sequence[str] = (),
     xml: str = "",
-    says: str | None = None,
+    message: str | None = None,
     code: int = 0,
 ) -> dict[str, str]:
     """Put the program into `folder`; returns an environment whose PATH holds only that."""
@@ -45,7 +45,7 @@ def install_smi(
         "cards": [dict(card) for card in cards],
         "unknown_fields": list(unknown_fields),
         "xml": xml,
-        "says": says,
+        "message": message,
         "exit": code,
     }
     path = folder / "nvidia-smi"

@@ -50,13 +50,13 @@ def photos(folder: Path, num_images: int = 10, side: int = 512) -> Path:
 
 
 def tenner(
-    *words: str, cwd: Path, env: Mapping[str, str] | None = None
+    *args: str, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `tenner` with nothing of this process's environment but what Python needs."""
     environ = {"PATH": str(cwd), "HOME": str(cwd), "LANG": "C.UTF-8", **(env or {})}
     environ |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
     return subprocess.run(
-        [sys.executable, "-m", "tenner", *words],
+        [sys.executable, "-m", "tenner", *args],
         cwd=cwd,
         env=environ,
         capture_output=True,

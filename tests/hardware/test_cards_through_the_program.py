@@ -32,19 +32,19 @@ class Host:
     def smi(self, *cards: dict[str, object], **options: Any) -> None:
         self.env |= install_smi(self.folder, cards, **options)
 
-    def plan(self, *words: str, **env: str) -> tuple[dict[str, Any], str]:
+    def plan(self, *args: str, **env: str) -> tuple[dict[str, Any], str]:
         """The plan, and what was reported of it."""
-        words = ("plan", "photos", "--engine", "native", *words)
-        done = tenner(*words, "--json", cwd=self.folder, env=self.env | env)
+        args = ("plan", "photos", "--engine", "native", *args)
+        done = tenner(*args, "--json", cwd=self.folder, env=self.env | env)
         assert done.returncode == 0, done.stderr
         plan = json.loads(done.stdout)
         text = [each["reason"] for each in plan["choices"]]
         text += [f"{each['text']} {each['fix']}" for each in plan["notices"]]
         return plan, "\n".join(text)
 
-    def refusal(self, *words: str, code: int = 4, command: str = "plan", **env: str) -> str:
-        words = (command, "photos", "--engine", "native", *words)
-        done = tenner(*words, cwd=self.folder, env={"PATH": str(self.folder)} | self.env | env)
+    def refusal(self, *args: str, code: int = 4, command: str = "plan", **env: str) -> str:
+        args = (command, "photos", "--engine", "native", *args)
+        done = tenner(*args, cwd=self.folder, env={"PATH": str(self.folder)} | self.env | env)
         assert done.returncode == code, done.stderr
         is_expected = (self.folder / "nvidia-smi").exists() or command != "plan"
         assert (done.stdout == "") == is_expected, "a laptop's plan is for cards to rent"
@@ -103,15 +103,15 @@ def test_g5_no_card_is_reported_by_its_cause_and_never_becomes_a_cpu_run(host: H
     host.smi(RTX_4090)
     (host.folder / "nvidia-smi").chmod(0o644)
     assert "cannot be run" in host.refusal()
-    for says, code in (("No devices were found", 6), ("No devices were found", 0), ("", 0)):
-        host.smi(says=says, code=code)
+    for message, code in (("No devices were found", 6), ("No devices were found", 0), ("", 0)):
+        host.smi(message=message, code=code)
         assert "nvidia-smi runs, but" in host.refusal(command="train")
 
 
 def test_g6_a_fault_of_the_host_is_reported_and_never_read_as_a_name(host: Host) -> None:
-    host.smi(says="Failed to initialize NVML: Driver/library version mismatch", code=18)
+    host.smi(message="Failed to initialize NVML: Driver/library version mismatch", code=18)
     assert "this is the host's fault" in host.refusal()
-    host.smi(says="Failed to initialize NVML: Unknown Error", code=255)
+    host.smi(message="Failed to initialize NVML: Unknown Error", code=255)
     assert "the host has lost its GPU" in host.refusal()
 
 
@@ -148,9 +148,9 @@ def test_g10_a_card_without_bf16_takes_fp16_and_refuses_bf16(host: Host) -> None
     assert "mixed_precision = 'bf16', but Tesla T4 has no bf16" in reported
 
 
-def checks(host: Host, *words: str, **env: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
+def checks(host: Host, *args: str, **env: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Exit code of `tenner doctor`, its answer, and its checks by name."""
-    done = tenner("doctor", "--json", *words, cwd=host.folder, env=host.env | env)
+    done = tenner("doctor", "--json", *args, cwd=host.folder, env=host.env | env)
     reported = json.loads(done.stdout)
     return done.returncode, reported, {each["name"]: each for each in reported["checks"]}
 
@@ -178,7 +178,7 @@ def test_g11_the_doctor_finds_a_good_machine_good_and_names_broken_libraries(hos
 
 
 @pytest.mark.parametrize(
-    ("cards", "torch", "name", "says"),
+    ("cards", "torch", "name", "message"),
     [
         ([], {}, "card", "no GPU"),
         ([card("NVIDIA GeForce RTX 5090", 32607, "570.124.06", "12.0")], {}, "card", "12.0"),
@@ -188,7 +188,7 @@ def test_g11_the_doctor_finds_a_good_machine_good_and_names_broken_libraries(hos
     ],
 )
 def test_the_doctor_ends_with_4_where_the_machine_cannot_train(
-    host: Host, cards: list[dict[str, object]], torch: dict[str, Any], name: str, says: str
+    host: Host, cards: list[dict[str, object]], torch: dict[str, Any], name: str, message: str
 ) -> None:
     if cards:
         host.smi(*cards)
@@ -197,7 +197,7 @@ def test_the_doctor_ends_with_4_where_the_machine_cannot_train(
     assert (code, reported["can_train"]) == (4, False)
     wrong = [each for each in reported["checks"] if each["mark"] == "error"]
     assert [each["name"] for each in wrong] == [name]
-    assert says in wrong[0]["found"]
+    assert message in wrong[0]["found"]
     assert wrong[0]["fix"]
 
 

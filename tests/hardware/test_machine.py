@@ -108,7 +108,7 @@ def test_the_visible_card_is_the_one_that_is_sized(
 
 
 @pytest.mark.parametrize(
-    ("says", "code"),
+    ("message", "code"),
     [
         (None, 0),
         ("No devices were found", 6),
@@ -117,11 +117,11 @@ def test_the_visible_card_is_the_one_that_is_sized(
     ],
 )
 def test_a_laptop_without_a_card_is_not_told_of_containers(
-    tmp_path: Path, says: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, message: str | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "_in_container", lambda: False)
     none = {"PATH": str(tmp_path)}
-    env = none if says is None else install_smi(tmp_path, says=says, code=code)
+    env = none if message is None else install_smi(tmp_path, message=message, code=code)
     text = refused(inspect_machine(env))
     assert "GPU" in text
     assert not re.search("container|docker", text)
@@ -133,7 +133,7 @@ def test_no_program_at_all_says_gpus_all(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("says", "code", "fix"),
+    ("message", "code", "fix"),
     [
         ("No devices were found", 6, ""),
         ("No devices were found", 0, ""),
@@ -143,10 +143,10 @@ def test_no_program_at_all_says_gpus_all(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_a_host_that_gives_no_card_is_reported_by_its_words(
-    tmp_path: Path, says: str, code: int, fix: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, message: str, code: int, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "_in_container", lambda: True)
-    machine = inspect_machine(install_smi(tmp_path, says=says, code=code))
+    machine = inspect_machine(install_smi(tmp_path, message=message, code=code))
     assert machine.gpus == ()
     text = refused(machine)
     assert fix in text

@@ -28,7 +28,7 @@ def test_a_good_card_is_tried_with_its_libraries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "cuda", "says", "fix"),
+    ("fault", "cuda", "message", "fix"),
     [
         ("CUDA driver version is insufficient", "12.1", "driver version", "newer driver"),
         ("no kernel image is available for execution", "12.1", "kernel image", "cu128"),
@@ -37,17 +37,17 @@ def test_a_good_card_is_tried_with_its_libraries(tmp_path: Path) -> None:
     ],
 )
 def test_a_card_on_which_torch_cannot_compute_is_refused(
-    tmp_path: Path, fault: str, cuda: str | None, says: str, fix: str
+    tmp_path: Path, fault: str, cuda: str | None, message: str, fix: str
 ) -> None:
     with trial(install_torch(tmp_path, fault=fault, cuda=cuda)) as running:
         problem = running.finish().problem
     assert problem is not None
-    assert says in problem.text
+    assert message in problem.text
     assert fix in problem.fix
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "message"),
     [
         ("raise ImportError('libcudart.so.11: cannot open shared object file')", "libcudart.so.11"),
         ("import os; os.kill(os.getpid(), 11)", "died of signal 11"),
@@ -56,12 +56,12 @@ def test_a_card_on_which_torch_cannot_compute_is_refused(
     ],
 )
 def test_a_library_that_breaks_takes_nothing_else_with_it(
-    tmp_path: Path, code: str, says: str
+    tmp_path: Path, code: str, message: str
 ) -> None:
     with trial(install_torch(tmp_path, xformers=code), "xformers", "bitsandbytes") as running:
         tried = running.finish()
     assert list(tried.broken) == ["xformers"]
-    assert says in tried.broken["xformers"]
+    assert message in tried.broken["xformers"]
     assert tried.problem is None
 
 

@@ -24,14 +24,14 @@ class FakeHost:
 
     port: int = 0
     answer: Callable[[SeenRequest], tuple[int, Any]] = lambda sent: (200, {})
-    asked: list[SeenRequest] = field(default_factory=list)
+    requests: list[SeenRequest] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def count(self, method: str, end: str = "") -> int:
-        return sum(a.method == method and a.path.endswith(end) for a in self.asked)
+        return sum(a.method == method and a.path.endswith(end) for a in self.requests)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def fake_host() -> Iterator[FakeHost]:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             key = self.headers.get("Authorization", "").removeprefix("Bearer ")
             sent = SeenRequest(self.command, self.path, key, json.loads(raw) if raw else None)
-            host.asked.append(sent)
+            host.requests.append(sent)
             status, body = host.answer(sent)
             if status == 0:
                 over.wait(60)

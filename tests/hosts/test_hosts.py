@@ -63,7 +63,7 @@ def test_the_price_is_the_hosts_own_word(
     price, problems = fetch_price(Settings(), host_of(environ, api))
     assert problems == ()
     assert (price.usd_per_hour if price else None) == usd
-    assert api.asked[0].key == KEY
+    assert api.requests[0].key == KEY
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_each_host_is_ended_in_its_own_words(
 ) -> None:
     settings = Settings(end_action=action)
     assert end_host(settings, host_of(environ, api), {}, usd_per_hour=0.5, report=print) is None
-    assert [(each.method, each.path, each.body) for each in api.asked] == [requested]
+    assert [(each.method, each.path, each.body) for each in api.requests] == [requested]
 
 
 def test_a_host_that_stumbles_is_asked_again_until_it_does_it(api: FakeHost) -> None:
@@ -88,7 +88,7 @@ def test_a_host_that_stumbles_is_asked_again_until_it_does_it(api: FakeHost) -> 
     api.answer = lambda sent: next(answers)
     host = host_of(RUNPOD, api)
     call(host.end["stop"], url=host.url, key=KEY, limit_seconds=10, waits=0.05)
-    assert len(api.asked) == 3
+    assert len(api.requests) == 3
 
 
 def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost) -> None:
@@ -97,11 +97,11 @@ def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost)
     with pytest.raises(HostError, match="no answer within 1 s") as silent:
         call(request, url=api.url, key=KEY, limit_seconds=1, waits=0.05)
     assert silent.value.is_transient
-    api.asked.clear()
+    api.requests.clear()
     api.answer = lambda sent: (401, {"error": "Unauthorized"})
     with pytest.raises(HostError, match="HTTP 401"):
         call(request, url=api.url, key=KEY, limit_seconds=30, waits=0.05)
-    assert len(api.asked) == 3
+    assert len(api.requests) == 3
 
 
 def test_a_machine_that_goes_on_costing_is_reported_with_its_price_and_place(api: FakeHost) -> None:
@@ -120,7 +120,7 @@ def test_a_users_command_takes_the_place_of_the_host(api: FakeHost, tmp_path: Pa
     environ = {"WHERE": "here"}
     assert end_host(settings, host_of(VAST, api), environ, usd_per_hour=None, report=print) is None
     assert (tmp_path / "ended").read_text() == "here\n"
-    assert api.asked == []
+    assert api.requests == []
     failing = Settings(end_command="exit 3")
     problem = end_host(failing, None, {}, usd_per_hour=None, limit_seconds=1, report=print)
     assert problem is not None
@@ -148,16 +148,16 @@ def test_a_run_is_trained_once_and_its_pod_ended_after_each_start(
 
     api.answer = answer
     pod, saved = pod_of(tmp_path, api), f"file://{tmp_path}/kept"
-    words = ("--max_train_steps", "12", "--end_action", "stop", "--destinations", saved)
-    assert pod.finish(*pod.train("cat", *words)) == 0, pod.output
+    args = ("--max_train_steps", "12", "--end_action", "stop", "--destinations", saved)
+    assert pod.finish(*pod.train("cat", *args)) == 0, pod.output
     assert (api.count("POST", "/stop"), len(pod.commands("cat"))) == (1, 1)
     assert "costs $0.690 an hour" in pod.output
-    assert pod.ledger("cat")["lives"][0]["cost_usd"] > 0
+    assert pod.ledger("cat")["attempts"][0]["cost_usd"] > 0
     # The host starts a container that ended again, with its disk or on an empty one.
-    assert pod.finish(*pod.train("cat", *words)) == 0, pod.output
+    assert pod.finish(*pod.train("cat", *args)) == 0, pod.output
     assert (api.count("POST", "/stop"), len(pod.commands("cat"))) == (2, 1)
     empty = StandIn(tmp_path / "empty", TENNER_HOST_API=api.url, **RUNPOD)
-    assert empty.finish(*empty.train("cat", *words)) == 0, empty.output
+    assert empty.finish(*empty.train("cat", *args)) == 0, empty.output
     assert api.count("POST", "/stop") == 3
     assert not (empty.run("cat") / "engine.log").exists()
     assert KEY not in pod.output + empty.output
@@ -170,9 +170,9 @@ def test_a_pod_is_ended_only_where_something_was_delivered(
     api.answer = lambda sent: (200, {"costPerHr": 0.69})
     pod = pod_of(tmp_path, api, STAND_IN=how, STAND_IN_STEPS="9")
     every = "4" if ends else "90"
-    words = ("--max_train_steps", "40", "--save_every_n_steps", every, "--end_action", "remove")
+    args = ("--max_train_steps", "40", "--save_every_n_steps", every, "--end_action", "remove")
     saved = ("--destinations", f"file://{tmp_path}/kept")
-    assert pod.finish(*pod.train("cat", *words, *saved)) == code, pod.output
+    assert pod.finish(*pod.train("cat", *args, *saved)) == code, pod.output
     assert api.count("DELETE") == ends
 
 

@@ -51,9 +51,9 @@ def test_each_shape_is_what_its_service_takes() -> None:
 def test_a_run_tells_its_course_and_no_secret(hook: FakeHost, tmp_path: Path) -> None:
     address = f"{hook.url}/hook/with-a-password"
     machine = StandIn(tmp_path, TENNER_WEBHOOK=address)
-    words = ("--max_train_steps", "12", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
-    reported = [each.body["event"] for each in hook.asked]
+    args = ("--max_train_steps", "12", "--save_every_n_steps", "4")
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
+    reported = [each.body["event"] for each in hook.requests]
     assert (reported[0], reported[-1]) == ("started", "delivered")
     assert reported.count("checkpoint") >= 3
     assert "with-a-password" not in machine.output
@@ -63,12 +63,12 @@ def test_a_run_tells_its_course_and_no_secret(hook: FakeHost, tmp_path: Path) ->
     assert b"with-a-password" not in everything
 
 
-@pytest.mark.parametrize(("status", "says"), [(0, ""), (404, "HTTP 404"), (500, "HTTP 500")])
+@pytest.mark.parametrize(("status", "reason"), [(0, ""), (404, "HTTP 404"), (500, "HTTP 500")])
 def test_a_webhook_that_is_away_holds_nothing_up(
-    hook: FakeHost, tmp_path: Path, status: int, says: str
+    hook: FakeHost, tmp_path: Path, status: int, reason: str
 ) -> None:
     hook.answer = lambda sent: (status, {})
     machine = StandIn(tmp_path, TENNER_WEBHOOK=f"{hook.url}/hook", STAND_IN="no_file")
     assert machine.finish(*machine.train("cat", "--max_train_steps", "12"), timeout=40) == 5
     assert machine.output.count("the webhook does not take messages") <= 1
-    assert says in machine.output
+    assert reason in machine.output

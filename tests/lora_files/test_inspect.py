@@ -147,7 +147,7 @@ def test_without_numpy_all_but_the_norms_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"<!doctype html><html></html>", "a web page"),
@@ -158,10 +158,10 @@ def test_without_numpy_all_but_the_norms_is_reported(tmp_path: Path) -> None:
     ],
     ids=["empty", "web page", "pickle", "cut", "ones", "random"],
 )
-def test_garbage_is_called_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
+def test_garbage_is_called_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     done = inspect(path)
     assert done.returncode == 2
-    assert says in done.stderr + done.stdout
+    assert message in done.stderr + done.stdout
     assert inspect(tmp_path / "none.safetensors").returncode == 2

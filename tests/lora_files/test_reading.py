@@ -256,7 +256,7 @@ def test_transformers_are_called_by_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("model.diffusion_model.input_blocks.0.0.weight", "a base model"),
         ("emb_params", "a textual inversion"),
@@ -264,9 +264,9 @@ def test_transformers_are_called_by_name(
         ("down_blocks.0.resnets.0.conv1.weight", "no LoRA of a known kind"),
     ],
 )
-def test_what_is_no_lora_is_called_what_it_is(tmp_path: Path, name: str, says: str) -> None:
+def test_what_is_no_lora_is_called_what_it_is(tmp_path: Path, name: str, message: str) -> None:
     path = write(tmp_path / "a.safetensors", {name: np.ones((4, 4), np.float16)})
-    with pytest.raises(SettingsError, match=says):
+    with pytest.raises(SettingsError, match=message):
         read_lora_file(path)
 
 

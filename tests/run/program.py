@@ -59,30 +59,30 @@ class Machine:
     def ledger(self, name: str) -> dict[str, Any]:
         return json.loads((self.run(name) / "ledger.json").read_text())
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tenner", *words],
+                [sys.executable, "-m", "tenner", *args],
                 cwd=self.folder,
                 env=self.environ,
                 stdout=log,
                 stderr=log,
             )
 
-    def finish(self, *words: str, timeout: float = 400) -> int:
-        return self.start(*words).wait(timeout)
+    def finish(self, *args: str, timeout: float = 400) -> int:
+        return self.start(*args).wait(timeout)
 
-    def train(self, name: str, *words: str) -> tuple[str, ...]:
-        return ("train", str(concept_dir()), *SHORT, "--output_name", name, *words)
+    def train(self, name: str, *args: str) -> tuple[str, ...]:
+        return ("train", str(concept_dir()), *SHORT, "--output_name", name, *args)
 
     def cut(
         self,
-        words: tuple[str, ...],
+        args: tuple[str, ...],
         when: Callable[[], bool],
         sent: signal.Signals = signal.SIGKILL,
     ) -> int:
         """Start the program, signal it once `when` holds, and give its exit code."""
-        process = self.start(*words)
+        process = self.start(*args)
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and process.poll() is None and not when():
             time.sleep(0.01)
@@ -107,10 +107,10 @@ def trainer_of(supervisor: int) -> int | None:
     for each in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (each / "cmdline").read_bytes()
+            args = (each / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue  # it ended meanwhile
-        if parent == supervisor and (b"train_network.py" in words or b"native.train" in words):
+        if parent == supervisor and (b"train_network.py" in args or b"native.train" in args):
             return int(each.name)
     return None
 
@@ -150,10 +150,10 @@ class StandIn(Machine):
         """What nvidia-smi tells of the cards from now on."""
         install_smi(self.programs, cards)
 
-    def train(self, name: str, *words: str) -> tuple[str, ...]:
+    def train(self, name: str, *args: str) -> tuple[str, ...]:
         return (
             *("train", str(concept_dir()), "--base_model", str(self.base), "--resolution", "512"),
-            *("--no_samples", "--output_name", name, *words),
+            *("--no_samples", "--output_name", name, *args),
         )
 
     def commands(self, name: str) -> list[dict[str, str]]:

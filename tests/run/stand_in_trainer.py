@@ -72,9 +72,9 @@ def spares(reported: dict[str, str]) -> bool:
     return least == "1" and "cache_latents_to_disk" in reported
 
 
-def options(words: list[str]) -> dict[str, str]:
+def options(arguments: list[str]) -> dict[str, str]:
     """`--name=value` of our command line; switches are "true"."""
-    pairs = (word.removeprefix("--").partition("=") for word in words if word.startswith("--"))
+    pairs = (word.removeprefix("--").partition("=") for word in arguments if word.startswith("--"))
     return {name: value or "true" for name, _, value in pairs}
 
 

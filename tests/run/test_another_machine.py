@@ -16,12 +16,12 @@ def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights
 ) -> None:
     whole, first, second = (Machine(tmp_path / name) for name in ("whole", "first", "second"))
     assert whole.finish(*whole.train("star", *STEPS)) == 0, whole.output
-    words = (*STEPS, "--destinations", f"file://{tmp_path}/kept")
-    first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 4)
+    args = (*STEPS, "--destinations", f"file://{tmp_path}/kept")
+    first.cut(first.train("star", *args), lambda: len(first.events("star", "sent")) >= 4)
     last = max(each["step"] for each in first.events("star", "sent") if each["what"] == "state")
     shutil.rmtree(first.folder)
 
-    assert second.finish(*second.train("star", *words)) == 0, second.output
+    assert second.finish(*second.train("star", *args)) == 0, second.output
     steps = [each["step"] for each in second.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both lives"
     assert f"resuming from step {last}" in second.output
@@ -31,11 +31,11 @@ def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights
     manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
     names = {each["name"] for each in manifest["files"]}
     assert {f"checkpoints/star-step{step:08d}.safetensors" for step in (4, 8, 12, 16)} <= names
-    assert [attempt["ending"] for attempt in second.ledger("star")["lives"]] == ["", "delivered"]
+    assert [attempt["ending"] for attempt in second.ledger("star")["attempts"]] == ["", "delivered"]
     assert not list((tmp_path / "kept" / ".tenner").rglob("complete.json")), "states have served"
 
     third = Machine(tmp_path / "third")
-    assert third.finish(*third.train("star", *words)) == 0, third.output
+    assert third.finish(*third.train("star", *args)) == 0, third.output
     assert "delivered before" in third.output
     assert "loading" not in third.output, "what was delivered is not trained again anywhere"
 
@@ -45,25 +45,25 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
     tmp_path: Path,
 ) -> None:
     first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
-    words = (
+    args = (
         *("--max_train_steps", "4", "--save_every_n_steps", "2"),
         *("--destinations", f"file://{tmp_path}/kept"),
     )
-    first.cut(first.train("star", *words), lambda: len(first.events("star", "sent")) >= 2)
-    assert second.finish(*second.train("star", *words, "--seed", "7")) == 2
+    first.cut(first.train("star", *args), lambda: len(first.events("star", "sent")) >= 2)
+    assert second.finish(*second.train("star", *args, "--seed", "7")) == 2
     assert "seed: 42 → 7" in second.output
-    assert second.finish(*second.train("star", *words, "--seed", "7", "--restart")) == 0
+    assert second.finish(*second.train("star", *args, "--seed", "7", "--restart")) == 0
     assert [each["step"] for each in second.events("star", "step")] == [1, 2, 3, 4]
 
 
 def test_another_card_resumes_the_same_images_in_a_step(tmp_path: Path) -> None:
     """And at the rate for these images: what this card's own batch would have is not taken."""
-    words = ("--max_train_epochs", "8", "--save_every_n_steps", "4", "--lr_batch_size", "1")
+    args = ("--max_train_epochs", "8", "--save_every_n_steps", "4", "--lr_batch_size", "1")
     to = ("--destinations", f"file://{tmp_path}/kept")
     first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")
-    assert first.finish(*first.train("cat", *words, *to)) == 5
+    assert first.finish(*first.train("cat", *args, *to)) == 5
     second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")
-    assert second.finish(*second.train("cat", *words, *to)) == 0, second.output
+    assert second.finish(*second.train("cat", *args, *to)) == 0, second.output
     keys = ("train_batch_size", "gradient_accumulation_steps", "learning_rate")
     [on_4090], [on_3090] = (
         [tuple(each[key] for key in keys) for each in machine.commands("cat")]
@@ -76,6 +76,6 @@ def test_another_card_resumes_the_same_images_in_a_step(tmp_path: Path) -> None:
     assert second.commands("cat")[0]["resume"].endswith("step-00000008")
     assert second.ledger("cat")["finished"]["file"]["step"] == 40
     third = StandIn(tmp_path / "third")
-    longer = ("--max_train_epochs", "9", *words[2:])
+    longer = ("--max_train_epochs", "9", *args[2:])
     assert third.finish(*third.train("cat", *longer, *to)) == 2
     assert "it cannot be extended" in third.output  # states go once a run is delivered

@@ -23,8 +23,8 @@ from tenner.storage.destination_address import parse_destination
 @pytest.mark.parametrize("command", ["train", "plan"])
 def test_a_run_that_will_not_fit_is_refused_with_the_sizes(tmp_path: Path, command: str) -> None:
     machine = StandIn(tmp_path)
-    words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    line = (command, *machine.train("cat", *words)[1:])
+    args = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
+    line = (command, *machine.train("cat", *args)[1:])
     assert machine.finish(*line) == 4, machine.output
     assert "1000000 checkpoints of 151.0 MB" in machine.output
     assert "GB free" in machine.output or "TB free" in machine.output
@@ -69,8 +69,8 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_reported_before_
 ) -> None:
     machine = StandIn(tmp_path)
     target = other_disk(tmp_path) / f"tenner-{tmp_path.name}"
-    words = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
-    line = (command, *machine.train("cat", *words)[1:])
+    args = ("--network_dim", "128", "--max_train_steps", "1000000", "--save_every_n_steps", "1")
+    line = (command, *machine.train("cat", *args)[1:])
     assert machine.finish(*line, "--destinations", f"file://{target}") == 2, machine.output
     assert f"file://{target} has " in machine.output
     assert "this run writes about 151.0 TB" in machine.output

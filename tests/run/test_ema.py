@@ -15,9 +15,9 @@ def test_the_average_is_delivered_beside_the_raw_weights_and_drawn_beside_them(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)
-    words = [word for word in machine.train("star", *ONE) if word != "--no_samples"]
+    args = [word for word in machine.train("star", *ONE) if word != "--no_samples"]
     few = ("--sample_seeds", "1", "--sample_strengths", "0.8", "--sample_steps", "2")
-    assert machine.finish(*words, *few) == 0, machine.output
+    assert machine.finish(*args, *few) == 0, machine.output
     delivered = machine.run("star") / "delivered"
     names = {
         each["name"] for each in json.loads((delivered / "manifest.json").read_text())["files"]
@@ -43,10 +43,10 @@ def test_the_average_is_delivered_beside_the_raw_weights_and_drawn_beside_them(
 
 def test_a_machine_with_sd_scripts_takes_the_built_in_trainer_for_it(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
-    words = ("plan", *machine.train("star", "--ema", "true", "--max_train_steps", "4")[1:])
-    assert machine.finish(*words, "--engine", "sd-scripts") == 2
+    args = ("plan", *machine.train("star", "--ema", "true", "--max_train_steps", "4")[1:])
+    assert machine.finish(*args, "--engine", "sd-scripts") == 2
     assert "sd-scripts keeps no moving average" in machine.output
     machine.log.unlink()
-    assert machine.finish(*words) == 0, machine.output
+    assert machine.finish(*args) == 0, machine.output
     assert "sd-scripts keeps no moving average" in machine.output
     assert "native" in machine.output

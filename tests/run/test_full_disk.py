@@ -42,8 +42,8 @@ def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: i
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.08")
         logs_there = number % 3 == 0
         machine.log = machine.log if logs_there else tmp_path / "program.log"
-        words = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
-        process, seconds = machine.start(*words), chance.uniform(0.2, 6.0)
+        args = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
+        process, seconds = machine.start(*args), chance.uniform(0.2, 6.0)
         started = time.monotonic()
         while process.poll() is None and time.monotonic() < started + seconds:
             time.sleep(0.01)
@@ -64,10 +64,10 @@ def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: i
             at_its_end = (destination / "cat.safetensors").is_file()
             assert at_its_end or newest >= states[-1], f"what was saved is sent: {machine.output}"
         machine.log = tmp_path / "second.log"
-        assert machine.finish(*words) == 0, machine.output
+        assert machine.finish(*args) == 0, machine.output
         whole_lines(machine)
         assert (destination / "cat.safetensors").is_file()
-        attempts = machine.ledger("cat")["lives"]
+        attempts = machine.ledger("cat")["attempts"]
         assert sum(attempt["last_step"] - attempt["first_step"] for attempt in attempts) == STEPS
         assert not (machine.run("cat") / ".reserved").exists()
 
@@ -77,8 +77,8 @@ def test_a_full_disk_in_mid_run_is_exit_4_with_what_there_is_delivered(tmp_path:
     with small_disk(tmp_path / "disk", 270) as disk:
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.1")
         machine.log = tmp_path / "program.log"
-        words = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
-        process = machine.start(*words)
+        args = machine.train("cat", *WORDS, "--destinations", f"file://{destination}")
+        process = machine.start(*args)
         while process.poll() is None and not machine.events("cat", "state"):
             time.sleep(0.01)
         assert (machine.run("cat") / ".reserved").stat().st_size > NOTES_BYTES

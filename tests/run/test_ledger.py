@@ -1,26 +1,28 @@
-"""The ledger accounts for every step: what its attempts have kept adds up to the run."""
+"""The ledger accounts for every step: the steps of its attempts add up to the run."""
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from program import StandIn
 
-from tenner.runs.ledger import AttemptRecord, Finished, Ledger, SavedFile
+from tenner.runs.ledger import AttemptRecord, Finished, Ledger, SavedFile, read_ledger
 
 WORDS = ("--max_train_steps", "20", "--save_every_n_steps", "3")
 
 
 def rows(machine: StandIn) -> list[tuple[int, int]]:
     return [
-        (attempt["first_step"], attempt["last_step"]) for attempt in machine.ledger("cat")["lives"]
+        (attempt["first_step"], attempt["last_step"])
+        for attempt in machine.ledger("cat")["attempts"]
     ]
 
 
-def test_a_killed_attempt_says_what_its_newest_state_says(tmp_path: Path) -> None:
+def test_a_killed_attempt_ends_at_its_newest_state(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="8")
     assert machine.finish(*machine.train("cat", *WORDS)) == 5, machine.output
-    assert rows(machine) == [(0, 6)], "eight steps were trained, and six of them are kept"
+    assert rows(machine) == [(0, 6)], "eight steps were trained, and six of them are saved"
     machine.environ["STAND_IN_SECONDS"] = "0.05"
     machine.environ["STAND_IN"] = "success"
 
@@ -72,3 +74,12 @@ def test_whatever_is_lost_the_attempts_add_up_to_the_run(
     ledger = ledger.resumed_from(max(saved)).ended_with(Finished(file=file, seconds=1))
     assert sum(each.last_step - each.first_step for each in ledger.attempts) == end
     assert all(attempt.first_step <= attempt.last_step for attempt in ledger.attempts)
+
+
+@pytest.mark.parametrize("attempts", [(), (AttemptRecord(started="2026-11-29", last_step=7),)])
+def test_ledgers_of_earlier_versions_are_read(attempts: tuple[AttemptRecord, ...]) -> None:
+    ledger = Ledger(output_name="x", attempts=attempts)
+    assert read_ledger(ledger.to_json()) == ledger
+    earlier = ledger.to_json().replace('"attempts":', '"lives":')
+    assert earlier != ledger.to_json()
+    assert read_ledger(earlier) == ledger

@@ -104,8 +104,8 @@ def test_a_run_leaves_nothing_behind_wherever_it_was_killed(tmp_path: Path) -> N
     destination, temporary = tmp_path / "kept", tmp_path / "tmp"
     temporary.mkdir()
     machine = Machine(tmp_path / "pod", TMPDIR=str(temporary))
-    words = machine.train("star", "--max_train_steps", "30", "--save_every_n_steps", "3")
-    words = (*words, "--destinations", str(destination))
+    args = machine.train("star", "--max_train_steps", "30", "--save_every_n_steps", "3")
+    args = (*args, "--destinations", str(destination))
 
     def left() -> list[Path]:
         parts = [*destination.rglob("*.part"), *machine.folder.rglob("*.part")]
@@ -117,13 +117,13 @@ def test_a_run_leaves_nothing_behind_wherever_it_was_killed(tmp_path: Path) -> N
         def is_writing(seen: int = seen) -> bool:
             return len(machine.events("star", "state")) > seen and bool(left())
 
-        machine.cut(words, is_writing, signal.SIGKILL)
+        machine.cut(args, is_writing, signal.SIGKILL)
     planted = destination / "checkpoints"
     planted.mkdir(parents=True, exist_ok=True)
     dead = writer(planted / "star-step00000003.safetensors", "killed", temporary)
     dead.communicate(timeout=30)
     assert left()
-    assert machine.finish(*words) == 0, machine.output
+    assert machine.finish(*args) == 0, machine.output
     assert left() == []
     assert not (machine.run("star") / "outbox").exists()
     shutil.rmtree(destination)

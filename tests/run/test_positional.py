@@ -31,7 +31,7 @@ def test_an_archive_is_the_dataset(
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("word", "message"),
     [
         ("s3://", "s3://"),
         ("hf://datasets/", "hf://"),
@@ -40,12 +40,12 @@ def test_an_archive_is_the_dataset(
     ],
 )
 def test_an_address_is_the_dataset(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, says: str
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, message: str
 ) -> None:
     monkeypatch.setattr("tenner.storage.http.FIRST_WAIT_SECONDS", 0)
     assert main(["check", word, *TINY]) in (2, 3)
     output = capfd.readouterr()
-    assert says in output.out + output.err
+    assert message in output.out + output.err
     assert "settings file" not in output.err
 
 

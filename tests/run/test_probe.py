@@ -34,7 +34,7 @@ def test_what_was_measured_corrects_the_model(probe: Probe, correction: float | 
 
 
 @pytest.mark.parametrize(
-    ("requested", "needed", "family", "capability", "says"),
+    ("requested", "needed", "family", "capability", "message"),
     [
         ("max", 5.0, "sd1", (8, 9), "fills the card"),
         ("auto", 10.0, "sd1", (8, 9), ""),
@@ -50,12 +50,16 @@ def test_what_was_measured_corrects_the_model(probe: Probe, correction: float | 
     ],
 )
 def test_it_is_measured_where_the_model_is_unsure_and_nowhere_else(
-    requested: str | int, needed: float | None, family: str, capability: tuple[int, int], says: str
+    requested: str | int,
+    needed: float | None,
+    family: str,
+    capability: tuple[int, int],
+    message: str,
 ) -> None:
     why = reason_to_measure(
         requested, needed_gb=needed, free_gb=20.0, family=family, capability=capability
     )
-    assert (says in why) if says else not why
+    assert (message in why) if message else not why
 
 
 def small_card(folder: Path) -> StandIn:
@@ -71,8 +75,8 @@ def small_card(folder: Path) -> StandIn:
 
 def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: Path) -> None:
     machine = small_card(tmp_path / "pod")
-    _, dataset, *words = machine.train("unused")
-    lines = [f'dataset = "{dataset}"', f'base_model = "{words[1]}"', "resolution = 512"]
+    _, dataset, *args = machine.train("unused")
+    lines = [f'dataset = "{dataset}"', f'base_model = "{args[1]}"', "resolution = 512"]
     lines += ["no_samples = true", "max_train_steps = 5"]
     jobs = "".join(f'[[jobs]]\noutput_name = "{n}"\nseed = {n}\n' for n in (1, 2))
     (machine.folder / "jobs.toml").write_text("\n".join(lines) + "\n" + jobs)
@@ -111,10 +115,10 @@ def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) ->
     card |= {"driver_version": "550.54.14", "memory.free": f"@{free}"}
     machine.describe(card)
     machine.environ |= {"STAND_IN_MEMORY": str(free)}
-    words = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
-    assert machine.finish(*machine.train("auto", *words)) == 0, machine.output
+    args = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
+    assert machine.finish(*machine.train("auto", *args)) == 0, machine.output
     assert plan_of(machine, "auto") == (4, "")  # the guide's: nothing is measured without need
-    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.output
+    assert machine.finish(*machine.train("max", *args, "--batch_size", "max")) == 0, machine.output
     assert "measuring the memory of a step at batch 13" in machine.output
     batch, reported = plan_of(machine, "max")
     assert "measured: batch 13 took 10.0 GB" in reported
@@ -126,8 +130,8 @@ def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) ->
 
 def test_a_step_that_runs_out_of_memory_makes_the_batch_smaller(tmp_path: Path) -> None:
     machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_FITS="11")
-    words = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
-    assert machine.finish(*machine.train("max", *words, "--batch_size", "max")) == 0, machine.output
+    args = ("--max_train_steps", "5", "--gradient_checkpointing", "false")
+    assert machine.finish(*machine.train("max", *args, "--batch_size", "max")) == 0, machine.output
     batch, reported = plan_of(machine, "max")
     assert "measured: batch 13 ran out of memory" in reported
     assert batch <= 11

@@ -84,11 +84,11 @@ def test_blocks_are_chosen_anew_by_what_the_first_steps_took(tmp_path: Path) -> 
     machine = SmallCard(tmp_path / "pod", free_mib=free_mib, took_gb=needed(8, fewest) * factor)
     more = next(blocks for blocks in range(1, 38) if needed(8, blocks) * factor <= usable)
     assert more > fewest
-    words = ("train", str(concept_dir()), "--base_model", str(machine.base), "--engine", "native")
-    words += ("--resolution", "64", "--min_bucket_reso", "64", "--network_dim", "4", "--no_samples")
-    words += ("--optimizer_type", "AdamW", "--network_train_unet_only", "true")
-    words += ("--output_name", "cat", "--max_train_steps", "3")
-    assert machine.finish(*words) == 0, machine.output
+    args = ("train", str(concept_dir()), "--base_model", str(machine.base), "--engine", "native")
+    args += ("--resolution", "64", "--min_bucket_reso", "64", "--network_dim", "4", "--no_samples")
+    args += ("--optimizer_type", "AdamW", "--network_train_unet_only", "true")
+    args += ("--output_name", "cat", "--max_train_steps", "3")
+    assert machine.finish(*args) == 0, machine.output
     assert "measuring the memory of a step at batch 8" in machine.output
     probe, training = map(json.loads, machine.starts.read_text().splitlines())
     assert probe == [2, 8, True, fewest]

@@ -33,13 +33,13 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
         yield proxy
 
 
-def killed_after_state(machine: Machine, words: tuple[str, ...], *, step: int) -> None:
+def killed_after_state(machine: Machine, args: tuple[str, ...], *, step: int) -> None:
     """Kill the program and its trainer when the state of this very step has been sent.
 
     From the step of the save before on the trainer is let run in slices of time that are shorter
     than a step, so that it is never ahead of what is looked at.
     """
-    process = machine.start(*words)
+    process = machine.start(*args)
     while not any(e["step"] >= step - 5 for e in machine.events("star", "step")):
         assert process.poll() is None, machine.output
         time.sleep(0.01)
@@ -69,19 +69,19 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
 ) -> None:
     allow_only(proxy, BUCKET, *permissions)
     to = ("--destinations", f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{proxy.port}")
-    words = (*SAVES, num_steps, *to)
+    args = (*SAVES, num_steps, *to)
     first = Machine(tmp_path / "first", **KEYS)
-    killed_after_state(first, first.train("star", *words), step=killed_after)
+    killed_after_state(first, first.train("star", *args), step=killed_after)
     assert first.output.count("not deleted") == 1, "said once"
 
     second = Machine(tmp_path / "second", **KEYS)
-    assert second.finish(*second.train("star", *words), timeout=280) == 0, second.output
-    started = second.ledger("star")["lives"][-1]["first_step"]
+    assert second.finish(*second.train("star", *args), timeout=280) == 0, second.output
+    started = second.ledger("star")["attempts"][-1]["first_step"]
     assert started == killed_after, "from the newest state"
     assert f"resuming from step {started}" in second.output
 
     third = Machine(tmp_path / "third", **KEYS)
-    assert third.finish(*third.train("star", *words), timeout=280) == 0, third.output
+    assert third.finish(*third.train("star", *args), timeout=280) == 0, third.output
     assert "delivered before" in third.output
 
 
@@ -92,15 +92,15 @@ def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
     allow_only(proxy, BUCKET, "Put")
     to = ("--destinations", f"s3://{BUCKET}/run?endpoint_url=http://127.0.0.1:{proxy.port}")
     machine = Machine(tmp_path / "only", **KEYS)
-    words = machine.train("star", "--max_train_steps", "12", "--save_every_n_steps", "4", *to)
-    machine.cut(words, lambda: any(e["step"] >= 9 for e in machine.events("star", "step")))
-    assert machine.finish(*words, timeout=280) == 0, machine.output
+    args = machine.train("star", "--max_train_steps", "12", "--save_every_n_steps", "4", *to)
+    machine.cut(args, lambda: any(e["step"] >= 9 for e in machine.events("star", "step")))
+    assert machine.finish(*args, timeout=280) == 0, machine.output
     assert "resumes from this machine's disk alone" in " ".join(machine.output.split())
     steps = [event["step"] for event in machine.events("star", "step")]
     assert sorted(set(steps)) == list(range(1, 13))
     assert not machine.events("star", "sent") or not any(
         event["what"] == "state" for event in machine.events("star", "sent")
     )
-    again = machine.finish(*words, timeout=120)
+    again = machine.finish(*args, timeout=120)
     assert again == 0
     assert "delivered before" in machine.output

@@ -36,10 +36,10 @@ def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> No
 
 def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path) -> None:
     machine = two_cards(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="9")
-    words = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
-    assert machine.finish(*machine.train("cat", *words)) == 5, machine.output
+    args = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
+    assert machine.finish(*machine.train("cat", *args)) == 5, machine.output
     machine.environ["STAND_IN"] = "success"
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
 
 
@@ -47,12 +47,12 @@ def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path
 def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_go_on(tmp_path: Path) -> None:
     """On a CPU: accelerate's launcher, two real processes and their gradients brought together."""
     machine = Machine(tmp_path)
-    words = machine.train("star", "--num_processes", "2", "--max_train_steps", "24")
-    words = (*words, "--device", "cpu", "--grace_seconds", "40")
-    code = machine.cut(words, lambda: len(machine.events("star", "step")) >= 3, signal.SIGTERM)
+    args = machine.train("star", "--num_processes", "2", "--max_train_steps", "24")
+    args = (*args, "--device", "cpu", "--grace_seconds", "40")
+    code = machine.cut(args, lambda: len(machine.events("star", "step")) >= 3, signal.SIGTERM)
     assert code == 143, machine.output
     (state,) = machine.events("star", "state")
-    assert machine.finish(*words) == 0, machine.output
+    assert machine.finish(*args) == 0, machine.output
     steps = [each["step"] for each in machine.events("star", "step")]
     assert steps == list(range(1, 25)), f"stopped after step {state['step']}"
     assert machine.ledger("star")["finished"]["file"]["step"] == 24

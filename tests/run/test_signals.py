@@ -21,8 +21,8 @@ def test_while_training_the_step_is_saved_and_delivered_within_the_grace_time(
     tmp_path: Path, sent: signal.Signals
 ) -> None:
     machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
-    words = ("--max_train_steps", "5000", "--save_every_n_steps", "4000")
-    job = machine.train("star", *words, "--destinations", str(destination))
+    args = ("--max_train_steps", "5000", "--save_every_n_steps", "4000")
+    job = machine.train("star", *args, "--destinations", str(destination))
     requests: list[float] = []
 
     def trains() -> bool:
@@ -36,7 +36,7 @@ def test_while_training_the_step_is_saved_and_delivered_within_the_grace_time(
     epoch, rest = divmod(last, 5)
     name = f"step{last:08d}" if rest else f"{epoch:06d}"
     assert (destination / "checkpoints" / f"star-{name}.safetensors").is_file()
-    assert machine.ledger("star")["lives"][-1]["ending"] == "Stopped"
+    assert machine.ledger("star")["attempts"][-1]["ending"] == "Stopped"
     assert f"stopped by a signal after step {last}" in machine.output
 
 
@@ -51,7 +51,7 @@ def test_before_the_training_it_ends_at_once(tmp_path: Path) -> None:
 
 def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
-    words = (
+    args = (
         "--max_train_steps",
         "900",
         "--save_every_n_steps",
@@ -59,7 +59,7 @@ def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
         "--destinations",
         str(destination),
     )
-    job = machine.train("cat", *words)
+    job = machine.train("cat", *args)
     code = machine.cut(job, lambda: bool(machine.events("cat", "state")), signal.SIGTERM)
     assert code == 143, machine.output
     newest = machine.events("cat", "state")[-1]["step"]
@@ -73,7 +73,7 @@ def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
     tmp_path: Path,
 ) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.2"), tmp_path / "kept"
-    words = (
+    args = (
         "--max_train_steps",
         "40",
         "--save_every_n_steps",
@@ -81,7 +81,7 @@ def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
         "--destinations",
         str(destination),
     )
-    job = machine.train("cat", *words)
+    job = machine.train("cat", *args)
     assert machine.cut(job, lambda: num_steps(machine) in range(11, 17), signal.SIGTERM) == 143
     stopped_at = machine.events("cat", "state")[-1]["step"]
     assert stopped_at % 10, "between two saves"
@@ -103,8 +103,8 @@ def num_steps(machine: Machine) -> int:
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="deaf", STAND_IN_SECONDS="0.05")
-    words = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--grace_seconds", "60")
-    process = machine.start(*machine.train("cat", *words))
+    args = ("--max_train_steps", "900", "--save_every_n_steps", "10", "--grace_seconds", "60")
+    process = machine.start(*machine.train("cat", *args))
     while process.poll() is None and len(machine.events("cat", "step")) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_i
 ) -> None:
     machine = StandIn(tmp_path / "pod")
     destination = tmp_path / "kept"
-    words = (
+    args = (
         "--max_train_steps",
         "12",
         "--save_every_n_steps",
@@ -129,7 +129,7 @@ def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_i
         "--destinations",
         str(destination),
     )
-    job = machine.train("cat", *words)
+    job = machine.train("cat", *args)
 
     def delivers() -> bool:
         return any(each.get("name") == "delivering" for each in machine.events("cat", "phase"))

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.timeout(900)
 ENGINES = Path(__file__).parents[1] / "engines" / "native"
 
 
-def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
+def tenner(machine: Machine, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tenner", *words],
+        [sys.executable, "-m", "tenner", *args],
         cwd=machine.folder,
         env=machine.environ,
         capture_output=True,
@@ -32,9 +32,9 @@ def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def plan(machine: Machine, *words: str) -> tuple[int, str, dict[str, Any]]:
+def plan(machine: Machine, *args: str) -> tuple[int, str, dict[str, Any]]:
     """(exit code, what was reported, the plan)."""
-    _, *rest = machine.train("lora", *words)
+    _, *rest = machine.train("lora", *args)
     done = tenner(machine, "plan", *rest, "--json")
     return done.returncode, done.stderr, json.loads(done.stdout) if done.stdout else {}
 
@@ -75,8 +75,8 @@ def test_rank_and_alpha_are_the_files_and_the_training_goes_on_from_it(
 ) -> None:
     machine = Machine(tmp_path)
     save_file(lora_of(tiny, 6, 3.0), tmp_path / "before.safetensors")
-    words = ("--network_weights", "before.safetensors")
-    _, first, *rest = machine.train("lora", "--max_train_steps", "1", *words)
+    args = ("--network_weights", "before.safetensors")
+    _, first, *rest = machine.train("lora", "--max_train_steps", "1", *args)
     at = rest.index("--network_dim")
     del rest[at : at + 2]
     done = tenner(machine, "train", first, *rest, "--learning_rate", "1e-9")
@@ -95,14 +95,14 @@ def test_a_rank_or_alpha_that_the_user_says_is_held_to_the_file(
 ) -> None:
     machine = Machine(tmp_path)
     save_file(lora_of(tiny, 4, 1.0), tmp_path / "before.safetensors")
-    words = ("--network_weights", "before.safetensors")
-    code, output, _ = plan(machine, *words, "--network_alpha", "16")
+    args = ("--network_weights", "before.safetensors")
+    code, output, _ = plan(machine, *args, "--network_alpha", "16")
     assert (code, "network_alpha = 16" in output, "set network_alpha = 1" in output) == (
         2,
         True,
         True,
     )
-    code, output, found = plan(machine, *words)  # SHORT says network_dim = 4, as it is
+    code, output, found = plan(machine, *args)  # SHORT says network_dim = 4, as it is
     assert (code, found["options"]["network_alpha"]) == (0, 1.0), output
 
 
@@ -134,8 +134,8 @@ def test_what_does_not_fit_is_refused_by_plan_check_and_train_alike(
     for name, (tensors, text) in cases.items():
         if tensors is not None:
             save_file(tensors, tmp_path / f"{name}.safetensors")
-        words = ("--network_weights", f"{name}.safetensors")
-        _, *rest = machine.train("lora", *words)
+        args = ("--network_weights", f"{name}.safetensors")
+        _, *rest = machine.train("lora", *args)
         for command in ("plan", "check") if name != "gone" else ("plan", "check", "train"):
             done = tenner(machine, command, *rest)
             assert (done.returncode, text in done.stderr) == (2, True), (name, command, done.stderr)
@@ -151,8 +151,8 @@ def test_missing_modules_are_listed(tmp_path: Path, tiny: dict[str, tuple[int, .
     assert code == 0
     missing = len(tiny) // 2
     assert f"lacks {missing} of {len(tiny)} modules, which start at zero" in text
-    words = ("--network_weights", "half.safetensors", "--network_train_unet_only", "true")
-    _, _, found = plan(machine, *words)
+    args = ("--network_weights", "half.safetensors", "--network_train_unet_only", "true")
+    _, _, found = plan(machine, *args)
     assert any("(text encoder) are not in the result" in each["text"] for each in found["notices"])
 
 
@@ -179,27 +179,27 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
     save_file(lora_of(modules, 2, 1.0), tmp_path / "even.safetensors")
     uneven = lora_of(modules, 2, 1.0, "lora_unet_") | lora_of(modules, 3, 1.5, "lora_te_")
     save_file(uneven, tmp_path / "uneven.safetensors")
-    words = ("--max_train_steps", "2", "--network_weights")
-    assert machine.finish(*machine.train("even", *words, "even.safetensors"), timeout=400) == 0, (
+    args = ("--max_train_steps", "2", "--network_weights")
+    assert machine.finish(*machine.train("even", *args, "even.safetensors"), timeout=400) == 0, (
         machine.output
     )
     reported = machine.commands("even")[0]
     assert (reported["network_dim"], reported["network_alpha"]) == ("2", "1.0")
     assert "dim_from_weights" not in reported
     assert (
-        machine.finish(*machine.train("uneven", *words, "uneven.safetensors"), timeout=400) == 0
+        machine.finish(*machine.train("uneven", *args, "uneven.safetensors"), timeout=400) == 0
     ), machine.output
     assert machine.commands("uneven")[0]["dim_from_weights"] == "true"
     text = "are taken from the file (2, 3)"
     assert text in machine.output
     code, output, _ = plan(
-        machine, *words, "uneven.safetensors", "--engine", "native", "--optimizer_type", "AdamW"
+        machine, *args, "uneven.safetensors", "--engine", "native", "--optimizer_type", "AdamW"
     )
     assert (code, "the built-in trainer has one for all" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("args", "text"),
     [
         (("--vae", "nowhere"), "vae = nowhere: there is no such file"),
         (("--vae", "pages"), "vae = pages: it has no config.json"),
@@ -213,12 +213,12 @@ def test_sd_scripts_is_given_the_files_rank_and_alpha(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_named_and_not_there_is_reported_by_plan(
-    tmp_path: Path, words: tuple[str, ...], text: str
+    tmp_path: Path, args: tuple[str, ...], text: str
 ) -> None:
     machine = Machine(tmp_path)
     (tmp_path / "pages").mkdir()
     save_file({"weight": np.ones(2, "f4")}, tmp_path / "notes.safetensors")
-    code, output, _ = plan(machine, *words)
+    code, output, _ = plan(machine, *args)
     assert code in (2, 3)
     assert text in output
 

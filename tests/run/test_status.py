@@ -12,9 +12,9 @@ from program import StandIn
 STEPS = ("--max_train_steps", "12", "--save_every_n_steps", "4", "--price_per_hour", "0.69")
 
 
-def status(machine: StandIn, *words: str) -> str:
+def status(machine: StandIn, *args: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tenner", "status", str(machine.run("cat")), *words],
+        [sys.executable, "-m", "tenner", "status", str(machine.run("cat")), *args],
         env=machine.environ,
         capture_output=True,
         text=True,
@@ -30,8 +30,8 @@ def found(machine: StandIn) -> dict[str, Any]:
 
 def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "kept"
-    words = machine.train("cat", *STEPS, "--destinations", f"file://{destination}")
-    process = machine.start(*words)
+    args = machine.train("cat", *STEPS, "--destinations", f"file://{destination}")
+    process = machine.start(*args)
     while process.poll() is None and not machine.events("cat", "state"):
         time.sleep(0.01)
     running = found(machine)
@@ -43,13 +43,13 @@ def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
     assert found(machine)["state"] == "cut"
 
     machine.environ |= {"STAND_IN": "nan", "STAND_IN_SECONDS": "0"}
-    assert machine.finish(*words) == 5
+    assert machine.finish(*args) == 5
     failed = found(machine)
     assert failed["state"] == "failed"
     assert "not finite" in failed["last_problem"] or "not good" in failed["last_problem"]
     del machine.environ["STAND_IN"]
 
-    assert machine.finish(*words) == 0, machine.output
+    assert machine.finish(*args) == 0, machine.output
     done = found(machine)
     assert (done["state"], done["step"], len(done["attempts"])) == ("delivered", 12, 3)
     assert done["cost_usd"] > 0
@@ -60,7 +60,7 @@ def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "tenner", "status", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    args = [sys.executable, "-m", "tenner", "status", str(tmp_path)]
+    done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
     assert "not the directory of a run" in done.stderr

@@ -44,8 +44,8 @@ def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
 @pytest.mark.long
 def test_an_offline_run_of_wandb_has_the_numbers_of_the_events_and_no_key(tmp_path: Path) -> None:
     machine = Machine(tmp_path, WANDB_API_KEY=KEY, WANDB_MODE="offline")
-    words = ("--max_train_steps", "4", "--log_with", "wandb", "comet_ml")
-    assert machine.finish(*machine.train("star", *words)) == 0, machine.output
+    args = ("--max_train_steps", "4", "--log_with", "wandb", "comet_ml")
+    assert machine.finish(*machine.train("star", *args)) == 0, machine.output
     (found,) = (machine.run("star") / "logs" / "wandb").glob("offline-run-*/run-*.wandb")
     whole = list(records(found))
     (described,) = (each.run for each in whole if each.HasField("run"))
@@ -101,8 +101,8 @@ def test_a_tracker_that_refuses_the_key_does_not_end_a_run_of_sd_scripts(tmp_pat
             WANDB_API_KEY=KEY,
             WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
         )
-        words = ("--max_train_steps", "4", "--log_with", "wandb")
-        assert machine.finish(*machine.train("star", *words)) == 0, machine.output
+        args = ("--max_train_steps", "4", "--log_with", "wandb")
+        assert machine.finish(*machine.train("star", *args)) == 0, machine.output
     finally:
         server.shutdown()
         server.server_close()
@@ -113,17 +113,17 @@ def test_a_tracker_that_refuses_the_key_does_not_end_a_run_of_sd_scripts(tmp_pat
 
 
 def test_a_trackers_process_that_dies_is_reported_once(tmp_path: Path) -> None:
-    said: list[Event] = []
+    printed: list[Event] = []
     run = TrackedRun(
         names=("wandb",), project="p", run_name="r", run_id="1", folder=tmp_path, facts={}
     )
     command = Command(argv=(sys.executable, "-c", "raise SystemExit(3)"))
-    with Tracking(run, command, secrets=NO_SECRETS, on_event=said.append) as trackers:
+    with Tracking(run, command, secrets=NO_SECRETS, on_event=printed.append) as trackers:
         for step in range(1, 4):
             trackers.handle(
                 Step(step=step, num_steps=3, epoch=1, num_epochs=1, loss=math.nan, loss_avg=1.0)
             )
-    (warned,) = said
+    (warned,) = printed
     assert isinstance(warned, Warned)
     assert warned.text == "wandb does not record this run: its process ended with code 3"
 

@@ -28,9 +28,9 @@ def environment(**extra: str) -> dict[str, str]:
     return {**environ, "OMP_NUM_THREADS": "1", **extra}
 
 
-def tenner(cwd: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
+def tenner(cwd: Path, *args: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tenner", *words],
+        [sys.executable, "-m", "tenner", *args],
         cwd=cwd,
         env=environment(**extra),
         capture_output=True,
@@ -45,9 +45,9 @@ def test_nothing_that_is_delivered_names_a_place_of_this_machine(tmp_path: Path)
     shutil.copytree(base_dir(), private / "my-base")
     shutil.copytree(concept_dir(), private / "photos")
     (private / "mine.toml").write_text("max_train_steps = 2\n")
-    words = ("train", str(private / "mine.toml"), *SHORT, "--dataset", str(private / "photos"))
-    words = (*words, "--base_model", "privat-folder/my-base", "--no_samples")
-    done = tenner(tmp_path, *words, "--output_dir", str(private / "out"))
+    args = ("train", str(private / "mine.toml"), *SHORT, "--dataset", str(private / "photos"))
+    args = (*args, "--base_model", "privat-folder/my-base", "--no_samples")
+    done = tenner(tmp_path, *args, "--output_dir", str(private / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     delivered = private / "out" / "my_lora" / "delivered"
     files = [each for each in delivered.rglob("*") if each.is_file()]
@@ -64,8 +64,8 @@ def test_nothing_that_is_delivered_names_a_place_of_this_machine(tmp_path: Path)
 def test_a_folder_of_images_becomes_a_delivered_lora_and_a_second_start_trains_nothing(
     tmp_path: Path,
 ) -> None:
-    words = ("train", str(concept_dir()), *SHORT, "--output_name", "star", "--no_samples")
-    done = tenner(tmp_path, *words)
+    args = ("train", str(concept_dir()), *SHORT, "--output_name", "star", "--no_samples")
+    done = tenner(tmp_path, *args)
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "output" / "star"
     manifest = json.loads((run / "delivered" / "manifest.json").read_text())
@@ -80,7 +80,7 @@ def test_a_folder_of_images_becomes_a_delivered_lora_and_a_second_start_trains_n
         "latin1"
     )
     before = (run / "checkpoints" / "star.safetensors").read_bytes()
-    again = tenner(tmp_path, *words)
+    again = tenner(tmp_path, *args)
     assert again.returncode == 0, again.stdout + again.stderr
     steps = [line for line in (run / "events.jsonl").read_text().splitlines() if '"step"' in line]
     assert sum('"event": "step"' in line for line in steps) == 4
@@ -116,8 +116,8 @@ def num_states(events: Path) -> int:
 
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    words = [*SHORT, "--no_samples", "--max_train_steps", "30", "--save_every_n_steps", "3"]
-    job = (str(concept_dir()), *words)
+    args = [*SHORT, "--no_samples", "--max_train_steps", "30", "--save_every_n_steps", "3"]
+    job = (str(concept_dir()), *args)
     whole = tenner(tmp_path, "train", *job, "--output_name", "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     for sent in (signal.SIGTERM, signal.SIGINT):
@@ -136,9 +136,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
 
 
 def test_a_changed_job_in_the_same_folder_is_refused_with_the_difference(tmp_path: Path) -> None:
-    words = ("train", str(concept_dir()), *SHORT, "--no_samples", "--max_train_steps", "2")
-    assert tenner(tmp_path, *words).returncode == 0
-    changed = tenner(tmp_path, *words, "--seed", "7")
+    args = ("train", str(concept_dir()), *SHORT, "--no_samples", "--max_train_steps", "2")
+    assert tenner(tmp_path, *args).returncode == 0
+    changed = tenner(tmp_path, *args, "--seed", "7")
     assert changed.returncode == 2
     assert "seed: 42 → 7" in changed.stderr
 
@@ -156,7 +156,7 @@ def test_everything_wrong_is_reported_at_once_and_nothing_is_written(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("args", "code", "message"),
     [
         (("train", "nowhere.toml"), 2, "no settings file"),
         (("train", "--base_model", "tiny", "--dataset", "nowhere"), 3, "not there"),
@@ -165,10 +165,10 @@ def test_everything_wrong_is_reported_at_once_and_nothing_is_written(tmp_path: P
     ],
 )
 def test_exit_codes_say_who_must_act(
-    tmp_path: Path, words: tuple[str, ...], code: int, says: str
+    tmp_path: Path, args: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = tenner(tmp_path, *words)
-    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    done = tenner(tmp_path, *args)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
 
 
 def test_a_token_in_the_wrong_place_is_not_printed(tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_plan_tells_steps_without_training(tmp_path: Path) -> None:
 
 
 def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
-    for words in (["train", "--help"], ["version"]):
+    for args in (["train", "--help"], ["version"]):
         code = (
             "import sys\nfrom tenner.cli.main import main\n"
-            f"try: main({words!r})\nexcept SystemExit: pass\n"
+            f"try: main({args!r})\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
         )
         done = subprocess.run(

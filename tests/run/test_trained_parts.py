@@ -18,9 +18,9 @@ from tenner.engines.native.captions import draw_caption
 pytestmark = pytest.mark.timeout(900)
 
 
-def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
+def tenner(machine: Machine, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tenner", *words],
+        [sys.executable, "-m", "tenner", *args],
         cwd=machine.folder,
         env=machine.environ,
         capture_output=True,
@@ -30,27 +30,25 @@ def tenner(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def plan(machine: Machine, *words: str) -> dict[str, Any]:
-    _, *rest = machine.train("lora", *words)
+def plan(machine: Machine, *args: str) -> dict[str, Any]:
+    _, *rest = machine.train("lora", *args)
     done = tenner(machine, "plan", *rest, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("words", "absent", "present"),
+    ("args", "absent", "present"),
     [
         (("--text_encoder_lr", "0"), "lora_te_", "lora_unet_"),
         (("--unet_lr", "0", "--text_encoder_lr", "1e-3"), "lora_unet_", "lora_te_"),
     ],
 )
 def test_a_part_at_rate_0_has_no_modules_in_the_file(
-    tmp_path: Path, words: tuple[str, ...], absent: str, present: str
+    tmp_path: Path, args: tuple[str, ...], absent: str, present: str
 ) -> None:
     machine = Machine(tmp_path)
-    assert (
-        machine.finish(*machine.train("lora", "--max_train_steps", "2", *words), timeout=400) == 0
-    )
+    assert machine.finish(*machine.train("lora", "--max_train_steps", "2", *args), timeout=400) == 0
     assert "is not trained" in machine.output
     with safe_open(machine.run("lora") / "delivered" / "lora.safetensors", "pt") as file:
         names = list(file.keys())
@@ -60,10 +58,10 @@ def test_a_part_at_rate_0_has_no_modules_in_the_file(
 
 def test_sd_scripts_is_given_its_switch_and_the_plan_counts_on_less_memory(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
-    words = ("--max_train_steps", "3", "--text_encoder_lr", "0", "--batch_size", "1")
-    assert machine.finish(*machine.train("lora", *words), timeout=400) == 0, machine.output
+    args = ("--max_train_steps", "3", "--text_encoder_lr", "0", "--batch_size", "1")
+    assert machine.finish(*machine.train("lora", *args), timeout=400) == 0, machine.output
     assert machine.commands("lora")[0]["network_train_unet_only"] == "true"
-    without = plan(machine, *words)
+    without = plan(machine, *args)
     both = plan(machine, "--max_train_steps", "3", "--batch_size", "1")
     assert without["needed_gb"] < both["needed_gb"]
     only_text = plan(machine, "--unet_lr", "0")
@@ -72,12 +70,12 @@ def test_sd_scripts_is_given_its_switch_and_the_plan_counts_on_less_memory(tmp_p
 
 def test_rates_that_leave_nothing_are_an_error_of_the_settings(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    for words in (
+    for args in (
         ("--unet_lr", "0", "--text_encoder_lr", "0"),
         ("--text_encoder_lr", "0", "--network_train_text_encoder_only", "true"),
     ):
         for command in ("plan", "train"):
-            _, *rest = machine.train("lora", *words)
+            _, *rest = machine.train("lora", *args)
             done = tenner(machine, command, *rest)
             assert (done.returncode, "nothing would be trained" in done.stderr) == (2, True)
 
@@ -99,8 +97,8 @@ def test_the_trigger_stays_first_where_tags_are_shuffled(
 ) -> None:
     machine = Machine(tmp_path)
     _, _, *rest = machine.train("lora", "--trigger", trigger, "--add_trigger", "true")
-    words = (str(tagged(tmp_path)), *rest, "--shuffle_caption", "true")
-    done = tenner(machine, "train", *words, "--max_train_steps", "1")
+    args = (str(tagged(tmp_path)), *rest, "--shuffle_caption", "true")
+    done = tenner(machine, "train", *args, "--max_train_steps", "1")
     assert done.returncode == 0, done.stderr
     assert f"keep_tokens = {tags}" in done.stderr
     job = read_job(machine.run("lora") / "job.json")
@@ -116,8 +114,8 @@ def test_the_trigger_stays_first_where_tags_are_shuffled(
 def test_sd_scripts_keeps_the_trigger_first_too(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     _, _, *rest = machine.train("lora", "--trigger", "sks", "--add_trigger", "true")
-    words = (str(tagged(tmp_path)), *rest, "--shuffle_caption", "true", "--max_train_steps", "2")
-    assert machine.finish("train", *words) == 0, machine.output
+    args = (str(tagged(tmp_path)), *rest, "--shuffle_caption", "true", "--max_train_steps", "2")
+    assert machine.finish("train", *args) == 0, machine.output
     assert machine.commands("lora")[0]["keep_tokens"] == "1"
-    assert machine.finish("train", *words, "--keep_tokens", "3", "--restart") == 0, machine.output
+    assert machine.finish("train", *args, "--keep_tokens", "3", "--restart") == 0, machine.output
     assert machine.commands("lora")[0]["keep_tokens"] == "3"

@@ -30,10 +30,10 @@ def lora(machine: Machine, name: str) -> Path:
 
 def test_a_learning_rate_of_zero_is_refused_by_plan_and_train(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    words = machine.train("zero", *STEPS, "--learning_rate", "0")
+    args = machine.train("zero", *STEPS, "--learning_rate", "0")
     for command in ("plan", "train"):
         machine.log.unlink(missing_ok=True)
-        assert machine.finish(command, *words[1:]) == 2, machine.output
+        assert machine.finish(command, *args[1:]) == 2, machine.output
         assert "nothing would be trained" in machine.output
         assert "set learning_rate, unet_lr or text_encoder_lr above 0" in machine.output
     assert not machine.run("zero").exists()
@@ -41,8 +41,8 @@ def test_a_learning_rate_of_zero_is_refused_by_plan_and_train(tmp_path: Path) ->
 
 def test_a_lora_that_learnt_nothing_ends_with_5_and_is_not_delivered(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    words = machine.train("zero", *STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
-    assert machine.finish(*words) == 5, machine.output
+    args = machine.train("zero", *STEPS, "--learning_rate", "1e-9", "--text_encoder_lr", "1e-9")
+    assert machine.finish(*args) == 5, machine.output
     assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.output
     assert "what was learnt is too small for fp16 and was saved as zero" in machine.output
     assert "save_precision = 'float' or 'bf16'" in machine.output
@@ -56,7 +56,7 @@ def test_a_lora_that_learnt_nothing_ends_with_5_and_is_not_delivered(tmp_path: P
     assert "data-live" not in page  # it goes on no more
     # A second start trains nothing and says the same.
     trained = lora(machine, "zero").stat().st_mtime_ns
-    assert machine.finish(*words) == 5
+    assert machine.finish(*args) == 5
     assert lora(machine, "zero").stat().st_mtime_ns == trained
 
 
@@ -64,9 +64,9 @@ def test_a_rate_at_which_prodigy_learns_nothing_is_refused_before_anything_is_re
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)
-    words = machine.train("prodigy", *STEPS, "--optimizer_type", "Prodigy")
+    args = machine.train("prodigy", *STEPS, "--optimizer_type", "Prodigy")
     for command in ("plan", "train"):
-        given = (command, *words[1:], "--learning_rate", "1e-4", "--text_encoder_lr", "1e-4")
+        given = (command, *args[1:], "--learning_rate", "1e-4", "--text_encoder_lr", "1e-4")
         machine.log.unlink(missing_ok=True)
         assert machine.finish(*given) == 2, machine.output
         assert "learning_rate = 0.0001: Prodigy learns nothing at such a rate" in machine.output
@@ -81,8 +81,8 @@ def test_prodigy_that_moves_nowhere_at_its_own_rate_ends_with_5_and_its_cause(
     """By an argument that no table can judge: its first step is next to nothing."""
     machine = Machine(tmp_path)
     own = ("--optimizer_type", "Prodigy", "--optimizer_args", "d0=1e-13", "d_coef=1e-3")
-    words = machine.train("prodigy", *STEPS, *own, "--learning_rate", "1")
-    assert machine.finish(*words) == 5, machine.output
+    args = machine.train("prodigy", *STEPS, *own, "--learning_rate", "1")
+    assert machine.finish(*args) == 5, machine.output
     assert "the LoRA learnt nothing: the update of all 96 modules is zero" in machine.output
     assert "too small for fp16" in machine.output
     assert lora(machine, "prodigy").is_file()
@@ -146,8 +146,8 @@ def test_going_on_from_a_lora_is_measured_against_it(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_text_encoder_alone_that_stood_still_is_a_warning(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    words = machine.train("half", *STEPS, "--text_encoder_lr", "1e-9")
-    assert machine.finish(*words) == 0, machine.output
+    args = machine.train("half", *STEPS, "--text_encoder_lr", "1e-9")
+    assert machine.finish(*args) == 0, machine.output
     assert "warning: the text encoder learnt nothing" in machine.output
     assert weights(machine, "half")["unet"]["num_unchanged"] == 0
 

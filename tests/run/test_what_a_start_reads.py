@@ -28,10 +28,10 @@ print(code, *sorted(each for each in {heavy} if each in sys.modules), file=sys.s
 """
 
 
-def read_by(*words: str, heavy: tuple[str, ...] = HEAVY) -> str:
-    """The exit code, and the `heavy` libraries that `tenner` with `words` has read."""
+def read_by(*args: str, heavy: tuple[str, ...] = HEAVY) -> str:
+    """The exit code, and the `heavy` libraries that `tenner` with `args` has read."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=heavy), *words],
+        [sys.executable, "-c", PROBE.format(heavy=heavy), *args],
         capture_output=True,
         text=True,
         check=True,
@@ -40,8 +40,8 @@ def read_by(*words: str, heavy: tuple[str, ...] = HEAVY) -> str:
 
 
 def test_help_and_plan_read_no_heavy_library() -> None:
-    for words in (("--help",), ("train", "--help")):
-        assert read_by(*words, heavy=(*HEAVY, "pydantic_settings", "asyncio")) == "0"
+    for args in (("--help",), ("train", "--help")):
+        assert read_by(*args, heavy=(*HEAVY, "pydantic_settings", "asyncio")) == "0"
     job = (str(concept_dir()), "--base_model", "tiny", "--min_bucket_reso", "64")
     # Pillow opens the heads of images in the process itself: cheaper than another process.
     assert read_by("plan", *job, "--device", "cpu") == "0 PIL"

@@ -129,9 +129,7 @@ class Ledger:
         return replace(self, checkpoints=(*others, file))
 
     def to_json(self) -> str:
-        content: dict[str, Any] = {"ledger_version": _VERSION}
-        for key, value in asdict(self).items():
-            content["lives" if key == "attempts" else key] = value  # its name in the file's format
+        content = {"ledger_version": _VERSION, **asdict(self)}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -142,10 +140,11 @@ def read_ledger(content: bytes | str | None) -> Ledger | None:
         if found.pop("ledger_version") != _VERSION:
             return None
         finished = found.pop("finished")
+        attempts = found.pop("lives" if "lives" in found else "attempts")  # "lives" in older files
         if found["job"].get("engine") == "diffusers":  # the built-in trainer's name before
             found["job"]["engine"] = "native"
         return Ledger(
-            attempts=tuple(AttemptRecord(**record) for record in found.pop("lives")),
+            attempts=tuple(AttemptRecord(**record) for record in attempts),
             checkpoints=tuple(SavedFile(**file) for file in found.pop("checkpoints")),
             finished=_finished(finished) if finished else None,
             delivered_to=tuple(found.pop("delivered_to")),

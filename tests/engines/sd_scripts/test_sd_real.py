@@ -277,7 +277,7 @@ def test_killed_and_stopped_within_epochs_it_is_the_run_that_never_was(
         *("--learning_rate", "1e-3", "--grace_seconds", "120"),
     )
     assert start(tmp_path / "whole", *words).wait() == 0
-    attempts = tmp_path / "lives"
+    attempts = tmp_path / "attempts"
     each_step = (*words, "--save_state_every_minutes", "0.0001")
     assert cut(attempts, signal.SIGKILL, "state", 2, *each_step) == -signal.SIGKILL
     assert cut(attempts, signal.SIGTERM, "step", 4, *words) == 143

@@ -19,8 +19,8 @@ def delivered_to(folder: Path, *names: str) -> bool:
 
 def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path: Path) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="0")
-    words = ("--max_train_steps", "24", "--save_every_n_steps", "4")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    args = ("--max_train_steps", "24", "--save_every_n_steps", "4")
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     keys = ("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
     tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
     assert tried == [
@@ -48,7 +48,7 @@ def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_a
 ) -> None:
     destination = tmp_path / "kept"
     machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="-1")
-    words = (
+    args = (
         "--max_train_steps",
         "24",
         "--save_every_n_steps",
@@ -56,8 +56,8 @@ def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_a
         "--destinations",
         str(destination),
     )
-    words = (*words, "--may_freeze_text_encoder", "true")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    args = (*args, "--may_freeze_text_encoder", "true")
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     keys = ("train_batch_size", "gradient_checkpointing", "network_train_unet_only")
     tried = [tuple(each.get(key) for key in keys) for each in machine.commands("cat")]
     assert tried == [
@@ -89,7 +89,7 @@ def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
     tmp_path: Path, where: str
 ) -> None:
     destination, before = tmp_path / "kept", tmp_path / "before"
-    words = (
+    args = (
         "--max_train_steps",
         "40",
         "--save_every_n_steps",
@@ -97,7 +97,7 @@ def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
         "--destinations",
         str(destination),
     )
-    words = (*words, "--may_freeze_text_encoder", "true", "--batch_size", "1")
+    args = (*args, "--may_freeze_text_encoder", "true", "--batch_size", "1")
     how = {"STAND_IN": "oom", "STAND_IN_STEPS": "16", "STAND_IN_FITS": "-1"}
     first = StandIn(tmp_path / "first", STAND_IN_SECONDS="0.1", **how)
 
@@ -107,9 +107,7 @@ def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
             copy_at_rest(destination, before)
         return len(sent) > 2 and max(sent) > sent[-1] >= 8
 
-    assert first.cut(first.train("cat", *words), has_sent_the_new_networks_state) == -9, (
-        first.output
-    )
+    assert first.cut(first.train("cat", *args), has_sent_the_new_networks_state) == -9, first.output
     second = first
     if where == "an empty machine":
         second = StandIn(tmp_path / "second", **how)
@@ -117,7 +115,7 @@ def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
         shutil.rmtree(destination)
         before.rename(destination)
     second.environ["STAND_IN_SECONDS"] = "0"
-    assert second.finish(*second.train("cat", *words)) == 0, second.output
+    assert second.finish(*second.train("cat", *args)) == 0, second.output
     started = second.commands("cat")[-1]
     assert started["network_train_unet_only"] == "true"
     assert started["resume"].endswith(("step-00000008", "step-00000012"))
@@ -128,15 +126,15 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
     tmp_path: Path, allowed: str, code: int
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_FITS="2")
-    words = (*LENGTH, "--batch_size", "4", "--may_change_batch", allowed)
-    assert machine.finish(*machine.train("cat", *words)) == code, machine.output
+    args = (*LENGTH, "--batch_size", "4", "--may_change_batch", allowed)
+    assert machine.finish(*machine.train("cat", *args)) == code, machine.output
     sizes = {each["train_batch_size"] for each in machine.commands("cat")}
     assert sizes == ({"4"} if code else {"4", "2"})
     assert ("may_change_batch = true" in machine.output) == bool(code)
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "says"),
+    ("how", "code", "message"),
     [
         ({"STAND_IN": "nan"}, 5, "not a number for 20 steps"),
         ({"STAND_IN": "nan_latents", "STAND_IN_SECONDS": "0.05"}, 5, "replaced with zeros"),
@@ -147,10 +145,10 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
     ],
 )
 def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
-    tmp_path: Path, how: dict[str, str], code: int, says: str
+    tmp_path: Path, how: dict[str, str], code: int, message: str
 ) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "kept"
-    words = (
+    args = (
         "--max_train_steps",
         "60",
         "--save_every_n_steps",
@@ -158,13 +156,13 @@ def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
         "--destinations",
         str(destination),
     )
-    assert machine.finish(*machine.train("cat", *words)) == code, machine.output
-    assert says in machine.output
+    assert machine.finish(*machine.train("cat", *args)) == code, machine.output
+    assert message in machine.output
     assert "delivered and verified: checkpoints/cat-step" in machine.output
     assert delivered_to(destination, "checkpoints/cat-step00000008.safetensors")
     assert not delivered_to(destination, "manifest.json"), "a part is never called the whole"
     ledger = json.loads((destination / ".tenner" / "cat" / "ledger.json").read_text())
-    assert ledger["lives"][0]["ending"] in ("TrainingError", "MachineError")
+    assert ledger["attempts"][0]["ending"] in ("TrainingError", "MachineError")
 
 
 @pytest.mark.long
@@ -172,9 +170,9 @@ def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_atte
     tmp_path: Path,
 ) -> None:
     undisturbed, machine = Machine(tmp_path / "undisturbed"), Machine(tmp_path / "pod")
-    words = ("--max_train_steps", "60", "--save_every_n_steps", "5")
-    assert undisturbed.finish(*undisturbed.train("star", *words)) == 0, undisturbed.output
-    process, killed = machine.start(*machine.train("star", *words)), 0
+    args = ("--max_train_steps", "60", "--save_every_n_steps", "5")
+    assert undisturbed.finish(*undisturbed.train("star", *args)) == 0, undisturbed.output
+    process, killed = machine.start(*machine.train("star", *args)), 0
     for number in (8, 23):
         while process.poll() is None and len(machine.events("star", "step")) < number:
             time.sleep(0.01)
@@ -187,7 +185,7 @@ def test_a_trainer_that_is_killed_from_outside_is_started_again_in_the_same_atte
     final = "checkpoints/star.safetensors"
     assert same_weights(machine.run("star") / final, undisturbed.run("star") / final)
     ledger = machine.ledger("star")
-    assert [(attempt["first_step"], attempt["last_step"]) for attempt in ledger["lives"]] == [
+    assert [(attempt["first_step"], attempt["last_step"]) for attempt in ledger["attempts"]] == [
         (0, 60)
     ]
 
@@ -203,12 +201,12 @@ def test_a_trainer_that_is_killed_again_resumes_less_of_the_machines_memory(
     tmp_path: Path, how: str, spares: str, given_up: dict[str, object]
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN=how, STAND_IN_STEPS="9", STAND_IN_SPARES=spares)
-    words = (*LENGTH, "--max_data_loader_n_workers", "2")
-    assert machine.finish(*machine.train("cat", *words)) == 0, machine.output
+    args = (*LENGTH, "--max_data_loader_n_workers", "2")
+    assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
     assert machine.ledger("cat")["savings"] == given_up, "for the next life"
     assert machine.commands("cat")[0]["max_data_loader_n_workers"] == "2"
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
-    assert len(machine.ledger("cat")["lives"]) == 1
+    assert len(machine.ledger("cat")["attempts"]) == 1
 
 
 def test_exit_0_without_a_file_is_a_failure(tmp_path: Path) -> None:
@@ -235,7 +233,7 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
     smi.write_text(f'#!/bin/sh\nif [ -e {lost} ]; then {fault}; fi\nexec {good} "$@"\n')
     smi.chmod(0o755)
     machine.environ["STAND_IN_LOSES"] = str(lost)
-    words = (
+    args = (
         "--max_train_steps",
         "900",
         "--save_every_n_steps",
@@ -245,7 +243,7 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
         "--destinations",
         str(destination),
     )
-    assert machine.finish(*machine.train("cat", *words)) == 4, machine.output
+    assert machine.finish(*machine.train("cat", *args)) == 4, machine.output
     assert "has lost its card: Failed to initialize NVML: Unknown Error" in machine.output
     assert list(destination.glob(".tenner/cat/state/step-*/complete.json"))
 
@@ -255,11 +253,11 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
     tmp_path: Path,
 ) -> None:
     machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
-    words = (
+    args = (
         *("--max_train_steps", "3000", "--save_every_n_steps", "500"),
         *("--destinations", str(destination), "--price_per_hour", "1.6"),
     )
-    assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
+    assert machine.finish(*machine.train("star", *args, "--max_cost_usd", "0.01")) == 7
     assert "the budget is used up ($0.0" in machine.output
     assert "delivered and verified: checkpoints/star-" in machine.output  # by its step or its epoch
     last = machine.events("star", "step")[-1]["step"]
@@ -269,19 +267,19 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
     newest = machine.ledger("star")["checkpoints"][-1]["name"]
     assert f'subfolder="checkpoints", weight_name="{newest}")' in card
     assert (destination / "checkpoints" / newest).is_file()
-    attempt = machine.ledger("star")["lives"][0]
+    attempt = machine.ledger("star")["attempts"][0]
     assert (attempt["ending"], attempt["last_step"]) == ("BudgetReached", last)
     assert 0 < attempt["cost_usd"] <= 0.01
     # What was spent counts: the same limit ends the next start before it trains.
-    assert machine.finish(*machine.train("star", *words, "--max_cost_usd", "0.01")) == 7
+    assert machine.finish(*machine.train("star", *args, "--max_cost_usd", "0.01")) == 7
     assert machine.events("star", "step")[-1]["step"] <= last + 40
 
 
 @pytest.mark.long
 def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
     machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
-    words = ("--max_train_epochs", "400", "--destinations", str(destination))
-    process = machine.start(*machine.train("star", *words))
+    args = ("--max_train_epochs", "400", "--destinations", str(destination))
+    process = machine.start(*machine.train("star", *args))
     while process.poll() is None and not machine.events("star", "step"):
         pass
     (machine.run("star") / "STOP").touch()
@@ -292,13 +290,13 @@ def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
     assert machine.ledger("star")["finished"]["file"]["step"] == ended
     reported = f"**Unfinished:** the training ended early, after {ended} of 2000 steps."
     assert reported in (destination / "README.md").read_text()
-    assert machine.finish(*machine.train("star", *words)) == 0
+    assert machine.finish(*machine.train("star", *args)) == 0
     assert machine.events("star", "step")[-1]["step"] == ended
 
 
 def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
-    words = (
+    args = (
         "--max_train_steps",
         "900",
         "--save_every_n_steps",
@@ -306,7 +304,7 @@ def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None
         "--destinations",
         str(destination),
     )
-    process = machine.start(*machine.train("cat", *words))
+    process = machine.start(*machine.train("cat", *args))
     while process.poll() is None and len(machine.events("cat", "step")) < 5:
         pass
     (machine.run("cat") / "STOP").touch()

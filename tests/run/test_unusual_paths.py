@@ -69,7 +69,7 @@ def foreign(folder: Path, mode: int) -> tuple[str, ...]:
     return ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
-def told(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
+def output_of(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
     """What was reported, of a program that ended with `code` and no traceback."""
     output = ended.stdout + ended.stderr
     assert "Traceback" not in output, output
@@ -90,7 +90,7 @@ def test_a_folder_of_another_user_is_reported_before_anything_else(
     (jobs / "one.toml").write_text(f'dataset = "{concept_dir()}"\nbase_model = "tiny"\n')
     out = open_folder / "foreign"
     before = foreign(out, 0o755)
-    text = told(
+    text = output_of(
         tenner(
             *words,
             *("--output_dir", str(out / "runs")),
@@ -112,7 +112,9 @@ def test_a_file_in_place_of_the_output_folder_is_a_wrong_setting(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     where = str(tmp_path / "out" / below)
-    output = told(tenner("train", *JOB, "--output_dir", where, cwd=tmp_path), ExitCode.SETTINGS)
+    output = output_of(
+        tenner("train", *JOB, "--output_dir", where, cwd=tmp_path), ExitCode.SETTINGS
+    )
     assert f"{tmp_path / 'out'} is a file" in output
 
 
@@ -125,7 +127,7 @@ def test_a_read_only_mount_is_reported_with_its_fix(tmp_path: Path) -> None:
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount: the error alone is tested below")
     ended = tenner("train", *JOB, "--output_dir", str(out), cwd=tmp_path, before=before)
-    text = told(ended, ExitCode.MACHINE)
+    text = output_of(ended, ExitCode.MACHINE)
     assert f"{out} is on a read-only file system" in text
     assert "without :ro" in text
 
@@ -161,7 +163,7 @@ def test_no_folder_for_temporary_files_is_reported_first(open_folder: Path, comm
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     ended = tenner(command, *JOB, cwd=Path("/proc"), env={"TMPDIR": "/proc/none"}, before=before)
-    text = told(ended, ExitCode.MACHINE)
+    text = output_of(ended, ExitCode.MACHINE)
     assert "no folder for temporary files" in text
     assert "--tmpfs /tmp" in text
 
@@ -174,7 +176,7 @@ def test_a_file_of_another_user_in_the_run_is_a_sentence(open_folder: Path) -> N
     (run / "events.jsonl").mkdir()
     words = ("--output_dir", str(open_folder / "out"), "--output_name", "lora")
     ended = tenner("train", *JOB, *words, cwd=open_folder)
-    text = told(ended, ExitCode.MACHINE)
+    text = output_of(ended, ExitCode.MACHINE)
     assert "events.jsonl" in text
 
 
@@ -200,7 +202,7 @@ def test_an_unreadable_folder_in_path_is_passed_over(open_folder: Path) -> None:
     before = foreign(hidden, 0o700 if os.geteuid() == 0 else 0)
     env = {"PATH": f"{hidden}/bin{os.pathsep}{hidden}{os.pathsep}{os.environ['PATH']}"}
     words = (*JOB, "--output_dir", str(open_folder / "out"))
-    text = told(tenner("plan", *words, cwd=open_folder, env=env, before=before), ExitCode(0))
+    text = output_of(tenner("plan", *words, cwd=open_folder, env=env, before=before), ExitCode(0))
     assert "2 steps" in text
 
 
@@ -212,7 +214,7 @@ def test_bytes_that_are_not_utf8_in_a_variable_are_a_wrong_setting(
     tmp_path: Path, key: str
 ) -> None:
     env = {b"TENNER_" + key.upper().encode(): NOT_UTF8}
-    text = told(tenner("plan", *JOB[1:], cwd=tmp_path, env=env), ExitCode.SETTINGS)
+    text = output_of(tenner("plan", *JOB[1:], cwd=tmp_path, env=env), ExitCode.SETTINGS)
     assert f"{key} = 'caf\\udce9' (TENNER_{key.upper()}) holds bytes that are not UTF-8" in text
 
 
@@ -221,10 +223,12 @@ def test_bytes_that_are_not_utf8_in_a_flag_and_a_nul_in_toml_are_wrong_settings(
 ) -> None:
     folder = os.fsencode(tmp_path) + b"/" + NOT_UTF8
     os.mkdir(folder)  # noqa: PTH102 a name of bytes
-    text = told(tenner("plan", folder, "--base_model", "tiny", cwd=tmp_path), ExitCode.SETTINGS)
+    text = output_of(
+        tenner("plan", folder, "--base_model", "tiny", cwd=tmp_path), ExitCode.SETTINGS
+    )
     assert "not UTF-8" in text
     (tmp_path / "job.toml").write_text('dataset = "a\\u0000b"\n')
-    assert "a NUL byte" in told(tenner("plan", "job.toml", cwd=tmp_path), ExitCode.SETTINGS)
+    assert "a NUL byte" in output_of(tenner("plan", "job.toml", cwd=tmp_path), ExitCode.SETTINGS)
 
 
 @pytest.mark.parametrize("command", ["check", "plan"])
@@ -236,7 +240,7 @@ def test_folders_below_the_dataset_may_have_any_name(tmp_path: Path, command: st
     words = (str(tmp_path / "photos"), "--base_model", "tiny", "--resolution", "64")
     for more in ((), ("--json",)):
         ended = tenner(command, *words, "--device", "cpu", *more, cwd=tmp_path)
-        told(ended, ExitCode(0))
+        output_of(ended, ExitCode(0))
         if more:
             json.loads(ended.stdout)
 
@@ -245,7 +249,7 @@ def test_a_run_in_a_folder_whose_name_is_not_utf8_is_refused_first(tmp_path: Pat
     """The trainers' libraries cannot open a file there."""
     folder = os.fsencode(tmp_path) + b"/" + NOT_UTF8
     os.mkdir(folder)  # noqa: PTH102 a name of bytes
-    text = told(tenner("train", *JOB, cwd=Path(os.fsdecode(folder))), ExitCode.SETTINGS)
+    text = output_of(tenner("train", *JOB, cwd=Path(os.fsdecode(folder))), ExitCode.SETTINGS)
     assert "bytes that are not UTF-8" in text
     assert "caf\\udce9/output" in text
 
@@ -264,7 +268,7 @@ def test_settings_nested_thousands_deep_are_wrong_settings(
     tmp_path: Path, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    text = told(tenner("plan", name, cwd=tmp_path), ExitCode.SETTINGS)
+    text = output_of(tenner("plan", name, cwd=tmp_path), ExitCode.SETTINGS)
     assert name in text
 
 
@@ -277,7 +281,7 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
     )
     env = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path), "AN_API_KEY": "my-own-secret"}
     ended = tenner("plan", *JOB, cwd=tmp_path, env=env)
-    message = told(ended, ExitCode.INTERNAL)
+    message = output_of(ended, ExitCode.INTERNAL)
     (report,) = tmp_path.glob("tenner-error-*.txt")
     assert str(report) in message
     text = report.read_text()
@@ -295,7 +299,7 @@ def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Pat
     )
     words = ("train", *JOB, "--output_name", "lora")
     ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    text = told(ended, ExitCode.INTERNAL)
+    text = output_of(ended, ExitCode.INTERNAL)
     run = tmp_path / "output" / "lora"
     (report,) = run.glob("tenner-error-*.txt")
     assert report.name in text

@@ -1,4 +1,4 @@
-"""Families as data: told by tensors, fitted to cards, refused where a pair is wrong."""
+"""Families as data: recognised by tensors, fitted to cards, refused where a pair is wrong."""
 
 import json
 import struct
@@ -67,7 +67,7 @@ def safetensors(path: Path, shapes: dict[str, list[int]], dtype: str = "BF16") -
     return path
 
 
-def test_each_family_is_told_by_its_tensors_and_by_no_others() -> None:
+def test_each_family_is_recognised_by_its_tensors_and_by_no_others() -> None:
     for family, shapes in SHAPES.items():
         assert family_of_shapes(shapes) == family
         assert [name for name, each in FAMILIES.items() if each.recognises(shapes)] == [family]
@@ -84,7 +84,7 @@ def load(family: str, rank: int = 16) -> Load:
 
 
 @pytest.mark.parametrize(("gb", "swapped"), [(12, 16), (10, 22), (8, 28)])
-def test_flux_fits_where_sd_scripts_guide_says(gb: int, swapped: int) -> None:
+def test_flux_fits_where_sd_scripts_guide_has_it(gb: int, swapped: int) -> None:
     """docs/flux_train_network.md, 6.1: fp8_base, so many blocks, batch 1, rank 16."""
     lean = Load(
         family="flux",
@@ -120,7 +120,7 @@ def test_more_memory_never_takes_longer(gb: int) -> None:
     assert seconds(gb) <= seconds(gb - 1) + 1e-9
 
 
-def test_flux_on_8_gb_needs_a_small_text_encoder_and_says_which_card_does() -> None:
+def test_flux_on_8_gb_needs_a_small_text_encoder_and_names_a_card_that_suffices() -> None:
     card = CardMemory(name="RTX 4060", free_mib=7800)
     assert encoding_gb(load("flux")) > card.free_gb
     with pytest.raises(MachineError, match="encoding the captions") as caught:

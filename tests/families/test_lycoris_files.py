@@ -85,7 +85,7 @@ def test_what_cannot_be_continued_is_refused_by_plan_all_at_once(
 
 
 @pytest.mark.parametrize("metadata", [None, MADE])
-def test_inspect_says_whether_a_training_can_continue_from_it(
+def test_inspect_shows_whether_a_training_can_continue_from_it(
     tmp_path: Path, metadata: dict[str, str] | None
 ) -> None:
     file = read_lora_file(loha(tmp_path / "before.safetensors", metadata))

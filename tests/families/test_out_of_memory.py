@@ -149,7 +149,7 @@ def test_captions_that_do_not_fit_take_what_helps_there_and_nothing_else(tmp_pat
 
 
 def test_captions_that_never_fit_end_at_once_with_what_to_do(tmp_path: Path) -> None:
-    """A T5 in 16 bits stays so whatever fp8_base says."""
+    """A T5 in 16 bits stays so whatever fp8_base is."""
     machine = StandIn(tmp_path, STAND_IN="oom_captions", STAND_IN_CAPTIONS="never=true")
     args = [*flux_words(machine), "--max_train_steps", "4", "--batch_size", "1"]
     assert machine.finish(*machine.train("cat", *args)) == 5, machine.output

@@ -18,11 +18,11 @@ if query is not None:
         if field in described["unknown_fields"]:
             print(f'Field "{{field}}" is not a valid field to query.'); sys.exit(2)
     for index, card in enumerate(described["cards"]):
-        told = {{"index": index, **card}}
-        for field, value in told.items():
-            if str(value).startswith("@"):  # what the file says now
-                told[field] = open(value[1:]).read()
-        print(", ".join(str(told.get(field, "[N/A]")) for field in fields))
+        row = {{"index": index, **card}}
+        for field, value in row.items():
+            if str(value).startswith("@"):  # the file's content now
+                row[field] = open(value[1:]).read()
+        print(", ".join(str(row.get(field, "[N/A]")) for field in fields))
 elif "-x" in words:
     print(described["xml"])
 elif "-L" in words:
@@ -57,7 +57,7 @@ def install_smi(
 def card(
     name: str, total: object, driver: str, capability: object = "[N/A]", free: object = None
 ) -> dict[str, object]:
-    """A card as `--query-gpu` tells it."""
+    """A card as `--query-gpu` reports it."""
     return {
         "name": name,
         "memory.total": total,

@@ -1,4 +1,4 @@
-"""Modules named torch, xformers and bitsandbytes that behave as a test says.
+"""Modules named torch, xformers and bitsandbytes that behave as a test sets.
 
 They stand on PYTHONPATH before the real ones and are enough for the trial of a card: they compute
 nothing.

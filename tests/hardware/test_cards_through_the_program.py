@@ -72,7 +72,7 @@ def test_g1_a_slice_is_sized_by_itself_and_hidden_memory_gets_the_least(host: Ho
     assert "set batch_size and gradient_checkpointing yourself" in output
 
 
-def test_g2_an_old_driver_is_asked_again_and_reported_what_is_needed(host: Host) -> None:
+def test_g2_an_old_driver_is_queried_again_and_what_is_needed_is_reported(host: Host) -> None:
     host.smi(card("Tesla T4", 15360, "470.182.03"), unknown_fields=["compute_cap"])
     reported = host.refusal()
     assert "the NVIDIA driver is 470.182.03; CUDA 12.1 needs 525.60.13 or newer" in reported
@@ -94,7 +94,11 @@ def test_g4_the_visible_card_is_the_one_that_is_sized(host: Host) -> None:
     host.smi(RTX_4090, {**T4, "driver_version": "550.54.14", "uuid": uuid})
     for visible in ("1", uuid, "GPU-0fe9"):
         assert host.plan(CUDA_VISIBLE_DEVICES=visible)[0]["gpu"] == "Tesla T4"
-    for visible, text in (("7", "which is not here"), ("", "hides every"), ("-1", "hides every")):
+    for visible, text in (
+        ("7", "which does not exist"),
+        ("", "hides every"),
+        ("-1", "hides every"),
+    ):
         assert text in host.refusal(CUDA_VISIBLE_DEVICES=visible)
 
 

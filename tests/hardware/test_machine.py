@@ -66,7 +66,7 @@ def test_unknown_memory_is_reported_and_nothing_is_invented(tmp_path: Path) -> N
     assert "set batch_size" in words_of(machine)
 
 
-def test_an_old_driver_is_asked_again_and_reported_what_is_needed(tmp_path: Path) -> None:
+def test_an_old_driver_is_queried_again_and_what_is_needed_is_reported(tmp_path: Path) -> None:
     old = card("Tesla T4", 15360, "470.182.03")
     machine = inspect_machine(install_smi(tmp_path, [old], unknown_fields=["compute_cap"]))
     assert machine.capability == (7, 5)
@@ -91,7 +91,7 @@ def test_of_two_cards_one_is_used_and_reported_and_memory_is_never_summed(tmp_pa
     ("visible", "name", "problem"),
     [
         ("1", "Tesla T4", ""),
-        ("7", "", "not here"),
+        ("7", "", "does not exist"),
         ("", "", "hides every GPU"),
         ("-1", "", "hides every GPU"),
     ],
@@ -116,7 +116,7 @@ def test_the_visible_card_is_the_one_that_is_sized(
         ("Failed to initialize NVML: Unknown Error", 255),
     ],
 )
-def test_a_laptop_without_a_card_is_not_told_of_containers(
+def test_a_laptop_without_a_card_is_not_advised_on_containers(
     tmp_path: Path, message: str | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "_in_container", lambda: False)
@@ -127,7 +127,9 @@ def test_a_laptop_without_a_card_is_not_told_of_containers(
     assert not re.search("container|docker", text)
 
 
-def test_no_program_at_all_says_gpus_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvidia_smi_the_fix_is_gpus_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(smi, "_in_container", lambda: True)
     assert "--gpus all" in refused(inspect_machine({"PATH": str(tmp_path)}))
 
@@ -142,7 +144,7 @@ def test_no_program_at_all_says_gpus_all(tmp_path: Path, monkeypatch: pytest.Mon
         ("Failed to initialize NVML: Unknown Error", 255, "restart the container"),
     ],
 )
-def test_a_host_that_gives_no_card_is_reported_by_its_words(
+def test_a_host_that_gives_no_card_is_reported_by_its_output(
     tmp_path: Path, message: str, code: int, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "_in_container", lambda: True)

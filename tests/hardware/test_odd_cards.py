@@ -1,4 +1,4 @@
-"""Cards of which the driver says little, and several of which one is to be taken."""
+"""Cards of which the driver reports little, and machines with several cards."""
 
 import sys
 from pathlib import Path
@@ -65,11 +65,11 @@ def test_an_unknown_capability_is_not_no_bf16() -> None:
         choose_precision("bf16", capability=(7, 5), gpu_name="NVIDIA T4")
 
 
-def test_nvidia_smi_is_asked_a_second_time(tmp_path: Path) -> None:
+def test_nvidia_smi_is_run_a_second_time(tmp_path: Path) -> None:
     """The first call of a sleeping machine may not end in time; the second one finds it awake."""
     env = install_smi(tmp_path, [card("NVIDIA L4", 23034, "550.54.14", "8.9")])
     real = (tmp_path / "nvidia-smi").rename(tmp_path / "real-smi")
-    script = f'#!/bin/sh\nif mkdir "{tmp_path}/asked" 2>/dev/null; then exec sleep 600; fi\n'
+    script = f'#!/bin/sh\nif mkdir "{tmp_path}/queried" 2>/dev/null; then exec sleep 600; fi\n'
     (tmp_path / "nvidia-smi").write_text(f'{script}exec "{real}" "$@"\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
     env = {"PATH": f"{env['PATH']}:/bin:/usr/bin"}

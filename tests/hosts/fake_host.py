@@ -1,4 +1,4 @@
-"""A host's API and a webhook on loopback that answer as told, and count what they were asked."""
+"""A host's API and a webhook on loopback that answer as set, and count requests."""
 
 import json
 import threading

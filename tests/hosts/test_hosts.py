@@ -1,4 +1,4 @@
-"""RunPod and Vast.ai: recognised, asked for their price, ended once, and said loudly if not."""
+"""RunPod and Vast.ai: recognised, their price fetched, ended once, and reported if not."""
 
 import sys
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def test_the_price_is_the_hosts_own_word(
         (VAST, "remove", ("DELETE", "/instances/4711/", None)),
     ],
 )
-def test_each_host_is_ended_in_its_own_words(
+def test_each_host_is_ended_by_its_own_request(
     api: FakeHost, environ: dict[str, str], action: Any, requested: tuple[str, str, Any]
 ) -> None:
     settings = Settings(end_action=action)
@@ -83,7 +83,7 @@ def test_each_host_is_ended_in_its_own_words(
     assert [(each.method, each.path, each.body) for each in api.requests] == [requested]
 
 
-def test_a_host_that_stumbles_is_asked_again_until_it_does_it(api: FakeHost) -> None:
+def test_transient_errors_of_a_host_are_retried_until_it_succeeds(api: FakeHost) -> None:
     answers = iter([(500, {}), (429, {}), (200, {})])
     api.answer = lambda sent: next(answers)
     host = host_of(RUNPOD, api)
@@ -104,7 +104,9 @@ def test_a_host_that_never_answers_or_refuses_is_given_up_in_time(api: FakeHost)
     assert len(api.requests) == 3
 
 
-def test_a_machine_that_goes_on_costing_is_reported_with_its_price_and_place(api: FakeHost) -> None:
+def test_a_machine_that_still_costs_money_is_reported_with_its_price_and_page(
+    api: FakeHost,
+) -> None:
     api.answer = lambda sent: (401, {})
     problem = end_host(
         Settings(end_action="stop"), host_of(RUNPOD, api), {}, usd_per_hour=0.69, report=print
@@ -147,7 +149,7 @@ def test_a_run_is_trained_once_and_its_pod_ended_after_each_start(
         return 200, {"costPerHr": 0.69}
 
     api.answer = answer
-    pod, saved = pod_of(tmp_path, api), f"file://{tmp_path}/kept"
+    pod, saved = pod_of(tmp_path, api), f"file://{tmp_path}/stored"
     args = ("--max_train_steps", "12", "--end_action", "stop", "--destinations", saved)
     assert pod.finish(*pod.train("cat", *args)) == 0, pod.output
     assert (api.count("POST", "/stop"), len(pod.commands("cat"))) == (1, 1)
@@ -171,7 +173,7 @@ def test_a_pod_is_ended_only_where_something_was_delivered(
     pod = pod_of(tmp_path, api, STAND_IN=how, STAND_IN_STEPS="9")
     every = "4" if ends else "90"
     args = ("--max_train_steps", "40", "--save_every_n_steps", every, "--end_action", "remove")
-    saved = ("--destinations", f"file://{tmp_path}/kept")
+    saved = ("--destinations", f"file://{tmp_path}/stored")
     assert pod.finish(*pod.train("cat", *args, *saved)) == code, pod.output
     assert api.count("DELETE") == ends
 

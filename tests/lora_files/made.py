@@ -29,7 +29,8 @@ def kohya(
 
 
 def write_head(path: Path, shapes: Mapping[str, list[int]]) -> Path:
-    """A file of zeros in fp16 with the given tensors, as large as it says, but sparse."""
+    """A file of zeros in fp16 with the given tensors, as large as its header describes, but
+    sparse."""
     head: dict[str, object] = {}
     end = 0
     for name, shape in shapes.items():

@@ -28,7 +28,7 @@ def zero(part: PartMeasure) -> PartMeasure:
 
 
 def output(*parts: PartMeasure, training: Training = USUAL) -> tuple[Problem, ...]:
-    """What is judged, all of which the page can tell in Arabic too."""
+    """Judgements, all of which the page has in Arabic too."""
     found = judge(Measured(parts=parts), training)
     for problem in found:
         assert translated(problem.text, "ar"), problem.text

@@ -1,4 +1,4 @@
-"""What a LoRA file is, told from its head: names, kinds, ranks, families, and what it is not."""
+"""What a LoRA file is, read from its header: names, kinds, ranks, families, and what it is not."""
 
 import json
 import struct

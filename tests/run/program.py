@@ -116,7 +116,7 @@ def trainer_of(supervisor: int) -> int | None:
 
 
 class StandIn(Machine):
-    """A machine with a card (as a fake nvidia-smi tells) and a stand-in for sd-scripts."""
+    """A machine with a card (by a fake nvidia-smi) and a stand-in for sd-scripts."""
 
     def __init__(self, folder: Path, card: str = "NVIDIA GeForce RTX 4090", **extra: str) -> None:
         super().__init__(folder, **extra)
@@ -147,7 +147,7 @@ class StandIn(Machine):
         self.base = sparse_base(folder / "base.safetensors")
 
     def describe(self, *cards: dict[str, object]) -> None:
-        """What nvidia-smi tells of the cards from now on."""
+        """Set what nvidia-smi reports of the cards from now on."""
         install_smi(self.programs, cards)
 
     def train(self, name: str, *args: str) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ class StandIn(Machine):
 
 
 def sparse_base(path: Path) -> Path:
-    """What looks like an SD 1.5 checkpoint of full size and takes no room on the disk."""
+    """What looks like an SD 1.5 checkpoint of full size and is sparse."""
     shapes = {
         "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
         "cond_stage_model.transformer.text_model.embeddings.position_ids": [1, 77],

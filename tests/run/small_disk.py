@@ -29,7 +29,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all room of a disk. Returns the file that has it."""
+    """Fill a disk. Returns the file that fills it."""
     filler, taken = disk / "filler", 0
     handle = os.open(filler, os.O_RDWR | os.O_CREAT)
     try:

@@ -2,7 +2,7 @@
 
 It is driven as the real one is, by the class and the functions that `with_states.py` wraps.
 
-STAND_IN says how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan` (from
+STAND_IN sets how it ends: `success`, `no_file` (exit 0 and nothing written), `no_data`, `nan` (from
 step STAND_IN_STEPS on), `nan_latents`, `oom` (at step STAND_IN_STEPS, unless the batch is at most
 STAND_IN_FITS and, with STAND_IN_FITS=0, gradient checkpointing is on, or, with -1, only the U-Net
 is trained; or, with STAND_IN_SWAPS, unless so many blocks are swapped), `oom_captions` (before the
@@ -10,7 +10,7 @@ first step, unless it has all options of STAND_IN_CAPTIONS, as in `a=1,b=true`),
 lines), `learns_nothing` (the final weights are where they began), `deaf` (to SIGTERM), `crashed`,
 `disk_full` (after STAND_IN_STEPS steps of this start), `killed`, `bus_error` (whenever it reaches
 the run's step STAND_IN_STEPS; with STAND_IN_SPARES=0 only while it has processes that load images,
-with 1 only while encoded images are kept in memory).
+with 1 only while encoded images are cached in memory).
 STAND_IN_SECONDS is a step's time, STAND_IN_LINGERS what it takes to end after all is saved.
 Lines are printed as the real one prints them (see tests/engines/sd_scripts/logs).
 """
@@ -79,7 +79,7 @@ def options(arguments: list[str]) -> dict[str, str]:
 
 
 def await_other_ranks() -> None:
-    """Real ones meet before their first step; the first one here says all they say."""
+    """Real processes meet before their first step; here the first one reports for all."""
     for rank in range(1, int(os.environ.get("WORLD_SIZE", "1"))):
         while not Path(os.environ["STAND_IN_RANKS"], str(rank)).exists():
             time.sleep(0.05)
@@ -133,7 +133,7 @@ def record(text: str) -> None:
 
 
 def take_memory(batch: int) -> None:
-    """Hold memory of the card, as the fake nvidia-smi then tells: 3,000 MiB and 500 an image."""
+    """Hold memory of the card, as the fake nvidia-smi then reports: 3,000 MiB and 500 an image."""
     path = os.environ.get("STAND_IN_MEMORY")
     if path:
         free = Path(path).read_text()
@@ -143,7 +143,7 @@ def take_memory(batch: int) -> None:
 
 
 class Arguments:
-    """Options by name as attributes, whole numbers as such; None for what was not said."""
+    """Options by name as attributes, whole numbers as such; None for options that are not set."""
 
     def __init__(self, reported: dict[str, str]) -> None:
         self.__dict__ |= {
@@ -164,7 +164,7 @@ def setup_parser() -> Parser:
 
 
 class Accelerator:
-    """What the trainer's own is asked by those who stand around it."""
+    """The methods of the trainer that its wrapper calls."""
 
     num_processes = 1
     is_main_process = True
@@ -221,7 +221,7 @@ class NetworkTrainer:
     def sample_images(self, *given: object) -> None: ...
 
     def train(self, args: Arguments) -> None:
-        if os.environ.get("RANK", "0") != "0":  # another card's: it says and saves nothing
+        if os.environ.get("RANK", "0") != "0":  # another card's: it reports and saves nothing
             Path(os.environ["STAND_IN_RANKS"], os.environ["RANK"]).write_text(" ".join(sys.argv))
             return
         await_other_ranks()

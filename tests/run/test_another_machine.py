@@ -11,28 +11,28 @@ STEPS = ("--max_train_steps", "20", "--save_every_n_steps", "4")
 
 
 @pytest.mark.long
-def test_on_an_empty_machine_it_goes_on_from_the_destination_to_the_same_weights(
+def test_on_an_empty_machine_it_resumes_from_the_destination_to_the_same_weights(
     tmp_path: Path,
 ) -> None:
     whole, first, second = (Machine(tmp_path / name) for name in ("whole", "first", "second"))
     assert whole.finish(*whole.train("star", *STEPS)) == 0, whole.output
-    args = (*STEPS, "--destinations", f"file://{tmp_path}/kept")
+    args = (*STEPS, "--destinations", f"file://{tmp_path}/stored")
     first.cut(first.train("star", *args), lambda: len(first.events("star", "sent")) >= 4)
     last = max(each["step"] for each in first.events("star", "sent") if each["what"] == "state")
     shutil.rmtree(first.folder)
 
     assert second.finish(*second.train("star", *args)) == 0, second.output
     steps = [each["step"] for each in second.events("star", "step")]
-    assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both lives"
+    assert sorted(set(steps)) == list(range(1, 21)), "the curve holds every step of both attempts"
     assert f"resuming from step {last}" in second.output
     assert second.output.count("step 1/20") == 0
     final = "checkpoints/star.safetensors"
     assert same_weights(second.run("star") / final, whole.run("star") / final)
-    manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "stored" / "manifest.json").read_text())
     names = {each["name"] for each in manifest["files"]}
     assert {f"checkpoints/star-step{step:08d}.safetensors" for step in (4, 8, 12, 16)} <= names
     assert [attempt["ending"] for attempt in second.ledger("star")["attempts"]] == ["", "delivered"]
-    assert not list((tmp_path / "kept" / ".tenner").rglob("complete.json")), "states have served"
+    assert not list((tmp_path / "stored" / ".tenner").rglob("complete.json")), "states have served"
 
     third = Machine(tmp_path / "third")
     assert third.finish(*third.train("star", *args)) == 0, third.output
@@ -47,7 +47,7 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
     first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
     args = (
         *("--max_train_steps", "4", "--save_every_n_steps", "2"),
-        *("--destinations", f"file://{tmp_path}/kept"),
+        *("--destinations", f"file://{tmp_path}/stored"),
     )
     first.cut(first.train("star", *args), lambda: len(first.events("star", "sent")) >= 2)
     assert second.finish(*second.train("star", *args, "--seed", "7")) == 2
@@ -59,7 +59,7 @@ def test_another_job_at_the_destination_is_refused_with_the_difference_or_starte
 def test_another_card_resumes_the_same_images_in_a_step(tmp_path: Path) -> None:
     """And at the rate for these images: what this card's own batch would have is not taken."""
     args = ("--max_train_epochs", "8", "--save_every_n_steps", "4", "--lr_batch_size", "1")
-    to = ("--destinations", f"file://{tmp_path}/kept")
+    to = ("--destinations", f"file://{tmp_path}/stored")
     first = StandIn(tmp_path / "first", STAND_IN="crashed", STAND_IN_STEPS="9")
     assert first.finish(*first.train("cat", *args, *to)) == 5
     second = StandIn(tmp_path / "second", card="NVIDIA GeForce RTX 3090")

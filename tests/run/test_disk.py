@@ -1,4 +1,5 @@
-"""A disk that is too small is found before the training, and one that fills is made room on."""
+"""A disk that is too small is found before the training, and older states are removed from one that
+fills."""
 
 import json
 import os
@@ -78,7 +79,7 @@ def test_a_folder_on_another_disk_that_will_not_hold_the_set_is_reported_before_
     assert not target.exists()
 
 
-def test_the_plan_says_how_much_disk_a_run_takes(tmp_path: Path) -> None:
+def test_the_plan_shows_how_much_disk_a_run_takes(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     line = ("plan", *machine.train("cat", "--network_dim", "128")[1:])
     assert machine.finish(*line) == 0, machine.output
@@ -121,7 +122,7 @@ def state(run_dir: RunDir, step: int) -> StateSaved:
     return StateSaved(path=str(folder), step=step, epoch=1)
 
 
-def test_older_states_make_room_before_the_next_save_and_it_is_reported_once(
+def test_older_states_are_removed_before_the_next_save_and_it_is_reported_once(
     tmp_path: Path,
 ) -> None:
     run_dir = RunDir(tmp_path).create()

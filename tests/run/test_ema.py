@@ -1,4 +1,5 @@
-"""A run that keeps the moving average of its weights: drawn, delivered, and native alone."""
+"""A run with a moving average of its weights: drawn, delivered, and with the built-in trainer
+alone."""
 
 import json
 from pathlib import Path

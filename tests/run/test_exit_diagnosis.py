@@ -1,4 +1,4 @@
-"""What killed an engine, told by the kernel's own counters and by the signal it died of."""
+"""What killed an engine, by the kernel's counters and by the signal it died of."""
 
 import signal
 from pathlib import Path

@@ -28,7 +28,7 @@ def rename_trainer(machine: Machine, name: str) -> None:
 
 
 @pytest.mark.long
-def test_a_delivered_run_goes_on_to_the_weights_of_one_that_was_as_long_from_the_start(
+def test_a_delivered_run_is_extended_to_the_weights_of_one_that_was_as_long_from_the_start(
     tmp_path: Path,
 ) -> None:
     machine, whole = Machine(tmp_path / "one"), Machine(tmp_path / "whole")
@@ -99,7 +99,7 @@ def test_without_a_state_it_is_reported_what_can_be_done(tmp_path: Path) -> None
     assert machine.ledger("star") == ledger, "what was delivered stays what it is"
 
 
-def test_sd_scripts_goes_on_from_its_last_state_too(tmp_path: Path) -> None:
+def test_sd_scripts_resumes_from_its_last_state_too(tmp_path: Path) -> None:
     machine = StandIn(tmp_path)
     args = ("--max_train_steps", "8", "--save_every_n_steps", "4")
     assert machine.finish(*machine.train("cat", *args), timeout=400) == 0, machine.output

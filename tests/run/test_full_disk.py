@@ -37,7 +37,7 @@ def whole_lines(machine: StandIn) -> None:
 @pytest.mark.parametrize("number", range(NUM_DISKS))
 def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: int) -> None:
     chance = random.Random(f"full disk {number}")
-    destination = tmp_path / "kept"
+    destination = tmp_path / "stored"
     with small_disk(tmp_path / "disk", 270) as disk:
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.08")
         logs_there = number % 3 == 0
@@ -73,7 +73,7 @@ def test_a_disk_that_fills_at_any_moment_loses_nothing(tmp_path: Path, number: i
 
 
 def test_a_full_disk_in_mid_run_is_exit_4_with_what_there_is_delivered(tmp_path: Path) -> None:
-    destination = tmp_path / "kept"
+    destination = tmp_path / "stored"
     with small_disk(tmp_path / "disk", 270) as disk:
         machine = StandIn(disk / "pod", STAND_IN_SECONDS="0.1")
         machine.log = tmp_path / "program.log"
@@ -96,7 +96,7 @@ def test_a_full_disk_in_mid_run_is_exit_4_with_what_there_is_delivered(tmp_path:
 
 
 def broken_write(log: EventLog, monkeypatch: pytest.MonkeyPatch, taken: Callable[[], int]) -> None:
-    """From now on the disk takes `taken()` bytes of a line, and then says that it is full."""
+    """From now on the disk takes `taken()` bytes of a line, and is full then."""
     file = log._file
 
     class Disk:
@@ -119,7 +119,7 @@ def broken_write(log: EventLog, monkeypatch: pytest.MonkeyPatch, taken: Callable
 
 
 @given(rooms=st.lists(st.integers(0, 200), max_size=30))
-def test_no_line_is_torn_wherever_the_disk_is_full_and_none_is_lost_once_there_is_room(
+def test_no_line_is_torn_wherever_the_disk_is_full_and_none_is_lost_once_there_is_space(
     rooms: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
@@ -155,7 +155,7 @@ def test_a_torn_line_is_cut_off_at_the_next_start(
     assert ("later" in names) == bool(after)
 
 
-def test_room_is_taken_for_real_and_given_back(tmp_path: Path) -> None:
+def test_space_is_reserved_on_the_disk_and_released(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run").create()
     assert reserve(run_dir, 5 << 20)
     (file,) = [path for path in run_dir.path.iterdir() if path.is_file()]
@@ -165,7 +165,7 @@ def test_room_is_taken_for_real_and_given_back(tmp_path: Path) -> None:
     release_reserve(run_dir)
 
 
-def test_what_says_that_a_disk_takes_no_more_is_known(tmp_path: Path) -> None:
+def test_errors_of_a_full_disk_are_recognised(tmp_path: Path) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
         error = OSError(number, os.strerror(number), str(tmp_path / "x"))
         assert is_disk_trouble(error)

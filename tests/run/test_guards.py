@@ -30,7 +30,7 @@ def test_a_budget_warns_once_at_80_percent_and_asks_for_the_end_while_delivery_s
     assert "80 % of the budget is used ($0.90 of $1.00)" in found.event.text
     assert found.end == "no"
     clock[0] = 1699
-    assert guard.check() is None, "it is said once"
+    assert guard.check() is None, "it is reported once"
     clock[0] = 1700
     found = guard.check()
     assert found is not None
@@ -48,7 +48,7 @@ def test_the_nearer_limit_counts_and_dollars_only_where_the_price_is_known(
     assert budget.seconds == seconds
 
 
-def test_delivery_is_given_twice_what_the_measured_speed_says() -> None:
+def test_delivery_is_given_twice_the_time_at_the_measured_speed() -> None:
     assert delivery_seconds(100_000_000, 10e6) == 10 + 20
     assert delivery_seconds(100_000_000, None) == 10 + 40
 
@@ -78,12 +78,12 @@ def test_steps_that_slow_down_are_reported_once_with_the_numbers() -> None:
         ("", 9, Reading(trouble="nvidia-smi ended with code 9")),
     ],
 )  # fmt: skip
-def test_what_nvidia_smi_says_while_it_trains(text: str, code: int, reading: Reading) -> None:
+def test_readings_of_nvidia_smi_are_parsed(text: str, code: int, reading: Reading) -> None:
     assert parse_reading(text, code) == reading
 
 
 def verdicts(checks: list[Reading], *, steps: bool = True) -> list[object]:
-    """What a watch says to these answers, one after the other."""
+    """The verdicts of a watch on these readings, one after the other."""
     watch = CardWatch(read=Reading)
     found: list[object] = []
     for number, check in enumerate(checks):

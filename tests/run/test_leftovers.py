@@ -101,7 +101,7 @@ def test_a_long_name_still_fits_the_file_system(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_run_leaves_nothing_behind_wherever_it_was_killed(tmp_path: Path) -> None:
     """Killed while it sends to a slow folder, it leaves parts, which its next start removes."""
-    destination, temporary = tmp_path / "kept", tmp_path / "tmp"
+    destination, temporary = tmp_path / "stored", tmp_path / "tmp"
     temporary.mkdir()
     machine = Machine(tmp_path / "pod", TMPDIR=str(temporary))
     args = machine.train("star", "--max_train_steps", "30", "--save_every_n_steps", "3")

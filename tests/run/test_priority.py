@@ -1,4 +1,4 @@
-"""What goes on beside a training stands behind it."""
+"""Work beside a training has a lower priority."""
 
 import os
 import subprocess

@@ -90,7 +90,7 @@ def test_auto_is_measured_once_for_all_jobs_and_so_is_the_card_tried(tmp_path: P
     assert plan_of(machine, "2") == (8, "an earlier run here measured it")
 
 
-def test_what_the_built_in_trainer_says_of_its_steps_goes_before_what_the_card_showed() -> None:
+def test_the_built_in_trainers_own_numbers_have_priority_over_the_cards() -> None:
     reported = [
         MemoryUsed(step=each, allocated_bytes=each * 10**9, reserved_bytes=(each + 1) * 10**9)
         for each in (2, 3)
@@ -100,13 +100,13 @@ def test_what_the_built_in_trainer_says_of_its_steps_goes_before_what_the_card_s
 
 
 def plan_of(machine: StandIn, name: str) -> tuple[int, str]:
-    """The batch of a run, and the choice that tells of the measurement."""
+    """The batch of a run, and the choice that reports the measurement."""
     plan = json.loads((machine.run(name) / "plan.json").read_text())
     reported = [each["reason"] for each in plan["choices"] if each["name"] == "memory"]
     return plan["options"]["train_batch_size"], " ".join(reported)
 
 
-def test_the_card_is_filled_by_measurement_where_max_is_asked(tmp_path: Path) -> None:
+def test_the_card_is_filled_by_measurement_where_max_is_set(tmp_path: Path) -> None:
     """The stand-in takes 3,000 MiB and 500 an image: less than half of the model's estimate."""
     machine = StandIn(tmp_path / "pod")
     free = machine.folder / "free"

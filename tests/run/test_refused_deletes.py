@@ -1,4 +1,5 @@
-"""A run whose keys may not delete or list: killed, it goes on elsewhere from its newest state."""
+"""A run whose keys may not delete or list: killed, it is resumed elsewhere from its newest
+state."""
 
 import contextlib
 import os
@@ -64,7 +65,7 @@ def killed_after_state(machine: Machine, args: tuple[str, ...], *, step: int) ->
     ("permissions", "num_steps", "killed_after"),
     [(("Put", "Get", "List"), "60", 55), (("Put", "Get"), "30", 15)],
 )
-def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
+def test_killed_late_an_empty_machine_resumes_from_the_newest_state(
     proxy: Proxy, tmp_path: Path, permissions: tuple[str, ...], num_steps: str, killed_after: int
 ) -> None:
     allow_only(proxy, BUCKET, *permissions)
@@ -72,7 +73,7 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
     args = (*SAVES, num_steps, *to)
     first = Machine(tmp_path / "first", **KEYS)
     killed_after_state(first, first.train("star", *args), step=killed_after)
-    assert first.output.count("not deleted") == 1, "said once"
+    assert first.output.count("not deleted") == 1, "reported once"
 
     second = Machine(tmp_path / "second", **KEYS)
     assert second.finish(*second.train("star", *args), timeout=280) == 0, second.output
@@ -86,7 +87,7 @@ def test_killed_late_an_empty_machine_goes_on_from_the_newest_state(
 
 
 @pytest.mark.long
-def test_a_drop_box_is_delivered_to_and_the_run_goes_on_from_its_own_disk(
+def test_a_drop_box_is_delivered_to_and_the_run_resumes_from_its_own_disk(
     proxy: Proxy, tmp_path: Path
 ) -> None:
     allow_only(proxy, BUCKET, "Put")

@@ -31,10 +31,10 @@ def test_out_of_memory_goes_down_the_ladder_and_on_from_the_last_state(tmp_path:
     assert from_state == ["", "step-00000004", "step-00000008", "step-00000012"]
     assert machine.output.count("still 4 images a step") == 2
     assert [each["step"] for each in machine.events("cat", "step")][-1] == 24
-    assert machine.ledger("cat")["savings"]["train_batch_size"] == 1, "for the next life"
+    assert machine.ledger("cat")["savings"]["train_batch_size"] == 1, "for the next attempt"
 
 
-def test_without_leave_to_freeze_the_text_encoder_it_ends_and_says_what_could_be_allowed(
+def test_without_leave_to_freeze_the_text_encoder_it_ends_and_names_what_could_be_allowed(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path, STAND_IN="oom", STAND_IN_STEPS="0", STAND_IN_FITS="-1")
@@ -46,7 +46,7 @@ def test_without_leave_to_freeze_the_text_encoder_it_ends_and_says_what_could_be
 def test_a_text_encoder_that_may_be_frozen_is_given_up_last_and_the_run_starts_anew(
     tmp_path: Path,
 ) -> None:
-    destination = tmp_path / "kept"
+    destination = tmp_path / "stored"
     machine = StandIn(tmp_path / "pod", STAND_IN="oom", STAND_IN_STEPS="4", STAND_IN_FITS="-1")
     args = (
         "--max_train_steps",
@@ -88,7 +88,7 @@ def sent_states(machine: Machine) -> list[int]:
 def test_states_of_a_network_that_was_given_up_are_resumed_from_nowhere(
     tmp_path: Path, where: str
 ) -> None:
-    destination, before = tmp_path / "kept", tmp_path / "before"
+    destination, before = tmp_path / "stored", tmp_path / "before"
     args = (
         "--max_train_steps",
         "40",
@@ -147,7 +147,7 @@ def test_a_batch_that_the_user_fixed_is_changed_only_where_that_is_allowed(
 def test_what_was_good_until_a_failure_is_delivered_and_the_failure_named(
     tmp_path: Path, how: dict[str, str], code: int, message: str
 ) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_STEPS="9", **how), tmp_path / "stored"
     args = (
         "--max_train_steps",
         "60",
@@ -203,7 +203,7 @@ def test_a_trainer_that_is_killed_again_resumes_less_of_the_machines_memory(
     machine = StandIn(tmp_path, STAND_IN=how, STAND_IN_STEPS="9", STAND_IN_SPARES=spares)
     args = (*LENGTH, "--max_data_loader_n_workers", "2")
     assert machine.finish(*machine.train("cat", *args)) == 0, machine.output
-    assert machine.ledger("cat")["savings"] == given_up, "for the next life"
+    assert machine.ledger("cat")["savings"] == given_up, "for the next attempt"
     assert machine.commands("cat")[0]["max_data_loader_n_workers"] == "2"
     assert machine.commands("cat")[-1]["resume"].endswith("step-00000008")
     assert len(machine.ledger("cat")["attempts"]) == 1
@@ -225,7 +225,7 @@ def test_a_trainer_that_has_saved_all_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.1"), tmp_path / "stored"
     smi = machine.folder / "bin" / "nvidia-smi"
     lost = machine.folder / "lost"
     good = smi.rename(smi.with_name("good-smi"))
@@ -252,7 +252,7 @@ def test_a_host_that_loses_its_card_is_left_in_good_order(tmp_path: Path) -> Non
 def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
     tmp_path: Path,
 ) -> None:
-    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "stored"
     args = (
         *("--max_train_steps", "3000", "--save_every_n_steps", "500"),
         *("--destinations", str(destination), "--price_per_hour", "1.6"),
@@ -277,7 +277,7 @@ def test_a_budget_ends_in_a_delivered_state_and_exit_7_and_more_money_resumes(
 
 @pytest.mark.long
 def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
-    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "stored"
     args = ("--max_train_epochs", "400", "--destinations", str(destination))
     process = machine.start(*machine.train("star", *args))
     while process.poll() is None and not machine.events("star", "step"):
@@ -295,7 +295,7 @@ def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
 
 
 def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "stored"
     args = (
         "--max_train_steps",
         "900",

@@ -222,7 +222,7 @@ def test_states_by_the_clock_wait_for_it(run: Run) -> None:
     assert [each.step for each in run.events if isinstance(each, StateSaved)] == []
 
 
-def test_without_a_state_a_stopped_run_says_so(run: Run) -> None:
+def test_without_a_state_a_stopped_run_reports_it(run: Run) -> None:
     stop = StopRequest()
 
     class WhileLoading:

@@ -34,7 +34,7 @@ def test_two_cards_train_in_two_processes_and_deliver_once(tmp_path: Path) -> No
     assert [each["final"] for each in machine.events("cat", "checkpoint")].count(True) == 1
 
 
-def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path) -> None:
+def test_a_run_on_two_cards_that_is_killed_resumes_from_its_state(tmp_path: Path) -> None:
     machine = two_cards(tmp_path, STAND_IN="crashed", STAND_IN_STEPS="9")
     args = (*WORDS[:2], "--save_every_n_steps", "4", *WORDS[4:])
     assert machine.finish(*machine.train("cat", *args)) == 5, machine.output
@@ -44,7 +44,7 @@ def test_a_run_on_two_cards_that_is_killed_goes_on_from_its_state(tmp_path: Path
 
 
 @pytest.mark.long
-def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_go_on(tmp_path: Path) -> None:
+def test_two_processes_of_the_built_in_trainer_stop_with_a_state_and_resume(tmp_path: Path) -> None:
     """On a CPU: accelerate's launcher, two real processes and their gradients brought together."""
     machine = Machine(tmp_path)
     args = machine.train("star", "--num_processes", "2", "--max_train_steps", "24")

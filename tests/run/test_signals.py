@@ -20,7 +20,7 @@ def states_at(saved: Path, name: str) -> list[int]:
 def test_while_training_the_step_is_saved_and_delivered_within_the_grace_time(
     tmp_path: Path, sent: signal.Signals
 ) -> None:
-    machine, destination = Machine(tmp_path / "pod"), tmp_path / "kept"
+    machine, destination = Machine(tmp_path / "pod"), tmp_path / "stored"
     args = ("--max_train_steps", "5000", "--save_every_n_steps", "4000")
     job = machine.train("star", *args, "--destinations", str(destination))
     requests: list[float] = []
@@ -50,7 +50,7 @@ def test_before_the_training_it_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "stored"
     args = (
         "--max_train_steps",
         "900",
@@ -72,7 +72,7 @@ def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
 def test_what_a_stop_saved_between_two_saves_is_no_part_of_the_delivered_set(
     tmp_path: Path,
 ) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.2"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.2"), tmp_path / "stored"
     args = (
         "--max_train_steps",
         "40",
@@ -116,11 +116,11 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - requested_at < 5
 
 
-def test_while_delivering_what_arrives_in_time_is_kept_and_the_next_start_ends_it(
+def test_while_delivering_what_arrives_in_time_stays_and_the_next_start_ends_it(
     tmp_path: Path,
 ) -> None:
     machine = StandIn(tmp_path / "pod")
-    destination = tmp_path / "kept"
+    destination = tmp_path / "stored"
     args = (
         "--max_train_steps",
         "12",

@@ -70,7 +70,7 @@ def full_size(name: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def test_rank_and_alpha_are_the_files_and_the_training_goes_on_from_it(
+def test_rank_and_alpha_are_the_files_and_the_training_starts_from_it(
     tmp_path: Path, tiny: dict[str, tuple[int, ...]]
 ) -> None:
     machine = Machine(tmp_path)
@@ -90,7 +90,7 @@ def test_rank_and_alpha_are_the_files_and_the_training_goes_on_from_it(
         assert np.allclose(after[name].astype(np.float32), value, atol=2e-3), name
 
 
-def test_a_rank_or_alpha_that_the_user_says_is_held_to_the_file(
+def test_a_rank_or_alpha_that_the_user_sets_is_compared_with_the_file(
     tmp_path: Path, tiny: dict[str, tuple[int, ...]]
 ) -> None:
     machine = Machine(tmp_path)
@@ -102,7 +102,7 @@ def test_a_rank_or_alpha_that_the_user_says_is_held_to_the_file(
         True,
         True,
     )
-    code, output, found = plan(machine, *args)  # SHORT says network_dim = 4, as it is
+    code, output, found = plan(machine, *args)  # SHORT sets network_dim = 4, as it is
     assert (code, found["options"]["network_alpha"]) == (0, 1.0), output
 
 
@@ -157,7 +157,7 @@ def test_missing_modules_are_listed(tmp_path: Path, tiny: dict[str, tuple[int, .
 
 
 def full_base(path: Path) -> Path:
-    """The heads of a single-file SD 1.5, with all of its attentions; it takes no room on disk."""
+    """The heads of a single-file SD 1.5, with all of its attentions; it is sparse."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "lora_files"))
     from made import write_head
 

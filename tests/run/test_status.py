@@ -1,4 +1,4 @@
-"""`tenner status` tells a run's state from its directory, while it runs and after any end."""
+"""`tenner status` reports a run's state from its directory, while it runs and after any end."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def found(machine: StandIn) -> dict[str, Any]:
 
 
 def test_it_follows_a_run_through_its_attempts(tmp_path: Path) -> None:
-    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "kept"
+    machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.8"), tmp_path / "stored"
     args = machine.train("cat", *STEPS, "--destinations", f"file://{destination}")
     process = machine.start(*args)
     while process.poll() is None and not machine.events("cat", "state"):

@@ -42,7 +42,7 @@ def interrupt_when(condition: Path, *, times: int = 1) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_events_are_read_and_every_byte_is_kept(tmp_path: Path) -> None:
+def test_events_are_read_and_every_byte_is_logged(tmp_path: Path) -> None:
     code = (
         'import sys; print(\'{"event": "phase", "name": "loading"}\');'
         "sys.stdout.write('10%\\r20%\\r'); print('último', file=sys.stderr);"
@@ -58,7 +58,7 @@ def test_events_are_read_and_every_byte_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "2000"), ("TORCH_WARM_POOL", "0")])
-def test_a_trainer_waits_shortly_and_starts_no_compilers_unless_the_user_says_otherwise(
+def test_a_trainer_waits_shortly_and_starts_no_compilers_unless_the_user_sets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     code = f"import os; print(os.environ['{name}'])"

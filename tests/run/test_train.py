@@ -115,7 +115,7 @@ def num_states(events: Path) -> int:
 
 
 @pytest.mark.long
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
     args = [*SHORT, "--no_samples", "--max_train_steps", "30", "--save_every_n_steps", "3"]
     job = (str(concept_dir()), *args)
     whole = tenner(tmp_path, "train", *job, "--output_name", "whole")

@@ -132,7 +132,7 @@ def test_a_read_only_mount_is_reported_with_its_fix(tmp_path: Path) -> None:
     assert "without :ro" in text
 
 
-def test_a_read_only_file_system_a_full_disk_and_a_quota_have_their_own_words(
+def test_a_read_only_file_system_a_full_disk_and_a_quota_have_their_own_errors(
     tmp_path: Path,
 ) -> None:
     for number, words in (
@@ -291,7 +291,7 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_place_of_its_report(tmp_path
         assert secret not in text + message
 
 
-def test_a_fault_inside_a_run_is_kept_in_its_folder_and_its_events(tmp_path: Path) -> None:
+def test_an_error_inside_a_run_is_saved_in_its_folder_and_its_events(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import tenner.pipeline.begin\n"
         "def fail(*a, **k): raise ZeroDivisionError('nothing')\n"
@@ -327,7 +327,7 @@ def test_each_kind_of_fault_has_its_code(
     assert str(tmp_path) in str(found)
 
 
-def test_a_report_is_kept_somewhere_or_not_spoken_of(tmp_path: Path) -> None:
+def test_a_report_is_saved_somewhere_or_not_mentioned(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert "report is" in str(as_tenner_error(KeyError("a"), {}, folders=(gone,)))
     assert not gone.exists()

@@ -53,8 +53,8 @@ def test_a_lora_that_learnt_nothing_ends_with_5_and_is_not_delivered(tmp_path: P
     page = (machine.run("zero") / "report.html").read_text()
     assert "learnt nothing" in page
     assert "لم يتعلّم شيئًا" in page
-    assert "data-live" not in page  # it goes on no more
-    # A second start trains nothing and says the same.
+    assert "data-live" not in page  # it is not updated any more
+    # A second start trains nothing and reports the same.
     trained = lora(machine, "zero").stat().st_mtime_ns
     assert machine.finish(*args) == 5
     assert lora(machine, "zero").stat().st_mtime_ns == trained
@@ -115,7 +115,7 @@ def test_a_usual_run_tells_how_far_it_moved_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_numbers_that_fp16_cannot_hold_are_kept_in_the_precision_that_can(
+def test_numbers_that_fp16_cannot_hold_are_saved_in_a_precision_that_can(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path)

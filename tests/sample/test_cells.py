@@ -1,4 +1,4 @@
-"""Which pictures the guide asks for."""
+"""The pictures that the guide recommends."""
 
 from tenner.sample.cells import (
     Prompt,
@@ -17,7 +17,7 @@ def test_first_group_is_strength_by_seed_with_the_base_first() -> None:
     assert {cell.seed for cell in first} == {1, 2, 3, 4, 5}
 
 
-def test_the_trigger_is_taken_out_moved_and_asked_away() -> None:
+def test_the_trigger_is_removed_moved_and_put_in_the_negative_prompt() -> None:
     cells = guide_cells(["a sks star, at night, on grass"], "sks star", seeds=[1])
     prompts = {cell.group: {c.prompt for c in cells if c.group == cell.group} for cell in cells}
     assert prompts["without the trigger"] == {"at night, on grass"}
@@ -47,7 +47,7 @@ def test_a_prompt_without_its_trigger_gets_it_first() -> None:
     assert Prompt.of("tasks on grass", "sks").text == "sks, tasks on grass"
 
 
-def test_taking_the_trigger_out_leaves_other_words_alone() -> None:
+def test_taking_the_trigger_out_leaves_other_words_unchanged() -> None:
     assert without_trigger("photo of sks, tasks", "sks") == "photo of, tasks"
     assert without_trigger("a sks star on a gray background", "sks star") == (
         "on a gray background"
@@ -55,7 +55,7 @@ def test_taking_the_trigger_out_leaves_other_words_alone() -> None:
     assert without_trigger("نجمة sks على العشب", "sks") == "نجمة على العشب"
 
 
-def test_places_without_commas_are_between_words() -> None:
+def test_positions_without_commas_are_between_words() -> None:
     assert [text for _, text in trigger_positions("on green grass", "sks")] == [
         "sks on green grass",
         "on green sks grass",

@@ -30,7 +30,7 @@ def same(one: Path, other: Path) -> bool:
     return all(high <= 1 for _, high in difference.getextrema())
 
 
-def test_draws_every_cell_once_and_says_so(job: SampleJob, draw: Run) -> None:
+def test_draws_every_cell_once_and_reports_it(job: SampleJob, draw: Run) -> None:
     code, events = draw(job)
     assert (code, events[-1]["event"]) == (0, "done"), events
     assert not [each for each in events if each["event"] == "warning"]

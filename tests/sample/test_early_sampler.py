@@ -47,7 +47,7 @@ def plan_of(tmp_path: Path, **settings: str) -> Plan:
         ("sd1", 1000, 4000, 16, "after"),
     ],
 )
-def test_it_is_drawn_where_there_is_room(
+def test_it_is_drawn_where_memory_suffices(
     tmp_path: Path, family: str, card: int | None, memory: int, cpus: int, where: str
 ) -> None:
     plan = plan_of(tmp_path)
@@ -76,7 +76,7 @@ def test_a_cpu_draws_few_pictures_and_a_card_the_strengths_and_seeds() -> None:
     assert len(full) == 2 * 5 * (1 + 4)
 
 
-def test_checkpoints_are_kept_where_a_look_needs_one(tmp_path: Path) -> None:
+def test_checkpoints_are_saved_where_early_samples_need_one(tmp_path: Path) -> None:
     def kept_every(**settings: str) -> object:
         return plan_of(tmp_path, **settings).options.save_every_n_epochs
 

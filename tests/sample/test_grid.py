@@ -49,6 +49,6 @@ def test_no_pictures_is_an_error() -> None:
         draw_grid([])
 
 
-def test_shortening_says_that_it_cut() -> None:
+def test_a_shortened_text_ends_with_an_ellipsis() -> None:
     assert shorten("abcdef", 4, len) == "abc…"
     assert shorten("abcd", 4, len) == "abcd"

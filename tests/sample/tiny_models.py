@@ -89,7 +89,7 @@ def unet(cross: int, **more: Any) -> UNet2DConditionModel:
 
 
 def make_sd1(folder: Path) -> Path:
-    """v-prediction with zero terminal SNR, as small bases want it."""
+    """v-prediction with zero terminal SNR, as small bases need it."""
     torch.manual_seed(0)
     words = folder.with_name(f"{folder.name}-tokenizer")
     StableDiffusionPipeline(

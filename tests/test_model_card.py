@@ -1,7 +1,7 @@
 """The model card: metadata that the Hub reads, words that load the LoRA, and no path of ours."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from tenner.core.secrets import NO_SECRETS
 from tenner.families import FAMILIES
 from tenner.kohya.networks import ALGORITHMS
 from tenner.lora_files.programs import written_by
+from tenner.report.loaders import loaders_of
 from tenner.report.model_card import Card, WidgetPicture, is_edited, render_card
-from tenner.runs.card import loaders, shown_samples
+from tenner.runs.card import shown_samples
 from tenner.runs.deliver import deliver
 from tenner.sample.job import Cell, Sample
 from tenner.storage.destination_address import parse_destination
@@ -108,9 +109,10 @@ def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
 def test_the_card_names_the_programs_that_load_each_kind(
     module: str, arguments: tuple[str, ...], kind: str, has_comfyui: bool
 ) -> None:
-    found = loaders(FAMILIES["sdxl"], module, arguments)
-    assert found == {"kind": kind, "webui": "AUTOMATIC1111, Forge", "has_comfyui": has_comfyui}
-    text = render_card(replace(CARD, **found))
+    found = loaders_of(FAMILIES["sdxl"], module, arguments)
+    assert (found.kind, found.webui) == (kind, "AUTOMATIC1111, Forge")
+    assert found.has_comfyui == has_comfyui
+    text = render_card(replace(CARD, **asdict(found)))
     assert ("**ComfyUI** does not load these weights" in text) == (not has_comfyui)
     assert "A LoRA" in text
     assert (f"of the kind {kind}" in text) == (kind != "LoRA")
@@ -125,7 +127,7 @@ def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
     ("family", "webui"), [("flux", "Forge"), ("anima", ""), ("sd1", "AUTOMATIC1111, Forge")]
 )
 def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, webui: str) -> None:
-    text = render_card(replace(CARD, **loaders(FAMILIES[family], "", ())))
+    text = render_card(replace(CARD, **asdict(loaders_of(FAMILIES[family], "", ()))))
     if webui:
         assert f"**{webui}:** put" in text
     else:

@@ -243,6 +243,12 @@ def test_a_missing_half_and_foreign_tensors_are_reported(tmp_path: Path) -> None
             "sd35-medium",
             "Stable Diffusion 3.5 Medium",
         ),
+        (
+            ["lora_unet_layers_25_attention_qkv", "lora_unet_noise_refiner_0_attention_out"],
+            "lumina2",
+            "Lumina Image 2.0",
+        ),
+        (["lora_unet_layers_29_attention_qkv"], None, "a transformer model"),
     ],
 )
 def test_transformers_are_called_by_name(
@@ -253,6 +259,15 @@ def test_transformers_are_called_by_name(
         tensors |= kohya(name, 64, 64, 4, 4.0)
     file = read_lora_file(write(tmp_path / "a.safetensors", tensors))
     assert (file.family, file.architecture) == (family, architecture)
+    assert "unet" not in file.parts
+
+
+@pytest.mark.parametrize(("width", "family"), [(3072, "flux"), (3584, "hunyuan-image")])
+def test_hunyuan_image_is_told_from_flux_by_its_width(
+    tmp_path: Path, width: int, family: str
+) -> None:
+    tensors = kohya("lora_unet_double_blocks_0_img_attn_qkv", 3 * width, width, 4, 4.0)
+    assert read_lora_file(write(tmp_path / "a.safetensors", tensors)).family == family
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tenner.report.facts import (
     SettingFact,
     TimingFact,
 )
+from tenner.report.loaders import loaders_of
 from tenner.report.page import compare_epochs, render_report
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}\u202e"
@@ -144,9 +145,30 @@ def test_settings_that_somebody_set_stand_before_the_usual_ones(facts: ReportFac
 
 def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
     pipeline = FAMILIES["sdxl"].drawing.pipeline
-    one = replace(facts, base_name="photo.safetensors", base_is_file=True, pipeline=pipeline)
+    loaders = replace(facts.loaders, pipeline=pipeline)
+    one = replace(facts, base_name="photo.safetensors", base_is_file=True, loaders=loaders)
     assert "StableDiffusionXLPipeline.from_single_file(" in render_report(one)
     assert "AutoPipelineForText2Image.from_pretrained(" in render_report(facts)
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "programs"),
+    [
+        ("sdxl", None, ["AUTOMATIC1111, Forge", "ComfyUI", "diffusers"]),
+        ("sd35-large", None, ["ComfyUI"]),
+        ("flux", None, ["Forge", "ComfyUI", "diffusers"]),
+        ("chroma", "lycoris.kohya", ["ComfyUI"]),
+        ("sd1", "networks.oft", ["AUTOMATIC1111, Forge"]),
+    ],
+)
+def test_only_programs_that_load_the_weights_are_explained(
+    facts: ReportFacts, family: str, module: str | None, programs: list[str]
+) -> None:
+    loaders = loaders_of(FAMILIES[family], module, ())
+    page = render_report(replace(facts, loaders=loaders))
+    explained = page.split("How to use the LoRA")[1].split("</details>")[0]
+    assert re.findall(r"<h4>(.*?)</h4>", explained) == programs
+    assert ("load_lora_weights" in page) == ("diffusers" in programs)
 
 
 def test_epochs_stand_side_by_side_at_the_strength_that_all_have(

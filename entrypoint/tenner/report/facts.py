@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from tenner.core.family import Family
 from tenner.core.network_parts import Part
 from tenner.lora_files.judgement import LEAST_RATIO, MOST_RATIO
+from tenner.report.loaders import STABLE_DIFFUSION, Loaders
 from tenner.sample.job import Samples
 
 State = Literal["training", "trained", "delivered", "not_delivered", "stopped", "budget", "failed"]
@@ -227,8 +228,8 @@ class ReportFacts:
     version: str = ""
     trigger: str = ""
     family: Family = "sd1"
-    pipeline: str = "StableDiffusionPipeline"
-    """Class of diffusers for its pictures."""
+    loaders: Loaders = STABLE_DIFFUSION
+    """The programs whose use is explained."""
     base_name: str = ""
     base_is_file: bool = False
     """Whether it is a checkpoint of a single file, which is loaded otherwise than a folder."""

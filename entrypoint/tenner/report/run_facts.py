@@ -25,6 +25,7 @@ from tenner.report.facts import (
     WeightsFact,
 )
 from tenner.report.history import History
+from tenner.report.loaders import loaders_of
 from tenner.sample.job import Drawn, Samples
 from tenner.settings.model import Settings
 from tenner.settings.published import published_request
@@ -63,7 +64,9 @@ def report_facts(
         version=__version__,
         trigger=prepared.dataset.trigger,
         family=base.family,
-        pipeline=base.facts.drawing.pipeline,
+        loaders=loaders_of(
+            base.facts, prepared.settings.network_module, prepared.settings.network_args
+        ),
         base_name=base.public_name,
         base_is_file=base.layout == "checkpoint" and not base.hub_id,
         base_licence=base.licence,

@@ -3,22 +3,19 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from tenner import __version__
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.families import FAMILY_NAMES, FamilyFacts
-from tenner.kohya.networks import UNDRAWN
-from tenner.lora_files.programs import KIND_NAMES, written_by
 from tenner.planning.prepared import Prepared
+from tenner.report.loaders import loaders_of
 from tenner.report.model_card import CARD_NAME, Card, WidgetPicture, render_card
 from tenner.runs.ledger import SavedFile
 from tenner.sample.job import Drawn, Sample, Samples
 from tenner.storage.destination import Destination
 
 _MOST_PICTURES = 4
-_OF_FORGE = ("flux", "flux-schnell")
 _USUAL_STRENGTH = 0.8
 _SHOWN_OPTIONS = (
     "network_dim",
@@ -101,14 +98,18 @@ def card_of(
 ) -> Card:
     """The card of this run. Its code loads the LoRA from the first destination on the Hub."""
     plan, base, dataset = prepared.plan, prepared.base, prepared.dataset
+    settings = prepared.settings
+    found = loaders_of(base.facts, settings.network_module, settings.network_args)
     hub = next((each for each in destinations if each.kind == "hub"), None)
     return Card(
         name=plan.output_name,
         weights=f"{plan.output_name}.safetensors",
         version=__version__,
         family=FAMILY_NAMES[base.family],
-        pipeline=_pipeline(prepared),
-        **_loaders(prepared),
+        pipeline=found.pipeline,
+        kind=found.kind,
+        webui=found.webui,
+        has_comfyui=found.has_comfyui,
         tag=_TAGS.get(base.family, base.family),
         base_name=base.public_name,
         base_id=base.hub_id,
@@ -130,32 +131,6 @@ _TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-d
 
 def _licence(facts: FamilyFacts) -> str:
     return facts.licence.name if facts.licence else ""
-
-
-def _pipeline(prepared: Prepared) -> str:
-    """What loads the weights in diffusers; empty where nothing does."""
-    drawing = prepared.base.facts.drawing
-    is_read = not drawing.why_not and not drawing.is_converted
-    is_read = is_read and prepared.settings.network_module not in UNDRAWN
-    return drawing.pipeline if is_read else ""
-
-
-def _loaders(prepared: Prepared) -> dict[str, Any]:
-    """The kind of network, and the programs besides diffusers that load it."""
-    settings = prepared.settings
-    return loaders(prepared.base.facts, settings.network_module or "", settings.network_args)
-
-
-def loaders(facts: FamilyFacts, network_module: str, network_args: Sequence[str]) -> dict[str, Any]:
-    """As `Card` has them. A1111 knows the families with a U-Net, Forge FLUX.1 as well."""
-    written = written_by(network_module, network_args)
-    of_forge = "Forge" if facts.name in _OF_FORGE else ""
-    webui = of_forge if facts.transformer else "AUTOMATIC1111, Forge"
-    return {
-        "kind": KIND_NAMES[written.kind],
-        "webui": webui if written.read_by("A1111, Forge") else "",
-        "has_comfyui": written.read_by("ComfyUI"),
-    }
 
 
 def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,8 @@
 """Tokenizers that sd-scripts looks up on the Hub: fetched before the training, found offline."""
 
 import hashlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +17,7 @@ from servers.fault_proxy import Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 
 from tenner.base.hub_tokenizers import find_tokenizers, tokenizer_problems, write_tokenizers
+from tenner.base.tiny import concept_dir
 from tenner.families import FAMILIES
 
 REPO = "google/gemma-2-2b"
@@ -107,3 +110,23 @@ def test_each_tokenizer_has_a_fixed_commit() -> None:
         for each in facts.hub_tokenizers:
             assert len(each.revision) == 40, each.hub_id
             assert all(len(sha256) in (0, 64) for sha256 in each.files.values())
+
+
+def test_plan_refuses_a_base_whose_tokenizer_is_refused(hub: Hub, tmp_path: Path) -> None:
+    with fault_proxy(hub.port) as proxy:
+        proxy.fault = lambda sent: (
+            Spoil(status=403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "terms"})
+            if REPO in sent.path
+            else None
+        )
+        env = {**os.environ, **environ(f"http://127.0.0.1:{proxy.port}", tmp_path)}
+        words = ("plan", concept_dir(), "--base_model", "lumina2", "--gpu", "RTX 4090")
+        done = subprocess.run(
+            [sys.executable, "-m", "tenner", *words],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"open https://huggingface.co/{REPO}, accept its" in done.stdout + done.stderr

@@ -17,8 +17,9 @@ from tenner.engines.sd_scripts.engine import Job
 from tenner.engines.sd_scripts.find import Trainer
 from tenner.engines.sd_scripts.run import BROKEN_STATE_EXIT, SdScriptsRun
 from tenner.supervision.guards import Guard, Verdict
+from tenner.supervision.states import states
 from tenner.supervision.supervise import Control, StopRequest
-from tenner.supervision.training import Engine, Trained, states, train
+from tenner.supervision.training import Engine, Trained, train
 from tests.train_options import train_options
 
 STAND_IN = Path(__file__).parent / "stand_in_trainer.py"

@@ -3,7 +3,7 @@
 What their authors recommend, and where it was read:
 
 - Pony Diffusion V6 XL, civitai.com/models/257749: clip skip 2, else "low quality blobs", and the
-  whole row from score_9 to score_4_up before the prompt; it says nothing of training LoRAs.
+  whole row from score_9 to score_4_up before the prompt; it has no advice on training LoRAs.
 - Illustrious, the page of v1.0 on the Hub: pictures from 512 to 1536 pixels, Danbooru's tags and
   plain language. The page of v2.0 names no settings.
 - NoobAI, the pages of its v-prediction models on the Hub: full Danbooru and e621 with their own

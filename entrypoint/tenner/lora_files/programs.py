@@ -68,7 +68,7 @@ def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
     found = [ReadBy(program=each.name, why_not=_why_not(each, file)) for each in PROGRAMS]
     mine = _why_not(_CONTINUES, file)
     if not mine and is_of_lycoris(file) and lycoris_start(file) is None:
-        mine = "its metadata do not say how LyCORIS made it"
+        mine = "its metadata do not describe its LyCORIS network"
     if not mine and file.architecture != "unknown" and file.family is None:
         mine = f"it trains no {file.architecture}"
     return (*found, ReadBy(program=_CONTINUES.name, why_not=mine))

@@ -27,7 +27,8 @@ from tenner.supervision.captions_fallback import (
 )
 from tenner.supervision.guards import DoneGuard, StopFileGuard
 from tenner.supervision.oom_fallback import Rung, last_words, next_rung, next_rung_on_host
-from tenner.supervision.training import Engine, Lighter, rename_out_of_use, states, step_of
+from tenner.supervision.states import rename_out_of_use, states, step_of
+from tenner.supervision.training import Engine, Lighter
 
 
 def engine_for(

@@ -26,8 +26,9 @@ from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import WeightsFact
 from tenner.runs.context import RunContext
+from tenner.supervision.states import states
 from tenner.supervision.supervise import follow
-from tenner.supervision.training import Trained, states
+from tenner.supervision.training import Trained
 
 MODULE = "tenner.lora_files.measuring"
 

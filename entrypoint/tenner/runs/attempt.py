@@ -34,7 +34,8 @@ from tenner.storage.manifest import MANIFEST_NAME, read_manifest
 from tenner.storage.opening import open_store
 from tenner.supervision.budget import Budget, BudgetGuard, delivery_seconds
 from tenner.supervision.guards import Guard
-from tenner.supervision.training import Trained, newest_step, states, step_of
+from tenner.supervision.states import newest_step, states, step_of
+from tenner.supervision.training import Trained
 
 HAND_OVER_SECONDS = 1800.0
 _READ_SECONDS = 60.0

@@ -21,7 +21,7 @@ from tenner.runs.reserve import NOTES_BYTES, release_reserve
 from tenner.storage.destination import Destination
 from tenner.storage.sending import OWN_FOLDER
 from tenner.supervision.guards import Verdict
-from tenner.supervision.training import states
+from tenner.supervision.states import states
 
 STATES = 5
 """Two that are stored, one that is being written, one that is being sent to a destination, and the

@@ -18,7 +18,7 @@ from tenner.planning.length import run_length
 from tenner.planning.plan import Plan
 from tenner.runs.ledger import Ledger
 from tenner.settings.model import Settings
-from tenner.supervision.training import states
+from tenner.supervision.states import states
 
 LENGTH = frozenset(("max_train_epochs", "max_train_steps"))
 """Settings that may differ between a run and its extension."""

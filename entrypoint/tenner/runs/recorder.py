@@ -14,7 +14,7 @@ from tenner.core.weights import inspect_weights
 from tenner.runs.ledger import Finished, Ledger, LedgerBook, SavedFile
 from tenner.runs.uploader import Uploader
 from tenner.supervision.guards import Verdict
-from tenner.supervision.training import states, step_of
+from tenner.supervision.states import states, step_of
 
 NOTE_EVERY_SECONDS = 60.0
 """The time and cost of a killed attempt are known up to its last note."""

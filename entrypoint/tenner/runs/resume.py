@@ -27,7 +27,7 @@ from tenner.runs.upload_item import EVENTS_FILE
 from tenner.settings.model import Settings
 from tenner.storage.manifest import RemoteEntry
 from tenner.supervision.oom_fallback import CHANGES_THE_NETWORK
-from tenner.supervision.training import newest_step
+from tenner.supervision.states import newest_step
 
 READ_SECONDS = 60.0
 

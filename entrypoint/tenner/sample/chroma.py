@@ -33,11 +33,11 @@ from tenner.sample.parts import (
 )
 
 _HEAD = 128
-"""Numbers of an attention head: sd-scripts' axes of positions, 16, 56 and 56, together."""
+"""The width of an attention head: the sum of sd-scripts' axes of positions, 16, 56 and 56."""
 _TOKENS = 512
-"""Of a prompt: sd-scripts' `t5xxl_max_token_length` for all models but schnell."""
+"""Tokens of a prompt: sd-scripts' `t5xxl_max_token_length` for all models but schnell."""
 _PATCH = 16
-"""Pixels of a side of what one token of the picture shows."""
+"""Pixels of a side of the patch that is one token."""
 
 
 def open_chroma(job: SampleJob, dtype: torch.dtype) -> Any:
@@ -138,11 +138,11 @@ class ChromaPipeline(DiffusionPipeline):
         self.set_adapters([adapter_name], adapter_weights=[1.0])
 
     def count_loaded(self, adapters: set[str]) -> int:
-        """Modules that carry one of these LoRAs."""
+        """The number of modules with one of these LoRAs."""
         return sum(len(_modules(each)) for name, each in self.loras.items() if name in adapters)
 
     def set_adapters(self, names: Sequence[str], adapter_weights: Sequence[float]) -> None:
-        """Turn these LoRAs to their strengths, and all others off."""
+        """Set the strengths of these LoRAs, and switch all others off."""
         strengths = dict(zip(names, adapter_weights, strict=True))
         for name, network in self.loras.items():
             network.set_multiplier(strengths.get(name, 0.0))
@@ -152,10 +152,10 @@ class ChromaPipeline(DiffusionPipeline):
         self.set_adapters([], [])
 
     def enable_lora(self) -> None:
-        """`set_adapters` does it."""
+        """Does nothing: `set_adapters` enables LoRAs."""
 
     def unload_lora_weights(self) -> None:
-        """Turn them off: the modules that were replaced stay so, as `count_loaded` tells."""
+        """Switch all off. The modules stay replaced, so `count_loaded` still counts them."""
         self.disable_lora()
 
     @torch.no_grad()
@@ -180,7 +180,7 @@ class ChromaPipeline(DiffusionPipeline):
             text = self._encoded([*negative_prompt, *prompt] if guided else prompt, device)
             rows, columns = -(-height // _PATCH), -(-width // _PATCH)
             latents = torch.cat([_noise(each, rows, columns) for each in generator]).to(device)
-            step = _Step(text=text, places=_places(rows, columns).to(device), dtype=dtype)
+            step = _Step(text=text, positions=_positions(rows, columns).to(device), dtype=dtype)
             self._set_timesteps(num_inference_steps, rows * columns, device)
             for index, time in enumerate(self.scheduler.timesteps):
                 flow = step.flow(self.transformer, latents, float(time) / 1000, guidance_scale)
@@ -192,7 +192,7 @@ class ChromaPipeline(DiffusionPipeline):
         return Drawn(images=found)
 
     def _encoded(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, ...]:
-        """T5's hidden states (prompts, tokens, width) and the mask of those that are words."""
+        """T5's hidden states (prompts, tokens, width) and the mask without the padding."""
         tokens = self.tokenizer(
             prompts,
             max_length=_TOKENS,
@@ -225,11 +225,11 @@ class ChromaPipeline(DiffusionPipeline):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What all steps of a batch have in common. With guidance `text` holds first the negative
+    """The inputs that all steps of a batch share. With guidance `text` holds first the negative
     prompts, then the prompts."""
 
     text: tuple[torch.Tensor, ...]
-    places: torch.Tensor
+    positions: torch.Tensor
     dtype: torch.dtype
 
     def flow(self, model: Any, latents: torch.Tensor, time: float, guidance: float) -> torch.Tensor:
@@ -238,17 +238,19 @@ class _Step:
         number = states.shape[0]
         doubled = torch.cat([latents] * (number // latents.shape[0])).to(self.dtype)
         times = torch.full((number,), time, device=latents.device)
-        still = torch.zeros_like(times)  # `guidance_scale` 0, as it was trained
+        no_guidance = torch.zeros_like(times)  # `guidance_scale` 0, as it was trained
         flow = model(
             img=doubled,
-            img_ids=self.places.expand(number, -1, -1),
+            img_ids=self.positions.expand(number, -1, -1),
             txt=states,
             txt_ids=torch.zeros(*states.shape[:2], 3, device=states.device),
             y=None,
             timesteps=times,
-            guidance=still,
+            guidance=no_guidance,
             txt_attention_mask=mask,
-            mod_vectors=model.get_mod_vectors(timesteps=times, guidance=still, batch_size=number),
+            mod_vectors=model.get_mod_vectors(
+                timesteps=times, guidance=no_guidance, batch_size=number
+            ),
         )
         if number == latents.shape[0]:
             return flow
@@ -263,7 +265,7 @@ def _noise(generator: torch.Generator, rows: int, columns: int) -> torch.Tensor:
     return maps.reshape(1, rows * columns, 64)
 
 
-def _places(rows: int, columns: int) -> torch.Tensor:
+def _positions(rows: int, columns: int) -> torch.Tensor:
     """Row and column of each token, of the shape (1, tokens, 3)."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     found = torch.stack([torch.zeros_like(row), row, column], dim=-1)

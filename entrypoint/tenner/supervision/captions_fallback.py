@@ -1,8 +1,8 @@
-"""What is given up when the card's memory runs out while sd-scripts encodes the captions. Pure.
+"""Options that save memory when the card's runs out while sd-scripts encodes the captions. Pure.
 
-Before the first step the transformer or U-Net waits in memory and the text encoders alone are on
-the card: a smaller batch of training, swapped blocks and gradient checkpointing free nothing there.
-What does: fewer captions at a time, and text encoders in 8 bits or on the CPU, by the options that
+Before the first step the transformer or U-Net is in the host's memory, and only the text encoders
+are on the card: a smaller batch, swapped blocks and gradient checkpointing free nothing there.
+These do: fewer captions at a time, and text encoders in 8 bits or on the CPU, by the options that
 sd-scripts has for a family (`cache_text_encoder_outputs_if_needed` of its scripts). T5 is held in 8
 bits where its file has them and `fp8_base` is set, which holds the transformer in 8 bits too.
 """
@@ -22,7 +22,8 @@ _T5_IN_8_BITS = "fp8_base"
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoders:
-    """Those of a run. `t5_in_8_bits` tells of the file of T5; None where the family has no T5."""
+    """The text encoders of a run. `t5_in_8_bits` is whether the file of T5 is in 8 bits; None for
+    families without T5."""
 
     family: Family
     t5_in_8_bits: bool | None = None
@@ -31,7 +32,7 @@ class TextEncoders:
 def next_rung_for_captions(
     options: TrainOptions, settings: Settings, encoders: TextEncoders
 ) -> Rung | None:
-    """The next thing to try after the captions did not fit, None where nothing is left."""
+    """The next options to try after the captions did not fit; None where there are no more."""
     facts = FAMILIES[encoders.family]
     if facts.transformer is None:  # captions are encoded in batches of the training's size
         rung = next_rung(options, settings)

@@ -1,4 +1,4 @@
-"""What is given up, and in which order, when a card or its machine runs out of memory. Pure.
+"""The options that save memory when a card or its machine runs out of it, in their order. Pure.
 
 On a card first the images of a micro-batch (their number in a step stays the same, by
 accumulation), then the activations that gradient checkpointing computes again, of all blocks where
@@ -18,13 +18,13 @@ from tenner.planning.lighter import Trained, changed_options, levers_of, lighter
 from tenner.settings.model import Settings
 
 CHANGES_THE_NETWORK = frozenset(("network_train_unet_only", "cache_text_encoder_outputs"))
-"""Options after which earlier states fit no more: never changed back later."""
+"""Options with which earlier states do not fit any more; they are never changed back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A step down the ladder: the options that change, and how it is reported. `states_fit`
-    is False where earlier states cannot be resumed with them."""
+    """One fallback: the options that change, and their report. `states_fit` is False where earlier
+    states cannot be resumed with them."""
 
     changed: Mapping[str, Value] = field(default_factory=dict[str, Value])
     description: str
@@ -34,8 +34,10 @@ class Rung:
 def next_rung(
     options: TrainOptions, settings: Settings, trained: Trained | None = None
 ) -> Rung | None:
-    """The next thing to try after `options` ran out of memory, None where nothing is left.
-    `trained` is given where a transformer is."""
+    """The next options to try after `options` ran out of memory; None where there are no more.
+
+    `trained` is set for families with a transformer.
+    """
     if trained is not None:
         return _lighter_transformer(options, settings, trained)
     batch = options.train_batch_size
@@ -91,7 +93,8 @@ def _lever_words(changed: Mapping[str, Value]) -> str:
 def next_rung_on_host(
     options: TrainOptions, settings: Settings, *, engine: str, on_cpu: bool
 ) -> Rung | None:
-    """The next thing to try after the machine's memory did not do, None where nothing is left.
+    """The next options to try after the machine's memory did not suffice; None where there are no
+    more.
 
     The built-in trainer has no loading processes and caches encoded images on disk as well; on a
     CPU the machine's memory is the training's own.
@@ -119,7 +122,7 @@ def next_rung_on_host(
 
 
 def last_words(options: TrainOptions, settings: Settings) -> str:
-    """What the user could still allow, when nothing is left to try."""
+    """What the user could still allow when there are no more options to try."""
     allow: list[str] = []
     if options.train_batch_size > 1 and not settings.may_change_batch:
         allow.append(msg("may_change_batch = true (the images of a step stay the same)"))
@@ -133,7 +136,7 @@ def last_words(options: TrainOptions, settings: Settings) -> str:
 
 
 def _smaller_batch(batch: int, accumulation: int) -> Rung:
-    """At most half, and a divisor, so that a step still sees exactly as many images."""
+    """At most half, and a divisor, so that a step still has exactly as many images."""
     images = batch * accumulation
     smaller = max(size for size in range(1, batch // 2 + 1) if images % size == 0)
     return Rung(

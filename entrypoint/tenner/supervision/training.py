@@ -38,14 +38,13 @@ from tenner.core.weights import Weights, inspect_weights
 from tenner.supervision.exit_diagnosis import Kills, count_kills, explain
 from tenner.supervision.guards import Guard, NanGuard, SlowGuard, StallGuard
 from tenner.supervision.restarts import KILLED_FROM_OUTSIDE, Restarts
+from tenner.supervision.states import newest_step, rename_out_of_use, states
 from tenner.supervision.supervise import Control, Ending, StopRequest, follow
 
 _ORDERLY = ("done", "budget", "stop_file")
 """Reasons of guards after which complete final weights are the result, whatever the exit code."""
 _CAPTIONS = "caching captions"
 """The phase in which both engines encode captions."""
-STATE_MARK = "state.json"
-"""The file that an engine writes last into a state: without it a state is incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,23 +243,6 @@ def _less_memory(
     return lighter.engine, failed
 
 
-def states(run_dir: RunDir) -> list[Path]:
-    """The complete states in the run's directory, newest first."""
-    found = [each for each in run_dir.state.iterdir() if (each / STATE_MARK).is_file()]
-    whole = [each for each in found if each.name.startswith("step-")]
-    return sorted(whole, key=lambda each: each.name, reverse=True)
-
-
-def step_of(state: Path) -> int:
-    """The absolute step of a state in the run's directory."""
-    return int(state.name.rpartition("-")[2])
-
-
-def newest_step(run_dir: RunDir) -> int:
-    """The step of the newest complete state here; 0 where there is none."""
-    return max(map(step_of, states(run_dir)), default=0)
-
-
 def _one_attempt(
     engine: Engine,
     run_dir: RunDir,
@@ -284,12 +266,6 @@ def _is_broken(ending: Ending, engine: Engine) -> bool:
     launcher of several processes hides their exit codes."""
     reported = ending.failed is not None and ending.failed.kind == "broken_state"
     return reported or ending.returncode == engine.broken_state_exit
-
-
-def rename_out_of_use(found: Sequence[Path], why: str) -> None:
-    """Rename states or weights so that nothing resumes from them. Raises OSError."""
-    for each in found:
-        each.rename(each.with_name(f"{why}-{each.name}"))
 
 
 def _start(

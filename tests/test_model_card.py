@@ -124,7 +124,8 @@ def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "webui"), [("flux", "Forge"), ("anima", ""), ("sd1", "AUTOMATIC1111, Forge")]
+    ("family", "webui"),
+    [("flux", "Forge"), ("anima", ""), ("hunyuan-image", ""), ("sd1", "AUTOMATIC1111, Forge")],
 )
 def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, webui: str) -> None:
     text = render_card(replace(CARD, **asdict(loaders_of(FAMILIES[family], "", ()))))
@@ -132,7 +133,9 @@ def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, web
         assert f"**{webui}:** put" in text
     else:
         assert "**AUTOMATIC1111, Forge** do not load these weights" in text
-    assert "**ComfyUI:** put" in text
+    converted = "rename the modules with `networks/convert_hunyuan_image_lora_to_comfy.py`" in text
+    assert converted == (family == "hunyuan-image")
+    assert "**ComfyUI:**" in text
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -15,8 +15,22 @@ import sys
 def main(real: str) -> None:
     sys.path.insert(0, real)
     import torch
-    from library import anima_models, chroma_models, flux_models, sd3_models
-    from networks import lora, lora_anima, lora_flux, lora_sd3
+    from library import (
+        anima_models,
+        chroma_models,
+        flux_models,
+        hunyuan_image_models,
+        lumina_models,
+        sd3_models,
+    )
+    from networks import (
+        lora,
+        lora_anima,
+        lora_flux,
+        lora_hunyuan_image,
+        lora_lumina,
+        lora_sd3,
+    )
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     def sd3(kind: str, depth: int, norm: str | None, dual: list[int]) -> torch.nn.Module:
@@ -72,6 +86,11 @@ def main(real: str) -> None:
             "sd35-medium": (sd3("5-medium", 24, "rms", list(range(13))), lora_sd3),
             "sd35-large": (sd3("5-large", 38, "rms", []), lora_sd3),
             "anima": (anima_models.Anima(**anima), lora_anima),
+            "lumina2": (lumina_models.NextDiT_2B_GQA_patch2_Adaln_Refiner(), lora_lumina),
+            "hunyuan-image": (
+                hunyuan_image_models.HYImageDiffusionTransformer(),
+                lora_hunyuan_image,
+            ),
         }
         clip_l = CLIPTextModelWithProjection(clip(768, 12))
         clip_g = CLIPTextModelWithProjection(clip(1280, 32))
@@ -89,7 +108,8 @@ def main(real: str) -> None:
         }
         found = {}
         for family, (model, module) in models.items():
-            network = module.create_network(1.0, 4, 4.0, None, [], model)
+            encoders = [torch.nn.Module()] if module is lora_lumina else []  # it reads the first
+            network = module.create_network(1.0, 4, 4.0, None, encoders, model)
             names = [each.lora_name for each in network.unet_loras]
             found[family] = {"modules": names, "weights": list(model.state_dict())}
         for family, (encoders, comfyui, module) in texts.items():

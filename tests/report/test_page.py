@@ -156,6 +156,7 @@ def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
     [
         ("sdxl", None, ["AUTOMATIC1111, Forge", "ComfyUI", "diffusers"]),
         ("sd35-large", None, ["ComfyUI"]),
+        ("hunyuan-image", None, ["ComfyUI"]),
         ("flux", None, ["Forge", "ComfyUI", "diffusers"]),
         ("chroma", "lycoris.kohya", ["ComfyUI"]),
         ("sd1", "networks.oft", ["AUTOMATIC1111, Forge"]),
@@ -168,6 +169,7 @@ def test_only_programs_that_load_the_weights_are_explained(
     page = render_report(replace(facts, loaders=loaders))
     explained = page.split("How to use the LoRA")[1].split("</details>")[0]
     assert re.findall(r"<h4>(.*?)</h4>", explained) == programs
+    assert ("convert_hunyuan_image_lora_to_comfy.py" in explained) == (family == "hunyuan-image")
     assert ("load_lora_weights" in page) == ("diffusers" in programs)
 
 

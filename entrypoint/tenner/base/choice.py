@@ -169,7 +169,13 @@ def family_notices(family: Family) -> tuple[Problem, ...]:
         text = msg(
             "no samples are drawn of {family}: {why}", family=facts.title, why=facts.drawing.why_not
         )
-        drawn = (Problem(text=text, fix=msg("look at the LoRA in ComfyUI"), level="note"),)
+        fix = msg("look at the LoRA in ComfyUI")
+        if facts.comfyui_converter:
+            fix = msg(
+                "rename its modules with {script} of sd-scripts, and look at it in ComfyUI",
+                script=facts.comfyui_converter,
+            )
+        drawn = (Problem(text=text, fix=fix, level="note"),)
     licence = facts.licence
     if licence is None or not licence.note:
         return drawn

@@ -235,6 +235,9 @@ class FamilyFacts:
     hub_tokenizers: tuple[HubTokenizer, ...] = ()
     lora_family: Family = ""
     """Another family whose LoRAs fit; empty without one."""
+    comfyui_converter: str = ""
+    """sd-scripts' script that renames a LoRA's modules for ComfyUI; empty where ComfyUI loads the
+    file as it is."""
     name_patterns: str = ""
     """A regular expression for names of files and repos that cannot be read."""
     lora_widths: tuple[int, ...] = ()

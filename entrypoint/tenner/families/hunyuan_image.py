@@ -127,6 +127,7 @@ HUNYUAN_IMAGE = FamilyFacts(
         ),
     ),
     lora_widths=(3584,),
+    comfyui_converter="networks/convert_hunyuan_image_lora_to_comfy.py",
     name_patterns=r"hunyuan[-_ ]?image",
     bases=(
         KnownBase(

@@ -14,12 +14,14 @@ _OF_FORGE = ("flux", "flux-schnell")
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
     """`kind` of network in words; `pipeline` is diffusers' class, empty where diffusers does not
-    load the weights; `webui` names those of A1111 and Forge that do."""
+    load the weights; `webui` names those of A1111 and Forge that do. `converter` is sd-scripts'
+    script that ComfyUI needs before."""
 
     kind: str = KIND_NAMES["lora"]
     pipeline: str = ""
     webui: str = ""
     has_comfyui: bool = True
+    converter: str = ""
 
 
 STABLE_DIFFUSION = Loaders(pipeline="StableDiffusionPipeline", webui="AUTOMATIC1111, Forge")
@@ -41,4 +43,5 @@ def loaders_of(
         pipeline=drawing.pipeline if in_diffusers else "",
         webui=webui if written.read_by("A1111, Forge") else "",
         has_comfyui=written.read_by("ComfyUI"),
+        converter=facts.comfyui_converter,
     )

@@ -46,6 +46,8 @@ class Card:
     """Those of the two that load these weights; empty where neither does."""
     has_comfyui: bool = True
     """Whether ComfyUI loads these weights."""
+    converter: str = ""
+    """sd-scripts' script that ComfyUI needs before."""
     tag: str
     """The Hub's tag for the kind of base."""
     base_name: str

@@ -110,6 +110,7 @@ def card_of(
         kind=found.kind,
         webui=found.webui,
         has_comfyui=found.has_comfyui,
+        converter=found.converter,
         tag=_TAGS.get(base.family, base.family),
         base_name=base.public_name,
         base_id=base.hub_id,

@@ -26,10 +26,8 @@ ANIMA = FamilyFacts(
     lora_module="networks.lora_anima",
     side=1024,
     defaults=transformers.defaults(steps=64, rank=8, source=_DOCS, text_trained=False),
-    recognises=lambda shapes: any(
-        f"{prefix}blocks.0.adaln_modulation_self_attn.1.weight" in shapes
-        and f"{prefix}llm_adapter.out_proj.weight" in shapes
-        for prefix in ("", "net.", "model.diffusion_model.")
+    recognises=lambda shapes: transformers.has_tensors(
+        shapes, "blocks.0.adaln_modulation_self_attn.1.weight", "llm_adapter.out_proj.weight"
     ),
     diffusers_class="",
     drawing=Drawing(

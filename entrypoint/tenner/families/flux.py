@@ -22,9 +22,9 @@ from tenner.families.facts import (
     Shapes,
     Transformer,
 )
+from tenner.families.transformers import has_tensors
 
 _DOCS = "sd-scripts, docs/flux_train_network.md"
-_PREFIXES = ("", "model.diffusion_model.")
 _SOURCES = (
     _DOCS,
     "https://github.com/kohya-ss/sd-scripts/pull/1374",
@@ -33,25 +33,21 @@ _SOURCES = (
 _ATTENTION = "double_blocks.0.img_attn.qkv.weight"
 
 
-def _has(shapes: Shapes, name: str) -> bool:
-    return any(f"{prefix}{name}" in shapes for prefix in _PREFIXES)
-
-
 def _is_chroma(shapes: Shapes) -> bool:
-    return _has(shapes, _ATTENTION) and _has(shapes, "distilled_guidance_layer.in_proj.weight")
+    return has_tensors(shapes, _ATTENTION, "distilled_guidance_layer.in_proj.weight")
 
 
 def _is_hunyuan(shapes: Shapes) -> bool:
-    return _has(shapes, "byt5_in.fc1.weight")
+    return has_tensors(shapes, "byt5_in.fc1.weight")
 
 
 def _is_dev(shapes: Shapes) -> bool:
-    return _has(shapes, _ATTENTION) and _has(shapes, "guidance_in.in_layer.weight")
+    return has_tensors(shapes, _ATTENTION, "guidance_in.in_layer.weight")
 
 
 def _is_schnell(shapes: Shapes) -> bool:
     others = _is_dev(shapes) or _is_chroma(shapes) or _is_hunyuan(shapes)
-    return _has(shapes, _ATTENTION) and not others
+    return has_tensors(shapes, _ATTENTION) and not others
 
 
 _FILES = (transformers.CLIP_L_FILE, transformers.T5_FILE, transformers.AE_FILE)

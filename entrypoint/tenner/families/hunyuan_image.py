@@ -29,7 +29,7 @@ HUNYUAN_IMAGE = FamilyFacts(
     side=2048,
     defaults=transformers.defaults(steps=64, rank=16, source=_DOCS, text_trained=False),
     recognises=lambda shapes: (
-        any(f"{prefix}byt5_in.fc1.weight" in shapes for prefix in ("", "model.diffusion_model."))
+        transformers.has_tensors(shapes, "byt5_in.fc1.weight")
         and not any("vision_in" in name for name in shapes)
     ),
     diffusers_class="HunyuanImageTransformer2DModel",

@@ -27,11 +27,9 @@ LUMINA = FamilyFacts(
     lora_module="networks.lora_lumina",
     side=1024,
     defaults=transformers.defaults(steps=64, rank=8, source=_DOCS),
-    recognises=lambda shapes: any(
-        f"{prefix}cap_embedder.1.weight" in shapes
-        and f"{prefix}layers.25.attention.qkv.weight" in shapes
-        and f"{prefix}layers.26.attention.qkv.weight" not in shapes
-        for prefix in ("", "model.diffusion_model.")
+    recognises=lambda shapes: (
+        transformers.has_tensors(shapes, "cap_embedder.1.weight", "layers.25.attention.qkv.weight")
+        and not transformers.has_tensors(shapes, "layers.26.attention.qkv.weight")
     ),
     diffusers_class="Lumina2Transformer2DModel",
     drawing=Drawing(

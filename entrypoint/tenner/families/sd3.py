@@ -33,14 +33,12 @@ _LICENCE = Licence(
 
 def _kind(shapes: Shapes) -> str:
     """`3`, `3.5-medium` or `3.5-large`, by sd-scripts' names; empty for anything else."""
-    for prefix in ("", "model.diffusion_model."):
-        if f"{prefix}joint_blocks.0.x_block.attn.qkv.weight" not in shapes:
-            continue
-        if f"{prefix}joint_blocks.0.context_block.attn.ln_k.weight" not in shapes:
-            return "3"
-        second = f"{prefix}joint_blocks.0.x_block.attn2.ln_k.weight"
-        return "3.5-medium" if second in shapes else "3.5-large"
-    return ""
+    if not transformers.has_tensors(shapes, "joint_blocks.0.x_block.attn.qkv.weight"):
+        return ""
+    if not transformers.has_tensors(shapes, "joint_blocks.0.context_block.attn.ln_k.weight"):
+        return "3"
+    has_second = transformers.has_tensors(shapes, "joint_blocks.0.x_block.attn2.ln_k.weight")
+    return "3.5-medium" if has_second else "3.5-large"
 
 
 def _is_medium(shapes: Shapes) -> bool:

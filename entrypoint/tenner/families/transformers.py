@@ -1,7 +1,7 @@
 """Common facts of the families with a transformer as denoiser: files, options, defaults."""
 
 from tenner.core.messages import msg
-from tenner.families.facts import Default, FamilyDefaults, FurtherFile, Scalar
+from tenner.families.facts import Default, FamilyDefaults, FurtherFile, Scalar, Shapes
 
 CLIP_L = "openai_clip-vit-large-patch14"
 CLIP_G = "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"
@@ -59,6 +59,15 @@ AE_FILE = FurtherFile(
     gb=0.34,
 )
 """FLUX.1's autoencoder is the same file in all repos that repeat it."""
+
+
+_PREFIXES = ("", "model.diffusion_model.", "net.")
+"""Prefixes of the denoiser's tensors: of its own file, of ComfyUI's checkpoints, of Anima's."""
+
+
+def has_tensors(shapes: Shapes, *names: str) -> bool:
+    """Whether a checkpoint has all of these tensors of a denoiser, under one of the prefixes."""
+    return any(all(f"{prefix}{name}" in shapes for name in names) for prefix in _PREFIXES)
 
 
 def defaults(*, steps: int, rank: int, source: str, text_trained: bool = True) -> FamilyDefaults:

@@ -47,14 +47,14 @@ def swept_job(folder: Path, rate: float, dim: int, **known: Any) -> JobRecord:
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("batch")
-    place = "s3://a-bucket/loras/portrait_of_the_neighbours_dog/a-long-folder-name"
+    destination = "s3://a-bucket/loras/portrait_of_the_neighbours_dog/a-long-folder-name"
     missing = msg("{name} is missing", name="/models/of/a/long/path/photographic.safetensors")
     done: dict[str, Any] = {
         "state": "delivered", "steps": 1200, "loss": 0.1, "seconds": 3725, "cost_usd": 0.31,
     }  # fmt: skip
     records = [
-        swept_job(folder, 1e-4, 8, destinations=(place,), **done),
-        swept_job(folder, 1e-4, 32, destinations=(place,), **done),
+        swept_job(folder, 1e-4, 8, destinations=(destination,), **done),
+        swept_job(folder, 1e-4, 32, destinations=(destination,), **done),
         swept_job(folder, 2e-4, 8, state="training", steps=400),
         swept_job(folder, 2e-4, 32, state="failed", problems=(missing,)),
         swept_job(folder, 4e-4, 8, state="waiting"),

@@ -24,14 +24,14 @@ def commands(job: str) -> str:
 
 def test_a_job_for_a_model_first_requires_the_space_that_it_takes() -> None:
     models = tomllib.loads((ROOT / "docker" / "models.toml").read_text(encoding="utf-8"))
-    rooms = {
+    spaces = {
         each["model"]: each["room"]
         for each in IMAGE["jobs"]["models"]["strategy"]["matrix"]["include"]
     }
-    assert set(rooms) == set(models)
+    assert set(spaces) == set(models)
     for name, facts in models.items():
         twice = 2 * facts["num_bytes"] / 1e9
-        assert twice < rooms[name] < twice + 3, name
+        assert twice < spaces[name] < twice + 3, name
 
 
 @pytest.mark.parametrize("job", ["test", "publish", "models"])

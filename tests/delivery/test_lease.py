@@ -43,7 +43,7 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dest
         yield bucket_at(port)
 
 
-def test_many_want_it_and_never_two_have_it(destination: Destination) -> None:
+def test_many_wait_for_it_and_never_two_have_it(destination: Destination) -> None:
     inside: list[str] = []
     overlaps: list[tuple[str, ...]] = []
     turns: list[int] = []

@@ -190,13 +190,13 @@ def test_what_the_keys_lack_is_reported_before_the_run_and_leaves_one_file_at_mo
     assert bucket.names() <= {".tenner-check"}
 
 
-@pytest.mark.parametrize("server_port", ["moto"], indirect=True)  # the other keeps no versions
-@pytest.mark.parametrize("keeps", ["versions", "locked"])
+@pytest.mark.parametrize("server_port", ["moto"], indirect=True)  # the other stores no versions
+@pytest.mark.parametrize("kind", ["versions", "locked"])
 def test_a_bucket_that_stores_each_version_is_named_before_the_run_with_the_rule_that_ends_it(
-    server_port: int, keeps: str
+    server_port: int, kind: str
 ) -> None:
-    client, name = s3_client(server_port), f"versions-{keeps}"
-    if keeps == "locked":
+    client, name = s3_client(server_port), f"versions-{kind}"
+    if kind == "locked":
         client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
         retention = {"Mode": "COMPLIANCE", "Days": 1}
         lock = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}}
@@ -209,7 +209,7 @@ def test_a_bucket_that_stores_each_version_is_named_before_the_run_with_the_rule
     (found,) = check_destinations([destination], secrets=SECRETS, job="cat", env={})
     assert found.level == "warning"
     assert "it grows by a state at each save" in found.text
-    assert ("until its lock has ended" in found.text) == (keeps == "locked")
+    assert ("until its lock has ended" in found.text) == (kind == "locked")
     rules = re.search(r"--lifecycle-configuration '(.*)'", found.fix)
     assert rules, found.fix
     client.put_bucket_lifecycle_configuration(

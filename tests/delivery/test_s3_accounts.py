@@ -134,7 +134,7 @@ def test_an_etag_that_is_no_md5_is_answered_by_reading_back(proxy: Proxy, tmp_pa
     assert deliver(files, [target], secrets=SECRETS, env={}).at[0].put == ()
 
 
-WANTS_MD5 = (
+NEEDS_MD5 = (
     "<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is "
     "required for Put Object requests with Object Lock parameters</Message></Error>"
 )
@@ -156,7 +156,7 @@ def test_every_part_is_sent_with_a_sha256_that_the_server_checks(
         if has_checksum and not knows_checksums:
             return Spoil(status=501, body=REFUSES)
         if sent.method == "PUT" and knows_checksums and not has_checksum:
-            return Spoil(status=400, body=WANTS_MD5)
+            return Spoil(status=400, body=NEEDS_MD5)
         return None
 
     proxy.fault = fault
@@ -182,7 +182,7 @@ def test_every_part_is_sent_with_a_sha256_that_the_server_checks(
         ("http://localhost:9000", True, hashlib.sha256(b"part").hexdigest()),
     ],
 )
-def test_a_part_is_signed_where_it_could_be_changed_on_the_way_or_the_server_wants_it(
+def test_a_part_is_signed_where_it_could_be_changed_on_the_way_or_the_server_requires_it(
     endpoint: str, signs: bool, sends: str
 ) -> None:
     client = open_client(

@@ -60,7 +60,7 @@ def crowded(facts: ReportFacts) -> ReportFacts:
         path=picture, name="IMG_20240714_phone_of_me_with_the_dog.png", caption="w" * 90,
         is_held_out=True,
     )  # fmt: skip
-    place = "s3://a-bucket-with-a-long-name/loras/of/this/year/sks_dog"
+    destination = "s3://a-bucket-with-a-long-name/loras/of/this/year/sks_dog"
     curve = LossCurve(
         steps=facts.curve.steps, losses=facts.curve.losses, epoch_ends=(2500, 5000),
         learning_rates={"unet": [1e-4] * 5000, "text_encoder": [5e-5] * 5000},
@@ -75,7 +75,7 @@ def crowded(facts: ReportFacts) -> ReportFacts:
         dataset=replace(facts.dataset, images=(held, *facts.dataset.images)),
         weights=(WeightsFact(part="text_encoder", num_modules=72, num_unchanged=0, ratio=0.0034),),
         files=tuple(
-            FileFact(name=name, size_bytes=37_700_000, sha256="ab12cd34" * 8, where=place)
+            FileFact(name=name, size_bytes=37_700_000, sha256="ab12cd34" * 8, where=destination)
             for name in ("portrait_of_the_neighbours_dog_version_twelve-000012.safetensors", "a")
         ),
         settings=(

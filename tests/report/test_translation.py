@@ -308,13 +308,13 @@ def test_all_texts_of_a_plan_have_their_translation(
 
 def test_every_phase_of_a_training_has_its_words() -> None:
     named = re.compile(r'Phase\(name="([a-z ]+)"|\.begin\("([a-z ]+)"|_phase\("([a-z ]+)"')
-    rooms = [
+    sources = [
         catalogues.PACKAGE / "pipeline" / "run.py",
         catalogues.PACKAGE / "pipeline" / "sampler.py",
         catalogues.PACKAGE / "cli" / "demo.py",
     ]
-    rooms += [*(catalogues.PACKAGE / "engines").rglob("*.py")]
-    text = {name for free in rooms for each in named.findall(free.read_text()) for name in each}
+    sources += [*(catalogues.PACKAGE / "engines").rglob("*.py")]
+    text = {name for file in sources for each in named.findall(file.read_text()) for name in each}
     text |= {*PHASES.values(), SampleJob.__dataclass_fields__["phase"].default}
     assert {"loading", "sampling"} <= text
     silent = {each for each in text if each and each not in labels.PHASES}

@@ -126,10 +126,10 @@ def test_the_sha256_of_parts_is_the_proof_where_the_server_stores_it_else_the_ob
         for seen_request in proxy.seen
         if seen_request.method == "GET" and "cat." in seen_request.path
     ]
-    keeps_it = name == "seaweed"
+    stores_it = name == "seaweed"
     assert (
         bool([seen_request for seen_request in read_back if "uploads" not in seen_request.path])
-        != keeps_it
+        != stores_it
     )
     there = s3_client(server_port).list_objects_v2(Bucket=BUCKET, Prefix=target.prefix)
     assert there["KeyCount"] == 2, "nothing is sent only to find out"

@@ -19,9 +19,9 @@ DOTTED = ATTENTION.replace("down_blocks_0_attentions_0_", "down_blocks.0.attenti
 )
 
 
-def inspect(*words: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+def inspect(*args: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tenner", "inspect", *map(str, words)],
+        [sys.executable, "-m", "tenner", "inspect", *map(str, args)],
         env={**os.environ, **extra},
         capture_output=True,
         text=True,
@@ -56,9 +56,9 @@ def test_a_kohya_file_is_reported_whole(tmp_path: Path) -> None:
     down, up = (tensors[f"lora_unet_{ATTENTION}.lora_{side}.weight"] for side in ("down", "up"))
     norm = np.linalg.norm(0.5 * up.astype(np.float64) @ down)
     assert reported["parts"]["unet"]["norm"] == pytest.approx(norm, rel=1e-6)
-    words = inspect(path).stdout
+    output = inspect(path).stdout
     for word in ("Stable Diffusion 1.x", "8, alpha 4", "my cat", "A1111, Forge", "‖ΔW‖"):
-        assert word in words
+        assert word in output
 
 
 def test_of_other_makers_files_it_is_reported_who_reads_them(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_one_part_that_did_not_move_is_an_error_for_the_unet_and_a_warning_for_t
 
 
 @pytest.mark.parametrize(
-    ("ratio", "words"),
+    ("ratio", "text"),
     [
         (0.5 * LEAST_RATIO, "too little to be seen"),
         (1.5 * LEAST_RATIO, ""),
@@ -87,10 +87,10 @@ def test_one_part_that_did_not_move_is_an_error_for_the_unet_and_a_warning_for_t
         (1.1 * MOST_RATIO, "little of the base is left"),
     ],
 )
-def test_less_and_more_than_trained_loras_have_is_a_warning(ratio: float, words: str) -> None:
+def test_less_and_more_than_trained_loras_have_is_a_warning(ratio: float, text: str) -> None:
     found = output(replace(UNET, norm=100.0 * ratio))
-    assert [each.level for each in found] == (["warning"] if words else [])
-    assert all(words in each.text and each.fix for each in found)
+    assert [each.level for each in found] == (["warning"] if text else [])
+    assert all(text in each.text and each.fix for each in found)
 
 
 def test_a_continued_lora_is_small_by_what_it_gained_and_large_by_all_it_has() -> None:

@@ -23,8 +23,8 @@ def test_a_missing_card_hides_neither_images_nor_destination(
     (tmp_path / "photos").mkdir()
     done = tenner("train", "photos", "--destinations", unwritable, cwd=tmp_path)
     assert done.returncode == SETTINGS
-    for words in ("no GPU here", "no images in photos", "taken"):
-        assert done.stderr.count(words) == 1, words
+    for text in ("no GPU here", "no images in photos", "taken"):
+        assert done.stderr.count(text) == 1, text
     assert done.stderr.index("taken") < done.stderr.index("no images") < done.stderr.index("no GPU")
 
 
@@ -59,8 +59,8 @@ def test_a_base_that_is_not_there_hides_no_bad_images(tmp_path: Path) -> None:
 def test_the_tiny_base_needs_no_card_also_where_it_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "photos", num_images=3, side=64)
     for command in ("plan", "train"):
-        words = ("photos", "--base_model", "tiny", "--v2", "true")
-        done = tenner(command, *words, cwd=tmp_path)
+        args = ("photos", "--base_model", "tiny", "--v2", "true")
+        done = tenner(command, *args, cwd=tmp_path)
         assert done.returncode == SETTINGS
         assert "v2 = true" in done.stderr
         assert "GPU" not in done.stderr

@@ -35,7 +35,7 @@ def open_folder() -> Generator[Path]:
 
 
 def tenner(
-    *words: str | bytes,
+    *args: str | bytes,
     cwd: Path,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     before: tuple[str, ...] = (),
@@ -43,7 +43,7 @@ def tenner(
     environ = {os.fsencode(key): os.fsencode(value) for key, value in environment().items()}
     environ |= {os.fsencode(key): os.fsencode(value) for key, value in (env or {}).items()}
     return subprocess.run(
-        [*before, sys.executable, "-m", "tenner", *words],
+        [*before, sys.executable, "-m", "tenner", *args],
         cwd=cwd,
         env=environ,
         capture_output=True,
@@ -78,12 +78,12 @@ def output_of(ended: subprocess.CompletedProcess[str], code: ExitCode) -> str:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [("train", *JOB), ("batch", "jobs"), ("demo", "--device", "cpu")],
-    ids=lambda words: words[0],
+    ids=lambda args: args[0],
 )
 def test_a_folder_of_another_user_is_reported_before_anything_else(
-    open_folder: Path, words: tuple[str, ...]
+    open_folder: Path, args: tuple[str, ...]
 ) -> None:
     jobs = open_folder / "jobs"
     jobs.mkdir()
@@ -92,7 +92,7 @@ def test_a_folder_of_another_user_is_reported_before_anything_else(
     before = foreign(out, 0o755)
     text = output_of(
         tenner(
-            *words,
+            *args,
             *("--output_dir", str(out / "runs")),
             cwd=open_folder,
             before=before,
@@ -135,14 +135,14 @@ def test_a_read_only_mount_is_reported_with_its_fix(tmp_path: Path) -> None:
 def test_a_read_only_file_system_a_full_disk_and_a_quota_have_their_own_errors(
     tmp_path: Path,
 ) -> None:
-    for number, words in (
+    for number, text in (
         (errno.EROFS, "read-only file system"),
         (errno.ENOSPC, "No space left"),
         (errno.EDQUOT, "quota"),
         (errno.EIO, "error"),
     ):
         problem = unwritable(tmp_path, OSError(number, os.strerror(number)), name="the folder")
-        assert words.lower() in problem.text.lower()
+        assert text.lower() in problem.text.lower()
         assert str(tmp_path) in problem.text
         assert problem.fix
 
@@ -174,8 +174,8 @@ def test_a_file_of_another_user_in_the_run_is_a_sentence(open_folder: Path) -> N
     run.mkdir(parents=True)
     run.chmod(0o777)
     (run / "events.jsonl").mkdir()
-    words = ("--output_dir", str(open_folder / "out"), "--output_name", "lora")
-    ended = tenner("train", *JOB, *words, cwd=open_folder)
+    args = ("--output_dir", str(open_folder / "out"), "--output_name", "lora")
+    ended = tenner("train", *JOB, *args, cwd=open_folder)
     text = output_of(ended, ExitCode.MACHINE)
     assert "events.jsonl" in text
 
@@ -186,9 +186,9 @@ def test_a_cache_of_another_user_is_a_sentence(open_folder: Path, variable: str)
     hidden = open_folder / "hidden"
     before = foreign(hidden, 0o700 if os.geteuid() == 0 else 0)
     archive = shutil.make_archive(str(open_folder / "photos"), "zip", concept_dir().parent)
-    words = ("check", "--dataset", archive, "--base_model", "sd15", "--resolution", "64")
+    args = ("check", "--dataset", archive, "--base_model", "sd15", "--resolution", "64")
     env = {variable: str(hidden / "inside"), "HOME": str(hidden)}
-    ended = tenner(*words, cwd=open_folder, env=env, before=before)
+    ended = tenner(*args, cwd=open_folder, env=env, before=before)
     output = ended.stdout + ended.stderr
     assert "Traceback" not in output, output
     assert ended.returncode in (ExitCode.MACHINE, ExitCode.DATASET), output
@@ -201,8 +201,8 @@ def test_an_unreadable_folder_in_path_is_passed_over(open_folder: Path) -> None:
     hidden = open_folder / "hidden"
     before = foreign(hidden, 0o700 if os.geteuid() == 0 else 0)
     env = {"PATH": f"{hidden}/bin{os.pathsep}{hidden}{os.pathsep}{os.environ['PATH']}"}
-    words = (*JOB, "--output_dir", str(open_folder / "out"))
-    text = output_of(tenner("plan", *words, cwd=open_folder, env=env, before=before), ExitCode(0))
+    args = (*JOB, "--output_dir", str(open_folder / "out"))
+    text = output_of(tenner("plan", *args, cwd=open_folder, env=env, before=before), ExitCode(0))
     assert "2 steps" in text
 
 
@@ -237,9 +237,9 @@ def test_folders_below_the_dataset_may_have_any_name(tmp_path: Path, command: st
     os.makedirs(concept)  # noqa: PTH103 a name of bytes
     for picture in concept_dir().rglob("*.png"):
         shutil.copy(picture, concept + b"/" + picture.name.encode())
-    words = (str(tmp_path / "photos"), "--base_model", "tiny", "--resolution", "64")
+    args = (str(tmp_path / "photos"), "--base_model", "tiny", "--resolution", "64")
     for more in ((), ("--json",)):
-        ended = tenner(command, *words, "--device", "cpu", *more, cwd=tmp_path)
+        ended = tenner(command, *args, "--device", "cpu", *more, cwd=tmp_path)
         output_of(ended, ExitCode(0))
         if more:
             json.loads(ended.stdout)
@@ -297,8 +297,8 @@ def test_an_error_inside_a_run_is_saved_in_its_folder_and_its_events(tmp_path: P
         "def fail(*a, **k): raise ZeroDivisionError('nothing')\n"
         "tenner.pipeline.begin.begin_attempt = fail\n"
     )
-    words = ("train", *JOB, "--output_name", "lora")
-    ended = tenner(*words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    args = ("train", *JOB, "--output_name", "lora")
+    ended = tenner(*args, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     text = output_of(ended, ExitCode.INTERNAL)
     run = tmp_path / "output" / "lora"
     (report,) = run.glob("tenner-error-*.txt")
@@ -308,7 +308,7 @@ def test_an_error_inside_a_run_is_saved_in_its_folder_and_its_events(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "words"),
+    ("error", "kind", "text"),
     [
         (MemoryError(), MachineError, "memory is full"),
         (OSError(errno.ENOSPC, "No space left on device"), MachineError, "No space left"),
@@ -319,11 +319,11 @@ def test_an_error_inside_a_run_is_saved_in_its_folder_and_its_events(tmp_path: P
     ],
 )
 def test_each_kind_of_fault_has_its_code(
-    tmp_path: Path, error: Exception, kind: type[Exception], words: str
+    tmp_path: Path, error: Exception, kind: type[Exception], text: str
 ) -> None:
     found = as_tenner_error(error, {}, folders=(tmp_path,))
     assert isinstance(found, kind)
-    assert words in str(found)
+    assert text in str(found)
     assert str(tmp_path) in str(found)
 
 

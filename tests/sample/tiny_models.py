@@ -30,10 +30,10 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(rest))]
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
-    vocabulary = {word: index for index, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     settings: dict[str, Any] = {
@@ -91,11 +91,11 @@ def unet(cross: int, **more: Any) -> UNet2DConditionModel:
 def make_sd1(folder: Path) -> Path:
     """v-prediction with zero terminal SNR, as small bases need it."""
     torch.manual_seed(0)
-    words = folder.with_name(f"{folder.name}-tokenizer")
+    saved_tokenizer = folder.with_name(f"{folder.name}-tokenizer")
     StableDiffusionPipeline(
         vae=vae(),
         text_encoder=CLIPTextModel(text_config(32, 32)),
-        tokenizer=tokenizer(words),
+        tokenizer=tokenizer(saved_tokenizer),
         unet=unet(32),
         scheduler=DDIMScheduler(
             beta_schedule="scaled_linear",
@@ -111,20 +111,20 @@ def make_sd1(folder: Path) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    shutil.copytree(words, folder / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(saved_tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     return folder
 
 
 def make_sdxl(folder: Path) -> Path:
     torch.manual_seed(0)
     files = folder.with_name(f"{folder.name}-tokenizer")
-    words = tokenizer(files)
+    saved_tokenizer = tokenizer(files)
     StableDiffusionXLPipeline(
         vae=vae(),
         text_encoder=CLIPTextModel(text_config(32, 32)),
         text_encoder_2=CLIPTextModelWithProjection(text_config(32, 24)),
-        tokenizer=words,
-        tokenizer_2=words,
+        tokenizer=saved_tokenizer,
+        tokenizer_2=saved_tokenizer,
         unet=unet(
             64,
             addition_embed_type="text_time",

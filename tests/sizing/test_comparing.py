@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tenner.core.errors import SettingsError
+from tenner.pipeline.comparing import find_cards
 from tests.hardware.program import photos as make_photos
 from tests.hardware.program import tenner
 
@@ -72,6 +74,14 @@ def test_a_table_for_people_names_what_does_not_fit(photos: Path, tmp_path: Path
     assert "your price" in row
     assert "2g" in row  # the text encoders of SDXL are left alone by default
     assert any(line.startswith("RTX 4060 does not fit: one image needs") for line in lines)
+
+
+def test_a_name_may_hold_several_cards_between_commas() -> None:
+    apart = find_cards(["RTX 3060", "4070", "A100-40"])
+    assert [card.name for card in apart] == ["RTX 3060", "RTX 4070", "A100 40GB"]
+    assert find_cards(["RTX 3060,4070 ,", "A100-40"]) == apart
+    with pytest.raises(SettingsError, match="'Voodoo 2'"):
+        find_cards(["RTX 3060, Voodoo 2"])
 
 
 def test_an_unknown_card_or_family_is_refused_with_what_is_known(

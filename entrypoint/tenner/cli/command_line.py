@@ -221,7 +221,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="plan for a card that is not here, such as 'RTX 4090' or A100-40; may be given"
-        " several times, or 'all', to compare what they cost",
+        " several times or with commas, or 'all', to compare what they cost",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

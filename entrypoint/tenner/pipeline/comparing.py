@@ -143,9 +143,10 @@ RENTED_CPUS = 8
 
 
 def find_cards(names: Sequence[str]) -> tuple[Card, ...]:
-    """The cards that are meant; `all` are those that RunPod, Vast.ai or Lambda rent. Raises
-    SettingsError."""
-    if any(name.strip().lower() == "all" for name in names):
+    """The cards that are meant; a name may hold several, between commas, and `all` are those that
+    RunPod, Vast.ai or Lambda rent. Raises SettingsError."""
+    names = [each.strip() for name in names for each in name.split(",") if each.strip()] or names
+    if any(name.lower() == "all" for name in names):
         return tuple(card for card in cards() if card.rented)
     found = {name: card_named(name) or card_named(f"RTX {name}") for name in names}
     unknown = [name for name, card in found.items() if card is None]

@@ -41,8 +41,8 @@ class Net:
 
     port: int = 0
     moves: dict[str, str] = field(default_factory=dict[str, str])
-    """Where a host or path sends whoever asks."""
-    asked: list[str] = field(default_factory=list[str])
+    """Where a host or path redirects to."""
+    requests: list[str] = field(default_factory=list[str])
 
 
 def archive() -> bytes:

@@ -13,7 +13,8 @@ from tenner.hardware.cards import Card, cards
 from tenner.hardware.cards.measured import Trainer
 from tenner.hardware.prices import book_prices
 from tenner.pipeline.without_card import SHOWN_SHARE
-from tenner.planning.sizing import CardMemory, Wish, choose_batch
+from tenner.planning.batch_choice import CardMemory, Wish
+from tenner.planning.sizing import choose_batch
 from tenner.planning.speed import step_time
 from tenner.planning.vram import Load
 

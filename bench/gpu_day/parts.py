@@ -280,7 +280,8 @@ class Shape:
 
 def planned(day: Day, family: str, engine: str, *, cuda_graphs: bool = False) -> Shape:
     """What is planned for this card and one of the trainers."""
-    from tenner.planning.sizing import CardMemory, Wish, choose_batch
+    from tenner.planning.batch_choice import CardMemory, Wish
+    from tenner.planning.sizing import choose_batch
     from tenner.planning.vram import Load
 
     if day.is_rehearsal:

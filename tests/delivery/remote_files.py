@@ -1,5 +1,6 @@
-"""Single files and states at a destination, as tests put them there."""
+"""Files to deliver, and single files and states at a destination, as tests put them there."""
 
+import os
 from pathlib import Path
 
 from tenner.core.checksums import DeliveredFile
@@ -23,3 +24,14 @@ def put_state(
     sent = run.put_set(Shipment(state=(folder, step)), limit_seconds=limit_seconds)
     assert sent is not None
     return sent
+
+
+def files_to_deliver(folder: Path, *, largest: int) -> list[DeliveredFile]:
+    """A large file of so many bytes, a small one with a name in Arabic, and an empty one."""
+    made: list[DeliveredFile] = []
+    for name, size in (("cat.safetensors", largest), ("notes/قطة.txt", 12), ("empty", 0)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+        made.append(DeliveredFile(path=path, name=name))
+    return made

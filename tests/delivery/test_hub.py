@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from remote_files import files_to_deliver
 from servers.fault_proxy import Proxy, SeenRequest, Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 from servers.hub_state import Account, Repo
@@ -49,13 +49,7 @@ def proxy(hub: Hub) -> Iterator[Proxy]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[DeliveredFile]:
-    made = []
-    for name, size in (("cat.safetensors", (3 << 20) + 7), ("notes/قطة.txt", 12), ("empty", 0)):
-        path = tmp_path / "run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(size))
-        made.append(DeliveredFile(path=path, name=name))
-    return made
+    return files_to_deliver(tmp_path / "run", largest=(3 << 20) + 7)
 
 
 TARGET = parse_destination("hf://me/cat")

@@ -12,7 +12,8 @@ from bench.gpu_day import parts
 from bench.gpu_day.packages import packages
 from bench.gpu_day.parts import PARTS, Day, Shape, planned
 from tenner.engines.choice import MODULES
-from tenner.planning.sizing import CardMemory, Wish, choose_batch
+from tenner.planning.batch_choice import CardMemory, Wish
+from tenner.planning.sizing import choose_batch
 from tenner.planning.vram import Load
 
 ROOT = Path(__file__).parents[2]

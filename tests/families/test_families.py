@@ -12,8 +12,8 @@ from tenner.base.model import known_shape
 from tenner.core.errors import MachineError, SettingsError
 from tenner.engines.choice import possible_engine
 from tenner.families import FAMILIES, family_of_shapes, known_bases
+from tenner.planning.batch_choice import CardMemory, Wish
 from tenner.planning.levers import fit_transformer
-from tenner.planning.sizing import CardMemory, Wish
 from tenner.planning.vram import Load, encoding_gb, needed_gb
 from tenner.settings.model import Settings
 from tests.cli.test_command_line import photos, tenner

@@ -115,6 +115,10 @@ def trainer_of(supervisor: int) -> int | None:
     return None
 
 
+LONG_RUN = ("--max_train_steps", "900", "--save_every_n_steps", "10")
+"""Of the stand-in trainer: longer than a test needs to end it."""
+
+
 class StandIn(Machine):
     """A machine with a card (by a fake nvidia-smi) and a stand-in for sd-scripts."""
 

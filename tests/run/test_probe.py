@@ -15,7 +15,7 @@ from tenner.pipeline.probing import (
     correction_of,
     reason_to_measure,
 )
-from tenner.planning.sizing import HEADROOM
+from tenner.planning.batch_choice import HEADROOM
 from tenner.planning.vram import CONTEXT_GB
 
 

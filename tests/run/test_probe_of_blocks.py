@@ -12,7 +12,7 @@ from program import Machine, environment
 from safetensors import safe_open
 
 from tenner.base.tiny import base_dir, concept_dir
-from tenner.planning.sizing import HEADROOM
+from tenner.planning.batch_choice import HEADROOM
 from tenner.planning.vram import CONTEXT_GB, Load, needed_gb
 from tests.hardware.fake_smi import card, install_smi
 from tests.hardware.fake_torch import install_torch

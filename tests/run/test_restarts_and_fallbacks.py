@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import Machine, StandIn, same_weights, trainer_of
+from program import LONG_RUN, Machine, StandIn, same_weights, trainer_of
 
 LENGTH = ("--max_train_steps", "12", "--save_every_n_steps", "4")
 
@@ -296,14 +296,7 @@ def test_a_stop_file_makes_the_last_epoch_the_result(tmp_path: Path) -> None:
 
 def test_a_stop_file_ends_sd_scripts_with_its_next_state(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "stored"
-    args = (
-        "--max_train_steps",
-        "900",
-        "--save_every_n_steps",
-        "10",
-        "--destinations",
-        str(destination),
-    )
+    args = (*LONG_RUN, "--destinations", str(destination))
     process = machine.start(*machine.train("cat", *args))
     while process.poll() is None and len(machine.events("cat", "step")) < 5:
         pass

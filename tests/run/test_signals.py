@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import Machine, StandIn
+from program import LONG_RUN, Machine, StandIn
 
 from tenner.runs.remote_run import OWN_FOLDER
 
@@ -51,14 +51,7 @@ def test_before_the_training_it_ends_at_once(tmp_path: Path) -> None:
 
 def test_sd_scripts_is_ended_and_its_last_state_taken(tmp_path: Path) -> None:
     machine, destination = StandIn(tmp_path / "pod", STAND_IN_SECONDS="0.05"), tmp_path / "stored"
-    args = (
-        "--max_train_steps",
-        "900",
-        "--save_every_n_steps",
-        "10",
-        "--destinations",
-        str(destination),
-    )
+    args = (*LONG_RUN, "--destinations", str(destination))
     job = machine.train("cat", *args)
     code = machine.cut(job, lambda: bool(machine.events("cat", "state")), signal.SIGTERM)
     assert code == 143, machine.output

@@ -9,9 +9,10 @@ from tenner.core.family import Family
 from tenner.core.graph_obstacle import MOST_GRAPHS
 from tenner.engines.native.feed import Samples
 from tenner.engines.native.passes import PassInputs
+from tenner.planning.batch_choice import CardMemory, Wish
 from tenner.planning.graph_memory import WORKSPACE_GB, inputs_gb
 from tenner.planning.shaping import Ground, load_of
-from tenner.planning.sizing import CardMemory, Wish, choose_batch
+from tenner.planning.sizing import choose_batch
 from tenner.planning.vram import ALLOCATOR_SHARE, Load, memory_parts, needed_gb, update_gb
 from tenner.settings import Settings
 

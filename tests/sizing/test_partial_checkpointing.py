@@ -13,9 +13,10 @@ from tenner.core.family import Family
 from tenner.core.run_dir import RunDir
 from tenner.hardware.cards.measured import Trainer
 from tenner.pipeline.start import train_job
+from tenner.planning.batch_choice import CardMemory, Wish
 from tenner.planning.checkpointing import LEVELS, num_blocks, shares_of
 from tenner.planning.plan import Plan, RunFacts, Shape, plan_run
-from tenner.planning.sizing import MIN_GAIN, CardMemory, Wish, choose_batch, seconds_per_image
+from tenner.planning.sizing import MIN_GAIN, choose_batch, seconds_per_image
 from tenner.planning.speed import modelled_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 from tenner.runs.fingerprint import fingerprint

@@ -8,15 +8,9 @@ import pytest
 from tenner.core.errors import MachineError, SettingsError
 from tenner.core.family import Family
 from tenner.hardware.cards import card_named
+from tenner.planning.batch_choice import BatchChoice, CardMemory, Wish
 from tenner.planning.shaping import Ground, choose_precision, choose_workers, shape_run
-from tenner.planning.sizing import (
-    BatchChoice,
-    CardMemory,
-    Wish,
-    choose_batch,
-    fill_up,
-    seconds_per_image,
-)
+from tenner.planning.sizing import choose_batch, fill_up, seconds_per_image
 from tenner.planning.vram import Load, largest_batch, needed_gb
 from tenner.settings import Settings
 

@@ -11,8 +11,9 @@ from tenner.core.family import Family
 from tenner.hardware.cards.measured import MeasuredMemory, MeasuredSpeed
 from tenner.pipeline.probing import reason_to_measure
 from tenner.planning import speed, vram
+from tenner.planning.batch_choice import CardMemory
 from tenner.planning.shaping import Ground, load_of
-from tenner.planning.sizing import CardMemory, seconds_per_image
+from tenner.planning.sizing import seconds_per_image
 from tenner.planning.speed import modelled_seconds, step_time
 from tenner.planning.vram import Load, largest_batch, memory_parts, needed_gb
 from tenner.settings import Settings

@@ -10,7 +10,7 @@ from tenner.core.sizes import size_words
 from tenner.families import FAMILY_NAMES
 from tenner.hardware.smi import is_without_driver
 from tenner.library.planning import PlanResult, compare, plan, problems_json
-from tenner.planning.sizing import Choice
+from tenner.planning.batch_choice import Choice
 from tenner.settings import Request
 from tenner.ui.lines import duration
 from tenner.ui.plain_text import print_tables

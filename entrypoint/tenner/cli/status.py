@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tenner.core.errors import SettingsError
 from tenner.core.event_log import read_event_lines
-from tenner.core.messages import Message, msg
+from tenner.core.messages import Message, msg, plural
 from tenner.core.run_dir import RunDir
 from tenner.queue.record import read_records
 from tenner.runs.ledger import AttemptRecord, Ledger, ledger_of
@@ -145,7 +145,8 @@ def status_lines(status: Status) -> list[str]:
     spent = f", ${status.cost_usd:.2f}" if status.cost_usd is not None else ""
     starts = f"{len(status.attempts)} start{'' if len(status.attempts) == 1 else 's'}"
     lines.append(f"  spent      {duration(status.paid_seconds)}{spent} in {starts}")
-    lines.append(f"  saved      step {status.saved_step}, {len(status.checkpoints)} checkpoints")
+    checkpoints = plural("{n} checkpoint", "{n} checkpoints", len(status.checkpoints))
+    lines.append(f"  saved      step {status.saved_step}, {checkpoints}")
     for destination, step in status.at_destinations.items():
         whole = ": all of it, verified" if destination in status.delivered_to else f": step {step}"
         lines.append(f"  at         {destination}{whole}")

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+STATE_MARK = "state.json"
+"""The file that an engine writes last into a state: without it a state is incomplete."""
+
 
 @dataclass(frozen=True)
 class RunDir:

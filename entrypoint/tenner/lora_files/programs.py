@@ -11,6 +11,7 @@ from tenner.kohya.networks import LYCORIS
 from tenner.lora_files.continuing import CONTINUED, is_of_lycoris, lycoris_start
 from tenner.lora_files.names import Kind, Naming
 from tenner.lora_files.reading import LoraFile
+from tenner.rules.written import keyword_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +121,9 @@ def written_by(network_module: str, network_args: Sequence[str]) -> Written:
         return Written(kind="oft", beginning="oft_unet_")
     if network_module != LYCORIS:
         return Written(kind="lora")
-    pairs = (each.partition("=") for each in network_args)
-    arguments = {name: value for name, _, value in pairs}
+    arguments = keyword_arguments(network_args)
     kind = _ALGORITHMS.get(arguments.get("algo", "lora"), "lora")
-    has_magnitude = arguments.get("dora_wd", "").lower() == "true"
+    has_magnitude = str(arguments.get("dora_wd")).lower() == "true"
     return Written(kind="dora" if has_magnitude and kind == "lora" else kind)
 
 

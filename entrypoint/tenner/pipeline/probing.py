@@ -26,11 +26,11 @@ from tenner.dataset import Dataset
 from tenner.hardware import query_gpus
 from tenner.pipeline.fitting import bare_engine
 from tenner.pipeline.preflight import ALONE
+from tenner.planning.batch_choice import HEADROOM, Choice
 from tenner.planning.decision import plan_again
 from tenner.planning.length import Length
 from tenner.planning.plan import EngineName, Plan
 from tenner.planning.prepared import Prepared
-from tenner.planning.sizing import HEADROOM, Choice
 from tenner.planning.vram import CONTEXT_GB, is_measured
 from tenner.runs.session import Session
 from tenner.supervision.supervise import Control, StopRequest, follow

@@ -26,6 +26,7 @@ from tenner.hardware.prices import price_of
 from tenner.kohya.buckets import Size, batches_per_epoch
 from tenner.pipeline.start_files import with_start_files
 from tenner.pipeline.surroundings import read_surroundings
+from tenner.planning.batch_choice import CardMemory
 from tenner.planning.decision import expected_of
 from tenner.planning.expectation import over_budget
 from tenner.planning.family_defaults import with_family_defaults
@@ -33,7 +34,6 @@ from tenner.planning.judging import judge_optimizer, judge_options, judge_reques
 from tenner.planning.length import run_length
 from tenner.planning.plan import EngineName, decided_options, warmup_steps
 from tenner.planning.shaping import Ground, Shaped, shape_run
-from tenner.planning.sizing import CardMemory
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
 from tenner.storage.destination_address import parse_destinations

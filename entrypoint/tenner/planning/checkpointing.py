@@ -4,7 +4,7 @@ The built-in trainer recomputes the cheapest blocks first (`engines.native.recom
 number of them says which. Memory is the peak of a traced step at rank 32 and batch 1, work and
 kernels are counts of the recomputed forward passes: `python -m bench.traced_memory --levels` prints
 the table. Levels are where the blocks' kind or width changes, and further ones in SDXL's long row
-of equal blocks; in between lies a straight line.
+of equal blocks; between them they are interpolated.
 """
 
 from bisect import bisect_left
@@ -74,10 +74,10 @@ def num_blocks(family: Family) -> int:
 def shares_of(family: Family, blocks: int) -> Shares:
     """Of recomputing so many blocks, the cheapest first; more than there are count as all."""
     levels = LEVELS[family]
-    place = bisect_left(levels, blocks, key=lambda level: level.blocks)
-    if place == 0 or place == len(levels):
-        return levels[min(place, len(levels) - 1)]
-    below, above = levels[place - 1], levels[place]
+    index = bisect_left(levels, blocks, key=lambda level: level.blocks)
+    if index == 0 or index == len(levels):
+        return levels[min(index, len(levels) - 1)]
+    below, above = levels[index - 1], levels[index]
     part = (blocks - below.blocks) / (above.blocks - below.blocks)
     return Shares(
         blocks=blocks,

@@ -12,6 +12,7 @@ from tenner.dataset.items import ImageItem
 from tenner.engines.choice import ChosenEngine
 from tenner.hardware import Machine
 from tenner.hardware.prices import Price, price_of
+from tenner.planning.batch_choice import CardMemory, Choice
 from tenner.planning.expectation import Expected, expect, expected_choices, few_updates
 from tenner.planning.family_defaults import family_choices, with_family_defaults
 from tenner.planning.keep_tokens import keep_tokens_for
@@ -20,7 +21,6 @@ from tenner.planning.length import Length
 from tenner.planning.plan import Device, Plan, RunFacts, Shape, plan_run
 from tenner.planning.prepared import Prepared
 from tenner.planning.shaping import Ground, Shaped, shape_run
-from tenner.planning.sizing import CardMemory, Choice
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 

@@ -11,8 +11,8 @@ from tenner.core.errors import Problem
 from tenner.core.messages import joined, msg
 from tenner.hardware.cards import Card
 from tenner.hardware.prices import Price, cost_usd
+from tenner.planning.batch_choice import BatchChoice, Choice
 from tenner.planning.length import FEWEST_UPDATES, Length
-from tenner.planning.sizing import BatchChoice, Choice
 from tenner.planning.speed import StepTime, picture_seconds, step_time
 from tenner.planning.vram import Load
 from tenner.settings.model import Settings

@@ -14,8 +14,8 @@ from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
 from tenner.kohya.networks import UNDRAWN
 from tenner.optimizers import find_optimizer
+from tenner.planning.batch_choice import Choice
 from tenner.planning.learning_rate import decided_rule, images_of_rate, scaled
-from tenner.planning.sizing import Choice
 from tenner.settings import Request, Settings
 
 _LEAST_WIDEST = 1024

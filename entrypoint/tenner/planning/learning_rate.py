@@ -15,7 +15,7 @@ from typing import Literal
 from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.optimizers import find_optimizer
-from tenner.planning.sizing import Choice
+from tenner.planning.batch_choice import Choice
 from tenner.settings import Request, Settings
 
 Rule = Literal["none", "sqrt", "linear"]

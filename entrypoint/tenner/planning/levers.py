@@ -12,15 +12,8 @@ from tenner.core.messages import msg
 from tenner.families import Transformer
 from tenner.hardware.cards import Card, cards
 from tenner.hardware.prices import book_prices
-from tenner.planning.sizing import (
-    HEADROOM,
-    BatchChoice,
-    CardMemory,
-    Choice,
-    Wish,
-    choose_batch,
-    seconds_per_image,
-)
+from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Choice, Wish
+from tenner.planning.sizing import choose_batch, seconds_per_image
 from tenner.planning.vram import Load, encoding_gb, needed_gb
 from tenner.settings.model import Settings
 

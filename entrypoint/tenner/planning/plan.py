@@ -15,10 +15,10 @@ from tenner.core.errors import Problem
 from tenner.core.messages import msg
 from tenner.core.redact import LocalPaths
 from tenner.engines.train_options import TrainOptions, Value
+from tenner.planning.batch_choice import Choice
 from tenner.planning.expectation import Expected
 from tenner.planning.learning_rate import rates_for
 from tenner.planning.length import Length, length_reason, run_length
-from tenner.planning.sizing import Choice
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]

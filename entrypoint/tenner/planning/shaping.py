@@ -13,18 +13,11 @@ from tenner.core.family import Family
 from tenner.core.graph_obstacle import graph_obstacle
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
+from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Choice, Wish
 from tenner.planning.checkpointing import num_blocks
 from tenner.planning.levers import fit_transformer
 from tenner.planning.plan import Device, EngineName, Shape
-from tenner.planning.sizing import (
-    HEADROOM,
-    BatchChoice,
-    CardMemory,
-    Choice,
-    Wish,
-    choose_batch,
-    fill_up,
-)
+from tenner.planning.sizing import choose_batch, fill_up
 from tenner.planning.vram import Load, is_measured
 from tenner.rules.written import keyword_arguments
 from tenner.settings.model import Settings

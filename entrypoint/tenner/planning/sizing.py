@@ -5,18 +5,15 @@ Pure: from the card and the settings to a choice with its reason.
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from tenner.core.errors import MachineError, SettingsError
 from tenner.core.messages import msg
-from tenner.hardware.cards import Card, card_named
+from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Wish
 from tenner.planning.checkpointing import LEVELS, num_blocks
 from tenner.planning.speed import modelled_seconds, swapping_seconds
 from tenner.planning.vram import Load, largest_batch, needed_gb
 
-HEADROOM = 0.92
-"""Share of the free memory that is planned with: allocators fragment, other tensors come and go."""
 MODEL_MARGIN = 0.85
 """A batch is refused only where even this share of the model's estimate does not fit: the model has
 been 10 % too high, and what it has not seen may be further off."""
@@ -27,69 +24,6 @@ MIN_GAIN = 0.10
 or none of them: the time model was up to 9.9 % off where it was held against measurements, and a
 gain within its own error is no reason for another batch or for a fuller card."""
 _USUAL_PEAK = 100.0  # TFLOP/s, to compare choices on a card whose peak is not known
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Something that was decided, and why, in one line."""
-
-    name: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardMemory:
-    """The card to size for. `free_mib` is None where the driver hides it."""
-
-    name: str
-    free_mib: int | None
-    correction: float = 1.0
-    """Measured over modelled memory of this very job on this card, where it was measured."""
-
-    @property
-    def free_gb(self) -> float:
-        """1e9 bytes; all that is free."""
-        return (self.free_mib or 0) * 2**20 / 1e9
-
-    @property
-    def usable_gb(self) -> float:
-        """What is planned with, in the model's GB."""
-        return self.free_gb * HEADROOM / self.correction
-
-    @property
-    def known(self) -> Card | None:
-        return card_named(self.name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """The settings of the batch. `most_images` is what the largest bucket can fill."""
-
-    batch_size: int | Literal["auto", "max"] = "auto"
-    gradient_checkpointing: bool | None = None
-    effective_batch_size: int | None = None
-    """Images that move the weights once, over all processes: accumulation fills it up."""
-    accumulation: int = 1
-    most_images: int = 1
-    num_processes: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchChoice:
-    """Images a step, and whether activations are recomputed. `needed_gb` is an estimate."""
-
-    batch_size: int
-    gradient_checkpointing: bool
-    needed_gb: float | None
-    reason: str
-    why_checkpointing: str
-    checkpointed_blocks: int | None = None
-    """With gradient checkpointing: how many of the U-Net's blocks are recomputed; None is all."""
-    accumulation: int = 1
-    why_accumulation: str = ""
-    is_unsure: bool = False
-    """It fits within the model's error or not: to be measured, where a card is there."""
 
 
 def choose_batch(load: Load, card: CardMemory, wish: Wish) -> BatchChoice:
@@ -236,11 +170,7 @@ def _with_blocks(
         batch_size=size,
         gradient_checkpointing=recompute,
         needed_gb=needed,
-        reason=msg(
-            "{what} {of}",
-            what=msg("needs") if fits else msg("may not fit: needs"),
-            of=_of(needed, card),
-        ),
+        reason=_need(needed, card, fits=fits),
         why_checkpointing=why,
         checkpointed_blocks=blocks,
         is_unsure=not fits,
@@ -257,8 +187,8 @@ def _fewest_blocks(load: Load, card: CardMemory, size: int) -> int | None:
         )
         return needed <= card.usable_gb
 
-    place = bisect_left(some, True, key=fits)
-    return some[place] if place < len(some) else None
+    index = bisect_left(some, True, key=fits)
+    return some[index] if index < len(some) else None
 
 
 def _fastest(load: Load, card: CardMemory, wish: Wish, limit: int) -> BatchChoice:
@@ -473,9 +403,8 @@ def _may_fit(needed: float | None, card: CardMemory) -> bool:
     return needed is None or needed * MODEL_MARGIN <= card.free_gb / card.correction
 
 
-def _of(needed: float, card: CardMemory) -> str:
-    return msg(
-        "{needed} of {free_gb} GB",
-        needed=f"{needed * card.correction:.1f}",
-        free_gb=f"{card.free_gb:.1f}",
-    )
+def _need(needed: float, card: CardMemory, *, fits: bool) -> str:
+    gb, free = f"{needed * card.correction:.1f}", f"{card.free_gb:.1f}"
+    if fits:
+        return msg("needs {needed} of {free} GB", needed=gb, free=free)
+    return msg("may not fit: needs {needed} of {free} GB", needed=gb, free=free)

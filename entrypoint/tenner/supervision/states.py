@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tenner.core.run_dir import RunDir
-
-STATE_MARK = "state.json"
-"""The file that an engine writes last into a state: without it a state is incomplete."""
+from tenner.core.run_dir import STATE_MARK, RunDir
 
 
 def states(run_dir: RunDir) -> list[Path]:

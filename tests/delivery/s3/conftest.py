@@ -1,7 +1,6 @@
 """Four independent servers that speak S3, each behind a fault proxy, and files to deliver."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from remote_files import files_to_deliver
 from servers.fault_proxy import Proxy, fault_proxy
 from servers.s3_servers import (
     localbucket_server,
@@ -61,10 +61,4 @@ def target(proxy: Proxy, tmp_path: Path) -> Destination:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[DeliveredFile]:
-    made = []
-    for name, size in (("cat.safetensors", (20 << 20) + 7), ("notes/قطة.txt", 12), ("empty", 0)):
-        path = tmp_path / "run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(size))
-        made.append(DeliveredFile(path=path, name=name))
-    return made
+    return files_to_deliver(tmp_path / "run", largest=(20 << 20) + 7)

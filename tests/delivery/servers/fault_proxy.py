@@ -78,17 +78,18 @@ def fault_proxy(upstream_port: int) -> Iterator[Proxy]:  # noqa: C901
                 headers = {"Content-Type": "application/xml", **spoil.headers}
                 self._answer(spoil.status, headers, spoil.body.encode())
                 return
-            upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            content = answer.read()
+            # Closed whatever happens: a socket left open fails whichever test runs when it goes.
+            upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
+            with contextlib.closing(upstream):
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                content = answer.read()
             environ = {
                 k: v
                 for k, v in answer.getheaders()
                 if k.lower() not in {"connection", "transfer-encoding", "date", "server"}
             }
-            upstream.close()
             if answer.status < 400:
                 proxy.done.append(sent)
             if spoil.lose_answer:

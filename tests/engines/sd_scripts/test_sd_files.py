@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tenner.core.run_dir import STATE_MARK
 from tenner.engines.sd_scripts.files import (
     NEEDED,
-    STATE_MARK,
     UnusableState,
     adopt_checkpoint,
     adopt_state,

@@ -18,6 +18,7 @@ import torch
 
 from tenner.core.files import sync_directory
 from tenner.core.messages import msg
+from tenner.core.run_dir import STATE_MARK
 from tenner.core.temporary_files import part_of
 
 _FORMAT = 1
@@ -55,7 +56,7 @@ def save_state(folder: Path, progress: Progress, tensors: dict[str, Any], finger
             "epoch_loss_sum": progress.epoch_loss_sum,
             "epoch_loss_count": progress.epoch_loss_count,
         }
-        (making / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        (making / STATE_MARK).write_text(json.dumps(about, indent=1), encoding="utf-8")
         for file in making.iterdir():
             _sync(file)
         making.chmod(0o755)
@@ -72,7 +73,7 @@ def save_state(folder: Path, progress: Progress, tensors: dict[str, Any], finger
 def load_state(path: Path, fingerprint: str) -> tuple[Progress, dict[str, Any]]:
     """What `save_state` wrote. Raises BrokenStateError: damaged, or of another job."""
     try:
-        about = cast("dict[str, Any]", json.loads((path / "state.json").read_text("utf-8")))
+        about = cast("dict[str, Any]", json.loads((path / STATE_MARK).read_text("utf-8")))
         if about["format"] != _FORMAT:
             raise BrokenStateError(msg("the state {name} is of another version", name=path.name))
         if about["fingerprint"] != fingerprint:

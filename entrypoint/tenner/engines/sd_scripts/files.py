@@ -18,9 +18,9 @@ from typing import Any
 from tenner.core.errors import SettingsError
 from tenner.core.files import sync_directory, write_json
 from tenner.core.messages import msg
+from tenner.core.run_dir import STATE_MARK
 from tenner.core.safetensors_head import read_safetensors_header
 
-STATE_MARK = "state.json"
 NUM_STATES = 2
 NEEDED = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 """What accelerate writes into a state, apart from `train_state.json` of sd-scripts."""

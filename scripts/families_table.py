@@ -11,7 +11,7 @@ from tenner.families import FAMILIES, FamilyFacts
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "recognised",
     "planned",
     "arguments",
@@ -22,34 +22,11 @@ COLUMNS = (
     "loads in diffusers",
 )
 YES, NO = "yes", "no"
-FULL = dict.fromkeys(COLUMNS, YES)
+_FULL: dict[str, str] = dict.fromkeys(COLUMNS, YES)
 _SMALL = "smaller sizes, on a CPU"
-_RENAMED = "no: drawn under names that tenner gives it"
-PROOFS: dict[str, dict[str, str]] = {
-    "sd1": FULL,
-    "sd2": FULL,
-    "sdxl": FULL,
-    "flux": {
-        **FULL,
-        "real training": "one block of each kind, small T5, on a CPU",
-        "sampled": "the same",
-        "resumed": "the same, bit for bit",
-    },
-    "flux-schnell": {
-        **FULL,
-        "real training": "one block of each kind, small T5, on a CPU",
-        "sampled": "the same",
-        "resumed": "as FLUX.1 dev, not tried on it",
-    },
-    "sd35-medium": {
-        **FULL,
-        "real training": _SMALL,
-        "sampled": _SMALL,
-        "resumed": "smaller sizes, bit for bit",
-        "loads in diffusers": _RENAMED,
-    },
-}
-_PARSER = {
+_BIT_FOR_BIT = "smaller sizes, bit for bit"
+_HUB_TOKENIZER = "smaller sizes and a loopback Hub"
+_PARSER: dict[str, str] = {
     "recognised": YES,
     "planned": YES,
     "arguments": YES,
@@ -59,30 +36,50 @@ _PARSER = {
     "resumed": "not tried",
     "loads in diffusers": "no: 0.32 cannot",
 }
-_SD3 = {**PROOFS["sd35-medium"], "resumed": "as 3.5 Medium, not tried on it"}
-_NEWER = "0.42, which is newer than the trainer's"
-_CHROMA = {
-    **_PARSER,
-    "real training": _SMALL,
-    "sampled": f"{_SMALL}, by sd-scripts' code",
-    "delivered": YES,
-    "loads in diffusers": _NEWER,
+_FLUX: dict[str, str] = {
+    **_FULL,
+    "real training": "one block of each kind, small T5, on a CPU",
+    "sampled": "the same",
+    "resumed": "the same, bit for bit",
 }
-_ANIMA = {
-    **_PARSER,
+_SD3: dict[str, str] = {
+    **_FULL,
     "real training": _SMALL,
-    "delivered": YES,
-    "resumed": "smaller sizes, bit for bit",
+    "sampled": _SMALL,
+    "resumed": _BIT_FOR_BIT,
+    "loads in diffusers": "no: drawn under names that tenner gives it",
 }
-_HUB_TOKENIZER = "smaller sizes and a loopback Hub, on a CPU"
-_OF_HUB = {**_PARSER, "real training": _HUB_TOKENIZER, "delivered": YES}
-PROOFS |= {
-    "anima": _ANIMA,
+_OF_HUB: dict[str, str] = {
+    **_PARSER,
+    "real training": f"{_HUB_TOKENIZER}, on a CPU",
+    "delivered": YES,
+    "resumed": f"{_HUB_TOKENIZER}, bit for bit",
+}
+PROOFS: dict[str, dict[str, str]] = {
+    "sd1": _FULL,
+    "sd2": _FULL,
+    "sdxl": _FULL,
+    "flux": _FLUX,
+    "flux-schnell": _FLUX,
+    "chroma": {
+        **_PARSER,
+        "real training": _SMALL,
+        "sampled": f"{_SMALL}, by sd-scripts' code",
+        "delivered": YES,
+        "resumed": _BIT_FOR_BIT,
+        "loads in diffusers": "0.42, which is newer than the trainer's",
+    },
+    "sd3": _SD3,
+    "sd35-medium": _SD3,
+    "sd35-large": _SD3,
+    "anima": {
+        **_PARSER,
+        "real training": _SMALL,
+        "delivered": YES,
+        "resumed": _BIT_FOR_BIT,
+    },
     "lumina2": _OF_HUB,
     "hunyuan-image": _OF_HUB,
-    "sd3": _SD3,
-    "sd35-large": _SD3,
-    "chroma": {**_CHROMA, "resumed": "as FLUX.1 dev, not tried on it"},
 }
 
 

@@ -4,28 +4,19 @@ Opt-in as `test_sd_real.py`. Transformers have smaller sizes (`shrunken.py`); SD
 """
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tenner.base.tiny import concept_dir
 from tenner.lora_files import read_lora_file
 from tests.engines.sd_scripts import shrunken
-from tests.engines.sd_scripts.test_sd_real import (
-    CHANGES_WITH_TIME,
-    LIGHT,
-    cut,
-    events,
-    sd15,
-    start,
-    train,
-)
+from tests.engines.sd_scripts.resuming import assert_resumed_as_if_never_cut
+from tests.engines.sd_scripts.test_sd_real import LIGHT, events, sd15, train
 
 __all__ = ["sd15"]
 pytestmark = [
@@ -82,56 +73,24 @@ def test_it_trains_and_is_delivered(
 
 
 @pytest.mark.parametrize(
-    ("base", "sent", "code"),
+    ("base", "sent"),
     [
-        ("flux1-dev.safetensors", signal.SIGKILL, -signal.SIGKILL),
-        ("sd3.5_medium.safetensors", signal.SIGTERM, 143),
-        ("anima-preview.safetensors", signal.SIGKILL, -signal.SIGKILL),
+        ("flux1-dev.safetensors", signal.SIGKILL),
+        ("flux1-schnell.safetensors", signal.SIGTERM),
+        ("Chroma1-Base.safetensors", signal.SIGKILL),
+        ("sd3_medium.safetensors", signal.SIGKILL),
+        ("sd3.5_medium.safetensors", signal.SIGTERM),
+        ("sd3.5_large.safetensors", signal.SIGKILL),
+        ("anima-preview.safetensors", signal.SIGKILL),
     ],
 )
 def test_cut_off_and_resumed_it_is_the_run_that_never_was(
-    models: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    base: str,
-    sent: signal.Signals,
-    code: int,
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, sent: signal.Signals
 ) -> None:
-    """Cut off after the state of step 2 and started again: the same weights, bit for bit, and each
-    step once."""
     real = Path(os.environ["SD_SCRIPTS_DIR"])
     small = shrunken.sd_scripts(tmp_path / "sd-scripts", real)
     monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
-    data = tmp_path / "data" / "2_sks star"
-    data.mkdir(parents=True)
-    for number in (1, 2):
-        for file in (concept_dir() / "1_sks star").glob(f"{number:02d}.*"):
-            shutil.copy(file, data)
-    words: tuple[str | Path, ...] = (
-        *("--base_model", models / base, "--dataset", tmp_path / "data", *LIGHT),
-        *("--batch_size", "1", "--max_train_steps", "5", "--lr_warmup_steps", "1"),
-        *("--flip_aug", "true", "--lr_scheduler", "cosine", "--learning_rate", "1e-3"),
-        *("--grace_seconds", "300", "--save_state_every_minutes", "0.0001"),
-    )
-    assert start(tmp_path / "whole", *words).wait() == 0
-    attempts = tmp_path / "attempts"
-    assert cut(attempts, sent, "state", 2, *words) == code
-    log, run = attempts / "program.log", attempts / "output" / "my_lora"
-    reached = max(int(each.name.split("-")[1]) for each in (run / "state").glob("step-*"))
-    assert 2 <= reached < 5, log.read_text()
-    assert start(attempts, *words).wait() == 0, log.read_text()
-    steps = [each["step"] for each in events(run, "step")]
-    assert steps[reached - 5 :] == list(range(reached + 1, 6))
-    assert steps.count(1) == 1
-    whole = tmp_path / "whole" / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
-    with safe_open(whole, "pt") as one, safe_open(run / "delivered" / whole.name, "pt") as other:
-        names = list(one.keys())
-        assert names == list(other.keys())
-        differ = [name for name in names if not one.get_tensor(name).equal(other.get_tensor(name))]
-        expected, found = one.metadata(), other.metadata()
-    assert {key for key in expected if expected[key] != found[key]} <= set(CHANGES_WITH_TIME)
-    assert found["ss_steps"] == "5"
-    assert differ == []
+    assert_resumed_as_if_never_cut(tmp_path, models / base, sent)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ from tenner.base.tiny import concept_dir
 from tenner.families import FAMILIES
 from tenner.lora_files import read_lora_file
 from tests.engines.sd_scripts import shrunken
+from tests.engines.sd_scripts.resuming import assert_resumed_as_if_never_cut
 from tests.engines.sd_scripts.test_families_real import FEW
-from tests.engines.sd_scripts.test_sd_real import LIGHT, events
+from tests.engines.sd_scripts.test_sd_real import LIGHT, events, train
 
 pytestmark = [
     pytest.mark.sd_scripts,
@@ -122,40 +124,54 @@ def published(hub: Hub, family: str, folder: Path) -> str:
     return json.dumps([family, commits, sha256])
 
 
-@pytest.mark.parametrize(
-    ("base", "family"),
-    [
-        ("lumina_2_model_bf16.safetensors", "lumina2"),
-        ("hunyuanimage2.1.safetensors", "hunyuan-image"),
-    ],
+@pytest.fixture
+def program(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Sequence[str]]:
+    """Gives, of a family, `tenner` that finds its tokenizers on the loopback Hub, and smaller
+    sizes."""
+    real = Path(os.environ["SD_SCRIPTS_DIR"])
+    small = shrunken.sd_scripts(tmp_path / "sd-scripts", real)
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("TENNER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    return lambda family: ("-c", PROGRAM, published(hub, family, tmp_path / "hub"))
+
+
+BASES = (
+    ("lumina_2_model_bf16.safetensors", "lumina2"),
+    ("hunyuanimage2.1.safetensors", "hunyuan-image"),
 )
+
+
+@pytest.mark.parametrize(("base", "family"), BASES)
 def test_it_trains_with_tokenizers_that_were_fetched_before(
-    bases: Path, hub: Hub, tmp_path: Path, base: str, family: str
+    bases: Path,
+    tmp_path: Path,
+    program: Callable[[str], Sequence[str]],
+    base: str,
+    family: str,
 ) -> None:
-    told = published(hub, family, tmp_path / "hub")
-    small = shrunken.sd_scripts(tmp_path / "sd-scripts", Path(os.environ["SD_SCRIPTS_DIR"]))
-    environ = {
-        **os.environ,
-        "SD_SCRIPTS_DIR": str(small),
-        "HF_ENDPOINT": hub.url,
-        "TENNER_CACHE_DIR": str(tmp_path / "cache"),
-        "HF_HOME": str(tmp_path / "home"),
-    }
-    words = ("train", "--base_model", bases / base, "--dataset", concept_dir(), *LIGHT, *FEW)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, told, *map(str, words)],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    run = tmp_path / "output" / "my_lora"
-    log = run / "engine.log"
-    reported = log.read_text(errors="replace")[-4000:] if log.is_file() else ""
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{reported}"
+    words = ("--base_model", bases / base, "--dataset", concept_dir(), *LIGHT, *FEW)
+    run = train(tmp_path, *words, program=program(family))
     assert [each["step"] for each in events(run, "step")] == [1, 2]
     lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
     assert lora.family == family
     (measured,) = events(run, "weights")
     assert [part["num_unchanged"] for part in measured["parts"]] == [0]
+
+
+@pytest.mark.parametrize(
+    ("base", "family", "sent"),
+    [(*each, sent) for each, sent in zip(BASES, (signal.SIGKILL, signal.SIGTERM), strict=True)],
+)
+def test_cut_off_and_resumed_it_is_the_run_that_never_was(
+    bases: Path,
+    tmp_path: Path,
+    program: Callable[[str], Sequence[str]],
+    base: str,
+    family: str,
+    sent: signal.Signals,
+) -> None:
+    assert_resumed_as_if_never_cut(tmp_path, bases / base, sent, program=program(family))

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,14 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(cwd: Path, *words: str | Path) -> Path:
+TENNER = ("-m", "tenner")
+"""The program, as a Python is told to run it."""
+
+
+def train(cwd: Path, *words: str | Path, program: Sequence[str] = TENNER) -> Path:
     """`tenner train`, which has to deliver. Returns the run's directory."""
     done = subprocess.run(
-        [sys.executable, "-m", "tenner", "train", *map(str, words)],
+        [sys.executable, *program, "train", *map(str, words)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -225,13 +230,15 @@ def test_what_sd_scripts_trained_means_the_same_to_programs_that_load_it(
     assert_same_output(sd15, loras, tmp_path, program)
 
 
-def start(cwd: Path, *words: str | Path) -> subprocess.Popen[bytes]:
+def start(
+    cwd: Path, *words: str | Path, program: Sequence[str] = TENNER
+) -> subprocess.Popen[bytes]:
     """`tenner train` on one core, where sd-scripts' own sums come out the same every time."""
     cwd.mkdir(exist_ok=True)
     core = str(min(os.sched_getaffinity(0)))
     with (cwd / "program.log").open("ab") as log:
         return subprocess.Popen(
-            ["taskset", "-c", core, sys.executable, "-m", "tenner", "train", *map(str, words)],
+            ["taskset", "-c", core, sys.executable, *program, "train", *map(str, words)],
             cwd=cwd,
             env={**os.environ, "MKL_CBWR": "AVX2,STRICT"},
             stdout=log,
@@ -239,9 +246,16 @@ def start(cwd: Path, *words: str | Path) -> subprocess.Popen[bytes]:
         )
 
 
-def cut(cwd: Path, sent: signal.Signals, kind: str, step: int, *words: str | Path) -> int:
+def cut(
+    cwd: Path,
+    sent: signal.Signals,
+    kind: str,
+    step: int,
+    *words: str | Path,
+    program: Sequence[str] = TENNER,
+) -> int:
     """Start it, signal it once there is an event of this kind and step; gives its exit code."""
-    process, run = start(cwd, *words), cwd / "output" / "my_lora"
+    process, run = start(cwd, *words, program=program), cwd / "output" / "my_lora"
 
     def is_there() -> bool:
         log = run / "events.jsonl"

@@ -34,7 +34,7 @@ _PARSER: dict[str, str] = {
     "sampled": NO,
     "delivered": "not tried",
     "resumed": "not tried",
-    "loads in diffusers": "no: 0.32 cannot",
+    "loads in diffusers": NO,
 }
 _FLUX: dict[str, str] = {
     **_FULL,
@@ -74,12 +74,13 @@ PROOFS: dict[str, dict[str, str]] = {
     "sd35-large": _SD3,
     "anima": {
         **_PARSER,
+        "loads in diffusers": "no: 0.42 loads nothing of it, in silence",
         "real training": _SMALL,
         "delivered": YES,
         "resumed": _BIT_FOR_BIT,
     },
-    "lumina2": _OF_HUB,
-    "hunyuan-image": _OF_HUB,
+    "lumina2": {**_OF_HUB, "loads in diffusers": "no: 0.42 warns, and loads nothing of it"},
+    "hunyuan-image": {**_OF_HUB, "loads in diffusers": "no: 0.42's pipeline loads no LoRAs"},
 }
 
 

@@ -115,7 +115,7 @@ HUNYUAN_IMAGE = FamilyFacts(
             revision="cc594898137f460bfe9f0759e9844b3ce807cfb5",
             files={
                 "vocab.json": "ca10d7e9fb3ed18575dd1e277a2579c16d108e32f27439684afa0e10b1440910",
-                "merges.txt": "",
+                "merges.txt": "599bab54075088774b1733fde865d5bd747cbcc7a547c5bc12610e874e26f5e3",
                 "tokenizer_config.json": "",
             },
         ),
@@ -123,7 +123,11 @@ HUNYUAN_IMAGE = FamilyFacts(
             title=msg("the tokenizer of byT5"),
             hub_id="google/byt5-small",
             revision="68377bdc18a2ffec8a0533fef03b1c513a4dd49d",
-            files={"config.json": "", "tokenizer_config.json": "", "special_tokens_map.json": ""},
+            files={
+                "config.json": "7845fb21b320f3fa05392ce151143502cf08729c8c89732da3293615885d3e83",
+                "tokenizer_config.json": "",
+                "special_tokens_map.json": "",
+            },
         ),
     ),
     lora_widths=(3584,),

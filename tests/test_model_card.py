@@ -110,7 +110,8 @@ def test_the_card_names_the_programs_that_load_each_kind(
     module: str, arguments: tuple[str, ...], kind: str, has_comfyui: bool
 ) -> None:
     found = loaders_of(FAMILIES["sdxl"], module, arguments)
-    assert (found.kind, found.webui) == (kind, "AUTOMATIC1111, Forge")
+    webui = "AUTOMATIC1111" if kind == "OFT" else "AUTOMATIC1111, Forge"  # Forge: "TODO: OFT"
+    assert (found.kind, found.webui) == (kind, webui)
     assert found.has_comfyui == has_comfyui
     text = render_card(replace(CARD, **asdict(found)))
     assert ("**ComfyUI** does not load these weights" in text) == (not has_comfyui)
@@ -125,7 +126,15 @@ def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
 
 @pytest.mark.parametrize(
     ("family", "webui"),
-    [("flux", "Forge"), ("anima", ""), ("hunyuan-image", ""), ("sd1", "AUTOMATIC1111, Forge")],
+    [
+        ("flux", "Forge"),
+        ("chroma", "Forge"),
+        ("sd35-large", "Forge"),
+        ("lumina2", ""),
+        ("anima", ""),
+        ("hunyuan-image", ""),
+        ("sd1", "AUTOMATIC1111, Forge"),
+    ],
 )
 def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, webui: str) -> None:
     text = render_card(replace(CARD, **asdict(loaders_of(FAMILIES[family], "", ()))))
@@ -136,6 +145,28 @@ def test_the_card_names_the_web_interfaces_that_know_the_family(family: str, web
     converted = "rename the modules with `networks/convert_hunyuan_image_lora_to_comfy.py`" in text
     assert converted == (family == "hunyuan-image")
     assert "**ComfyUI:**" in text
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "left_out"),
+    [
+        ("chroma", ("train_t5xxl=True",), "does not load what is trained of Chroma's T5"),
+        ("chroma", (), ""),
+        ("flux", ("train_t5xxl=True",), ""),
+        ("lumina2", (), "an older ComfyUI does not load"),
+        ("anima", (), "an older ComfyUI does not load"),
+        ("sdxl", (), ""),
+    ],
+)
+def test_the_card_tells_what_comfyui_leaves_out_where_the_text_encoder_was_trained(
+    family: str, arguments: tuple[str, ...], left_out: str
+) -> None:
+    facts = FAMILIES[family]
+    trained = loaders_of(facts, None, arguments, trains_text=True)
+    text = render_card(replace(CARD, **asdict(trained)))
+    assert bool(trained.left_out) == bool(left_out)
+    assert left_out in text
+    assert not loaders_of(facts, None, arguments).left_out
 
 
 def test_what_is_not_known_is_left_out() -> None:

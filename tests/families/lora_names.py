@@ -3,13 +3,19 @@
     python lora_names.py SD_SCRIPTS_DIR
 
 For each family `modules`, the LoRA's modules that its network module makes over the transformer in
-full size, and `weights`, the transformer's own tensors; `text`, the modules over its text encoders
-with T5, and `encoders`, their tensors as ComfyUI names them. On the meta device: no weights are
-made.
+full size, and `weights`, the transformer's own tensors; `lycoris`, by preset, those that LyCORIS
+makes; `text`, the modules over its text encoders with T5, `lycoris_text` LyCORIS' of them, and
+`encoders`, their tensors as ComfyUI names them. On the meta device: no weights are made.
 """
 
 import json
 import sys
+from collections.abc import Iterable
+
+PRESETS = (
+    *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
+    "unet-convblock-only",
+)
 
 
 def main(real: str) -> None:
@@ -23,6 +29,8 @@ def main(real: str) -> None:
         lumina_models,
         sd3_models,
     )
+    from lycoris.kohya import LycorisNetworkKohya as LycorisNetwork
+    from lycoris.kohya import create_network
     from networks import (
         lora,
         lora_anima,
@@ -31,7 +39,16 @@ def main(real: str) -> None:
         lora_lumina,
         lora_sd3,
     )
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        Gemma2Config,
+        Gemma2Model,
+        Qwen3Config,
+        Qwen3Model,
+        T5Config,
+        T5EncoderModel,
+    )
 
     def sd3(kind: str, depth: int, norm: str | None, dual: list[int]) -> torch.nn.Module:
         return sd3_models.create_sd3_mmdit(
@@ -57,6 +74,14 @@ def main(real: str) -> None:
             num_attention_heads=width // 64,
             projection_dim=width,
         )
+
+    def names(modules: Iterable[torch.nn.Module]) -> list[str]:
+        return [each.lora_name for each in modules]
+
+    def over(
+        preset: str, encoders: list[torch.nn.Module], model: torch.nn.Module
+    ) -> LycorisNetwork:
+        return create_network(1.0, 4, 4.0, None, encoders, model, preset=preset)
 
     anima = {
         "max_img_h": 512,
@@ -99,27 +124,40 @@ def main(real: str) -> None:
                 d_model=64, num_layers=24, d_ff=32, num_heads=2, feed_forward_proj="gated-gelu"
             )
         )
+        small = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2}
+        small |= {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 8}
+        gemma2 = Gemma2Model(Gemma2Config(**small, num_hidden_layers=26))
+        qwen3 = Qwen3Model(Qwen3Config(**small, num_hidden_layers=28))
+        clips = ["clip_l.transformer", "clip_g.transformer"]
         texts = {
-            "sd1": ([clip_l], ["clip_l"], lora),
-            "sdxl": ([clip_l, clip_g], ["clip_l", "clip_g"], lora),
-            "flux": ([clip_l, t5], ["clip_l", "t5xxl"], lora_flux),
-            "chroma": ([None, t5], ["", "t5xxl"], lora_flux),
-            "sd3": ([clip_l, clip_g, t5], ["clip_l", "clip_g", "t5xxl"], lora_sd3),
+            "sd1": ([clip_l], clips[:1], lora),
+            "sdxl": ([clip_l, clip_g], clips, lora),
+            "flux": ([clip_l, t5], [clips[0], "t5xxl.transformer"], lora_flux),
+            "chroma": ([None, t5], ["", "t5xxl.transformer"], lora_flux),
+            "sd3": ([clip_l, clip_g, t5], [*clips, "t5xxl.transformer"], lora_sd3),
+            "lumina2": ([gemma2], ["gemma2_2b.transformer.model"], lora_lumina),
+            "anima": ([qwen3], ["qwen3_06b.transformer.model"], lora_anima),
         }
         found = {}
         for family, (model, module) in models.items():
             encoders = [torch.nn.Module()] if module is lora_lumina else []  # it reads the first
             network = module.create_network(1.0, 4, 4.0, None, encoders, model)
-            names = [each.lora_name for each in network.unet_loras]
-            found[family] = {"modules": names, "weights": list(model.state_dict())}
+            found[family] = {
+                "modules": names(network.unet_loras),
+                "weights": list(model.state_dict()),
+                "lycoris": {each: names(over(each, [], model).unet_loras) for each in PRESETS},
+            }
         for family, (encoders, comfyui, module) in texts.items():
             more = {} if module is lora else {"train_t5xxl": "True"}
             model = torch.nn.Module() if module is lora else models[family][0]
             network = module.create_network(1.0, 4, 4.0, None, encoders, model, **more)
             found.setdefault(family, {}).update(
-                text=[each.lora_name for each in network.text_encoder_loras],
+                text=names(network.text_encoder_loras),
+                lycoris_text=names(
+                    over("full", [each for each in encoders if each], model).text_encoder_loras
+                ),
                 encoders=[
-                    f"{name}.transformer.{tensor}"
+                    f"{name}.{tensor}"
                     for name, each in zip(comfyui, encoders, strict=True)
                     for tensor in (each.state_dict() if each else ())
                 ],

@@ -57,7 +57,7 @@ def test_a_kohya_file_is_reported_whole(tmp_path: Path) -> None:
     norm = np.linalg.norm(0.5 * up.astype(np.float64) @ down)
     assert reported["parts"]["unet"]["norm"] == pytest.approx(norm, rel=1e-6)
     output = inspect(path).stdout
-    for word in ("Stable Diffusion 1.x", "8, alpha 4", "my cat", "A1111, Forge", "‖ΔW‖"):
+    for word in ("Stable Diffusion 1.x", "8, alpha 4", "my cat", "A1111", "Forge", "‖ΔW‖"):
         assert word in output
 
 

@@ -155,11 +155,13 @@ def test_a_base_of_one_file_is_loaded_as_one(facts: ReportFacts) -> None:
     ("family", "module", "programs"),
     [
         ("sdxl", None, ["AUTOMATIC1111, Forge", "ComfyUI", "diffusers"]),
-        ("sd35-large", None, ["ComfyUI"]),
+        ("sd35-large", None, ["Forge", "ComfyUI"]),
         ("hunyuan-image", None, ["ComfyUI"]),
+        ("lumina2", None, ["ComfyUI"]),
+        ("anima", None, ["ComfyUI"]),
         ("flux", None, ["Forge", "ComfyUI", "diffusers"]),
-        ("chroma", "lycoris.kohya", ["ComfyUI"]),
-        ("sd1", "networks.oft", ["AUTOMATIC1111, Forge"]),
+        ("chroma", "lycoris.kohya", ["Forge", "ComfyUI"]),
+        ("sd1", "networks.oft", ["AUTOMATIC1111"]),
     ],
 )
 def test_only_programs_that_load_the_weights_are_explained(
@@ -171,6 +173,13 @@ def test_only_programs_that_load_the_weights_are_explained(
     assert re.findall(r"<h4>(.*?)</h4>", explained) == programs
     assert ("convert_hunyuan_image_lora_to_comfy.py" in explained) == (family == "hunyuan-image")
     assert ("load_lora_weights" in page) == ("diffusers" in programs)
+
+
+def test_what_comfyui_leaves_out_is_told_beside_it(facts: ReportFacts) -> None:
+    loaders = loaders_of(FAMILIES["chroma"], None, ("train_t5xxl=True",), trains_text=True)
+    assert "does not load what is trained of Chroma&#39;s T5" in render_report(
+        replace(facts, loaders=loaders)
+    )
 
 
 def test_epochs_stand_side_by_side_at_the_strength_that_all_have(

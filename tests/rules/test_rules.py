@@ -137,6 +137,34 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
         {"network_args": ("block_dims=1",)},
         "networks.lora_flux has no argument block_dims",
     ),
+    *(
+        (
+            family,
+            {"network_module": "lycoris.kohya", "network_args": (f"preset={preset}",)},
+            f"preset {preset} adapts no block",
+        )
+        for family, preset in (
+            ("anima", "full"),
+            ("lumina2", "attn-only"),
+            ("sd3", "attn-only"),
+            ("sd35-large", "unet-convblock-only"),
+            ("hunyuan-image", "attn-only"),
+            ("flux", "unet-convblock-only"),
+        )
+    ),
+    ("anima", {"network_module": "lycoris.kohya"}, "preset full adapts no block of Anima"),
+    (
+        "chroma",
+        {"network_train_unet_only": False, "network_args": ("train_t5xxl=True",)},
+        "sd-scripts names lora_te3",
+    ),
+    ("lumina2", {"text_encoder_lr": (1e-5,)}, "an older ComfyUI"),
+    ("anima", {"network_train_text_encoder_only": True}, "an older ComfyUI"),
+    (
+        "lumina2",
+        {"text_encoder_lr": (1e-5,), "network_module": "lycoris.kohya"},
+        "what LyCORIS trains of the text encoder",
+    ),
     ("sdxl", {**_CACHED, "caption_tag_dropout_rate": 0.5}, "encodes captions once"),
     ("sdxl", {**_CACHED, "token_warmup_step": 0.5}, "encodes captions once"),
     ("sdxl", {**_CACHED, "caption_dropout_every_n_epochs": 2}, "encodes captions once"),
@@ -324,6 +352,27 @@ def test_each_of_these_is_reported_with_its_fix(
 @pytest.mark.parametrize("rule", RULES, ids=range(len(RULES)))
 def test_each_rule_is_tried_here(rule: Rule | Check) -> None:
     assert _sets_off(rule), rule
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("chroma", {"network_train_unet_only": False}),
+        ("chroma", {"network_train_unet_only": True, "network_args": ("train_t5xxl=True",)}),
+        ("flux", {"network_train_unet_only": False, "network_args": ("train_t5xxl=True",)}),
+        ("lumina2", {}),
+        ("anima", {"network_train_unet_only": True}),
+        ("lumina2", {"network_module": "lycoris.kohya"}),
+        ("flux", {"network_module": "lycoris.kohya", "network_args": ("preset=attn-only",)}),
+        ("sd1", {"network_module": "lycoris.kohya", "network_args": ("preset=attn-only",)}),
+        ("anima", {"network_module": "lycoris.kohya", "network_args": ("preset=mine.toml",)}),
+    ],
+)
+def test_of_what_comfyui_loads_and_lycoris_adapts_nothing_is_said(
+    family: Family, values: dict[str, object]
+) -> None:
+    found = [each.text for each in judged({**GUIDE, **values}, family=family)]
+    assert not [each for each in found if "ComfyUI" in each or "LyCORIS" in each]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ ANIMA = FamilyFacts(
         ),
         is_commercial=False,
     ),
+    text_in_comfyui=(transformers.TEXT_OF_NEWER_COMFYUI,),
+    lycoris_passes_over=(
+        *("full", "full-lin", "attn-mlp", "unet-only", "unet-transformer-only"),
+        *transformers.NOT_ITS_ATTENTION,
+    ),  # its final layer alone has a class of a name that LyCORIS knows
     name_patterns=r"anima(?!gine|ted|tion)",
     bases=(
         KnownBase(

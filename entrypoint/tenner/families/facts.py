@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from tenner.core.errors import Level
 from tenner.core.family import Family
 from tenner.core.messages import NO_TEXT, Message
 
@@ -198,6 +199,22 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextInComfyui:
+    """What ComfyUI does not load of a LoRA whose text encoder is trained too, and the way out.
+
+    It is so of what `network_module` writes (empty: the family's LoRA), where `argument` of
+    `network_args` is true (empty: always). `level` is `note` where only older versions leave the
+    modules out.
+    """
+
+    text: Message
+    fix: Message
+    level: Level = "warning"
+    network_module: str = ""
+    argument: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
     """All that is known of a family.
 
@@ -238,7 +255,25 @@ class FamilyFacts:
     comfyui_converter: str = ""
     """sd-scripts' script that renames a LoRA's modules for ComfyUI; empty where ComfyUI loads the
     file as it is."""
+    text_in_comfyui: tuple[TextInComfyui, ...] = ()
+    lycoris_passes_over: tuple[str, ...] = ()
+    """Presets of LyCORIS that adapt none of its blocks, whose classes they do not name."""
     name_patterns: str = ""
     """A regular expression for names of files and repos that cannot be read."""
     lora_widths: tuple[int, ...] = ()
     """Inputs of its attention layers, where LoRAs of other families have the same names."""
+
+    def left_out_by_comfyui(
+        self, network_module: str | None, arguments: Mapping[str, object]
+    ) -> TextInComfyui | None:
+        """What ComfyUI leaves out of a file over the text encoders too; None where it loads all.
+
+        `arguments` are those of `network_args`, by name.
+        """
+        own = ("networks.lora", self.lora_module)
+        module = "" if network_module is None or network_module in own else network_module
+        for each in self.text_in_comfyui:
+            is_on = str(arguments.get(each.argument, "")).lower() == "true"
+            if each.network_module == module and (is_on or not each.argument):
+                return each
+        return None

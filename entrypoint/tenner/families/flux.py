@@ -20,6 +20,7 @@ from tenner.families.facts import (
     KnownBase,
     Licence,
     Shapes,
+    TextInComfyui,
     Transformer,
 )
 from tenner.families.transformers import has_tensors
@@ -98,6 +99,7 @@ FLUX = FamilyFacts(
         is_commercial=False,
     ),
     tokenizers=(transformers.CLIP_L, transformers.T5_XXL),
+    lycoris_passes_over=transformers.CONVOLUTIONS_ALONE,
     name_patterns=r"flux(?![.\-_]?2)(?!.*schnell)",
     bases=(
         KnownBase(
@@ -190,6 +192,16 @@ CHROMA = replace(
         name="Apache License 2.0", url="https://huggingface.co/lodestones/Chroma1-Base"
     ),
     tokenizers=(transformers.CLIP_L, transformers.T5_XXL),
+    text_in_comfyui=(
+        TextInComfyui(
+            argument="train_t5xxl",
+            text=msg(
+                "ComfyUI does not load what is trained of Chroma's T5, whose modules sd-scripts"
+                " names lora_te3 and ComfyUI lora_te1"
+            ),
+            fix=msg("remove train_t5xxl, or rename lora_te3 to lora_te1 in the file afterwards"),
+        ),
+    ),
     name_patterns="chroma",
     bases=(
         KnownBase(

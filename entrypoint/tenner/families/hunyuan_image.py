@@ -132,6 +132,7 @@ HUNYUAN_IMAGE = FamilyFacts(
     ),
     lora_widths=(3584,),
     comfyui_converter="networks/convert_hunyuan_image_lora_to_comfy.py",
+    lycoris_passes_over=transformers.NOT_ITS_ATTENTION,
     name_patterns=r"hunyuan[-_ ]?image",
     bases=(
         KnownBase(

@@ -14,6 +14,7 @@ from tenner.families.facts import (
     HubTokenizer,
     KnownBase,
     Licence,
+    TextInComfyui,
     Transformer,
 )
 
@@ -92,6 +93,18 @@ LUMINA = FamilyFacts(
             is_gated=True,
         ),
     ),
+    text_in_comfyui=(
+        transformers.TEXT_OF_NEWER_COMFYUI,
+        TextInComfyui(
+            network_module="lycoris.kohya",
+            text=msg(
+                "ComfyUI does not load what LyCORIS trains of the text encoder, whose modules it"
+                " names lora_te1 and ComfyUI lora_te"
+            ),
+            fix=msg("set network_train_unet_only = true, or use networks.lora"),
+        ),
+    ),
+    lycoris_passes_over=transformers.NOT_ITS_ATTENTION,
     name_patterns=r"lumina",
     bases=(
         KnownBase(

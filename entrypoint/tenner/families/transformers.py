@@ -1,7 +1,14 @@
 """Common facts of the families with a transformer as denoiser: files, options, defaults."""
 
 from tenner.core.messages import msg
-from tenner.families.facts import Default, FamilyDefaults, FurtherFile, Scalar, Shapes
+from tenner.families.facts import (
+    Default,
+    FamilyDefaults,
+    FurtherFile,
+    Scalar,
+    Shapes,
+    TextInComfyui,
+)
 
 CLIP_L = "openai_clip-vit-large-patch14"
 CLIP_G = "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"
@@ -60,6 +67,19 @@ AE_FILE = FurtherFile(
 )
 """FLUX.1's autoencoder is the same file in all repos that repeat it."""
 
+
+CONVOLUTIONS_ALONE = ("unet-convblock-only",)
+"""The preset of LyCORIS that adapts no transformer."""
+NOT_ITS_ATTENTION = ("attn-only", *CONVOLUTIONS_ALONE)
+"""Presets of LyCORIS without a block of a family whose attention is of none of the two classes that
+`attn-only` names."""
+TEXT_OF_NEWER_COMFYUI = TextInComfyui(
+    text=msg("an older ComfyUI does not load what is trained of the text encoder"),
+    fix=msg("load the LoRA in a ComfyUI with its pull request 13847, of 2026"),
+    level="note",
+)
+"""ComfyUI loads `lora_te_` and the path of any module where the text encoder is one language model
+(comfy/lora.py, `model_lora_keys_clip`), since github.com/Comfy-Org/ComfyUI/pull/13847."""
 
 _PREFIXES = ("", "model.diffusion_model.", "net.")
 """Prefixes of the denoiser's tensors: of its own file, of ComfyUI's checkpoints, of Anima's."""

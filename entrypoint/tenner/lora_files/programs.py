@@ -1,12 +1,16 @@
 """Which programs read a LoRA file, by its names and kinds of network.
 
-From the programs' own loaders: A1111's `extensions-builtin/Lora`, ComfyUI's `comfy/lora.py`,
-diffusers' `load_lora_weights`, sd-scripts' `networks/lora.py`, PEFT's `load_adapter`.
+From the programs' own loaders: A1111's `extensions-builtin/Lora`, Forge's `backend/patcher`,
+ComfyUI's `comfy/lora.py`, diffusers' `load_lora_weights`, sd-scripts' `networks/lora.py`, PEFT's
+`load_adapter`. Families without a U-Net are those whose modules the program names as sd-scripts
+does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tenner.core.family import Family
+from tenner.families import FAMILY_NAMES
 from tenner.kohya.networks import LYCORIS
 from tenner.lora_files.continuing import CONTINUED, is_of_lycoris, lycoris_start
 from tenner.lora_files.names import Kind, Naming
@@ -18,7 +22,9 @@ from tenner.rules.written import keyword_arguments
 class Program:
     """A program that loads LoRAs: the names and kinds that it knows, and where it says so.
 
-    `unread` are beginnings of module names that it does not look for.
+    `unread` are beginnings of module names that it does not look for; `families` those whose files
+    with kohya's names it loads, empty for all; `renamed` parts of a family's module names for which
+    it has others.
     """
 
     name: str
@@ -26,14 +32,33 @@ class Program:
     kinds: tuple[Kind, ...]
     source: str = ""
     unread: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
+    renamed: Mapping[Family, tuple[str, ...]] = field(default_factory=dict[Family, tuple[str, ...]])
 
+    def knows(self, family: Family | None) -> bool:
+        """Whether it loads kohya's names of a family; None is one of which nothing is known."""
+        return not self.families or family is None or family in self.families
+
+
+_U_NETS: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
+_FLUX: tuple[Family, ...] = ("flux", "flux-schnell", "chroma")
+_SD3: tuple[Family, ...] = ("sd3", "sd35-medium", "sd35-large")
 
 PROGRAMS = (
     Program(
-        name="A1111, Forge",
+        name="A1111",
         namings=("kohya",),
         kinds=("lora", "dora", "loha", "lokr", "oft", "ia3", "glora", "full", "norm"),
         source="extensions-builtin/Lora/networks.py",
+        families=_U_NETS,
+    ),
+    Program(
+        name="Forge",
+        namings=("kohya",),
+        kinds=("lora", "dora", "loha", "lokr", "glora", "full", "norm"),
+        source="backend/patcher/lora.py, backend/diffusion_engine",
+        unread=("oft_unet_",),
+        families=(*_U_NETS, *_FLUX, *_SD3),
     ),
     Program(
         name="ComfyUI",
@@ -41,6 +66,7 @@ PROGRAMS = (
         kinds=("lora", "dora", "loha", "lokr", "oft", "glora", "full", "norm"),
         source="comfy/lora.py, comfy/weight_adapter",
         unread=("oft_unet_",),
+        renamed={"hunyuan-image": ("_mlp_fc1", "_mlp_fc2", "_mod_linear", "_modulation_linear")},
     ),
     Program(
         name="diffusers",
@@ -48,6 +74,7 @@ PROGRAMS = (
         kinds=("lora", "dora"),
         source="loaders/lora_conversion_utils.py",
         unread=("oft_unet_",),
+        families=(*_U_NETS, *_FLUX),
     ),
     Program(name="PEFT", namings=("peft",), kinds=("lora", "dora")),
     Program(name="sd-scripts (networks.lora)", namings=("kohya",), kinds=("lora",)),
@@ -78,10 +105,18 @@ def read_by(file: LoraFile) -> tuple[ReadBy, ...]:
 def _why_not(program: Program, file: LoraFile) -> str:
     if file.naming not in program.namings:
         return f"modules are named as {NAMING_NAMES[file.naming]} does"
+    if file.naming == "kohya" and not program.knows(file.family):
+        return f"it is not known to load LoRAs of {FAMILY_NAMES[file.family or '']}"
+    if any(part in each.name for part in _renamed(program, file) for each in file.modules):
+        return "its modules have other names there"
     if unread := next((each for each in program.unread if _has(file, each)), ""):
         return f"it looks for no modules named {unread}…"
     unknown: list[Kind] = [kind for kind in file.kinds if kind not in program.kinds]
     return f"it has no {', '.join(KIND_NAMES[kind] for kind in unknown)}" if unknown else ""
+
+
+def _renamed(program: Program, file: LoraFile) -> tuple[str, ...]:
+    return program.renamed.get(file.family or "", ())
 
 
 def _has(file: LoraFile, beginning: str) -> bool:
@@ -95,10 +130,12 @@ class Written:
     kind: Kind
     beginning: str = "lora_unet_"
 
-    def read_by(self, name: str) -> bool:
-        """Whether the program of this name loads it."""
+    def read_by(self, name: str, family: Family) -> bool:
+        """Whether the program of this name loads it, where it is over a base of this family; with
+        its modules renamed if need be."""
         (program,) = [each for each in PROGRAMS if each.name == name]
-        return self.kind in program.kinds and self.beginning not in program.unread
+        is_read = self.kind in program.kinds and self.beginning not in program.unread
+        return is_read and program.knows(family)
 
 
 _ALGORITHMS: Mapping[str, Kind] = {

@@ -48,6 +48,8 @@ class Card:
     """Whether ComfyUI loads these weights."""
     converter: str = ""
     """sd-scripts' script that ComfyUI needs before."""
+    left_out: str = ""
+    """What ComfyUI does not load of these weights, as a sentence."""
     tag: str
     """The Hub's tag for the kind of base."""
     base_name: str

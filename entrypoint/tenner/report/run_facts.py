@@ -65,7 +65,10 @@ def report_facts(
         trigger=prepared.dataset.trigger,
         family=base.family,
         loaders=loaders_of(
-            base.facts, prepared.settings.network_module, prepared.settings.network_args
+            base.facts,
+            prepared.settings.network_module,
+            prepared.settings.network_args,
+            trains_text=not plan.options.network_train_unet_only,
         ),
         base_name=base.public_name,
         base_is_file=base.layout == "checkpoint" and not base.hub_id,

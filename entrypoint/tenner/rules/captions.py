@@ -22,18 +22,20 @@ def _cached_captions_change(name: str) -> Rule:
     )
 
 
-def _leaves_text_encoders_alone(view: View) -> bool:
+def leaves_text_encoders_alone(view: View) -> bool:
     """Whether the settings do, or the default may: SDXL's, or that of a family not known yet."""
     value = view.values.get("network_train_unet_only")
     if value is not None:
         return bool(value)
+    if view.on("network_train_text_encoder_only"):
+        return False
     default = view.family is None or FAMILIES[view.family].defaults.network_train_unet_only.value
     return default and not any(view.numbers("text_encoder_lr"))
 
 
 def _cached_text_encoders_change(needs: Needs) -> Rule:
     return Rule(
-        when=lambda view: view.any_on(*CACHES) and not _leaves_text_encoders_alone(view),
+        when=lambda view: view.any_on(*CACHES) and not leaves_text_encoders_alone(view),
         text=msg("cache_text_encoder_outputs needs text encoders that do not change"),
         fix=msg("set network_train_unet_only = true, or remove cache_text_encoder_outputs"),
         needs=needs,

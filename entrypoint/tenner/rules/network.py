@@ -80,6 +80,19 @@ def _wrong_lycoris(view: View) -> Iterator[Problem]:
             text=msg("lycoris.kohya has no preset {name}", name=preset),
             fix=msg("use one of {known}, or a .toml file", known=", ".join(PRESETS)),
         )
+    facts = FAMILIES.get(view.family or "")
+    if facts and preset in facts.lycoris_passes_over:
+        fix = msg("use the preset full, or a .toml file with its blocks in unet_target_module")
+        if "full" in facts.lycoris_passes_over:
+            fix = msg("use networks.lora, or a .toml preset with its blocks in unet_target_module")
+        yield Problem(
+            text=msg(
+                "LyCORIS' preset {name} adapts no block of {family}",
+                name=preset,
+                family=facts.title,
+            ),
+            fix=fix,
+        )
     if "lycoris" in view.missing_packages:
         yield Problem(
             text=msg("lycoris-lora is not installed with the trainer"),

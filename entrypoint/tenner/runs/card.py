@@ -99,7 +99,12 @@ def card_of(
     """The card of this run. Its code loads the LoRA from the first destination on the Hub."""
     plan, base, dataset = prepared.plan, prepared.base, prepared.dataset
     settings = prepared.settings
-    found = loaders_of(base.facts, settings.network_module, settings.network_args)
+    found = loaders_of(
+        base.facts,
+        settings.network_module,
+        settings.network_args,
+        trains_text=not plan.options.network_train_unet_only,
+    )
     hub = next((each for each in destinations if each.kind == "hub"), None)
     return Card(
         name=plan.output_name,
@@ -111,6 +116,7 @@ def card_of(
         webui=found.webui,
         has_comfyui=found.has_comfyui,
         converter=found.converter,
+        left_out=found.left_out,
         tag=_TAGS.get(base.family, base.family),
         base_name=base.public_name,
         base_id=base.hub_id,

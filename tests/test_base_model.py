@@ -91,6 +91,13 @@ def test_the_family_is_read_from_the_tensors(
         (UNET | {"conditioner.embedders.0.model.ln_final.weight": [4]}, "refiner"),
         ({"encoder.conv_in.weight": [4, 4]}, "a VAE alone"),
         ({"something.else": [4]}, "not a checkpoint of a family"),
+        ({"diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": [4, 4]}, "a LoRA"),
+        ({"transformer.transformer_blocks.0.attn.to_q.lora_B.weight": [4, 4]}, "a LoRA"),
+        ({"lycoris_double_blocks_0_img_attn_qkv.lokr_w1": [4, 4]}, "a LoRA"),
+        ({"oft_unet_double_blocks_0_img_attn_qkv.oft_blocks": [4, 4, 4]}, "a LoRA"),
+        ({"control_model.input_blocks.0.0.weight": [4, 4]}, "a ControlNet"),
+        ({"clip_l": [8, 768], "clip_g": [8, 1280]}, "a textual inversion"),
+        ({"single_transformer_blocks.0.attn.to_q.weight": [4, 4]}, "under diffusers' names"),
     ],
 )
 def test_other_kinds_of_files_are_reported_by_what_they_are(
@@ -106,6 +113,7 @@ def test_other_kinds_of_files_are_reported_by_what_they_are(
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git-lfs pointer"),
         (pickle.dumps({"state_dict": 1}), "a pickle"),
         (b"PK\x03\x04" + bytes(40), "a pickle"),
+        (b"GGUF\x03\0\0\0" + bytes(40), "a GGUF file"),
         (b"", "empty"),
         (b"\x05", "no safetensors file"),
         (bytes(100), "no safetensors file"),

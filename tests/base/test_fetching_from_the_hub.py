@@ -205,7 +205,10 @@ def test_access_to_a_gated_base_is_checked_before_anything_is_rented(
     assert "open https://huggingface.co/black-forest-labs/FLUX.1-dev, accept its" in problem.fix
     assert access_problems(replace(known, is_gated=False), env) == ()
     silent = {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    assert access_problems(known, silent) == ()  # `train` checks again
+    (note,) = access_problems(known, silent)  # `train` checks again
+    assert note.level == "note"
+    assert "the Hub did not answer whether you may fetch it" in note.text
+    assert note.fix == problem.fix
 
 
 def test_free_space_and_size_are_checked_before_a_file_of_the_hub_is_fetched(

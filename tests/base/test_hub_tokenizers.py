@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "delivery"))
 from servers.fault_proxy import Spoil, fault_proxy
 from servers.hub_server import Hub, hub_server
 
-from tenner.base.hub_tokenizers import find_tokenizers, tokenizer_problems, write_tokenizers
+from tenner.base.hub_tokenizers import find_tokenizers, write_tokenizers
 from tenner.base.tiny import concept_dir
 from tenner.families import FAMILIES
 
@@ -52,7 +52,7 @@ def test_they_are_fetched_once_and_found_by_their_name_without_a_network(
     hub: Hub, tmp_path: Path
 ) -> None:
     env = environ(hub.url, tmp_path / "cache")
-    (note,) = tokenizer_problems("lumina2", env)
+    (note,) = find_tokenizers("lumina2", env, fetches=False, on_bytes=None).problems
     assert note.level == "note"
     assert REPO in note.text
     found = find_tokenizers("lumina2", env, fetches=True, on_bytes=None)
@@ -65,7 +65,7 @@ def test_they_are_fetched_once_and_found_by_their_name_without_a_network(
         assert isinstance(path, str)
         assert Path(path).read_bytes() == content
     nowhere = environ("http://127.0.0.1:9", tmp_path / "cache")
-    assert tokenizer_problems("lumina2", nowhere) == ()
+    assert find_tokenizers("lumina2", nowhere, fetches=False, on_bytes=None).problems == ()
     again = find_tokenizers("lumina2", nowhere, fetches=True, on_bytes=None)
     assert not again.problems
     contents = {Path(name).name: path.read_bytes() for name, path in again.files.items()}

@@ -155,6 +155,30 @@ def test_a_diffusers_folder_names_the_file_to_take(tmp_path: Path) -> None:
     assert "flux1-dev.safetensors" in caught.value.problems[0].fix
 
 
+def test_a_diffusers_folder_is_told_apart_from_others_of_its_class(tmp_path: Path) -> None:
+    configs: dict[str, dict[str, object]] = {
+        "flux1-schnell": {"_class_name": "FluxTransformer2DModel", "guidance_embeds": False},
+        "sd3_medium": {"_class_name": "SD3Transformer2DModel", "num_layers": 24},
+        "sd3.5_medium": {
+            "_class_name": "SD3Transformer2DModel",
+            "num_layers": 24,
+            "qk_norm": "rms_norm",
+        },
+        "sd3.5_large": {
+            "_class_name": "SD3Transformer2DModel",
+            "num_layers": 38,
+            "qk_norm": "rms_norm",
+        },
+    }
+    for file, config in configs.items():
+        folder = tmp_path / file / "transformer"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(SettingsError) as caught:
+            inspect_base(tmp_path / file, name="x")
+        assert f"{file}.safetensors" in caught.value.problems[0].fix
+
+
 def test_all_that_is_wrong_is_said_at_once_before_anything_is_rented(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     base = safetensors(tmp_path / "flux1-dev.safetensors", SHAPES["flux"] | {"big": [10**6, 11900]})

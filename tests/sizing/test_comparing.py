@@ -94,7 +94,7 @@ def test_an_unknown_card_or_family_is_refused_with_what_is_known(
     words = ("--base_model", "./mine.safetensors", "--gpu", "all")
     done = tenner("plan", str(photos), *words, cwd=tmp_path)
     assert done.returncode == 2
-    assert "its family is not known" in done.stderr
+    assert "there is no base model at ./mine.safetensors" in done.stderr
 
 
 def test_the_tiny_base_which_a_cpu_trains_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 """Which base model a run trains: one on this machine, or one that is fetched."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.base.further import Search, find_further, named_problems
+from tenner.base.further import Further, Search, find_further, named_problems
 from tenner.base.inspection import inspect_base
 from tenner.base.local import find_local_base, hold_to_sha256, not_found
 from tenner.base.model import SIDES, Base, known_shape, with_evidence
 from tenner.base.prediction import PREDICTION_NAMES, Evidence, Prediction
 from tenner.base.tiny import base_dir
-from tenner.core.errors import Problem, SettingsError
+from tenner.core.errors import Problem, SettingsError, errors_in
 from tenner.core.family import Family
 from tenner.core.messages import msg, redacted
 from tenner.core.secrets import secrets_from
@@ -117,17 +117,15 @@ def find_base(
             raise not_found(base_model, models_dir)
         known = known_base(base_model)
         wrong = named_problems(known.family, settings) if known else ()
-        if known and known.is_gated and heads_into is not None:
-            from tenner.base.source.access import access_problems
-
-            wrong = (*wrong, *access_problems(known, environ))
-        if wrong:
-            raise SettingsError(problems=wrong)
+        asked = _access(known, environ) if known and heads_into is not None else ()
+        if errors := (*wrong, *errors_in(asked)):
+            raise SettingsError(problems=errors)
         on_stage("base model", str(address))
         if heads_into is None:
             base = _fetched(address, settings, environ, on_bytes)
         else:
             base = _described(address, settings, environ, heads_into)
+            base = replace(base, notices=(*base.notices, *asked))
     elif settings.base_model_sha256:
         hold_to_sha256(base, settings.base_model_sha256)
     if problems := _contradictions(settings, base):
@@ -141,23 +139,74 @@ def find_base(
         on_stage=on_stage,
         on_bytes=on_bytes,
     )
-    further = find_further(base, search)
     known = known_base(base_model)
     about = known_notices(known) if known else family_notices(base.family)
+    return _with_further(base, find_further(base, search), about)
+
+
+def _with_further(base: Base, further: Further, about: Sequence[Problem]) -> Base:
     notices = (*base.notices, *about, *further.notices)
     return replace(
         base,
         further=further.files,
         hub_tokenizers=further.tokenizers,
+        text_sizes_gb=further.text_sizes_gb,
         notices=tuple(dict.fromkeys(notices)),
     )
+
+
+def base_by_name(
+    known: KnownBase, settings: Settings, environ: Mapping[str, str]
+) -> tuple[Base, tuple[Problem, ...]]:
+    """A known base that is not here, as its name describes it, and all errors of the settings
+    about it and its files. Nothing is fetched; of gated files the Hub is asked."""
+    search = Search(
+        settings=settings,
+        environ=environ,
+        models_dir=Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR),
+        fetches=False,
+        on_stage=lambda name, detail: None,
+        on_bytes=None,
+    )
+    shape, asked = known_shape(known), _access(known, environ)
+    wrong = [*_contradictions(settings, shape), *errors_in(asked)]
+    shape = settle_prediction(settings, shape)
+    try:
+        further = find_further(shape, search)
+    except SettingsError as error:
+        wrong += error.problems
+        further = Further(files={})
+    about = (*known_notices(known), *(each for each in asked if each.level != "error"))
+    return _with_further(shape, further, about), tuple(wrong)
+
+
+def _access(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Whether the Hub gives a gated base to this user, where it does not or is not known to."""
+    if not known.is_gated:
+        return ()
+    from tenner.base.source.access import access_problems
+
+    return access_problems(known, environ)
 
 
 def known_notices(known: KnownBase) -> tuple[Problem, ...]:
     """What is reported of a well-known base before it is fetched: its authors' advice, its
     licence."""
     advice = (Problem(text=known.advice, level="note"),) if known.advice else ()
-    return (*advice, *family_notices(known.family))
+    return (*advice, *_licence_notices(known), *family_notices(known.family))
+
+
+def _licence_notices(known: KnownBase) -> tuple[Problem, ...]:
+    """The warning of a base whose own licence is not for commercial use."""
+    if known.is_commercial:
+        return ()
+    text = msg(
+        "{name} is not for commercial use, and neither is a LoRA made from it: {licence}",
+        name=known.hub_id,
+        licence=known.licence,
+    )
+    fix = msg("read its page: {url}", url=f"https://huggingface.co/{known.hub_id}")
+    return (Problem(text=text, fix=fix, level="warning"),)
 
 
 def family_notices(family: Family) -> tuple[Problem, ...]:

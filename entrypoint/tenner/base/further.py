@@ -10,16 +10,19 @@ from pathlib import Path
 
 from tenner.base.hub_tokenizers import find_tokenizers
 from tenner.base.model import Base
+from tenner.base.quantised import quantised
 from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
-from tenner.core.messages import msg
-from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
+from tenner.core.messages import Message, msg
+from tenner.core.safetensors_head import TensorEntry, read_safetensors_header, tensor_entries
 from tenner.core.secrets import secrets_from
 from tenner.families import FAMILIES, FurtherFile
 from tenner.settings import Settings
 from tenner.storage.cache_dir import downloads_dir
 from tenner.storage.http import OnBytes
 
+AUTOENCODERS = ("ae", "vae")
+"""Options of files that hold no text encoder."""
 _FOLDERS = ("", "text_encoders", "text_encoder", "clip", "vae", "ae")
 _MOST_FILES = 200
 """Of a folder that are looked into: headers alone are read."""
@@ -43,6 +46,8 @@ class Further:
     that is fetched later."""
 
     files: Mapping[str, Path]
+    text_sizes_gb: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Of the text encoders, where one of them is here or named."""
     tokenizers: Mapping[str, Path] = field(default_factory=dict[str, Path])
     notices: tuple[Problem, ...] = ()
 
@@ -74,7 +79,28 @@ def find_further(base: Base, search: Search) -> Further:
     problems += tokenizers.problems
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
-    return Further(files=files, tokenizers=tokenizers.files, notices=tuple(problems))
+    return Further(
+        files=files,
+        text_sizes_gb=_text_sizes(base, files, search.settings),
+        tokenizers=tokenizers.files,
+        notices=tuple(problems),
+    )
+
+
+def _text_sizes(base: Base, files: Mapping[str, Path], settings: Settings) -> dict[str, float]:
+    """Sizes of all text encoders in 1e9 bytes; empty where each is the family's usual file.
+
+    Of an address the file's name tells whether its weights have 8 bits.
+    """
+    parts = [each for each in base.facts.files if each.option not in AUTOENCODERS]
+    if not any(each.option in files or _value(each, settings) for each in parts):
+        return {}
+    found = dict[str, float]()
+    for part in parts:
+        here = files.get(part.option)
+        halved = "fp8" in _value(part, settings).rpartition("/")[2].lower()
+        found[part.option] = here.stat().st_size / 1e9 if here else part.gb / (2 if halved else 1)
+    return found
 
 
 def named_problems(family: Family, settings: Settings) -> tuple[Problem, ...]:
@@ -119,24 +145,40 @@ def _named(part: FurtherFile, settings: Settings) -> Path | None:
                 hub_id=part.hub_id,
             ),
         )
-    if not is_kind(path, part):
+    entries = tensor_entries(read_safetensors_header(path))
+    fix = msg("name such a file as {file}", file=Path(part.file).name)
+    if wrong := _not_of_kind(entries, part):
         raise SettingsError(
             msg(
-                "{option} = {path} is not {title}: it has no tensor {mark}",
+                "{option} = {path} is not {title}: {wrong}",
                 option=part.option,
                 path=path,
                 title=part.title,
-                mark=part.mark,
+                wrong=wrong,
             ),
-            fix=msg("name such a file as {file}", file=Path(part.file).name),
+            fix=fix,
+        )
+    if how := quantised(entries):
+        raise SettingsError(
+            msg("{option} = {path} is quantised: {how}", option=part.option, path=path, how=how),
+            fix=fix,
         )
     return path
 
 
-def is_kind(path: Path, part: FurtherFile) -> bool:
-    """Whether the file has the tensors of such a file. Raises SettingsError for no safetensors."""
-    entry = tensor_entries(read_safetensors_header(path)).get(part.mark)
-    return entry is not None and part.shape in ((), tuple(entry["shape"]))
+def _not_of_kind(entries: Mapping[str, TensorEntry], part: FurtherFile) -> Message | None:
+    """Why a file is not of this kind; None where it is."""
+    entry = entries.get(part.mark)
+    if entry is None:
+        return msg("it has no tensor {mark}", mark=part.mark)
+    if part.shape not in ((), tuple(entry["shape"])):
+        return msg(
+            "its tensor {mark} is {found}, not {expected}",
+            mark=part.mark,
+            found="×".join(map(str, entry["shape"])),
+            expected="×".join(map(str, part.shape)),
+        )
+    return None
 
 
 def _beside(part: FurtherFile, base: Base, search: Search) -> Path | None:
@@ -164,9 +206,10 @@ def _safetensors_in(folder: Path, part: FurtherFile) -> Iterator[Path]:
 
 def _is_kind_quietly(path: Path, part: FurtherFile) -> bool:
     try:
-        return is_kind(path, part)
+        entries = tensor_entries(read_safetensors_header(path))
     except SettingsError:
         return False  # an unrelated file there may be broken
+    return _not_of_kind(entries, part) is None and quantised(entries) is None
 
 
 def _fetched(part: FurtherFile, search: Search) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenner.core.errors import Problem, TennerError
+from tenner.core.errors import Problem, TennerError, errors_in
 from tenner.core.family import Family
 from tenner.core.files import write_atomically
 from tenner.core.messages import msg
@@ -49,13 +49,6 @@ def find_tokenizers(
                 problems += error.problems
                 break  # its other files have the same
     return Tokenizers(files=found, problems=tuple(problems))
-
-
-def tokenizer_problems(family: Family, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """What is noted or refused of tokenizers that are still to be fetched."""
-    if not FAMILIES[family].hub_tokenizers:
-        return ()
-    return find_tokenizers(family, environ, fetches=False, on_bytes=None).problems
 
 
 def write_tokenizers(folder: Path, family: Family, files: Mapping[str, Path]) -> None:
@@ -103,14 +96,16 @@ def _fetched(
 
 
 def _later(each: HubTokenizer, environ: Mapping[str, str]) -> tuple[Problem, ...]:
+    asked: tuple[Problem, ...] = ()
     if each.is_gated:
         from tenner.base.source.access import GatedFile, file_access_problems
 
         first = next(iter(each.files))
         gated = GatedFile(hub_id=each.hub_id, revision=each.revision, file=first)
-        if refused := file_access_problems(gated, environ):
-            return refused
+        asked = file_access_problems(gated, environ)
+        if errors_in(asked):
+            return asked
     text = msg(
         "{title} is not here: it is fetched from {hub_id}", title=each.title, hub_id=each.hub_id
     )
-    return (Problem(text=text, level="note"),)
+    return (Problem(text=text, level="note"), *asked)

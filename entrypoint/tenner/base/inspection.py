@@ -13,12 +13,14 @@ from typing import Any, cast
 
 from tenner.base.model import SIDES, Base, with_checkpoint_prediction, with_evidence
 from tenner.base.prediction import SCHEDULER_FILE, betas_of, evidence_in_folder
+from tenner.base.quantised import quantised
 from tenner.core.errors import Problem, SettingsError
 from tenner.core.family import Family
 from tenner.core.json_text import read_object
 from tenner.core.messages import Message, msg
 from tenner.core.safetensors_head import read_safetensors_header, tensor_entries
-from tenner.families import FAMILIES, family_of_shapes
+from tenner.families import FAMILIES, family_of_shapes, variant_of
+from tenner.families.others import other_kind, other_model
 
 
 def inspect_base(path: Path, *, name: str, sha256: str | None = None) -> Base:
@@ -31,8 +33,16 @@ def inspect_base(path: Path, *, name: str, sha256: str | None = None) -> Base:
 
 def _inspect_checkpoint(path: Path, name: str, sha256: str | None) -> Base:
     header = read_safetensors_header(path)
-    shapes = {key: each["shape"] for key, each in tensor_entries(header).items()}
-    family = family_of_tensors(shapes, path)
+    entries = tensor_entries(header)
+    family = family_of_tensors({key: each["shape"] for key, each in entries.items()}, path)
+    if how := quantised(entries):
+        raise SettingsError(
+            msg("{path} is quantised: {how}", path=path, how=how),
+            fix=msg(
+                "take the model's plain file in 16 bits; where the card is small, the plan holds"
+                " it in 8 bits itself if its family can be"
+            ),
+        )
     base = Base(
         name=name,
         path=path,
@@ -49,17 +59,37 @@ def _inspect_checkpoint(path: Path, name: str, sha256: str | None) -> Base:
 def family_of_tensors(shapes: Mapping[str, list[int]], path: Path) -> Family:
     """The family of a single-file checkpoint, by its tensors' names and shapes.
 
-    Raises SettingsError for files that are no Stable Diffusion base: a LoRA, a VAE, an inpainting
+    Raises SettingsError for files that are no base of these families: a LoRA, a VAE, an inpainting
     or refiner model, another architecture.
     """
-    refused = _refused(shapes)
-    if refused:
+    if refused := other_kind(shapes) or _refused(shapes):
         raise SettingsError(
             msg("{path} is {refused}", path=path, refused=refused[0]), fix=refused[1]
         )
-
+    if other := other_model(shapes):
+        raise SettingsError(
+            msg(
+                "{path} is {other}, which is not among the families that tenner trains",
+                path=path,
+                other=other,
+            ),
+            fix=msg("see docs/families.md for those that it trains"),
+        )
     if found := family_of_shapes(shapes):
+        if variant := variant_of(found, shapes, path.name):
+            raise SettingsError(
+                msg("{path} is {what}", path=path, what=variant.what), fix=variant.fix
+            )
         return found
+    if any(_DIFFUSERS_NAMES.match(key) for key in shapes):
+        raise SettingsError(
+            msg(
+                "{path} is a transformer under diffusers' names, which sd-scripts does not read"
+                " from one file",
+                path=path,
+            ),
+            fix=msg("take the file of the model's own authors: docs/families.md names those"),
+        )
     if any(_TRANSFORMER.match(key) for key in shapes):
         raise SettingsError(
             msg("{path} is a transformer model of a family that tenner does not train", path=path),
@@ -79,14 +109,17 @@ _TRANSFORMER = re.compile(
 )
 
 
+_DIFFUSERS_NAMES = re.compile(
+    r"single_transformer_blocks\.\d+\.attn\.to_q\.|transformer_blocks\.\d+\.attn\.add_q_proj\."
+)
+
+
 def _refused(shapes: Mapping[str, list[int]]) -> tuple[Message, Message] | None:
     def has(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in shapes)
 
     first = shapes.get("model.diffusion_model.input_blocks.0.0.weight", [])
     channels = first[1] if len(first) > 1 else 4
-    if has(r"lora_unet_|lora_te|unet\..*lora"):
-        return msg("a LoRA, not a base"), msg("name it as network_weights to continue from it")
     if channels in (8, 9):
         return msg("an inpainting or editing model"), msg(
             "train on the plain model it was made from"
@@ -96,7 +129,9 @@ def _refused(shapes: Mapping[str, list[int]]) -> tuple[Message, Message] | None:
     if has(r"encoder\.block\.\d|text_model\.|model\.layers\.\d"):
         return msg("a text encoder alone"), msg("name the model itself as base_model")
     if has(r"(first_stage_model|encoder|decoder)\.") and not has(r"model\.diffusion_model\."):
-        return msg("a VAE alone"), msg("name it as vae, and a full model as base_model")
+        return msg("a VAE alone"), msg(
+            "name it as vae (as ae for FLUX.1, Chroma and Lumina), and the model as base_model"
+        )
     return None
 
 
@@ -145,8 +180,10 @@ def _refuse_transformer_folder(path: Path) -> None:
     file = path / "transformer" / "config.json"
     if not file.is_file():
         return
-    kind = str(_json(file).get("_class_name") or "")
-    found = [each for each in FAMILIES.values() if each.diffusers_class == kind]
+    config = _json(file)
+    kind = str(config.get("_class_name") or "")
+    of_class = [each for each in FAMILIES.values() if each.diffusers_class == kind]
+    found = [each for each in of_class if _has(config, each.diffusers_config)] or of_class
     if not found:
         raise SettingsError(
             msg("{path} is a transformer model of a family that tenner does not train", path=path),
@@ -166,6 +203,10 @@ def _refuse_transformer_folder(path: Path) -> None:
             hub_id=known.hub_id,
         ),
     )
+
+
+def _has(config: Mapping[str, Any], values: Mapping[str, object]) -> bool:
+    return all(config.get(name) == value for name, value in values.items())
 
 
 def _resolution(path: Path, unet: Mapping[str, Any]) -> int:

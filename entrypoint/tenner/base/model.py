@@ -53,6 +53,8 @@ class Base:
     betas: NoiseBetas = USUAL_BETAS
     further: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Text encoders and autoencoder in files of their own, by the option that names them."""
+    text_sizes_gb: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Of text encoders in files of their own, in 1e9 bytes, whether they are here or not."""
     hub_tokenizers: Mapping[str, Path] = field(default_factory=dict[str, Path])
     """Files of tokenizers that sd-scripts looks up on the Hub, as `user/repo/file`."""
 
@@ -63,11 +65,9 @@ class Base:
 
     @property
     def text_gb(self) -> float | None:
-        """The files of the text encoders, in 1e9 bytes; None where they are not all here."""
-        options = [each.option for each in self.facts.files if each.option not in ("ae", "vae")]
-        if not options or any(each not in self.further for each in options):
-            return None
-        return sum(self.further[each].stat().st_size for each in options) / 1e9
+        """What its text encoders have in files of their own, in 1e9 bytes; None where nothing but
+        the family's usual files is known."""
+        return sum(self.text_sizes_gb.values()) if self.text_sizes_gb else None
 
     @property
     def public_name(self) -> str:

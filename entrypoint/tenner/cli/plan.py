@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tenner.core.errors import MachineError, Problem, TennerError
 from tenner.core.messages import msg
 from tenner.core.sizes import size_words
-from tenner.families import FAMILY_NAMES
+from tenner.families import FAMILIES, FAMILY_NAMES
 from tenner.hardware.smi import is_without_driver
 from tenner.library.planning import PlanResult, compare, plan, problems_json
 from tenner.planning.batch_choice import Choice
@@ -115,14 +115,21 @@ def _print_table(found: "Comparison") -> None:
     )
     table.add_column("card")
     table.add_column("price", style="dim")
-    for name in ("$/hour", "batch", "GB", "updates", "rate", "s/update", "time", "cost"):
+    has_levers = FAMILIES[found.family].transformer is not None
+    weights = ("weights",) * has_levers
+    for name in ("$/hour", "batch", *weights, "GB", "updates", "rate", "s/update", "time", "cost"):
         table.add_column(name, justify="right")
     for offer in offers:
         if offer.fits:
-            table.add_row(*_cells(offer))
-    unfit = [f"{offer.card} does not fit: {offer.why_not}" for offer in offers if not offer.fits]
+            table.add_row(*_cells(offer, has_levers=has_levers))
+    unfit = [_unfit(offer) for offer in offers if not offer.fits]
     footnotes = [Text(line, style="dim") for line in _FOOTNOTES]
     print_tables(table, *map(Text, unfit), *footnotes)
+
+
+def _unfit(offer: "Offer") -> str:
+    fix = f"\n  fix: {offer.fix}" if offer.fix else ""
+    return f"{offer.card} does not fit: {offer.why_not}{fix}"
 
 
 def _seen(offers: "Sequence[Offer]") -> str:
@@ -134,7 +141,8 @@ def _seen(offers: "Sequence[Offer]") -> str:
 _FOOTNOTES = (
     "≠: not the same training as the other rows. !: few updates of the weights. The rate is the",
     "U-Net's, for the images of one update (scale_lr).",
-    "g: with gradient checkpointing, g9 of nine of the U-Net's blocks. ?: may not fit. m: measured",
+    "g: with gradient checkpointing, g9 of nine of the U-Net's blocks. weights: the base's, and",
+    "how many of its blocks wait in memory (blocks_to_swap). ?: may not fit. m: measured",
     "on such cards by others, else by the card's peak; a quarter more or less, half with the",
     "built-in trainer, which no card has timed, and of FLUX.1 and its like. Time is without",
     "set-up.",
@@ -143,7 +151,7 @@ _FOOTNOTES = (
 )
 
 
-def _cells(offer: "Offer") -> list[str]:
+def _cells(offer: "Offer", *, has_levers: bool) -> list[str]:
     price, seconds = offer.price, offer.seconds_per_step
     is_guide = offer.provider == "guide"
     step = "" if seconds is None or is_guide else f"{seconds:.2f}"
@@ -152,6 +160,7 @@ def _cells(offer: "Offer") -> list[str]:
         offer.provider or "no price known",
         f"{price.usd_per_hour:.2f}" if price else "",
         f"{batch_cell(offer)}{'≠' if 'batch' in offer.unlike else ''}",
+        *((weights_cell(offer),) if has_levers else ()),
         f"{offer.needed_gb:.1f}{'?' if offer.is_unsure else ''}",
         _updates_cell(offer),
         f"{offer.learning_rate:.2g}",
@@ -172,6 +181,12 @@ def batch_cell(offer: "Offer") -> str:
     blocks = "" if offer.checkpointed_blocks is None else str(offer.checkpointed_blocks)
     batch = f"{offer.batch_size}{f'g{blocks}' if offer.gradient_checkpointing else ''}"
     return f"{batch}×{offer.accumulation}" if offer.accumulation > 1 else batch
+
+
+def weights_cell(offer: "Offer") -> str:
+    """`16 bits`, `8 bits`, `8 bits, swap 12` with twelve blocks swapped."""
+    bits = "8 bits" if offer.half_base else "16 bits"
+    return f"{bits}, swap {offer.blocks_to_swap}" if offer.blocks_to_swap else bits
 
 
 def usd_cell(amount: float | None) -> str:

@@ -176,6 +176,9 @@ def _what_it_is(beginning: bytes) -> tuple[Message, Message]:
     if beginning[:2] == b"PK" or beginning[:1] == b"\x80":
         fix = msg("take the .safetensors file of this model, or convert it")
         return msg("a pickle (.ckpt, .bin), which can run code"), fix
+    if beginning.startswith(b"GGUF"):
+        fix = msg("take the .safetensors file of the model in 16 bits: trainers read no GGUF")
+        return msg("a GGUF file, quantised for drawing"), fix
     if not beginning:
         return msg("empty"), msg("download it again")
     return msg("no safetensors file"), msg("take the .safetensors file of the model")

@@ -4,6 +4,7 @@ To add a family, write its `FamilyFacts` in a module here and add it to `FAMILIE
 `docs/families.md`. Standard library only, and no package of tenner above `core`.
 """
 
+import re
 from collections.abc import Mapping
 
 from tenner.core.family import Family
@@ -20,6 +21,7 @@ from tenner.families.facts import (
     Licence,
     Shapes,
     Transformer,
+    Variant,
 )
 from tenner.families.flux import CHROMA, FLUX, SCHNELL
 from tenner.families.hunyuan_image import HUNYUAN_IMAGE
@@ -44,9 +46,11 @@ __all__ = [
     "Licence",
     "Shapes",
     "Transformer",
+    "Variant",
     "family_of_shapes",
     "known_bases",
     "lora_family",
+    "variant_of",
 ]
 
 FAMILIES: Mapping[Family, FamilyFacts] = {
@@ -81,6 +85,16 @@ def family_of_shapes(shapes: Shapes) -> Family | None:
     """The family of a single-file checkpoint by its tensors; None if it is of no known family."""
     found = (name for name, each in FAMILIES.items() if each.recognises(shapes))
     return next(found, None)
+
+
+def variant_of(family: Family, shapes: Shapes, name: str) -> Variant | None:
+    """The variant of the family that a file is, by its tensors or its `name`; None for a model of
+    the family itself."""
+    for each in FAMILIES[family].variants:
+        is_named = each.names and re.search(each.names, name, re.IGNORECASE)
+        if is_named or (each.has is not None and each.has(shapes)):
+            return each
+    return None
 
 
 def lora_family(family: Family) -> Family:

@@ -63,6 +63,8 @@ class KnownBase:
     files: tuple[str, ...] = ()
     is_gated: bool = False
     """Whether the Hub allows its download only after accepting the licence on its page."""
+    is_commercial: bool = True
+    """Whether its licence allows commercial use, where the base has one apart from its family."""
     advice: Message = NO_TEXT
     """What its authors recommend for training on it, with the source."""
 
@@ -215,6 +217,20 @@ class TextInComfyui:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Another model with a family's tensors, which a LoRA of the family is not trained on.
+
+    `has` is true of its tensors; where they are the family's own, `names` is a regular expression
+    for the file's name.
+    """
+
+    what: Message
+    fix: Message
+    has: Callable[[Shapes], bool] | None = None
+    names: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
     """All that is known of a family.
 
@@ -233,6 +249,9 @@ class FamilyFacts:
     diffusers_class: str
     """Class of the denoiser in a folder of diffusers layout."""
     drawing: Drawing
+    diffusers_config: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Values in that denoiser's configuration, where several families have its class."""
+    variants: tuple[Variant, ...] = ()
     trainers: tuple[str, ...] = ("sd-scripts",)
     bases: tuple[KnownBase, ...] = ()
     files: tuple[FurtherFile, ...] = ()

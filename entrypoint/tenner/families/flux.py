@@ -22,6 +22,7 @@ from tenner.families.facts import (
     Shapes,
     TextInComfyui,
     Transformer,
+    Variant,
 )
 from tenner.families.transformers import has_tensors
 
@@ -51,6 +52,24 @@ def _is_schnell(shapes: Shapes) -> bool:
     return has_tensors(shapes, _ATTENTION) and not others
 
 
+def _edits(shapes: Shapes) -> bool:
+    """Whether the model's input holds more than the 64 channels of the picture itself."""
+    shape = transformers.tensor_shape(shapes, "img_in.weight")
+    return shape is not None and shape[-1:] != [64]
+
+
+_VARIANTS = (
+    Variant(
+        has=_edits,
+        what=msg("a FLUX.1 model for editing or control (Fill, Canny, Depth), not FLUX.1 itself"),
+        fix=msg("train on flux1-dev.safetensors"),
+    ),
+    Variant(
+        names="kontext",
+        what=msg("FLUX.1 Kontext by its name, which edits pictures: sd-scripts has no such pairs"),
+        fix=msg("train on flux1-dev.safetensors"),
+    ),
+)
 _FILES = (transformers.CLIP_L_FILE, transformers.T5_FILE, transformers.AE_FILE)
 
 FLUX = FamilyFacts(
@@ -62,6 +81,8 @@ FLUX = FamilyFacts(
     defaults=transformers.defaults(steps=64, rank=16, source=_DOCS),
     recognises=_is_dev,
     diffusers_class="FluxTransformer2DModel",
+    diffusers_config={"guidance_embeds": True},
+    variants=_VARIANTS,
     drawing=Drawing(
         pipeline="FluxPipeline",
         steps=28,
@@ -122,6 +143,7 @@ SCHNELL = replace(
     name="flux-schnell",
     title="FLUX.1 schnell",
     recognises=_is_schnell,
+    diffusers_config={"guidance_embeds": False},
     drawing=Drawing(
         pipeline="FluxPipeline",
         steps=4,
@@ -159,6 +181,8 @@ CHROMA = replace(
     title="Chroma",
     recognises=_is_chroma,
     diffusers_class="ChromaTransformer2DModel",
+    diffusers_config={},
+    variants=(),
     drawing=Drawing(
         pipeline="ChromaPipeline",
         steps=40,

@@ -45,7 +45,6 @@ LUMINA = FamilyFacts(
             option="gemma2",
             title=msg("the text encoder Gemma 2 2B"),
             mark="model.layers.25.self_attn.q_proj.weight",
-            inside="text_encoders.gemma2_2b.",
             hub_id=_REPO,
             revision="main",
             file="split_files/text_encoders/gemma_2_2b_fp16.safetensors",

@@ -18,6 +18,7 @@ from tenner.families.facts import (
     Licence,
     Shapes,
     Transformer,
+    Variant,
 )
 
 _DOCS = "sd-scripts, docs/sd3_train_network.md"
@@ -58,6 +59,7 @@ SD3 = FamilyFacts(
     defaults=transformers.defaults(steps=64, rank=16, source=_DOCS),
     recognises=lambda shapes: _kind(shapes) == "3",
     diffusers_class="SD3Transformer2DModel",
+    diffusers_config={"qk_norm": None, "num_layers": 24},
     drawing=Drawing(
         pipeline="StableDiffusion3Pipeline",
         steps=28,
@@ -65,7 +67,11 @@ SD3 = FamilyFacts(
         is_converted=True,
         source="the model's page: 28 steps, 7.0",
     ),
-    files=(transformers.CLIP_L_FILE, transformers.CLIP_G_FILE, transformers.T5_FILE),
+    files=(
+        replace(transformers.CLIP_L_FILE, inside="text_encoders.clip_l."),
+        replace(transformers.CLIP_G_FILE, inside="text_encoders.clip_g."),
+        replace(transformers.T5_FILE, inside="text_encoders.t5xxl."),
+    ),
     options=transformers.proposed(
         _DOCS, weighting_scheme=("uniform", msg("sd-scripts' own for this family"))
     ),
@@ -108,6 +114,7 @@ SD35_MEDIUM = replace(
     name="sd35-medium",
     title="Stable Diffusion 3.5 Medium",
     recognises=_is_medium,
+    diffusers_config={"num_layers": 24, "qk_norm": "rms_norm"},
     drawing=replace(SD3.drawing, steps=40, guidance=4.5, source="the model's page: 40 steps, 4.5"),
     transformer=Transformer(
         parameters=2.47e9,
@@ -143,6 +150,14 @@ SD35_LARGE = replace(
     name="sd35-large",
     title="Stable Diffusion 3.5 Large",
     recognises=_is_large,
+    diffusers_config={"num_layers": 38},
+    variants=(
+        Variant(
+            names="turbo",
+            what=msg("Stable Diffusion 3.5 Large Turbo by its name, distilled to four steps"),
+            fix=msg("train on sd3.5_large.safetensors"),
+        ),
+    ),
     drawing=replace(SD3.drawing, guidance=3.5, source="the model's page: 28 steps, 3.5"),
     transformer=Transformer(
         parameters=8.06e9,

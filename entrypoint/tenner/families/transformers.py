@@ -23,7 +23,6 @@ CLIP_L_FILE = FurtherFile(
     title=msg("the text encoder CLIP-L"),
     mark="text_model.embeddings.position_embedding.weight",
     shape=(77, 768),
-    inside="text_encoders.clip_l.",
     hub_id="comfyanonymous/flux_text_encoders",
     revision=_ENCODERS,
     file="clip_l.safetensors",
@@ -35,7 +34,6 @@ CLIP_G_FILE = FurtherFile(
     title=msg("the text encoder CLIP-G"),
     mark="text_model.embeddings.position_embedding.weight",
     shape=(77, 1280),
-    inside="text_encoders.clip_g.",
     hub_id="Comfy-Org/stable-diffusion-3.5-fp8",
     revision=_SD35_ENCODERS,
     file="text_encoders/clip_g.safetensors",
@@ -46,7 +44,6 @@ T5_FILE = FurtherFile(
     option="t5xxl",
     title=msg("the text encoder T5-XXL"),
     mark="encoder.block.23.layer.1.DenseReluDense.wi_0.weight",
-    inside="text_encoders.t5xxl.",
     hub_id="comfyanonymous/flux_text_encoders",
     revision=_ENCODERS,
     file="t5xxl_fp16.safetensors",
@@ -83,6 +80,12 @@ TEXT_OF_NEWER_COMFYUI = TextInComfyui(
 
 _PREFIXES = ("", "model.diffusion_model.", "net.")
 """Prefixes of the denoiser's tensors: of its own file, of ComfyUI's checkpoints, of Anima's."""
+
+
+def tensor_shape(shapes: Shapes, name: str) -> list[int] | None:
+    """The shape of a tensor of a denoiser, under whichever prefix; None where it is not there."""
+    found = (shapes.get(f"{prefix}{name}") for prefix in _PREFIXES)
+    return next((each for each in found if each is not None), None)
 
 
 def has_tensors(shapes: Shapes, *names: str) -> bool:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
+from tenner.base.choice import MODELS_DIR
+from tenner.base.local import not_found
+from tenner.core.errors import MachineError, Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
-from tenner.core.messages import msg
+from tenner.core.messages import NO_TEXT, msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.families import FAMILIES
 from tenner.hardware.cards import Card, card_named, cards
@@ -31,7 +33,7 @@ from tenner.settings.known_bases import known_base
 class Offer:
     """One card at one provider.
 
-    Where it does not fit, `why_not` is the reason and the rest is empty.
+    Where it does not fit, `why_not` is the reason, `fix` what helps, and the rest is empty.
     """
 
     card: str
@@ -59,7 +61,11 @@ class Offer:
     is_measured: bool = False
     """The time is scaled by measurements of this very card."""
     seconds: float | None = None
+    half_base: bool = False
+    """A transformer's weights are held in 8 bits."""
+    blocks_to_swap: int = 0
     why_not: str = ""
+    fix: str = ""
 
     @property
     def fits(self) -> bool:
@@ -83,9 +89,12 @@ class Offer:
             "provider": self.provider,
             "fits": self.fits,
             "why_not": self.why_not,
+            "fix": self.fix,
             "batch_size": self.batch_size,
             "gradient_checkpointing": self.gradient_checkpointing,
             "checkpointed_blocks": self.checkpointed_blocks,
+            "base_in_8_bits": self.half_base,
+            "blocks_to_swap": self.blocks_to_swap,
             "gradient_accumulation_steps": self.accumulation,
             "num_steps": self.num_steps,
             "images_per_update": self.images_per_update,
@@ -172,7 +181,7 @@ def read_job(
     if errors := errors_in(judged.problems):
         wrong.append(SettingsError(problems=errors))
     elif judged.base is None:
-        _require_family(request.settings)
+        _require_family(request.settings, environ)
     family, resolution = judged.assumed.family, judged.assumed.resolution
     needed = dataset_request(judged.request, family, resolution, environ)
     needed = replace(needed, decodes=False)
@@ -196,21 +205,16 @@ def read_job(
     )
 
 
-def _require_family(settings: Settings) -> None:
+def _require_family(settings: Settings, environ: Mapping[str, str]) -> None:
     """Raises SettingsError where a base that is not here has no name that gives its family."""
     if not known_base(settings.base_model):
-        raise SettingsError(
-            msg(
-                "base_model = '{base_model}' is not here, so its family is not known",
-                base_model=settings.base_model,
-            ),
-            fix=msg("set base_model = 'sd15' or 'sdxl' to compare cards"),
-        )
+        raise not_found(settings.base_model, Path(environ.get("TENNER_MODELS_DIR") or MODELS_DIR))
 
 
 def compare(job: Job, found: Sequence[Card]) -> Comparison:
     """Every card at every provider, cheapest first; then those without a price, then those that
-    do not fit. Pure. Raises SettingsError where the job is refused on each of the cards."""
+    do not fit. Pure. Raises SettingsError where the job is refused on each of the cards, and
+    MachineError where it fits none of them."""
     tried = [_tried(job, card) for card in found]
     same = [each for each in tried[0].problems if all(each in one.problems for one in tried)]
     if errors := errors_in(same):
@@ -231,6 +235,9 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
             ),
         )
     )
+    if not any(each.fits for each in offers):
+        reasons = [each.why_not for each in tried if each.why_not]
+        raise MachineError(problems=list(dict.fromkeys(reasons)))
     notices = (*job.judged.problems, *job.dataset.problems, *same, *_about(job, offers))
     return Comparison(
         family=job.family,
@@ -316,7 +323,7 @@ class _Tried:
     card: Card
     shaped: Shaped | None = None
     problems: tuple[Problem, ...] = ()
-    why_not: str = ""
+    why_not: Problem | None = None
 
 
 def _tried(job: Job, card: Card) -> _Tried:
@@ -326,18 +333,18 @@ def _tried(job: Job, card: Card) -> _Tried:
     except TennerError as error:
         is_of_settings = isinstance(error, SettingsError)
         problems = error.problems if is_of_settings else ()
-        return _Tried(card=card, problems=problems, why_not=error.problems[0].text)
+        return _Tried(card=card, problems=problems, why_not=error.problems[0])
     problems = judge_shape(job.judged, ground, shaped=shaped)
     errors = errors_in(problems)
-    why_not = errors[0].text if errors else ""
+    why_not = errors[0] if errors else None
     return _Tried(card=card, shaped=shaped, problems=problems, why_not=why_not)
 
 
 def _offers(job: Job, tried: _Tried) -> list[Offer]:
     settings, card, shaped = job.settings, tried.card, tried.shaped
     if shaped is None or tried.why_not:
-        why_not = tried.why_not
-        return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why_not)]
+        why = tried.why_not or Problem(text=NO_TEXT)
+        return [Offer(card=card.name, memory_gb=card.nameplate_gb, why_not=why.text, fix=why.fix)]
     if settings.price_per_hour is not None:
         own = Price(usd_per_hour=settings.price_per_hour, kind="set", source=msg("price_per_hour"))
         return [_offer(job, card, shaped, own, "your price")]
@@ -390,4 +397,6 @@ def _offer(job: Job, card: Card, shaped: Shaped, price: Price | None, provider: 
         seconds_per_step=expected.step.seconds if expected else None,
         is_measured=bool(expected and expected.step.is_measured),
         seconds=seconds,
+        half_base=shaped.load.half_base,
+        blocks_to_swap=shaped.load.blocks_to_swap,
     )

@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenner.base.choice import MODELS_DIR, Assumed, assume_base, find_base, known_notices
-from tenner.base.further import named_problems
-from tenner.base.hub_tokenizers import tokenizer_problems
+from tenner.base.choice import MODELS_DIR, Assumed, assume_base, base_by_name, find_base
 from tenner.base.local import find_local_base
-from tenner.base.model import Base, known_shape
+from tenner.base.model import Base
 from tenner.base.tiny import base_dir
 from tenner.core.errors import MachineError, Problem, SettingsError, errors_in
 from tenner.core.family import Family
 from tenner.dataset.items import ImageItem
 from tenner.engines.choice import choose_engine, possible_engine
-from tenner.families import KnownBase
 from tenner.hardware import Machine
 from tenner.hardware.cards import Card, cards
 from tenner.hardware.prices import price_of
@@ -45,7 +42,8 @@ SHOWN_SHARE = 0.93
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """A job as far as settings and base decide it. `problems` are all of them, errors too; the
-    request has what family and start files decide. `base` is None where it is elsewhere."""
+    request has what family and start files decide. `base` is None where it is elsewhere and has no
+    short name."""
 
     request: Request
     base: Base | None
@@ -58,10 +56,9 @@ class Judged:
     @property
     def predicts_v(self) -> bool | None:
         """What the base predicts, None where that is not known."""
-        if self.base is None:
-            known = known_base(self.request.settings.base_model)
-            return known_shape(known).prediction == "v_prediction" if known else None
-        return None if self.base.prediction is None else self.base.prediction == "v_prediction"
+        if self.base is None or self.base.prediction is None:
+            return None
+        return self.base.prediction == "v_prediction"
 
 
 def judge_without_card(
@@ -85,24 +82,20 @@ def judge_without_card(
     )
     problems: list[Problem] = [*request.notices, *around]
     base = _base(request.settings, environ, problems, heads_into)
-    problems += base.notices if base else ()
     known = known_base(request.settings.base_model)
     if known and base is None:
-        problems += known_notices(known)
-        problems += _access_problems(known, environ)
-        problems += tokenizer_problems(known.family, environ)
-        problems += named_problems(known.family, request.settings)
+        base, wrong = base_by_name(known, request.settings, environ)
+        problems += wrong
+    problems += base.notices if base else ()
     assumed = assume_base(request.settings, base)
     family = None if assumed.notice else assumed.family
     trainer, python = _trainer(request.settings, environ, base, problems, machine, family)
     problems += judge_request(request, trainer=trainer, family=family, python=python)
-    shape = base or (known_shape(known) if known else None)
-    prediction = shape.prediction if shape else "epsilon"
     request = with_family_defaults(
         request,
         assumed.family,
         assumed.resolution,
-        prediction=prediction,
+        prediction=base.prediction if base else "epsilon",
         is_tiny=assumed.is_tiny,
     )
     try:
@@ -118,15 +111,6 @@ def judge_without_card(
         python=python,
         problems=tuple(dict.fromkeys(problems)),
     )
-
-
-def _access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Why the Hub refuses this user a gated base; empty where it does not."""
-    if not known.is_gated:
-        return ()
-    from tenner.base.source.access import access_problems
-
-    return access_problems(known, environ)
 
 
 def _base(

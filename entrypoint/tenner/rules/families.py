@@ -103,8 +103,44 @@ def _choices_of_the_script(view: View) -> Iterator[Problem]:
             )
 
 
+def _most_swapped(view: View) -> int | None:
+    facts = _facts(view)
+    return facts.transformer.blocks.most_swapped if facts and facts.transformer else None
+
+
+def _swaps_too_many(view: View) -> bool:
+    most = _most_swapped(view)
+    return most is not None and view.number("blocks_to_swap") > most
+
+
+def _has_ae(view: View) -> bool:
+    facts = _facts(view)
+    return facts is not None and any(each.option == "ae" for each in facts.files)
+
+
 RULES = (
     Check(find=_without, needs="trainer"),
+    Rule(
+        when=lambda view: _has_ae(view) and view.is_set("vae"),
+        text=lambda view: msg(
+            "vae is not read for {family}: its autoencoder is named by ae",
+            family=FAMILIES[view.family or ""].title,
+        ),
+        fix=msg("write ae = instead of vae ="),
+        needs="trainer",
+    ),
+    Rule(
+        when=_swaps_too_many,
+        text=lambda view: msg(
+            "blocks_to_swap = {given}, and of {family} sd-scripts swaps {most} at most",
+            given=view.text("blocks_to_swap"),
+            family=FAMILIES[view.family or ""].title,
+            most=_most_swapped(view),
+        ),
+        fix=msg("lower it, or leave blocks_to_swap out: the plan swaps as many as the card needs"),
+        trainers=SD_SCRIPTS,
+        needs="trainer",
+    ),
     Check(find=_required, needs="trainer"),
     Check(find=_of_other_scripts, trainers=SD_SCRIPTS, needs="trainer"),
     Check(find=_choices_of_the_script, trainers=SD_SCRIPTS, needs="trainer"),

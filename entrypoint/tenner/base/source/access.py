@@ -29,7 +29,8 @@ class GatedFile:
 
 
 def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Why this user cannot fetch the base; empty where it is open, or the Hub does not answer."""
+    """Why this user cannot fetch the base; empty where it is open, a note where the Hub does not
+    answer."""
     if not known.is_gated:
         return ()
     file = GatedFile(hub_id=known.hub_id, revision=known.revision, file=known.file)
@@ -37,21 +38,25 @@ def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Probl
 
 
 def file_access_problems(gated: GatedFile, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Why this user cannot fetch the file; empty where nothing is refused, or the Hub does not
-    answer."""
+    """Why this user cannot fetch the file; empty where nothing is refused, a note where the Hub
+    does not answer."""
     secrets = secrets_from(environ)[0]
+    fix = msg(
+        "open {address}, accept its licence, and set HF_TOKEN to a token that may read it",
+        address=f"https://huggingface.co/{gated.hub_id}",
+    )
     try:
         client = open_hub_client(gated.hub_id, secrets=secrets, env=environ)
         call_hub(gated.hub_id, client, Deadline(_SECONDS), _head, gated, client)
     except TransientError:
-        return ()
+        text = msg(
+            "{hub_id} is gated, and the Hub did not answer whether you may fetch it",
+            hub_id=gated.hub_id,
+        )
+        return (Problem(text=text, fix=fix, level="note"),)
     except PermanentError as error:
         if error.code not in _REFUSED:
             return ()
-        fix = msg(
-            "open {address}, accept its licence, and set HF_TOKEN to a token that may read it",
-            address=f"https://huggingface.co/{gated.hub_id}",
-        )
         return (replace(error.problem, fix=fix, level="error"),)
     return ()
 

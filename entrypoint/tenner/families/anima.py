@@ -32,7 +32,6 @@ ANIMA = FamilyFacts(
     diffusers_class="",
     drawing=Drawing(
         pipeline="",
-        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
         steps=30,
         guidance=4.0,
         source="the model's page: 30 steps, 4 to 5",

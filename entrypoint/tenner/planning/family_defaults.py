@@ -63,8 +63,6 @@ def _drawing(request: Request, family: Family) -> dict[str, Any]:
         return {"no_samples": True}
     if FAMILIES[family].transformer is None:
         return {}
-    if drawing.why_not:
-        return {"no_samples": True}
     own = {"sample_steps": drawing.steps, "sample_guidance": drawing.guidance}
     return {key: value for key, value in own.items() if request.source(key) == "default"}
 

@@ -73,6 +73,8 @@ class SampleJob:
     """sd-scripts' folder, for families that are drawn with its code."""
     further: dict[str, str] = field(default_factory=dict[str, str])
     """Files of text encoders and autoencoder, by sd-scripts' option."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the training that its trainer alone has, such as the system prompt."""
 
     def of_cell(self, cell: Cell) -> "SampleJob":
         """The job with the size, steps and guidance of one of its cells."""

@@ -9,6 +9,7 @@ can load the file.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,21 @@ from safetensors import safe_open
 
 from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.core.errors import SettingsError
+from tenner.core.family import Family
 from tenner.core.messages import joined, msg
 from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.families import FAMILIES
-from tenner.sample.chroma import ChromaPipeline, open_chroma
+from tenner.sample.anima import open_anima
+from tenner.sample.chroma import open_chroma
 from tenner.sample.flux import open_flux
+from tenner.sample.hunyuan_image import open_hunyuan_image
 from tenner.sample.job import SampleJob
+from tenner.sample.lumina import open_lumina
 from tenner.sample.parts import part_tensors
 from tenner.sample.png_text import LoraTag
 from tenner.sample.sd3 import open_sd3
 from tenner.sample.sd3_lora import renamed
+from tenner.sample.sd_scripts import SdScriptsPipeline
 from tenner.sample.single_file import open_single_file
 
 ADAPTERS = {False: "tenner", True: "tenner-ema"}
@@ -55,10 +61,16 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-_TRANSFORMERS = {
-    "ChromaPipeline": open_chroma,
-    "FluxPipeline": open_flux,
-    "StableDiffusion3Pipeline": open_sd3,
+_TRANSFORMERS: dict[Family, Callable[[SampleJob, torch.dtype], Any]] = {
+    "anima": open_anima,
+    "chroma": open_chroma,
+    "flux": open_flux,
+    "flux-schnell": open_flux,
+    "hunyuan-image": open_hunyuan_image,
+    "lumina2": open_lumina,
+    "sd3": open_sd3,
+    "sd35-medium": open_sd3,
+    "sd35-large": open_sd3,
 }
 """Pipelines that are put together from the families' single files."""
 
@@ -75,7 +87,7 @@ def load_pipeline(job: SampleJob) -> Any:
     disable_progress_bar()
     dtype: torch.dtype = getattr(torch, job.dtype)
     facts = FAMILIES[job.family]
-    opened = _TRANSFORMERS.get(facts.drawing.pipeline)
+    opened = _TRANSFORMERS.get(job.family)
     try:
         pipe = (
             opened(job, dtype)
@@ -93,7 +105,8 @@ def load_pipeline(job: SampleJob) -> Any:
     if facts.transformer is None:
         pipe.scheduler = scheduler_for(pipe.scheduler, job)
     pipe.set_progress_bar_config(disable=True)
-    pipe.vae.enable_slicing()
+    if not isinstance(pipe, SdScriptsPipeline):
+        pipe.vae.enable_slicing()
     return pipe if facts.transformer else pipe.to(job.device)
 
 
@@ -137,8 +150,8 @@ class _Records(logging.Handler):
 
 
 def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | None:
-    """Load the LoRA as anyone with diffusers, or for Chroma with sd-scripts, would; return a
-    complaint, or None where all fits.
+    """Load the LoRA as anyone with diffusers, or with sd-scripts, would; return a complaint, or
+    None where all fits.
 
     Raises LoadError where the file is refused. A complaint means that only a part was taken: the
     number of modules in the file and in the pipeline differ.
@@ -187,7 +200,7 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
 
 def _loader(pipe: Any) -> str:
     """The program whose code puts a LoRA into the pipeline."""
-    return "sd-scripts" if isinstance(pipe, ChromaPipeline) else "diffusers"
+    return "sd-scripts" if isinstance(pipe, SdScriptsPipeline) else "diffusers"
 
 
 def count_modules(path: Path) -> int:
@@ -201,7 +214,7 @@ def count_modules(path: Path) -> int:
 def count_loaded(pipe: Any, *adapters: str) -> int:
     """How many modules of the pipeline carry one of these LoRAs, or any."""
     names = set(adapters or ADAPTERS.values())
-    if isinstance(pipe, ChromaPipeline):
+    if isinstance(pipe, SdScriptsPipeline):
         return pipe.count_loaded(names)
     kinds = ("unet", "transformer", "text_encoder", "text_encoder_2")
     parts = (getattr(pipe, name, None) for name in kinds)

@@ -20,8 +20,6 @@ from tenner.settings.model import Settings
 FP8_SLOWDOWN = 1.02
 """8-bit weights are widened before each product: 7.99 s against 7.83 s a step of FLUX.1 on an RTX
 A6000 (sd-scripts pull request 1374)."""
-SHOWN_SHARE = 0.94
-"""Of its nameplate that a card with error correction shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +152,7 @@ def cheapest_that_fits(needed: float) -> str:
 
 
 def _usable_gb(card: Card) -> float:
-    return card.nameplate_gb * SHOWN_SHARE * 2**30 / 1e9 * HEADROOM
+    return card.free_mib * 2**20 / 1e9 * HEADROOM
 
 
 def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice, ...]:

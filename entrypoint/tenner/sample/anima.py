@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tenner.sample.job import SampleJob
-from tenner.sample.sd_scripts import FlowPipeline, flow_scheduler, sd_scripts
+from tenner.sample.sd_scripts import Decoder, FlowPipeline, flow_scheduler, sd_scripts
 
 _SHIFT = 5.0
 """The inference script's `flow_shift`."""
@@ -25,9 +25,10 @@ def open_anima(job: SampleJob, dtype: torch.dtype) -> Any:
     qwen3 = job.further["qwen3"]
     encoder, _ = utils.load_qwen3_text_encoder(qwen3, dtype=dtype, device="cpu")
     model = utils.load_anima_model("cpu", job.base, "torch", True, "cpu", dtype)
+    vae = autoencoder.load_vae(job.further["vae"], device="cpu").to(dtype).eval()
     return AnimaPipeline(
         scheduler=flow_scheduler(_SHIFT),
-        vae=autoencoder.load_vae(job.further["vae"], device="cpu").to(dtype).eval(),
+        vae=Decoder(vae, vae.decode_to_pixels),
         text_encoder=encoder.eval(),
         tokenizer=strategy.AnimaTokenizeStrategy(
             qwen3_path=qwen3, qwen3_max_length=_TOKENS, t5_max_length=_TOKENS
@@ -75,5 +76,5 @@ class AnimaPipeline(FlowPipeline):
         )
 
     def decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        pixels = self.vae.decode_to_pixels(latents)
+        pixels = self.vae(latents)
         return (pixels.squeeze(2) if pixels.ndim == 5 else pixels)[0]

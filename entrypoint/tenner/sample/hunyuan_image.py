@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tenner.sample.job import SampleJob
-from tenner.sample.sd_scripts import FlowPipeline, Guidance, flow_scheduler, sd_scripts
+from tenner.sample.sd_scripts import Decoder, FlowPipeline, Guidance, flow_scheduler, sd_scripts
 
 _SHIFT = 5.0
 """The inference script's `flow_shift`."""
@@ -30,10 +30,10 @@ def open_hunyuan_image(job: SampleJob, dtype: torch.dtype) -> Any:
     model = models.load_hunyuan_image_model("cpu", job.base, "torch", True, "cpu", dtype)
     rows = min(job.of_cell(each).height for each in job.cells) // _PIXELS
     chunk = _CHUNK if rows >= 2 * _CHUNK else None  # its code fails on fewer rows
-    vae = autoencoder.load_vae(job.further["vae"], "cpu", chunk_size=chunk)
+    vae = autoencoder.load_vae(job.further["vae"], "cpu", chunk_size=chunk).to(dtype).eval()
     return HunyuanImagePipeline(
         scheduler=flow_scheduler(_SHIFT),
-        vae=vae.to(dtype).eval(),
+        vae=Decoder(vae, lambda latents: vae.decode(latents / vae.scaling_factor)),
         text_encoder=encoder.to(dtype).eval(),
         tokenizer=tokenizer,
         text_encoder_2=encoder_2.to(dtype).eval(),
@@ -163,4 +163,4 @@ class HunyuanImagePipeline(FlowPipeline):
         return _Projected(utils=self.code.utils, scale=scale, is_ocr=text.is_ocr)
 
     def decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(latents / self.vae.scaling_factor)[0]
+        return self.vae(latents)[0]

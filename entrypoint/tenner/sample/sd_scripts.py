@@ -122,6 +122,22 @@ def _modules(network: Any) -> list[Any]:
     return [*network.text_encoder_loras, *network.unet_loras]
 
 
+class Decoder(torch.nn.Module):
+    """An autoencoder of sd-scripts whose `forward` makes pictures of latents, so that it is moved
+    to the card when it is used."""
+
+    def __init__(self, vae: Any, decode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.vae, self.decode = vae, decode
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.vae.parameters()).dtype
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decode(latents)
+
+
 class Guidance(Protocol):
     """How the flows with the prompt and with the negative prompt become one. It is made anew for
     each picture."""

@@ -32,6 +32,7 @@ ANIMA = FamilyFacts(
     diffusers_class="",
     drawing=Drawing(
         pipeline="",
+        by_trainer=True,
         steps=30,
         guidance=4.0,
         source="the model's page: 30 steps, 4 to 5",

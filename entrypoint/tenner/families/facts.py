@@ -192,6 +192,8 @@ class Drawing:
 
     pipeline: str
     is_converted: bool = False
+    by_trainer: bool = False
+    """Whether sd-scripts' own models are drawn, where its diffusers does not know the family."""
     takes_negative: bool = True
     """Whether the pipeline has a negative prompt."""
     steps: int = 25

@@ -35,6 +35,7 @@ HUNYUAN_IMAGE = FamilyFacts(
     diffusers_class="HunyuanImageTransformer2DModel",
     drawing=Drawing(
         pipeline="",
+        by_trainer=True,
         steps=50,
         guidance=3.5,
         source="the model's page: 50 steps, 3.5",

@@ -35,6 +35,7 @@ LUMINA = FamilyFacts(
     diffusers_class="Lumina2Transformer2DModel",
     drawing=Drawing(
         pipeline="",
+        by_trainer=True,
         steps=36,
         guidance=4.0,
         source="the model's page: 4.0, 50 steps",

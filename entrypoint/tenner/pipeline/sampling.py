@@ -127,6 +127,7 @@ def sample_job(
         guidance_scale=settings.sample_guidance,
         sampler=settings.sample_sampler,
         trainer=str(trainer.directory.absolute()) if trainer else None,
+        network_module=plan.options.network_module or "",
         options=dict(plan.options.engine_options),
         further={key: str(path.absolute()) for key, path in base.further.items()},
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,

@@ -79,7 +79,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     progress.report("loading the model")
     pipe, placement = load(job), Placement(is_whole=True)
     for ema in tags:
-        if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
+        if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema], job.network_module):
             emit(Warned(text=complaint, fix=msg("the samples show only what could be loaded")))
     if FAMILIES[job.family].transformer:  # after the LoRA, which is then moved with the rest
         placement = move_to_device(pipe, job.device)

@@ -69,6 +69,8 @@ class SampleJob:
     batch_size: int = 4
     num_threads: int | None = None
     phase: str = "sampling"
+    network_module: str = ""
+    """sd-scripts' kind of network that the LoRA is; empty for a plain one."""
     trainer: str | None = None
     """sd-scripts' folder, for families that are drawn with its code."""
     further: dict[str, str] = field(default_factory=dict[str, str])

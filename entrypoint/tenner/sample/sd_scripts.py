@@ -85,16 +85,22 @@ class SdScriptsPipeline(DiffusionPipeline):
             0.0, None, self.vae, encoders, self.transformer, tensors, for_inference=True
         )
         network.apply_to(encoders, self.transformer)
-        names = {each.lora_name for each in _modules(network)}
+        modules = [*network.text_encoder_loras, *network.unet_loras]
+        names = {each.lora_name for each in modules}
         network.load_state_dict(
             {name: each for name, each in tensors.items() if name.partition(".")[0] in names}
         )
+        network.num_modules = len(modules)
+        self.add_network(adapter_name, network)
+
+    def add_network(self, adapter_name: str, network: Any) -> None:
+        """Add a network that has been applied to the models, at strength 1."""
         self.loras[adapter_name] = network.eval()
         self.set_adapters([adapter_name], adapter_weights=[1.0])
 
     def count_loaded(self, adapters: set[str]) -> int:
         """The number of modules with one of these LoRAs."""
-        return sum(len(_modules(each)) for name, each in self.loras.items() if name in adapters)
+        return sum(each.num_modules for name, each in self.loras.items() if name in adapters)
 
     def set_adapters(self, names: Sequence[str], adapter_weights: Sequence[float]) -> None:
         """Set the strengths of these LoRAs, and switch all others off."""
@@ -116,10 +122,6 @@ class SdScriptsPipeline(DiffusionPipeline):
     def move_loras(self, device: torch.device, dtype: torch.dtype) -> None:
         for network in self.loras.values():
             network.to(device, dtype)
-
-
-def _modules(network: Any) -> list[Any]:
-    return [*network.text_encoder_loras, *network.unet_loras]
 
 
 class Decoder(torch.nn.Module):

@@ -46,6 +46,14 @@ def test_models_that_share_tensors_with_a_family_are_named(
     assert says in refusal(safetensors(tmp_path / "m.safetensors", shapes))
 
 
+def test_a_mark_that_a_family_has_too_does_not_make_it_another(tmp_path: Path) -> None:
+    """Its `txt_in` is built as HunyuanVideo's."""
+    mark = "txt_in.individual_token_refiner.blocks.0.norm1.weight"
+    shapes = {**SHAPES["hunyuan-image"], mark: [3584]}
+    base = inspect_base(safetensors(tmp_path / "m.safetensors", shapes), name="x")
+    assert base.family == "hunyuan-image"
+
+
 @pytest.mark.parametrize(
     ("name", "family", "says"),
     [

@@ -25,6 +25,10 @@ _OTHERS: tuple[tuple[str, str], ...] = (
 """Families that tenner does not train, by a tensor of theirs; some have names that a known one has
 too."""
 
+_SHARED = {"HunyuanVideo": "byt5_in."}
+"""Beginnings of tensors that only a family of tenner's has beside a mark: HunyuanImage 2.1 refines
+its text as HunyuanVideo does."""
+
 _ADAPTERS = re.compile(
     r"lora_unet_|lora_te|lora_transformer_|unet\..*lora|lycoris_|oft_unet_|oft_diag|"
     r".*\.(lora_(down|up|A|B|mid)\.|lora\.(down|up)\.|hada_w|lokr_w|oft_|dora_scale|lora_[AB]$)"
@@ -35,8 +39,12 @@ _PREFIX = re.compile(r"model\.diffusion_model\.|net\.|diffusion_model\.|transfor
 def other_model(names: Iterable[str]) -> str:
     """The name of the family that tenner does not train, by its tensors; empty for none of them."""
     plain = [_PREFIX.sub("", each, count=1) for each in names]
-    found = (title for title, mark in _OTHERS if any(re.match(mark, each) for each in plain))
-    return next(found, "")
+    for title, mark in _OTHERS:
+        own = _SHARED.get(title)
+        is_own = own is not None and any(each.startswith(own) for each in plain)
+        if not is_own and any(re.match(mark, each) for each in plain):
+            return title
+    return ""
 
 
 def other_kind(names: Iterable[str]) -> tuple[Message, Message] | None:

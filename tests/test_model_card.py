@@ -97,7 +97,6 @@ def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
                 "loha": "LoHa",
                 "lokr": "LoKr",
                 "glora": "GLoRA",
-                "full": "full difference",
                 "diag-oft": "OFT",
                 "boft": "OFT",
             }.items()
@@ -121,7 +120,7 @@ def test_the_card_names_the_programs_that_load_each_kind(
 
 def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
     written = {written_by("lycoris.kohya", (f"algo={each}",)).kind for each in ALGORITHMS}
-    assert written == {"lora", "loha", "lokr", "glora", "full", "oft"}
+    assert written == {"lora", "loha", "lokr", "glora", "oft"}
 
 
 @pytest.mark.parametrize(

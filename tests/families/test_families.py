@@ -133,6 +133,22 @@ def test_flux_on_8_gb_needs_a_small_text_encoder_and_names_a_card_that_suffices(
     assert int(fitted.options["blocks_to_swap"]) >= 20
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fp8"),
+    [(("algo=loha",), False), (("algo=loha", "bypass_mode=True"), True), (("algo=glora",), True)],
+)
+def test_a_base_that_lycoris_adds_to_stays_in_16_bits(
+    arguments: tuple[str, ...], fp8: bool
+) -> None:
+    settings = Settings(network_module="lycoris.kohya", network_args=arguments)
+    card = CardMemory(name="RTX 4060", free_mib=7800)
+    small = Load(family="flux", pixels=1024**2, network_dim=16, text_gb=5.1)
+    fitted = fit_transformer(settings, small, card, Wish())
+    assert fitted.options.get("fp8_base", False) is fp8
+    assert int(fitted.options["blocks_to_swap"]) > 0
+    assert ("LyCORIS adds to them" in fitted.choices[0].reason) is not fp8
+
+
 def test_the_built_in_trainer_is_not_taken_for_a_transformer() -> None:
     assert possible_engine(Settings(), tiny=False, other_noise="", family="flux")[0] == "sd-scripts"
     with pytest.raises(SettingsError, match=r"does not train FLUX\.1 dev"):

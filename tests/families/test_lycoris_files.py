@@ -55,6 +55,41 @@ def test_kind_rank_and_arguments_are_the_files(tmp_path: Path) -> None:
         with_start_files(request, None, "native")
 
 
+def test_a_preset_of_ones_own_is_named_anew_for_a_file_that_was_made_with_it(
+    tmp_path: Path,
+) -> None:
+    """Metadata have the name of its file, and no folder of the machine that it was on."""
+    preset = tmp_path / "blocks.toml"
+    preset.write_text('unet_target_module = ["Block"]\n')
+    network = json.dumps({"algo": "loha", "preset": "…/blocks.toml"})
+    file = loha(tmp_path / "before.safetensors", {**MADE, "ss_network_args": network})
+
+    def started(*arguments: str) -> Settings:
+        settings = Settings(network_weights=str(file), network_args=arguments)
+        return with_start_files(Request(settings=settings), None, "sd-scripts").settings
+
+    with pytest.raises(SettingsError, match=r"blocks\.toml cannot be read") as caught:
+        started()
+    assert "preset=FILE" in caught.value.problems[0].fix
+    assert started(f"preset={preset}").network_args == (f"preset={preset}", "algo=loha")
+    other = preset.with_name("other.toml")
+    other.write_text(preset.read_text())
+    with pytest.raises(SettingsError, match=r"network_weights has …/blocks\.toml"):
+        started(f"preset={other}")
+    preset.write_text("no TOML")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        started(f"preset={preset}")
+
+
+def test_the_rules_hold_for_a_network_that_a_file_brings(tmp_path: Path) -> None:
+    file = loha(tmp_path / "before.safetensors", MADE)
+    more = ("--engine", "sd-scripts", "--fp8_base", "true", "--mixed_precision", "bf16")
+    done = tenner(tmp_path, *args(tmp_path, file), *more)
+    assert done.returncode == 2, done.stdout
+    assert "LyCORIS cannot add to such weights" in done.stderr
+    assert '"bypass_mode=True"' in done.stderr
+
+
 @pytest.mark.parametrize(
     ("metadata", "more", "texts"),
     [

@@ -73,6 +73,30 @@ def test_each_step_down_frees_memory_until_nothing_is_left_and_8_bits_come_last(
     assert in_16_bits.blocks_to_swap == FLUX.blocks.most_swapped
 
 
+def test_a_base_that_lycoris_adds_to_is_never_taken_in_8_bits() -> None:
+    assert FLUX is not None
+    options = train_options(
+        network_module="lycoris.kohya",
+        network_args=("algo=lokr",),
+        network_train_unet_only=True,
+        mixed_precision="bf16",
+    )
+    assert (
+        next_rung_for_captions(
+            options.with_changed({"text_encoder_batch_size": 1}),
+            Settings(),
+            TextEncoders(family="flux", t5_in_8_bits=True),
+        )
+        is None
+    )
+    found = [levers_of(options, FLUX)]
+    while lighter := lighter_levers(options, TRAINED):
+        options = options.with_changed(changed_options(found[-1], lighter, options, FLUX))
+        found.append(lighter)
+    assert found[-1].blocks_to_swap == FLUX.blocks.most_swapped
+    assert not any(each.fp8 for each in found)
+
+
 def test_what_is_set_by_name_is_not_changed() -> None:
     options = train_options(
         train_batch_size=4,

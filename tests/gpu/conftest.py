@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-for each in ("engines/native", "sample"):
-    sys.path.append(str(Path(__file__).parents[1] / each))
+sys.path.append(str(Path(__file__).parents[1] / "engines/native"))
 
 
 @pytest.fixture(scope="session")

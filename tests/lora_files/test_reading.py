@@ -222,6 +222,19 @@ def test_lycoris_kinds_are_distinguished(tmp_path: Path, kind: str) -> None:
         assert file.family == "sd1"
 
 
+def test_oft_of_sd_scripts_over_flux_has_a_tensor_for_each_of_queries_keys_and_values(
+    tmp_path: Path,
+) -> None:
+    """networks/oft_flux.py keeps them as a list of parameters."""
+    name = "oft_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{name}.oft_blocks.{number}": np.ones((4, 8, 8), np.float16) for number in range(3)}
+    tensors[f"{name}.alpha"] = np.array(4, np.float16)
+    file = read_lora_file(write(tmp_path / "a.safetensors", tensors))
+    assert (file.kinds, file.family, len(file.modules)) == (("oft",), "flux", 1)
+    assert file.modules[0].is_whole
+    assert file.other_tensors == ()
+
+
 def test_a_missing_half_and_foreign_tensors_are_reported(tmp_path: Path) -> None:
     tensors = kohya(f"lora_unet_{ATTENTION}", 320, 768, 4, 4.0)
     tensors |= kohya("lora_unet_mid_block_attentions_0_proj_in", 1280, 1280, 4, 4.0)

@@ -7,6 +7,7 @@ import pytest
 
 from tenner.core.errors import Problem
 from tenner.core.family import Family
+from tenner.families import FAMILIES
 from tenner.kohya.options import options
 from tenner.rules import RULES, Check, Needs, Rule, Trainer, View, judge
 
@@ -136,6 +137,37 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
         "no algo ia3",
     ),
     (
+        "sd1",
+        {"network_module": "lycoris.kohya", "network_args": ("algo=full",)},
+        "no algo full",
+    ),
+    ("chroma", {"network_module": "networks.oft"}, "load no OFT of sd-scripts over Chroma"),
+    (
+        "flux",
+        {"network_module": "lycoris.kohya", "network_args": ("train_t5xxl=True",)},
+        "adapts no module of T5",
+    ),
+    (
+        "sd1",
+        {"network_module": "lycoris.kohya", "network_args": ("algo=boft", "bypass_mode=True")},
+        "fails in the training",
+    ),
+    (
+        "flux",
+        {"network_module": "lycoris.kohya", "network_args": ("bypass_mode=True", "dora_wd=True")},
+        "leaves dora_wd out",
+    ),
+    (
+        "flux",
+        {
+            "network_module": "lycoris.kohya",
+            "network_args": ("algo=loha",),
+            "fp8_base": True,
+            "mixed_precision": "bf16",
+        },
+        "LyCORIS cannot add to such weights",
+    ),
+    (
         "flux",
         {"network_args": ("block_dims=1",)},
         "networks.lora_flux has no argument block_dims",
@@ -263,6 +295,22 @@ def test_one_conflict_is_reported_once_with_its_fix(
     [problem] = set(judged({**GUIDE, **bad}, family=family))
     assert message in problem.text
     assert problem.fix
+
+
+TRANSFORMERS = [name for name, facts in FAMILIES.items() if facts.transformer]
+TAKE_OFT = ("flux", "flux-schnell", "chroma")
+
+
+@pytest.mark.parametrize("module", ["networks.dylora", "networks.lora_fa", "networks.oft"])
+def test_kinds_of_u_nets_are_refused_over_transformers(module: str) -> None:
+    """sd-scripts has OFT for FLUX.1's script alone."""
+    refused = {
+        family
+        for family in TRANSFORMERS
+        for each in judged({"network_module": module}, family=family)
+        if each.level == "error" and "cannot be laid over" in each.text
+    }
+    assert refused == {*TRANSFORMERS} - {*(TAKE_OFT if module == "networks.oft" else ())}
 
 
 OWN_CASES: list[tuple[dict[str, object], str]] = [

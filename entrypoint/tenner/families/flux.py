@@ -185,7 +185,6 @@ CHROMA = replace(
     variants=(),
     drawing=Drawing(
         pipeline="ChromaPipeline",
-        by_trainer=True,
         steps=40,
         guidance=3.0,
         source="the model's page: 3.0, 40 steps",

@@ -8,8 +8,6 @@ silence. A contract test holds these tables against the installed sources.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tenner.families import FamilyFacts
-
 LYCORIS = "lycoris.kohya"
 
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
@@ -20,8 +18,12 @@ _BLOCKS = (
 )
 _CONVOLUTIONS = ("conv_dim", "conv_alpha")
 
-ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft")
-"""(IA)³ is not among them: lycoris.kohya 3.4.0 names it and has no class for it."""
+ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "diag-oft", "boft")
+"""(IA)³ and full are not among them: lycoris.kohya 3.4.0 names the first and has no class for it;
+the second takes the base's weights away and fails at the first step, which computes with them."""
+BESIDE_THE_BASE = ("lora", "locon", "loha", "lokr", "glora", "diag-oft")
+"""Those whose `bypass_mode` works: the update is computed beside the base's layer, and the base's
+weights are not touched."""
 PRESETS = (
     *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
     "unet-convblock-only",
@@ -78,13 +80,5 @@ PLAIN: Mapping[str, tuple[str, ...]] = {
 }
 """Arguments of the plain LoRA, by the module that trains it; what is not here is not held."""
 
-NOT_IN_DIFFUSERS = (LYCORIS, "networks.oft")
-"""Kinds whose files diffusers does not load."""
-
-
-def is_drawn(network_module: str | None, facts: FamilyFacts) -> bool:
-    """Whether samples can be drawn with such a network: a plain LoRA always, LyCORIS's by its own
-    code where the model that is drawn has the modules that sd-scripts trained."""
-    if network_module == LYCORIS:
-        return facts.transformer is None or facts.drawing.by_trainer
-    return network_module not in NOT_IN_DIFFUSERS
+UNDRAWN = (LYCORIS, "networks.oft")
+"""Kinds whose files diffusers does not load: no grid is drawn of them."""

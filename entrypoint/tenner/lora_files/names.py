@@ -51,7 +51,7 @@ _SUFFIXES: tuple[tuple[str, str], ...] = (
     (rf"\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?", "magnitude"),
     (r"\.dora_scale", "magnitude"),
     (r"\.([ab][12])\.weight", "glora_{0}"),
-    (r"\.((?:hada|lokr|oft)_[a-z0-9_]+)", "{0}"),
+    (r"\.((?:hada|lokr|oft)_[a-z0-9_]+(?:\.\d+)?)", "{0}"),  # numbered: OFT over FLUX.1's queries
     (r"\.(alpha|scalar|rescale|on_input|diff|diff_b|w_norm|b_norm)", "{0}"),
     (r"\.weight", "ia3"),
 )

@@ -143,7 +143,6 @@ _ALGORITHMS: Mapping[str, Kind] = {
     "loha": "loha",
     "lokr": "lokr",
     "glora": "glora",
-    "full": "full",
     **dict.fromkeys(("diag-oft", "boft"), "oft"),
 }
 """What LyCORIS writes for each of its `algo`."""

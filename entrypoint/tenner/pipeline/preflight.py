@@ -36,6 +36,7 @@ from tenner.planning.judging import (
     judge_optimizer,
     judge_plan,
     judge_request,
+    judge_started,
     raise_errors,
 )
 from tenner.planning.plan import Plan
@@ -114,6 +115,14 @@ def prepare(
     found = judge_request(written, trainer=engine.name, family=base.family, python=engine.python)
     raise_errors(found)
     request = with_start_files(request, base, engine.name)
+    found += judge_started(
+        written, request.settings, trainer=engine.name, family=base.family, python=engine.python
+    )
+    raise_errors(found)
+    found = tuple(dict.fromkeys(found))
+    request = with_family_defaults(  # once more, for the network that the files brought
+        request, base.family, resolution, prediction=base.prediction, is_tiny=base.is_tiny
+    )
     settings = request.settings
     name = _trial_name(settings, machine, engine)
     tried = (checks.trials or {}).get(name)

@@ -14,9 +14,11 @@ from tenner.base.model import Base
 from tenner.core.errors import Problem, SettingsError, errors_in
 from tenner.core.messages import msg
 from tenner.core.safetensors_head import read_safetensors_header
+from tenner.kohya.networks import LYCORIS
 from tenner.lora_files import read_lora_file
 from tenner.pipeline.start_weights import other_family, start_from
 from tenner.planning.plan import EngineName
+from tenner.rules.written import keyword_arguments
 from tenner.settings import Request, Settings
 
 
@@ -44,6 +46,7 @@ def with_start_files(
                 strerror=error.strerror or error,
             )
             problems.append(Problem(text=text, fix=msg("check the file")))
+    problems += _preset(settings)
     if errors_in(problems):
         raise SettingsError(problems=errors_in(problems))
     notices = dict.fromkeys((*request.notices, *problems))
@@ -81,6 +84,24 @@ def _vae(settings: Settings) -> Iterator[Problem]:
         parts = ("decoder.", "first_stage_model.decoder.")
         if not any(name.startswith(parts) for name in names):
             yield Problem(text=msg("{text} is no VAE: it has no decoder", text=text), fix=fix)
+
+
+def _preset(settings: Settings) -> Iterator[Problem]:
+    """A preset of LyCORIS in a file: the trainer would end with no word of it."""
+    preset = str(keyword_arguments(settings.network_args).get("preset", ""))
+    if settings.network_module != LYCORIS or not preset.endswith(".toml"):
+        return
+    try:
+        tomllib.loads(Path(preset).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        yield Problem(
+            text=msg(
+                "network_args: preset = {preset} cannot be read: {error}",
+                preset=preset,
+                error=error.strerror if isinstance(error, OSError) and error.strerror else error,
+            ),
+            fix=msg("name the TOML file in network_args, as preset=FILE"),
+        )
 
 
 def _of_options(settings: Settings, base: Base | None) -> Iterator[Problem]:

@@ -89,7 +89,7 @@ def _from_lycoris(
     given = keyword_arguments(settings.network_args)
     own = {key: value for key, value in start.arguments.items() if key not in _SIZES}
     for key, value in own.items():
-        if key in given and str(given[key]).lower() != value.lower():
+        if key in given and not _is_same(str(given[key]), value):
             text = msg(
                 "network_args: {key} = {given}, but network_weights has {value}",
                 key=key,
@@ -112,6 +112,13 @@ def _from_lycoris(
         "network_args": (*settings.network_args, *added),
     }
     return Start(decided=decided, problems=problems)
+
+
+def _is_same(given: str, own: str) -> bool:
+    """Files by their names alone: metadata have no folders of other machines."""
+    if own.endswith(".toml"):
+        return Path(given).name == Path(own).name
+    return given.lower() == own.lower()
 
 
 def _wrong_kind(lora: LoraFile) -> list[Problem]:

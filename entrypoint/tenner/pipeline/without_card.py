@@ -27,13 +27,21 @@ from tenner.planning.batch_choice import CardMemory
 from tenner.planning.decision import expected_of
 from tenner.planning.expectation import over_budget
 from tenner.planning.family_defaults import with_family_defaults
-from tenner.planning.judging import judge_optimizer, judge_options, judge_request
+from tenner.planning.judging import (
+    judge_optimizer,
+    judge_options,
+    judge_request,
+    judge_started,
+)
 from tenner.planning.length import run_length
 from tenner.planning.plan import EngineName, decided_options, warmup_steps
 from tenner.planning.shaping import Ground, Shaped, shape_run
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
 from tenner.storage.destination_address import parse_destinations
+
+SHOWN_SHARE = 0.93
+"""Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,7 @@ def judge_without_card(
     assumed = assume_base(request.settings, base)
     family = None if assumed.notice else assumed.family
     trainer, python = _trainer(request.settings, environ, base, problems, machine, family)
+    written = request
     problems += judge_request(request, trainer=trainer, family=family, python=python)
     request = with_family_defaults(
         request,
@@ -98,6 +107,9 @@ def judge_without_card(
     try:
         request = with_start_files(request, base, trainer)
         problems += request.notices
+        problems += judge_started(
+            written, request.settings, trainer=trainer, family=family, python=python
+        )
     except SettingsError as error:
         problems += error.problems
     return Judged(
@@ -230,9 +242,10 @@ def judge_limits(
 
 def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground:
     """A card as it would be found, in a usual container: 64 MiB of /dev/shm."""
+    free_mib = int(card.nameplate_gb * 1024 * SHOWN_SHARE)
     return Ground(
         device="cuda",
-        card=CardMemory(name=card.name, free_mib=card.free_mib),
+        card=CardMemory(name=card.name, free_mib=free_mib),
         capability=card.capability,
         engine=judged.trainer,
         family=judged.assumed.family,

@@ -12,7 +12,7 @@ from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
-from tenner.kohya.networks import is_drawn
+from tenner.kohya.networks import UNDRAWN
 from tenner.optimizers import find_optimizer
 from tenner.planning.batch_choice import Choice
 from tenner.planning.learning_rate import decided_rule, images_of_rate, scaled
@@ -59,10 +59,12 @@ def with_family_defaults(
 def _drawing(request: Request, family: Family) -> dict[str, Any]:
     """Steps and guidance of the grid where they are open and the family has its own."""
     drawing = FAMILIES[family].drawing
-    if not is_drawn(request.settings.network_module, FAMILIES[family]):
+    if request.settings.network_module in UNDRAWN:
         return {"no_samples": True}
     if FAMILIES[family].transformer is None:
         return {}
+    if drawing.why_not:
+        return {"no_samples": True}
     own = {"sample_steps": drawing.steps, "sample_guidance": drawing.guidance}
     return {key: value for key, value in own.items() if request.source(key) == "default"}
 

@@ -19,7 +19,7 @@ from tenner.optimizers.trial import try_optimizer
 from tenner.planning.plan import EngineName, Plan
 from tenner.rules import View, judge
 from tenner.rules.written import keyword_arguments
-from tenner.settings import Request
+from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
 from tenner.settings.view import view_of
 
@@ -33,6 +33,24 @@ def judge_request(
     """
     view = replace(_view(request), knows="trainer", trainer=trainer, family=family)
     return judge(replace(view, missing_packages=_missing(request, python) if python else ()))
+
+
+def judge_started(
+    written: Request,
+    started: Settings,
+    *,
+    trainer: EngineName,
+    family: Family | None,
+    python: Path | None = None,
+) -> tuple[Problem, ...]:
+    """`judge_request` where the network is that of `network_weights`, as `started` has it from
+    there; empty where it is the one that was written."""
+    network = {name: getattr(started, name) for name in ("network_module", "network_args")}
+    settings = written.settings.model_copy(update=network)
+    if settings == written.settings:
+        return ()
+    request = replace(written, settings=settings)
+    return judge_request(request, trainer=trainer, family=family, python=python)
 
 
 def _missing(request: Request, python: Path) -> tuple[str, ...]:

@@ -15,11 +15,14 @@ from tenner.hardware.prices import book_prices
 from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Choice, Wish
 from tenner.planning.sizing import choose_batch, seconds_per_image
 from tenner.planning.vram import Load, encoding_gb, needed_gb
+from tenner.rules.lycoris import adds_to_weights
 from tenner.settings.model import Settings
 
 FP8_SLOWDOWN = 1.02
 """8-bit weights are widened before each product: 7.99 s against 7.83 s a step of FLUX.1 on an RTX
 A6000 (sd-scripts pull request 1374)."""
+SHOWN_SHARE = 0.94
+"""Of its nameplate that a card with error correction shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,12 @@ def _variants(settings: Settings, load: Load, size: Transformer) -> Iterator[Loa
 
 def _halves(settings: Settings, load: Load, size: Transformer) -> tuple[bool, ...]:
     is_open = settings.engine_options.get(size.fp8_option) is None and not load.half_base
-    can = size.has_fp8 and not load.full_precision
+    can = size.has_fp8 and not load.full_precision and not _adds_to_weights(settings)
     return (False, True) if is_open and can else (load.half_base,)
+
+
+def _adds_to_weights(settings: Settings) -> bool:
+    return adds_to_weights(settings.network_module, settings.network_args)
 
 
 def _leanest(settings: Settings, load: Load, size: Transformer) -> Load:
@@ -152,13 +159,14 @@ def cheapest_that_fits(needed: float) -> str:
 
 
 def _usable_gb(card: Card) -> float:
-    return card.free_mib * 2**20 / 1e9 * HEADROOM
+    return card.nameplate_gb * SHOWN_SHARE * 2**30 / 1e9 * HEADROOM
 
 
 def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice, ...]:
     options = settings.engine_options
     weights = msg("8 bits") if load.half_base else msg("16 bits")
-    why = msg("as set") if options.get(size.fp8_option) is not None else _why_weights(load, size)
+    is_set = options.get(size.fp8_option) is not None
+    why = msg("as set") if is_set else _why_weights(settings, load, size)
     moved = msg("as set") if options.get("blocks_to_swap") is not None else _why_swapped(load)
     return (
         Choice(name="base weights", value=weights, reason=why),
@@ -166,14 +174,18 @@ def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice,
     )
 
 
-def _why_weights(load: Load, size: Transformer) -> str:
+def _why_weights(settings: Settings, load: Load, size: Transformer) -> str:
     if load.half_base:
         return msg(
             "{gb} GB instead of {twice} on the card",
             gb=f"{size.parameters / 1e9:.1f}",
             twice=f"{size.parameters * 2 / 1e9:.1f}",
         )
-    return msg("they fit as they are") if size.has_fp8 else msg("sd-scripts has no other for it")
+    if not size.has_fp8:
+        return msg("sd-scripts has no other for it")
+    if _adds_to_weights(settings):
+        return msg("LyCORIS adds to them, which takes 16 bits")
+    return msg("they fit as they are")
 
 
 def _why_swapped(load: Load) -> str:

@@ -17,6 +17,7 @@ from tenner.planning.batch_choice import CardMemory
 from tenner.planning.levers import FP8_SLOWDOWN
 from tenner.planning.sizing import seconds_per_image
 from tenner.planning.vram import Load, needed_gb
+from tenner.rules.lycoris import adds_to_weights
 
 LESS = 0.1
 """Share of the modelled memory that a lighter setting saves at least: each costs a restart, and the
@@ -115,7 +116,9 @@ def _lighter(
     is_set = options.engine_options.get
     swaps = is_set("blocks_to_swap") is None and not is_set("cpu_offload_checkpointing")
     most = size.blocks.most_swapped if swaps else now.blocks_to_swap
-    can_fp8 = size.has_fp8 and is_set(size.fp8_option) is None and options.mixed_precision != "no"
+    summed = adds_to_weights(options.network_module, options.network_args)
+    can_fp8 = size.has_fp8 and is_set(size.fp8_option) is None
+    can_fp8 = can_fp8 and options.mixed_precision != "no" and not summed
     settings = product(
         batches,
         sorted({now.gradient_checkpointing, now.gradient_checkpointing or can_checkpoint}),

@@ -8,7 +8,7 @@ from tenner.core.messages import msg
 from tenner.core.suggest import nearest_name
 from tenner.core.train_job import TrainJob
 from tenner.families import FAMILIES
-from tenner.kohya.networks import ALGORITHMS, LYCORIS, NETWORKS, PLAIN, PRESETS, is_drawn
+from tenner.kohya.networks import LYCORIS, NETWORKS, PLAIN, UNDRAWN
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
@@ -64,42 +64,6 @@ def _wrong_kind(view: View) -> Iterator[Problem]:
             yield Problem(text=text, fix=fix)
 
 
-def _wrong_lycoris(view: View) -> Iterator[Problem]:
-    """Words of LyCORIS that it does not know, or would only warn of."""
-    if view.text("network_module") != LYCORIS:
-        return
-    given = keyword_arguments(view.words("network_args"))
-    algorithm, preset = str(given.get("algo", "lora")).lower(), str(given.get("preset", "full"))
-    if algorithm not in ALGORITHMS:
-        yield Problem(
-            text=msg("lycoris.kohya has no algo {name}", name=algorithm),
-            fix=msg("use one of {known}", known=", ".join(ALGORITHMS)),
-        )
-    if preset not in PRESETS and not preset.endswith(".toml"):
-        yield Problem(
-            text=msg("lycoris.kohya has no preset {name}", name=preset),
-            fix=msg("use one of {known}, or a .toml file", known=", ".join(PRESETS)),
-        )
-    facts = FAMILIES.get(view.family or "")
-    if facts and preset in facts.lycoris_passes_over:
-        fix = msg("use the preset full, or a .toml file with its blocks in unet_target_module")
-        if "full" in facts.lycoris_passes_over:
-            fix = msg("use networks.lora, or a .toml preset with its blocks in unet_target_module")
-        yield Problem(
-            text=msg(
-                "LyCORIS' preset {name} adapts no block of {family}",
-                name=preset,
-                family=facts.title,
-            ),
-            fix=fix,
-        )
-    if "lycoris" in view.missing_packages:
-        yield Problem(
-            text=msg("lycoris-lora is not installed with the trainer"),
-            fix=msg("install it into the Python of TENNER_TRAINER_PYTHON, without dependencies"),
-        )
-
-
 def _unknown_options(view: View) -> Iterator[Problem]:
     """Options of sd-scripts that the built-in trainer does not have, each with the way out."""
     own = {each.name for each in fields(TrainJob)} | _SET_ELSEWHERE
@@ -109,11 +73,6 @@ def _unknown_options(view: View) -> Iterator[Problem]:
                 text=msg("the built-in trainer has no {key}", key=key),
                 fix=msg("remove {key}, or train with sd-scripts (engine = 'sd-scripts')", key=key),
             )
-
-
-def _is_undrawn(view: View) -> bool:
-    facts = FAMILIES.get(view.family or "")
-    return facts is not None and not is_drawn(view.text("network_module") or None, facts)
 
 
 def _conv(view: View) -> dict[str, object]:
@@ -137,11 +96,10 @@ def _second_rate(view: View) -> bool:
 
 RULES = (
     Rule(
-        when=_is_undrawn,
+        when=lambda view: view.text("network_module") in UNDRAWN,
         text=lambda view: msg(
-            "no samples are drawn with {module} over {family}: diffusers does not load its files",
+            "no samples are drawn with {module}: diffusers does not load its files",
             module=view.text("network_module"),
-            family=FAMILIES[view.family].title if view.family else "",
         ),
         fix=msg("look at it in ComfyUI, A1111 or Forge"),
         level="note",
@@ -207,7 +165,6 @@ RULES = (
     ),
     Check(find=lambda view: written_problems(view, "network_args"), needs="settings"),
     Check(find=_wrong_kind, trainers=SD_SCRIPTS, needs="trainer"),
-    Check(find=_wrong_lycoris, trainers=SD_SCRIPTS, needs="trainer"),
     Check(find=_unknown_network_args, trainers=OWN, needs="trainer"),
     Check(find=_unknown_options, trainers=OWN, needs="trainer"),
     Rule(

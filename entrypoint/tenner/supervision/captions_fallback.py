@@ -13,6 +13,7 @@ from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.families import FAMILIES
+from tenner.rules.lycoris import IN_8_BITS, adds_to_weights
 from tenner.settings.model import Settings
 from tenner.supervision.oom_fallback import Rung, next_rung
 
@@ -82,4 +83,6 @@ def captions_fix(options: TrainOptions, encoders: TextEncoders) -> str:
 def _may_change(name: str, options: TrainOptions) -> bool:
     """Whether an option is open and off, so that it can be switched on."""
     in_8_bits = name.startswith("fp8") and options.mixed_precision == "no"
-    return not in_8_bits and options.only_sd_scripts(name) is None
+    summed = adds_to_weights(options.network_module, options.network_args)
+    is_barred = in_8_bits or (name in IN_8_BITS and summed)
+    return not is_barred and options.only_sd_scripts(name) is None

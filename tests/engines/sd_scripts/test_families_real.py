@@ -9,12 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tenner.base.tiny import concept_dir
 from tenner.lora_files import read_lora_file
 from tests.engines.sd_scripts import shrunken
+from tests.engines.sd_scripts.lycoris_runs import FEW, assert_trained_and_continued
 from tests.engines.sd_scripts.resuming import assert_resumed_as_if_never_cut
 from tests.engines.sd_scripts.test_sd_real import LIGHT, events, sd15, train
 
@@ -24,11 +23,6 @@ pytestmark = [
     pytest.mark.skipif("SD_SCRIPTS_DIR" not in os.environ, reason="SD_SCRIPTS_DIR is not set"),
     pytest.mark.timeout(2400),
 ]
-FEW = ("--max_train_steps", "2", "--batch_size", "1", "--lr_warmup_steps", "0")
-DRAWN = (
-    *(each for each in LIGHT if each != "--no_samples"),
-    *("--sample_steps", "1", "--sample_seeds", "1", "--sample_prompts", "x --w 64 --h 64"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +55,18 @@ def test_it_trains_and_is_delivered(
     family: str | None,
 ) -> None:
     """The grid is drawn from the delivered file by the diffusers of the trainer's Python, that of
-    Chroma and Anima by sd-scripts' own code."""
+    Chroma by sd-scripts' own code."""
     real = Path(os.environ["SD_SCRIPTS_DIR"])
     small = shrunken.sd_scripts(tmp_path / "sd-scripts", real)
     monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
-    given = ("--base_model", models / base, "--dataset", concept_dir(), *DRAWN, *FEW)
+    light = [each for each in LIGHT if each != "--no_samples"]
+    words = ("--sample_steps", "1", "--sample_seeds", "1", "--sample_prompts", "x --w 64 --h 64")
+    given = ("--base_model", models / base, "--dataset", concept_dir(), *light, *FEW, *words)
     run = train(tmp_path, *given)
     assert [each["step"] for each in events(run, "step")] == [1, 2]
     lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
     assert lora.family == family
-    assert (run / "samples" / "grid.png").is_file()
+    assert (run / "samples" / "grid.png").is_file() == (family != "anima")
     assert not [each for each in events(run, "warning") if "LoRA modules" in each["text"]]
 
 
@@ -106,29 +102,45 @@ def test_cut_off_and_resumed_it_is_the_run_that_never_was(
 def test_kinds_of_lycoris_are_trained_recognised_and_continued(
     sd15: Path, tmp_path: Path, kind: str, arguments: tuple[str, ...]
 ) -> None:
-    """The second run is told nothing of the network: all is read from the first one's file. It ends
-    near it, which a network of other random numbers does not."""
-    given = ("--base_model", sd15, "--dataset", concept_dir(), *LIGHT, *FEW)
-    network = ("--network_module", "lycoris.kohya", "--network_args", *arguments)
-    first, second = tmp_path / "first", tmp_path / "second"
-    for each in (first, second):
-        each.mkdir()
-    run = train(first, *given, *network, "--learning_rate", "1e-3")
-    file = run / "delivered" / "my_lora.safetensors"
-    lora = read_lora_file(file)
-    assert lora.kinds[0] == kind
-    assert lora.family == "sd1"
-    words = ("--engine", "sd-scripts", "--network_weights", file, "--learning_rate", "1e-5")
-    continued = train(second, *given, *words)
-    before, after = load_file(file), load_file(continued / "delivered" / file.name)
-    assert before.keys() == after.keys()
-    random = [
-        name for name in before if name.endswith(("hada_w1_b", "lokr_w1", "lora_down.weight"))
-    ]
-    ends = [
-        torch.cat([each[name].flatten().float() for name in random]) for each in (before, after)
-    ]
-    assert torch.nn.functional.cosine_similarity(*ends, dim=0) > 0.999
-    assert any(not value.equal(after[name]) for name, value in before.items())
+    continued = assert_trained_and_continued(tmp_path, sd15, "sd1", kind, *arguments)
     (measured,) = events(continued, "weights")
     assert all(part["moved_ratio"] is not None for part in measured["parts"])
+
+
+@pytest.mark.parametrize(
+    ("base", "family", "kind", "arguments"),
+    [
+        ("Chroma1-Base.safetensors", "chroma", "loha", ("algo=loha",)),
+        ("sd3.5_medium.safetensors", "sd35-medium", "dora", ("algo=lora", "dora_wd=True")),
+    ],
+)
+def test_kinds_of_lycoris_over_transformers(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    family: str,
+    kind: str,
+    arguments: tuple[str, ...],
+) -> None:
+    small = shrunken.sd_scripts(tmp_path / "sd-scripts", Path(os.environ["SD_SCRIPTS_DIR"]))
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
+    assert_trained_and_continued(tmp_path, models / base, family, kind, *arguments)
+
+
+def test_lycoris_over_anima_by_a_preset_of_ones_own(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LyCORIS' own presets name none of its blocks' classes, and are refused."""
+    small = shrunken.sd_scripts(tmp_path / "sd-scripts", Path(os.environ["SD_SCRIPTS_DIR"]))
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(small))
+    preset = tmp_path / "blocks.toml"
+    preset.write_text(
+        'unet_target_module = ["Block"]\nunet_target_name = []\ntext_encoder_target_module = []\n'
+    )
+    base = models / "anima-preview.safetensors"
+    words = ("algo=lokr", "factor=4", f"preset={preset}")
+    again = ("--network_args", f"preset={preset}")
+    run = assert_trained_and_continued(tmp_path, base, "anima", "lokr", *words, again=again)
+    lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
+    assert {each.path.split("_")[0] for each in lora.modules} == {"blocks"}

@@ -76,6 +76,18 @@ def test_the_fix_of_a_card_that_is_too_small_is_one(folder: Path) -> None:
     assert offer["blocks_to_swap"] >= 20
 
 
+def test_whether_it_costs_ten_dollars_is_told(folder: Path) -> None:
+    cards = "A40,RTX 4090"
+    _, table, _ = plan(folder, "flux-dev", cards)
+    assert "Under ten dollars on each card that has a price." in table
+    _, table, _ = plan(folder, "flux-dev", "A40", "--max_train_epochs", "1000")
+    assert "Ten dollars or more: A40 (RunPod secure), A40 (Vast.ai)." in table
+    _, table, _ = plan(folder, "flux-dev", "A40", "--max_train_epochs", "1000", "--json")
+    assert {each["under_ten_dollars"] for each in json.loads(table)["offers"]} == {False}
+    _, table, _ = plan(folder, "flux-dev", "RTX 4070")
+    assert "No price is known" in table
+
+
 def test_a_prediction_that_contradicts_the_name_is_warned_of(folder: Path) -> None:
     code, _, told = plan(folder, "noobai-vpred", "A40", "--v_parameterization", "false")
     assert code == 0

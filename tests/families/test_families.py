@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from tenner.core.errors import MachineError, SettingsError
 from tenner.engines.choice import possible_engine
 from tenner.families import FAMILIES, family_of_shapes, known_bases
 from tenner.planning.batch_choice import CardMemory, Wish
-from tenner.planning.levers import fit_transformer
+from tenner.planning.ladder import FP8_SLOWDOWN
+from tenner.planning.levers import Fitted, fit_transformer
+from tenner.planning.sizing import AUTO_LIMIT, seconds_per_image
 from tenner.planning.vram import Load, encoding_gb, needed_gb
 from tenner.settings.model import Settings
 from tests.cli.test_command_line import photos, tenner
@@ -103,21 +106,69 @@ def test_flux_in_16_bits_takes_more_than_26_gb() -> None:
     assert 26 < needed_gb(plain, batch_size=1, gradient_checkpointing=True) < 29
 
 
-@pytest.mark.parametrize("gb", [16, 24, 32, 48, 80])
-def test_more_memory_never_takes_longer(gb: int) -> None:
-    from tenner.planning.sizing import seconds_per_image
+def lean_has_fp8(family: str) -> bool:
+    size = FAMILIES[family].transformer
+    return size is not None and size.has_fp8
 
-    def seconds(size: int) -> float:
-        card = CardMemory(name="RTX 4090", free_mib=size * 1000)
-        fitted = fit_transformer(Settings(), load("flux"), card, Wish(most_images=100))
-        batch = fitted.batch
-        assert not batch.is_unsure
-        assert (batch.needed_gb or 0) <= card.usable_gb
-        return seconds_per_image(
-            fitted.load, card, batch.batch_size, batch.gradient_checkpointing
-        ) * (1.02 if fitted.load.half_base else 1)
 
-    assert seconds(gb) <= seconds(gb - 1) + 1e-9
+@pytest.mark.parametrize("card", ["RTX 3090", "RTX 4090", "A100 80GB", "H100"])
+@pytest.mark.parametrize(
+    "family", [name for name, each in FAMILIES.items() if each.transformer is not None]
+)
+def test_more_memory_is_never_slower_nor_fewer_images_to_a_step_nor_fewer_bits(
+    card: str, family: str
+) -> None:
+    fitted: list[Fitted] = []
+    for gb in (8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 141):
+        memory = CardMemory(name=card, free_mib=gb * 950)
+        lean = replace(load(family), text_gb=1.0)
+        found = fit_transformer(Settings(), lean, memory, Wish(most_images=100))
+        assert not found.batch.is_unsure
+        assert (found.batch.needed_gb or 0) <= memory.usable_gb
+        fitted.append(found)
+
+    def seconds(each: Fitted) -> float:
+        batch, memory = each.batch, CardMemory(name=card, free_mib=None)
+        plain = seconds_per_image(each.load, memory, batch.batch_size, batch.gradient_checkpointing)
+        return plain * (FP8_SLOWDOWN if each.load.half_base else 1)
+
+    images = [each.batch.batch_size * each.batch.accumulation for each in fitted]
+    assert images == sorted(images)
+    assert max(images) <= AUTO_LIMIT
+    times = [seconds(each) for each in fitted]
+    assert times == sorted(times, reverse=True)
+    assert fitted[0].load.half_base == lean_has_fp8(family)
+    halves = [each.load.half_base for each in fitted]
+    assert halves == sorted(halves, reverse=True)
+    assert not halves[-1]
+
+
+def test_captions_of_hunyuan_image_are_encoded_by_what_the_card_can_take() -> None:
+    """By `fp8_vl` where the text encoder then fits, else on the CPU; what the user set stays."""
+    lean = load("hunyuan-image")
+    for gb, option in ((24, None), (16, "fp8_vl"), (12, "fp8_vl"), (8, "text_encoder_cpu")):
+        card = CardMemory(name="RTX 4090", free_mib=gb * 950)
+        fitted = fit_transformer(Settings(), lean, card, Wish(most_images=100))
+        given = {name for name in ("fp8_vl", "text_encoder_cpu") if name in fitted.options}
+        assert given == ({option} if option else set())
+        assert [each.name for each in fitted.choices if each.name in given] == sorted(given)
+        assert encoding_gb(fitted.load) <= card.free_gb
+    settings = Settings.model_validate(
+        {"engine_options": {"fp8_vl": False, "text_encoder_cpu": False}}
+    )
+    small = CardMemory(name="RTX 4060", free_mib=7800)
+    with pytest.raises(MachineError, match="encoding the captions"):
+        fit_transformer(settings, lean, small, Wish())
+
+
+def test_a_text_encoder_in_8_bits_saves_memory_only_with_a_base_in_8_bits() -> None:
+    """sd-scripts widens T5 without fp8_base: a card that has room for the base in 16 bits, but not
+    for T5, is planned with both in 8."""
+    small = replace(load("sd35-medium"), text_gb=6.4)
+    card = CardMemory(name="RTX 4070", free_mib=11400)
+    fitted = fit_transformer(Settings(), small, card, Wish(most_images=1))
+    assert fitted.options["fp8_base"] is True
+    assert encoding_gb(replace(small, text_gb=None)) > card.usable_gb
 
 
 def test_flux_on_8_gb_needs_a_small_text_encoder_and_names_a_card_that_suffices() -> None:

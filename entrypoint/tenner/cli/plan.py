@@ -17,7 +17,8 @@ from tenner.ui.plain_text import print_tables
 from tenner.ui.screen import Screen, make_screen
 
 if TYPE_CHECKING:
-    from tenner.pipeline.comparing import Comparison, Offer
+    from tenner.pipeline.comparing import Comparison
+    from tenner.pipeline.offer import Offer
 
 USUAL_CARDS = ("RTX 3090", "RTX 4090", "A100 40GB", "H100")
 """Those of the guide's table, and the fastest that every provider rents."""
@@ -124,7 +125,18 @@ def _print_table(found: "Comparison") -> None:
             table.add_row(*_cells(offer, has_levers=has_levers))
     unfit = [_unfit(offer) for offer in offers if not offer.fits]
     footnotes = [Text(line, style="dim") for line in _FOOTNOTES]
-    print_tables(table, *map(Text, unfit), *footnotes)
+    print_tables(table, Text(_ten_dollars(offers)), *map(Text, unfit), *footnotes)
+
+
+def _ten_dollars(offers: "Sequence[Offer]") -> str:
+    """Which of the offers with a price are over ten dollars."""
+    priced = [each for each in offers if each.usd is not None]
+    over = [f"{each.card} ({each.provider})" for each in priced if not each.is_under_ten_dollars]
+    if not priced:
+        return "No price is known: set price_per_hour to see the cost."
+    if not over:
+        return "Under ten dollars on each card that has a price."
+    return f"Ten dollars or more: {', '.join(over)}."
 
 
 def _unfit(offer: "Offer") -> str:

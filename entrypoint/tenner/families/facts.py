@@ -264,6 +264,8 @@ class FamilyFacts:
     captions_levers: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     """Options that take memory from the encoding of captions, in the order in which they are
     tried."""
+    captions_shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What each of them leaves of the text encoders' memory on the card."""
     transformer: Transformer | None = None
     licence: Licence | None = None
     tokenizers: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tenner.base.choice import MODELS_DIR
 from tenner.base.local import not_found
@@ -14,9 +13,10 @@ from tenner.core.messages import NO_TEXT, msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
 from tenner.families import FAMILIES
 from tenner.hardware.cards import Card, card_named, cards
-from tenner.hardware.prices import GUIDE, Price, book_prices, cost_usd
+from tenner.hardware.prices import GUIDE, Price, book_prices
 from tenner.kohya.buckets import batches_per_epoch
 from tenner.pipeline.everything_wrong import most_urgent
+from tenner.pipeline.offer import Offer
 from tenner.pipeline.preflight import dataset_request
 from tenner.pipeline.run_captions import expected_drafting_seconds
 from tenner.pipeline.without_card import Judged, ground_of, judge_shape, judge_without_card
@@ -27,90 +27,6 @@ from tenner.planning.shaping import Shaped, shape_run
 from tenner.sample.cells import grid_cells
 from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One card at one provider.
-
-    Where it does not fit, `why_not` is the reason, `fix` what helps, and the rest is empty.
-    """
-
-    card: str
-    memory_gb: int
-    provider: str = ""
-    price: Price | None = None
-    batch_size: int = 0
-    gradient_checkpointing: bool = False
-    checkpointed_blocks: int | None = None
-    """Of the U-Net, with gradient checkpointing; None is all."""
-    accumulation: int = 1
-    num_steps: int = 0
-    """Updates of the weights."""
-    images_per_update: int = 0
-    learning_rate: float = 0.0
-    """The U-Net's."""
-    image_passes: int = 0
-    """Images seen in the whole run, each as often as it is."""
-    unlike: tuple[str, ...] = ()
-    """In what this is another training than the others: by its batch, by its images."""
-    needed_gb: float = 0.0
-    is_unsure: bool = False
-    """The memory model is slightly against it."""
-    seconds_per_step: float | None = None
-    is_measured: bool = False
-    """The time is scaled by measurements of this very card."""
-    seconds: float | None = None
-    half_base: bool = False
-    """A transformer's weights are held in 8 bits."""
-    blocks_to_swap: int = 0
-    why_not: str = ""
-    fix: str = ""
-
-    @property
-    def fits(self) -> bool:
-        return not self.why_not
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the weights are moved too seldom."""
-        return self.fits and self.num_steps < FEWEST_UPDATES
-
-    @property
-    def usd(self) -> float | None:
-        if self.price is None or self.seconds is None:
-            return None
-        return cost_usd(self.seconds, self.price)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "card": self.card,
-            "memory_gb": self.memory_gb,
-            "provider": self.provider,
-            "fits": self.fits,
-            "why_not": self.why_not,
-            "fix": self.fix,
-            "batch_size": self.batch_size,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "checkpointed_blocks": self.checkpointed_blocks,
-            "base_in_8_bits": self.half_base,
-            "blocks_to_swap": self.blocks_to_swap,
-            "gradient_accumulation_steps": self.accumulation,
-            "num_steps": self.num_steps,
-            "images_per_update": self.images_per_update,
-            "learning_rate": self.learning_rate,
-            "image_passes": self.image_passes,
-            "unlike": list(self.unlike),
-            "few_updates": self.is_short,
-            "needed_gb": round(self.needed_gb, 2),
-            "may_not_fit": self.is_unsure,
-            "seconds_per_step": self.seconds_per_step and round(self.seconds_per_step, 4),
-            "from_measurements_of_this_card": self.is_measured,
-            "hours": self.seconds and round(self.seconds / 3600, 3),
-            "usd_per_hour": self.price.usd_per_hour if self.price else None,
-            "price_from": self.price.source if self.price else "",
-            "usd": None if self.usd is None else round(self.usd, 3),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

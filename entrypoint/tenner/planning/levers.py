@@ -1,7 +1,8 @@
 """How a transformer is made to fit a card: 8-bit weights, swapped blocks, checkpointing, batch.
 
-Of all that fit, the one that trains an image soonest, by the time model; at equal times the one
-that changes least. Pure.
+Where the batch is left to the plan, `ladder` chooses. With a batch that is set, of all that fit,
+the one that trains an image soonest by the time model; at equal times the one that changes least.
+Pure.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,18 +10,16 @@ from dataclasses import dataclass, replace
 
 from tenner.core.errors import MachineError, Problem
 from tenner.core.messages import msg
-from tenner.families import Transformer
+from tenner.families import FAMILIES, Transformer
 from tenner.hardware.cards import Card, cards
 from tenner.hardware.prices import book_prices
 from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Choice, Wish
-from tenner.planning.sizing import choose_batch, seconds_per_image
+from tenner.planning.ladder import FP8_SLOWDOWN, Rung, highest_rung, is_climbed
+from tenner.planning.sizing import MIN_GAIN, choose_batch, seconds_per_image
 from tenner.planning.vram import Load, encoding_gb, needed_gb
 from tenner.rules.lycoris import adds_to_weights
 from tenner.settings.model import Settings
 
-FP8_SLOWDOWN = 1.02
-"""8-bit weights are widened before each product: 7.99 s against 7.83 s a step of FLUX.1 on an RTX
-A6000 (sd-scripts pull request 1374)."""
 SHOWN_SHARE = 0.94
 """Of its nameplate that a card with error correction shows."""
 
@@ -43,26 +42,104 @@ def fit_transformer(settings: Settings, load: Load, card: CardMemory, wish: Wish
     """
     size = load.transformer
     assert size is not None
-    if card.free_mib is not None and encoding_gb(load) > card.free_gb / card.correction:
-        raise MachineError(problems=[_encoding_problem(load, card)])
-    found = [
-        (variant, batch)
-        for variant in _variants(settings, load, size)
-        if (batch := _batch(variant, card, wish)) and not batch.is_unsure
-    ]
+    load, options, choices = _with_captions(settings, load, card)
+    if card.free_mib is not None and is_climbed(wish):
+        rung = highest_rung(_variants(settings, load, size), card, wish)
+        found = [(rung.load, _of_rung(rung, card, wish))] if rung else []
+    else:
+        found = _fitting(settings, load, card, wish)
     if found:
         variant, batch = min(found, key=lambda each: _cost(*each, card))
     else:
         variant = _leanest(settings, load, size)
         batch = _batch_or_refusal(variant, card, wish)
-    options: dict[str, bool | int] = {}
     if variant.half_base and not load.half_base:
         options[size.fp8_option] = True
     if variant.blocks_to_swap and not load.blocks_to_swap:
         options["blocks_to_swap"] = variant.blocks_to_swap
     return Fitted(
-        load=variant, batch=batch, options=options, choices=_choices(settings, variant, size)
+        load=variant,
+        batch=batch,
+        options=options,
+        choices=(*_choices(settings, variant, size), *choices),
     )
+
+
+def _with_captions(
+    settings: Settings, load: Load, card: CardMemory
+) -> tuple[Load, dict[str, bool | int], tuple[Choice, ...]]:
+    """The load with the first of the family's levers that lets the card encode the captions.
+
+    Raises MachineError where none does.
+    """
+    facts, size = FAMILIES[load.family], load.transformer
+    if card.free_mib is None or size is None:
+        return load, {}, ()
+    if encoding_gb(load) <= card.usable_gb:
+        return load, {}, ()
+    text = size.text_gb if load.text_gb is None else load.text_gb
+    for name, share in facts.captions_shares.items():
+        lighter = replace(load, text_gb=text * share)
+        if settings.engine_options.get(name) is None and encoding_gb(lighter) <= card.usable_gb:
+            reason = msg(
+                "encoding the captions would need {needed} GB without",
+                needed=_gb(encoding_gb(load)),
+            )
+            return lighter, {name: True}, (Choice(name=name, value="true", reason=reason),)
+    if encoding_gb(load) <= card.free_gb / card.correction:
+        return load, {}, ()
+    raise MachineError(problems=[_encoding_problem(load, card)])
+
+
+def _gb(number: float) -> str:
+    return f"{number:.1f}"
+
+
+def _of_rung(rung: Rung, card: CardMemory, wish: Wish) -> BatchChoice:
+    """A rung of the ladder as a choice, with its reasons."""
+    choice = choose_batch(
+        rung.load,
+        card,
+        replace(
+            wish,
+            batch_size=rung.batch_size,
+            accumulation=rung.accumulation,
+            gradient_checkpointing=rung.gradient_checkpointing,
+        ),
+    )
+    larger = msg(
+        "a larger one does not fit, or gains less than {share} of the time", share=f"{MIN_GAIN:.0%}"
+    )
+    why_accumulation = choice.why_accumulation
+    if rung.accumulation > 1:
+        why_accumulation = msg("as many images to a step as a smaller card takes")
+    elif wish.accumulation == 1:
+        why_accumulation = msg("none is set")
+    why = choice.why_checkpointing
+    if wish.gradient_checkpointing is None and rung.gradient_checkpointing:
+        plain = needed_gb(rung.load, batch_size=rung.batch_size, gradient_checkpointing=False)
+        why = msg("needs {plain} GB without it", plain=_gb(plain))
+    elif wish.gradient_checkpointing is None:
+        why = msg("not needed, and it costs time")
+    return replace(
+        choice,
+        reason=msg("{bound}; {reason}", bound=larger, reason=choice.reason),
+        why_checkpointing=why,
+        why_accumulation=why_accumulation,
+    )
+
+
+def _fitting(
+    settings: Settings, load: Load, card: CardMemory, wish: Wish
+) -> list[tuple[Load, BatchChoice]]:
+    """All settings of the open levers that fit the card with the batch that is set."""
+    size = load.transformer
+    assert size is not None
+    return [
+        (variant, batch)
+        for variant in _variants(settings, load, size)
+        if (batch := _batch(variant, card, wish)) and not batch.is_unsure
+    ]
 
 
 def _variants(settings: Settings, load: Load, size: Transformer) -> Iterator[Load]:
@@ -72,7 +149,21 @@ def _variants(settings: Settings, load: Load, size: Transformer) -> Iterator[Loa
     most = 0 if swapped is not None or offloads else size.blocks.most_swapped
     for half in _halves(settings, load, size):
         for blocks in range(most + 1):
-            yield replace(load, half_base=half, blocks_to_swap=blocks or load.blocks_to_swap)
+            yield replace(
+                load,
+                half_base=half,
+                blocks_to_swap=blocks or load.blocks_to_swap,
+                text_gb=load.text_gb if half else _text_in_16_bits(load, size),
+            )
+
+
+def _text_in_16_bits(load: Load, size: Transformer) -> float | None:
+    """What the text encoders take where the base has 16 bits: sd-scripts widens a T5 in 8 bits,
+    which it leaves as it is with `fp8_base` alone."""
+    has_t5 = any(each.option == "t5xxl" for each in FAMILIES[load.family].files)
+    if load.text_gb is None or not has_t5:
+        return load.text_gb
+    return max(load.text_gb, size.text_gb)
 
 
 def _halves(settings: Settings, load: Load, size: Transformer) -> tuple[bool, ...]:

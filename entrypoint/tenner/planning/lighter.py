@@ -14,7 +14,7 @@ from tenner.core.family import Family
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.families import FAMILIES, Transformer
 from tenner.planning.batch_choice import CardMemory
-from tenner.planning.levers import FP8_SLOWDOWN
+from tenner.planning.ladder import FP8_SLOWDOWN
 from tenner.planning.sizing import seconds_per_image
 from tenner.planning.vram import Load, needed_gb
 from tenner.rules.lycoris import adds_to_weights

@@ -190,7 +190,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         half_lora=bool(options.get("full_bf16") or options.get("full_fp16")),
         half_base=any(options.get(each) for each in ("fp8_base", "fp8_base_unet", "fp8_scaled")),
         blocks_to_swap=int(str(options.get("blocks_to_swap") or 0)),
-        text_gb=0.0 if options.get("text_encoder_cpu") else ground.text_gb,
+        text_gb=_text_on_card(settings, ground),
         full_precision=precision == "no",
         num_processes=settings.num_processes,
         plain_lora=settings.torch_compile or any(dropouts),
@@ -199,6 +199,16 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         num_buckets=max(1, len(ground.buckets)),
         tokens=(settings.max_token_length or 75) + 2,
     )
+
+
+def _text_on_card(settings: Settings, ground: Ground) -> float | None:
+    """What the text encoders take of the card while captions are encoded, with the family's options
+    that lighten it as they are set; None is the family's own."""
+    facts, found = FAMILIES[ground.family], ground.text_gb
+    for name, share in facts.captions_shares.items():
+        if settings.engine_options.get(name) and facts.transformer:
+            found = (facts.transformer.text_gb if found is None else found) * share
+    return found
 
 
 def _can_have_graphs(settings: Settings, ground: Ground) -> bool:

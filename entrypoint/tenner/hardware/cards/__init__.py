@@ -32,6 +32,7 @@ def cards() -> tuple[Card, ...]:
     return tuple(_card(each) for each in tomllib.loads(text)["cards"])
 
 
+@cache
 def card_named(name: str) -> Card | None:
     """The card that `name` means, nvidia-smi's or a user's; the longest known name in it
     wins, so that a laptop's card is not the desktop's. None for an unknown card."""

@@ -59,6 +59,8 @@ def test_a_card_that_is_too_small_is_refused_with_one_that_is_not_and_its_price(
     assert code == 4
     assert "RTX 4060 has 8.0 GB free" in told
     assert "the smallest is RTX 3060 with 12 GB, from $" in told
+    _, alone, _ = plan(folder, "flux-dev", "RTX 4060", "--json")
+    assert [each["fits"] for each in json.loads(alone)["offers"]] == [False]
     code, table, _ = plan(folder, "flux-dev", "RTX 4060,A40", "--json")
     assert code == 0
     offers = {each["card"]: each for each in json.loads(table)["offers"]}

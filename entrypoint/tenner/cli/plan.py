@@ -84,9 +84,15 @@ def print_comparison(
     as_json: bool,
     quiet: bool = False,
 ) -> None:
-    """Print the same run on cards that need not be in this machine, cheapest first. Raises
-    TennerError."""
+    """Print the same run on cards that need not be in this machine, cheapest first.
+
+    Raises TennerError where the job is refused, and, but for JSON, MachineError where it fits none
+    of the cards.
+    """
     found = compare(request, gpus, environ=environ)
+    unfit = [Problem(text=each.why_not, fix=each.fix) for each in found.offers if each.why_not]
+    if not as_json and len(unfit) == len(found.offers):
+        raise MachineError(problems=unfit)
     if as_json:
         rows = [offer.to_json() for offer in found.offers]
         result = {"family": found.family, "offers": rows, "notices": problems_json(found.notices)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tenner.base.choice import MODELS_DIR
 from tenner.base.local import not_found
-from tenner.core.errors import MachineError, Problem, SettingsError, TennerError, errors_in
+from tenner.core.errors import Problem, SettingsError, TennerError, errors_in
 from tenner.core.family import Family
 from tenner.core.messages import NO_TEXT, msg
 from tenner.dataset import Dataset, DatasetRequest, inspect_dataset
@@ -129,8 +129,7 @@ def _require_family(settings: Settings, environ: Mapping[str, str]) -> None:
 
 def compare(job: Job, found: Sequence[Card]) -> Comparison:
     """Every card at every provider, cheapest first; then those without a price, then those that
-    do not fit. Pure. Raises SettingsError where the job is refused on each of the cards, and
-    MachineError where it fits none of them."""
+    do not fit. Pure. Raises SettingsError where the job is refused on each of the cards."""
     tried = [_tried(job, card) for card in found]
     same = [each for each in tried[0].problems if all(each in one.problems for one in tried)]
     if errors := errors_in(same):
@@ -151,9 +150,6 @@ def compare(job: Job, found: Sequence[Card]) -> Comparison:
             ),
         )
     )
-    if not any(each.fits for each in offers):
-        reasons = [each.why_not for each in tried if each.why_not]
-        raise MachineError(problems=list(dict.fromkeys(reasons)))
     notices = (*job.judged.problems, *job.dataset.problems, *same, *_about(job, offers))
     return Comparison(
         family=job.family,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tenner.core.messages import NO_TEXT, Message
 from tenner.hardware.prices import Price, cost_usd
 from tenner.planning.length import FEWEST_UPDATES
 
@@ -45,8 +46,8 @@ class Offer:
     half_base: bool = False
     """A transformer's weights are held in 8 bits."""
     blocks_to_swap: int = 0
-    why_not: str = ""
-    fix: str = ""
+    why_not: Message = NO_TEXT
+    fix: Message = NO_TEXT
 
     @property
     def fits(self) -> bool:

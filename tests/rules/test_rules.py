@@ -61,6 +61,20 @@ CASES: list[tuple[Family, dict[str, object], str]] = [
     ("flux", {"timestep_sampling": "nextdit_shift"}, "want one of sigma"),
     ("flux", {"blocks_to_swap": 2, "cpu_offload_checkpointing": True}, "cannot be had together"),
     ("flux", {"blocks_to_swap": 36}, "swaps 35 at most"),
+    ("hunyuan-image", {"network_train_text_encoder_only": True}, "cannot be trained"),
+    ("sd1", {"network_args": ("rank_dropout=1",)}, "a number from 0 to below 1"),
+    ("sd1", {"network_args": ("loraplus_lr_ratio=abc",)}, "a number above 0"),
+    ("sd1", {"network_args": ("block_dims=4,4,4",)}, "25 numbers between commas"),
+    ("sdxl", {"network_args": ("block_alphas=" + ",".join("1" * 25),)}, "23 numbers"),
+    ("sd1", {"network_args": ("down_lr_weight=sinus",)}, "cosine, sine, linear"),
+    ("sd1", {"network_args": ("mid_lr_weight=sine",)}, "numbers between commas"),
+    ("sd1", {"network_args": ("conv_dim=4.5", "conv_alpha=1")}, "a whole number"),
+    ("flux", {"network_args": ("in_dims=4,4",)}, "5 whole numbers"),
+    ("sd35-large", {"network_args": ("emb_dims=4",)}, "6 whole numbers"),
+    ("flux", {"network_args": ("train_blocks=first",)}, "one of all, single, double"),
+    ("flux", {"network_args": ("train_double_block_indices=0-19",)}, "from 0 to 18"),
+    ("flux", {"network_args": ("train_single_block_indices=9-3",)}, "from 0 to 37"),
+    ("sd35-medium", {"network_args": ("train_block_indices=24",)}, "from 0 to 23"),
     ("sd35-medium", {"blocks_to_swap": 23}, "swaps 22 at most"),
     ("chroma", {"vae": "ae.safetensors"}, "its autoencoder is named by ae"),
     ("flux", {"max_token_length": 225}, "has no effect on FLUX.1"),
@@ -435,6 +449,9 @@ def test_of_what_comfyui_loads_and_lycoris_adapts_nothing_is_said(
         {"lr_scheduler": "constant", "lr_warmup_steps": 0},
         {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=False",)},
         {"enable_bucket": False, "resolution": 64},
+        {"network_args": ("loraplus_lr_ratio=16", "rank_dropout=0.1", "module_dropout=0")},
+        {"network_args": ("block_dims=" + ",".join("4" * 25), "block_alphas=" + "1.5," * 24 + "1")},
+        {"network_args": ("down_lr_weight=sine+.5", "mid_lr_weight=1", "up_lr_weight=1,,0")},
         {"min_timestep": 0, "max_timestep": 1000},
         {"sample_every_n_epochs": 1, "sample_prompts": "p.txt"},
     ],
@@ -450,3 +467,17 @@ def test_defaults_of_all_options_stand_together() -> None:
         if option.default is not None and option.is_of("train_network.py")
     }
     assert judged({**values, "output_name": "my_lora"}, family="sd1") == ()
+
+
+@pytest.mark.parametrize("trainer", ["sd-scripts", "native"])
+def test_an_argument_of_lycoris_is_sent_to_it(trainer: Trainer) -> None:
+    """DoRA is no argument of the plain LoRA, of neither trainer."""
+    view = View(
+        values={"network_args": ("dora_wd=True",)},
+        sources={"network_args": "job.toml"},
+        knows="trainer",
+        trainer=trainer,
+        family="sdxl",
+    )
+    (problem,) = [each for each in judge(view) if "dora_wd" in each.text]
+    assert "network_module = 'lycoris.kohya', which has dora_wd" in problem.fix

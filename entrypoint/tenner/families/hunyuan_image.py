@@ -85,6 +85,7 @@ HUNYUAN_IMAGE = FamilyFacts(
         "fp8_base": msg("sd-scripts has fp8_scaled for it instead"),
         "fp8_base_unet": msg("sd-scripts has fp8_scaled for it instead"),
         "text_encoder_lr": msg("its text encoders cannot be trained"),
+        "network_train_text_encoder_only": msg("its text encoders cannot be trained"),
     },
     has_captions_on_disk=True,  # its `ocr_mask` is a numpy scalar there, which torch refuses
     captions_levers={"fp8_vl": True, "text_encoder_cpu": True},

@@ -1,10 +1,10 @@
 """Rules of the network: its ranks, and which parts of the base it is laid over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from tenner.core.errors import Problem
-from tenner.core.messages import msg
+from tenner.core.messages import Message, msg
 from tenner.core.suggest import nearest_name
 from tenner.core.train_job import TrainJob
 from tenner.families import FAMILIES
@@ -36,8 +36,20 @@ def _unknown_network_args(view: View) -> Iterator[Problem]:
         if key not in OWN_NETWORK_ARGS:
             yield Problem(
                 text=msg("the built-in trainer has no network argument {key}", key=key),
-                fix=msg("remove it, or train with sd-scripts (engine = 'sd-scripts')"),
+                fix=_other_module(key, PLAIN["networks.lora"])
+                or msg("remove it, or train with sd-scripts (engine = 'sd-scripts')"),
             )
+
+
+def _other_module(key: str, known: Sequence[str]) -> Message | None:
+    """What to do about an argument that LyCORIS has, such as DoRA's, and `known` has not."""
+    if key in known or key not in NETWORKS[LYCORIS].arguments:
+        return None
+    return msg(
+        "set network_module = 'lycoris.kohya', which has {key} and which sd-scripts trains"
+        " (leave engine out)",
+        key=key,
+    )
 
 
 def _wrong_kind(view: View) -> Iterator[Problem]:
@@ -60,6 +72,7 @@ def _wrong_kind(view: View) -> Iterator[Problem]:
         if key not in (known or ()):
             near = nearest_name(key, list(known or ()))
             fix = msg("did you mean {near}?", near=near) if near else msg("remove {name}", name=key)
+            fix = _other_module(key, known or ()) or fix
             text = msg("{module} has no argument {key}", module=own, key=key)
             yield Problem(text=text, fix=fix)
 

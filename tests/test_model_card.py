@@ -89,7 +89,7 @@ def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
         ("networks.dylora", ("unit=4",), "LoRA", True),
         ("networks.oft", (), "OFT", False),  # named oft_unet_…, which comfy/lora.py does not map
         *(
-            ("lycoris.kohya", (f"algo={algo}",), kind, True)
+            ("lycoris.kohya", (f"algo={algo}",), kind, algo != "ia3")
             for algo, kind in {
                 "lora": "LoRA",
                 "locon": "LoRA",
@@ -99,6 +99,7 @@ def test_a_licence_that_limits_its_use_is_in_the_card() -> None:
                 "glora": "GLoRA",
                 "diag-oft": "OFT",
                 "boft": "OFT",
+                "ia3": "(IA)³",
             }.items()
         ),
         ("lycoris.kohya", ("algo=lora", "dora_wd=True"), "DoRA", True),
@@ -109,7 +110,8 @@ def test_the_card_names_the_programs_that_load_each_kind(
     module: str, arguments: tuple[str, ...], kind: str, has_comfyui: bool
 ) -> None:
     found = loaders_of(FAMILIES["sdxl"], module, arguments)
-    webui = "AUTOMATIC1111" if kind == "OFT" else "AUTOMATIC1111, Forge"  # Forge: "TODO: OFT"
+    only_a1111 = kind in ("OFT", "(IA)³")  # Forge: "TODO: OFT"
+    webui = "AUTOMATIC1111" if only_a1111 else "AUTOMATIC1111, Forge"
     assert (found.kind, found.webui) == (kind, webui)
     assert found.has_comfyui == has_comfyui
     text = render_card(replace(CARD, **asdict(found)))
@@ -120,7 +122,7 @@ def test_the_card_names_the_programs_that_load_each_kind(
 
 def test_every_algorithm_of_lycoris_is_known_by_what_it_writes() -> None:
     written = {written_by("lycoris.kohya", (f"algo={each}",)).kind for each in ALGORITHMS}
-    assert written == {"lora", "loha", "lokr", "glora", "oft"}
+    assert written == {"lora", "loha", "lokr", "glora", "oft", "ia3"}
 
 
 @pytest.mark.parametrize(

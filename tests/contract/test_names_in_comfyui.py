@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tenner.families import FAMILIES
-from tenner.kohya.networks import PRESETS
+from tenner.kohya.networks import IA3, PRESETS
 from tenner.sample.sd3_lora import renamed
 from tests.families import lora_names
 
@@ -121,7 +121,16 @@ def test_lycoris_adapts_the_blocks_of_a_family_but_by_presets_that_are_refused(
         assert (len(of_blocks) == 0) == refused, preset
         assert refused or len(of_blocks) > 70, preset
     assert set(FAMILIES[family].lycoris_passes_over) <= set(PRESETS)
-    assert set(names[family]["lycoris"]) == set(PRESETS)
+    assert set(names[family]["lycoris"]) == set(PRESETS) - {IA3}
+
+
+def test_ia3_by_its_preset_adapts_nothing_of_a_transformer(
+    names: dict[str, dict[str, list[str]]],
+) -> None:
+    transformers = {name for name, facts in FAMILIES.items() if facts.transformer}
+    assert {family: names[family]["ia3"] for family in transformers} == {
+        family: [] for family in transformers
+    }
 
 
 def test_comfyui_takes_every_module_of_every_family(

@@ -6,19 +6,25 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tenner.engines.sd_scripts import lycoris_ia3
 from tenner.families import FAMILIES
 from tenner.kohya.networks import (
     ALGORITHMS,
     BESIDE_THE_BASE,
+    IA3,
+    IA3_ARGUMENTS,
     LYCORIS,
     NETWORKS,
     PLAIN,
     PRESETS,
 )
+from tenner.planning.vram import IA3_NUMBERS, IA3_TEXT_NUMBERS
 from tenner.rules.lycoris import adds_to_weights
+from tests.families import ia3_modules
 
 pytestmark = [
     pytest.mark.sd_scripts,
@@ -55,7 +61,7 @@ def test_the_arguments_of_a_kind_are_those_that_it_reads(module: str) -> None:
 def test_lycoris_has_these_algorithms_and_presets() -> None:
     wrapper = (lycoris() / "wrapper.py").read_text(encoding="utf-8")
     table = wrapper.split("network_module_dict = {")[1].split("}")[0]
-    assert set(re.findall(r'"([\w-]+)":', table)) == {*ALGORITHMS, "full"}
+    assert {*re.findall(r'"([\w-]+)":', table), IA3} == {*ALGORITHMS, "full"}
     config = (lycoris() / "config.py").read_text(encoding="utf-8")
     assert all(f'"{name}"' in config for name in PRESETS)
 
@@ -64,7 +70,9 @@ STEPS = """
 import json, logging, random, sys
 logging.disable(logging.CRITICAL)
 import torch
+import lycoris_ia3
 from lycoris.kohya import create_network
+lycoris_ia3.make_available()
 
 class DoubleStreamBlock(torch.nn.Module):  # a name that LyCORIS looks for
     def __init__(self):
@@ -104,7 +112,8 @@ def steps(*asked: tuple[str, dict[str, str]]) -> list[tuple[list[str], int] | No
     """What a step of LyCORIS over a linear layer of this type gives a gradient, and the number of
     parameters; None where it fails."""
     words = (os.environ["TENNER_TRAINER_PYTHON"], "-c", STEPS, json.dumps(asked))
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(lycoris_ia3.__file__).parent)}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -141,3 +150,31 @@ def test_bypass_mode_leaves_the_magnitudes_of_dora_out() -> None:
 def test_every_family_has_its_module() -> None:
     for family in FAMILIES.values():
         assert "def create_network(" in source(family.lora_module)
+
+
+@pytest.fixture(scope="module")
+def ia3() -> dict[str, Any]:
+    python, wrapper = os.environ["TENNER_TRAINER_PYTHON"], Path(lycoris_ia3.__file__)
+    words = (python, ia3_modules.__file__, os.environ["SD_SCRIPTS_DIR"], str(wrapper.parent))
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_ia3_reads_these_arguments_alone() -> None:
+    text = (lycoris() / "modules" / "ia3.py").read_text(encoding="utf-8")
+    found = re.findall(r"self\.(\w*drop\w*|bypass_mode)\b", text.partition("def forward")[2])
+    assert set(found) == set(IA3_ARGUMENTS) - {"algo", "preset"}
+
+
+def test_the_preset_of_ia3_finds_its_modules(ia3: dict[str, Any]) -> None:
+    """By LyCORIS alone it finds none."""
+    u_nets = {family for family in FAMILIES if FAMILIES[family].transformer is None}
+    assert ia3["before"] == dict.fromkeys(ia3["before"], 0)
+    assert set(ia3["before"]) == u_nets
+    for family in u_nets:
+        numbers = {"unet": IA3_NUMBERS[family], "text": IA3_TEXT_NUMBERS[family]}
+        assert ia3[family] == numbers
+
+
+def test_an_ia3_is_read_from_its_tensors_as_it_was(ia3: dict[str, Any]) -> None:
+    assert ia3["from_file"] == [True] * 6

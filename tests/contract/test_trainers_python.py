@@ -13,6 +13,7 @@ import pytest
 LOCKS = Path(__file__).resolve().parents[2] / "docker" / "locks"
 MODULES = (
     "tenner.engines.native.train",
+    "tenner.engines.sd_scripts.lycoris_ia3",
     "tenner.engines.sd_scripts.with_states",
     "tenner.lora_files.measuring",
     "tenner.sample.draw",

@@ -4,13 +4,15 @@
 
 For each family `modules`, the LoRA's modules that its network module makes over the transformer in
 full size, and `weights`, the transformer's own tensors; `lycoris`, by preset, those that LyCORIS
-makes; `text`, the modules over its text encoders with T5, `lycoris_text` LyCORIS' of them, and
-`encoders`, their tensors as ComfyUI names them. On the meta device: no weights are made.
+makes, and `ia3`, those of its (IA)³ by the preset of that name; `text`, the modules over its text
+encoders with T5, `lycoris_text` LyCORIS' of them, and `encoders`, their tensors as ComfyUI names
+them. On the meta device: no weights are made.
 """
 
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 PRESETS = (
     *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
@@ -162,6 +164,13 @@ def main(real: str) -> None:
                     for tensor in (each.state_dict() if each else ())
                 ],
             )
+    sys.path.insert(0, str(Path(__file__).parents[2] / "entrypoint/tenner/engines/sd_scripts"))
+    import lycoris_ia3  # pyright: ignore[reportMissingImports]
+
+    lycoris_ia3.make_available()
+    for family, (model, _) in models.items():
+        network = create_network(1.0, 4, 4.0, None, [], model, algo="ia3", preset="ia3")
+        found[family]["ia3"] = names(network.unet_loras)
     print(json.dumps(found))
 
 

@@ -11,6 +11,7 @@ from tenner.core.errors import SettingsError
 from tenner.lora_files import read_lora_file
 from tenner.lora_files.programs import read_by
 from tenner.pipeline.start_files import with_start_files
+from tenner.planning.family_defaults import with_family_defaults
 from tenner.settings import Request, Settings
 from tests.cli.test_command_line import photos, tenner
 from tests.run.program import sparse_base
@@ -36,6 +37,33 @@ MADE = {
     "ss_network_alpha": "3.0",
     "ss_network_args": json.dumps({"algo": "loha", "conv_dim": "2", "dropout": None}),
 }
+
+
+def test_an_ia3_is_continued_without_a_rank(tmp_path: Path) -> None:
+    """sd-scripts writes the rank of its settings, which the network does not have."""
+    file = tmp_path / "before.safetensors"
+    arguments = json.dumps({"algo": "ia3", "preset": "ia3", "dropout": None})
+    tensors = {f"{MODULE}.weight": np.ones(320), f"{MODULE}.on_input": np.array(0.0)}
+    save_file(
+        {name: value.astype(np.float16) for name, value in tensors.items()},
+        file,
+        {**MADE, "ss_network_args": arguments, "ss_base_model_version": "sd_v1"},
+    )
+    request = Request(
+        settings=Settings(network_weights=str(file), network_dim=8), set_at={"network_dim": "flag"}
+    )
+    start = with_start_files(request, None, "sd-scripts")
+    found = with_family_defaults(start, "sd1", (512, 512)).settings
+    assert (found.network_module, found.network_args) == (
+        "lycoris.kohya",
+        ("algo=ia3", "preset=ia3"),
+    )
+    assert (found.network_dim, found.learning_rate) == (8, 5e-3)
+    answers = {each.program: each.why_not for each in read_by(read_lora_file(file))}
+    assert [name for name, why_not in answers.items() if not why_not] == [
+        "A1111",
+        "tenner (network_weights)",
+    ]
 
 
 def args(tmp_path: Path, file: Path) -> tuple[str, ...]:

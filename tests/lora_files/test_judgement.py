@@ -40,6 +40,15 @@ def test_a_usual_lora_is_left_alone() -> None:
     assert output(UNET, TEXT) == ()
 
 
+def test_what_is_advised_of_an_ia3_fits_it() -> None:
+    training = replace(USUAL, kind="ia3")
+    (nothing,) = output(zero(UNET), zero(TEXT), training=training)
+    assert "set learning_rate = 0.005" in nothing.fix
+    (little,) = output(replace(UNET, norm=0.001), training=training)
+    assert "learning_rate" in little.fix
+    assert "network_alpha" not in little.fix
+
+
 @pytest.mark.parametrize(
     ("training", "part", "cause", "fix"),
     [

@@ -88,6 +88,43 @@ def test_the_norm_is_that_of_the_whole_update(
     assert found.ratio is None
 
 
+def ia3(path: Path, *, on_input: bool, factor: float, dtype: torch.dtype = torch.float32) -> Path:
+    numbers = factor * draw(12 if on_input else 20)
+    return save(path, {"weight": numbers.to(dtype), "on_input": torch.tensor(int(on_input))})
+
+
+@pytest.mark.parametrize("on_input", [False, True])
+def test_the_update_of_an_ia3_is_the_bases_rows_or_columns_times_its_numbers(
+    tmp_path: Path, on_input: bool
+) -> None:
+    weight, base = draw(20, 12), tmp_path / "base.safetensors"
+    path = NAME.removeprefix("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_")
+    own = f"input_blocks.1.1.transformer_blocks.0.{path.replace('_', '.', 1)}"
+    save_file({f"model.diffusion_model.{own}.weight": weight}, base)
+    start = ia3(tmp_path / "start.safetensors", on_input=on_input, factor=0.1)
+    file = ia3(tmp_path / "a.safetensors", on_input=on_input, factor=0.4)
+    found = measured(file, base=str(base), family="sd1", start=str(start))
+    numbers = 0.4 * draw(12 if on_input else 20)
+    whole = weight * numbers if on_input else weight * numbers[:, None]
+    assert (found.num_measured, found.num_on_base, found.num_unchanged) == (1, 1, 0)
+    assert found.norm == pytest.approx(float(torch.linalg.norm(whole)), rel=1e-5)
+    assert found.moved == pytest.approx(0.75 * found.norm, rel=1e-5)
+    ratio = float(torch.linalg.norm(whole) / torch.linalg.norm(weight))
+    assert found.ratio == pytest.approx(ratio, rel=1e-5)
+    assert found.dtype == "F32"
+
+
+def test_an_ia3_without_a_base_is_known_to_be_unchanged_or_not(tmp_path: Path) -> None:
+    zero = ia3(tmp_path / "zero.safetensors", on_input=True, factor=0.0)
+    found = measured(zero)
+    assert (found.is_unchanged, found.num_measured, found.zero_share) == (True, 0, 1.0)
+    file = ia3(tmp_path / "a.safetensors", on_input=True, factor=0.1)
+    assert not measured(file).is_unchanged
+    half = ia3(tmp_path / "half.safetensors", on_input=True, factor=0.1, dtype=torch.float16)
+    assert measured(half, start=str(file)).is_unchanged
+    assert not measured(file, start=str(zero)).is_unchanged
+
+
 @pytest.mark.parametrize("zero", ["lora_up.weight", "lora_down.weight"])
 def test_a_module_whose_product_is_zero_does_nothing(tmp_path: Path, zero: str) -> None:
     tensors, _ = linear()

@@ -145,10 +145,20 @@ MORE: list[tuple[Family, dict[str, object], str]] = [
         {"network_module": "lycoris.kohya", "network_args": ("preset=fulll",)},
         "no preset fulll",
     ),
-    (
-        "sd1",
-        {"network_module": "lycoris.kohya", "network_args": ("algo=ia3",)},
-        "no algo ia3",
+    *(
+        (family, {"network_module": "lycoris.kohya", "network_args": words, **more}, message)
+        for family, words, more, message in (
+            ("flux", ("algo=ia3",), {}, "(IA)³ cannot be trained on FLUX.1"),
+            ("anima", ("algo=ia3", "preset=full"), {}, "(IA)³ cannot be trained on Anima"),
+            ("sd1", ("algo=ia3", "dora_wd=True"), {}, "(IA)³ does not read dora_wd"),
+            ("sd1", ("algo=ia3",), {"conv_dim": 8}, "(IA)³ does not read conv_dim"),
+            ("sd1", ("algo=ia3",), {"network_dropout": 0.1}, "does not read network_dropout"),
+            ("sdxl", ("algo=IA3",), {"network_dim": 8}, "network_dim has no effect"),
+            ("sd2", ("algo=ia3",), {}, "A1111 alone loads (IA)³"),
+            ("sd1", ("algo=ia3",), {"learning_rate": 1e-4}, "rate of 0.0001 is low for (IA)³"),
+            ("sd1", ("algo=ia3",), {"unet_lr": 2e-4, "learning_rate": 1e-2}, "rate of 0.0002"),
+            ("sd1", ("algo=lokr", "preset=ia3"), {}, "preset ia3 adapts nothing with another"),
+        )
     ),
     (
         "sd1",
@@ -412,6 +422,24 @@ def test_each_of_these_is_reported_with_its_fix(
     found = [each for each in judged({**GUIDE, **bad}, family=family) if message in each.text]
     assert found
     assert all(each.fix for each in found)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"network_args": ("algo=ia3", "preset=ia3", "module_dropout=0.1", "bypass_mode=True")},
+        {"network_args": ("algo=ia3", "preset=mine.toml"), "learning_rate": 8e-3},
+        {"network_args": ("algo=ia3",), "optimizer_type": "Prodigy", "learning_rate": 1.0},
+    ],
+)
+def test_of_ia3_as_it_is_meant_only_its_program_is_named(values: dict[str, object]) -> None:
+    values = {"network_module": "lycoris.kohya", **values}
+    if "optimizer_type" in values:
+        values |= {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+    found = judged({**GUIDE, **values}, family="sdxl")
+    assert not [each for each in found if each.level == "error"]
+    (about,) = [each for each in found if "(IA)³" in each.text]
+    assert "A1111 alone" in about.text
 
 
 @pytest.mark.parametrize("rule", RULES, ids=range(len(RULES)))

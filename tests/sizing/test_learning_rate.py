@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,44 @@ def test_a_rate_that_was_set_or_is_found_stays_at_any_batch(flags: dict[str, str
     assert {rates(images, **flags) for images in (1, 2, 4, 8, 64)} == {rates(4, **flags)}
     if "optimizer_type" not in flags:
         assert rates(8, **flags)[0] == 3e-4
+
+
+IA3 = {"network_module": "lycoris.kohya", "network_args": "algo=ia3"}
+
+
+def test_ia3_gets_the_rate_that_it_needs_where_all_are_open() -> None:
+    assert rates(4, **IA3) == (5e-3, 2.5e-3, 1.0)
+    assert rates(2, "sdxl", **IA3)[:2] == (5e-3, 5e-4)
+    assert rates(16, **IA3)[0] == 1e-2
+    assert rates(4, **IA3, learning_rate="1e-3")[0] == 1e-3
+    assert rates(4, **IA3, text_encoder_lr="1e-3")[:2] == (1e-4, 1e-3)
+    assert rates(4, **IA3, optimizer_type="Prodigy")[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "decided"),
+    [
+        ("algo=ia3", ("algo=ia3", "preset=ia3")),
+        ("algo=ia3 preset=full", ("algo=ia3", "preset=full")),
+    ],
+)
+def test_ia3_gets_its_preset_where_that_is_open(words: str, decided: tuple[str, ...]) -> None:
+    given = {**IA3, "network_args": words.split()}
+    request = load_request(given, {}, read_default_config=False)
+    once = with_family_defaults(request, "sdxl", (1024, 1024))
+    assert once.settings.network_args == decided
+    assert once.settings.network_train_unet_only is True  # as without (IA)³
+    assert with_family_defaults(once, "sdxl", (1024, 1024)) == once
+
+
+def test_ia3_that_only_a_file_names_gets_its_rate_too() -> None:
+    """What was decided before its network was known is decided again."""
+    request = load_request({}, {}, read_default_config=False)
+    request = with_family_defaults(request, "sd1", (512, 512))
+    known = {"network_module": "lycoris.kohya", "network_args": ("algo=ia3",)}
+    known_now = replace(request, settings=request.settings.model_copy(update=known))
+    found = with_family_defaults(known_now, "sd1", (512, 512)).settings
+    assert (found.learning_rate, found.text_encoder_lr) == (5e-3, (2.5e-3,))
 
 
 @pytest.mark.parametrize(

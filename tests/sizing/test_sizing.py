@@ -259,3 +259,17 @@ def test_the_largest_bucket_is_what_must_fit() -> None:
     assert shaped.load is not None
     assert square.load is not None
     assert shaped.load.pixels == 2 * square.load.pixels
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_an_ia3_trains_a_few_numbers_whatever_the_rank(family: Family) -> None:
+    """LyCORIS' docs/Guidelines.md: a file of 596 kB for SD 1.x, with the text encoder."""
+    ia3 = replace(load(family), is_ia3=True)
+    assert ia3.lora_parameters == replace(ia3, network_dim=1, conv_dim=8).lora_parameters
+    assert ia3.lora_parameters < load(family, dim=1).lora_parameters / 3
+    alone = replace(ia3, text_encoder_trained=False)
+    assert 0 < alone.lora_parameters < ia3.lora_parameters
+    if family == "sd1":
+        assert ia3.lora_parameters * 4 == pytest.approx(596_000, rel=0.05)
+    with_lora = needed_gb(load(family), batch_size=1, gradient_checkpointing=True)
+    assert needed_gb(ia3, batch_size=1, gradient_checkpointing=True) < with_lora

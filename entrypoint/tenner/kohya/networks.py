@@ -5,7 +5,7 @@ lycoris-lora 3.4.0: keys that their `create_network` reads; anything else is pas
 silence. A contract test holds these tables against the installed sources.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LYCORIS = "lycoris.kohya"
@@ -18,15 +18,24 @@ _BLOCKS = (
 )
 _CONVOLUTIONS = ("conv_dim", "conv_alpha")
 
-ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "diag-oft", "boft")
-"""(IA)³ and full are not among them: lycoris.kohya 3.4.0 names the first and has no class for it;
-the second takes the base's weights away and fails at the first step, which computes with them."""
-BESIDE_THE_BASE = ("lora", "locon", "loha", "lokr", "glora", "diag-oft")
+IA3 = "ia3"
+"""(IA)³ as `algo` and the preset that is made for it. Version 3.4.0 makes neither work by itself:
+see `engines/sd_scripts/lycoris_ia3.py`."""
+IA3_ARGUMENTS = ("algo", "preset", "module_dropout", "bypass_mode")
+"""What (IA)³ reads of them (`lycoris/modules/ia3.py`): it has neither rank nor alpha."""
+RANKS = ("network_dim", "network_alpha", "conv_dim", "conv_alpha")
+"""Settings that have no meaning for it."""
+IA3_RATE = 5e-3
+"""Its learning rate. LyCORIS' docs/Algo-List.md: "about 5e-3~1e-2"."""
+ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "diag-oft", "boft", IA3)
+"""full is not among them: lycoris.kohya 3.4.0 takes the base's weights away for it and fails at the
+first step, which computes with them."""
+BESIDE_THE_BASE = ("lora", "locon", "loha", "lokr", "glora", "diag-oft", IA3)
 """Those whose `bypass_mode` works: the update is computed beside the base's layer, and the base's
 weights are not touched."""
 PRESETS = (
     *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
-    "unet-convblock-only",
+    *("unet-convblock-only", IA3),
 )
 """Those of LyCORIS that a word names; a TOML file is a preset too."""
 
@@ -82,3 +91,11 @@ PLAIN: Mapping[str, tuple[str, ...]] = {
 
 UNDRAWN = (LYCORIS, "networks.oft")
 """Kinds whose files diffusers does not load: no grid is drawn of them."""
+
+
+def is_ia3(network_module: str | None, network_args: Sequence[str]) -> bool:
+    """Whether this is LyCORIS' (IA)³; `network_args` are words such as `algo=ia3`."""
+    words = (word.partition("=") for word in network_args)
+    return network_module == LYCORIS and any(
+        (key, value.lower()) == ("algo", IA3) for key, _, value in words
+    )

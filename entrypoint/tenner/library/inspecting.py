@@ -77,7 +77,7 @@ def inspect(
             problems.append(found)
         else:
             measured = found
-            problems += judge(measured, _training(file.metadata))
+            problems += judge(measured, _training(file))
             problems += _base_problems(measured, found_base)
     problems += _form_problems(file)
     return Inspection(file=file, measured=measured, problems=tuple(problems))
@@ -131,8 +131,9 @@ def _not_measured(why: str) -> Problem:
     return Problem(text=msg("norms are not measured: {why}", why=why), level="note")
 
 
-def _training(metadata: Mapping[str, str]) -> Training:
+def _training(file: LoraFile) -> Training:
     """The training as the file's metadata describes it, which anyone can have edited."""
+    metadata = file.metadata
     unet = _number(metadata.get("ss_unet_lr")) or _number(metadata.get("ss_learning_rate"))
     text = _number(metadata.get("ss_text_encoder_lr")) or unet
     rates: dict[Part, float] = {}
@@ -142,7 +143,7 @@ def _training(metadata: Mapping[str, str]) -> Training:
         rates["text_encoder"] = rates["text_encoder_2"] = text
     optimizer = metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2]
     steps = int(_number(metadata.get("ss_steps")) or 0)
-    return Training(optimizer=optimizer, rates=rates, num_steps=steps)
+    return Training(optimizer=optimizer, rates=rates, num_steps=steps, kind=file.kinds[0])
 
 
 def _number(text: str | None) -> float | None:

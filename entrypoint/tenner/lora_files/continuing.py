@@ -15,7 +15,7 @@ from tenner.kohya.networks import LYCORIS, NETWORKS
 from tenner.lora_files.names import Kind
 from tenner.lora_files.reading import LoraFile
 
-CONTINUED: tuple[Kind, ...] = ("loha", "lokr", "dora", "lora")
+CONTINUED: tuple[Kind, ...] = ("loha", "lokr", "dora", "lora", "ia3")
 """Kinds of lycoris.kohya from which a training was continued in a test."""
 
 

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from tenner.core.errors import Level, Problem
 from tenner.core.messages import Message, joined, msg
 from tenner.core.network_parts import PART_NAMES, Part
+from tenner.kohya.networks import IA3_RATE
 from tenner.lora_files.measured import Measured, PartMeasure
+from tenner.lora_files.names import Kind
 
 LEAST_RATIO = 2e-4
 MOST_RATIO = 0.5
@@ -46,6 +48,13 @@ class Training:
     num_steps: int = 0
     started_from: str = ""
     lost: Mapping[str, float] = field(default_factory=dict[str, float])
+    kind: Kind = "lora"
+    """Of the network."""
+
+    @property
+    def usual_rate(self) -> str:
+        """A learning rate that this kind of network learns at."""
+        return f"{IA3_RATE:g}" if self.kind == "ia3" else "1e-4"
 
 
 def judge(measured: Measured, training: Training) -> tuple[Problem, ...]:
@@ -59,7 +68,7 @@ def judge(measured: Measured, training: Training) -> tuple[Problem, ...]:
         if part.is_unchanged:
             found += _part_unchanged(part, training)
             continue
-        found += _size(part)
+        found += _size(part, training)
         found += _precision(part, training)
     return tuple(found)
 
@@ -104,7 +113,9 @@ def likely_cause(part: PartMeasure, training: Training) -> tuple[Message, Messag
     rate = training.rates.get(part.part)
     again = msg("then start again with --restart")
     if rate == 0:
-        return msg("its learning rate is 0"), msg("set learning_rate = 1e-4; {again}", again=again)
+        return msg("its learning rate is 0"), msg(
+            "set learning_rate = {usual}; {again}", usual=training.usual_rate, again=again
+        )
     if rate is not None and rate < 0.1 and training.optimizer.lower().startswith(_STEP_FINDERS):
         cause = msg(
             "with {optimizer} the learning rate is a factor on the step that it finds"
@@ -142,12 +153,16 @@ def likely_cause(part: PartMeasure, training: Training) -> tuple[Message, Messag
                 rate=f"{rate:g}",
                 num_steps=training.num_steps,
             ),
-            msg("set learning_rate = 1e-4, or train longer; {again}", again=again),
+            msg(
+                "set learning_rate = {usual}, or train longer; {again}",
+                usual=training.usual_rate,
+                again=again,
+            ),
         )
     return msg("no number was changed"), msg("train again with a higher learning_rate")
 
 
-def _size(part: PartMeasure) -> list[Problem]:
+def _size(part: PartMeasure, training: Training) -> list[Problem]:
     name, moved, whole = PART_NAMES[part.part], part.moved_ratio, part.ratio
     if moved is not None and moved < LEAST_RATIO:
         return [
@@ -160,7 +175,9 @@ def _size(part: PartMeasure) -> list[Problem]:
                     least_ratio=f"{LEAST_RATIO:g}",
                     most_ratio=f"{MOST_RATIO:g}",
                 ),
-                fix=msg("train longer, or raise learning_rate or network_alpha"),
+                fix=msg("train longer, or raise learning_rate")
+                if training.kind == "ia3"
+                else msg("train longer, or raise learning_rate or network_alpha"),
                 level="warning",
             )
         ]

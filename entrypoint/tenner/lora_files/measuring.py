@@ -30,12 +30,12 @@ from tenner.lora_files.numbers import (
     sum_of_squares,
 )
 from tenner.lora_files.reading import LoraFile, read_lora_file
-from tenner.lora_files.updates import Read, Update, update_of
+from tenner.lora_files.updates import Read, Update, scaling_update, update_of
 
 _NOT_MOVING = ("alpha", "on_input", "rescale", "scalar", "magnitude")
 """Tensors that are not zero in a module that does nothing."""
-_FROM_ZERO = ("up", "hada_w2_a", "hada_w1_a", "lokr_w2", "lokr_w2_b", "diff")
-"""Matrices that start at zero, of each kind of network; the first one of a module is measured."""
+_FROM_ZERO = ("up", "hada_w2_a", "hada_w1_a", "lokr_w2", "lokr_w2_b", "diff", "ia3")
+"""Tensors that start at zero, of each kind of network; the first one of a module is measured."""
 
 
 def measure(job: MeasureJob) -> Measured:
@@ -87,7 +87,7 @@ def _measured(
     start: Modules | None,
     reference: Modules | None,
 ) -> PartMeasure:
-    ones = [_one(each, start, reference) for each in modules]
+    ones = [_one(each, base.get((part, each.plain_path)), start, reference) for each in modules]
     known = [each for each, one in zip(modules, ones, strict=True) if one.norm is not None]
     on_base = [base[key] for each in known if (key := (part, each.plain_path)) in base]
     numbers = sum(one.num_numbers for one in ones) or 1
@@ -109,7 +109,12 @@ def _measured(
     )
 
 
-def _one(module: LoraModule, start: Modules | None, reference: Modules | None) -> _One:
+def _one(
+    module: LoraModule,
+    weight: BaseWeight | None,
+    start: Modules | None,
+    reference: Modules | None,
+) -> _One:
     """Measure one module. Its tensors are released afterwards: a part may have gigabytes of
     them."""
     read = _numbers
@@ -124,15 +129,15 @@ def _one(module: LoraModule, start: Modules | None, reference: Modules | None) -
             num_tiny=num_tiny(values, dtype),
             dtype=dtype,
         )
-    update = update_of(module, read)
+    update = _update(module, weight, read)
     if update is None:
         return found
     found = replace(found, norm=update.norm())
     if start is not None:
-        other = _other(module, start, read)
+        other = _other(module, weight, start, read)
         before = other.norm() if other else 0.0
         found = replace(found, moved=update.distance(other), start_norm=before)
-    exact = _other(module, reference, read) if reference is not None else None
+    exact = _other(module, weight, reference, read) if reference is not None else None
     if exact is not None:
         found = replace(found, lost=update.distance(exact), reference_norm=exact.norm())
     return found
@@ -142,9 +147,20 @@ def _numbers(module: LoraModule, role: str) -> Array:
     return read_numbers(module.file, module.tensors[role])
 
 
-def _other(module: LoraModule, others: Modules, read: Read) -> Update | None:
+def _other(
+    module: LoraModule, weight: BaseWeight | None, others: Modules, read: Read
+) -> Update | None:
     other = others.get((module.part, module.plain_path))
-    return None if other is None else update_of(other, read)
+    return None if other is None else _update(other, weight, read)
+
+
+def _update(module: LoraModule, weight: BaseWeight | None, read: Read) -> Update | None:
+    """The module's update; of an (IA)³ by the base's weight, where that is known."""
+    if module.kind != "ia3":
+        return update_of(module, read)
+    if weight is None:
+        return None
+    return scaling_update(module, read, read_numbers(weight.path, weight.entry))
 
 
 def _norm(norms: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ from tenner.lora_files.modules import TensorEntry
 
 Array = npt.NDArray[np.float64]
 
-_LAYOUTS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+_LAYOUTS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _SMALLEST_NORMAL = {"F16": 2.0**-14, "BF16": 2.0**-126, "F32": 2.0**-126, "F64": 2.0**-1022}
 _CHUNK_BYTES = 1 << 24
 
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 1 << 24
 @lru_cache(maxsize=8)
 def read_numbers(path: Path, entry: TensorEntry) -> Array:
     """A tensor in fp64; the last few are cached. Raises ValueError where the file is cut or the
-    type is no float's."""
+    type is not known."""
     with path.open("rb") as file:
         file.seek(entry.start)
         raw = file.read(entry.end - entry.start)
@@ -48,6 +48,8 @@ def _decoded(raw: bytes, dtype: str) -> npt.NDArray[np.floating]:
     values = np.frombuffer(raw, _LAYOUTS[dtype])
     if dtype == "BF16":  # the upper half of an fp32
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype in ("I64", "I32"):  # flags, such as `on_input`
+        return values.astype(np.float64)
     return values if values.itemsize > 4 else values.astype(np.float32)
 
 

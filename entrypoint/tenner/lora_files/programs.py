@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tenner.core.family import Family
 from tenner.families import FAMILY_NAMES
-from tenner.kohya.networks import LYCORIS
+from tenner.kohya.networks import IA3, LYCORIS
 from tenner.lora_files.continuing import CONTINUED, is_of_lycoris, lycoris_start
 from tenner.lora_files.names import Kind, Naming
 from tenner.lora_files.reading import LoraFile
@@ -144,6 +144,7 @@ _ALGORITHMS: Mapping[str, Kind] = {
     "lokr": "lokr",
     "glora": "glora",
     **dict.fromkeys(("diag-oft", "boft"), "oft"),
+    IA3: "ia3",
 }
 """What LyCORIS writes for each of its `algo`."""
 
@@ -158,7 +159,7 @@ def written_by(network_module: str, network_args: Sequence[str]) -> Written:
     if network_module != LYCORIS:
         return Written(kind="lora")
     arguments = keyword_arguments(network_args)
-    kind = _ALGORITHMS.get(arguments.get("algo", "lora"), "lora")
+    kind = _ALGORITHMS.get(str(arguments.get("algo", "lora")).lower(), "lora")
     has_magnitude = str(arguments.get("dora_wd")).lower() == "true"
     return Written(kind="dora" if has_magnitude and kind == "lora" else kind)
 

@@ -67,8 +67,9 @@ def _root(square: float) -> float:
 
 
 def update_of(module: LoraModule, read: Read) -> Update | None:
-    """The update; None for kinds whose update depends on the base (OFT, IA3, GLoRA), for norms,
-    and where tensors are missing. A DoRA's is that of its direction, without the magnitude."""
+    """The update; None for kinds whose update depends on the base (OFT, GLoRA, and (IA)³, which is
+    `scaling_update`'s), for norms, and where tensors are missing. A DoRA's is that of its
+    direction, without the magnitude."""
     if not module.is_whole:
         return None
     match module.kind:
@@ -85,6 +86,24 @@ def update_of(module: LoraModule, read: Read) -> Update | None:
             return Update(dense=(diff.reshape(diff.shape[0], -1),))
         case _:
             return None
+
+
+def scaling_update(module: LoraModule, read: Read, weight: Array) -> Update | None:
+    """The update of an (IA)³ over the base's `weight`: its rows, or its columns where the module
+    scales inputs, times the module's numbers.
+
+    It is held as one column, of the norms of these rows or columns times the numbers: as large as
+    the update itself, and as far from another over the same weight.
+    """
+    if not module.is_whole:
+        return None
+    numbers = read(module, "ia3").reshape(-1)
+    rows = weight.reshape(weight.shape[0], -1)
+    if read(module, "on_input").any():
+        rows = np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1)
+    if len(rows) != len(numbers):
+        return None
+    return Update(dense=((np.linalg.norm(rows, axis=1) * numbers)[:, None],))
 
 
 def _lora(module: LoraModule, read: Read) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from tenner.core.errors import Problem
 from tenner.core.messages import msg
 from tenner.core.network_parts import PART_NAMES
 from tenner.families import FAMILY_NAMES, lora_family
-from tenner.kohya.networks import LYCORIS
+from tenner.kohya.networks import IA3_ARGUMENTS, LYCORIS
 from tenner.lora_files import LoraFile, read_lora_file
 from tenner.lora_files.base_modules import adaptable_modules
 from tenner.lora_files.continuing import CONTINUED, LycorisStart, is_of_lycoris, lycoris_start
@@ -82,12 +82,16 @@ def _from_lycoris(
         )
         fix = msg("train with sd-scripts (engine = 'sd-scripts')")
         problems.append(Problem(text=text, fix=fix))
-    sizes = {"network_dim": start.network_dim, "network_alpha": start.network_alpha}
-    sizes |= {key: float(start.arguments[key]) for key in _SIZES if key in start.arguments}
+    sizes: dict[str, float] = {}
+    if "ia3" not in lora.kinds:  # it has none, and reads none of them
+        sizes = {"network_dim": start.network_dim, "network_alpha": start.network_alpha}
+        sizes |= {key: float(start.arguments[key]) for key in _SIZES if key in start.arguments}
     for key, value in sizes.items():
         problems += _held_to(request, key, value)
     given = keyword_arguments(settings.network_args)
     own = {key: value for key, value in start.arguments.items() if key not in _SIZES}
+    if "ia3" in lora.kinds:
+        own = {key: value for key, value in own.items() if key in IA3_ARGUMENTS}
     for key, value in own.items():
         if key in given and not _is_same(str(given[key]), value):
             text = msg(
@@ -134,8 +138,8 @@ def _wrong_kind(lora: LoraFile) -> list[Problem]:
         return [Problem(text=text, fix=fix)]
     if other:
         text = msg(
-            "network_weights = {name} is a network of the kind {other}, and only LoRA, DoRA, LoHa"
-            " and LoKr can be trained further",
+            "network_weights = {name} is a network of the kind {other}, and only LoRA, DoRA,"
+            " LoHa, LoKr and (IA)³ can be trained further",
             name=lora.path.name,
             other=", ".join(other),
         )

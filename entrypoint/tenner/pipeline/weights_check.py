@@ -21,6 +21,7 @@ from tenner.engines.native.engine import command as trainer_command
 from tenner.engines.train_options import TrainOptions
 from tenner.lora_files.judgement import Training, judge
 from tenner.lora_files.measured import Measured, MeasureJob
+from tenner.lora_files.programs import written_by
 from tenner.pipeline.sampler import child_control
 from tenner.planning.plan import Plan
 from tenner.planning.prepared import Prepared
@@ -142,6 +143,7 @@ def _training(plan: Plan, trained: Trained) -> Training:
         num_steps=trained.step,
         started_from=options.network_weights or "",
         lost=trained.lost_in_saving,
+        kind=written_by(options.network_module, options.network_args).kind,
     )
 
 

@@ -12,12 +12,19 @@ from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
-from tenner.kohya.networks import UNDRAWN
+from tenner.kohya.networks import IA3, UNDRAWN, is_ia3
 from tenner.optimizers import find_optimizer
 from tenner.planning.batch_choice import Choice
-from tenner.planning.learning_rate import decided_rule, images_of_rate, scaled
+from tenner.planning.learning_rate import (
+    decided_rule,
+    images_of_rate,
+    proposed_rate,
+    scaled,
+)
+from tenner.rules.written import keyword_arguments
 from tenner.settings import Request, Settings
 
+_IA3_REASON = msg("(IA)³ trains a factor for each output or input of a module")
 _LEAST_WIDEST = 1024
 """sd-scripts' own default of max_bucket_reso, and the guide's."""
 
@@ -34,15 +41,18 @@ def with_family_defaults(
 
     Idempotent. `prediction` is the base's.
     """
+    request = _with_ia3(request)
     settings, own = request.settings, FAMILIES[family].defaults
     steps = TINY_STEPS if is_tiny else own.bucket_reso_steps.value
+    # Of (IA)³ that is known by a file's network only, another one was decided before.
+    text_rates = None if proposed_rate(request) else settings.text_encoder_lr
     largest = settings.max_bucket_reso or max(_LEAST_WIDEST, widest_bucket(resolution))
     decided: dict[str, Any] = {
         "min_bucket_reso": min(settings.min_bucket_reso, *resolution),
         "max_bucket_reso": max(largest, *resolution),
         "bucket_reso_steps": settings.bucket_reso_steps or steps,
         "network_train_unet_only": _unet_only(settings, family),
-        "text_encoder_lr": settings.text_encoder_lr or (_text_encoder_lr(settings, family),),
+        "text_encoder_lr": text_rates or (_text_encoder_lr(settings, family),),
         "noise_offset": _noise_offset(settings, family, prediction),
         "engine_options": {
             **{name: each.value for name, each in FAMILIES[family].options.items()},
@@ -53,6 +63,17 @@ def with_family_defaults(
         "scale_lr": decided_rule(request),
         "lr_batch_size": images_of_rate(settings, family, is_tiny=is_tiny),
     }
+    return replace(request, settings=settings.model_copy(update=decided))
+
+
+def _with_ia3(request: Request) -> Request:
+    """What (IA)³ needs where it is open: its preset, and a larger rate."""
+    settings = request.settings
+    if not is_ia3(settings.network_module, settings.network_args):
+        return request
+    decided: dict[str, Any] = {"learning_rate": proposed_rate(request) or settings.learning_rate}
+    if "preset" not in keyword_arguments(settings.network_args):
+        decided["network_args"] = (*settings.network_args, f"preset={IA3}")
     return replace(request, settings=settings.model_copy(update=decided))
 
 
@@ -105,11 +126,14 @@ def family_choices(request: Request, base: Base, *, factor: float = 1.0) -> tupl
     rank = choice("rank", _rank(settings), "network_dim", own.rank)
     if settings.network_weights:
         rank = replace(rank, reason=msg("the network_weights' own"))
+    if is_ia3(settings.network_module, settings.network_args):
+        rank = Choice(name="rank", value="none", reason=_IA3_REASON)
     first = (
         _prediction(base),
         _sides(request, sides),
         choice("bucket steps", steps, "bucket_reso_steps", _steps(base, own.bucket_reso_steps)),
         rank,
+        *_preset(settings),
         text,
     )
     if base.facts.transformer:
@@ -127,6 +151,14 @@ def family_choices(request: Request, base: Base, *, factor: float = 1.0) -> tupl
         choice("clip skip", skip, "clip_skip", own.clip_skip),
         choice("VAE", vae, "no_half_vae", own.no_half_vae),
     )
+
+
+def _preset(settings: Settings) -> tuple[Choice, ...]:
+    if not is_ia3(settings.network_module, settings.network_args):
+        return ()
+    preset = str(keyword_arguments(settings.network_args).get("preset"))
+    reason = msg("LyCORIS' own for (IA)³: keys, values and what an MLP puts out")
+    return (Choice(name="preset", value=preset, reason=reason if preset == IA3 else msg("as set")),)
 
 
 def _shown(settings: Settings, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from tenner.core.family import Family
 from tenner.core.messages import msg
+from tenner.kohya.networks import IA3_RATE, is_ia3
 from tenner.optimizers import find_optimizer
 from tenner.planning.batch_choice import Choice
 from tenner.settings import Request, Settings
@@ -41,6 +42,17 @@ def decided_rule(request: Request) -> Rule:
     if "lr_batch_size" in request.set_at:
         return rule
     return "none" if any(key in request.set_at for key in RATES) else rule
+
+
+def proposed_rate(request: Request) -> float | None:
+    """The learning rate that (IA)³ needs, where all rates are open and the optimizer needs one;
+    else None: the settings' own."""
+    settings = request.settings
+    optimizer = find_optimizer(settings.optimizer_type)
+    is_open = not any(key in request.set_at for key in RATES)
+    finds_rate = optimizer is not None and optimizer.finds_rate
+    of_ia3 = is_ia3(settings.network_module, settings.network_args)
+    return IA3_RATE if of_ia3 and is_open and not finds_rate else None
 
 
 def images_of_rate(settings: Settings, family: Family, *, is_tiny: bool) -> int:
@@ -90,6 +102,9 @@ def rate_choice(settings: Settings, images_per_update: int, *, is_set: bool) -> 
     """The U-Net's rate, and how it came about. `is_set`: the user set one of the rates."""
     rate, unet = rates_for(settings, images_per_update).unet_lr, _unet_lr(settings)
     reason = msg("as set") if is_set else msg("the usual one")
+    proposed = unet == IA3_RATE and is_ia3(settings.network_module, settings.network_args)
+    if proposed and not is_set:
+        reason = msg("LyCORIS recommends 5e-3 to 1e-2 for (IA)³")
     if rate != unet:
         rule = msg("square root of the images") if settings.scale_lr == "sqrt" else msg("images")
         reason = msg(

@@ -13,6 +13,7 @@ from tenner.core.family import Family
 from tenner.core.graph_obstacle import graph_obstacle
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
+from tenner.kohya.networks import is_ia3
 from tenner.planning.batch_choice import HEADROOM, BatchChoice, CardMemory, Choice, Wish
 from tenner.planning.checkpointing import num_blocks
 from tenner.planning.levers import fit_transformer
@@ -183,6 +184,7 @@ def load_of(settings: Settings, ground: Ground, *, optimizer: str, precision: Pr
         pixels=ground.largest_area,
         network_dim=settings.network_dim,
         conv_dim=settings.conv_dim or 0,
+        is_ia3=is_ia3(settings.network_module, settings.network_args),
         unet_trained=not settings.network_train_text_encoder_only,
         text_encoder_trained=text_trained,
         text_encoder_held=not text_trained and not _captions_cached(settings, ground),

@@ -339,7 +339,7 @@ def _refuse_too_small(load: Load, card: CardMemory, wish: Wish) -> None:
     even = (
         msg("even with gradient checkpointing") if saving else msg("without gradient checkpointing")
     )
-    ways = [msg("lower network_dim or resolution")]
+    ways = [msg("lower resolution") if load.is_ia3 else msg("lower network_dim or resolution")]
     if load.text_encoder_trained:
         ways.append(msg("set network_train_unet_only = true"))
     if not saving:

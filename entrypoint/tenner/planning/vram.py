@@ -45,6 +45,9 @@ CONV_LINEAR_PER_DIM: Mapping[Family, int] = {"sd1": 82_880, "sd2": 82_880, "sdxl
 """With conv_dim the same blocks' linear layers and 1x1 convolutions are adapted too, by
 network_dim."""
 TEXT_LORA_PER_DIM: Mapping[Family, int] = {"sd1": 165_888, "sd2": 423_936, "sdxl": 903_168}
+IA3_NUMBERS: Mapping[Family, int] = {"sd1": 99_840, "sd2": 99_840, "sdxl": 665_600}
+"""(IA)³ by its preset, in the U-Net."""
+IA3_TEXT_NUMBERS: Mapping[Family, int] = {"sd1": 55_296, "sd2": 141_312, "sdxl": 301_056}
 NATIVE_SIDE: Mapping[Family, int] = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 ACTIVATIONS_GB: Mapping[Family, float] = {"sd1": 1.375, "sd2": 1.375, "sdxl": 9.0}
 """An image at the native side, all activations kept."""
@@ -129,6 +132,8 @@ class Load:
     pixels: int
     network_dim: int
     conv_dim: int = 0
+    is_ia3: bool = False
+    """(IA)³, which has no rank."""
     unet_trained: bool = True
     text_encoder_trained: bool = False
     text_encoder_held: bool = False
@@ -172,6 +177,9 @@ class Load:
         if size := self.transformer:
             text = size.text_lora_per_dim * self.text_encoder_trained
             return self.network_dim * (size.lora_per_dim * self.unet_trained + text)
+        if self.is_ia3:
+            unet, text = IA3_NUMBERS[self.family], IA3_TEXT_NUMBERS[self.family]
+            return unet * self.unet_trained + text * self.text_encoder_trained
         unet = UNET_LORA_PER_DIM[self.family] * self.network_dim
         if self.conv_dim:
             unet += CONV_LORA_PER_DIM[self.family] * self.conv_dim

@@ -8,6 +8,7 @@ from typing import cast
 
 from tenner import __version__
 from tenner.families import FAMILY_NAMES
+from tenner.kohya.networks import RANKS, is_ia3
 from tenner.planning.decision import num_cpus
 from tenner.planning.prepared import Prepared
 from tenner.report.facts import (
@@ -134,10 +135,11 @@ def setting_facts(prepared: Prepared) -> tuple[SettingFact, ...]:
     """Every setting with where it came from; undecided ones are among the plan's choices."""
     request = published_request(replace(prepared.request, settings=prepared.settings))
     settings = request.settings
+    without = RANKS if is_ia3(settings.network_module, settings.network_args) else ()
     return tuple(
         SettingFact(name=key, value=shown(getattr(settings, key)), source=request.source(key))
         for key in Settings.model_fields
-        if getattr(settings, key) not in (None, (), {}, "")
+        if key not in without and getattr(settings, key) not in (None, (), {}, "")
     )
 
 

@@ -4,8 +4,8 @@ Ranges and types of single settings are in `tenner.settings`; here is what canno
 together, has no effect, or is not known to a trainer. A rule is data (`rule.Rule`): when it holds,
 for which trainers, what is reported, what fixes it, and what must be known before it can be judged.
 
-To add one, put a `Rule` into the list of its topic (`network`, `captions`, `images`, `noise`,
-`length`, `loading`, `lycoris`, `optimizer`, `sampling`, `run`), and a line into `CASES` in
+To add one, put a `Rule` into the list of its topic (`network`, `ia3`, `captions`, `images`,
+`noise`, `length`, `loading`, `lycoris`, `optimizer`, `sampling`, `run`), and a line into `CASES` in
 `tests/rules/test_rules.py`, which fails for a rule that no case sets off. Choose
 
 - `needs`: `settings` where what the user wrote is enough (reported before anything else is looked

@@ -4,6 +4,7 @@ from tenner.core.errors import Problem
 from tenner.rules import (
     captions,
     families,
+    ia3,
     images,
     length,
     loading,
@@ -25,6 +26,7 @@ RULES: tuple[Rule | Check, ...] = (
     *network.RULES,
     *network_values.RULES,
     *lycoris.RULES,
+    *ia3.RULES,
     *loading.RULES,
     *optimizer.RULES,
     *captions.RULES,

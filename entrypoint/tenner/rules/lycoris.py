@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tenner.core.errors import Problem
 from tenner.core.messages import msg
 from tenner.families import FAMILIES
-from tenner.kohya.networks import ALGORITHMS, BESIDE_THE_BASE, LYCORIS, PRESETS
+from tenner.kohya.networks import ALGORITHMS, BESIDE_THE_BASE, IA3, LYCORIS, PRESETS
 from tenner.rules.rule import SD_SCRIPTS, Check
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments
@@ -42,7 +42,8 @@ def _wrong_words(view: View) -> Iterator[Problem]:
     if view.text("network_module") != LYCORIS:
         return
     given = keyword_arguments(view.words("network_args"))
-    algorithm, preset = _algorithm(given), str(given.get("preset", "full"))
+    algorithm = _algorithm(given)
+    preset = str(given.get("preset", IA3 if algorithm == IA3 else "full"))
     if algorithm not in ALGORITHMS:
         yield Problem(
             text=msg("lycoris.kohya has no algo {name}", name=algorithm),

@@ -8,6 +8,7 @@ from tenner import __version__
 from tenner.core.files import write_atomically
 from tenner.core.run_dir import RunDir
 from tenner.families import FAMILY_NAMES, FamilyFacts
+from tenner.kohya.networks import RANKS, is_ia3
 from tenner.planning.prepared import Prepared
 from tenner.report.loaders import loaders_of
 from tenner.report.model_card import CARD_NAME, Card, WidgetPicture, render_card
@@ -151,7 +152,8 @@ def training_facts(prepared: Prepared) -> tuple[tuple[str, str], ...]:
         ("card", plan.gpu or "CPU"),
     ]
     options = plan.options.by_name()
-    for name in _SHOWN_OPTIONS:
+    without = RANKS if is_ia3(plan.options.network_module, plan.options.network_args) else ()
+    for name in (each for each in _SHOWN_OPTIONS if each not in without):
         value = options[name]
         if value is not None and value is not False and value != ():
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -12,6 +12,8 @@ from tenner.core.errors import DeliveryError
 from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import part_of
+from tenner.kohya.networks import is_ia3
+from tenner.lora_files.programs import KIND_NAMES
 from tenner.runs.card import shown_samples
 from tenner.sample.job import SAMPLES_FILE, Samples
 
@@ -112,9 +114,11 @@ def _description(plan: dict[str, Any], dataset: dict[str, Any], trigger: str) ->
     lines += [
         "Begin at strength 0.8; 0.5 to 1.0 is usual.",
     ]
-    rank, alpha = options.get("network_dim"), options.get("network_alpha")
+    rank = f"Rank {options.get('network_dim')}, alpha {options.get('network_alpha')}"
+    if is_ia3(options.get("network_module"), options.get("network_args") or ()):
+        rank = KIND_NAMES["ia3"]
     rate, steps = options.get("unet_lr"), plan.get("num_steps")
-    lines.append(f"Rank {rank}, alpha {alpha}, {steps} steps, learning rate {rate}.")
+    lines.append(f"{rank}, {steps} steps, learning rate {rate}.")
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from tenner.core.run_dir import RunDir
 from tenner.core.sizes import size_words
 from tenner.core.weights import ema_path
 from tenner.hardware import DiskSpace, disk_space
+from tenner.kohya.networks import is_ia3
 from tenner.optimizers import state_bytes
 from tenner.planning.plan import Plan
 from tenner.planning.vram import Load
@@ -100,6 +101,7 @@ def _load(plan: Plan) -> Load:
         pixels=1,
         network_dim=options.network_dim,
         conv_dim=options.conv_dim or 0,
+        is_ia3=is_ia3(options.network_module, options.network_args),
         unet_trained=not options.network_train_text_encoder_only,
         text_encoder_trained=not options.network_train_unet_only,
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from tenner.core.messages import msg
 from tenner.engines.train_options import TrainOptions, Value
 from tenner.families import FAMILIES
+from tenner.kohya.networks import is_ia3
 from tenner.planning.lighter import Trained, changed_options, levers_of, lighter_levers
 from tenner.settings.model import Settings
 
@@ -130,6 +131,8 @@ def last_words(options: TrainOptions, settings: Settings) -> str:
         allow.append("gradient_checkpointing = true")
     if not options.network_train_unet_only and not settings.may_freeze_text_encoder:
         allow.append("may_freeze_text_encoder = true")
+    if not allow and is_ia3(options.network_module, options.network_args):
+        return msg("a smaller resolution, or a card with more memory")
     if not allow:
         return msg("a smaller resolution or network_dim, or a card with more memory")
     return msg("set {allow}, or rent a card with more memory", allow=", or ".join(allow))

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tenner.base.tiny import concept_dir
 from tenner.lora_files import read_lora_file
@@ -97,6 +98,7 @@ def test_cut_off_and_resumed_it_is_the_run_that_never_was(
         ("loha", ("algo=loha",)),
         ("lokr", ("algo=lokr", "factor=4")),
         ("dora", ("algo=lora", "dora_wd=True")),
+        ("ia3", ("algo=ia3",)),
     ],
 )
 def test_kinds_of_lycoris_are_trained_recognised_and_continued(
@@ -144,3 +146,25 @@ def test_lycoris_over_anima_by_a_preset_of_ones_own(
     run = assert_trained_and_continued(tmp_path, base, "anima", "lokr", *words, again=again)
     lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
     assert {each.path.split("_")[0] for each in lora.modules} == {"blocks"}
+
+
+def test_ia3_has_the_modules_of_its_preset_and_is_resumed(sd15: Path, tmp_path: Path) -> None:
+    """LyCORIS' preset names keys, values and each MLP's last layer, whose inputs are scaled."""
+    network = ("--network_module", "lycoris.kohya", "--network_args", "algo=ia3")
+    assert_resumed_as_if_never_cut(tmp_path, sd15, signal.SIGKILL, *network)
+    file = tmp_path / "whole" / "output" / "my_lora" / "delivered" / "my_lora.safetensors"
+    lora, tensors = read_lora_file(file), load_file(file)
+    assert {part: len(modules) for part, modules in lora.parts.items()} == {
+        "unet": 16 * 5,
+        "text_encoder": 12 * 3,
+    }
+    assert lora.num_incomplete == 0
+    assert (lora.ranks(), lora.alphas()) == ((), ())
+    for name in (each.name for each in lora.modules):
+        of_mlp = name.endswith(("ff_net_2", "mlp_fc2"))
+        assert bool(tensors[f"{name}.on_input"]) == of_mlp, name
+    sizes = {"unet": 99_840, "text_encoder": 55_296}
+    for part, modules in lora.parts.items():
+        numbers = [tensors[f"{each.name}.weight"] for each in modules]
+        assert sum(each.numel() for each in numbers) == sizes[part]
+        assert all(each.any() for each in numbers)

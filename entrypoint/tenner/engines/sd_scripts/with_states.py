@@ -14,7 +14,8 @@ wrapped, so that at the end of an optimizer step
 - steps, session and time in the metadata of a file are those of the whole run;
 - a last step of an epoch with fewer batches than the others weighs as much as they do, and weights
   by SNR are of the noise that is trained with, also with zero terminal SNR: as in tenner's own
-  trainer.
+  trainer;
+- LyCORIS can make (IA)³ (`lycoris_ia3.py`).
 
 This file imports nothing of tenner, which is not installed there, and torch only with the trainer.
 """
@@ -486,6 +487,7 @@ def main(argv: list[str]) -> None:
     attempt = Attempt(float(argv[0]))
     script = Path(argv[1])
     sys.argv = argv[1:]
+    ia3 = importlib.import_module("lycoris_ia3")  # beside this file, whose folder is left next
     sys.path[0] = str(script.parent)
     module = importlib.import_module(script.stem)
     train_util = module.train_util
@@ -493,6 +495,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args()
     train_util.verify_command_line_training_args(args)
     args = train_util.read_config_from_file(args, parser)
+    if ia3.is_requested(args.network_module, args.network_args):
+        ia3.make_available()
     attempt.begin(args, train_util)
     batches = Batches(attempt, args)
     wrap_functions(train_util, attempt, batches)

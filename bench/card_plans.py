@@ -12,7 +12,6 @@ from tenner.core.errors import TennerError
 from tenner.hardware.cards import Card, cards
 from tenner.hardware.cards.measured import Trainer
 from tenner.hardware.prices import book_prices
-from tenner.pipeline.without_card import SHOWN_SHARE
 from tenner.planning.batch_choice import CardMemory, Wish
 from tenner.planning.sizing import choose_batch
 from tenner.planning.speed import step_time
@@ -33,7 +32,7 @@ def load_of(family: str, engine: Trainer) -> Load:
 
 def cell(card: Card, load: Load) -> str:
     """Batch, seconds a step, dollars; a dash where it does not fit."""
-    free = CardMemory(name=card.name, free_mib=int(card.nameplate_gb * 1024 * SHOWN_SHARE))
+    free = CardMemory(name=card.name, free_mib=card.free_mib)
     try:
         batch = choose_batch(load, free, Wish(most_images=100))
     except TennerError:

@@ -49,8 +49,10 @@ _SD3: dict[str, str] = {
     "resumed": _BIT_FOR_BIT,
     "loads in diffusers": "no: drawn under names that tenner gives it",
 }
+_BY_TRAINER = f"{_SMALL}, by sd-scripts' code"
 _OF_HUB: dict[str, str] = {
     **_PARSER,
+    "sampled": _BY_TRAINER,
     "real training": f"{_HUB_TOKENIZER}, on a CPU",
     "delivered": YES,
     "resumed": f"{_HUB_TOKENIZER}, bit for bit",
@@ -64,7 +66,7 @@ PROOFS: dict[str, dict[str, str]] = {
     "chroma": {
         **_PARSER,
         "real training": _SMALL,
-        "sampled": f"{_SMALL}, by sd-scripts' code",
+        "sampled": _BY_TRAINER,
         "delivered": YES,
         "resumed": _BIT_FOR_BIT,
         "loads in diffusers": "0.42, which is newer than the trainer's",
@@ -76,6 +78,7 @@ PROOFS: dict[str, dict[str, str]] = {
         **_PARSER,
         "loads in diffusers": "no: 0.42 loads nothing of it, in silence",
         "real training": _SMALL,
+        "sampled": _BY_TRAINER,
         "delivered": YES,
         "resumed": _BIT_FOR_BIT,
     },

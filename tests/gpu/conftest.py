@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "engines/native"))
+for each in ("engines/native", "sample"):
+    sys.path.append(str(Path(__file__).parents[1] / each))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel
 
 from tenner.base.local import find_local_base
 from tenner.base.tiny import base_dir
+from tenner.lora_files import measuring
 from tenner.lora_files.base_tensors import base_weights
 from tenner.lora_files.measured import Measured, MeasureJob, PartMeasure
 from tenner.lora_files.measuring import measure
@@ -249,6 +250,46 @@ def test_open_clips_joined_projection_is_cut_in_three(tmp_path: Path) -> None:
         part = measured(file, base=str(path), family="sdxl")
         third = joined[4 * index : 4 * index + 4]
         assert part.base_norm == pytest.approx(float(torch.linalg.norm(third)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "path"),
+    [
+        ("flux", "", "double_blocks.0.img_attn.qkv"),
+        ("sd35-medium", "model.diffusion_model.", "joint_blocks.0.x_block.attn.qkv"),
+        ("lumina2", "", "layers.0.attention.qkv"),
+        ("anima", "net.", "blocks.0.self_attn.q_proj"),
+        ("hunyuan-image", "", "single_blocks.0.linear1"),
+    ],
+)
+def test_a_transformer_has_the_names_of_its_file(
+    tmp_path: Path, family: str, prefix: str, path: str
+) -> None:
+    weight = draw(20, 12)
+    base = tmp_path / "base.safetensors"
+    save_file({f"{prefix}{path}.weight": weight}, base)
+    tensors, update = linear()
+    file = save(tmp_path / "a.safetensors", tensors, f"lora_unet_{path.replace('.', '_')}")
+    part = measured(file, base=str(base), family=family)
+    expected = torch.linalg.norm(update) / torch.linalg.norm(weight)
+    assert part.ratio == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_large_base_is_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine weights of one size, of which a third may be read."""
+    monkeypatch.setattr(measuring, "_MOST_READ", 3 * 20 * 12 * 4)
+    weights = {f"double_blocks.{each}.img_attn.qkv": draw(20, 12) * (each + 1) for each in range(9)}
+    base = tmp_path / "base.safetensors"
+    save_file({f"{name}.weight": each for name, each in weights.items()}, base)
+    tensors: dict[str, Tensor] = {}
+    for name in weights:
+        for key, value in linear()[0].items():
+            tensors[f"lora_unet_{name.replace('.', '_')}.{key}"] = value.clone()
+    save_file(tensors, tmp_path / "a.safetensors")
+    part = measured(tmp_path / "a.safetensors", base=str(base), family="flux")
+    read = torch.stack([weights[f"double_blocks.{each}.img_attn.qkv"] for each in (0, 3, 6)])
+    assert part.base_norm == pytest.approx(float(torch.linalg.norm(read)) * 3**0.5, rel=1e-5)
+    assert part.num_on_base == 9
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))

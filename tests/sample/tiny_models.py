@@ -192,3 +192,71 @@ def merge_lora(base: Path, lora: Path, strength: float, folder: Path) -> Path:
     pipe.save_pretrained(folder)
     shutil.copytree(base / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     return folder
+
+
+def make_lycoris(base: Path, path: Path, kind: str) -> int:
+    """A random LoHa, LoKr, DoRA or (IA)³ of all linear layers of `make_lora`, under kohya's names.
+    Returns how many modules it changes."""
+    torch.manual_seed(2)
+    shapes = {name: shape[:2] for name, shape in lora_modules(base).items() if not shape[2]}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (rows, columns) in shapes.items():
+        for part, each in _lycoris_parts(kind, rows, columns).items():
+            tensors[f"{name}.{part}"] = each
+    save_file(tensors, path)
+    return len(shapes)
+
+
+def _lycoris_parts(kind: str, rows: int, columns: int) -> dict[str, torch.Tensor]:
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape) * 0.3
+
+    alpha = {"alpha": torch.tensor(2.0)}
+    if kind == "loha":
+        sides = {"a": (rows, 4), "b": (4, columns)}
+        names = [f"hada_w{number}_{side}" for number in (1, 2) for side in sides]
+        return {each: random(*sides[each[-1]]) for each in names} | alpha
+    if kind == "lokr":
+        return {"lokr_w1": random(4, 4), "lokr_w2": random(rows // 4, columns // 4)} | alpha
+    if kind.startswith("dora"):
+        plain = {"lora_down.weight": random(4, columns), "lora_up.weight": random(rows, 4)}
+        shape = (rows, 1) if kind == "dora" else (1, columns)
+        return {**plain, "dora_scale": 1 + random(*shape).abs()} | alpha
+    return {"weight": random(rows), "on_input": torch.tensor(0)}
+
+
+def merge_lycoris(base: Path, lora: Path, strength: float, folder: Path) -> Path:
+    """The base with a LoHa, LoKr, DoRA or (IA)³ in its weights: arXiv 2309.14859 (eq. 4 and 5),
+    2402.09353 (eq. 5, at strength 1) and 2205.05638 (3.3)."""
+    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    tensors = load_file(lora)
+    for prefix, part in (("lora_unet_", pipe.unet), ("lora_te_text_model_", pipe.text_encoder)):
+        for name, module in part.named_modules():
+            key = prefix + name.removeprefix("text_model.").replace(".", "_")
+            own = {
+                each.removeprefix(f"{key}."): value
+                for each, value in tensors.items()
+                if each.startswith(f"{key}.")
+            }
+            if own:
+                module.weight.data += strength * _lycoris_change(own, module.weight.data)
+    pipe.save_pretrained(folder)
+    shutil.copytree(base / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    return folder
+
+
+def _lycoris_change(own: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    if "dora_scale" in own:
+        up, down = own["lora_up.weight"], own["lora_down.weight"]
+        changed = weight + up @ down * own["alpha"] / len(down)
+        inwards = own["dora_scale"].shape[0] == 1
+        return (
+            changed * own["dora_scale"] / changed.norm(dim=0 if inwards else 1, keepdim=True)
+            - weight
+        )
+    if "hada_w1_a" in own:
+        first, second = (own[f"hada_w{each}_a"] @ own[f"hada_w{each}_b"] for each in (1, 2))
+        return first * second * own["alpha"] / own["hada_w1_b"].shape[0]
+    if "lokr_w1" in own:
+        return torch.kron(own["lokr_w1"], own["lokr_w2"])  # whole matrices are not scaled
+    return weight * own["weight"][:, None]

@@ -1,18 +1,21 @@
 """Hours and dollars of a plan, and what is over its limits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tenner.core.errors import SettingsError
+from tenner.core.family import Family
+from tenner.families import FAMILIES
 from tenner.hardware.prices import Price
 from tenner.pipeline.preflight import Preflight, prepare
-from tenner.planning.expectation import Expected, over_budget
+from tenner.planning.expectation import Expected, expected_choices, over_budget
 from tenner.planning.length import Length
 from tenner.planning.prepared import Prepared
-from tenner.planning.speed import ERROR, StepTime
+from tenner.planning.speed import ERROR, STREAMED_GB_S, StepTime, drawn_from, picture_seconds
 from tenner.settings import Settings, load_request
 from tests.hardware.fake_smi import card, install_smi
 from tests.hardware.program import photos, sparse_base, tenner
@@ -123,3 +126,40 @@ def test_the_hosts_own_price_is_reckoned_with(machine: dict[str, str], tmp_path:
     assert prepared.plan.expected.usd == pytest.approx(prepared.plan.expected.seconds / 7200)
     with pytest.raises(SettingsError, match="max_cost_usd = 10, but this run takes about"):
         look(50.0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "value"),
+    [
+        ("RTX 3060", "weights streamed from memory"),
+        ("RTX 4090", "weights in 8 bits"),
+        ("RTX A6000", None),
+    ],
+)
+def test_how_a_transformer_is_drawn_is_shown(gpu: str, value: str | None) -> None:
+    run = replace(expected(), placement=drawn_from("flux", gpu))
+    shown = [each.value for each in expected_choices(run) if each.name == "samples"]
+    assert shown == ([] if value is None else [value])
+
+
+def test_weights_that_are_streamed_take_longer() -> None:
+    at_hand, streamed = (
+        picture_seconds("flux", pixels=1024**2, gpu_name="RTX 3060", num_steps=28, is_streamed=each)
+        for each in (False, True)
+    )
+    assert at_hand is not None
+    assert streamed is not None
+    copied = 28 * FAMILIES["flux"].transformer.parameters / 1e9 / STREAMED_GB_S
+    assert streamed == pytest.approx(at_hand + copied)
+
+
+def test_a_family_without_a_negative_prompt_is_drawn_in_half_the_time() -> None:
+    def seconds(family: Family) -> float:
+        found = picture_seconds(family, pixels=1024**2, gpu_name="RTX 4090", num_steps=10)
+        assert found is not None
+        return found
+
+    assert (
+        FAMILIES["flux"].transformer.forward_tflop == FAMILIES["chroma"].transformer.forward_tflop
+    )
+    assert seconds("flux") < 0.6 * seconds("chroma")

@@ -210,26 +210,11 @@ def _licence_notices(known: KnownBase) -> tuple[Problem, ...]:
 
 
 def family_notices(family: Family) -> tuple[Problem, ...]:
-    """What is reported of a family before training: its licence, and whether samples can be
-    drawn."""
-    facts = FAMILIES[family]
-    drawn: tuple[Problem, ...] = ()
-    if facts.drawing.why_not:
-        text = msg(
-            "no samples are drawn of {family}: {why}", family=facts.title, why=facts.drawing.why_not
-        )
-        fix = msg("look at the LoRA in ComfyUI")
-        if facts.comfyui_converter:
-            fix = msg(
-                "rename its modules with {script} of sd-scripts, and look at it in ComfyUI",
-                script=facts.comfyui_converter,
-            )
-        drawn = (Problem(text=text, fix=fix, level="note"),)
-    licence = facts.licence
+    """What is reported of a family before training: its licence."""
+    licence = FAMILIES[family].licence
     if licence is None or not licence.note:
-        return drawn
+        return ()
     return (
-        *drawn,
         Problem(
             text=licence.note,
             fix=msg("read {name}: {url}", name=licence.name, url=licence.url),

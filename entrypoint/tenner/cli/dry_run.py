@@ -12,8 +12,9 @@ from tenner.core.messages import msg
 from tenner.core.temporary_files import temporary_folder
 from tenner.hardware import inspect_machine
 from tenner.hardware.cards import Card, card_named
-from tenner.pipeline.comparing import Offer, compare, find_cards, read_job
+from tenner.pipeline.comparing import compare, find_cards, read_job
 from tenner.pipeline.everything_wrong import most_urgent
+from tenner.pipeline.offer import Offer
 from tenner.queue.jobs import Batch
 from tenner.queue.shared import SharedDatasets
 from tenner.ui.lines import duration

@@ -183,16 +183,17 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How the grid is drawn: diffusers' pipeline, and steps and guidance where they are open.
+    """How the grid is drawn: steps and guidance where they are open.
 
-    `why_not` is why no grid is drawn, by the diffusers that the trainer has. `is_converted` means
-    that diffusers does not read sd-scripts' LoRAs of the family: tenner renames the modules before
-    it draws, and other programs with diffusers cannot load the file.
+    `pipeline` is diffusers' class that loads the family's LoRAs, empty where there is none.
+    `is_converted` means that diffusers does not read sd-scripts' LoRAs of the family: tenner
+    renames the modules before it draws, and other programs with diffusers cannot load the file.
     """
 
     pipeline: str
-    why_not: str = ""
     is_converted: bool = False
+    has_trainers_model: bool = False
+    """Whether sd-scripts' own model can be drawn: for networks that diffusers does not load."""
     takes_negative: bool = True
     """Whether the pipeline has a negative prompt."""
     steps: int = 25

@@ -34,8 +34,8 @@ HUNYUAN_IMAGE = FamilyFacts(
     ),
     diffusers_class="HunyuanImageTransformer2DModel",
     drawing=Drawing(
-        pipeline="HunyuanImagePipeline",
-        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
+        pipeline="",
+        has_trainers_model=True,
         steps=50,
         guidance=3.5,
         source="the model's page: 50 steps, 3.5",

@@ -34,8 +34,8 @@ LUMINA = FamilyFacts(
     ),
     diffusers_class="Lumina2Transformer2DModel",
     drawing=Drawing(
-        pipeline="Lumina2Pipeline",
-        why_not=msg("diffusers 0.32, the trainer's, does not know it"),
+        pipeline="",
+        has_trainers_model=True,
         steps=36,
         guidance=4.0,
         source="the model's page: 4.0, 50 steps",

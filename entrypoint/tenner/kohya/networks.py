@@ -8,6 +8,8 @@ silence. A contract test holds these tables against the installed sources.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tenner.families import FamilyFacts
+
 LYCORIS = "lycoris.kohya"
 
 _LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
@@ -89,8 +91,16 @@ PLAIN: Mapping[str, tuple[str, ...]] = {
 }
 """Arguments of the plain LoRA, by the module that trains it; what is not here is not held."""
 
-UNDRAWN = (LYCORIS, "networks.oft")
-"""Kinds whose files diffusers does not load: no grid is drawn of them."""
+NOT_IN_DIFFUSERS = (LYCORIS, "networks.oft")
+"""Kinds whose files diffusers does not load."""
+
+
+def is_drawn(network_module: str | None, facts: FamilyFacts) -> bool:
+    """Whether samples can be drawn with such a network: a plain LoRA always, LyCORIS's by its own
+    code where the model that is drawn has the modules that sd-scripts trained."""
+    if network_module == LYCORIS:
+        return facts.transformer is None or facts.drawing.has_trainers_model
+    return network_module not in NOT_IN_DIFFUSERS
 
 
 def is_ia3(network_module: str | None, network_args: Sequence[str]) -> bool:

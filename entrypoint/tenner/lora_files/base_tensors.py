@@ -17,6 +17,7 @@ from tenner.core.network_parts import Part
 from tenner.core.safetensors_head import weight_files
 from tenner.engines.native.unet_config import parse_unet_config
 from tenner.engines.native.unet_names import OriginalNames
+from tenner.families import FAMILIES
 from tenner.lora_files.modules import TensorEntry
 from tenner.lora_files.names import underscored
 from tenner.lora_files.reading import read_head
@@ -34,6 +35,8 @@ _FOLDER_PARTS: tuple[tuple[str, Part], ...] = (
     ("text_encoder", "text_encoder"),
     ("text_encoder_2", "text_encoder_2"),
 )
+_TRANSFORMER_PREFIXES = ("model.diffusion_model.", "net.")
+_DENOISERS: tuple[Part, ...] = ("unet", "transformer")
 _OPEN_CLIP_LAYERS = {
     "attn.out_proj.": "self_attn.out_proj",
     "mlp.c_fc.": "mlp.fc1",
@@ -59,7 +62,22 @@ def base_weights(path: Path, family: Family) -> BaseWeights:
     Raises SettingsError or OSError where it cannot be read; what is of another architecture is
     found by the names that it has itself.
     """
-    return dict(_of_folder(path) if path.is_dir() else _of_checkpoint(path, family))
+    if path.is_dir():
+        return dict(_of_folder(path))
+    if FAMILIES[family].transformer:
+        return dict(_of_transformer(path))
+    return dict(_of_checkpoint(path, family))
+
+
+def _of_transformer(path: Path) -> Iterator[tuple[tuple[Part, str], BaseWeight]]:
+    """sd-scripts names its modules as the file does; of which part they are, their names tell."""
+    for entry in _matrices(path):
+        name = entry.name
+        for prefix in _TRANSFORMER_PREFIXES:
+            name = name.removeprefix(prefix)
+        found = BaseWeight(path=path, entry=entry)
+        for part in _DENOISERS:
+            yield (part, underscored(name.removesuffix(".weight"))), found
 
 
 def _of_folder(path: Path) -> Iterator[tuple[tuple[Part, str], BaseWeight]]:

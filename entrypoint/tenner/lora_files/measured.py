@@ -26,11 +26,11 @@ class PartMeasure:
 
     `num_unchanged` are modules whose update is zero or, against a start, the start's own.
     `norm` is the update's Frobenius norm over all modules whose kind has one (`num_measured`),
-    `base_norm` that of the weights they adapt; both over the same modules where `num_on_base` is
-    all of them. `moved` is the norm of the update less the start's. `tiny_share` is the share of
-    numbers in the matrices that start at zero (`lora_up`) that are not zero and below the smallest
-    normal number of their precision, `zero_share` of those that are zero. `lost` is the
-    rounding error of saving: |update - reference| / |reference|.
+    `base_norm` that of the weights they adapt, of a large base estimated from some of them; both
+    over the same modules where `num_on_base` is all of them. `moved` is the norm of the update less
+    the start's. `tiny_share` is the share of numbers in the matrices that start at zero (`lora_up`)
+    that are not zero and below the smallest normal number of their precision, `zero_share` of those
+    that are zero. `lost` is the rounding error of saving: |update - reference| / |reference|.
     """
 
     part: Part

@@ -11,6 +11,7 @@ from tenner.core.messages import msg
 from tenner.core.run_dir import RunDir
 from tenner.core.temporary_files import part_of
 from tenner.engines.native.engine import command as trainer_command
+from tenner.families import FAMILIES
 from tenner.planning.plan import Device
 from tenner.planning.prepared import Prepared
 from tenner.runs.session import Launch, start_separately
@@ -46,7 +47,7 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     job_file = folder / "job.json"
     write_atomically(job_file, job.to_json())
-    env = trainer_command(job_file.absolute(), python).env
+    env = {**trainer_command(job_file.absolute(), python).env, **_hub_cache(job)}
     argv = (str(python), "-m", MODULE, str(job_file.absolute()))
     ending = follow(
         launch(Command(argv=argv, env=env), control.environ),
@@ -69,6 +70,12 @@ def draw(
         )
         return None
     return Drawn(listing=listing, seconds=ending.seconds)
+
+
+def _hub_cache(job: SampleJob) -> dict[str, str]:
+    """Where the libraries of the process find tokenizers that they look up on the Hub."""
+    needed = FAMILIES[job.family].hub_tokenizers and job.tokenizers
+    return {"HF_HUB_CACHE": str(job.tokenizers)} if needed else {}
 
 
 def lay_out(drawn: Drawn, path: Path, *, title: str) -> Drawn:
@@ -120,6 +127,8 @@ def sample_job(
         guidance_scale=settings.sample_guidance,
         sampler=settings.sample_sampler,
         trainer=str(trainer.directory.absolute()) if trainer else None,
+        network_module=plan.options.network_module or "",
+        options=dict(plan.options.engine_options),
         further={key: str(path.absolute()) for key, path in base.further.items()},
         guidance_rescale=_RESCALE if zero_snr and settings.sample_guidance >= _HIGH else 0.0,
         clip_skip=settings.clip_skip,

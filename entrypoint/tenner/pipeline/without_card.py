@@ -40,9 +40,6 @@ from tenner.settings import Request, Settings
 from tenner.settings.known_bases import known_base
 from tenner.storage.destination_address import parse_destinations
 
-SHOWN_SHARE = 0.93
-"""Of its nameplate a card shows 0.94 (with error correction) to 1.00; a desktop takes some more."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
@@ -242,10 +239,9 @@ def judge_limits(
 
 def ground_of(judged: Judged, card: Card, buckets: Mapping[Size, int]) -> Ground:
     """A card as it would be found, in a usual container: 64 MiB of /dev/shm."""
-    free_mib = int(card.nameplate_gb * 1024 * SHOWN_SHARE)
     return Ground(
         device="cuda",
-        card=CardMemory(name=card.name, free_mib=free_mib),
+        card=CardMemory(name=card.name, free_mib=card.free_mib),
         capability=card.capability,
         engine=judged.trainer,
         family=judged.assumed.family,

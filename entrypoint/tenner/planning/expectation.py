@@ -13,8 +13,9 @@ from tenner.hardware.cards import Card
 from tenner.hardware.prices import Price, cost_usd
 from tenner.planning.batch_choice import BatchChoice, Choice
 from tenner.planning.length import FEWEST_UPDATES, Length
-from tenner.planning.speed import StepTime, picture_seconds, step_time
+from tenner.planning.speed import DENOISER, StepTime, drawn_from, picture_seconds, step_time
 from tenner.planning.vram import Load
+from tenner.sample.placement import Placement
 from tenner.settings.model import Settings
 from tenner.ui.lines import duration
 
@@ -32,6 +33,8 @@ class Expected:
     num_steps: int
     pictures_seconds: float
     price: Price | None
+    placement: Placement | None = None
+    """Where a transformer lies while the card draws."""
     drafting_seconds: float = 0.0
     """Drafting the captions that are missing, without the download of the model; an estimate."""
 
@@ -88,16 +91,35 @@ def expect(
     )
     if step is None:
         return None
+    placement = drawn_from(load.family, gpu_name)
     picture = picture_seconds(
-        load.family, pixels=load.pixels, gpu_name=gpu_name, num_steps=settings.sample_steps
+        load.family,
+        pixels=load.pixels,
+        gpu_name=gpu_name,
+        num_steps=settings.sample_steps,
+        is_streamed=bool(placement and DENOISER in placement.streamed),
     )
     return Expected(
         step=step,
         num_steps=length.num_steps,
         pictures_seconds=(picture or 0.0) * num_pictures,
+        placement=placement if num_pictures else None,
         price=price,
         drafting_seconds=drafting_seconds,
     )
+
+
+def _drawing(placement: Placement | None) -> tuple[Choice, ...]:
+    """How the samples are drawn, where it is not with all weights as they are."""
+    if placement is None or not placement.is_8_bit:
+        return ()
+    if DENOISER not in placement.streamed:
+        why = msg("in 16 bits they do not fit the card while it draws")
+        return (Choice(name="samples", value=msg("weights in 8 bits"), reason=why),)
+    why = msg(
+        "they do not fit the card while it draws, which takes longer; no_samples leaves it out"
+    )
+    return (Choice(name="samples", value=msg("weights streamed from memory"), reason=why),)
 
 
 def guide_seconds(card: Card, *, num_passes: int, is_sdxl: bool) -> float | None:
@@ -134,7 +156,10 @@ def expected_choices(expected: Expected | None) -> tuple[Choice, ...]:
             each=each,
             duration=duration(expected.drafting_seconds),
         )
-    found = [Choice(name="time", value=duration(expected.seconds), reason=each)]
+    found = [
+        *_drawing(expected.placement),
+        Choice(name="time", value=duration(expected.seconds), reason=each),
+    ]
     if expected.price is not None and expected.usd is not None:
         price = expected.price
         found.append(

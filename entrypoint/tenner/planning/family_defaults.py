@@ -12,7 +12,7 @@ from tenner.core.family import Family
 from tenner.core.messages import msg
 from tenner.families import FAMILIES, TINY_STEPS, Default
 from tenner.kohya.buckets import widest_bucket
-from tenner.kohya.networks import IA3, UNDRAWN, is_ia3
+from tenner.kohya.networks import IA3, is_drawn, is_ia3
 from tenner.optimizers import find_optimizer
 from tenner.planning.batch_choice import Choice
 from tenner.planning.learning_rate import (
@@ -80,12 +80,10 @@ def _with_ia3(request: Request) -> Request:
 def _drawing(request: Request, family: Family) -> dict[str, Any]:
     """Steps and guidance of the grid where they are open and the family has its own."""
     drawing = FAMILIES[family].drawing
-    if request.settings.network_module in UNDRAWN:
+    if not is_drawn(request.settings.network_module, FAMILIES[family]):
         return {"no_samples": True}
     if FAMILIES[family].transformer is None:
         return {}
-    if drawing.why_not:
-        return {"no_samples": True}
     own = {"sample_steps": drawing.steps, "sample_guidance": drawing.guidance}
     return {key: value for key, value in own.items() if request.source(key) == "default"}
 

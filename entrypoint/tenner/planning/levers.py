@@ -20,9 +20,6 @@ from tenner.planning.vram import Load, encoding_gb, needed_gb
 from tenner.rules.lycoris import adds_to_weights
 from tenner.settings.model import Settings
 
-SHOWN_SHARE = 0.94
-"""Of its nameplate that a card with error correction shows."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
@@ -250,7 +247,7 @@ def cheapest_that_fits(needed: float) -> str:
 
 
 def _usable_gb(card: Card) -> float:
-    return card.nameplate_gb * SHOWN_SHARE * 2**30 / 1e9 * HEADROOM
+    return card.free_mib * 2**20 / 1e9 * HEADROOM
 
 
 def _choices(settings: Settings, load: Load, size: Transformer) -> tuple[Choice, ...]:

@@ -22,6 +22,7 @@ from tenner.hardware.cards import card_named
 from tenner.hardware.cards.measured import MeasuredSpeed, Trainer, measured_speed
 from tenner.planning.checkpointing import shares_of
 from tenner.planning.vram import NATIVE_SIDE, Load
+from tenner.sample.placement import Placement, placement_of
 
 LAUNCH_SECONDS: Mapping[Family, float] = {"sd1": 0.17, "sd2": 0.17, "sdxl": 0.60}
 """The least time of a step, however fast the card."""
@@ -174,16 +175,44 @@ def launch_share(family: Family, engine: Trainer) -> float:
     return kernels[engine] / kernels["sd-scripts"] if kernels else 1.0
 
 
-def picture_seconds(family: Family, *, pixels: int, gpu_name: str, num_steps: int) -> float | None:
-    """Seconds to draw a sample with guidance (two pictures a step), by the same model; not fitted
-    to any measurement of drawing. None for a card whose peak is not known."""
+DENOISER = "transformer"
+STREAMED_GB_S = 4.5
+"""Copies of memory that is not pinned to a card: 4.5 GB/s over PCIe 2.0 x16 (J. Habich,
+johanneshabich.blogspot.com, September 2009). Newer machines are faster, none was measured."""
+_CONTEXT_GB = 0.6
+"""What CUDA itself takes of a card."""
+
+
+def drawn_from(family: Family, gpu_name: str) -> Placement | None:
+    """Where a transformer and its encoders lie while the card draws, by its nameplate; None for
+    other families and unknown cards."""
+    size, card = FAMILIES[family].transformer, card_named(gpu_name)
+    if size is None or card is None:
+        return None
+    sizes = {each.option: each.gb * 1e9 for each in FAMILIES[family].files}
+    free = card.free_mib * 2**20 - _CONTEXT_GB * 1e9
+    return placement_of({**sizes, DENOISER: 2 * size.parameters}, free, denoiser=DENOISER)
+
+
+def picture_seconds(
+    family: Family, *, pixels: int, gpu_name: str, num_steps: int, is_streamed: bool = False
+) -> float | None:
+    """Seconds to draw a sample, by the same model; not fitted to any measurement of drawing. With a
+    negative prompt a step makes two pictures; `is_streamed` is whether the weights, in 8 bits, are
+    copied to the card for each of them. None for a card whose peak is not known."""
     card = card_named(gpu_name)
     if card is None or card.peak_tflops is None:
         return None
     work = _work_of(family)
-    arithmetic = 2 * work.forward_tflop * work.share(pixels) / (card.peak_tflops * work.use)
+    passes = 2 if FAMILIES[family].drawing.takes_negative else 1
+    tflop = passes * work.forward_tflop * work.share(pixels)
+    arithmetic = tflop / (card.peak_tflops * work.use)
     launches = work.launches * FORWARD_LAUNCHES
-    return (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND) * num_steps
+    each = (launches**BLEND + arithmetic**BLEND) ** (1 / BLEND)
+    size = FAMILIES[family].transformer
+    if size and is_streamed:
+        each += passes * size.parameters / 1e9 / STREAMED_GB_S
+    return each * num_steps
 
 
 @dataclass(frozen=True, kw_only=True)

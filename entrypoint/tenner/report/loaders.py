@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tenner.core.messages import NO_TEXT, Message
 from tenner.families import FamilyFacts
-from tenner.kohya.networks import UNDRAWN
+from tenner.kohya.networks import NOT_IN_DIFFUSERS
 from tenner.lora_files.programs import KIND_NAMES, written_by
 from tenner.rules.written import keyword_arguments
 
@@ -40,7 +40,9 @@ def loaders_of(
     """The programs that load what sd-scripts or tenner writes of this network."""
     written = written_by(network_module or "", network_args)
     webui = (text for name, text in _WEB_INTERFACES.items() if written.read_by(name, facts.name))
-    in_diffusers = written.read_by("diffusers", facts.name) and network_module not in UNDRAWN
+    in_diffusers = (
+        written.read_by("diffusers", facts.name) and network_module not in NOT_IN_DIFFUSERS
+    )
     arguments = keyword_arguments(network_args)
     left_out = facts.left_out_by_comfyui(network_module, arguments) if trains_text else None
     return Loaders(

@@ -8,7 +8,7 @@ from tenner.core.messages import Message, msg
 from tenner.core.suggest import nearest_name
 from tenner.core.train_job import TrainJob
 from tenner.families import FAMILIES
-from tenner.kohya.networks import LYCORIS, NETWORKS, PLAIN, UNDRAWN
+from tenner.kohya.networks import LYCORIS, NETWORKS, PLAIN, is_drawn
 from tenner.rules.rule import OWN, SD_SCRIPTS, Check, Rule
 from tenner.rules.view import View
 from tenner.rules.written import keyword_arguments, written_problems
@@ -88,6 +88,11 @@ def _unknown_options(view: View) -> Iterator[Problem]:
             )
 
 
+def _is_undrawn(view: View) -> bool:
+    facts = FAMILIES.get(view.family or "")
+    return facts is not None and not is_drawn(view.text("network_module") or None, facts)
+
+
 def _conv(view: View) -> dict[str, object]:
     """conv_dim and conv_alpha, as settings or as arguments of the network."""
     found = keyword_arguments(view.words("network_args"))
@@ -109,10 +114,11 @@ def _second_rate(view: View) -> bool:
 
 RULES = (
     Rule(
-        when=lambda view: view.text("network_module") in UNDRAWN,
+        when=_is_undrawn,
         text=lambda view: msg(
-            "no samples are drawn with {module}: diffusers does not load its files",
+            "no samples are drawn with {module} over {family}: diffusers does not load its files",
             module=view.text("network_module"),
+            family=FAMILIES[view.family].title if view.family else "",
         ),
         fix=msg("look at it in ComfyUI, A1111 or Forge"),
         level="note",

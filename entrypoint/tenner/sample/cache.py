@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tenner.engines.native.cache import Identity, base_identity
+from tenner.families import FAMILIES
 from tenner.sample.job import SampleJob
 from tenner.sample.load import count_loaded, load_pipeline
 
@@ -22,11 +23,13 @@ class CachedPipeline:
     def __init__(self) -> None:
         self.free_memory: Callable[[], None] = lambda: None
         self._identity: Identity = ()
+        self._is_kept = True
         self._pipe: Any = None
 
     def load(self, job: SampleJob) -> Any:
         """As `load_pipeline`: the pipeline without a LoRA. Raises LoadError."""
         identity = _identity(job)
+        self._is_kept = FAMILIES[job.family].transformer is None
         if self._pipe is None or identity != self._identity:
             self._pipe = None
             self._free_memory(job, _bytes_on_disk(identity))
@@ -38,8 +41,11 @@ class CachedPipeline:
 
     def rest(self) -> None:
         """Unload the LoRA and move the pipeline off the card. A pipeline that still has LoRA
-        modules is released."""
+        modules is released, and a transformer's, whose weights may lie in several places."""
         if self._pipe is None:
+            return
+        if not self._is_kept:
+            self._pipe = None
             return
         self._pipe.unload_lora_weights()
         if count_loaded(self._pipe):

@@ -3,24 +3,17 @@
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
 """Chroma as a pipeline: the transformer and the LoRA by sd-scripts' code, which trained them.
 
-The trainer's diffusers, 0.32, has no Chroma; sd-scripts' own inference script loads the model anew
-for each picture. All else is as FLUX.1's: T5, autoencoder and schedule. Text masks and guidance of
-0 inside the model are those of the training (`library/chroma_models.py`, `flux_train_utils.py`).
-Sizes are read from the tensors; nothing is fetched.
+All else is as FLUX.1's: T5, autoencoder and schedule. Text masks and guidance of 0 inside the model
+are those of the training (`library/chroma_models.py`, `flux_train_utils.py`). Sizes are read from
+the tensors; nothing is fetched.
 """
 
-import importlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from PIL import Image
 
 from tenner.sample.flux import AE, SCHEDULER
 from tenner.sample.job import SampleJob
@@ -31,6 +24,7 @@ from tenner.sample.parts import (
     open_t5_tokenizer,
     part_tensors,
 )
+from tenner.sample.sd_scripts import Drawn, OnStep, SdScriptsPipeline, as_images, sd_scripts
 
 _HEAD = 128
 """The width of an attention head: the sum of sd-scripts' axes of positions, 16, 56 and 56."""
@@ -59,7 +53,7 @@ def _transformer(job: SampleJob, dtype: torch.dtype) -> Any:
         name.removeprefix("model.diffusion_model."): each
         for name, each in part_tensors(job.base).items()
     }
-    models = _sd_scripts(job, "library.chroma_models")
+    models = sd_scripts(job, "library.chroma_models")
     hidden, _ = tensors["img_in.weight"].shape
     approximator, approximator_in = tensors["distilled_guidance_layer.in_proj.weight"].shape
     parameters = replace(
@@ -82,81 +76,14 @@ def _transformer(job: SampleJob, dtype: torch.dtype) -> Any:
     return model.to(dtype).eval()
 
 
-def _sd_scripts(job: SampleJob, module: str) -> Any:
-    """A module of sd-scripts. Raises ValueError where it cannot be imported."""
-    if not job.trainer:
-        raise ValueError("Chroma is drawn with sd-scripts, and the job names no folder of it")
-    if job.trainer not in sys.path:
-        sys.path.insert(0, job.trainer)
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} of sd-scripts cannot be imported: {error}") from error
+class ChromaPipeline(SdScriptsPipeline):
+    """Draws all pictures of a batch at once."""
 
+    networks = "networks.lora_flux"
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What a pipeline returns: one picture for each prompt."""
-
-    images: list[Image.Image]
-
-
-class ChromaPipeline(DiffusionPipeline):
-    """As diffusers' own pipelines are used, with LoRAs that sd-scripts' networks apply."""
-
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-
-    def __init__(
-        self, scheduler: Any, vae: Any, text_encoder: Any, tokenizer: Any, transformer: Any
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            scheduler=scheduler,
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            transformer=transformer,
-        )
-        self.loras: dict[str, Any] = {}
-        self.image_processor: Any = VaeImageProcessor(vae_scale_factor=_PATCH)
-
-    def load_lora_weights(self, folder: str, *, weight_name: str, adapter_name: str) -> None:
-        """Apply the modules of the file that the model has. Raises KeyError where a module's alpha
-        is missing, RuntimeError where its sizes are others."""
-        tensors = part_tensors(str(Path(folder) / weight_name))
-        networks = importlib.import_module("networks.lora_flux")
-        encoders = [None, self.text_encoder]
-        network, _ = networks.create_network_from_weights(
-            0.0, None, self.vae, encoders, self.transformer, tensors, for_inference=True
-        )
-        network.apply_to(encoders, self.transformer)
-        names = {each.lora_name for each in _modules(network)}
-        network.load_state_dict(
-            {name: each for name, each in tensors.items() if name.partition(".")[0] in names}
-        )
-        self.loras[adapter_name] = network.eval()
-        self.set_adapters([adapter_name], adapter_weights=[1.0])
-
-    def count_loaded(self, adapters: set[str]) -> int:
-        """The number of modules with one of these LoRAs."""
-        return sum(len(_modules(each)) for name, each in self.loras.items() if name in adapters)
-
-    def set_adapters(self, names: Sequence[str], adapter_weights: Sequence[float]) -> None:
-        """Set the strengths of these LoRAs, and switch all others off."""
-        strengths = dict(zip(names, adapter_weights, strict=True))
-        for name, network in self.loras.items():
-            network.set_multiplier(strengths.get(name, 0.0))
-            network.set_enabled(strengths.get(name, 0.0) != 0)
-
-    def disable_lora(self) -> None:
-        self.set_adapters([], [])
-
-    def enable_lora(self) -> None:
-        """Does nothing: `set_adapters` enables LoRAs."""
-
-    def unload_lora_weights(self) -> None:
-        """Switch all off. The modules stay replaced, so `count_loaded` still counts them."""
-        self.disable_lora()
+    @property
+    def lora_encoders(self) -> list[Any]:
+        return [None, self.text_encoder]
 
     @torch.no_grad()
     def __call__(
@@ -169,12 +96,11 @@ class ChromaPipeline(DiffusionPipeline):
         num_inference_steps: int,
         guidance_scale: float,
         generator: list[torch.Generator],
-        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any]],
+        callback_on_step_end: OnStep,
     ) -> Drawn:
         device = self._execution_device
         dtype = self.vae.dtype
-        for network in self.loras.values():
-            network.to(device, dtype)
+        self.move_loras(device, dtype)
         guided = guidance_scale > 1
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             text = self._encoded([*negative_prompt, *prompt] if guided else prompt, device)
@@ -188,8 +114,7 @@ class ChromaPipeline(DiffusionPipeline):
                 callback_on_step_end(self, index, time, {})
             pictures = self._decoded(latents, rows, columns)
         self.maybe_free_model_hooks()
-        found = [each.crop((0, 0, width, height)) for each in pictures]
-        return Drawn(images=found)
+        return as_images(pictures, width, height)
 
     def _encoded(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, ...]:
         """T5's hidden states (prompts, tokens, width) and the mask without the padding."""
@@ -213,14 +138,14 @@ class ChromaPipeline(DiffusionPipeline):
             device=device,
         )
 
-    def _decoded(self, latents: torch.Tensor, rows: int, columns: int) -> list[Image.Image]:
+    def _decoded(self, latents: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """The pictures of latents of the shape (pictures, tokens, 64)."""
         number = latents.shape[0]
         maps = latents.view(number, rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
         maps = maps.reshape(number, -1, 2 * rows, 2 * columns)
         own = self.vae.config
         decoded = self.vae.decode((maps / own.scaling_factor + own.shift_factor).to(self.vae.dtype))
-        return self.image_processor.postprocess(decoded.sample.float(), output_type="pil")
+        return decoded.sample.float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +195,3 @@ def _positions(rows: int, columns: int) -> torch.Tensor:
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     found = torch.stack([torch.zeros_like(row), row, column], dim=-1)
     return found.reshape(1, rows * columns, 3).float()
-
-
-def _modules(network: Any) -> list[Any]:
-    return [*network.text_encoder_loras, *network.unet_loras]

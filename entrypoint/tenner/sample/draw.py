@@ -30,9 +30,10 @@ from tenner.core.files import write_atomically
 from tenner.core.messages import msg
 from tenner.core.temporary_files import part_of
 from tenner.families import FAMILIES
+from tenner.sample.device import move_to_device
 from tenner.sample.job import SAMPLES_FILE, Cell, Sample, SampleJob, Samples
 from tenner.sample.load import ADAPTERS, LoadError, load_lora, load_pipeline, lora_tag, set_strength
-from tenner.sample.parts import move_to_device
+from tenner.sample.placement import Placement
 from tenner.sample.png_text import LoraTag, parameters
 
 SECONDS_BETWEEN_EVENTS = 1.0
@@ -76,12 +77,12 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
     tags = {ema: lora_tag(Path(file)) for ema, file in files.items() if file}
     progress = Progress(job.phase, len(unique_pictures(job.cells)))
     progress.report("loading the model")
-    pipe = load(job)
+    pipe, placement = load(job), Placement(is_whole=True)
     for ema in tags:
-        if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema]):
+        if complaint := load_lora(pipe, Path(str(files[ema])), ADAPTERS[ema], job.network_module):
             emit(Warned(text=complaint, fix=msg("the samples show only what could be loaded")))
     if FAMILIES[job.family].transformer:  # after the LoRA, which is then moved with the rest
-        pipe = move_to_device(pipe, job.device)
+        placement = move_to_device(pipe, job.device)
     sampler = Sampler(pipe=pipe, job=job, tags=tags, progress=progress)
     sampler.draw_all()
     listing = Samples(
@@ -99,6 +100,7 @@ def draw(job: SampleJob, load: Load = load_pipeline) -> Path:
             "sampler": type(pipe.scheduler).__name__,
             "steps": job.steps,
             "guidance_scale": job.guidance_scale,
+            "weights": "8 bits" if placement.is_8_bit else job.dtype,
         },
     )
     write_atomically(out_dir / SAMPLES_FILE, listing.to_json())

@@ -43,24 +43,35 @@ def open_flux(job: SampleJob, dtype: torch.dtype) -> Any:
     """The pipeline, on the CPU. Raises OSError, KeyError, RuntimeError or ValueError where a file
     is not the expected one."""
     shapes = tensor_shapes(Path(job.base))
-    has_guidance = any("guidance_in" in name for name in shapes)
+    library: Any = diffusers
+    config = _transformer(shapes, _has_guidance(shapes))
+    return library.FluxPipeline(
+        **open_flux_parts(job, dtype),
+        transformer=from_single_file(library.FluxTransformer2DModel, job.base, config, dtype),
+    )
+
+
+def open_flux_parts(job: SampleJob, dtype: torch.dtype) -> dict[str, Any]:
+    """All parts of the pipeline but its transformer."""
+    has_guidance = _has_guidance(tensor_shapes(Path(job.base)))
     tokenizers = Path(job.tokenizers or "")
     library: Any = diffusers
-    return library.FluxPipeline(
-        scheduler=library.FlowMatchEulerDiscreteScheduler(
+    return {
+        "scheduler": library.FlowMatchEulerDiscreteScheduler(
             shift=3.0 if has_guidance else 1.0, use_dynamic_shifting=has_guidance, **SCHEDULER
         ),
-        vae=from_single_file(library.AutoencoderKL, job.further["ae"], AE, dtype),
-        text_encoder=open_clip(
+        "vae": from_single_file(library.AutoencoderKL, job.further["ae"], AE, dtype),
+        "text_encoder": open_clip(
             part_tensors(job.further["clip_l"]), dtype, CLIPTextModel, "quick_gelu"
         ),
-        tokenizer=open_clip_tokenizer(tokenizers / CLIP_L),
-        text_encoder_2=open_t5(part_tensors(job.further["t5xxl"]), dtype),
-        tokenizer_2=open_t5_tokenizer(tokenizers),
-        transformer=from_single_file(
-            library.FluxTransformer2DModel, job.base, _transformer(shapes, has_guidance), dtype
-        ),
-    )
+        "tokenizer": open_clip_tokenizer(tokenizers / CLIP_L),
+        "text_encoder_2": open_t5(part_tensors(job.further["t5xxl"]), dtype),
+        "tokenizer_2": open_t5_tokenizer(tokenizers),
+    }
+
+
+def _has_guidance(shapes: dict[str, list[int]]) -> bool:
+    return any("guidance_in" in name for name in shapes)
 
 
 def _transformer(shapes: dict[str, list[int]], has_guidance: bool) -> dict[str, Any]:

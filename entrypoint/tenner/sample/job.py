@@ -69,10 +69,14 @@ class SampleJob:
     batch_size: int = 4
     num_threads: int | None = None
     phase: str = "sampling"
+    network_module: str = ""
+    """sd-scripts' kind of network that the LoRA is; empty for a plain one."""
     trainer: str | None = None
     """sd-scripts' folder, for families that are drawn with its code."""
     further: dict[str, str] = field(default_factory=dict[str, str])
     """Files of text encoders and autoencoder, by sd-scripts' option."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the training that its trainer alone has, such as the system prompt."""
 
     def of_cell(self, cell: Cell) -> "SampleJob":
         """The job with the size, steps and guidance of one of its cells."""

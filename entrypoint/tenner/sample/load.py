@@ -9,6 +9,7 @@ can load the file.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,29 @@ from safetensors import safe_open
 
 from tenner.base.tokenizers import open_clip_tokenizer
 from tenner.core.errors import SettingsError
+from tenner.core.family import Family
 from tenner.core.messages import joined, msg
 from tenner.core.safetensors_head import data_start, read_safetensors_header
 from tenner.families import FAMILIES
-from tenner.sample.chroma import ChromaPipeline, open_chroma
+from tenner.kohya.networks import LYCORIS
+from tenner.sample.anima import open_anima
+from tenner.sample.chroma import open_chroma
 from tenner.sample.flux import open_flux
+from tenner.sample.flux_of_trainer import open_flux_of_trainer
+from tenner.sample.hunyuan_image import open_hunyuan_image
 from tenner.sample.job import SampleJob
+from tenner.sample.lumina import open_lumina
+from tenner.sample.lycoris import (
+    LycorisNetwork,
+    read_network,
+    transformer_targets,
+    unet_targets,
+)
 from tenner.sample.parts import part_tensors
 from tenner.sample.png_text import LoraTag
 from tenner.sample.sd3 import open_sd3
 from tenner.sample.sd3_lora import renamed
+from tenner.sample.sd_scripts import SdScriptsPipeline
 from tenner.sample.single_file import open_single_file
 
 ADAPTERS = {False: "tenner", True: "tenner-ema"}
@@ -55,12 +69,24 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-_TRANSFORMERS = {
-    "ChromaPipeline": open_chroma,
-    "FluxPipeline": open_flux,
-    "StableDiffusion3Pipeline": open_sd3,
+_TRANSFORMERS: dict[Family, Callable[[SampleJob, torch.dtype], Any]] = {
+    "anima": open_anima,
+    "chroma": open_chroma,
+    "flux": open_flux,
+    "flux-schnell": open_flux,
+    "hunyuan-image": open_hunyuan_image,
+    "lumina2": open_lumina,
+    "sd3": open_sd3,
+    "sd35-medium": open_sd3,
+    "sd35-large": open_sd3,
 }
 """Pipelines that are put together from the families' single files."""
+
+
+def _opener(job: SampleJob) -> Callable[[SampleJob, torch.dtype], Any] | None:
+    if job.network_module == LYCORIS and job.family in ("flux", "flux-schnell"):
+        return open_flux_of_trainer
+    return _TRANSFORMERS.get(job.family)
 
 
 class LoadError(Exception):
@@ -75,7 +101,7 @@ def load_pipeline(job: SampleJob) -> Any:
     disable_progress_bar()
     dtype: torch.dtype = getattr(torch, job.dtype)
     facts = FAMILIES[job.family]
-    opened = _TRANSFORMERS.get(facts.drawing.pipeline)
+    opened = _opener(job)
     try:
         pipe = (
             opened(job, dtype)
@@ -93,7 +119,8 @@ def load_pipeline(job: SampleJob) -> Any:
     if facts.transformer is None:
         pipe.scheduler = scheduler_for(pipe.scheduler, job)
     pipe.set_progress_bar_config(disable=True)
-    pipe.vae.enable_slicing()
+    if not isinstance(pipe, SdScriptsPipeline):
+        pipe.vae.enable_slicing()
     return pipe if facts.transformer else pipe.to(job.device)
 
 
@@ -136,21 +163,25 @@ class _Records(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | None:
-    """Load the LoRA as anyone with diffusers, or for Chroma with sd-scripts, would; return a
+def load_lora(
+    pipe: Any, path: Path, adapter: str = ADAPTERS[False], network_module: str = ""
+) -> str | None:
+    """Load the LoRA as anyone with diffusers, or with sd-scripts or LyCORIS, would; return a
     complaint, or None where all fits.
 
     Raises LoadError where the file is refused. A complaint means that only a part was taken: the
     number of modules in the file and in the pipeline differ.
     """
-    program = _loader(pipe)
+    program = "LyCORIS" if network_module == LYCORIS else _loader(pipe)
     records = _Records()
     loggers = [logging.getLogger(name) for name in ("diffusers", "peft")]
     for each in loggers:
         each.addHandler(records)
     left_out = 0
     try:
-        if type(pipe).__name__ == "StableDiffusion3Pipeline":
+        if network_module == LYCORIS:
+            _load_lycoris(pipe, path, adapter)
+        elif type(pipe).__name__ == "StableDiffusion3Pipeline":
             lora = renamed(part_tensors(str(path)), pipe.transformer.config.num_layers)
             left_out = len(lora.unknown)
             pipe.load_lora_weights(lora.tensors, adapter_name=adapter)
@@ -168,7 +199,8 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
     finally:
         for each in loggers:
             each.removeHandler(records)
-    in_file, loaded = count_modules(path), count_loaded(pipe, adapter)
+    in_file = _count_prefixes(path) if network_module == LYCORIS else count_modules(path)
+    loaded = count_loaded(pipe, adapter)
     if getattr(pipe, "transformer", None) is not None:  # a fused layer of the file is several there
         loaded = min(loaded, in_file - left_out)
     if not loaded:
@@ -185,9 +217,18 @@ def load_lora(pipe: Any, path: Path, adapter: str = ADAPTERS[False]) -> str | No
     return joined(words, *records.texts)
 
 
+def _load_lycoris(pipe: Any, path: Path, adapter: str) -> None:
+    if isinstance(pipe, SdScriptsPipeline):
+        targets = transformer_targets(pipe.transformer, pipe.lora_encoders)
+        pipe.add_network(adapter, read_network(path, targets))
+        return
+    network = read_network(path, unet_targets(pipe))
+    pipe.lycoris = network.to(pipe.device, pipe.unet.dtype)
+
+
 def _loader(pipe: Any) -> str:
     """The program whose code puts a LoRA into the pipeline."""
-    return "sd-scripts" if isinstance(pipe, ChromaPipeline) else "diffusers"
+    return "sd-scripts" if isinstance(pipe, SdScriptsPipeline) else "diffusers"
 
 
 def count_modules(path: Path) -> int:
@@ -198,11 +239,19 @@ def count_modules(path: Path) -> int:
         )
 
 
+def _count_prefixes(path: Path) -> int:
+    """As `count_modules`, of any kind of network, by sd-scripts' names."""
+    with safe_open(str(path), framework="pt") as file:
+        return len({name.partition(".")[0] for name in list(file.keys())})
+
+
 def count_loaded(pipe: Any, *adapters: str) -> int:
     """How many modules of the pipeline carry one of these LoRAs, or any."""
     names = set(adapters or ADAPTERS.values())
-    if isinstance(pipe, ChromaPipeline):
+    if isinstance(pipe, SdScriptsPipeline):
         return pipe.count_loaded(names)
+    if network := _lycoris_of(pipe):
+        return network.num_modules
     kinds = ("unet", "transformer", "text_encoder", "text_encoder_2")
     parts = (getattr(pipe, name, None) for name in kinds)
     return sum(
@@ -216,11 +265,18 @@ def count_loaded(pipe: Any, *adapters: str) -> int:
 
 def set_strength(pipe: Any, strength: float, adapter: str = ADAPTERS[False]) -> None:
     """Set the LoRA's strength; 0 switches it off."""
-    if strength == 0:
+    if network := _lycoris_of(pipe):
+        network.set_multiplier(strength)
+        network.set_enabled(strength != 0)
+    elif strength == 0:
         pipe.disable_lora()
     else:
         pipe.enable_lora()
         pipe.set_adapters([adapter], adapter_weights=[strength])
+
+
+def _lycoris_of(pipe: Any) -> LycorisNetwork | None:
+    return getattr(pipe, "lycoris", None)
 
 
 def lora_tag(path: Path) -> LoraTag:

@@ -18,28 +18,6 @@ from transformers import CLIPTextConfig, T5Config, T5EncoderModel
 from tenner.core.temporary_files import temporary_folder
 from tenner.families.transformers import T5_XXL
 
-MEMORY_FACTOR = 1.2
-"""Memory that drawing takes on a card, as a multiple of the weights."""
-
-
-def move_to_device(pipe: Any, device: str) -> Any:
-    """The pipeline on the device: whole where it fits, else part by part, else layer by layer."""
-    if device != "cuda":
-        return pipe.to(device)
-    sizes = [
-        sum(each.numel() * each.element_size() for each in part.parameters())
-        for part in pipe.components.values()
-        if isinstance(part, torch.nn.Module)
-    ]
-    free, _ = torch.cuda.mem_get_info()
-    if sum(sizes) * MEMORY_FACTOR <= free:
-        return pipe.to(device)
-    if max(sizes) * MEMORY_FACTOR <= free:
-        pipe.enable_model_cpu_offload()
-    else:
-        pipe.enable_sequential_cpu_offload()
-    return pipe
-
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     with safe_open(str(path), framework="pt") as file:

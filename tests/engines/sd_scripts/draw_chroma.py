@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import einops
+import shrunken
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -16,9 +17,7 @@ from tenner.sample.job import SampleJob
 
 @torch.no_grad()
 def main(real: str, folder: str, lora: str, job_file: str, out: str) -> None:
-    from shrunken import SIZES
-
-    exec(SIZES, {"REAL": real})
+    shrunken.use(real)
 
     import flux_minimal_inference as inference
     from library import flux_utils, strategy_flux

@@ -1,17 +1,15 @@
 """The real sd-scripts with smaller models: its own code, and sizes that a test's time allows.
 
 `sd_scripts(folder, real)` makes a folder that stands for SD_SCRIPTS_DIR: links to all of the real
-one's files, but for the scripts of the transformer families, which set smaller sizes in the
-trainer's libraries and then run the real script's own code. `write_models` writes base and text
-encoders of these sizes with random weights; it runs in the trainer's Python.
+one's files, with a package `library` that sets smaller sizes when it is imported, and with scripts
+of the transformer families that run the real script's own code beside it. `write_models` writes
+base and text encoders of these sizes with random weights; it runs in the trainer's Python.
 """
 
 import sys
 from pathlib import Path
 
 SIZES = """
-import sys
-sys.path.insert(0, REAL)
 import transformers
 from library import anima_models, chroma_models, flux_models, flux_utils, sd3_utils
 from library import hunyuan_image_models, hunyuan_image_text_encoder, hunyuan_image_vae
@@ -41,10 +39,14 @@ transformers.Qwen3Config.from_pretrained = smaller(
 anima_models.LLMAdapter = smaller(
     anima_models.LLMAdapter, source_dim=64, target_dim=64, model_dim=64, num_layers=1
 )
-anima_models.Anima = smaller(
-    anima_models.Anima, model_channels=256, num_heads=2, num_blocks=2, crossattn_emb_channels=64,
-    adaln_lora_dim=16,
-)
+ANIMA = {
+    "model_channels": 256, "num_heads": 2, "num_blocks": 2, "crossattn_emb_channels": 64,
+    "adaln_lora_dim": 16,
+}
+_Anima = anima_models.Anima
+anima_models.Anima = type("Anima", (_Anima,), {
+    "__init__": lambda self, **known: _Anima.__init__(self, **{**known, **ANIMA})
+})
 qwen_image_autoencoder_kl.AutoencoderKLQwenImage = smaller(
     qwen_image_autoencoder_kl.AutoencoderKLQwenImage, base_dim=16
 )
@@ -93,10 +95,10 @@ hunyuan_image_text_encoder.Qwen2_5_VLConfig = lambda **known: _VL(**{
 })
 hunyuan_image_text_encoder.T5Config = smaller(hunyuan_image_text_encoder.T5Config, **T5)
 """
-SCRIPT = """REAL = {real!r}
-{sizes}
+SCRIPT = """import sys
 from pathlib import Path
-_file = Path(REAL) / {name!r}
+sys.path.insert(0, {folder!r})
+_file = Path({real!r}) / {name!r}
 exec(compile(_file.read_text(encoding="utf-8"), str(_file), "exec"), globals())
 """
 SHRUNKEN = (
@@ -110,19 +112,30 @@ SHRUNKEN = (
 
 def sd_scripts(folder: Path, real: Path) -> Path:
     """A folder for SD_SCRIPTS_DIR whose transformer scripts train smaller models."""
-    folder.mkdir()
+    library = folder / "library"
+    library.mkdir(parents=True)
+    for each in (real / "library").iterdir():
+        if each.name != "__init__.py":
+            (library / each.name).symlink_to(each)
+    (library / "__init__.py").write_text(SIZES, encoding="utf-8")
     for each in real.iterdir():
-        if each.name not in SHRUNKEN:
+        if each.name not in (*SHRUNKEN, "library"):
             (folder / each.name).symlink_to(each)
     for name in SHRUNKEN:
-        text = SCRIPT.format(real=str(real), sizes=SIZES, name=name)
+        text = SCRIPT.format(folder=str(folder), real=str(real), name=name)
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
+def use(real: str) -> None:
+    """Take the real sd-scripts with smaller sizes in this process."""
+    sys.path.insert(0, real)
+    exec(SIZES, {})
+
+
 def write_models(real: str, folder: Path, families: list[str]) -> None:
     """Bases and the files beside them, random weights in bf16."""
-    exec(SIZES, {"REAL": real})
+    use(real)
     import torch
     from library import chroma_models, flux_models, flux_utils, sd3_models, sd3_utils
     from safetensors.torch import save_file

@@ -26,9 +26,9 @@ from tenner.base.tiny import concept_dir
 from tenner.families import FAMILIES
 from tenner.lora_files import read_lora_file
 from tests.engines.sd_scripts import shrunken
-from tests.engines.sd_scripts.lycoris_runs import FEW, assert_trained_and_continued
+from tests.engines.sd_scripts.lycoris_runs import DRAWN, FEW, assert_trained_and_continued
 from tests.engines.sd_scripts.resuming import assert_resumed_as_if_never_cut
-from tests.engines.sd_scripts.test_sd_real import LIGHT, events, train
+from tests.engines.sd_scripts.test_sd_real import events, train
 
 pytestmark = [
     pytest.mark.sd_scripts,
@@ -153,11 +153,13 @@ def test_it_trains_with_tokenizers_that_were_fetched_before(
     base: str,
     family: str,
 ) -> None:
-    words = ("--base_model", bases / base, "--dataset", concept_dir(), *LIGHT, *FEW)
+    words = ("--base_model", bases / base, "--dataset", concept_dir(), *DRAWN, *FEW)
     run = train(tmp_path, *words, program=program(family))
     assert [each["step"] for each in events(run, "step")] == [1, 2]
     lora = read_lora_file(run / "delivered" / "my_lora.safetensors")
     assert lora.family == family
+    assert (run / "samples" / "grid.png").is_file()
+    assert not [each for each in events(run, "warning") if "LoRA modules" in each["text"]]
     (measured,) = events(run, "weights")
     assert [part["num_unchanged"] for part in measured["parts"]] == [0]
 

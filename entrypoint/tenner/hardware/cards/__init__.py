@@ -24,6 +24,12 @@ class Card:
     guide_hours: float | None = None
     """The guide's hours for SD 1.5: 50 images, 10 repeats, 10 epochs."""
 
+    @property
+    def free_mib(self) -> int:
+        """What is free before a run. Of its nameplate a card shows 0.94 (with error correction) to
+        1.00; a desktop takes some more."""
+        return int(self.nameplate_gb * 1024 * 0.93)
+
 
 @cache
 def cards() -> tuple[Card, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tenner.core.safetensors_head import read_safetensors_header
+from tenner.families import FAMILIES
 from tests.guide import GUIDE
 from tests.image.conftest import Engine
 
@@ -72,3 +73,20 @@ def test_the_guides_settings_train_in_sd_scripts(
     head = read_safetensors_header(lora)
     assert any(key.startswith("lora_unet_") for key in head)
     assert head["__metadata__"]["ss_sd_scripts_commit_hash"]
+
+
+def test_the_trainer_has_the_files_and_tokenizers_of_each_family(engine: Engine) -> None:
+    """Read by sd-scripts' own functions, without a network."""
+    files = sorted({name for facts in FAMILIES.values() for name in facts.from_trainer})
+    code = (
+        "import os, sys; folder = os.environ['SD_SCRIPTS_DIR']; sys.path.insert(0, folder);"
+        "print('missing', [n for n in sys.argv[1:] if not os.path.isfile(f'{folder}/{n}')]);"
+        "from library import anima_utils as u;"
+        "print('qwen3', len(u.load_qwen3_tokenizer('a.safetensors')('a star')['input_ids']));"
+        "print('t5', len(u.load_t5_tokenizer()('a star')['input_ids']))"
+    )
+    done = engine.run("python", "-c", code, *files)
+    assert done.code == 0, done.output
+    assert "missing []" in done.output
+    assert "qwen3 2" in done.output
+    assert "t5 4" in done.output

@@ -14,7 +14,7 @@ from tenner.core.family import Family
 from tenner.core.messages import NO_TEXT, Message, msg
 from tenner.core.secrets import child_environ
 from tenner.engines.sd_scripts.find import PYTHON_VARIABLE, Trainer, find
-from tenner.families import FAMILIES
+from tenner.families import FAMILIES, FamilyFacts
 from tenner.settings.model import Settings
 
 EngineName = Literal["sd-scripts", "native"]
@@ -54,6 +54,8 @@ def choose_engine(
         return _own(python, reason=reason)
     found = find(environ)
     if isinstance(found, Trainer):
+        if family is not None:
+            _demand_files(found.directory, FAMILIES[family])
         why = reason or msg("installed here")
         return ChosenEngine(
             name="sd-scripts",
@@ -67,6 +69,21 @@ def choose_engine(
             msg("sd-scripts cannot be used here: {text}", text=found.text), fix=found.fix
         )
     return _own(python, reason=msg("sd-scripts is not here: {text}", text=found.text))
+
+
+def _demand_files(directory: Path, facts: FamilyFacts) -> None:
+    """Raises MachineError where sd-scripts' folder lacks what it trains the family with."""
+    missing = [each for each in facts.from_trainer if not (directory / each).is_file()]
+    if missing:
+        raise MachineError(
+            msg(
+                "sd-scripts in {directory} has no {missing}, which {family} needs",
+                directory=directory,
+                missing=", ".join(missing),
+                family=facts.title,
+            ),
+            fix=msg("clone all of sd-scripts, at the commit that `tenner version` prints"),
+        )
 
 
 def possible_engine(

@@ -59,6 +59,7 @@ ANIMA = FamilyFacts(
             gb=0.25,
         ),
     ),
+    trainer_files=(*transformers.QWEN3_CONFIG, *transformers.T5_CONFIG),
     options=transformers.proposed(
         _DOCS,
         timestep_sampling=("sigmoid", msg("as in sd-scripts' guide to it")),

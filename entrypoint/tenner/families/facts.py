@@ -271,6 +271,8 @@ class FamilyFacts:
     licence: Licence | None = None
     tokenizers: tuple[str, ...] = ()
     """Folders of tokenizers, by sd-scripts' names."""
+    trainer_files: tuple[str, ...] = ()
+    """Files of tokenizers in sd-scripts' folder that its script reads."""
     hub_tokenizers: tuple[HubTokenizer, ...] = ()
     lora_family: Family = ""
     """Another family whose LoRAs fit; empty without one."""
@@ -284,6 +286,11 @@ class FamilyFacts:
     """A regular expression for names of files and repos that cannot be read."""
     lora_widths: tuple[int, ...] = ()
     """Inputs of its attention layers, where LoRAs of other families have the same names."""
+
+    @property
+    def from_trainer(self) -> tuple[str, ...]:
+        """What sd-scripts' folder has to hold for the family."""
+        return self.script, *self.trainer_files
 
     def left_out_by_comfyui(
         self, network_module: str | None, arguments: Mapping[str, object]

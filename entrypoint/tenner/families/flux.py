@@ -121,6 +121,7 @@ FLUX = FamilyFacts(
         is_commercial=False,
     ),
     tokenizers=(transformers.CLIP_L, transformers.T5_XXL),
+    trainer_files=transformers.T5_CONFIG,
     lycoris_passes_over=transformers.CONVOLUTIONS_ALONE,
     name_patterns=r"flux(?![.\-_]?2)(?!.*schnell)",
     bases=(
@@ -219,6 +220,7 @@ CHROMA = replace(
         name="Apache License 2.0", url="https://huggingface.co/lodestones/Chroma1-Base"
     ),
     tokenizers=(transformers.CLIP_L, transformers.T5_XXL),
+    trainer_files=transformers.T5_CONFIG,
     text_in_comfyui=(
         TextInComfyui(
             argument="train_t5xxl",

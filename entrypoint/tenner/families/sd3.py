@@ -90,6 +90,7 @@ SD3 = FamilyFacts(
     ),
     licence=_LICENCE,
     tokenizers=(transformers.CLIP_L, transformers.CLIP_G, transformers.T5_XXL),
+    trainer_files=transformers.T5_CONFIG,
     lycoris_passes_over=transformers.NOT_ITS_ATTENTION,
     name_patterns=r"sd[-_ ]?3(?![.\d])|stable[-_ ]diffusion[-_ ]3[-_ ]",
     lora_widths=(1536,),

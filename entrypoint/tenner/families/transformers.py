@@ -14,6 +14,9 @@ CLIP_L = "openai_clip-vit-large-patch14"
 CLIP_G = "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"
 T5_XXL = "google_t5-v1_1-xxl"
 """Folders of tokenizers, as sd-scripts names them under `tokenizer_cache_dir`."""
+T5_CONFIG = ("configs/t5_old/spiece.model", "configs/t5_old/tokenizer.json")
+QWEN3_CONFIG = ("configs/qwen3_06b/config.json", "configs/qwen3_06b/vocab.json")
+"""Tokenizers among sd-scripts' own files."""
 
 _ENCODERS = "6af2a98e3f615bdfa612fbd85da93d1ed5f69ef5"  # comfyanonymous/flux_text_encoders
 _SD35_ENCODERS = "05a7e90d80ab0eb9bcc2fa198a08273a133ec56c"  # Comfy-Org/stable-diffusion-3.5-fp8

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tenner.core.errors import Problem
+from tenner.core.errors import MachineError, Problem
+from tenner.engines.choice import choose_engine
 from tenner.engines.sd_scripts.find import MODULES, SCRIPTS, Trainer, find, try_import
+from tenner.families import FAMILIES
 from tenner.kohya.options import pinned_commit
+from tenner.settings.model import Settings
 
 
 @pytest.fixture
@@ -101,3 +104,28 @@ def test_the_real_one_is_found_at_the_known_commit() -> None:
     assert isinstance(found, Trainer), found
     assert found.notices == ()
     assert try_import(found) is None
+
+
+def test_what_a_family_needs_of_it_is_demanded(sd_scripts: Path, tmp_path: Path) -> None:
+    """T5's tokenizer lies among its files, and so does Qwen3's."""
+    python = python_that_finds(tmp_path, MODULES)
+    environ = {"SD_SCRIPTS_DIR": str(sd_scripts), "TENNER_TRAINER_PYTHON": str(python)}
+    assert choose_engine(Settings(), environ, family="sd1").name == "sd-scripts"
+    (sd_scripts / "anima_train_network.py").write_text("import torch\n")
+    with pytest.raises(MachineError, match="which Anima needs"):
+        choose_engine(Settings(), environ, family="anima")
+    for name in FAMILIES["anima"].trainer_files:
+        (sd_scripts / name).parent.mkdir(parents=True, exist_ok=True)
+        (sd_scripts / name).write_text("{}")
+    assert choose_engine(Settings(), environ, family="anima").name == "sd-scripts"
+
+
+def test_the_image_leaves_out_nothing_that_a_family_needs() -> None:
+    """Its checkout takes all but some folders."""
+    patterns = Path(__file__).parents[3] / "docker" / "sd-scripts.patterns"
+    first, *others = patterns.read_text().split()
+    assert first == "/*"
+    left_out = [each.removeprefix("!/") for each in others if each != "!/.*/"]
+    assert all(each.endswith("/") for each in left_out)
+    for facts in FAMILIES.values():
+        assert not [each for each in facts.from_trainer if each.startswith(tuple(left_out))]

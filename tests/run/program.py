@@ -21,6 +21,7 @@ from fake_smi import install_smi
 from fake_torch import install_torch
 
 from tenner.base.tiny import concept_dir
+from tenner.families import FAMILIES
 
 SHORT = (
     *("--base_model", "tiny", "--resolution", "64", "--min_bucket_reso", "64"),
@@ -130,6 +131,9 @@ class StandIn(Machine):
         trainer = Path(__file__).parent / "stand_in_trainer.py"
         for name in ("train_network.py", "sdxl_train_network.py", "flux_train_network.py"):
             shutil.copy(trainer, scripts / name)
+        for name in FAMILIES["flux"].trainer_files:
+            (scripts / name).parent.mkdir(parents=True, exist_ok=True)
+            (scripts / name).touch()
         python = programs / "python"
         # Asked what it lacks of sd-scripts' modules it lacks none; anything else is run.
         modules = install_torch(folder / "modules")["PYTHONPATH"]

@@ -208,6 +208,11 @@ def test_access_to_a_gated_base_is_checked_before_anything_is_rented(
     (note,) = access_problems(known, silent)  # `train` checks again
     assert note.level == "note"
     assert "the Hub did not answer whether you may fetch it" in note.text
+    repo_dir = tmp_path / "hub" / f"models--{known.hub_id.replace('/', '--')}"
+    cached = repo_dir / "snapshots" / known.revision / known.file
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(checkpoint())
+    assert access_problems(known, silent) == ()
     assert note.fix == problem.fix
 
 

@@ -13,6 +13,7 @@ from tenner.core.messages import msg
 from tenner.core.retry import Deadline, PermanentError, TransientError
 from tenner.core.secrets import secrets_from
 from tenner.families import KnownBase
+from tenner.storage.cache_dir import downloads_dir
 from tenner.storage.hub_client import call_hub, open_hub_client
 
 _SECONDS = 10.0
@@ -29,12 +30,20 @@ class GatedFile:
 
 
 def access_problems(known: KnownBase, environ: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Why this user cannot fetch the base; empty where it is open, a note where the Hub does not
-    answer."""
-    if not known.is_gated:
+    """Why this user cannot fetch the base; empty where it is open or in a cache here, a note where
+    the Hub does not answer."""
+    if not known.is_gated or _is_cached(known, environ):
         return ()
     file = GatedFile(hub_id=known.hub_id, revision=known.revision, file=known.file)
     return file_access_problems(file, environ)
+
+
+def _is_cached(known: KnownBase, environ: Mapping[str, str]) -> bool:
+    """By its name and commit alone: training reads the whole of it for its SHA-256."""
+    from tenner.storage.hub_download import HubFile, hub_cache
+
+    file = HubFile(repo=known.hub_id, name=known.file, commit=known.revision, size=0, sha256="")
+    return hub_cache(environ, downloads_dir(environ) / "bases" / "hub").find(file) is not None
 
 
 def file_access_problems(gated: GatedFile, environ: Mapping[str, str]) -> tuple[Problem, ...]:

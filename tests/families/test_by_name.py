@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tenner.core.family import Family
+from tenner.families import FAMILIES
+from tenner.runs.card import licence_note
 from tests.cli.test_command_line import photos, tenner
 from tests.families.test_families import safetensors
 
@@ -94,3 +97,19 @@ def test_a_prediction_that_contradicts_the_name_is_warned_of(folder: Path) -> No
     code, _, told = plan(folder, "noobai-vpred", "A40", "--v_parameterization", "false")
     assert code == 0
     assert "it predicts v; trained as one that predicts noise, as set" in told
+
+
+@pytest.mark.parametrize(
+    ("base_model", "family", "note"),
+    [
+        ("noobai-vpred", "sdxl", "Laxhar/noobai-XL-Vpred-1.0 is not for commercial use"),
+        ("flux-dev", "flux", "FLUX.1 [dev] is not for commercial use"),
+        ("sdxl", "sdxl", ""),
+        ("mine.safetensors", "sdxl", ""),
+    ],
+)
+def test_the_model_card_has_what_the_licence_does_not_allow(
+    base_model: str, family: Family, note: str
+) -> None:
+    assert licence_note(base_model, FAMILIES[family]).startswith(note)
+    assert bool(licence_note(base_model, FAMILIES[family])) == bool(note)

@@ -198,15 +198,10 @@ def known_notices(known: KnownBase) -> tuple[Problem, ...]:
 
 def _licence_notices(known: KnownBase) -> tuple[Problem, ...]:
     """The warning of a base whose own licence is not for commercial use."""
-    if known.is_commercial:
+    if not known.licence_note:
         return ()
-    text = msg(
-        "{name} is not for commercial use, and neither is a LoRA made from it: {licence}",
-        name=known.hub_id,
-        licence=known.licence,
-    )
     fix = msg("read its page: {url}", url=f"https://huggingface.co/{known.hub_id}")
-    return (Problem(text=text, fix=fix, level="warning"),)
+    return (Problem(text=known.licence_note, fix=fix, level="warning"),)
 
 
 def family_notices(family: Family) -> tuple[Problem, ...]:

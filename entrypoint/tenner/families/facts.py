@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tenner.core.errors import Level
 from tenner.core.family import Family
-from tenner.core.messages import NO_TEXT, Message
+from tenner.core.messages import NO_TEXT, Message, msg
 
 T = TypeVar("T")
 Shapes = Mapping[str, list[int]]
@@ -67,6 +67,17 @@ class KnownBase:
     """Whether its licence allows commercial use, where the base has one apart from its family."""
     advice: Message = NO_TEXT
     """What its authors recommend for training on it, with the source."""
+
+    @property
+    def licence_note(self) -> Message:
+        """That its own licence is not for commercial use; empty where it is."""
+        if self.is_commercial:
+            return NO_TEXT
+        return msg(
+            "{name} is not for commercial use, and neither is a LoRA made from it: {licence}",
+            name=self.hub_id,
+            licence=self.licence,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

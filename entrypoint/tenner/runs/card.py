@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tenner import __version__
 from tenner.core.files import write_atomically
+from tenner.core.messages import NO_TEXT, Message
 from tenner.core.run_dir import RunDir
 from tenner.families import FAMILY_NAMES, FamilyFacts
 from tenner.kohya.networks import RANKS, is_ia3
@@ -14,6 +15,7 @@ from tenner.report.loaders import loaders_of
 from tenner.report.model_card import CARD_NAME, Card, WidgetPicture, render_card
 from tenner.runs.ledger import SavedFile
 from tenner.sample.job import Drawn, Sample, Samples
+from tenner.settings.known_bases import known_base
 from tenner.storage.destination import Destination
 
 _MOST_PICTURES = 4
@@ -122,7 +124,7 @@ def card_of(
         base_name=base.public_name,
         base_id=base.hub_id,
         base_licence=base.licence or _licence(base.facts),
-        licence_note=base.facts.licence.note if base.facts.licence else "",
+        licence_note=licence_note(settings.base_model, base.facts),
         trigger=dataset.trigger,
         num_images=dataset.num_images,
         num_captions=min(dataset.num_captions, dataset.num_images),  # some may be held out
@@ -135,6 +137,13 @@ def card_of(
 
 
 _TAGS = {"sd1": "stable-diffusion", "sd2": "stable-diffusion", "sdxl": "stable-diffusion-xl"}
+
+
+def licence_note(base_model: str, facts: FamilyFacts) -> Message:
+    """What the licence of a base that is known by its name, or its family's, does not allow."""
+    known = known_base(base_model)
+    own = known.licence_note if known else NO_TEXT
+    return own or (facts.licence.note if facts.licence else NO_TEXT)
 
 
 def _licence(facts: FamilyFacts) -> str:

@@ -158,7 +158,8 @@ class _Step:
     dtype: torch.dtype
 
     def flow(self, model: Any, latents: torch.Tensor, time: float, guidance: float) -> torch.Tensor:
-        """The flow at `time`, which goes from 1 (noise) to 0."""
+        """The flow at `time`, which goes from 1 (noise) to 0. Only the model's `forward` is called,
+        which moves it to the card where it does not lie there."""
         states, mask = self.text
         number = states.shape[0]
         doubled = torch.cat([latents] * (number // latents.shape[0])).to(self.dtype)
@@ -173,9 +174,6 @@ class _Step:
             timesteps=times,
             guidance=no_guidance,
             txt_attention_mask=mask,
-            mod_vectors=model.get_mod_vectors(
-                timesteps=times, guidance=no_guidance, batch_size=number
-            ),
         )
         if number == latents.shape[0]:
             return flow

@@ -1,11 +1,13 @@
 """Samples of LyCORIS's kinds of network."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tenner.kohya.networks import LYCORIS
@@ -21,47 +23,59 @@ def warnings(events: list[dict[str, Any]]) -> list[str]:
     return [each["text"] for each in events if each["event"] == "warning"]
 
 
-def make(python: Python, job: SampleJob, kind: str, folder: Path) -> tuple[Path, Path]:
-    """A network of this kind, and the base with it in its weights."""
-    code = (
-        "import sys, tiny_models as t; from pathlib import Path;"
-        "b, l, m = map(Path, sys.argv[1:4]);"
-        "t.make_lycoris(b, l, sys.argv[4]); t.merge_lycoris(b, l, float(sys.argv[5]), m)"
-    )
-    file, merged = folder / "network.safetensors", folder / "merged"
-    given = (job.base, str(file), str(merged), kind, str(STRENGTHS[kind]))
-    done = python("-c", code, *given)
-    assert done.returncode == 0, done.stderr
-    return file, merged
+PROGRAM = """
+import sys, tiny_models as t
+from pathlib import Path
+from tenner.sample.draw import main
+base, file, merged, kind, strength, *jobs = sys.argv[1:]
+t.make_lycoris(Path(base), Path(file), kind)
+t.merge_lycoris(Path(base), Path(file), float(strength), Path(merged))
+assert [main([each]) for each in jobs] == [0] * len(jobs)
+"""
+"""A network of this kind, the base with it in its weights, and jobs that are drawn."""
+
+
+def run(python: Python, kind: str, base: str, folder: Path, *jobs: SampleJob) -> list[Any]:
+    """The events of the jobs. The network is `network.safetensors`, the changed base `merged`."""
+    files = [Path(each.out_dir).with_suffix(".json") for each in jobs]
+    for file, job in zip(files, jobs, strict=True):
+        file.write_text(job.to_json(), encoding="utf-8")
+    given = (base, folder / "network.safetensors", folder / "merged", kind, STRENGTHS[kind])
+    done = python("-c", PROGRAM, *map(str, (*given, *files)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("kind", STRENGTHS)
 def test_a_strength_is_the_update_in_the_weights(
-    job: SampleJob, draw: Run, python: Python, tmp_path: Path, kind: str
+    job: SampleJob, python: Python, tmp_path: Path, kind: str
 ) -> None:
     """At strength 0 it is the base, bit for bit."""
-    file, merged = make(python, job, kind, tmp_path)
     cells = tuple(replace(job.cells[0], strength=each) for each in (0.0, 0.25, STRENGTHS[kind]))
-    job = replace(job, cells=cells, lora=str(file), network_module=LYCORIS)
-    code, events = draw(job)
-    assert (code, warnings(events)) == (0, []), events
-    drawn = pictures(job)
-    other = replace(job, base=str(merged), lora=None, out_dir=str(tmp_path / "other"))
-    assert draw(replace(other, cells=cells[2:]))[0] == 0
-    assert same(drawn[STRENGTHS[kind], 1], pictures(other)[STRENGTHS[kind], 1])
+    network = replace(
+        job, cells=cells, lora=str(tmp_path / "network.safetensors"), network_module=LYCORIS
+    )
+    merged = replace(job, base=str(tmp_path / "merged"), lora=None, cells=cells[2:])
+    merged = replace(merged, out_dir=str(tmp_path / "with-merged"))
+    bare = replace(job, lora=None, cells=cells[:1], out_dir=str(tmp_path / "bare"))
+    assert warnings(run(python, kind, job.base, tmp_path, network, merged, bare)) == []
+    drawn = pictures(network)
+    assert same(drawn[STRENGTHS[kind], 1], pictures(merged)[STRENGTHS[kind], 1])
     assert not same(drawn[0.0, 1], drawn[0.25, 1])
     assert not same(drawn[0.25, 1], drawn[STRENGTHS[kind], 1])
-    if kind.startswith("dora"):  # its magnitudes alone would change the base
-        bare = replace(job, lora=None, cells=cells[:1], out_dir=str(tmp_path / "bare"))
-        assert draw(bare)[0] == 0
-        assert drawn[0.0, 1].read_bytes() == pictures(bare)[0.0, 1].read_bytes()
+    assert pixels(drawn[0.0, 1]) == pixels(pictures(bare)[0.0, 1])
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
 
 
 def test_a_file_that_fits_in_part_is_reported(
     job: SampleJob, draw: Run, python: Python, tmp_path: Path
 ) -> None:
-    file, _ = make(python, job, "loha", tmp_path)
-    tensors = load_file(file)
+    run(python, "loha", job.base, tmp_path)
+    tensors = load_file(tmp_path / "network.safetensors")
     modules = sorted({name.partition(".")[0] for name in tensors})
     for name in [each for each in tensors if each.startswith(f"{modules[0]}.")]:
         tensors[name.replace(modules[0], "lora_unet_nowhere")] = tensors.pop(name)

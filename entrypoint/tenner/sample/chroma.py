@@ -15,7 +15,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tenner.sample.flux import AE, SCHEDULER
+from tenner.sample.flux import AE, SCHEDULER, packed, positions, size_shift, unpacked
 from tenner.sample.job import SampleJob
 from tenner.sample.parts import (
     from_single_file,
@@ -24,7 +24,14 @@ from tenner.sample.parts import (
     open_t5_tokenizer,
     part_tensors,
 )
-from tenner.sample.sd_scripts import Drawn, OnStep, SdScriptsPipeline, as_images, sd_scripts
+from tenner.sample.sd_scripts import (
+    Drawn,
+    OnStep,
+    SdScriptsPipeline,
+    as_images,
+    equal_parts,
+    sd_scripts,
+)
 
 _HEAD = 128
 """The width of an attention head: the sum of sd-scripts' axes of positions, 16, 56 and 56."""
@@ -105,8 +112,10 @@ class ChromaPipeline(SdScriptsPipeline):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             text = self._encoded([*negative_prompt, *prompt] if guided else prompt, device)
             rows, columns = -(-height // _PATCH), -(-width // _PATCH)
-            latents = torch.cat([_noise(each, rows, columns) for each in generator]).to(device)
-            step = _Step(text=text, positions=_positions(rows, columns).to(device), dtype=dtype)
+            shape = (1, 16, 2 * rows, 2 * columns)
+            noise = [torch.randn(shape, generator=each) for each in generator]
+            latents = packed(torch.cat(noise)).to(device)
+            step = _Step(text=text, positions=positions(rows, columns).to(device), dtype=dtype)
             self._set_timesteps(num_inference_steps, rows * columns, device)
             for index, time in enumerate(self.scheduler.timesteps):
                 flow = step.flow(self.transformer, latents, float(time) / 1000, guidance_scale)
@@ -130,19 +139,13 @@ class ChromaPipeline(SdScriptsPipeline):
 
     def _set_timesteps(self, num_steps: int, num_tokens: int, device: torch.device) -> None:
         """sd-scripts' `get_schedule`: from 1 to 0, shifted by the picture's size."""
-        own = self.scheduler.config
-        slope = (own.max_shift - own.base_shift) / (own.max_image_seq_len - own.base_image_seq_len)
         self.scheduler.set_timesteps(
-            sigmas=[1 - each / num_steps for each in range(num_steps)],
-            mu=own.base_shift + slope * (num_tokens - own.base_image_seq_len),
-            device=device,
+            sigmas=equal_parts(num_steps), mu=size_shift(self.scheduler, num_tokens), device=device
         )
 
     def _decoded(self, latents: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """The pictures of latents of the shape (pictures, tokens, 64)."""
-        number = latents.shape[0]
-        maps = latents.view(number, rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        maps = maps.reshape(number, -1, 2 * rows, 2 * columns)
+        maps = unpacked(latents, rows, columns)
         own = self.vae.config
         decoded = self.vae.decode((maps / own.scaling_factor + own.shift_factor).to(self.vae.dtype))
         return decoded.sample.float()
@@ -179,17 +182,3 @@ class _Step:
             return flow
         without, with_prompt = flow.float().chunk(2)
         return without + guidance * (with_prompt - without)
-
-
-def _noise(generator: torch.Generator, rows: int, columns: int) -> torch.Tensor:
-    """Noise of the shape (1, tokens, 64): 16 channels of 2 × 2 latents in each token."""
-    maps = torch.randn(1, 16, 2 * rows, 2 * columns, generator=generator)
-    maps = maps.view(1, 16, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
-    return maps.reshape(1, rows * columns, 64)
-
-
-def _positions(rows: int, columns: int) -> torch.Tensor:
-    """Row and column of each token, of the shape (1, tokens, 3)."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    found = torch.stack([torch.zeros_like(row), row, column], dim=-1)
-    return found.reshape(1, rows * columns, 3).float()

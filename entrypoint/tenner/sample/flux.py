@@ -85,3 +85,32 @@ def _transformer(shapes: dict[str, list[int]], has_guidance: bool) -> dict[str, 
         "num_single_layers": number("single_blocks"),
         "guidance_embeds": has_guidance,
     }
+
+
+def size_shift(scheduler: Any, num_tokens: int) -> float:
+    """The shift of the time for a picture of so many tokens."""
+    own = scheduler.config
+    slope = (own.max_shift - own.base_shift) / (own.max_image_seq_len - own.base_image_seq_len)
+    return own.base_shift + slope * (num_tokens - own.base_image_seq_len)
+
+
+def packed(maps: torch.Tensor) -> torch.Tensor:
+    """Latents (pictures, channels, 2 rows, 2 columns) as tokens (pictures, rows x columns, 4
+    channels): each is 2 x 2 latents."""
+    number, channels, height, width = maps.shape
+    rows, columns = height // 2, width // 2
+    tokens = maps.view(number, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
+    return tokens.reshape(number, rows * columns, 4 * channels)
+
+
+def unpacked(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The latents of `packed`."""
+    maps = tokens.view(len(tokens), rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return maps.reshape(len(tokens), -1, 2 * rows, 2 * columns)
+
+
+def positions(rows: int, columns: int) -> torch.Tensor:
+    """Row and column of each token, of the shape (1, tokens, 3)."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    found = torch.stack([torch.zeros_like(row), row, column], dim=-1)
+    return found.reshape(1, rows * columns, 3).float()

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from tenner.sample.flux import open_flux_parts
+from tenner.sample.flux import open_flux_parts, packed, positions, size_shift, unpacked
 from tenner.sample.job import SampleJob
 from tenner.sample.sd_scripts import (
     At,
-    FlowPipeline,
     Guidance,
     PlainGuidance,
+    TwoEncoderPipeline,
     equal_parts,
     sd_scripts,
 )
@@ -44,23 +44,9 @@ class _Text:
     states: torch.Tensor
 
 
-class FluxOfTrainerPipeline(FlowPipeline):
+class FluxOfTrainerPipeline(TwoEncoderPipeline):
     networks = "networks.lora_flux"
     multiple = 16
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
-
-    def __init__(
-        self,
-        scheduler: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        text_encoder_2: Any,
-        tokenizer_2: Any,
-        transformer: Any,
-    ) -> None:
-        super().__init__(scheduler, vae, text_encoder, tokenizer, transformer)
-        self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2)
 
     @property
     def lora_encoders(self) -> list[Any]:
@@ -89,34 +75,27 @@ class FluxOfTrainerPipeline(FlowPipeline):
 
     def set_timesteps(self, num_steps: int, latents: torch.Tensor) -> None:
         """Shifted by the size of the picture, for schnell not at all."""
-        own = self.scheduler.config
-        slope = (own.max_shift - own.base_shift) / (own.max_image_seq_len - own.base_image_seq_len)
-        tokens = latents.shape[-2] * latents.shape[-1] // 4
-        shift = own.base_shift + slope * (tokens - own.base_image_seq_len)
+        shift = size_shift(self.scheduler, latents.shape[-2] * latents.shape[-1] // 4)
         self.scheduler.set_timesteps(
             sigmas=equal_parts(num_steps),
-            mu=shift if own.use_dynamic_shifting else None,
+            mu=shift if self.scheduler.config.use_dynamic_shifting else None,
             device=latents.device,
         )
 
     def flow(self, latents: torch.Tensor, at: At, text: _Text) -> torch.Tensor:
         one = torch.ones(1, device=latents.device)
-        _, _, height, width = latents.shape
-        rows, columns = height // 2, width // 2
-        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        places = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(1, -1, 3)
-        maps = latents.view(1, -1, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
-        flow = self.transformer(
-            img=maps.reshape(1, rows * columns, -1),
-            img_ids=places.to(latents.device).float(),
-            txt=text.states,
-            txt_ids=torch.zeros(1, text.states.shape[1], 3, device=latents.device),
-            y=text.vector,
-            timesteps=one * at.timestep / 1000,
-            guidance=one * at.guidance_scale,
-        )
-        tokens = flow.view(1, rows, columns, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return tokens.reshape(latents.shape)
+        rows, columns = (side // 2 for side in latents.shape[-2:])
+        with torch.autocast(latents.device.type, latents.dtype, latents.dtype != torch.float32):
+            flow = self.transformer(
+                img=packed(latents),
+                img_ids=positions(rows, columns).to(latents.device),
+                txt=text.states,
+                txt_ids=torch.zeros(1, text.states.shape[1], 3, device=latents.device),
+                y=text.vector,
+                timesteps=one * at.timestep / 1000,
+                guidance=one * at.guidance_scale,
+            )
+        return unpacked(flow, rows, columns)
 
     def guidance(self, scale: float, text: Any) -> Guidance:
         """Its guidance is an input of the model."""

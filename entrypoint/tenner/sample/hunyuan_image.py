@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from tenner.sample.job import SampleJob
-from tenner.sample.sd_scripts import At, Decoder, FlowPipeline, Guidance, flow_scheduler, sd_scripts
+from tenner.sample.sd_scripts import (
+    At,
+    Decoder,
+    Guidance,
+    TwoEncoderPipeline,
+    flow_scheduler,
+    sd_scripts,
+)
 
 _SHIFT = 5.0
 """The inference script's `flow_shift`."""
@@ -31,7 +38,7 @@ def open_hunyuan_image(job: SampleJob, dtype: torch.dtype) -> Any:
     rows = min(job.of_cell(each).height for each in job.cells) // _PIXELS
     chunk = _CHUNK if rows >= 2 * _CHUNK else None  # its code fails on fewer rows
     vae = autoencoder.load_vae(job.further["vae"], "cpu", chunk_size=chunk).to(dtype).eval()
-    return HunyuanImagePipeline(
+    pipe = HunyuanImagePipeline(
         scheduler=flow_scheduler(_SHIFT),
         vae=Decoder(vae, lambda latents: vae.decode(latents / vae.scaling_factor)),
         text_encoder=encoder.to(dtype).eval(),
@@ -39,8 +46,9 @@ def open_hunyuan_image(job: SampleJob, dtype: torch.dtype) -> Any:
         text_encoder_2=encoder_2.to(dtype).eval(),
         tokenizer_2=tokenizer_2,
         transformer=model.to(dtype).eval().requires_grad_(False),
-        code=_Code(texts=texts, utils=sd_scripts(job, "library.hunyuan_image_utils")),
     )
+    pipe.code = _Code(texts=texts, utils=sd_scripts(job, "library.hunyuan_image_utils"))
+    return pipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,24 +116,10 @@ class _Projected:
         )
 
 
-class HunyuanImagePipeline(FlowPipeline):
+class HunyuanImagePipeline(TwoEncoderPipeline):
     networks = "networks.lora_hunyuan_image"
     multiple = _PIXELS
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
-
-    def __init__(
-        self,
-        scheduler: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        text_encoder_2: Any,
-        tokenizer_2: Any,
-        transformer: Any,
-        code: Any,
-    ) -> None:
-        super().__init__(scheduler, vae, text_encoder, tokenizer, transformer)
-        self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, code=code)
+    code: _Code
 
     @property
     def lora_encoders(self) -> list[Any]:

@@ -83,10 +83,13 @@ _TRANSFORMERS: dict[Family, Callable[[SampleJob, torch.dtype], Any]] = {
 """Pipelines that are put together from the families' single files."""
 
 
+_OF_TRAINER = {"flux": open_flux_of_trainer, "flux-schnell": open_flux_of_trainer}
+"""sd-scripts' own model in place of diffusers', for networks that are made for its modules."""
+
+
 def _opener(job: SampleJob) -> Callable[[SampleJob, torch.dtype], Any] | None:
-    if job.network_module == LYCORIS and job.family in ("flux", "flux-schnell"):
-        return open_flux_of_trainer
-    return _TRANSFORMERS.get(job.family)
+    of_trainer = _OF_TRAINER.get(job.family) if job.network_module == LYCORIS else None
+    return of_trainer or _TRANSFORMERS.get(job.family)
 
 
 class LoadError(Exception):

@@ -252,6 +252,25 @@ class FlowPipeline(SdScriptsPipeline):
         return as_images(torch.stack(pictures), width, height)
 
 
+class TwoEncoderPipeline(FlowPipeline):
+    """With a second text encoder."""
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
+
+    def __init__(
+        self,
+        scheduler: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        text_encoder_2: Any,
+        tokenizer_2: Any,
+        transformer: Any,
+    ) -> None:
+        super().__init__(scheduler, vae, text_encoder, tokenizer, transformer)
+        self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2)
+
+
 def as_images(pictures: torch.Tensor, width: int, height: int) -> Drawn:
     """Pictures of the shape (number, 3, rows, columns), from -1 to 1, cut to this size."""
     processor: Any = VaeImageProcessor()

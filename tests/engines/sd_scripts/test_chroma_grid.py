@@ -160,3 +160,16 @@ def test_a_lora_that_fits_in_part_is_reported(models: Path, tmp_path: Path) -> N
     _, events = drawn(replace(job, cells=job.cells[:1]))
     (warning,) = [each for each in events if each["event"] == "warning"]
     assert f"sd-scripts loaded {number - 1} of the {number} LoRA modules" in str(warning["text"])
+
+
+def test_in_bf16_the_picture_is_nearly_the_same(models: Path, tmp_path: Path) -> None:
+    """As on a card: nearer than the LoRA's change."""
+    lora = tmp_path / "lora.safetensors"
+    write_lora(models / "Chroma1-Base.safetensors", lora)
+    job = job_of(models, lora, tmp_path / "float32")
+    job = replace(job, cells=(job.cells[0], job.cells[4]))
+    exact, _ = drawn(job)
+    rounded, _ = drawn(replace(job, dtype="bfloat16", out_dir=str(tmp_path / "bf16")))
+    changed = np.abs(exact[0] - exact[1]).mean()
+    for one, other in zip(exact, rounded, strict=True):
+        assert np.abs(one - other).mean() < changed / 2

@@ -214,6 +214,27 @@ def test_lycoris_over_flux_is_drawn_over_the_picture_that_diffusers_draws(
         assert np.abs(one - other).max() < 2
 
 
+def assert_drawn_in_bf16(job: SampleJob, folder: Path) -> None:
+    """As on a card: nearly what is drawn in float32, and with the LoRA another picture."""
+    cells = (job.cells[0], job.cells[4])
+    exact, _ = drawn(replace(job, cells=cells, out_dir=str(folder / "float32")))
+    half = replace(job, cells=cells, dtype="bfloat16", out_dir=str(folder / "bf16"))
+    rounded, _ = drawn(half)
+    changed = np.abs(exact[0] - exact[1]).mean()
+    for one, other in zip(exact, rounded, strict=True):
+        assert np.abs(one - other).mean() < changed / 2
+
+
+def test_in_bf16_the_picture_is_nearly_the_same(job: SampleJob, tmp_path: Path) -> None:
+    assert_drawn_in_bf16(job, tmp_path)
+
+
+def test_lycoris_over_flux_in_bf16_is_nearly_the_same(flux: SampleJob, tmp_path: Path) -> None:
+    lokr = tmp_path / "lokr.safetensors"
+    write_lokr(flux.base, lokr, tmp_path / "merged.safetensors")
+    assert_drawn_in_bf16(replace(flux, lora=str(lokr), network_module=LYCORIS), tmp_path)
+
+
 def test_a_tall_picture_is_the_same(job: SampleJob, tmp_path: Path) -> None:
     """HunyuanImage's autoencoder decodes it in parts."""
     cells = (replace(job.cells[-1], width=32, height=1024),)
